@@ -1,0 +1,7 @@
+PYTHON ?= python3
+TASKS := demo test lab setup clean help
+
+.DEFAULT_GOAL := help
+.PHONY: $(TASKS)
+$(TASKS):
+	@$(PYTHON) scripts/tasks.py $@ $(ARGS)

@@ -1,0 +1,49 @@
+"""negmerge-kit: make a fine-tuned model forget by merging the signs its candidates share (arXiv:2410.05583).
+
+Names load when they are used: `import negmerge_kit` itself brings in nothing heavy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Accuracy": "scoring.accuracy",
+    "RULES": "merging.rules",
+    "Recipe": "lab.recipe",
+    "Workbench": "lab.workbench",
+    "apply_delta": "merging.fold",
+    "evaluate": "lab.evaluation",
+    "finetune": "lab.training",
+    "load_model": "vision.clip",
+    "merge": "merging.fold",
+    "open_checkpoint": "checkpoints.reader",
+    "open_pool": "checkpoints.pool",
+    "open_scene": "vision.scene",
+    "run_sweep": "sweeps.local",
+    "save_checkpoint": "checkpoints.writer",
+    "search_scale": "scoring.scale",
+    "select_scale": "scoring.scale",
+    "sign_agreement": "merging.agreement",
+    "unlearn": "merging.fold",
+    "wilson": "scoring.intervals",
+}
+
+__all__ = sorted([*_HOMES, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home on first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'negmerge_kit' has no attribute '{name}'; it offers {', '.join(__all__)}")
+    value = getattr(import_module(f"negmerge_kit.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Public names, for tab completion."""
+    return list(__all__)

@@ -1,0 +1,43 @@
+"""Errors that a user can mend: one clear sentence that ends in a remedy, exit code 2."""
+
+from __future__ import annotations
+
+
+class NegmergeError(Exception):
+    """Base of every error whose message is meant for the user.
+
+    >>> str(ParameterError("scale is nan: give a number of 0 or more."))
+    'scale is nan: give a number of 0 or more.'
+    """
+
+
+class ParameterError(NegmergeError, ValueError):
+    """An argument outside what its function can mean: the message names it, the value and the range."""
+
+
+class CheckpointError(NegmergeError):
+    """A weight file that is missing, truncated, foreign or cannot be written."""
+
+
+class MismatchError(CheckpointError):
+    """Base and candidates that do not hold the same tensors: the message lists the differences."""
+
+
+class PoolError(NegmergeError):
+    """A pool folder that is missing, incomplete, changed on disk or cannot be written."""
+
+
+class PoolBusyError(PoolError):
+    """A pool that another process is adding candidates to: wait for it, or use another folder."""
+
+
+class SceneError(NegmergeError):
+    """A scene or an image family that does not exist or does not fit the pool."""
+
+
+class SplitError(NegmergeError):
+    """A split used where it must not be: test images never choose a scale."""
+
+
+class DeviceError(NegmergeError):
+    """A device that was asked for and is not there."""

@@ -1,0 +1,271 @@
+"""A pool loaded on a device: merge once, slide the scale, score."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from negmerge_kit.checkpoints.pool import Candidate, Pool
+from negmerge_kit.errors import ParameterError, PoolError
+from negmerge_kit.lab.evaluation import Scores, answer, evaluate_splits, score_point
+from negmerge_kit.merging.agreement import LayerAgreement, sign_agreement
+from negmerge_kit.merging.fold import MergeCounts, merge, subtract
+from negmerge_kit.merging.rules import RULES
+from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
+from negmerge_kit.scoring.scale import DEFAULT_SCALES, Point, ScaleSearch, check_scale, search_scale
+from negmerge_kit.types import Items, Json, Weights
+from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.images import ImageSet
+from negmerge_kit.vision.layers import split_attention
+from negmerge_kit.vision.scene import Scene, Splits, open_scene
+
+CACHED_DELTAS = 16
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which candidates merge, by which rule, with which parameters: the key of a merged delta."""
+
+    candidates: tuple[str, ...]
+    rule: str
+    params: tuple[tuple[str, Any], ...]
+
+    def json(self) -> Json:
+        """Plain values for a record of what was done."""
+        return {"candidates": list(self.candidates), "rule": self.rule, "params": dict(self.params)}
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A merged delta over the tensors that moved, on the device, and what it keeps."""
+
+    delta: dict[str, Tensor]
+    counts: MergeCounts
+    seconds: float
+
+
+class Workbench:
+    """A pool on a device, with one resident model whose weights are updated in place.
+
+    Merging is cached by `Choice`; moving the scale is one in-place update and one pass over
+    resident images. Tensors that no candidate moved are held once. All methods may be called from
+    several threads; they take turns.
+
+    Raises:
+        PoolError: if a file of the pool is missing or changed.
+        SceneError: if the images that this version draws are not those the pool was made with.
+    """
+
+    def __init__(self, pool: Pool, *, device: str = "auto") -> None:
+        self._turn = threading.RLock()
+        self.pool = pool
+        self.scene: Scene = open_scene(pool.scene["name"])
+        self.scene.require(pool.scene)
+        self.model: Classifier = self.scene.model(device=device)
+        self.model.load(pool.checked(pool.base_file).items())
+        self.model.heads = {name: head.to(self.model.device) for name, head in pool.checked(pool.heads_file).items()}
+        self._base: Weights = self.model.weights()
+        self._moved: dict[str, dict[str, Tensor]] = {}
+        self._splits: dict[str, Splits] = {}
+        self._merged: OrderedDict[Choice, Merged] = OrderedDict()
+        self._base_scores: dict[str, Scores] = {}
+        self._touched: set[str] = set()
+        self._placed: tuple[Choice, float] | None = None
+        # The model's own tensors are overwritten in place; the base stays apart.
+        self._base = {name: tensor.clone() for name, tensor in self._base.items()}
+
+    # --- choosing -----------------------------------------------------------------------------
+
+    def choose(
+        self, candidates: Iterable[str] | None = None, rule: str = "negmerge", params: Mapping[str, Any] | None = None
+    ) -> Choice:
+        """Check a selection and fill in the rule's defaults; None means every candidate.
+
+        Raises:
+            ParameterError: if nothing is selected, a candidate is named twice, or the rule or a parameter is unknown.
+            PoolError: for an id that the pool does not hold.
+        """
+        ids = tuple(self.pool.ids if candidates is None else candidates)
+        if not ids:
+            raise ParameterError("no candidate is selected: choose at least one fine-tuned model.")
+        if len(set(ids)) != len(ids):
+            raise ParameterError("a candidate is named twice: name each one once.")
+        for id in ids:
+            self.pool.entry(id)
+        if rule not in RULES:
+            raise ParameterError(f"there is no rule '{rule}': choose among {', '.join(RULES)}.")
+        # The pool's order, whatever order the ids came in: sums are taken in one order only.
+        ordered = tuple(id for id in self.pool.ids if id in ids)
+        return Choice(ordered, rule, tuple(sorted(RULES[rule].resolve(params or {}).items())))
+
+    def refresh(self) -> Pool:
+        """See the candidates that have been added to the pool since."""
+        with self._turn:
+            self.pool = self.pool.reload()
+            return self.pool
+
+    def hold(self, entry: Candidate) -> None:
+        """Take in a candidate whose file is written but which is not recorded in pool.json yet."""
+        with self._turn:
+            self.pool = replace(self.pool, entries=(*self.pool.entries, entry))
+
+    def fresh_model(self) -> Classifier:
+        """Another copy of the base on the same device, for training."""
+        model = self.scene.model(device=str(self.model.device))
+        model.load(self._base.items())
+        model.heads = self.model.heads
+        return model
+
+    # --- merging ------------------------------------------------------------------------------
+
+    def merged(self, choice: Choice) -> Merged:
+        """The choice's delta on the device, merged once and then cached.
+
+        Raises:
+            PoolError: if a candidate's file changed on disk.
+        """
+        with self._turn:
+            if choice in self._merged:
+                self._merged.move_to_end(choice)
+                return self._merged[choice]
+            started = time.perf_counter()
+            base, candidates = self._views(choice.candidates)
+            stream = merge(base, candidates, rule=choice.rule, device=str(self.model.device), **dict(choice.params))
+            moved = set().union(*(self._moved[id] for id in choice.candidates))
+            delta = {name: tensor for name, tensor in stream if name in moved}
+            merged = Merged(delta, stream.counts, time.perf_counter() - started)
+            self._merged[choice] = merged
+            if len(self._merged) > CACHED_DELTAS:
+                self._merged.popitem(last=False)
+            return merged
+
+    def agreement(self, candidates: Iterable[str] | None = None) -> list[LayerAgreement]:
+        """Sign agreement by tensor, with fused attention shown as q, k and v, over what moved."""
+        choice = self.choose(candidates)
+        with self._turn:
+            base, views = self._views(choice.candidates)
+        return list(sign_agreement(split_attention(base), [split_attention(view) for view in views]))
+
+    def unlearned(self, choice: Choice, scale: float) -> Items:
+        """The base's whole key set with scale times the merged delta subtracted, on the CPU."""
+        delta, scale = self.merged(choice).delta, check_scale(scale)
+        for name, tensor in self._base.items():
+            yield name, (subtract(tensor, delta[name], scale) if name in delta else tensor).cpu()
+
+    # --- scoring ------------------------------------------------------------------------------
+
+    def images(self, split: str) -> Splits:
+        """The scene's images of a split, resident on the device."""
+        if split not in self._splits:
+            self._splits[split] = self.scene.images(split).to(self.model.device)
+        return self._splits[split]
+
+    def score(self, choice: Choice, scale: float, split: str = "val") -> Scores:
+        """Forget and retain accuracy after subtracting scale times the merged delta.
+
+        Split `live` is the fixed validation subset of the sliders, scored in one forward pass.
+
+        Raises:
+            ParameterError: if the scale is not a finite number of 0 or more.
+        """
+        with self._at(choice, scale):
+            return self._live() if split == "live" else evaluate_splits(self.model, self.images(split))
+
+    def base_scores(self, split: str = "val") -> Scores:
+        """The base's own scores on a split, measured once."""
+        if split not in self._base_scores:
+            with self._at(None, 0.0):
+                scores = self._live() if split == "live" else evaluate_splits(self.model, self.images(split))
+            self._base_scores[split] = scores
+        return self._base_scores[split]
+
+    def search(
+        self,
+        choice: Choice,
+        *,
+        keep: float = 0.95,
+        scales: Sequence[float] = DEFAULT_SCALES,
+        exhaustive: bool = False,
+        split: str = "val",
+        on_point: Callable[[Point], None] | None = None,
+    ) -> ScaleSearch:
+        """The scale that forgets most on validation with retention at the floor (see `search_scale`)."""
+
+        def score(scale: float, *, forget_at_most: int | None = None, retain_at_least: int | None = None) -> Point:
+            if scale == 0.0:
+                base = self.base_scores(split)
+                return Point(0.0, base.forget, base.retain)
+            with self._at(choice, scale):
+                return score_point(
+                    self.model, self.images(split), scale, forget_at_most=forget_at_most, retain_at_least=retain_at_least
+                )
+
+        return search_scale(score, scales=scales, keep=keep, exhaustive=exhaustive, on_point=on_point)
+
+    def answers(self, choice: Choice | None, scale: float, sets: Sequence[ImageSet]) -> list[list[str]]:
+        """The class names that the model gives for each set's images; no choice asks the base."""
+        with self._at(choice, scale):
+            indices = answer(self.model, sets)
+        return [[images.classes[int(index)] for index in part] for part, images in zip(indices, sets, strict=True)]
+
+    # --- the resident model -------------------------------------------------------------------
+
+    @contextmanager
+    def _at(self, choice: Choice | None, scale: float) -> Iterator[None]:
+        """The model with the choice subtracted, for the length of the block."""
+        check_scale(scale)
+        with self._turn:
+            self._place(choice, scale)
+            yield
+
+    def _place(self, choice: Choice | None, scale: float) -> None:
+        wanted = (choice, scale) if choice is not None and scale else None
+        if wanted == self._placed:
+            return
+        delta = self.merged(choice).delta if wanted and choice else {}
+        self._placed = None  # if an update fails half-way, the next one starts from the base
+        self.model.load(
+            (name, subtract(self._base[name], delta[name], scale) if name in delta else self._base[name])
+            for name in self._touched | delta.keys()
+        )
+        self._touched = set(delta)
+        self._placed = wanted
+
+    def _live(self) -> Scores:
+        splits = self.images("live")
+        sets = (splits.forget, *splits.retain)
+        hits = [
+            Accuracy(int((indices == images.labels.cpu()).sum()), len(images), images.split)
+            for indices, images in zip(answer(self.model, sets), sets, strict=True)
+        ]
+        families = {images.name: hit for images, hit in zip(sets, hits, strict=True)}
+        return Scores(hits[0], pool_accuracies(hits[1:]), families)
+
+    def _views(self, ids: Sequence[str]) -> tuple[Weights, list[Weights]]:
+        """Base and candidates, in which a tensor that a candidate did not move is the base's own object.
+
+        The fold takes such tensors as zero deltas without reading them.
+        """
+        for id in ids:
+            if id not in self._moved:
+                self._moved[id] = self._load_moved(id)
+        return self._base, [{**self._base, **self._moved[id]} for id in ids]
+
+    def _load_moved(self, id: str) -> dict[str, Tensor]:
+        weights = self.pool.candidate(id)
+        if set(weights) != set(self._base):
+            raise PoolError(f"candidate {id} does not hold the base's tensors: it belongs to another model; remove it.")
+        moved = {}
+        for name, tensor in weights.items():
+            tensor = tensor.to(self.model.device)
+            if not torch.equal(tensor, self._base[name]):
+                moved[name] = tensor.clone()
+        return moved

@@ -1,0 +1,69 @@
+"""Confidence intervals for shares and for the difference of two shares on the same images."""
+
+from __future__ import annotations
+
+from math import sqrt
+from statistics import NormalDist
+
+from negmerge_kit.errors import ParameterError
+
+
+def _quantile(confidence: float) -> float:
+    if not 0.0 < confidence < 1.0:
+        raise ParameterError(f"confidence is {confidence}: give a number between 0 and 1, such as 0.95.")
+    return NormalDist().inv_cdf(0.5 + confidence / 2)
+
+
+def wilson(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval for a share of `correct` out of `n` images.
+
+    With p = correct/n and the normal quantile z, the bounds are
+    (p + z²/2n ± z·sqrt(p(1−p)/n + z²/4n²)) / (1 + z²/n)
+    (Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953). They stay in [0, 1] and
+    are sensible at 0 and n, where the textbook interval has no width.
+
+    Returns:
+        (low, high), fractions in [0, 1].
+
+    Raises:
+        ParameterError: if the counts are not 0 <= correct <= n with n >= 1; count at least one image.
+
+    >>> low, high = wilson(90, 100)
+    >>> round(low, 4), round(high, 4)
+    (0.8256, 0.9448)
+    """
+    if n < 1 or not 0 <= correct <= n:
+        raise ParameterError(f"{correct} correct of {n} images is no share: both must be counts, with at least one image.")
+    z = _quantile(confidence)
+    share = correct / n
+    centre = share + z * z / (2 * n)
+    half = z * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def paired_difference(lost: int, gained: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval for the change in accuracy between two models on the same `n` images.
+
+    `lost` images were right before and wrong after, `gained` the other way round; the rest did
+    not change. Half an image is added to each of the four cells of the paired table and the Wald
+    interval is taken (Agresti and Min 2005, https://doi.org/10.1002/sim.1781).
+
+    Returns:
+        (low, high) of accuracy after minus accuracy before, in [-1, 1]; negative means forgetting.
+
+    Raises:
+        ParameterError: if the counts do not fit n; pass counts with lost + gained <= n.
+
+    >>> low, high = paired_difference(lost=120, gained=10, n=357)
+    >>> high < 0
+    True
+    """
+    if n < 1 or lost < 0 or gained < 0 or lost + gained > n:
+        raise ParameterError(f"{lost} lost and {gained} gained of {n} images do not fit together: pass counts.")
+    z = _quantile(confidence)
+    total = n + 2.0
+    down, up = (lost + 0.5) / total, (gained + 0.5) / total
+    centre = up - down
+    half = z * sqrt(max(0.0, (up + down) - centre * centre) / total)
+    return max(-1.0, centre - half), min(1.0, centre + half)

@@ -1,0 +1,45 @@
+"""Sweeps on this machine: one job after another, each candidate recorded as soon as it is done."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from negmerge_kit.checkpoints.pool import Candidate, Pool, record_candidate, writing
+from negmerge_kit.lab.training import Step
+from negmerge_kit.sweeps.jobs import FinetuneJob, SweepStopped
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: the candidate, or the traceback of the failure that the others survived."""
+
+    job: FinetuneJob
+    candidate: Candidate | None
+    failure: str | None = None
+
+
+def run_sweep(
+    jobs: Iterable[FinetuneJob], *, store: Pool, on_step: Callable[[FinetuneJob, Step], None] | None = None
+) -> Iterator[Outcome]:
+    """Run the jobs in order and record each candidate in the pool `store` as it is done.
+
+    A job that fails is an outcome with its traceback, and the rest go on. Killed at any moment,
+    the next sweep goes on where this one was: finished candidates are in pool.json.
+
+    Raises:
+        PoolBusyError: if another process is writing to the pool.
+    """
+    with writing(store.folder):
+        for job in jobs:
+            try:
+                candidate = job.run(lambda step, job=job: on_step(job, step) if on_step else None)
+            except SweepStopped:
+                return
+            except Exception:
+                # One bad recipe must not cost the others: its traceback is the outcome.
+                yield Outcome(job, None, traceback.format_exc())
+                continue
+            store = record_candidate(store, candidate)
+            yield Outcome(job, candidate)

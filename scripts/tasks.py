@@ -1,0 +1,107 @@
+"""Set up the environment once, then run a task in it: demo, test, lab, setup, clean, help.
+
+Standard library only, because it runs before anything is installed. `make demo`
+calls it; without make, `python scripts/tasks.py demo` is the same thing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+VENV = ROOT / ".venv"
+PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+STAMP = VENV / ".stamp"
+
+TASKS = {
+    "demo": "serve the app on the embedded scene (ARGS go to `negmerge demo`)",
+    "test": "lint, types and the whole test suite (ARGS go to pytest)",
+    "lab": "open JupyterLab on the notebooks",
+    "setup": "only build the environment in .venv",
+    "clean": "remove .venv and what the tools left behind",
+    "help": "print this list",
+}
+
+
+def fingerprint() -> str:
+    """Digest of what decides the environment: both requirement files and this Python."""
+    digest = hashlib.sha256(sys.version.encode())
+    for name in ("pyproject.toml", "constraints.txt"):
+        digest.update((ROOT / name).read_bytes())
+    return digest.hexdigest()
+
+
+def setup() -> None:
+    """Build .venv unless it already matches pyproject.toml and constraints.txt."""
+    wanted = fingerprint()
+    if STAMP.exists() and PYTHON.exists() and STAMP.read_text() == wanted:
+        return
+    print("Setting up .venv (torch is large: minutes the first time, nothing afterwards) ...", flush=True)
+    try:
+        venv.create(VENV, with_pip=True)
+    except subprocess.CalledProcessError:
+        sys.exit("Python's venv module cannot install pip here; on Debian or Ubuntu: apt install python3-venv")
+    pip = [str(PYTHON), "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+    # --group needs pip 25.1; Python 3.11 bundles an older one.
+    subprocess.run([*pip, "--upgrade", "pip>=25.1"], cwd=ROOT, check=True)
+    subprocess.run([*pip, "-c", "constraints.txt", "-e", ".[all]", "--group", "dev"], cwd=ROOT, check=True)
+    STAMP.write_text(wanted)
+
+
+def run(*command: str) -> int:
+    """Run one program of the environment; Ctrl-C ends it without a traceback of ours."""
+    try:
+        return subprocess.run([str(PYTHON), *command], cwd=ROOT).returncode
+    except KeyboardInterrupt:
+        return 130
+
+
+def test(arguments: list[str]) -> int:
+    """Lint and types first (seconds), then everything else through pytest."""
+    for check in (["-m", "ruff", "check", "."], ["-m", "mypy"]):
+        if code := run(*check):
+            return code
+    return run("-m", "pytest", *arguments)
+
+
+def clean() -> None:
+    """Remove the environment and the caches of the tools; the user's pools stay."""
+    for name in (".venv", ".pytest_cache", ".ruff_cache", ".mypy_cache", ".hypothesis", "dist"):
+        shutil.rmtree(ROOT / name, ignore_errors=True)
+    for cache in ROOT.rglob("__pycache__"):
+        shutil.rmtree(cache, ignore_errors=True)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the named task and return its exit code."""
+    task, rest = (arguments[0], arguments[1:]) if arguments else ("help", [])
+    if task not in TASKS or task == "help":
+        print("usage: python scripts/tasks.py TASK [ARGS]\n")
+        print("\n".join(f"  {name:6} {text}" for name, text in TASKS.items()))
+        return 0 if task == "help" else 2
+    if sys.version_info < (3, 11):
+        print(f"negmerge-kit needs Python 3.11 or newer; this is {sys.version.split()[0]}.", file=sys.stderr)
+        return 2
+    if task == "clean":
+        clean()
+        return 0
+    try:
+        setup()
+    except subprocess.CalledProcessError as error:
+        print(f"Setting up failed: {' '.join(map(str, error.cmd[:5]))} ... (see the lines above)", file=sys.stderr)
+        return 1
+    if task == "demo":
+        return run("-m", "negmerge_kit.cli", "demo", *rest)
+    if task == "lab":
+        return run("-m", "jupyterlab", "--notebook-dir", "notebooks", *rest)
+    return test(rest) if task == "test" else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
