@@ -20,7 +20,7 @@ class Recipe:
     Attributes:
         lr: peak learning rate.
         epochs: passes over the forget images.
-        weight_decay: AdamW's decoupled decay, applied to weights and not to biases, norms and embeddings' scale.
+        weight_decay: AdamW's decoupled decay, on every trained weight as in the authors' code.
         batch_size: images a step.
         warmup: steps of linear warm-up; at most a tenth of the run is used.
         label_smoothing: share of the target spread over the other classes.
@@ -101,3 +101,17 @@ GRIDS: dict[str, tuple[Recipe, ...]] = {
     ),
 }
 """Named grids of recipes; `negmerge sweep --grid NAME` runs one."""
+
+
+def grid(name: str) -> tuple[Recipe, ...]:
+    """The recipes of a named grid.
+
+    Raises:
+        ParameterError: if there is no grid of that name; the message lists the names.
+
+    >>> len(grid("tiny"))
+    8
+    """
+    if name not in GRIDS:
+        raise ParameterError(f"there is no grid '{name}': choose among {', '.join(GRIDS)}.")
+    return GRIDS[name]

@@ -1,0 +1,66 @@
+"""The command line: a verb list in plain text, each verb's parser built when it is called."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+# verb -> (module with a function of the verb's name, one line for the list)
+VERBS = {
+    "demo": ("serving", "serve the app on the embedded scene, or on your pool"),
+    "pool": ("pools", "build | show | verify a pool of fine-tuned candidates"),
+    "search": ("unlearning", "find the scale that forgets most while retention stays at its floor"),
+    "unlearn": ("unlearning", "search, merge and write the unlearned checkpoint"),
+    "evaluate": ("unlearning", "score a checkpoint on a scene"),
+    "merge": ("files", "merge candidates' deltas and write an unlearned checkpoint"),
+    "agreement": ("files", "on how many elements the candidates' signs agree"),
+    "bench": ("benchmarks", "measure the kit against a baseline in the same run"),
+}
+
+
+def usage() -> str:
+    """The verb list that `negmerge --help` prints."""
+    lines = [f"  {verb:10} {text}" for verb, (_, text) in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: negmerge VERB [OPTIONS]      negmerge VERB --help tells a verb's options",
+            "",
+            *lines,
+            "",
+            "Start with `negmerge demo`. Exit codes: 0 done, 2 wrong input or nothing feasible, 1 a bug.",
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code: 0 done, 2 wrong input or infeasible, 1 a bug."""
+    from negmerge_kit.errors import NegmergeError
+
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if words[0] == "--version":
+        from negmerge_kit import __version__
+
+        print(__version__)
+        return 0
+    verb, *rest = words
+    if verb not in VERBS:
+        print(f"negmerge: there is no verb '{verb}': choose among {', '.join(VERBS)}.", file=sys.stderr)
+        return 2
+    try:
+        code = getattr(import_module(f"negmerge_kit.cli.{VERBS[verb][0]}"), verb)(rest)
+        return int(code)
+    except NegmergeError as error:
+        print(f"negmerge {verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"negmerge {verb}: stopped; what was finished is kept.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader went away (`| head`): nothing is wrong, and nothing more can be said to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

@@ -1,0 +1,86 @@
+"""Flags that several verbs share, and how results are printed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from typing import Any
+
+from negmerge_kit.errors import ParameterError
+from negmerge_kit.merging.rules import RULES
+from negmerge_kit.types import Json
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are ours: one sentence, exit code 2."""
+
+    def __init__(self, verb: str, about: str) -> None:
+        super().__init__(prog=f"negmerge {verb}", description=about, allow_abbrev=False)
+
+    def error(self, message: str) -> Any:
+        """Raise instead of printing the whole usage."""
+        raise ParameterError(f"{message}. `{self.prog} --help` tells the options.")
+
+
+def add_rule_flags(parser: argparse.ArgumentParser) -> None:
+    """--rule and one flag for each parameter of any rule, drawn from RULES."""
+    group = parser.add_argument_group("rule flags")
+    group.add_argument("--rule", default="negmerge", choices=list(RULES), help="how the candidates' deltas merge")
+    told: dict[str, list[str]] = {}
+    for name, rule in RULES.items():
+        for parameter in rule.parameters:
+            told.setdefault(parameter.name, []).append(name)
+    for name, rules in told.items():
+        parameter = next(item for item in RULES[rules[0]].parameters if item.name == name)
+        kind = {"float": float, "int": int, "choice": str}[parameter.kind]
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            dest=f"rule_{name}",
+            type=kind,
+            metavar="|".join(map(str, parameter.choices)) if parameter.kind == "choice" else kind.__name__.upper(),
+            help=f"{parameter.explains.replace('%', '%%')} ({', '.join(rules)}; default {parameter.default})",
+        )
+    group.add_argument(
+        "--buffers", default="keep", choices=["keep", "merge"], help="BatchNorm statistics: the base's, or merged"
+    )
+
+
+def rule_params(options: argparse.Namespace) -> dict[str, Any]:
+    """The rule parameters that were given, by name; the rule fills in the rest and refuses strangers."""
+    given = {name[len("rule_") :]: value for name, value in vars(options).items() if name.startswith("rule_")}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def add_choice_flags(parser: argparse.ArgumentParser) -> None:
+    """What every verb over a pool takes: rule flags, --candidates and --device."""
+    add_rule_flags(parser)
+    parser.add_argument("--candidates", metavar="ID,ID", help="merge only these candidates (default: all)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+
+
+def candidate_ids(options: argparse.Namespace) -> list[str] | None:
+    """The ids named by --candidates, or None for all."""
+    return [id.strip() for id in options.candidates.split(",") if id.strip()] if options.candidates is not None else None
+
+
+def print_json(result: Json) -> None:
+    """One JSON object on standard output; NaN is never printed, because JSON has none."""
+    print(json.dumps(result, indent=2, allow_nan=False))
+
+
+def percent(score: Json | None) -> str:
+    """A score object as people read it: value, interval, n and split."""
+    if score is None:
+        return "not scored"
+    low, high = 100 * score["low"], 100 * score["high"]
+    return f"{100 * score['value']:5.1f} %  (95 % interval {low:.1f}-{high:.1f}, n = {score['n']}, {score['split']})"
+
+
+def seconds(value: float) -> str:
+    """A duration that keeps two digits where they matter.
+
+    >>> seconds(0.0123), seconds(75.4)
+    ('12 ms', '75 s')
+    """
+    return f"{1000 * value:.0f} ms" if value < 1 else f"{value:.{0 if value >= 10 or math.isinf(value) else 1}f} s"

@@ -1,0 +1,121 @@
+"""`negmerge pool build | show | verify`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from negmerge_kit.cli.flags import Parser, print_json
+from negmerge_kit.errors import NegmergeError, ParameterError
+from negmerge_kit.types import Json
+
+
+def pool(arguments: list[str]) -> int:
+    """Dispatch to the three things one does with a pool."""
+    actions = {"build": build, "show": show, "verify": verify}
+    if not arguments or arguments[0] not in actions:
+        if arguments and arguments[0] in ("-h", "--help"):
+            print("usage: negmerge pool build tiny [OPTIONS] | show POOL [--json] | verify POOL")
+            return 0
+        raise ParameterError("say what to do with the pool: build, show or verify.")
+    return actions[arguments[0]](arguments[1:])
+
+
+def build(arguments: list[str]) -> int:
+    """Make the embedded scene's pool, or finish one that was begun."""
+    parser = Parser("pool build", "Fine-tune the embedded scene's candidates into a pool; goes on where it was stopped.")
+    parser.add_argument("scene", choices=["tiny"], help="the embedded scene")
+    parser.add_argument("--out", type=Path, metavar="POOL", help="folder of the pool (default: the user's cache folder)")
+    parser.add_argument("--forget", default="digits", metavar="FAMILY", help="the image family to forget")
+    parser.add_argument("--grid", default="tiny", help="named grid of recipes")
+    parser.add_argument("--from-scratch", action="store_true", help="pretrain the base anew instead of the shipped weights")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    options = parser.parse_args(arguments)
+
+    from negmerge_kit.lab.recipe import grid
+    from negmerge_kit.sweeps.embedded import pretrained_base, start_pool
+    from negmerge_kit.sweeps.jobs import missing_jobs
+    from negmerge_kit.sweeps.local import run_sweep
+
+    recipes = grid(options.grid)
+    base = None
+    if options.from_scratch:
+        with tqdm(desc="pretraining the base", unit="step") as bar:
+            base = pretrained_base(options.device, on_step=lambda index, total: _advance(bar, index, total))
+    store, damaged = start_pool(f"tiny:{options.forget}", options.out, base=base)
+    for sentence in damaged:
+        print(f"negmerge pool build: {sentence}", file=sys.stderr)
+    jobs = missing_jobs(store, recipes, device=options.device)
+    failures = 0
+    with tqdm(total=len(recipes), initial=len(recipes) - len(jobs), desc=f"candidates of {store.scene['name']}") as bar:
+        for outcome in run_sweep(
+            jobs, store=store, on_step=lambda job, step: bar.set_postfix_str(f"{job.recipe.label}, {step.index}/{step.total}, loss {step.loss:.2f}")
+        ):
+            bar.update()
+            if outcome.failure:
+                failures += 1
+                bar.write(f"{outcome.job.recipe.label} failed:\n{outcome.failure}", file=sys.stderr)
+    print(store.folder)
+    return 1 if failures else 0
+
+
+def show(arguments: list[str]) -> int:
+    """Print a pool's scene and its candidates with their own scores."""
+    parser = Parser("pool show", "Show a pool's scene and candidates.")
+    parser.add_argument("pool", type=Path, metavar="POOL")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(arguments)
+
+    from negmerge_kit.checkpoints.pool import open_pool
+    from negmerge_kit.lab.recipe import Recipe
+
+    store = open_pool(options.pool)
+    if options.json:
+        print_json(
+            {
+                "pool": str(store.folder),
+                "scene": store.scene,
+                "candidates": [
+                    {"id": item.id, "file": item.file, "sha256": item.sha256, "recipe": item.recipe, "scores": item.scores, "seconds": item.seconds}
+                    for item in store.entries
+                ],
+            }
+        )
+        return 0
+    forget = store.scene["sets"]["val"]["forget"]
+    retain = ", ".join(item["family"] for item in store.scene["sets"]["val"]["retain"])
+    print(f"{store.folder}\nscene {store.scene['name']}: forget {forget['family']}, retain {retain}")
+    print(f"\n{'candidate':14}{'recipe':34}{'scale':>6}{'forget':>9}{'kept':>9}{'trained':>10}")
+    for item in store.entries:
+        print(f"{item.id:14}{Recipe.from_json(item.recipe).label:34}{_own(item.scores)}{item.seconds:>8.1f} s")
+    print("\nforget, kept: the candidate negated alone at its own best scale, on validation, keeping 95 % of the base")
+    return 0
+
+
+def verify(arguments: list[str]) -> int:
+    """Check every file of a pool against its recorded hash."""
+    parser = Parser("pool verify", "Check every file of a pool against its recorded hash.")
+    parser.add_argument("pool", type=Path, metavar="POOL")
+    options = parser.parse_args(arguments)
+
+    from negmerge_kit.checkpoints.pool import open_pool
+
+    store = open_pool(options.pool)
+    problems = store.verify()
+    if problems:
+        raise NegmergeError("\n".join(problems))
+    print(f"{store.folder}: base, heads and {len(store.entries)} candidates are as they were written")
+    return 0
+
+
+def _own(scores: Json | None) -> str:
+    if not scores or scores["status"] != "ok":
+        return f"{'-':>6}{'-':>9}{'-':>9}"
+    return f"{scores['scale']:>6.2f}{100 * scores['forget']['value']:>7.1f} %{100 * scores['kept']:>7.1f} %"
+
+
+def _advance(bar: tqdm, index: int, total: int) -> None:
+    bar.total = total
+    bar.update(index - bar.n)

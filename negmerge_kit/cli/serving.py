@@ -1,0 +1,48 @@
+"""`negmerge demo`: the app on the embedded scene, or on a pool of one's own."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+from negmerge_kit.cli.flags import Parser
+
+
+def demo(arguments: list[str]) -> int:
+    """Serve the page; candidates that the pool lacks are fine-tuned while it is up."""
+    parser = Parser("demo", "Serve the app; it fine-tunes the embedded scene's candidates at the first start.")
+    parser.add_argument("--pool", type=Path, metavar="DIR", help="a pool of your own (default: the embedded scene)")
+    parser.add_argument("--forget", default="digits", metavar="FAMILY", help="the embedded family to forget")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; others than loopback need --auth")
+    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--auth", type=Path, metavar="FILE", help="file with one user:password a line")
+    options = parser.parse_args(arguments)
+    # Gradio takes seconds to import: fetch it while the pool is opened.
+    threading.Thread(target=_import_gradio, daemon=True).start()
+
+    from negmerge_kit.checkpoints.pool import open_pool
+    from negmerge_kit.lab.recipe import GRIDS
+    from negmerge_kit.sweeps.background import BackgroundSweep
+    from negmerge_kit.sweeps.embedded import start_pool
+    from negmerge_kit.web import serve
+
+    sweep = None
+    if options.pool:
+        pool = open_pool(options.pool)
+    else:
+        pool, damaged = start_pool(f"tiny:{options.forget}")
+        for sentence in damaged:
+            print(f"negmerge demo: {sentence}", file=sys.stderr)
+        sweep = BackgroundSweep(pool, GRIDS["tiny"], device=options.device)
+    serve(
+        pool, sweep=sweep, device=options.device, host=options.host, port=options.port, auth=options.auth,
+    )
+    return 0
+
+
+def _import_gradio() -> None:
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    import gradio  # noqa: F401

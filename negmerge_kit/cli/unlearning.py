@@ -1,0 +1,148 @@
+"""`negmerge search | unlearn | evaluate`: from a pool to an unlearned checkpoint and its numbers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from negmerge_kit.cli.flags import (
+    Parser,
+    add_choice_flags,
+    candidate_ids,
+    percent,
+    print_json,
+    rule_params,
+    seconds,
+)
+from negmerge_kit.errors import ParameterError
+from negmerge_kit.types import Json
+
+
+def search(arguments: list[str]) -> int:
+    """Find the scale that forgets most on validation with retention at its floor."""
+    parser = _pool_parser("search", "Find the scale that forgets most on validation while retention stays at its floor.")
+    parser.add_argument("--test", action="store_true", help="score the chosen scale once on test")
+    options = parser.parse_args(arguments)
+    _, _, result = _run_search(options, test=options.test)
+    if options.json:
+        print_json(result)
+    else:
+        _tell(result)
+    return 0 if result["status"] == "ok" else 2
+
+
+def unlearn(arguments: list[str]) -> int:
+    """Search on validation, score once on test, and write the unlearned checkpoint with its card."""
+    from negmerge_kit.checkpoints.atomic import atomic_file
+    from negmerge_kit.checkpoints.writer import save_checkpoint
+    from negmerge_kit.lab.report import card
+
+    parser = _pool_parser("unlearn", "Write the unlearned checkpoint: scale chosen on validation, scored once on test.")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors file to write")
+    parser.add_argument("--card", type=Path, metavar="FILE", help="JSON record of what was done")
+    parser.add_argument("--scale", default="auto", help="auto, or a number to use instead of searching")
+    options = parser.parse_args(arguments)
+    if options.scale != "auto":
+        try:
+            options.scales = str(float(options.scale))
+        except ValueError:
+            raise ParameterError(f"scale '{options.scale}' is no number: write auto or a number of 0 or more.") from None
+    bench, choice, result = _run_search(options, test=True)
+    result |= {"out": None, "card": None}
+    if result["status"] == "ok":
+        items = bench.unlearned(choice, result["scale"])
+        record = card(bench, choice, result)
+        out = save_checkpoint(options.out, items, like=bench.pool.base, metadata=record)
+        result["out"] = str(out)
+        if options.card:
+            with atomic_file(options.card) as file:
+                file.write(json.dumps(record, indent=2, allow_nan=False).encode())
+            result["card"] = str(options.card)
+    if options.json:
+        print_json(result)
+    else:
+        _tell(result)
+    return 0 if result["status"] == "ok" else 2
+
+
+def evaluate(arguments: list[str]) -> int:
+    """Score a checkpoint on a scene's forget and retain sets."""
+    parser = Parser("evaluate", "Score a checkpoint on a scene's forget and retain sets.")
+    parser.add_argument("file", type=Path, metavar="FILE", help="safetensors checkpoint with the base's key set")
+    parser.add_argument("--scene", required=True, metavar="SCENE", help="tiny:FAMILY, or a pool folder")
+    parser.add_argument("--split", default="test", choices=["val", "test"])
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(arguments)
+
+    from negmerge_kit.checkpoints.pool import open_pool
+    from negmerge_kit.checkpoints.reader import open_checkpoint
+    from negmerge_kit.lab.evaluation import evaluate_splits
+    from negmerge_kit.vision.scene import open_scene
+
+    weights = open_checkpoint(options.file)
+    if (Path(options.scene) / "pool.json").exists():
+        pool = open_pool(options.scene)
+        scene = open_scene(pool.scene["name"])
+        scene.require(pool.scene)
+        model = scene.model(device=options.device)
+        model.heads = {name: head.to(model.device) for name, head in pool.heads.items()}
+    else:
+        scene = open_scene(options.scene)
+        model = scene.model(device=options.device)
+    model.load(weights.items(), whole=True)
+    result = evaluate_splits(model, scene.images(options.split).to(model.device)).json()
+    if options.json:
+        print_json(result)
+        return 0
+    print(f"forget {percent(result['forget'])}\nretain {percent(result['retain'])}")
+    for name, score in result["families"].items():
+        print(f"  {name:10} {percent(score)}")
+    return 0
+
+
+def _pool_parser(verb: str, about: str) -> argparse.ArgumentParser:
+    parser = Parser(verb, about)
+    parser.add_argument("pool", type=Path, metavar="POOL")
+    parser.add_argument("--keep", type=float, default=0.95, help="share of the base's retention to keep (default 0.95)")
+    parser.add_argument("--scales", default="0:1:0.05", metavar="A:B:STEP", help="scales to try (default 0:1:0.05)")
+    parser.add_argument("--exhaustive", action="store_true", help="score every scale in full")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_choice_flags(parser)
+    return parser
+
+
+def _run_search(options: argparse.Namespace, *, test: bool):  # noqa: ANN202
+    from negmerge_kit.checkpoints.pool import open_pool
+    from negmerge_kit.lab.report import search_json
+    from negmerge_kit.lab.workbench import Workbench
+    from negmerge_kit.scoring.scale import parse_scales
+
+    scales = parse_scales(options.scales)
+    bench = Workbench(open_pool(options.pool), device=options.device)
+    choice = bench.choose(candidate_ids(options), options.rule, rule_params(options), buffers=options.buffers)
+    started = time.perf_counter()
+    found = bench.search(choice, keep=options.keep, scales=scales, exhaustive=options.exhaustive)
+    return bench, choice, search_json(bench, choice, found, test=test, started=started)
+
+
+def _tell(result: Json) -> None:
+    base = result["base"]
+    print(f"rule {result['rule']}, keeping {100 * result['keep']:g} % of the base's retention")
+    print(f"base    forget {percent(base['forget'])}\n        retain {percent(base['retain'])}")
+    if result["status"] != "ok":
+        print(
+            "infeasible: no scale above 0 keeps enough. Try a lower --keep, finer --scales, or other --candidates.",
+            file=sys.stderr,
+        )
+        return
+    print(f"scale {result['scale']:g}\n        forget {percent(result['forget'])}\n        retain {percent(result['retain'])}")
+    if result["test"]:
+        print(f"test    forget {percent(result['test']['forget'])}\n        retain {percent(result['test']['retain'])}")
+    for name in ("out", "card"):
+        if result.get(name):
+            print(f"wrote {result[name]}")
+    print(f"took {seconds(result['seconds'])}")

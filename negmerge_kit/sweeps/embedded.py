@@ -1,0 +1,73 @@
+"""The embedded scene's pool: where it lies, how it starts, and its base pretrained anew."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from negmerge_kit.checkpoints.pool import Pool, create_pool, set_aside_damaged, writing
+from negmerge_kit.errors import PoolBusyError, PoolError
+from negmerge_kit.lab.pretraining import pretrain_tiny
+from negmerge_kit.types import Json, Weights
+from negmerge_kit.vision.scene import open_scene
+
+
+def default_folder(scene: Json) -> Path:
+    """The user's cache folder for a scene; other data or another base weight gets another folder.
+
+    >>> default_folder({"name": "tiny:digits"}).name.startswith("tiny-digits-")
+    True
+    """
+    digest = hashlib.sha256(json.dumps(scene, sort_keys=True).encode()).hexdigest()[:8]
+    return user_cache_path("negmerge-kit") / "pools" / f"{scene['name'].replace(':', '-')}-{digest}"
+
+
+def start_pool(name: str, folder: Path | None = None, *, base: Weights | None = None) -> tuple[Pool, list[str]]:
+    """Make the pool of an embedded scene, or open the one that is there.
+
+    Candidate files that changed since they were written are set aside and told, so that a sweep
+    makes them anew.
+
+    Args:
+        name: a scene such as `tiny:digits`.
+        folder: where the pool lies; by default in the user's cache folder.
+        base: other base weights than the shipped ones.
+
+    Returns:
+        The pool, and one sentence for each file that was set aside.
+
+    Raises:
+        PoolError: if the folder cannot be written, or holds another scene's pool, or `base` is given
+            and the folder holds a pool already.
+        SceneError: if there is no such scene.
+    """
+    scene = open_scene(name)
+    described = scene.describe()
+    folder = folder or default_folder(described)
+    if base is not None and (folder / "pool.json").exists():
+        raise PoolError(f"{folder} holds a pool already: choose another folder for a new base.")
+    try:
+        with writing(folder):
+            model = scene.model(device="cpu")
+            if base is not None:
+                model.load(base.items())
+                model.heads = scene.heads(model)
+            weights = model.weights()
+            pool = create_pool(folder, described, weights.items(), model.heads.items(), like=weights)
+            return set_aside_damaged(pool)
+    except PoolBusyError:
+        # Another process fills this very pool: open what it has, and wait for the rest elsewhere.
+        pool = create_pool(folder, described, {}.items(), {}.items(), like={})
+        return pool, []
+
+
+def pretrained_base(device: str, on_step: Callable[[int, int], None] = lambda index, total: None) -> Weights:
+    """Pretrain the embedded base from its seeds; about two minutes on one core."""
+    steps = pretrain_tiny(device=device)
+    for step in steps:
+        on_step(step.index, step.total)
+    return steps.weights()
