@@ -1,0 +1,128 @@
+"""Results as the JSON that the command line prints, the endpoints return and a model takes with it."""
+
+from __future__ import annotations
+
+import platform
+import time
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from negmerge_kit.types import Json
+
+if TYPE_CHECKING:
+    from negmerge_kit.lab.evaluation import Scores
+    from negmerge_kit.lab.workbench import Choice, Workbench
+    from negmerge_kit.scoring.scale import ScaleSearch
+
+LIMITS = (
+    "Lower accuracy on the forget set does not prove that the knowledge is gone: it may still be read from the "
+    "features or relearned quickly, and what holds on these images need not hold on others."
+)
+"""What every record says about itself."""
+
+_PACKAGES = ("negmerge_kit", "torch", "open_clip_torch", "safetensors", "numpy")
+
+
+def score_json(bench: Workbench, choice: Choice, scale: float, split: str = "val") -> Json:
+    """`{"forget", "retain", "base", "kept_fraction", "seconds"}` of one scale on one split, scored now.
+
+    Raises:
+        ParameterError: if the scale is not a finite number of 0 or more.
+        SceneError: for a split that the scene does not have.
+    """
+    started = time.perf_counter()
+    scores, base = bench.score(choice, scale, split), bench.base_scores(split)
+    return {
+        **_pair(scores),
+        "base": _pair(base),
+        "kept_fraction": bench.merged(choice).counts.kept_fraction,
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def search_json(bench: Workbench, choice: Choice, found: ScaleSearch, *, test: bool, started: float) -> Json:
+    """The object of `search --json`; with `test` the chosen scale is scored once on the test split.
+
+    Args:
+        found: what `bench.search` or `bench.fixed` answered for this choice.
+        started: `time.perf_counter()` from before the search, for "seconds".
+    """
+    best, base = found.best, found.base
+    return {
+        "rule": choice.rule,
+        "params": dict(choice.params),
+        "status": found.status,
+        "scale": best.scale if best else None,
+        "keep": found.keep,
+        "base": {"forget": base.forget and base.forget.json(), "retain": base.retain and base.retain.json()},
+        "forget": best.forget.json() if best and best.forget else None,
+        "retain": best.retain.json() if best and best.retain else None,
+        "kept_fraction": bench.merged(choice).counts.kept_fraction,
+        "curve": [point.json() for point in found.curve],
+        "test": test_json(bench, choice, best.scale) if test and best else None,
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def test_json(bench: Workbench, choice: Choice, scale: float) -> Json:
+    """`{"base", "forget", "retain"}` on the test split, for a scale that was chosen without it."""
+    return {"base": _pair(bench.base_scores("test")), **_pair(bench.score(choice, scale, "test"))}
+
+
+def card(bench: Workbench, choice: Choice, result: Json, *, chosen: str | None = None) -> Json:
+    """The record that goes with an unlearned file: what was done, with what, what came of it, and its limits.
+
+    Args:
+        result: the object of `search_json`, with a scale.
+        chosen: how the scale was chosen, in words; the default tells a search from a scale set by hand
+            by the number of scales that were scored.
+    """
+    counts, pool = bench.merged(choice).counts, bench.pool
+    if chosen is None:
+        tried = len(result["curve"])
+        chosen = (
+            f"search over {tried} scales on validation, keeping at least {result['keep']:g} of the base's retention"
+            if tried > 1
+            else "by hand"
+        )
+    return {
+        "schema": 1,
+        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "operation": "base - scale * merged delta",
+        "rule": choice.rule,
+        "params": dict(choice.params),
+        "buffers": choice.buffers,
+        "scale": result["scale"],
+        "chosen": chosen,
+        "keep": result["keep"],
+        "candidates": [
+            {"id": entry.id, "sha256": entry.sha256, "recipe": entry.recipe}
+            for entry in (pool.entry(id) for id in choice.candidates)
+        ],
+        "base": {"sha256": pool.base_file.sha256},
+        "heads": {"sha256": pool.heads_file.sha256},
+        "scene": pool.scene,
+        "elements": counts.elements,
+        "moved": counts.moved,
+        "kept": counts.kept,
+        "kept_fraction": counts.kept_fraction,
+        "kept_of_moved": counts.kept_of_moved,
+        "scores": {
+            "validation": {"base": result["base"], "forget": result["forget"], "retain": result["retain"]},
+            "test": result["test"],
+        },
+        "device": str(bench.model.device),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        "limits": LIMITS,
+    }
+
+
+def _pair(scores: Scores) -> Json:
+    return {"forget": scores.forget.json(), "retain": scores.retain.json()}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,185 @@
+"""Figures as pure functions from results to `matplotlib.figure.Figure`: no pyplot, nothing kept between calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from negmerge_kit.merging.agreement import LayerAgreement
+from negmerge_kit.scoring.scale import Point
+from negmerge_kit.views.style import AGREE, FORGET, INK, MUTED, RETAIN, percent, style
+from negmerge_kit.vision.layers import layer_of
+
+LARGEST_SCALE = 1.5
+"""Right end of the scale axis, and of the app's slider."""
+
+
+def scale_curve(
+    points: Sequence[Point],
+    *,
+    base: Point,
+    keep: float,
+    best: Point | None = None,
+    behind: Sequence[Point] = (),
+    titled: bool = True,
+) -> Figure:
+    """Forget and retain accuracy against the scale, with 95 % bands and the retention floor.
+
+    Args:
+        points: the scored scales, in any order; scores that early stopping dropped are left out.
+        base: scale 0, which sets the floor at keep times its retention.
+        keep: share of the base's retention to keep.
+        best: the chosen point, marked.
+        behind: a second series on other images, drawn thin behind (live numbers behind the whole validation split).
+        titled: False leaves the finding out, for a page that prints `curve_finding` itself.
+    """
+    with style():
+        figure = Figure(figsize=(4.6, 2.9))
+        axes = figure.add_axes((0.105, 0.15, 0.875, 0.66 if titled else 0.74))
+        _series(axes, [base, *behind], thin=True)
+        _series(axes, [base, *points], thin=False)
+        if base.retain is not None:
+            floor = keep * base.retain.value
+            axes.axhline(floor, color=RETAIN, linewidth=0.9, linestyle=(0, (1, 1.6)), gid="floor")
+            axes.annotate(
+                f"floor: {percent(keep, 0)} of the base", (LARGEST_SCALE, floor), (0, -3), textcoords="offset points",
+                color=MUTED, fontsize=8, ha="right", va="top",
+            )  # fmt: skip
+        if best is not None and best.forget is not None and best.retain is not None:
+            values = [best.forget.value, best.retain.value]
+            axes.plot([best.scale] * 2, values, "D", color=INK, markersize=5.5, zorder=5, gid="best", label="best scale")
+        axes.set(xlim=(0, LARGEST_SCALE), ylim=(0, 1), xlabel="scale λ (how much is subtracted)")
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol="\N{NO-BREAK SPACE}%"))
+        axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
+        axes.legend(
+            loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, borderaxespad=0.2, columnspacing=1.2, handlelength=1.8
+        )
+        if titled:
+            axes.set_title(curve_finding(points, base=base, keep=keep, best=best), pad=22)
+    return figure
+
+
+def curve_finding(points: Sequence[Point], *, base: Point, keep: float, best: Point | None = None) -> str:
+    """What the curve shows, in a sentence: the title of `scale_curve` and its text for screen readers."""
+    if base.forget is None or base.retain is None:
+        return "Nothing is scored yet"
+    was = percent(base.forget.value)
+    if best is not None and best.forget is not None and best.retain is not None:
+        kept = percent(best.retain.value / base.retain.value)
+        return f"Scale {best.scale:g}: forget {was} → {percent(best.forget.value)}, retain keeps {kept}"
+    full = sorted((p for p in points if p.forget and p.retain and p.scale > 0), key=lambda point: point.scale)
+    if not full:
+        return f"The base alone: forget {was}, retain {percent(base.retain.value)}"
+    above = [p.scale for p in full if p.retain and p.retain.value >= keep * base.retain.value]
+    if not above:
+        return f"No scale drawn here keeps {percent(keep, 0)} of retain"
+    last = full[-1]
+    assert last.forget is not None
+    return f"Forget {was} → {percent(last.forget.value)} at scale {last.scale:g}; floor held to {max(above):g}"
+
+
+def agreement_by_layer(
+    layers: Sequence[LayerAgreement], *, votes: int, chance: float, upright: bool = True, titled: bool = True
+) -> Figure:
+    """Share of moved elements on which at least `votes` signs agree, by layer, over the chance line.
+
+    Args:
+        layers: agreement by tensor, as `sign_agreement` gives it; tensors of one layer are added up.
+        votes: how many candidates must share a sign.
+        chance: the share that independent signs would reach, see `negmerge_kit.merging.signs.chance`.
+        upright: False draws bars from left to right, for narrow pages.
+        titled: False leaves the finding out, for a page that prints `agreement_finding` itself.
+    """
+    shares = agreement_shares(layers, votes)
+    names, values = list(shares), list(shares.values())
+    top = max([chance, *values], default=1.0) * 1.12
+    with style():
+        if upright:
+            figure = Figure(figsize=(9.0, 2.15))
+            axes = figure.add_axes((0.05, 0.16, 0.945, 0.68 if titled else 0.78))
+            axes.bar(names, values, color=AGREE, width=0.72)
+            axes.axhline(chance, color=INK, linewidth=1.2, linestyle=(0, (4, 2.5)), gid="chance")
+            axes.set(ylim=(0, min(1.0, top)), xlim=(-0.6, len(names) - 0.4))
+            axes.annotate(
+                f"chance {percent(chance)}", (1, chance), (0, 3), xycoords=("axes fraction", "data"),
+                textcoords="offset points", ha="right", va="bottom", color=INK, fontsize=8.5, fontweight="bold",
+            )  # fmt: skip
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol="\N{NO-BREAK SPACE}%"))
+        else:
+            figure = Figure(figsize=(3.6, 0.7 + 0.2 * len(names)))
+            height = figure.get_figheight()
+            axes = figure.add_axes((0.17, 0.42 / height, 0.79, 1 - (0.78 if titled else 0.62) / height))
+            axes.barh(names, values, color=AGREE, height=0.72)
+            axes.axvline(chance, color=INK, linewidth=1.2, linestyle=(0, (4, 2.5)), gid="chance")
+            axes.set(xlim=(0, min(1.0, top)), ylim=(len(names) - 0.4, -0.6))
+            axes.annotate(
+                f"chance {percent(chance)}", (chance, 1), (2, 2), xycoords=("data", "axes fraction"),
+                textcoords="offset points", ha="left", va="bottom", color=INK, fontsize=8.5, fontweight="bold",
+            )  # fmt: skip
+            axes.grid(False)
+            axes.grid(True, axis="x")
+            axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol="\N{NO-BREAK SPACE}%"))
+        axes.tick_params(length=0)
+        if titled:
+            axes.set_title(agreement_finding(layers, votes=votes, chance=chance))
+    return figure
+
+
+def agreement_shares(layers: Sequence[LayerAgreement], votes: int) -> dict[str, float]:
+    """Share of moved elements with at least `votes` equal signs, by layer label, in the order of the network."""
+    sums: dict[str, list[int]] = {}
+    for layer in layers:
+        moved, agreeing = sums.setdefault(layer_of(layer.name), [0, 0])
+        sums[layer_of(layer.name)] = [moved + layer.moved, agreeing + sum(layer.histogram[votes:])]
+    ordered = sorted(sums, key=_depth)
+    return {name: sums[name][1] / sums[name][0] for name in ordered if sums[name][0]}
+
+
+def agreement_finding(layers: Sequence[LayerAgreement], *, votes: int, chance: float) -> str:
+    """What the bars show, in a sentence."""
+    moved = sum(layer.moved for layer in layers)
+    if not moved:
+        return "No element moved"
+    candidates = len(layers[0].histogram) - 1
+    share = sum(sum(layer.histogram[votes:]) for layer in layers) / moved
+    if candidates == 1:
+        return f"One candidate agrees with itself on all {moved:,} moved elements"
+    who = f"All {candidates}" if votes == candidates else f"At least {votes} of {candidates}"
+    times = f", {share / chance:.0f} times chance" if chance and share > chance else ""
+    return f"{who} signs agree on {percent(share)} of the {moved:,} moved elements{times}"
+
+
+def _series(axes: Axes, points: Sequence[Point], *, thin: bool) -> None:
+    """One line and band each for forget and retain, over the points that were scored in full."""
+    if len(points) < 2 and thin:
+        return
+    unique = {point.scale: point for point in points}
+    ordered = [unique[scale] for scale in sorted(unique)]
+    for name, colour, dashes in (("retain", RETAIN, (0, (4, 1.6))), ("forget", FORGET, "solid")):
+        scored = [(p.scale, score) for p in ordered if (score := p.retain if name == "retain" else p.forget)]
+        if not scored:
+            continue
+        scales = [scale for scale, _ in scored]
+        values = [score.value for _, score in scored]
+        last = scored[-1][1]
+        if thin:
+            axes.plot(scales, values, color=colour, linestyle=dashes, linewidth=0.9, alpha=0.5, gid=f"{name}-behind")
+            continue
+        low, high = zip(*(score.interval for _, score in scored), strict=True)
+        axes.fill_between(scales, low, high, color=colour, alpha=0.14, linewidth=0)
+        axes.plot(
+            scales, values, color=colour, linestyle=dashes, marker="o", markersize=3, gid=name,
+            label=f"{name} ({last.split}, n = {last.n:,})",
+        )  # fmt: skip
+
+
+def _depth(label: str) -> tuple[int, str]:
+    """Sort key from pixels to output; labels of one depth keep their own order."""
+    ends = {"patch": 0, "cls": 1, "pos": 2, "ln": 3, "proj": 99}
+    head = label.split()[0]
+    if head[:1] == "b" and head[1:].isdigit():
+        return 10 + int(head[1:]), ""
+    return ends.get(head, 98), label
