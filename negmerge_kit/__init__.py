@@ -15,11 +15,11 @@ _HOMES = {
     "RULES": "merging.rules",
     "Recipe": "lab.recipe",
     "Workbench": "lab.workbench",
-    "apply_delta": "merging.fold",
+    "apply_delta": "merging.negation",
     "evaluate": "lab.evaluation",
     "finetune": "lab.training",
     "load_model": "vision.clip",
-    "merge": "merging.fold",
+    "merge": "merging.negation",
     "open_checkpoint": "checkpoints.reader",
     "open_pool": "checkpoints.pool",
     "open_scene": "vision.scene",
@@ -28,7 +28,7 @@ _HOMES = {
     "search_scale": "scoring.scale",
     "select_scale": "scoring.scale",
     "sign_agreement": "merging.agreement",
-    "unlearn": "merging.fold",
+    "unlearn": "merging.negation",
     "wilson": "scoring.intervals",
 }
 

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.flags import (
     Parser,
@@ -18,7 +19,11 @@ from negmerge_kit.cli.flags import (
     seconds,
 )
 from negmerge_kit.errors import ParameterError
+from negmerge_kit.scoring.scale import check_scale, parse_scales
 from negmerge_kit.types import Json
+
+if TYPE_CHECKING:
+    from negmerge_kit.lab.workbench import Choice, Workbench
 
 
 def search(arguments: list[str]) -> int:
@@ -45,12 +50,7 @@ def unlearn(arguments: list[str]) -> int:
     parser.add_argument("--card", type=Path, metavar="FILE", help="JSON record of what was done")
     parser.add_argument("--scale", default="auto", help="auto, or a number to use instead of searching")
     options = parser.parse_args(arguments)
-    if options.scale != "auto":
-        try:
-            options.scales = str(float(options.scale))
-        except ValueError:
-            raise ParameterError(f"scale '{options.scale}' is no number: write auto or a number of 0 or more.") from None
-    bench, choice, result = _run_search(options, test=True)
+    bench, choice, result = _run_search(options, test=True, by_hand=_scale_by_hand(options.scale))
     result |= {"out": None, "card": None}
     if result["status"] == "ok":
         items = bench.unlearned(choice, result["scale"])
@@ -93,7 +93,7 @@ def evaluate(arguments: list[str]) -> int:
     else:
         scene = open_scene(options.scene)
         model = scene.model(device=options.device)
-    model.load(weights.items(), whole=True)
+    model.load(weights.items())
     result = evaluate_splits(model, scene.images(options.split).to(model.device)).json()
     if options.json:
         print_json(result)
@@ -115,17 +115,30 @@ def _pool_parser(verb: str, about: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _run_search(options: argparse.Namespace, *, test: bool):  # noqa: ANN202
+def _scale_by_hand(text: str) -> float | None:
+    if text == "auto":
+        return None
+    try:
+        return check_scale(float(text))
+    except ValueError:
+        raise ParameterError(f"scale '{text}': write auto, or a finite number of 0 or more.") from None
+
+
+def _run_search(
+    options: argparse.Namespace, *, test: bool, by_hand: float | None = None
+) -> tuple[Workbench, Choice, Json]:
     from negmerge_kit.checkpoints.pool import open_pool
     from negmerge_kit.lab.report import search_json
     from negmerge_kit.lab.workbench import Workbench
-    from negmerge_kit.scoring.scale import parse_scales
 
     scales = parse_scales(options.scales)
     bench = Workbench(open_pool(options.pool), device=options.device)
     choice = bench.choose(candidate_ids(options), options.rule, rule_params(options), buffers=options.buffers)
     started = time.perf_counter()
-    found = bench.search(choice, keep=options.keep, scales=scales, exhaustive=options.exhaustive)
+    if by_hand is None:
+        found = bench.search(choice, keep=options.keep, scales=scales, exhaustive=options.exhaustive)
+    else:
+        found = bench.fixed(choice, by_hand, keep=options.keep)
     return bench, choice, search_json(bench, choice, found, test=test, started=started)
 
 

@@ -41,7 +41,7 @@ def finetune(model: Classifier, images: ImageSet, recipe: Recipe) -> Iterator[St
     >>> len(steps), steps[-1].index
     (4, 4)
     """
-    tower = [parameter for parameter in model.clip.visual.parameters()]
+    tower = list(model.clip.visual.parameters())
     for parameter in model.clip.parameters():
         parameter.requires_grad_(False)
     for parameter in tower:
@@ -65,7 +65,7 @@ def finetune(model: Classifier, images: ImageSet, recipe: Recipe) -> Iterator[St
                     group["lr"] = lr
                 batch = batch.to(model.device)
                 with torch.enable_grad():
-                    logits = model.encode(pixels[batch]) @ head
+                    logits = model.clip.encode_image(model.pixels(pixels[batch]), normalize=True) @ head
                     loss = torch.nn.functional.cross_entropy(
                         logits, labels[batch], label_smoothing=recipe.label_smoothing
                     )

@@ -16,9 +16,7 @@ from torch import Tensor
 from negmerge_kit.checkpoints.pool import Candidate, Pool
 from negmerge_kit.errors import ParameterError, PoolError
 from negmerge_kit.lab.evaluation import Scores, answer, evaluate_splits, score_point
-from negmerge_kit.merging.agreement import LayerAgreement, sign_agreement
-from negmerge_kit.merging.fold import MergeCounts, merge, subtract
-from negmerge_kit.merging.rules import RULES
+from negmerge_kit.merging import LayerAgreement, MergeCounts, find_rule, merge, sign_agreement, subtract
 from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
 from negmerge_kit.scoring.scale import DEFAULT_SCALES, Point, ScaleSearch, check_scale, search_scale
 from negmerge_kit.types import Items, Json, Weights
@@ -37,10 +35,16 @@ class Choice:
     candidates: tuple[str, ...]
     rule: str
     params: tuple[tuple[str, Any], ...]
+    buffers: str = "keep"
 
     def json(self) -> Json:
         """Plain values for a record of what was done."""
-        return {"candidates": list(self.candidates), "rule": self.rule, "params": dict(self.params)}
+        return {
+            "candidates": list(self.candidates),
+            "rule": self.rule,
+            "params": dict(self.params),
+            "buffers": self.buffers,
+        }
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,12 @@ class Workbench:
     # --- choosing -----------------------------------------------------------------------------
 
     def choose(
-        self, candidates: Iterable[str] | None = None, rule: str = "negmerge", params: Mapping[str, Any] | None = None
+        self,
+        candidates: Iterable[str] | None = None,
+        rule: str = "negmerge",
+        params: Mapping[str, Any] | None = None,
+        *,
+        buffers: str = "keep",
     ) -> Choice:
         """Check a selection and fill in the rule's defaults; None means every candidate.
 
@@ -100,11 +109,9 @@ class Workbench:
             raise ParameterError("a candidate is named twice: name each one once.")
         for id in ids:
             self.pool.entry(id)
-        if rule not in RULES:
-            raise ParameterError(f"there is no rule '{rule}': choose among {', '.join(RULES)}.")
         # The pool's order, whatever order the ids came in: sums are taken in one order only.
         ordered = tuple(id for id in self.pool.ids if id in ids)
-        return Choice(ordered, rule, tuple(sorted(RULES[rule].resolve(params or {}).items())))
+        return Choice(ordered, rule, tuple(sorted(find_rule(rule).resolve(params or {}).items())), buffers)
 
     def refresh(self) -> Pool:
         """See the candidates that have been added to the pool since."""
@@ -138,7 +145,14 @@ class Workbench:
                 return self._merged[choice]
             started = time.perf_counter()
             base, candidates = self._views(choice.candidates)
-            stream = merge(base, candidates, rule=choice.rule, device=str(self.model.device), **dict(choice.params))
+            stream = merge(
+                base,
+                candidates,
+                rule=choice.rule,
+                device=str(self.model.device),
+                buffers=choice.buffers,
+                **dict(choice.params),
+            )
             moved = set().union(*(self._moved[id] for id in choice.candidates))
             delta = {name: tensor for name, tensor in stream if name in moved}
             merged = Merged(delta, stream.counts, time.perf_counter() - started)
@@ -210,11 +224,26 @@ class Workbench:
 
         return search_scale(score, scales=scales, keep=keep, exhaustive=exhaustive, on_point=on_point)
 
-    def answers(self, choice: Choice | None, scale: float, sets: Sequence[ImageSet]) -> list[list[str]]:
-        """The class names that the model gives for each set's images; no choice asks the base."""
+    def fixed(self, choice: Choice, scale: float, *, keep: float = 0.95, split: str = "val") -> ScaleSearch:
+        """The outcome of "searching" one scale that was chosen by hand, whatever it keeps."""
+        base, scores = self.base_scores(split), self.score(choice, scale, split)
+        point = Point(scale, scores.forget, scores.retain)
+        return ScaleSearch(keep, Point(0.0, base.forget, base.retain), point, (point,))
+
+    def look(
+        self, choice: Choice | None, scale: float, sets: Sequence[ImageSet] = ()
+    ) -> tuple[Scores, list[list[str]]]:
+        """Scores on the `live` images and the class names given to `sets`, all in one forward pass.
+
+        No choice asks the base. The sets' images must be on the model's device.
+        """
+        splits = self.images("live")
+        live = (splits.forget, *splits.retain)
         with self._at(choice, scale):
-            indices = answer(self.model, sets)
-        return [[images.classes[int(index)] for index in part] for part, images in zip(indices, sets, strict=True)]
+            indices = answer(self.model, (*live, *sets))
+        said = zip(indices[len(live) :], sets, strict=True)
+        names = [[images.classes[int(index)] for index in part] for part, images in said]
+        return _count(indices[: len(live)], live), names
 
     # --- the resident model -------------------------------------------------------------------
 
@@ -232,22 +261,17 @@ class Workbench:
             return
         delta = self.merged(choice).delta if wanted and choice else {}
         self._placed = None  # if an update fails half-way, the next one starts from the base
-        self.model.load(
+        self.model.load((
             (name, subtract(self._base[name], delta[name], scale) if name in delta else self._base[name])
             for name in self._touched | delta.keys()
-        )
+        ), partial=True)
         self._touched = set(delta)
         self._placed = wanted
 
     def _live(self) -> Scores:
         splits = self.images("live")
         sets = (splits.forget, *splits.retain)
-        hits = [
-            Accuracy(int((indices == images.labels.cpu()).sum()), len(images), images.split)
-            for indices, images in zip(answer(self.model, sets), sets, strict=True)
-        ]
-        families = {images.name: hit for images, hit in zip(sets, hits, strict=True)}
-        return Scores(hits[0], pool_accuracies(hits[1:]), families)
+        return _count(answer(self.model, sets), sets)
 
     def _views(self, ids: Sequence[str]) -> tuple[Weights, list[Weights]]:
         """Base and candidates, in which a tensor that a candidate did not move is the base's own object.
@@ -269,3 +293,13 @@ class Workbench:
             if not torch.equal(tensor, self._base[name]):
                 moved[name] = tensor.clone()
         return moved
+
+
+def _count(indices: Sequence[Tensor], sets: Sequence[ImageSet]) -> Scores:
+    """Scores from the class indices of the forget set and of each retain set, in this order."""
+    hits = [
+        Accuracy(int((part == images.labels.cpu()).sum()), len(images), images.split)
+        for part, images in zip(indices, sets, strict=True)
+    ]
+    families = {images.name: hit for images, hit in zip(sets, hits, strict=True)}
+    return Scores(hits[0], pool_accuracies(hits[1:]), families)

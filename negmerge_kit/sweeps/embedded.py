@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from negmerge_kit.checkpoints.pool import Pool, create_pool, set_aside_damaged, writing
+from negmerge_kit.checkpoints.pool import RECORD, Pool, create_pool, open_pool, set_aside_damaged, writing
 from negmerge_kit.errors import PoolBusyError, PoolError
 from negmerge_kit.lab.pretraining import pretrain_tiny
 from negmerge_kit.types import Json, Weights
@@ -48,7 +49,7 @@ def start_pool(name: str, folder: Path | None = None, *, base: Weights | None = 
     scene = open_scene(name)
     described = scene.describe()
     folder = folder or default_folder(described)
-    if base is not None and (folder / "pool.json").exists():
+    if base is not None and (folder / RECORD).exists():
         raise PoolError(f"{folder} holds a pool already: choose another folder for a new base.")
     try:
         with writing(folder):
@@ -60,9 +61,18 @@ def start_pool(name: str, folder: Path | None = None, *, base: Weights | None = 
             pool = create_pool(folder, described, weights.items(), model.heads.items(), like=weights)
             return set_aside_damaged(pool)
     except PoolBusyError:
-        # Another process fills this very pool: open what it has, and wait for the rest elsewhere.
-        pool = create_pool(folder, described, {}.items(), {}.items(), like={})
-        return pool, []
+        # Another process fills this very pool: share it once its base is written.
+        _wait_for(folder / RECORD)
+        return open_pool(folder), []
+
+
+def _wait_for(path: Path, seconds: float = 60.0) -> None:
+    """Give the other process time to write the base; it is a matter of a second."""
+    until = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > until:
+            raise PoolBusyError(f"another process holds {path.parent} and has written nothing: end it, or choose another folder.")
+        time.sleep(0.2)
 
 
 def pretrained_base(device: str, on_step: Callable[[int, int], None] = lambda index, total: None) -> Weights:

@@ -1,0 +1,81 @@
+"""Imports go down only, and packages on one floor do not know each other."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "negmerge_kit"
+
+FLOORS = {
+    "errors": 0,
+    "types": 0,
+    "merging": 1,
+    "scoring": 1,
+    "checkpoints": 2,
+    "vision": 3,
+    "lab": 4,
+    "sweeps": 5,
+    "views": 5,
+    "web": 6,
+    "bench": 6,
+    "cli": 7,
+}
+ONLY_HERE = {"gradio": "web", "ray": "sweeps", "ipywidgets": "views", "matplotlib": "views", "open_clip": ("vision", "lab")}
+
+
+def rooms_imported(tree):
+    """(room or outside package, line) of every import, those inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: imports are absolute, so that a room is always named"
+            names = [node.module] if node.module != "negmerge_kit" else [f"negmerge_kit.{a.name}" for a in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            yield name.split("."), node.lineno
+
+
+def modules():
+    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def room_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down(path):
+    here = room_of(path)
+    for parts, line in rooms_imported(ast.parse(path.read_text(encoding="utf-8"))):
+        if parts[0] == "negmerge_kit" and len(parts) > 1 and parts[1] in FLOORS and parts[1] != here:
+            assert FLOORS[parts[1]] < FLOORS[here], f"{path}:{line}: {here} imports {parts[1]}"
+        allowed = ONLY_HERE.get(parts[0])
+        if allowed and here != "cli":
+            assert here in allowed, f"{path}:{line}: {parts[0]} belongs to {allowed}"
+
+
+def test_every_room_has_a_floor():
+    rooms = {room_of(path) for path in modules()}
+    assert rooms <= set(FLOORS), f"give {rooms - set(FLOORS)} a floor"
+
+
+def test_the_pure_floors_open_no_file():
+    """Merging and scoring compute; checkpoints is the only room that reads and writes weights."""
+    for path in modules():
+        if room_of(path) in ("merging", "scoring"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                    assert node.func.id not in ("open", "print", "exec", "eval"), f"{path}:{node.lineno}"
+            outside = {parts[0] for parts, _ in rooms_imported(ast.parse(path.read_text(encoding="utf-8")))}
+            assert not outside & {"pathlib", "os", "shutil", "safetensors", "open_clip", "torchvision"}, path
+
+
+def test_nothing_below_the_command_line_prints():
+    for path in modules():
+        if room_of(path) not in ("cli",):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                    assert node.func.id != "print", f"{path}:{node.lineno}"

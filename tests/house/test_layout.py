@@ -1,0 +1,63 @@
+"""What a visitor sees at the top, and what must never be committed."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOP = {
+    "README.md",
+    "pyproject.toml",
+    "notebooks",
+    "negmerge_kit",
+    "app.py",
+    "tests",
+    "benchmarks",
+    "docs",
+    "scripts",
+    "Makefile",
+    "constraints.txt",
+    "LICENSE",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+}
+
+
+def tracked():
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in listing.stdout.split("\0") if name]
+
+
+def test_the_top_level_is_short():
+    shown = {path.relative_to(ROOT).parts[0] for path in tracked()}
+    assert {name for name in shown if not name.startswith(".")} == TOP
+
+
+def test_no_large_files():
+    assert not [path for path in tracked() if path.stat().st_size > 2 * 2**20]
+
+
+def test_constraints_name_no_address():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert lines and all(re.fullmatch(r"[A-Za-z0-9._-]+==[^\s:/]+( ; .+)?", line) for line in lines)
+
+
+def test_modules_are_one_idea_long():
+    long = {path.name: n for path in tracked() if path.suffix == ".py" and "negmerge_kit" in path.parts
+            and (n := len(path.read_text(encoding="utf-8").splitlines())) > 300}
+    assert not long
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.name)
+def test_notebooks_hold_no_outputs(path):
+    check = subprocess.run(["nbstripout", "--verify", str(path)], capture_output=True, text=True)
+    assert check.returncode == 0, check.stdout + check.stderr
+
+
+def test_the_wheel_ships_the_weights(tmp_path):
+    """hatchling obeys .gitignore: what the package needs at run time is asked for by name."""
+    shipped = [path for path in (ROOT / "negmerge_kit").rglob("*.safetensors")]
+    assert shipped and sum(path.stat().st_size for path in shipped) <= 1.5 * 2**20
+    assert set(shipped) <= set(tracked())

@@ -1,0 +1,54 @@
+"""Every block of the README runs: Python in one session each page, commands in a scratch folder."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+# These set up an environment, serve until stopped, or need a machine we do not have: told apart here, by name.
+STARTERS = ("make ", "python scripts/tasks.py", "py -3", "git clone", "cd ", "pip install", "uv ", "negmerge demo")
+
+
+def test_readme_names_the_two_commands():
+    text = "\n".join(body for language, body in BLOCKS if language in ("sh", "bash", "console"))
+    assert "make demo" in text and "make test" in text
+
+
+def test_python_blocks_run(tiny_pool, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "POOL").symlink_to(tiny_pool)
+    blocks = [body for language, body in BLOCKS if language == "python"]
+    assert blocks
+    session: dict = {}
+    for body in blocks:
+        exec(compile(body, "README.md", "exec"), session)
+
+
+def commands():
+    lines = [line for language, body in BLOCKS if language == "sh" for line in body.splitlines()]
+    return [line.split("#")[0].strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def test_shell_commands_run(tiny_pool, tmp_path):
+    (tmp_path / "POOL").symlink_to(tiny_pool)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    ran = 0
+    for command in commands():
+        if command.startswith(STARTERS):
+            continue
+        done = subprocess.run(shlex.split(command), cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        ran += 1
+    assert ran >= 5
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(((?!http)[^)#]+)", (ROOT / "README.md").read_text()))))
+def test_links_point_at_files(target):
+    assert (ROOT / target).exists()
