@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import fill
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,6 +16,9 @@ from negmerge_kit.vision.layers import layer_of
 
 LARGEST_SCALE = 1.5
 """Right end of the scale axis, and of the app's slider."""
+
+CURVE_AREA = (0.105, 0.15, 0.875, 0.74)
+"""Left, bottom, width and height of the untitled curve's axes within the figure: the app lays its marker over it."""
 
 
 def scale_curve(
@@ -38,27 +42,29 @@ def scale_curve(
     """
     with style():
         figure = Figure(figsize=(4.6, 2.9))
-        axes = figure.add_axes((0.105, 0.15, 0.875, 0.66 if titled else 0.74))
+        left, bottom, width, height = CURVE_AREA
+        axes = figure.add_axes((left, bottom, width, height - 0.08 * titled))
         _series(axes, [base, *behind], thin=True)
         _series(axes, [base, *points], thin=False)
         if base.retain is not None:
             floor = keep * base.retain.value
             axes.axhline(floor, color=RETAIN, linewidth=0.9, linestyle=(0, (1, 1.6)), gid="floor")
             axes.annotate(
-                f"floor: {percent(keep, 0)} of the base", (LARGEST_SCALE, floor), (0, -3), textcoords="offset points",
-                color=MUTED, fontsize=8, ha="right", va="top",
+                f"floor: {percent(keep, 0)} of the base", (LARGEST_SCALE, floor), (0, 2), textcoords="offset points",
+                color=MUTED, fontsize=8, ha="right", va="bottom",
             )  # fmt: skip
         if best is not None and best.forget is not None and best.retain is not None:
             values = [best.forget.value, best.retain.value]
-            axes.plot([best.scale] * 2, values, "D", color=INK, markersize=5.5, zorder=5, gid="best", label="best scale")
-        axes.set(xlim=(0, LARGEST_SCALE), ylim=(0, 1), xlabel="scale λ (how much is subtracted)")
+            axes.plot([best.scale] * 2, values, "D", color=INK, markersize=5.5, zorder=5, gid="best", label="best")
+        axes.set(xlim=(0, LARGEST_SCALE), ylim=(0, 1), xlabel="scale λ; accuracy on validation with 95 % bands")
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol="\N{NO-BREAK SPACE}%"))
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
         axes.legend(
-            loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, borderaxespad=0.2, columnspacing=1.2, handlelength=1.8
-        )
+            loc="lower left", bbox_to_anchor=(-0.1, 1.0), ncols=3, borderaxespad=0.2, columnspacing=1.0,
+            handlelength=1.7, handletextpad=0.5,
+        )  # fmt: skip
         if titled:
-            axes.set_title(curve_finding(points, base=base, keep=keep, best=best), pad=22)
+            _title(figure, curve_finding(points, base=base, keep=keep, best=best), 72)
     return figure
 
 
@@ -99,32 +105,32 @@ def agreement_by_layer(
     with style():
         if upright:
             figure = Figure(figsize=(9.0, 2.15))
-            axes = figure.add_axes((0.05, 0.16, 0.945, 0.68 if titled else 0.78))
+            axes = figure.add_axes((0.05, 0.13, 0.945, 0.71 if titled else 0.84))
             axes.bar(names, values, color=AGREE, width=0.72)
             axes.axhline(chance, color=INK, linewidth=1.2, linestyle=(0, (4, 2.5)), gid="chance")
-            axes.set(ylim=(0, min(1.0, top)), xlim=(-0.6, len(names) - 0.4))
-            axes.annotate(
-                f"chance {percent(chance)}", (1, chance), (0, 3), xycoords=("axes fraction", "data"),
-                textcoords="offset points", ha="right", va="bottom", color=INK, fontsize=8.5, fontweight="bold",
-            )  # fmt: skip
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol="\N{NO-BREAK SPACE}%"))
+            # The label has a place of its own behind the last bar, over the line.
+            axes.set(ylim=(0, min(1.0, top)), xlim=(-0.6, len(names) - 0.4 + 0.11 * len(names)))
+            place, coordinates, shift, align = (1, chance), ("axes fraction", "data"), (0, 3), ("right", "bottom")
+            values_axis = axes.yaxis
         else:
-            figure = Figure(figsize=(3.6, 0.7 + 0.2 * len(names)))
-            height = figure.get_figheight()
-            axes = figure.add_axes((0.17, 0.42 / height, 0.79, 1 - (0.78 if titled else 0.62) / height))
+            height = (0.95 if titled else 0.6) + 0.2 * len(names)
+            figure = Figure(figsize=(3.6, height))
+            axes = figure.add_axes((0.17, 0.32 / height, 0.79, 0.2 * len(names) / height))
             axes.barh(names, values, color=AGREE, height=0.72)
             axes.axvline(chance, color=INK, linewidth=1.2, linestyle=(0, (4, 2.5)), gid="chance")
             axes.set(xlim=(0, min(1.0, top)), ylim=(len(names) - 0.4, -0.6))
-            axes.annotate(
-                f"chance {percent(chance)}", (chance, 1), (2, 2), xycoords=("data", "axes fraction"),
-                textcoords="offset points", ha="left", va="bottom", color=INK, fontsize=8.5, fontweight="bold",
-            )  # fmt: skip
             axes.grid(False)
             axes.grid(True, axis="x")
-            axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol="\N{NO-BREAK SPACE}%"))
+            place, coordinates, shift, align = (chance, 1), ("data", "axes fraction"), (-3, 3), ("left", "bottom")
+            values_axis = axes.xaxis
+        axes.annotate(
+            f"chance {percent(chance)}", place, shift, xycoords=coordinates, textcoords="offset points",
+            ha=align[0], va=align[1], color=INK, fontsize=8.5, fontweight="bold",
+        )  # fmt: skip
+        values_axis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol="\N{NO-BREAK SPACE}%"))
         axes.tick_params(length=0)
         if titled:
-            axes.set_title(agreement_finding(layers, votes=votes, chance=chance))
+            _title(figure, agreement_finding(layers, votes=votes, chance=chance), 140 if upright else 50)
     return figure
 
 
@@ -152,6 +158,10 @@ def agreement_finding(layers: Sequence[LayerAgreement], *, votes: int, chance: f
     return f"{who} signs agree on {percent(share)} of the {moved:,} moved elements{times}"
 
 
+def _title(figure: Figure, finding: str, width: int) -> None:
+    figure.text(0.012, 0.985, fill(finding, width), va="top", fontsize=9.5, fontweight="bold")
+
+
 def _series(axes: Axes, points: Sequence[Point], *, thin: bool) -> None:
     """One line and band each for forget and retain, over the points that were scored in full."""
     if len(points) < 2 and thin:
@@ -172,7 +182,7 @@ def _series(axes: Axes, points: Sequence[Point], *, thin: bool) -> None:
         axes.fill_between(scales, low, high, color=colour, alpha=0.14, linewidth=0)
         axes.plot(
             scales, values, color=colour, linestyle=dashes, marker="o", markersize=3, gid=name,
-            label=f"{name} ({last.split}, n = {last.n:,})",
+            label=f"{name} (n = {last.n:,})",
         )  # fmt: skip
 
 
