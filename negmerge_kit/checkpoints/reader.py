@@ -1,0 +1,186 @@
+"""Checkpoints as mappings: opened lazily, mapped from disk, never unpickled, never written to."""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from negmerge_kit.checkpoints.header import OUR_KEY, Entry, read_header
+from negmerge_kit.errors import CheckpointError
+
+INDEX = ".safetensors.index.json"
+
+
+class Checkpoint(Mapping[str, Tensor]):
+    """The tensors of one or several safetensors files, read when they are asked for.
+
+    `checkpoint[name]` is a copy that is the caller's to change. `checkpoint.view(name)` shows the mapped file without
+    a copy: to be read, not written. (Should someone write into it all the same, the mapping is private: the file on
+    disk never changes.) `layout()` gives shapes and dtypes from the headers alone.
+    """
+
+    def __init__(self, path: Path, files: tuple[Path, ...], *, prefix: str = "", index: Path | None = None) -> None:
+        self.path = path
+        self.files = files
+        self.index = index
+        self.raw_metadata: dict[str, str] = {}
+        self._entries: dict[str, tuple[Path, Entry]] = {}
+        self._maps: dict[Path, mmap.mmap] = {}
+        for file in files:
+            header = read_header(file)
+            self.raw_metadata |= header.metadata
+            for name, entry in header.entries.items():
+                if name in self._entries:
+                    raise CheckpointError(f"{name} is in both {self._entries[name][0]} and {file}: "
+                                          "a tensor belongs to one shard. Save or download the checkpoint again.")
+                self._entries[name] = file, entry
+        self._checked_against_index()
+        if prefix:
+            chosen = {name.removeprefix(prefix): place for name, place in self._entries.items()
+                      if name.startswith(prefix) and name != prefix}
+            if not chosen:
+                raise CheckpointError(f"no tensor of {path} starts with {prefix!r}: it has "
+                                      f"{', '.join(list(self._entries)[:3])}, …")
+            self._entries = chosen
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.view(name).clone()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint {self.path}: {len(self)} tensors>"
+
+    def layout(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Name to shape and dtype, from the headers."""
+        return {name: (entry.shape, entry.dtype) for name, (_, entry) in self._entries.items()}
+
+    def view(self, name: str) -> Tensor:
+        """The tensor as it lies in the mapped file, without a copy: read it, never write to it."""
+        file, entry = self._entries[name]
+        if entry.nbytes == 0:
+            return torch.empty(entry.shape, dtype=entry.dtype)
+        mapped = self._map(file)
+        count = entry.nbytes // entry.dtype.itemsize
+        if entry.start % entry.dtype.itemsize:  # legal in the format, but not every kernel reads across words
+            part = torch.frombuffer(mapped, dtype=torch.uint8, count=entry.nbytes, offset=entry.start)
+            return part.clone().view(entry.dtype).reshape(entry.shape)
+        return torch.frombuffer(mapped, dtype=entry.dtype, count=count, offset=entry.start).reshape(entry.shape)
+
+    def shards(self) -> dict[str, tuple[str, ...]]:
+        """File name to the names of its tensors, in the order of the files."""
+        table: dict[str, list[str]] = {file.name: [] for file in self.files}
+        for name, (file, _) in self._entries.items():
+            table[file.name].append(name)
+        return {file: tuple(names) for file, names in table.items()}
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What this package recorded when it wrote the file; empty for foreign files."""
+        try:
+            record = json.loads(self.raw_metadata.get(OUR_KEY, "{}"))
+        except ValueError:
+            return {}
+        return record if isinstance(record, dict) else {}
+
+    def _map(self, file: Path) -> mmap.mmap:
+        if file not in self._maps:
+            try:
+                with file.open("rb") as handle:
+                    self._maps[file] = _private_map(handle.fileno())
+            except (OSError, ValueError) as error:
+                raise CheckpointError(f"{file} cannot be read any more: {error}. Check that it is still there.") \
+                    from error
+        return self._maps[file]
+
+    def _checked_against_index(self) -> None:
+        if self.index is None:
+            return
+        listed = _weight_map(self.index)
+        found = {name: file.name for name, (file, _) in self._entries.items()}
+        wrong = [name for name in {**listed, **found} if listed.get(name) != found.get(name)]
+        if wrong:
+            name = wrong[0]
+            raise CheckpointError(
+                f"{self.index} does not fit its shards at {len(wrong)} tensor{'s' if len(wrong) > 1 else ''}: it puts "
+                f"{name} in {listed.get(name, 'no file')}, which lies in {found.get(name, 'no file')}. "
+                "Download the checkpoint again."
+            )
+
+
+def open_checkpoint(path: str | Path, *, prefix: str = "") -> Checkpoint:
+    """Open a safetensors file, a sharded checkpoint (its index.json or its folder), as a lazy mapping.
+
+    Nothing is unpickled and no tensor is read before it is asked for. With `prefix` only the names that start with
+    it are shown, without it: `prefix="visual."` of a CLIP is its image tower.
+
+    Raises CheckpointError for a file that is missing, truncated, pickled, or not what its header says; the message
+    names the file and the remedy.
+
+    >>> import tempfile
+    >>> from negmerge_kit.checkpoints import save_checkpoint
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     weights = {"visual.proj": torch.eye(2)}
+    ...     file = save_checkpoint(Path(folder) / "model.safetensors", weights.items(), like=weights)
+    ...     open_checkpoint(file, prefix="visual.")["proj"]
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = _in_folder(path)
+    if path.name.endswith(INDEX):
+        names = sorted(set(_weight_map(path).values()))
+        return Checkpoint(path, tuple(path.parent / name for name in names), prefix=prefix, index=path)
+    return Checkpoint(path, (path,), prefix=prefix)
+
+
+def _in_folder(folder: Path) -> Path:
+    for name in (f"model{INDEX}", "model.safetensors"):
+        if (folder / name).exists():
+            return folder / name
+    for pattern in (f"*{INDEX}", "*.safetensors"):
+        found = sorted(folder.glob(pattern))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise CheckpointError(f"{folder} holds several checkpoints: name one, such as {found[0].name}.")
+    raise CheckpointError(f"{folder} holds no safetensors file: give a file, or convert old ones with "
+                          "`negmerge convert`.")
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        table = json.loads(index.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{index} does not exist: check the path.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{index} is no index of shards: {error}. Download it again.") from error
+    shards = table.get("weight_map") if isinstance(table, dict) else None
+    if not isinstance(shards, dict) or not shards:
+        raise CheckpointError(f"{index} has no weight_map: it is no index of shards. Download it again.")
+    for name in shards.values():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(f"{index} names a shard {name!r}: a shard is a .safetensors file beside its index.")
+    return shards
+
+
+def _private_map(handle: int) -> mmap.mmap:
+    """A copy-on-write mapping; without the reservation that would count a 30 GB file as memory in use."""
+    if hasattr(mmap, "MAP_NORESERVE"):
+        return mmap.mmap(handle, 0, flags=mmap.MAP_PRIVATE | mmap.MAP_NORESERVE,
+                         prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    return mmap.mmap(handle, 0, access=mmap.ACCESS_COPY)

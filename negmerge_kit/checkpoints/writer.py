@@ -1,0 +1,155 @@
+"""Checkpoints written as they are computed: streamed tensor by tensor, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from negmerge_kit.checkpoints.atomic import atomic_file
+from negmerge_kit.checkpoints.header import NAMES, OUR_KEY, format_header
+from negmerge_kit.checkpoints.reader import INDEX, Checkpoint
+from negmerge_kit.errors import CheckpointError, MismatchError
+from negmerge_kit.merging.alike import layout_of
+from negmerge_kit.types import Items, Json, Weights
+
+Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+
+
+def save_checkpoint(path: str | Path, items: Items, *, like: Weights, metadata: Json | None = None) -> Path:
+    """Write a stream of `(name, tensor)` as safetensors, with the names, shapes and dtypes of `like`.
+
+    One tensor is in memory at a time. The file appears when it is complete and on disk, or not at all; what was there
+    before stays until then. `metadata` is stored as one JSON string, so equal tensors give equal bytes. If `like` is a
+    sharded checkpoint the result is sharded alike: FILE-00001-of-00002.safetensors, …, and an index, whose path is
+    returned.
+
+    Raises:
+        MismatchError: an item that `like` does not have, has in another shape or dtype, or has once only.
+        CheckpointError: a folder that cannot be written, a full disk, or a path that is one of `like`'s own files.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     weights = {"w": torch.ones(2)}
+    ...     save_checkpoint(Path(folder) / "w.safetensors", weights.items(), like=weights).stat().st_size
+    72
+    """
+    path = Path(path)
+    record = dict(getattr(like, "raw_metadata", {}))
+    record.pop(OUR_KEY, None)
+    if metadata is not None:
+        record[OUR_KEY] = json.dumps(metadata, sort_keys=True)
+    layout = layout_of(like)
+    parts = _parts(path, like)
+    refuse_overwriting(parts, [like])
+    with ExitStack() as files:
+        index = files.enter_context(atomic_file(parts[-1])) if len(parts) > 1 else None
+        sinks = [_Sink(files.enter_context(atomic_file(file)), {name: layout[name] for name in names}, record)
+                 for file, names in reversed(list(zip(parts, _names(like), strict=False)))]
+        places = {name: sink for sink in sinks for name in sink.layout}
+        for name, tensor in items:
+            if name not in places:
+                raise MismatchError(f"{name} is not among the {len(layout)} tensors that {path} is to hold: "
+                                    "write the base's names, no others.")
+            places[name].put(name, tensor)
+        missing = [name for sink in sinks for name in sink.missing()]
+        if missing:
+            raise MismatchError(f"{len(missing)} tensors never came for {path}, first {missing[0]}: "
+                                "write every name of the base.")
+        if index is not None:
+            index.write(_index(parts, _names(like), layout))
+    return parts[-1]
+
+
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hex; CheckpointError when it cannot be read.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "a"
+    ...     _ = file.write_bytes(b"abc")
+    ...     sha256_file(file)[:8]
+    'ba7816bf'
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}. Check the path.") from error
+
+
+def refuse_overwriting(outputs: list[Path], inputs: list[Weights]) -> None:
+    """Raise CheckpointError when a path to be written is a file that is being read."""
+    read = {file.resolve() for weights in inputs for file in getattr(weights, "files", ())}
+    read |= {weights.index.resolve() for weights in inputs if isinstance(weights, Checkpoint) and weights.index}
+    for output in outputs:
+        if output.resolve() in read:
+            raise CheckpointError(f"{output} is one of the inputs: choose another file to write.")
+
+
+class _Sink:
+    """One file being filled: the place of every tensor is known before the first arrives."""
+
+    def __init__(self, file: BinaryIO, layout: Layout, record: Mapping[str, str]) -> None:
+        for name, (_, dtype) in layout.items():
+            if dtype not in NAMES:
+                raise CheckpointError(f"{name} is {dtype}, which safetensors cannot hold: convert it to float32.")
+        # Wide types first, as the reference writer does: then every tensor starts at a multiple of its own size.
+        ordered = sorted(layout.items(), key=lambda item: -item[1][1].itemsize)
+        self.layout = dict(ordered)
+        self._file = file
+        header = format_header(((name, shape, dtype) for name, (shape, dtype) in ordered), record)
+        file.write(header)
+        self._places: dict[str, int] = {}
+        position = len(header)
+        for name, (shape, dtype) in ordered:
+            self._places[name] = position
+            position += torch.Size(shape).numel() * dtype.itemsize
+
+    def put(self, name: str, tensor: Tensor) -> None:
+        shape, dtype = self.layout[name]
+        if tuple(tensor.shape) != shape or tensor.dtype != dtype:
+            raise MismatchError(f"{name} came as {list(tensor.shape)} {tensor.dtype}, expected {list(shape)} {dtype}: "
+                                "write the base's shapes and dtypes.")
+        if name not in self._places:
+            raise MismatchError(f"{name} came twice: write every tensor once.")
+        self._file.seek(self._places.pop(name))
+        if tensor.numel():
+            flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+            self._file.write(flat.view(torch.uint8).numpy().data)
+
+    def missing(self) -> list[str]:
+        return list(self._places)
+
+
+def _parts(path: Path, like: Weights) -> list[Path]:
+    """The files to write: one, or the shards and, last, their index."""
+    if not isinstance(like, Checkpoint) or like.index is None:
+        return [path]
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"{path} has no .safetensors ending: name the output FILE.safetensors, "
+                              "its shards get their numbers beside it.")
+    count = len(like.files)
+    shards = [path.with_name(f"{path.stem}-{k:05d}-of-{count:05d}.safetensors") for k in range(1, count + 1)]
+    return [*shards, path.with_name(path.stem + INDEX)]
+
+
+def _names(like: Weights) -> list[tuple[str, ...]]:
+    if not isinstance(like, Checkpoint) or like.index is None:
+        return [tuple(like)]
+    return list(like.shards().values())
+
+
+def _index(parts: list[Path], names: list[tuple[str, ...]], layout: Layout) -> bytes:
+    size = sum(torch.Size(shape).numel() * dtype.itemsize for shape, dtype in layout.values())
+    table: dict[str, Any] = {
+        "metadata": {"total_size": size},
+        "weight_map": {name: part.name for part, group in zip(parts, names, strict=False) for name in group},
+    }
+    return (json.dumps(table, indent=2, sort_keys=True) + "\n").encode()

@@ -1,0 +1,122 @@
+"""What a merge rule is: a paper's formula with its dials, described well enough to draw a menu from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from torch import Tensor
+
+from negmerge_kit.errors import ParameterError
+from negmerge_kit.merging.deltas import Deltas
+
+Settings: TypeAlias = Mapping[str, Any]
+"""A rule's parameters with every default filled in."""
+
+Stream: TypeAlias = Callable[[], Iterator[Deltas]]
+"""One more pass over every counted chunk; chunks of one tensor come in order."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One dial of a rule: what it is called, what it does, what values it takes.
+
+    Raises ParameterError from `check` when a value is of the wrong kind or out of range; the message gives the range.
+
+    >>> Parameter("density", "Density", "Share of elements kept.", 0.2, "float", low=0.0, high=1.0).check("0.5")
+    0.5
+    """
+
+    name: str
+    title: str
+    explains: str
+    default: float | int | str
+    kind: Literal["float", "int", "choice"]
+    low: float | None = None
+    high: float | None = None
+    step: float | None = None
+    choices: tuple[str, ...] = ()
+    low_open: bool = False
+
+    def check(self, value: object) -> float | int | str:
+        """The value in this parameter's kind, or ParameterError with the range."""
+        if self.kind == "choice":
+            if value not in self.choices:
+                raise ParameterError(f"{self.name} is {value!r}: choose one of {', '.join(self.choices)}.")
+            return str(value)
+        number = self._number(value)
+        below = self.low is not None and (number <= self.low if self.low_open else number < self.low)
+        if below or (self.high is not None and number > self.high):
+            raise ParameterError(f"{self.name} is {number:g}: give a number {self.range}.")
+        return int(number) if self.kind == "int" else float(number)
+
+    def _number(self, value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise ParameterError(f"{self.name} is {value!r}: give a number {self.range}.")
+        try:
+            number = float(value)
+        except ValueError:
+            raise ParameterError(f"{self.name} is {value!r}: give a number {self.range}.") from None
+        if not math.isfinite(number) or (self.kind == "int" and number != int(number)):
+            raise ParameterError(f"{self.name} is {number:g}: give a {self._noun} {self.range}.")
+        return number
+
+    @property
+    def _noun(self) -> str:
+        return "whole number" if self.kind == "int" else "number"
+
+    @property
+    def range(self) -> str:
+        """The range in words, for messages and help texts."""
+        words = []
+        if self.low is not None:
+            words.append(f"above {self.low:g}" if self.low_open else f"of at least {self.low:g}")
+        if self.high is not None:
+            words.append(f"at most {self.high:g}")
+        return " and ".join(words) if words else "that is finite"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the candidates' task vectors become one delta, with what a menu needs to present it.
+
+    `combine(deltas, settings, survey)` maps one chunk to its merged delta and is pure: the same elements give the same
+    bits whatever the chunk. `survey(stream, settings)` may read the model before it (whole-model thresholds);
+    `measure(tensor, settings)` may read one tensor before it is merged; `quota` and `finish` serve the controls that
+    keep as many elements of each tensor as another rule does.
+    """
+
+    name: str
+    title: str
+    paper: str
+    explains: str
+    parameters: tuple[Parameter, ...]
+    combine: Callable[[Deltas, Settings, Any], Tensor]
+    survey: Callable[[Stream, Settings], Any] | None = None
+    measure: Callable[[Stream, Settings], Any] | None = None
+    quota: Callable[[Deltas, Settings], Tensor] | None = None
+    finish: Callable[[Tensor, int, str, Settings], Tensor] | None = None
+    control: bool = False
+
+    @property
+    def elementwise(self) -> bool:
+        """True when an element's result depends on that element alone: one pass, and a fused kernel fits."""
+        return self.survey is None and self.measure is None and self.finish is None
+
+    def resolve(self, params: Mapping[str, object]) -> dict[str, Any]:
+        """Every parameter with its default filled in and its value checked.
+
+        Raises ParameterError for a name that the rule does not have, or a value out of range.
+
+        >>> from negmerge_kit.merging.rules import RULES
+        >>> RULES["negmerge"].resolve({"agreement": 0.75})
+        {'agreement': 0.75, 'average': 'mean', 'over': 'agreeing'}
+        """
+        known = {parameter.name: parameter for parameter in self.parameters}
+        for name in params:
+            if name not in known:
+                has = ", ".join(known) if known else "no parameters"
+                raise ParameterError(f"the rule {self.name} has no parameter {name!r}: it has {has}.")
+        return {name: parameter.check(params.get(name, parameter.default)) for name, parameter in known.items()}

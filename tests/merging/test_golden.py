@@ -1,0 +1,57 @@
+"""The authors' own outputs: NegMerge and MagMax bit for bit, TIES within 1e-6 with the same zeros."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from negmerge_kit.checkpoints import open_checkpoint, save_checkpoint
+from negmerge_kit.merging import merge, sign_agreement, total
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+CHUNKS = [1, 7, 64, 1000, 6912, 6913, None, 10**9]
+
+
+@pytest.fixture(scope="module")
+def files():
+    return open_checkpoint(GOLDEN / "base.safetensors"), [
+        open_checkpoint(GOLDEN / f"candidate_{k}.safetensors") for k in range(5)
+    ]
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(a.reshape(-1).view(torch.int32), b.reshape(-1).view(torch.int32))
+
+
+@pytest.mark.parametrize("chunk", CHUNKS)
+def test_negmerge_is_bit_identical_to_the_authors(files, chunk):
+    expected = open_checkpoint(GOLDEN / "expected_negmerge.safetensors")
+    merged = merge(*files, buffers="merge", chunk=chunk)
+    delta = dict(merged)
+    assert delta.keys() == set(expected)
+    assert all(same_bits(delta[name], expected[name]) for name in expected)
+    stats = json.loads((GOLDEN / "stats.json").read_text())
+    assert merged.counts.elements == stats["elements"]
+    assert merged.counts.kept == stats["consensus_elements"]
+    assert merged.counts.kept_fraction == stats["consensus_fraction"]
+
+
+def test_agreement_matches_the_authors_counts(files):
+    stats = json.loads((GOLDEN / "stats.json").read_text())
+    layers = list(sign_agreement(*files, buffers="merge", chunk=100))
+    for layer in layers:
+        assert layer.unanimous_fraction == pytest.approx(stats["per_tensor_consensus_fraction"][layer.name], abs=1e-6)
+    assert total(layers).unanimous == stats["consensus_elements"]
+    assert total(layers).elements == stats["elements"]
+
+
+def test_the_written_delta_is_the_authors(files, tmp_path):
+    base, candidates = files
+    floating = {name: tensor for name, tensor in base.items() if tensor.is_floating_point()}
+    path = save_checkpoint(tmp_path / "delta.safetensors", merge(base, candidates, buffers="merge"), like=floating)
+    expected = open_checkpoint(GOLDEN / "expected_negmerge.safetensors")
+    written = open_checkpoint(path)
+    assert all(same_bits(written[name], expected[name]) for name in expected)
