@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Pretraining:
     """How the embedded base is trained; the defaults made the weights that ship."""
 
-    epochs: int = 6
+    epochs: int = 8
     batch: int = 64
     lr: float = 1e-3
     weight_decay: float = 0.05
@@ -31,7 +31,7 @@ class Pretraining:
     seed: int = 0
 
     def rate(self, step: int, steps: int) -> float:
-        """Linear warm-up, then a cosine to zero."""
+        """Learning rate of a step counted from 0: linear warm-up, then a cosine to zero."""
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
         return self.lr * 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, steps - self.warmup)))
@@ -46,48 +46,70 @@ class PretrainingStep:
     loss: float
 
 
-def pretrain_tiny(clip: CLIP, recipe: Pretraining | None = None, *, stop: int | None = None) -> Iterator[PretrainingStep]:
-    """Train an untrained embedded CLIP in place, one step per item taken.
+def pretraining_images() -> tuple[Tensor, Tensor]:
+    """The `pretrain` split of all families: uint8 [n, 3, 32, 32], and labels that count classes across families."""
+    import torch
+
+    sets = [family_images(name, "pretrain") for name in FAMILIES]
+    first = [0]
+    for images in sets:
+        first.append(first[-1] + len(images.classes))
+    return (torch.cat([images.images for images in sets]),
+            torch.cat([images.labels + start for images, start in zip(sets, first, strict=False)]))
+
+
+def pretrain_tiny(clip: CLIP, recipe: Pretraining | None = None) -> Iterator[PretrainingStep]:
+    """Train an untrained embedded CLIP in place, one step for each item taken.
 
     Args:
         clip: from `negmerge_kit.vision.tiny.fresh_clip(seed)`, on any device.
         recipe: the defaults make the weights that ship.
-        stop: end after so many steps; the schedule stays that of the whole run.
 
-    Yields: a PretrainingStep after each step. The same seed gives the same weights on the same machine and thread count;
-    another processor may round sums differently.
+    Yields: a PretrainingStep after each step; stop taking them to stop training. The same seeds give the same weights
+    on the same machine and thread count; another processor may round sums differently.
     """
-    import open_clip
     import torch
     import torch.nn.functional as F
 
-    from negmerge_kit.vision.tiny import register
+    from negmerge_kit.vision.clip import normalise
 
     recipe = recipe or Pretraining()
     device = clip.logit_scale.device
     images, labels = pretraining_images()
-    prompts = open_clip.get_tokenizer(register())
-    texts = torch.stack([prompts([t.format(c) for f in FAMILIES.values() for c in f.classes])
-                         for t in range(0)]) if False else _prompt_tokens(prompts).to(device)
+    texts = _prompts().to(device)
+    every_class = torch.arange(texts.shape[1])
     generator = torch.Generator().manual_seed(recipe.seed)
-    trained = [p for p in clip.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    per_epoch = len(labels) // recipe.batch
-    steps = per_epoch * recipe.epochs
+    optimizer = torch.optim.AdamW([weight for weight in clip.parameters() if weight.requires_grad], lr=recipe.lr,
+                                  weight_decay=recipe.weight_decay)
+    batches = len(labels) // recipe.batch
+    steps = batches * recipe.epochs
     clip.train()
-    for step in range(steps if stop is None else min(stop, steps)):
-        if step % per_epoch == 0:
-            order = torch.randperm(len(labels), generator=generator)
-        rows = order[step % per_epoch * recipe.batch:][:recipe.batch]
-        template = torch.randint(texts.shape[0], (texts.shape[1],), generator=generator)
+    for step in range(steps):
+        if step % batches == 0:
+            order = torch.randperm(len(labels), generator=generator).split(recipe.batch)
+        rows = order[step % batches]
+        templates = torch.randint(len(texts), (len(every_class),), generator=generator)
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(step, steps)
-        pixels = images[rows].to(device)
-        image = clip.encode_image(pixels, normalize=True)
-        text = clip.encode_text(texts[template, torch.arange(texts.shape[1])], normalize=True)
+        image = clip.encode_image(normalise(images[rows].to(device)), normalize=True)
+        text = clip.encode_text(texts[templates, every_class], normalize=True)
         loss = F.cross_entropy(clip.logit_scale.exp() * image @ text.T, labels[rows].to(device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        if step + 1 == steps:
+            clip.eval()
         yield PretrainingStep(step + 1, steps, loss.item())
-    clip.eval()
+
+
+def _prompts() -> Tensor:
+    """Token ids of every class under each of the three templates: [3, classes, context]."""
+    import open_clip
+    import torch
+
+    from negmerge_kit.vision.tiny import register
+
+    tokenizer = open_clip.get_tokenizer(register())
+    return torch.stack([
+        tokenizer([family.templates[k].format(name) for family in FAMILIES.values() for name in family.classes])
+        for k in range(3)])

@@ -1,0 +1,1 @@
+"""Vision: the embedded scenes, and open_clip models behind one Classifier."""

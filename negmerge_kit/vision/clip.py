@@ -1,0 +1,222 @@
+"""One open_clip model with its frozen heads on one device: what every verb, page and notebook classifies with."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from negmerge_kit.errors import CheckpointError, DeviceError, MismatchError, ParameterError, SceneError
+from negmerge_kit.types import Items
+from negmerge_kit.vision.model_spec import ModelSpec, find_model
+from negmerge_kit.vision.prompts import build_head
+
+if TYPE_CHECKING:
+    from open_clip import CLIP
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+"""Statistics of CLIP's training images, which the embedded model uses too."""
+
+BATCH = {"cpu": 60, "cuda": 480, "mps": 480}
+"""Images per forward pass, always: the last pass is filled up with copies, because matrix kernels round differently for
+different shapes. So a feature never depends on how a caller groups its images."""
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """The device of that name; "auto" takes CUDA, else Apple's MPS, else the CPU.
+
+    Raises:
+        DeviceError: a device that this machine or this build of torch does not have.
+
+    >>> pick_device("cpu")
+    device(type='cpu')
+    """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return torch.device(next(name for name, there in present.items() if there))
+    kind, _, index = str(device).partition(":")
+    if kind not in present or (index and not index.isdigit()):
+        raise DeviceError(f"device {device!r} is not known: choose auto, cpu, cuda, cuda:N or mps.")
+    if not present[kind] or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
+        raise DeviceError(f"device {device!r} is not there: choose auto, or one of "
+                          f"{', '.join(name for name, there in present.items() if there)}.")
+    return torch.device(device)
+
+
+def normalise(images: Tensor, mean: Sequence[float] = OPENAI_MEAN, std: Sequence[float] = OPENAI_STD) -> Tensor:
+    """(images / 255 - mean) / std of uint8 images [n, 3, H, W], where they are: float32."""
+    centre = torch.tensor(mean, device=images.device).view(1, 3, 1, 1) * 255
+    spread = torch.tensor(std, device=images.device).view(1, 3, 1, 1) * 255
+    return (images.float() - centre) / spread
+
+
+class Classifier:
+    """An open_clip model in eval mode and its frozen zero-shot heads.
+
+    Args:
+        clip: the open_clip model, already on its device.
+        spec: which architecture and weights it is.
+        tokenizer: turns prompts into token ids; used by `add_head`.
+        mean, std: per-channel statistics of pixels in [0, 1] that the model was trained with.
+        image_size: height and width of the images it takes.
+
+    Attributes:
+        heads: head name to class weights, float32 [C, D], scaled so that `features @ W.T` are logits.
+        classes: head name to class names.
+    """
+
+    def __init__(self, clip: CLIP, spec: ModelSpec, tokenizer: Callable[..., Tensor], *, mean: Sequence[float],
+                 std: Sequence[float], image_size: tuple[int, int]) -> None:
+        self.clip = clip.eval()
+        self.spec = spec
+        self.heads: dict[str, Tensor] = {}
+        self.classes: dict[str, tuple[str, ...]] = {}
+        self.image_size = image_size
+        self._tokenizer = tokenizer
+        self._mean, self._std = tuple(mean), tuple(std)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.clip.logit_scale.device
+        return device
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """Normalise uint8 images [n, 3, H, W] on the model's device: float32, ready for `clip.encode_image`."""
+        if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[-2:]) != self.image_size:
+            raise SceneError(f"images are {images.dtype} {list(images.shape)}, but {self.spec} takes uint8 [n, 3, "
+                             f"{self.image_size[0]}, {self.image_size[1]}]: resize them first.")
+        return normalise(images.to(self.device, non_blocking=True), self._mean, self._std)
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """Unit-length image features, float32 [n, D] on the model's device, in forward passes of BATCH images."""
+        size = BATCH[self.device.type]
+        parts = []
+        for batch in torch.split(images, size):
+            whole = torch.cat([batch, batch[-1:].expand(size - len(batch), -1, -1, -1)])
+            parts.append(self.clip.encode_image(self.pixels(whole), normalize=True).float()[:len(batch)])
+        return torch.cat(parts)
+
+    def logits(self, images: Tensor, head: str) -> Tensor:
+        """CLIP logits of uint8 images under one head: float32 [n, C].
+
+        Raises:
+            ParameterError: no head of that name; the message lists the heads.
+        """
+        return self.features(images) @ self.head(head).T
+
+    def head(self, name: str) -> Tensor:
+        """The weights of one head, [C, D]."""
+        if name not in self.heads:
+            raise ParameterError(f"head {name!r} does not exist: choose one of {', '.join(self.heads) or 'none yet'}.")
+        return self.heads[name]
+
+    def add_head(self, name: str, classes: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """Build a head from class names and prompt templates with the text tower as it is now, and keep it frozen."""
+        self.heads[name] = build_head(self.clip, self._tokenizer, classes, templates)
+        self.classes[name] = tuple(classes)
+        return self.heads[name]
+
+    @torch.no_grad()
+    def load(self, items: Items, *, partial: bool = False) -> None:
+        """Copy a stream of named tensors into the weights, in place; heads stay as they are.
+
+        Args:
+            items: (name, tensor) pairs, e.g. what `unlearn` yields, or `weights.items()`.
+            partial: allow tensors to be left out; they keep their values.
+
+        Raises:
+            MismatchError: a name or shape that the model does not have, or tensors left out.
+        """
+        targets = self.clip.state_dict()
+        waiting = set(targets)
+        for name, tensor in items:
+            if name not in targets:
+                raise MismatchError(f"tensor {name!r} is not part of {self.spec}: give weights of this architecture.")
+            if targets[name].shape != tensor.shape:
+                raise MismatchError(f"tensor {name!r} is {list(tensor.shape)}, but {self.spec} has "
+                                    f"{list(targets[name].shape)}: give weights of this architecture.")
+            targets[name].copy_(tensor)
+            waiting.discard(name)
+        if waiting and not partial:
+            raise MismatchError(f"{len(waiting)} tensors of {self.spec} were left out, {min(waiting)!r} first: "
+                                "give the whole state dict.")
+
+    def weights(self, device: str | torch.device | None = None) -> dict[str, Tensor]:
+        """A copy of the whole state dict, on `device` (default: where the model is)."""
+        return {name: tensor.detach().to(device or tensor.device, copy=True)
+                for name, tensor in self.clip.state_dict().items()}
+
+
+def load_model(spec: str | Path | dict[str, str | None], *, device: str = "auto") -> Classifier:
+    """Build an open_clip model with its weights and, for the embedded one, its heads.
+
+    Args:
+        spec: "tiny"; "ARCH/TAG" as open_clip names them; a weight file of the embedded model (or of a model that its
+            metadata names as "arch"); or {"arch": ..., "pretrained": TAG or FILE}.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+
+    Raises:
+        CheckpointError: weights that are missing, do not fit, were trained with another activation, or do not look at
+            the image.
+        DeviceError: a device that is not there.
+
+    >>> model = load_model("tiny", device="cpu")
+    >>> tuple(model.heads["digits"].shape)
+    (10, 64)
+    """
+    found = find_model(spec)
+    target = pick_device(device)
+    clip = _embedded(target) if found.is_embedded else _open_clip(found, target)
+    import open_clip
+
+    preprocess: dict[str, Any] = open_clip.get_model_preprocess_cfg(clip)
+    height_width = clip.visual.image_size
+    size = (height_width, height_width) if isinstance(height_width, int) else tuple(height_width)
+    classifier = Classifier(
+        clip, found, open_clip.get_tokenizer(found.arch), image_size=size,
+        mean=preprocess.get("mean", OPENAI_MEAN), std=preprocess.get("std", OPENAI_STD))
+    _check_that_it_looks(classifier)
+    for name, (classes, templates) in found.heads():
+        classifier.add_head(name, classes, templates)
+    return classifier
+
+
+def _embedded(device: torch.device) -> CLIP:
+    from negmerge_kit.vision.tiny import fresh_clip, tiny_weights
+
+    clip = fresh_clip()
+    clip.load_state_dict(tiny_weights())
+    return clip.to(device)
+
+
+def _open_clip(found: ModelSpec, device: torch.device) -> CLIP:
+    import open_clip
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the activation was checked by find_model
+        try:
+            clip: CLIP = open_clip.create_model(found.arch, pretrained=found.pretrained, device=device,
+                                                require_pretrained=True)
+        except (RuntimeError, OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0].rstrip(".: ")
+            raise CheckpointError(f"{found} could not be loaded ({reason}): check the tag and the network, or give a "
+                                  "local file of this architecture.") from error
+    return clip
+
+
+def _check_that_it_looks(classifier: Classifier) -> None:
+    """Refuse weights under which two very different images look the same."""
+    grey = torch.randint(0, 256, (2, 3, *classifier.image_size), generator=torch.Generator().manual_seed(0))
+    grey[0] = 0
+    black, noise = classifier.features(grey.to(torch.uint8)).unbind()
+    if not bool(torch.isfinite(noise).all()) or float((black - noise).abs().max()) < 1e-5:
+        raise CheckpointError(f"{classifier.spec} gives the same or no features for different images: its weights are "
+                              "broken or belong to another architecture; give another file or tag.")
+

@@ -1,0 +1,132 @@
+"""From distance fields to 32x32 pixels: place the figure, give it a pen and two colours, add grain.
+
+Every step is float32 arithmetic that IEEE 754 defines exactly and every random number comes from RandomState, whose
+stream NumPy keeps for ever, so that an image family has one fingerprint everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from negmerge_kit.vision.drawing.distance import GRID, REACH, rounded
+
+SIZE = 32
+"""Pixels per side of every embedded image."""
+
+Floats = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+
+_BATCH = 50  # images drawn at once: the working set stays in the processor's cache
+
+
+@dataclass(frozen=True)
+class Pose:
+    """How much a figure may vary: ranges for one image, drawn uniformly."""
+
+    radius: tuple[float, float] = (10.0, 13.0)  # pixels from the centre to 1 on the template
+    shift: float = 2.0  # pixels either way
+    turn: float = 8.0  # degrees either way
+    stretch: float = 0.1  # relative change of the aspect
+    slant: float = 0.0  # shear either way
+
+
+@dataclass(frozen=True)
+class Pen:
+    """How a field becomes ink: filled, or a line of some width around the zero level."""
+
+    offset: tuple[float, float] = (0.0, 0.0)  # template units by which the figure grows
+    outline: float = 0.0  # share of images that show only the rim
+    width: tuple[float, float] = (0.14, 0.22)  # half width of the rim, template units
+
+
+def uniform(rng: np.random.RandomState, low: float, high: float, n: int) -> Floats:
+    """Uniform float32 numbers, rounded so that float64 noise is gone before arithmetic begins."""
+    return rounded(low + (high - low) * rng.random_sample(n))
+
+
+def pixel_axes() -> Floats:
+    """Pixel centres relative to the middle of the image."""
+    return (np.arange(SIZE) - (SIZE - 1) / 2).astype(np.float32)
+
+
+def coverage(fields: Floats, which: NDArray[np.int64], rng: np.random.RandomState, pose: Pose, pen: Pen) -> Floats:
+    """Ink in [0, 1] for each image: template `which[i]` of fields [m, GRID, GRID], placed and penned: [n, 32, 32]."""
+    n = len(which)
+    radius = uniform(rng, *pose.radius, n)
+    shift_x, shift_y = uniform(rng, -pose.shift, pose.shift, n), uniform(rng, -pose.shift, pose.shift, n)
+    angle = np.deg2rad(rng.uniform(-pose.turn, pose.turn, n))
+    cos, sin = rounded(np.cos(angle)), rounded(np.sin(angle))
+    stretch = uniform(rng, 1 - pose.stretch, 1 + pose.stretch, n)
+    slant = uniform(rng, -pose.slant, pose.slant, n)
+    offset = uniform(rng, *pen.offset, n)
+    width = uniform(rng, *pen.width, n)
+    rim = uniform(rng, 0, 1, n) < pen.outline
+    flat = np.ascontiguousarray(fields, dtype=np.float32).reshape(-1)
+    ink = np.empty((n, SIZE, SIZE), dtype=np.float32)
+    axis = pixel_axes()
+    for start in range(0, n, _BATCH):
+        batch = slice(start, start + _BATCH)
+        r, c, s = (a[batch, None, None] for a in (radius, cos, sin))
+        x = axis[None, None, :] - shift_x[batch, None, None]
+        y = axis[None, :, None] - shift_y[batch, None, None]
+        v = (y * c - x * s) / r
+        u = (x * c + y * s) / (r * stretch[batch, None, None]) + slant[batch, None, None] * v
+        distance = _sample(flat, which[batch], u, v) - offset[batch, None, None]
+        w = width[batch, None, None]
+        distance = np.where(rim[batch, None, None], np.abs(distance + w) - w, distance)
+        ink[batch] = np.clip(np.float32(0.5) - distance * r, 0, 1)
+    return ink
+
+
+def paint(ink: Floats, front: Floats, back: Floats, rng: np.random.RandomState,
+          grain: tuple[float, float] = (3.0, 18.0)) -> Pixels:
+    """Mix two colours [n, 3] in 0..255 by the ink, add grain of a random strength, round: uint8 [n, 3, 32, 32].
+
+    The grain of a pixel is a sum of four random bytes, close to normal (Irwin-Hall) and exact on every machine.
+    """
+    n = len(ink)
+    strength = uniform(rng, *grain, n) / np.float32(147.8)  # sd of a sum of four bytes
+    pixels = np.empty((n, 3, SIZE, SIZE), dtype=np.uint8)
+    for start in range(0, n, _BATCH):
+        batch = slice(start, start + _BATCH)
+        count = len(ink[batch])
+        raw = np.frombuffer(rng.bytes(count * 3 * SIZE * SIZE * 4), dtype=np.uint8).reshape(4, count, 3, SIZE, SIZE)
+        noise = (raw[0].astype(np.int16) + raw[1] + raw[2] + raw[3] - 510).astype(np.float32)
+        base = back[batch, :, None, None]
+        image = base + (front[batch, :, None, None] - base) * ink[batch, None]
+        image += noise * strength[batch, None, None, None]
+        pixels[batch] = np.rint(np.clip(image, 0, 255)).astype(np.uint8)
+    return pixels
+
+
+def hue_colours(hue: Floats, saturation: Floats, value: Floats) -> Floats:
+    """HSV (hue in turns, the rest in 0..1) to RGB in 0..255: [n, 3]."""
+    turns = hue[:, None] + np.array([1, 2 / 3, 1 / 3], dtype=np.float32)[None]
+    ramp = np.abs((turns - np.floor(turns)) * 6 - 3) - 1
+    return 255 * value[:, None] * (1 + saturation[:, None] * (np.clip(ramp, 0, 1) - 1))
+
+
+def bright(rng: np.random.RandomState, n: int) -> Floats:
+    """Random light colours for figures."""
+    return hue_colours(uniform(rng, 0, 1, n), uniform(rng, 0.0, 0.65, n), uniform(rng, 0.8, 1.0, n))
+
+
+def dark(rng: np.random.RandomState, n: int) -> Floats:
+    """Random dark colours for grounds."""
+    return hue_colours(uniform(rng, 0, 1, n), uniform(rng, 0.2, 0.8, n), uniform(rng, 0.06, 0.24, n))
+
+
+def _sample(flat: Floats, which: NDArray[np.int64], u: Floats, v: Floats) -> Floats:
+    """Bilinear values of the templates at points (u, v); outside the template its border goes on."""
+    scale = np.float32(GRID / (2 * float(REACH)))
+    x = np.clip((u + REACH) * scale - np.float32(0.5), 0, np.float32(GRID - 1.001))
+    y = np.clip((v + REACH) * scale - np.float32(0.5), 0, np.float32(GRID - 1.001))
+    column, row = x.astype(np.int32), y.astype(np.int32)
+    fx, fy = x - column, y - row
+    corner = which.astype(np.int32)[:, None, None] * (GRID * GRID) + row * GRID + column
+    top = flat.take(corner) * (1 - fx) + flat.take(corner + 1) * fx
+    low = flat.take(corner + GRID) * (1 - fx) + flat.take(corner + GRID + 1) * fx
+    return top * (1 - fy) + low * fy

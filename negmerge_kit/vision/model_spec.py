@@ -1,0 +1,130 @@
+"""Which model is meant: "tiny", ARCH/TAG or a file, resolved to an open_clip architecture and its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from negmerge_kit.errors import CheckpointError
+from negmerge_kit.vision.families import FAMILIES
+from negmerge_kit.vision.tiny import SHIPPED, TINY, TOKEN_EMBEDDING, register
+
+_SPECS = 'give "tiny", ARCH/TAG as open_clip names them, a weight file, or {"arch": ..., "pretrained": ...}'
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """An open_clip architecture and where its weights come from (None: the ones that ship with the package)."""
+
+    arch: str
+    pretrained: str | None
+
+    def __str__(self) -> str:
+        return "tiny" if self.is_embedded else f"{self.arch}/{self.pretrained}"
+
+    @property
+    def is_embedded(self) -> bool:
+        """True for the base that ships with the package."""
+        return self.arch == TINY and self.pretrained is None
+
+    def heads(self) -> Iterator[tuple[str, tuple[tuple[str, ...], tuple[str, ...]]]]:
+        """Heads that come with the model: the embedded architecture knows its families."""
+        if self.arch == TINY:
+            for name, family in FAMILIES.items():
+                yield name, (family.classes, family.templates)
+
+    def as_json(self) -> str | dict[str, str | None]:
+        """What `find_model` reads back."""
+        return "tiny" if self.is_embedded else {"arch": self.arch, "pretrained": self.pretrained}
+
+
+def find_model(spec: str | Path | ModelSpec | dict[str, str | None]) -> ModelSpec:
+    """Resolve a model spec, offline.
+
+    A tag whose weights were trained with QuickGELU selects the architecture's "-quickgelu" variant: open_clip itself
+    only warns, and the model is then a few points worse without a sign.
+
+    Raises:
+        CheckpointError: an unknown spec, architecture or tag, a file of unknown architecture, or an activation for
+            which open_clip has no variant.
+
+    >>> find_model("tiny")
+    ModelSpec(arch='negmerge-tiny', pretrained=None)
+    >>> find_model("ViT-B-32/openai")
+    ModelSpec(arch='ViT-B-32-quickgelu', pretrained='openai')
+    """
+    if isinstance(spec, ModelSpec):
+        return spec
+    if isinstance(spec, dict):
+        arch, pretrained = spec.get("arch"), spec.get("pretrained")
+        if arch is None or set(spec) - {"arch", "pretrained"}:
+            raise CheckpointError(f"model spec {spec!r} is not understood: {_SPECS}.")
+        if pretrained is None and arch in (TINY, "tiny"):
+            return ModelSpec(TINY, None)
+        return _checked(arch, pretrained)
+    text = str(spec)
+    if text == "tiny":
+        return ModelSpec(TINY, None)
+    if Path(text).is_file():
+        return _checked(_architecture_of(Path(text)), text)
+    arch, slash, pretrained = text.partition("/")
+    if not slash or arch not in _architectures():
+        raise CheckpointError(f"model {text!r} is neither a file nor an open_clip architecture: {_SPECS}.")
+    return _checked(arch, pretrained)
+
+
+def _architectures() -> list[str]:
+    import open_clip
+
+    register()
+    names: list[str] = open_clip.list_models()
+    return names
+
+
+def _checked(arch: str, pretrained: str | None) -> ModelSpec:
+    from open_clip import get_model_config, list_pretrained_tags_by_model
+    from open_clip.pretrained import get_pretrained_cfg
+
+    names = _architectures()
+    if arch not in names:
+        raise CheckpointError(f"architecture {arch!r} is not known to open_clip: choose one of "
+                              "open_clip.list_models().")
+    if not pretrained:
+        raise CheckpointError(f"no weights were named for {arch}: a random model is never used; give a tag or a file.")
+    if Path(pretrained).is_file():
+        return ModelSpec(arch, pretrained)
+    tag = get_pretrained_cfg(arch, pretrained)
+    if not tag:
+        tags = ", ".join(list_pretrained_tags_by_model(arch)) or "none"
+        raise CheckpointError(f"{pretrained!r} is neither a file nor a tag of {arch}: choose one of {tags}.")
+    quick = bool(tag.get("quick_gelu", False))
+    if quick != bool((get_model_config(arch) or {}).get("quick_gelu", False)):
+        other = f"{arch}-quickgelu" if quick else arch.removesuffix("-quickgelu")
+        if other == arch or other not in names:
+            raise CheckpointError(f"the weights {arch}/{pretrained} were trained with {'Quick' if quick else ''}GELU "
+                                  "and open_clip has no such variant of the architecture: choose another tag.")
+        arch = other
+    return ModelSpec(arch, pretrained)
+
+
+def _architecture_of(path: Path) -> str:
+    """The architecture that a safetensors file names, or the embedded one if every tensor fits it."""
+    from safetensors import SafetensorError, safe_open
+
+    remedy = f'give {{"arch": ARCHITECTURE, "pretrained": "{path}"}}'
+    try:
+        with safe_open(path, framework="pt") as file:
+            named: str | None = (file.metadata() or {}).get("arch")
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file ({error}): {remedy}, or another "
+                              "file.") from error
+    if named:
+        return named
+    with safe_open(SHIPPED, framework="pt") as file:
+        embedded = {name: file.get_slice(name).get_shape() for name in file.keys()}
+    shapes.pop(TOKEN_EMBEDDING, None)
+    if shapes != embedded:
+        raise CheckpointError(f"{path} does not say which architecture it belongs to: {remedy}.")
+    return TINY
