@@ -86,7 +86,7 @@ def pretrain_tiny(clip: CLIP, recipe: Pretraining | None = None) -> Iterator[Pre
     clip.train()
     for step in range(steps):
         if step % batches == 0:
-            order = torch.randperm(len(labels), generator=generator).split(recipe.batch)
+            order = torch.split(torch.randperm(len(labels), generator=generator), recipe.batch)
         rows = order[step % batches]
         templates = torch.randint(len(texts), (len(every_class),), generator=generator)
         for group in optimizer.param_groups:
@@ -95,7 +95,7 @@ def pretrain_tiny(clip: CLIP, recipe: Pretraining | None = None) -> Iterator[Pre
         text = clip.encode_text(texts[templates, every_class], normalize=True)
         loss = F.cross_entropy(clip.logit_scale.exp() * image @ text.T, labels[rows].to(device))
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         if step + 1 == steps:
             clip.eval()

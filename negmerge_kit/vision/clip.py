@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from negmerge_kit.errors import CheckpointError, DeviceError, MismatchError, ParameterError, SceneError
+from negmerge_kit.errors import CheckpointError, DeviceError, MismatchError, SceneError
 from negmerge_kit.types import Items
 from negmerge_kit.vision.model_spec import ModelSpec, find_model
 from negmerge_kit.vision.prompts import build_head
@@ -107,14 +107,14 @@ class Classifier:
         """CLIP logits of uint8 images under one head: float32 [n, C].
 
         Raises:
-            ParameterError: no head of that name; the message lists the heads.
+            SceneError: no head of that name; the message lists the heads.
         """
         return self.features(images) @ self.head(head).T
 
     def head(self, name: str) -> Tensor:
         """The weights of one head, [C, D]."""
         if name not in self.heads:
-            raise ParameterError(f"head {name!r} does not exist: choose one of {', '.join(self.heads) or 'none yet'}.")
+            raise SceneError(f"head {name!r} does not exist: choose one of {', '.join(self.heads) or 'none yet'}.")
         return self.heads[name]
 
     def add_head(self, name: str, classes: Sequence[str], templates: Sequence[str]) -> Tensor:

@@ -22,12 +22,13 @@ import numpy as np
 
 from negmerge_kit.errors import SceneError
 from negmerge_kit.vision.drawing import pictures
+from negmerge_kit.vision.drawing.blots import COLOURS
 from negmerge_kit.vision.drawing.handwriting import DIGITS
 from negmerge_kit.vision.drawing.letters import LETTERS
 from negmerge_kit.vision.drawing.pictures import Draw
 from negmerge_kit.vision.drawing.shapes import ARROWS, SHAPES
 from negmerge_kit.vision.drawing.symbols import SYMBOLS
-from negmerge_kit.vision.drawing.textures import COLOURS, TEXTURES
+from negmerge_kit.vision.drawing.textures import TEXTURES
 from negmerge_kit.vision.images import ImageSet
 
 SPLITS = ("pretrain", "train", "val", "test")

@@ -82,12 +82,14 @@ def box(x0: float, y0: float, x1: float, y1: float) -> Field:
 
 def union(*fields: Field) -> Field:
     """All the figures together."""
-    return np.minimum.reduce(fields)
+    nearest: Field = np.minimum.reduce(fields)
+    return nearest
 
 
 def cut(field: Field, *holes: Field) -> Field:
     """The figure without the holes."""
-    return np.maximum.reduce([field, *(-hole for hole in holes)])
+    left: Field = np.maximum.reduce([field, *(-hole for hole in holes)])
+    return left
 
 
 def line(points: Points, width: float) -> Field:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.random import RandomState
 from numpy.typing import NDArray
 
+from negmerge_kit.vision.drawing.blots import COLOURS, blot_ink, paints
 from negmerge_kit.vision.drawing.handwriting import digit_rows, handwriting_fields, scans
 from negmerge_kit.vision.drawing.letters import letter_fields
 from negmerge_kit.vision.drawing.render import (
@@ -18,13 +19,11 @@ from negmerge_kit.vision.drawing.render import (
     bright,
     coverage,
     dark,
-    hue_colours,
     paint,
-    uniform,
 )
 from negmerge_kit.vision.drawing.shapes import arrow_fields, shape_fields
 from negmerge_kit.vision.drawing.symbols import symbol_fields
-from negmerge_kit.vision.drawing.textures import COLOURS, HUES, PALE, TEXTURES, blot_ink, texture_ink
+from negmerge_kit.vision.drawing.textures import TEXTURES, texture_ink
 
 Labels = NDArray[np.int64]
 Draw = Callable[[str, int, RandomState], tuple[Labels, Pixels]]
@@ -69,10 +68,7 @@ def textures(split: str, n: int, rng: RandomState) -> tuple[Labels, Pixels]:
 def colours(split: str, n: int, rng: RandomState) -> tuple[Labels, Pixels]:
     """Blots of paint whose hue strays around the colour that they are called."""
     labels = _in_turn(n, len(COLOURS))
-    hue = np.array(HUES, dtype=np.float32)[labels] + uniform(rng, -0.03, 0.03, n)
-    saturation = uniform(rng, 0.7, 1.0, n) - np.array(PALE, dtype=np.float32)[labels]
-    paint_colour = hue_colours(hue, saturation, uniform(rng, 0.8, 1.0, n))
-    return labels, paint(blot_ink(n, rng), paint_colour, dark(rng, n), rng)
+    return labels, paint(blot_ink(n, rng), paints(labels, rng), dark(rng, n), rng)
 
 
 def _figures(fields: Floats, n: int, rng: RandomState, pose: Pose, pen: Pen) -> tuple[Labels, Pixels]:

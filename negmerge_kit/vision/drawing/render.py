@@ -48,7 +48,7 @@ def uniform(rng: np.random.RandomState, low: float, high: float, n: int) -> Floa
 
 
 def pixel_axes() -> Floats:
-    """Pixel centres relative to the middle of the image."""
+    """Pixel centres relative to the middle of the image: [32]."""
     return (np.arange(SIZE) - (SIZE - 1) / 2).astype(np.float32)
 
 
@@ -72,8 +72,8 @@ def coverage(fields: Floats, which: NDArray[np.int64], rng: np.random.RandomStat
         r, c, s = (a[batch, None, None] for a in (radius, cos, sin))
         x = axis[None, None, :] - shift_x[batch, None, None]
         y = axis[None, :, None] - shift_y[batch, None, None]
-        v = (y * c - x * s) / r
-        u = (x * c + y * s) / (r * stretch[batch, None, None]) + slant[batch, None, None] * v
+        v: Floats = np.divide(y * c - x * s, r)
+        u: Floats = np.divide(x * c + y * s, r * stretch[batch, None, None]) + slant[batch, None, None] * v
         distance = _sample(flat, which[batch], u, v) - offset[batch, None, None]
         w = width[batch, None, None]
         distance = np.where(rim[batch, None, None], np.abs(distance + w) - w, distance)
@@ -106,7 +106,8 @@ def hue_colours(hue: Floats, saturation: Floats, value: Floats) -> Floats:
     """HSV (hue in turns, the rest in 0..1) to RGB in 0..255: [n, 3]."""
     turns = hue[:, None] + np.array([1, 2 / 3, 1 / 3], dtype=np.float32)[None]
     ramp = np.abs((turns - np.floor(turns)) * 6 - 3) - 1
-    return 255 * value[:, None] * (1 + saturation[:, None] * (np.clip(ramp, 0, 1) - 1))
+    colours: Floats = 255 * value[:, None] * (1 + saturation[:, None] * (np.clip(ramp, 0, 1) - 1))
+    return colours
 
 
 def bright(rng: np.random.RandomState, n: int) -> Floats:
@@ -129,4 +130,5 @@ def _sample(flat: Floats, which: NDArray[np.int64], u: Floats, v: Floats) -> Flo
     corner = which.astype(np.int32)[:, None, None] * (GRID * GRID) + row * GRID + column
     top = flat.take(corner) * (1 - fx) + flat.take(corner + 1) * fx
     low = flat.take(corner + GRID) * (1 - fx) + flat.take(corner + GRID + 1) * fx
-    return top * (1 - fy) + low * fy
+    blend: Floats = top * (1 - fy) + low * fy
+    return blend
