@@ -203,7 +203,8 @@ def create_pool(folder: str | Path, scene: Json, base: Items, heads: Items, *, l
 
 def candidate_id(pool: Pool, recipe: Json) -> str:
     """Digest of base, forget data and recipe: a changed recipe never picks up a stale file."""
-    made_from = [pool.base_file.sha256, pool.scene["sets"]["train"]["forget"]["fingerprint"], recipe]
+    trained_on = [images["fingerprint"] for images in pool.scene["sets"] if images["split"] == "train"]
+    made_from = [pool.base_file.sha256, pool.scene["mode"], trained_on, recipe]
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -84,9 +84,8 @@ def show(arguments: list[str]) -> int:
             }
         )
         return 0
-    forget = store.scene["sets"]["val"]["forget"]
-    retain = ", ".join(item["family"] for item in store.scene["sets"]["val"]["retain"])
-    print(f"{store.folder}\nscene {store.scene['name']}: forget {forget['family']}, retain {retain}")
+    scene = store.scene
+    print(f"{store.folder}\nscene {scene['name']}: forget {scene['forget']}, retain {', '.join(scene['retain'])}")
     print(f"\n{'candidate':14}{'recipe':34}{'scale':>6}{'forget':>9}{'kept':>9}{'trained':>10}")
     for item in store.entries:
         print(f"{item.id:14}{Recipe.from_json(item.recipe).label:34}{_own(item.scores)}{item.seconds:>8.1f} s")

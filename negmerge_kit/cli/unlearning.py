@@ -88,11 +88,11 @@ def evaluate(arguments: list[str]) -> int:
         pool = open_pool(options.scene)
         scene = open_scene(pool.scene["name"])
         scene.require(pool.scene)
-        model = scene.model(device=options.device)
+        model = scene.load(device=options.device)
         model.heads = {name: head.to(model.device) for name, head in pool.heads.items()}
     else:
         scene = open_scene(options.scene)
-        model = scene.model(device=options.device)
+        model = scene.load(device=options.device)
     model.load(weights.items())
     result = evaluate_splits(model, scene.images(options.split).to(model.device)).json()
     if options.json:

@@ -73,7 +73,7 @@ class Workbench:
         self.pool = pool
         self.scene: Scene = open_scene(pool.scene["name"])
         self.scene.require(pool.scene)
-        self.model: Classifier = self.scene.model(device=device)
+        self.model: Classifier = self.scene.load(device=device)
         self.model.load(pool.checked(pool.base_file).items())
         self.model.heads = {name: head.to(self.model.device) for name, head in pool.checked(pool.heads_file).items()}
         self._base: Weights = self.model.weights()
@@ -126,7 +126,7 @@ class Workbench:
 
     def fresh_model(self) -> Classifier:
         """Another copy of the base on the same device, for training."""
-        model = self.scene.model(device=str(self.model.device))
+        model = self.scene.load(device=str(self.model.device))
         model.load(self._base.items())
         model.heads = self.model.heads
         return model
@@ -260,11 +260,14 @@ class Workbench:
         if wanted == self._placed:
             return
         delta = self.merged(choice).delta if wanted and choice else {}
-        self._placed = None  # if an update fails half-way, the next one starts from the base
-        self.model.load((
+        self._placed = None  # if an update fails half-way, the next one restores all that it touched
+        names = self._touched | delta.keys()
+        self._touched = names
+        updated = (
             (name, subtract(self._base[name], delta[name], scale) if name in delta else self._base[name])
-            for name in self._touched | delta.keys()
-        ), partial=True)
+            for name in names
+        )
+        self.model.load(updated, partial=True)
         self._touched = set(delta)
         self._placed = wanted
 

@@ -14,7 +14,10 @@ from negmerge_kit.checkpoints.pool import RECORD, Pool, create_pool, open_pool, 
 from negmerge_kit.errors import PoolBusyError, PoolError
 from negmerge_kit.lab.pretraining import pretrain_tiny
 from negmerge_kit.types import Json, Weights
+from negmerge_kit.vision.clip import pick_device
+from negmerge_kit.vision.families import FAMILIES
 from negmerge_kit.vision.scene import open_scene
+from negmerge_kit.vision.tiny import fresh_clip
 
 
 def default_folder(scene: Json) -> Path:
@@ -53,10 +56,11 @@ def start_pool(name: str, folder: Path | None = None, *, base: Weights | None = 
         raise PoolError(f"{folder} holds a pool already: choose another folder for a new base.")
     try:
         with writing(folder):
-            model = scene.model(device="cpu")
+            model = scene.load(device="cpu")
             if base is not None:
                 model.load(base.items())
-                model.heads = scene.heads(model)
+                for name, family in FAMILIES.items():
+                    model.add_head(name, family.classes, family.templates)
             weights = model.weights()
             pool = create_pool(folder, described, weights.items(), model.heads.items(), like=weights)
             return set_aside_damaged(pool)
@@ -77,7 +81,7 @@ def _wait_for(path: Path, seconds: float = 60.0) -> None:
 
 def pretrained_base(device: str, on_step: Callable[[int, int], None] = lambda index, total: None) -> Weights:
     """Pretrain the embedded base from its seeds; about two minutes on one core."""
-    steps = pretrain_tiny(device=device)
-    for step in steps:
-        on_step(step.index, step.total)
-    return steps.weights()
+    clip = fresh_clip().to(pick_device(device))
+    for step in pretrain_tiny(clip):
+        on_step(step.step, step.steps)
+    return {name: tensor.detach().cpu() for name, tensor in clip.state_dict().items()}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from negmerge_kit.errors import SceneError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -55,6 +56,10 @@ class ImageSet:
     def take(self, n: int) -> ImageSet:
         """The first `n` images (all of them if there are fewer)."""
         return replace(self, images=self.images[:n], labels=self.labels[:n])
+
+    def to(self, device: torch.device | str) -> ImageSet:
+        """The same images and labels on a device."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def fingerprint(self) -> str:
         """SHA-256 over the labels (int64, little-endian) and then the pixels: 64 hex digits."""

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from negmerge_kit.errors import SceneError
 from negmerge_kit.types import Json
+from negmerge_kit.vision.clip import Classifier, load_model
 from negmerge_kit.vision.families import FAMILIES, family_images, find_family
 from negmerge_kit.vision.images import ImageSet
+
+if TYPE_CHECKING:
+    import torch
 
 LIVE = 240
 """Images of each side, forget and retain, in the fixed validation subset that sliders score."""
@@ -27,6 +32,10 @@ class Splits:
         """The forget set, then the retain sets."""
         yield self.forget
         yield from self.retain
+
+    def to(self, device: torch.device | str) -> Splits:
+        """The same sets on a device, where they stay resident."""
+        return Splits(self.forget.to(device), tuple(images.to(device) for images in self.retain))
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,26 @@ class Scene:
             whole = self.images("val")
             return Splits(_first(whole.forget, LIVE), tuple(_first(s, LIVE // len(self.retain)) for s in whole.retain))
         return Splits(family_images(self.forget, split), tuple(family_images(name, split) for name in self.retain))
+
+    def load(self, *, device: str = "auto") -> Classifier:
+        """The scene's model with its pretrained weights and heads, on a device."""
+        return load_model(self.model, device=device)
+
+    def require(self, described: Json) -> None:
+        """Check that this version draws the very images that a pool was made with.
+
+        Raises:
+            SceneError: naming the first difference; make a new pool with this version.
+        """
+        ours = self.describe()
+        if ours == described:
+            return
+        theirs = {(entry["name"], entry["split"]): entry for entry in described.get("sets", [])}
+        changed = [f"{entry['name']} ({entry['split']})" for entry in ours["sets"]
+                   if theirs.get((entry["name"], entry["split"])) != entry]
+        what = f"the images of {', '.join(changed[:3])}" if changed else "its model or families"
+        raise SceneError(f"scene {self.name} of this pool differs from what this version makes in {what}: "
+                         "make a new pool, or use the version that wrote this one.")
 
     def describe(self) -> Json:
         """What a pool stores of its scene: model, mode, and for every image set its split, seed, n and fingerprint."""

@@ -1,0 +1,56 @@
+"""Pools that the tests share: a quick one of three candidates, and the whole embedded grid."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+# Before anything imports torch or a hub client: nothing is downloaded, and every run rounds alike.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+QUICK = ((1e-3, 2, 0.1), (2e-3, 2, 0.1), (2e-3, 3, 0.5))
+
+
+def _build(folder: Path, recipes) -> Path:
+    from negmerge_kit.sweeps.embedded import start_pool
+    from negmerge_kit.sweeps.jobs import missing_jobs
+    from negmerge_kit.sweeps.local import run_sweep
+
+    pool, _ = start_pool("tiny:digits", folder)
+    for outcome in run_sweep(missing_jobs(pool, recipes, device="cpu"), store=pool):
+        assert outcome.failure is None, outcome.failure
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_pool(tmp_path_factory) -> Path:
+    """A pool of the tiny scene with three quickly trained candidates; read it, do not change it."""
+    from negmerge_kit.lab.recipe import Recipe
+
+    recipes = [Recipe(lr=lr, epochs=epochs, weight_decay=decay) for lr, epochs, decay in QUICK]
+    return _build(tmp_path_factory.mktemp("pools") / "quick", recipes)
+
+
+@pytest.fixture
+def own_pool(tiny_pool, tmp_path) -> Path:
+    """A copy of the quick pool that a test may damage."""
+    return Path(shutil.copytree(tiny_pool, tmp_path / "pool"))
+
+
+@pytest.fixture(scope="session")
+def whole_pool(tmp_path_factory) -> Path:
+    """The embedded scene with its whole grid, as `negmerge pool build tiny` makes it."""
+    from negmerge_kit.lab.recipe import grid
+
+    return _build(tmp_path_factory.mktemp("pools") / "whole", grid("tiny"))
+
+
+@pytest.fixture(scope="session")
+def bench(tiny_pool):
+    """A workbench on the quick pool, shared: every method leaves it as it was."""
+    from negmerge_kit.checkpoints.pool import open_pool
+    from negmerge_kit.lab.workbench import Workbench
+
+    return Workbench(open_pool(tiny_pool), device="cpu")

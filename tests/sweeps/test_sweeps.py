@@ -1,0 +1,146 @@
+"""Sweeps: finished work stays, failures are told, a killed sweep goes on, two starts share one pool."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from negmerge_kit.checkpoints.pool import open_pool, writing
+from negmerge_kit.errors import PoolError, SceneError
+from negmerge_kit.lab.recipe import Recipe
+from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.sweeps.background import BackgroundSweep
+from negmerge_kit.sweeps.embedded import default_folder, start_pool
+from negmerge_kit.sweeps.jobs import FinetuneJob, SweepStopped, missing_jobs, own_scores
+from negmerge_kit.sweeps.local import run_sweep
+
+FAST = Recipe(lr=2e-3, epochs=1, seed=7)
+
+
+def test_finished_work_is_not_done_again(tiny_pool):
+    pool = open_pool(tiny_pool)
+    recipes = [Recipe.from_json(recipe) for recipe in pool.recipes.values()]
+    assert missing_jobs(pool, recipes) == []
+    assert [job.recipe for job in missing_jobs(pool, [*recipes, FAST])] == [FAST]
+
+
+def test_own_scores_are_those_of_a_search_over_one_candidate(bench):
+    for entry in bench.pool.entries:
+        assert entry.scores == own_scores(bench, entry.id)
+        search = bench.search(bench.choose([entry.id]))
+        assert entry.scores["status"] == "ok"
+        assert (entry.scores["scale"], entry.scores["forget"]) == (search.best.scale, search.best.forget.json())
+        assert entry.scores["kept"] >= 0.95
+        assert len(entry.losses) > 10 and entry.losses[-1] < entry.losses[0]
+
+
+def test_a_failing_job_is_an_outcome_and_the_rest_go_on(own_pool):
+    pool = open_pool(own_pool)
+    doomed = FinetuneJob(pool.folder, Recipe(lr=1e30, epochs=30, warmup=0, clip_norm=1e30), "cpu")
+    outcomes = list(run_sweep([doomed, FinetuneJob(pool.folder, FAST, "cpu")], store=pool))
+    assert "lower the learning rate" in outcomes[0].failure and outcomes[0].candidate is None
+    assert outcomes[1].failure is None
+    assert open_pool(own_pool).ids == [*pool.ids, outcomes[1].candidate.id]
+
+
+def test_stopping_drops_the_running_job_only(own_pool):
+    pool = open_pool(own_pool)
+
+    def stop(job, step):
+        raise SweepStopped
+
+    assert list(run_sweep([FinetuneJob(pool.folder, FAST, "cpu")], store=pool, on_step=stop)) == []
+    assert open_pool(own_pool) == pool and pool.verify() == []
+
+
+def test_background_sweep_finishes_and_mends_a_damaged_candidate(own_pool):
+    pool = open_pool(own_pool)
+    (own_pool / pool.entries[1].file).write_bytes(b"not a checkpoint")
+    recipes = [Recipe.from_json(recipe) for recipe in pool.recipes.values()]
+    status = BackgroundSweep(pool, recipes, device="cpu").start().wait()
+    assert (status.done, status.total, status.error, status.finished) == (3, 3, None, True)
+    mended = open_pool(own_pool)
+    assert set(mended.ids) == set(pool.ids) and mended.verify() == []
+
+
+def test_two_starts_on_one_folder_share_it(own_pool):
+    pool = open_pool(own_pool)
+    recipes = [*(Recipe.from_json(recipe) for recipe in pool.recipes.values()), FAST]
+    sweep = BackgroundSweep(pool, recipes, device="cpu")
+    with writing(own_pool):
+        sweep.start()
+        until = time.monotonic() + 20
+        while not sweep.status().waiting and time.monotonic() < until:
+            time.sleep(0.05)
+        assert sweep.status().waiting and sweep.status().done == 3
+    # The other process is gone: this one takes over.
+    assert sweep.wait(60).done == 4 and open_pool(own_pool).verify() == []
+
+
+def test_a_stopped_background_sweep_ends_soon(own_pool):
+    pool = open_pool(own_pool)
+    sweep = BackgroundSweep(pool, [Recipe(lr=1e-3, epochs=500)], device="cpu").start()
+    until = time.monotonic() + 30
+    while not sweep.status().step and time.monotonic() < until:
+        time.sleep(0.02)
+    assert sweep.status().loss is not None and sweep.status().recipe_label
+    sweep.stop()
+    assert sweep.status().finished and open_pool(own_pool) == pool
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_build_goes_on_where_it_was(tmp_path, how):
+    folder = tmp_path / "pool"
+    command = [sys.executable, "-m", "negmerge_kit.cli", "pool", "build", "tiny", "--out", str(folder), "--device", "cpu"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as build:
+        until = time.monotonic() + 90
+        while time.monotonic() < until and build.poll() is None:
+            if (folder / "pool.json").exists() and open_pool(folder).ids:
+                break
+            time.sleep(0.1)
+        build.send_signal(how)
+        code = build.wait(30)
+    assert code == (-signal.SIGKILL if how == signal.SIGKILL else 130)
+    pool = open_pool(folder)
+    assert 1 <= len(pool.ids) < 8 and pool.verify() == []
+    left = [job for job in missing_jobs(pool, _tiny_grid())]
+    assert len(left) == 8 - len(pool.ids)
+    if how == signal.SIGINT:
+        assert not list(folder.rglob("*.part"))
+
+
+def _tiny_grid():
+    from negmerge_kit.lab.recipe import grid
+
+    return grid("tiny")
+
+
+def test_the_default_folder_is_in_the_users_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    scene = {"name": "tiny:digits"}
+    if sys.platform == "linux":
+        assert default_folder(scene).is_relative_to(tmp_path)
+    assert default_folder(scene) != default_folder({**scene, "mode": "linear"})
+
+
+def test_a_cache_that_cannot_be_written_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr("negmerge_kit.sweeps.embedded.user_cache_path", lambda name: Path("/proc/nowhere"))
+    with pytest.raises(PoolError, match="may be written"):
+        start_pool("tiny:digits")
+
+
+def test_unknown_families_list_the_known():
+    with pytest.raises(SceneError, match="digits"):
+        start_pool("tiny:cats")
+
+
+def test_any_family_can_be_forgotten(tmp_path):
+    pool, _ = start_pool("tiny:arrows", tmp_path / "arrows")
+    outcome = next(iter(run_sweep(missing_jobs(pool, [Recipe(lr=2e-3, epochs=1)], device="cpu"), store=pool)))
+    assert outcome.failure is None
+    bench = Workbench(open_pool(tmp_path / "arrows"), device="cpu")
+    assert bench.scene.images("val").forget.name == "arrows"
+    assert "digits" in {images.name for images in bench.scene.images("val").retain}
