@@ -59,12 +59,12 @@ def search_json(bench: Workbench, choice: Choice, found: ScaleSearch, *, test: b
         "retain": best.retain.json() if best and best.retain else None,
         "kept_fraction": bench.merged(choice).counts.kept_fraction,
         "curve": [point.json() for point in found.curve],
-        "test": test_json(bench, choice, best.scale) if test and best else None,
+        "test": on_test(bench, choice, best.scale) if test and best else None,
         "seconds": time.perf_counter() - started,
     }
 
 
-def test_json(bench: Workbench, choice: Choice, scale: float) -> Json:
+def on_test(bench: Workbench, choice: Choice, scale: float) -> Json:
     """`{"base", "forget", "retain"}` on the test split, for a scale that was chosen without it."""
     return {"base": _pair(bench.base_scores("test")), **_pair(bench.score(choice, scale, "test"))}
 

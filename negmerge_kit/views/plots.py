@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from textwrap import fill
 
@@ -12,13 +13,16 @@ from matplotlib.ticker import PercentFormatter
 from negmerge_kit.merging.agreement import LayerAgreement
 from negmerge_kit.scoring.scale import Point
 from negmerge_kit.views.style import AGREE, FORGET, INK, MUTED, RETAIN, percent, style
-from negmerge_kit.vision.layers import layer_of
+from negmerge_kit.vision.layers import layer_of, reading_order
 
 LARGEST_SCALE = 1.5
 """Right end of the scale axis, and of the app's slider."""
 
 CURVE_AREA = (0.105, 0.15, 0.875, 0.74)
 """Left, bottom, width and height of the untitled curve's axes within the figure: the app lays its marker over it."""
+
+
+_IN_BLOCK = re.compile(r"^(text )?b(\d+) ")
 
 
 def scale_curve(
@@ -105,8 +109,9 @@ def agreement_by_layer(
     with style():
         if upright:
             figure = Figure(figsize=(9.0, 2.15))
-            axes = figure.add_axes((0.05, 0.13, 0.945, 0.71 if titled else 0.84))
+            axes = figure.add_axes((0.05, 0.2, 0.945, 0.64 if titled else 0.77))
             axes.bar(names, values, color=AGREE, width=0.72)
+            _group_labels(axes, names)
             axes.axhline(chance, color=INK, linewidth=1.2, linestyle=(0, (4, 2.5)), gid="chance")
             # The label has a place of its own behind the last bar, over the line.
             axes.set(ylim=(0, min(1.0, top)), xlim=(-0.6, len(names) - 0.4 + 0.11 * len(names)))
@@ -136,12 +141,13 @@ def agreement_by_layer(
 
 def agreement_shares(layers: Sequence[LayerAgreement], votes: int) -> dict[str, float]:
     """Share of moved elements with at least `votes` equal signs, by layer label, in the order of the network."""
+    by_name = {layer.name: layer for layer in layers}
     sums: dict[str, list[int]] = {}
-    for layer in layers:
-        moved, agreeing = sums.setdefault(layer_of(layer.name), [0, 0])
-        sums[layer_of(layer.name)] = [moved + layer.moved, agreeing + sum(layer.histogram[votes:])]
-    ordered = sorted(sums, key=_depth)
-    return {name: sums[name][1] / sums[name][0] for name in ordered if sums[name][0]}
+    for name in reading_order(by_name):
+        total = sums.setdefault(layer_of(name), [0, 0])
+        total[0] += by_name[name].moved
+        total[1] += sum(by_name[name].histogram[votes:])
+    return {label: agreeing / moved for label, (moved, agreeing) in sums.items() if moved}
 
 
 def agreement_finding(layers: Sequence[LayerAgreement], *, votes: int, chance: float) -> str:
@@ -156,6 +162,20 @@ def agreement_finding(layers: Sequence[LayerAgreement], *, votes: int, chance: f
     who = f"All {candidates}" if votes == candidates else f"At least {votes} of {candidates}"
     times = f", {share / chance:.0f} times chance" if chance and share > chance else ""
     return f"{who} signs agree on {percent(share)} of the {moved:,} moved elements{times}"
+
+
+def _group_labels(axes: Axes, names: Sequence[str]) -> None:
+    """Label each bar by its kind, and each block once below its bars."""
+    blocks = [name.rpartition(" ")[0] if _IN_BLOCK.match(name) else "" for name in names]
+    axes.set_xticks(range(len(names)), [
+        name.rpartition(" ")[2] if block else name.replace(" ", "\n") for name, block in zip(names, blocks, strict=True)
+    ])  # fmt: skip
+    for block in dict.fromkeys(filter(None, blocks)):
+        first, count = blocks.index(block), blocks.count(block)
+        axes.annotate(
+            _IN_BLOCK.sub(r"\1block \2", f"{block} "), (first + (count - 1) / 2, 0), (0, -17), ha="center", va="top",
+            xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8.5, color=INK,
+        )  # fmt: skip
 
 
 def _title(figure: Figure, finding: str, width: int) -> None:
@@ -184,12 +204,3 @@ def _series(axes: Axes, points: Sequence[Point], *, thin: bool) -> None:
             scales, values, color=colour, linestyle=dashes, marker="o", markersize=3, gid=name,
             label=f"{name} (n = {last.n:,})",
         )  # fmt: skip
-
-
-def _depth(label: str) -> tuple[int, str]:
-    """Sort key from pixels to output; labels of one depth keep their own order."""
-    ends = {"patch": 0, "cls": 1, "pos": 2, "ln": 3, "proj": 99}
-    head = label.split()[0]
-    if head[:1] == "b" and head[1:].isdigit():
-        return 10 + int(head[1:]), ""
-    return ends.get(head, 98), label

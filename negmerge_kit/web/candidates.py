@@ -1,0 +1,97 @@
+"""The list of candidates: aligned lines, all, none, best three, and what is still being fine-tuned."""
+
+from __future__ import annotations
+
+import time
+
+from negmerge_kit.checkpoints.pool import Candidate, Pool
+from negmerge_kit.sweeps.background import SweepStatus
+from negmerge_kit.web.fragments import notice, progress
+
+WIDTHS = {"lr": 5, "epochs": 7, "wd": 6, "forget": 8, "kept": 7}
+SPACE = "\N{NO-BREAK SPACE}"
+
+
+def head_row() -> str:
+    """The heads of the columns, in the widths of the lines."""
+    cells = "".join(name.rjust(width) for name, width in WIDTHS.items()).replace(" ", SPACE)
+    return f'<p class="nm-columns" aria-hidden="true">{cells}</p>'
+
+
+def line(entry: Candidate) -> str:
+    """One candidate: its recipe, and its own forget and kept share at its own best scale."""
+    recipe, scores = entry.recipe, entry.scores or {}
+    lr = f"{recipe['lr']:.0e}".replace("e-0", "e-")
+    found = scores.get("forget")
+    cells = {
+        "lr": lr,
+        "epochs": str(recipe["epochs"]),
+        "wd": f"{recipe['weight_decay']:g}",
+        "forget": f"{100 * found['value']:.0f}{SPACE}%" if found else "–",
+        "kept": f"{100 * scores['kept']:.1f}{SPACE}%" if found else "–",
+    }
+    return "".join(text.rjust(WIDTHS[name]) for name, text in cells.items()).replace(" ", SPACE)
+
+
+def choices(pool: Pool) -> list[tuple[str, str]]:
+    """(line, id) of every finished candidate."""
+    return [(line(entry), entry.id) for entry in pool.entries]
+
+
+def best(pool: Pool, count: int = 3) -> list[str]:
+    """The candidates that forget most alone at their own best scale; those without one come last."""
+
+    def forget(entry: Candidate) -> float:
+        found = (entry.scores or {}).get("forget")
+        return found["value"] if found else 2.0
+
+    chosen = {entry.id for entry in sorted(pool.entries, key=forget)[:count]}
+    return [id for id in pool.ids if id in chosen]
+
+
+def selected_after(selected: list[str], known: list[str], ids: list[str]) -> list[str]:
+    """The selection once the pool has grown: someone who had everything gets the new ones too.
+
+    >>> selected_after(["a"], ["a"], ["a", "b"]), selected_after([], ["a"], ["a", "b"])
+    (['a', 'b'], [])
+    """
+    return list(ids) if set(selected) == set(known) else [id for id in ids if id in selected]
+
+
+class Pace:
+    """Time left of a sweep, from how much of it has passed since this was made."""
+
+    def __init__(self, status: SweepStatus | None) -> None:
+        self._started, self._share = time.monotonic(), _share(status) if status else 0.0
+
+    def left(self, status: SweepStatus) -> str:
+        """In words; empty while it is too early to say."""
+        gone = _share(status) - self._share
+        if gone <= 0.01:
+            return ""
+        seconds = (time.monotonic() - self._started) / gone * (1 - _share(status))
+        return f"about {seconds:.0f} s left" if seconds < 90 else f"about {seconds / 60:.0f} min left"
+
+
+def status_line(status: SweepStatus | None, pace: Pace) -> str:
+    """The progress bar under the list; nothing once all candidates are there."""
+    if status is None:
+        return ""
+    if status.error:
+        return notice(status.error)
+    if status.finished:
+        return ""
+    if status.waiting:
+        told = f"Another process is fine-tuning these candidates: {status.done} of {status.total} are done"
+        return progress(told, _share(status), "They appear here as they are finished.")
+    what = f"Fine-tuning candidate {min(status.done + 1, status.total)} of {status.total}"
+    if status.recipe_label is None:
+        return progress(what, _share(status), "Starting.")
+    loss = f"loss {status.loss:.2f}" if status.loss is not None else ""
+    hint = " · ".join(part for part in (status.recipe_label, loss, pace.left(status)) if part)
+    return progress(what, _share(status), hint)
+
+
+def _share(status: SweepStatus) -> float:
+    part = status.step / status.steps if status.steps and status.done < status.total else 0.0
+    return min(1.0, (status.done + part) / status.total) if status.total else 1.0

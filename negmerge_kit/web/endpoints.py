@@ -1,0 +1,118 @@
+"""The named endpoints that scripts call: /pools, /score and /search. Every argument is checked here."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import gradio as gr
+
+from negmerge_kit.errors import NegmergeError, ParameterError, PoolError
+from negmerge_kit.lab.report import score_json, search_json
+from negmerge_kit.lab.workbench import Choice, Workbench
+from negmerge_kit.scoring.scale import parse_scales
+
+SPLITS = ("val", "test", "live")
+MOST_SCALES = 201
+LARGEST = 1000.0
+
+
+class Endpoints:
+    """The functions behind the endpoints, over one workbench."""
+
+    def __init__(self, bench: Workbench, name: str) -> None:
+        self._bench, self._name = bench, name
+
+    def pools(self) -> list[str]:
+        """The ids of the pools that this app has open."""
+        return [self._name]
+
+    def score(
+        self,
+        pool: str,
+        candidates: list[str] | None = None,
+        rule: str = "negmerge",
+        scale: float = 1.0,
+        params: dict[str, Any] | None = None,
+        split: str = "val",
+    ) -> dict[str, Any]:
+        """Forget and retain at one scale: {"forget", "retain", "base", "kept_fraction", "seconds"}."""
+        choice = self._choice(pool, candidates, rule, params)
+        if split not in SPLITS:
+            raise ParameterError(f"split is {split!r}: choose one of {', '.join(SPLITS)}.")
+        return score_json(self._bench, choice, _number(scale, "scale", 0.0, LARGEST), split)
+
+    def search(
+        self,
+        pool: str,
+        candidates: list[str] | None = None,
+        rule: str = "negmerge",
+        params: dict[str, Any] | None = None,
+        keep: float = 0.95,
+        scales: str = "0:1:0.05",
+        exhaustive: bool = False,
+        test: bool = False,
+    ) -> dict[str, Any]:
+        """The scale that forgets most on validation with retention at its floor, as `negmerge search --json`."""
+        started = time.perf_counter()
+        choice = self._choice(pool, candidates, rule, params)
+        if not isinstance(scales, str) or len(scales) > 10_000:
+            raise ParameterError("scales must be a short text: write START:STOP:STEP or a list such as 0.5,0.7.")
+        grid = [_number(scale, "scale", 0.0, LARGEST) for scale in parse_scales(scales)]
+        if len(grid) > MOST_SCALES:
+            raise ParameterError(f"{len(grid)} scales are too many for one call: give at most {MOST_SCALES}.")
+        for name, value in (("exhaustive", exhaustive), ("test", test)):
+            if not isinstance(value, bool):
+                raise ParameterError(f"{name} is {value!r}: give true or false.")
+        found = self._bench.search(choice, keep=_number(keep, "keep", 0.0, 1.0), scales=grid, exhaustive=exhaustive)
+        return search_json(self._bench, choice, found, test=test, started=started)
+
+    def _choice(self, pool: object, candidates: object, rule: object, params: object) -> Choice:
+        if pool != self._name:
+            raise PoolError(f"there is no pool {_short(pool)} here: /pools lists those that are open ({self._name}).")
+        if not isinstance(rule, str):
+            raise ParameterError(f"rule is {_short(rule)}: give a rule's name.")
+        if candidates is not None and not (
+            isinstance(candidates, list) and len(candidates) < 10_000 and all(isinstance(id, str) for id in candidates)
+        ):
+            raise ParameterError("candidates must be a list of candidate ids, or null for all of them.")
+        if params is not None and not (isinstance(params, dict) and all(isinstance(name, str) for name in params)):
+            raise ParameterError('params must be an object such as {"agreement": 0.8}, or null for the defaults.')
+        if candidates is None and not self._bench.pool.ids:
+            raise PoolError(f"pool {self._name} has no finished candidate yet: they are being fine-tuned; call again later.")
+        return self._bench.choose(candidates, rule, params)
+
+
+def publish(endpoints: Endpoints) -> None:
+    """Add the endpoints to the Blocks that are being built."""
+    for name in ("pools", "score", "search"):
+        function = getattr(endpoints, name)
+        heavy = {"concurrency_limit": 1, "concurrency_id": "heavy"} if name == "search" else {"concurrency_limit": 4}
+        gr.api(told(function), api_name=name, api_description=function.__doc__, **heavy)
+
+
+def told(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with the kit's errors as gradio's: one sentence for the caller, no traceback."""
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except NegmergeError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    return call
+
+
+def _number(value: object, name: str, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not low <= value <= high:
+        raise ParameterError(f"{name} is {_short(value)}: give a number from {low:g} to {high:g}.")
+    return float(value)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,145 @@
+"""The page's own pieces of HTML: header, cards, marker, result, notices. All text is escaped here."""
+
+from __future__ import annotations
+
+from html import escape
+
+from negmerge_kit.scoring.accuracy import Accuracy
+from negmerge_kit.scoring.scale import Point, ScaleSearch
+from negmerge_kit.types import Json
+from negmerge_kit.views.plots import CURVE_AREA, LARGEST_SCALE
+from negmerge_kit.views.style import percent
+
+TAGLINE = "make a model forget, and see what it costs"
+
+
+def header(pool: str, device: str) -> str:
+    """Name, one line, and what is loaded where."""
+    return (
+        f'<header class="nm-header"><h1>negmerge-kit</h1><p>{TAGLINE}</p>'
+        f'<p class="nm-chips"><span title="pool">pool: {escape(pool)}</span>'
+        f'<span title="device">runs on {escape(device)}</span></p></header>'
+    )
+
+
+def heading(number: int, title: str) -> str:
+    """The heading of a numbered step."""
+    return f'<h2 class="nm-step"><span aria-hidden="true">{number}</span>{escape(title)}</h2>'
+
+
+def notice(text: str, kind: str = "alert") -> str:
+    """One sentence in a visible place; nothing for an empty text."""
+    if not text:
+        return ""
+    text = text[0].upper() + text[1:]
+    return f'<p class="nm-notice nm-{kind}" role="{"alert" if kind == "alert" else "status"}">{escape(text)}</p>'
+
+
+def cards(forget_title: str, retain_title: str, classes: int, base: Point, now: Point, keep: float) -> str:
+    """The two numbers that matter, with what they were, their interval, n, and what they are held against."""
+    assert base.forget and base.retain and now.forget and now.retain
+    chance, floor = 1 / classes, keep * base.retain.value
+    margin = 100 * (now.retain.value - floor)
+    kept = now.retain.value / base.retain.value if base.retain.value else 0.0
+    where = f"{'above' if margin >= 0 else 'below'} the floor by {abs(margin):.1f} points"
+    held = f'<b class="nm-{"over" if margin >= 0 else "under"}">{"▲" if margin >= 0 else "▼"} {where}</b>'
+    return (
+        '<div class="nm-cards">'
+        + _card("forget", forget_title, now.forget, f"was {percent(base.forget.value)}", f"chance {percent(chance, 0)}",
+                {"base": base.forget.value, "chance": chance})
+        + _card("retain", retain_title, now.retain, f"was {percent(base.retain.value)}, kept {percent(kept)}", held,
+                {"base": base.retain.value, "floor": floor})
+        + "</div>"
+    )  # fmt: skip
+
+
+def _card(kind: str, title: str, now: Accuracy, was: str, against: str, ticks: dict[str, float]) -> str:
+    low, high = now.interval
+    marks = "".join(
+        f'<i class="nm-tick nm-tick-{name}" style="left:{100 * value:.2f}%" title="{name} {percent(value)}"></i>'
+        for name, value in ticks.items()
+    )
+    return (
+        f'<section class="nm-card nm-score nm-{kind}" aria-label="{kind}">'
+        f"<h2>{kind.title()}: {escape(title)}</h2>"
+        f'<p class="nm-now"><strong id="nm-{kind}-now">{percent(now.value)}</strong> <span>{was}</span></p>'
+        f'<div class="nm-bar" aria-hidden="true"><b style="width:{100 * now.value:.2f}%"></b>'
+        f'<s style="left:{100 * low:.2f}%;width:{100 * (high - low):.2f}%"></s>{marks}</div>'
+        f'<p class="nm-fine">{images(now)} · 95 % interval {100 * low:.0f}–{100 * high:.0f}\N{NO-BREAK SPACE}% · '
+        f"{against}</p></section>"
+    )
+
+
+def images(score: Accuracy) -> str:
+    """Which images a score is over."""
+    return f"{'test' if score.split == 'test' else 'validation'}, n = {score.n:,}"
+
+
+def marker(point: Point | None) -> str:
+    """The slider's place on the curve, laid over it so that the curve is not drawn again."""
+    if point is None or not (point.forget and point.retain):
+        return ""
+    left, bottom, width, height = CURVE_AREA
+    x = 100 * (left + width * min(point.scale, LARGEST_SCALE) / LARGEST_SCALE)
+    dots = "".join(
+        f'<i class="nm-dot nm-dot-{kind}" style="left:{x:.2f}%;top:{100 * (1 - bottom - height * score.value):.2f}%"></i>'
+        for kind, score in (("forget", point.forget), ("retain", point.retain))
+    )
+    line = f'<i class="nm-line" style="left:{x:.2f}%;top:{100 * (1 - bottom - height):.2f}%;height:{100 * height:.2f}%"></i>'
+    return f'<div class="nm-marker" data-scale="{point.scale:g}" aria-hidden="true">{line}{dots}</div>'
+
+
+def progress(text: str, share: float | None = None, hint: str = "") -> str:
+    """A line of text with a bar under it."""
+    if share is None:
+        return f'<p class="nm-fine" role="status">{escape(text)}</p>' if text else ""
+    whole = round(100 * share)
+    return (
+        f'<div class="nm-progress"><p>{escape(text)}</p><div class="nm-track" role="progressbar" aria-valuemin="0" '
+        f'aria-valuemax="100" aria-valuenow="{whole}" aria-label="{escape(text, quote=True)}">'
+        f'<b style="width:{whole}%"></b></div><p class="nm-fine">{escape(hint)}</p></div>'
+    )
+
+
+def result(search: ScaleSearch, test: Json | None, chance: float) -> str:
+    """What the search found, with the test numbers set apart: they chose nothing."""
+    keep = percent(search.keep, 0)
+    best, base = search.best, search.base
+    if best is None:
+        return (
+            '<section class="nm-card nm-result nm-infeasible" role="status" aria-label="search result">'
+            f"<h2>No scale keeps {keep} of retain</h2><p>On the whole validation split every scale above 0 falls "
+            "below the floor. Lower “keep at least”, or choose other candidates or another rule; with the slider you "
+            "can still try finer scales near 0.</p></section>"
+        )
+    assert best.forget and best.retain and base.forget and base.retain
+    nothing = best.scale == 0
+    says = (
+        "<p>No feasible scale forgets more than the base: choose other candidates, or lower “keep at least”.</p>"
+        if nothing else ""
+    )  # fmt: skip
+    rows = _row("validation", "chose the scale", base.forget.json(), best.forget.json(), base.retain.json(), best.retain.json())
+    if test:
+        rows += _row("test", "held out, scored once", test["base"]["forget"], test["forget"],
+                     test["base"]["retain"], test["retain"])  # fmt: skip
+    return (
+        '<section class="nm-card nm-result" role="status" aria-label="search result">'
+        f'<h2>Best scale <strong id="nm-best">{best.scale:g}</strong> <small>forgets most while keeping at least {keep}'
+        f"</small></h2>{says}<table><thead><tr><th scope=col>images<th scope=col>forget <small>(chance "
+        f"{percent(chance, 0)})</small><th scope=col>retain<th scope=col>kept</tr></thead><tbody>{rows}</tbody></table></section>"
+    )
+
+
+def _row(split: str, role: str, forget_base: Json, forget: Json, retain_base: Json, retain: Json) -> str:
+    def cell(was: Json, now: Json) -> str:
+        low, high = 100 * now["low"], 100 * now["high"]
+        return (
+            f"<td><span>{percent(was['value'])} →</span> <b>{percent(now['value'])}</b>"
+            f"<small>{low:.0f}–{high:.0f}\N{NO-BREAK SPACE}%, n = {now['n']:,}</small></td>"
+        )
+
+    kept = retain["value"] / retain_base["value"] if retain_base["value"] else 0.0
+    return (
+        f'<tr class="nm-{split}"><th scope="row">{split}<small>{role}</small></th>'
+        f"{cell(forget_base, forget)}{cell(retain_base, retain)}<td><b>{percent(kept)}</b></td></tr>"
+    )

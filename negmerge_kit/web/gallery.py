@@ -1,0 +1,80 @@
+"""Real test images with the model's answer before and after: six to forget, six to keep."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import replace
+from html import escape
+
+import torch
+from PIL import Image
+
+from negmerge_kit.vision.images import ImageSet
+from negmerge_kit.vision.scene import Splits
+
+EACH = 6
+
+
+class Gallery:
+    """The chosen images, their pictures as one style sheet, and the base's answers.
+
+    The pictures travel once; a slider move sends only the words under them.
+    """
+
+    def __init__(self, test: Splits, device: torch.device) -> None:
+        forget, retain = test.forget, test.retain
+        share = [EACH // len(retain) + (place < EACH % len(retain)) for place in range(len(retain))]
+        chosen = [(forget, EACH), *((images, count) for images, count in zip(retain, share, strict=True) if count)]
+        self.sets = [_spread(images, count).to(device) for images, count in chosen]
+        self._labels = [[images.classes[int(label)] for label in images.labels] for images in self.sets]
+
+    def style(self) -> str:
+        """A `<style>` element with a class for each picture."""
+        pictures = [picture for images in self.sets for picture in images.images.cpu()]
+        rules = (
+            f".nm-pic-{place}{{background-image:url(data:image/png;base64,{_png(picture)})}}"
+            for place, picture in enumerate(pictures)
+        )
+        return f"<style>{''.join(rules)}</style>"
+
+    def html(self, before: list[list[str]], after: list[list[str]]) -> str:
+        """Pictures with what the model said at scale 0 and what it says now."""
+        rows, place = {"forget": "", "retain": ""}, 0
+        for part, images in enumerate(self.sets):
+            kind = "forget" if part == 0 else "retain"
+            for label, was, now in zip(self._labels[part], before[part], after[part], strict=True):
+                rows[kind] += _figure(place, images.name, label, was, now)
+                place += 1
+        return "".join(
+            f'<h3 class="nm-{kind}">{kind}</h3><div class="nm-gallery" data-kind="{kind}">{figures}</div>'
+            for kind, figures in rows.items()
+        )
+
+
+def _figure(place: int, family: str, label: str, was: str, now: str) -> str:
+    def said(word: str, when: str) -> str:
+        right = word == label
+        mark, verdict = ("✓", "right") if right else ("✗", "wrong")
+        return f'<span class="nm-said nm-{verdict}"><i>{when}</i> {escape(word)} <b title="{verdict}">{mark}</b></span>'
+
+    about = escape(f"{family}: {label}", quote=True)
+    return (
+        f'<figure><span class="nm-pic nm-pic-{place}" role="img" aria-label="{about}" title="{about}"></span>'
+        f"<figcaption>{said(was, 'was')}{said(now, 'now')}</figcaption></figure>"
+    )
+
+
+def _spread(images: ImageSet, count: int) -> ImageSet:
+    """The first image of each of `count` classes, spread over the class list; always the same ones."""
+    labels = images.labels.tolist()
+    present = sorted(set(labels))
+    wanted = [present[place * len(present) // count] for place in range(count)] if len(present) >= count else []
+    places = [labels.index(label) for label in wanted] or list(range(min(count, len(labels))))
+    return replace(images, images=images.images[places], labels=images.labels[places])
+
+
+def _png(picture: torch.Tensor) -> str:
+    file = io.BytesIO()
+    Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(file, "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()

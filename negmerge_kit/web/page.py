@@ -1,0 +1,142 @@
+"""The main page: where everything stands. What it answers is in `unlearn`, what moves it is in `wiring`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from negmerge_kit.merging.rules import RULES
+from negmerge_kit.views.plots import LARGEST_SCALE
+from negmerge_kit.web import candidates, fragments
+from negmerge_kit.web.dials import dial, explanation
+from negmerge_kit.web.takeaway import RECORD, WEIGHTS
+from negmerge_kit.web.unlearn import Chosen, Unlearn
+
+RULE = "negmerge"
+KEEP = 0.95
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What a visitor moves."""
+
+    picker: gr.CheckboxGroup
+    every: gr.Button
+    none: gr.Button
+    best: gr.Button
+    rule: gr.Dropdown
+    dials: list[Any]
+    dial_groups: dict[str, gr.Column]
+    scale: gr.Slider
+    keep: gr.Slider
+    find: gr.Button
+    take_weights: gr.Button
+    take_record: gr.Button
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What changes in answer."""
+
+    explains: gr.Markdown
+    progress: gr.HTML
+    chosen: Chosen  # the components of each piece, under its name
+    weights_file: gr.DownloadButton
+    record_file: gr.DownloadButton
+    known: gr.State
+    timer: gr.Timer
+
+
+def lay_out(page: Unlearn, *, pool_name: str, device: str, growing: bool) -> tuple[Controls, Shown]:
+    """Build the page inside the Blocks that are being built; it starts with every finished candidate chosen."""
+    ids = page.bench.pool.ids
+    defaults = [parameter.default for rule in RULES.values() for parameter in rule.parameters]
+    first = page.chosen("", ids, RULE, KEEP, 0.0, *defaults)
+    known, timer = gr.State(list(ids)), gr.Timer(1.0, active=growing)
+    gr.HTML(page.gallery.style(), elem_classes="nm-unseen")
+    gr.HTML(fragments.header(pool_name, device))
+    with gr.Row(elem_id="nm-body"):
+        with gr.Column(elem_id="nm-steps"):
+            choose, progress = _step_choose(page, ids)
+            rule, explains, groups, dials, line = _step_merge(first.line)
+            scale, keep, find = _step_subtract()
+            takes = _step_take()
+        with gr.Column(elem_id="nm-results"):
+            notice = gr.HTML(first.notice, elem_id="nm-notice")
+            cards = gr.HTML(first.cards, elem_id="nm-cards")
+            result = gr.HTML(first.result, elem_id="nm-result")
+            with gr.Column(elem_id="nm-curve", elem_classes="nm-card"):
+                gr.HTML("<h2>Every scale, not only this one</h2>")
+                with gr.Column(elem_id="nm-curve-box"):
+                    curve = gr.HTML(first.curve)
+                    marker = gr.HTML(first.marker, elem_id="nm-marker")
+            with gr.Column(elem_id="nm-says", elem_classes="nm-card"):
+                gr.HTML("<h2>What it says now <small>real test images, before and after</small></h2>")
+                gallery = gr.HTML(first.gallery)
+            with gr.Column(elem_id="nm-agreement", elem_classes="nm-card"):
+                gr.HTML("<h2>Where the candidates agree <small>share of moved weights with enough equal signs, by layer</small></h2>")
+                agreement = gr.HTML(first.agreement)
+    pieces = Chosen(notice, cards, marker, gallery, line, curve, agreement, result)
+    controls = Controls(*choose, rule, dials, groups, scale, keep, find, *takes[:2])
+    return controls, Shown(explains, progress, pieces, *takes[2:], known, timer)
+
+
+def _step_choose(page: Unlearn, ids: list[str]) -> tuple[tuple[Any, ...], gr.HTML]:
+    with gr.Column(elem_id="nm-step-1", elem_classes="nm-card"):
+        gr.HTML(fragments.heading(1, "Choose candidates"))
+        with gr.Row(elem_classes="nm-buttons"):
+            every, none, best = (gr.Button(text, size="sm") for text in ("all", "none", "best 3"))
+        gr.HTML(candidates.head_row())
+        picker = gr.CheckboxGroup(
+            candidates.choices(page.bench.pool), value=ids, interactive=True, container=False, elem_id="nm-picker",
+            label="Candidates: learning rate, epochs, weight decay, and alone at its own best scale forget and kept",
+        )  # fmt: skip
+        gr.HTML(
+            '<p class="nm-fine">The base fine-tuned on what it shall forget, each with another recipe. Forget and kept: '
+            "subtracted alone, at its own best scale (validation).</p>"
+        )
+        progress = gr.HTML("", elem_id="nm-progress")
+    return (picker, every, none, best), progress
+
+
+def _step_merge(line: str) -> tuple[Any, ...]:
+    dials: list[Any] = []
+    groups = {}
+    with gr.Column(elem_id="nm-step-2", elem_classes="nm-card"):
+        gr.HTML(fragments.heading(2, "Merge them"))
+        rule = gr.Dropdown(
+            [(entry.title, name) for name, entry in RULES.items()], value=RULE, label="Rule", container=False,
+            show_label=False, elem_id="nm-rule", interactive=True,
+        )  # fmt: skip
+        explains = gr.Markdown(explanation(RULE), elem_classes="nm-explains")
+        for name, entry in RULES.items():
+            with gr.Column(visible=name == RULE, elem_classes="nm-dials") as groups[name]:
+                dials.extend(dial(parameter) for parameter in entry.parameters)
+        kept = gr.HTML(line, elem_id="nm-kept")
+    return rule, explains, groups, dials, kept
+
+
+def _step_subtract() -> tuple[gr.Slider, gr.Slider, gr.Button]:
+    with gr.Column(elem_id="nm-step-3", elem_classes="nm-card"):
+        gr.HTML(fragments.heading(3, "Subtract it"))
+        scale = gr.Slider(0, LARGEST_SCALE, value=0, step=0.01, label="scale λ", buttons=[], elem_id="nm-scale",
+                          info="How much of the merged change is subtracted; 0 is the base.")  # fmt: skip
+        keep = gr.Slider(0.8, 1.0, value=KEEP, step=0.01, label="keep at least", buttons=[], elem_id="nm-keep",
+                         info="Share of the base's retain accuracy that the search must not fall below.")  # fmt: skip
+        find = gr.Button("Find the best scale", variant="primary", elem_id="nm-find")
+    return scale, keep, find
+
+
+def _step_take() -> tuple[Any, ...]:
+    with gr.Column(elem_id="nm-step-4", elem_classes="nm-card"):
+        gr.HTML(fragments.heading(4, "Take it with you"))
+        with gr.Row(elem_classes="nm-buttons"):
+            weights, record = gr.Button(WEIGHTS, size="sm"), gr.Button(RECORD, size="sm")
+        gr.HTML(
+            '<p class="nm-fine">The weights at the scale above, ready for <code>open_clip.create_model(…, pretrained=FILE)'
+            "</code>, and a JSON record of how they were made.</p>"
+        )
+        hidden = [gr.DownloadButton("download", visible="hidden", elem_id=f"nm-file-{kind}") for kind in ("weights", "record")]
+    return weights, record, *hidden

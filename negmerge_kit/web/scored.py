@@ -1,0 +1,121 @@
+"""What the page has measured so far, by choice: the curves fill in from here, and nothing is scored twice."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from threading import Thread
+
+from negmerge_kit.errors import NegmergeError
+from negmerge_kit.lab.report import on_test
+from negmerge_kit.lab.workbench import Choice, Workbench
+from negmerge_kit.scoring.scale import DEFAULT_SCALES, Point, ScaleSearch
+from negmerge_kit.types import Json
+from negmerge_kit.vision.images import ImageSet
+
+REMEMBERED = 64
+
+LIVE_SCALES = (1.0, 0.5, 1.5, 0.75, 0.25, 1.25, 0.1, 0.4, 0.6, 0.9, 1.1, 1.4)
+"""Scales of the live curve, coarse first, so that its shape is there at once and then sharpens."""
+
+
+@dataclass
+class Known:
+    """All that has been measured for one choice."""
+
+    live: dict[float, Point] = field(default_factory=dict)
+    whole: dict[float, Point] = field(default_factory=dict)
+    searches: dict[float, ScaleSearch] = field(default_factory=dict)
+    tests: dict[float, Json] = field(default_factory=dict)
+
+
+class Scored:
+    """A workbench with a memory, shared by all visitors: the same choice has the same numbers for everyone."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self.bench = bench
+        self._known: OrderedDict[Choice | None, Known] = OrderedDict()
+        self._turn = threading.Lock()
+
+    def known(self, choice: Choice | None) -> Known:
+        """What has been measured for this choice; the longest unused choice is forgotten first."""
+        with self._turn:
+            known = self._known.setdefault(choice, Known())
+            self._known.move_to_end(choice)
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+            return known
+
+    def base(self, split: str) -> Point:
+        """The base's scores as the point at scale 0."""
+        scores = self.bench.base_scores(split)
+        return Point(0.0, scores.forget, scores.retain)
+
+    def look(self, choice: Choice | None, scale: float, sets: list[ImageSet]) -> tuple[Point, list[list[str]]]:
+        """The live point at this scale and the answers to `sets`, in one forward pass."""
+        scores, said = self.bench.look(choice, scale, sets)
+        point = Point(scale, scores.forget, scores.retain)
+        self.known(choice).live[scale] = point
+        return point, said
+
+    def fill_live(self, choice: Choice) -> Iterator[None]:
+        """Score the scales that the live curve lacks, one a step."""
+        known = self.known(choice)
+        for scale in LIVE_SCALES:
+            if scale not in known.live:
+                scores = self.bench.score(choice, scale, "live")
+                known.live[scale] = Point(scale, scores.forget, scores.retain)
+                yield
+
+    def fill_whole(self, choice: Choice) -> Iterator[None]:
+        """Score on the whole validation split what the search could leave out, one scale a step."""
+        known = self.known(choice)
+        for scale in DEFAULT_SCALES[1:]:
+            if scale not in known.whole:
+                scores = self.bench.score(choice, scale, "val")
+                known.whole[scale] = Point(scale, scores.forget, scores.retain)
+                yield
+
+    def search(self, choice: Choice, keep: float) -> Iterator[Point]:
+        """Search the scale on the whole validation split, yielding each point as it is known.
+
+        The outcome, and its one score on test, are in `known(choice)` afterwards. A reader who stops
+        early stops the search at its next point.
+        """
+        known = self.known(choice)
+        if keep in known.searches:
+            return
+        news: SimpleQueue[Point | ScaleSearch | BaseException] = SimpleQueue()
+        left = threading.Event()
+
+        def tell(point: Point) -> None:
+            news.put(point)
+            if left.is_set():
+                raise _LeftError
+
+        def work() -> None:
+            try:
+                news.put(self.bench.search(choice, keep=keep, on_point=tell))
+            except BaseException as error:  # handed over to the reader, who raises it
+                news.put(error)
+
+        Thread(target=work, name="search", daemon=True).start()
+        try:
+            while not isinstance(item := news.get(), ScaleSearch):
+                if isinstance(item, BaseException):
+                    raise item
+                if item.scale and item.stopped is None and item.forget and item.retain:
+                    known.whole[item.scale] = item
+                yield item
+        finally:
+            left.set()
+        if item.best:
+            known.tests[item.best.scale] = on_test(self.bench, choice, item.best.scale)
+        known.searches[keep] = item
+
+
+class _LeftError(NegmergeError):
+    """Ends a search that nobody reads any more."""

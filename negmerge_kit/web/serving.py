@@ -1,0 +1,176 @@
+"""Serving the page: which address, who may look, and where its files lie."""
+
+from __future__ import annotations
+
+import atexit
+import ipaddress
+import os
+import shutil
+import socket
+import tempfile
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from negmerge_kit.checkpoints.pool import Pool, open_pool
+from negmerge_kit.errors import ParameterError
+from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.sweeps.background import BackgroundSweep
+from negmerge_kit.web.endpoints import Endpoints, publish
+from negmerge_kit.web.page import lay_out
+from negmerge_kit.web.scored import Scored
+from negmerge_kit.web.takeaway import TakeAway
+from negmerge_kit.web.unlearn import Unlearn
+from negmerge_kit.web.wiring import wire
+
+
+def serve(
+    pool: Pool | str | Path,
+    *,
+    sweep: BackgroundSweep | None = None,
+    device: str = "auto",
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    auth: str | Path | None = None,
+    block: bool = True,
+    quiet: bool = False,
+) -> gr.Blocks:
+    """Serve the app on a pool until Ctrl-C, fine-tuning its missing candidates meanwhile.
+
+    Args:
+        pool: an open pool or its folder; it may have no finished candidate yet.
+        sweep: fine-tunes what the pool lacks; started once the page is up, stopped when it goes down.
+        auth: file with one `user:password` a line.
+        block: False returns at once, with the server in a thread; `close()` of the returned Blocks ends it.
+
+    Raises:
+        ParameterError: if the port is in use, or the host is not this machine's own and no auth is given.
+        PoolError: if the pool cannot be opened.
+    """
+    people = read_auth(auth) if auth is not None else None
+    check_address(host, port, guarded=bool(people))
+    bench = Workbench(pool if isinstance(pool, Pool) else open_pool(pool), device=device)
+    folder = _private_folder()
+    blocks = build(bench, folder / "made", sweep)
+    if sweep:
+        sweep.start()
+    blocks.launch(
+        server_name=host, server_port=port, auth=people, prevent_thread_lock=True, quiet=True, show_error=True,
+        theme=_theme(), css=_style(), footer_links=[], ssr_mode=False, run_history=False, max_file_size="1mb",
+        allowed_paths=[], share=False, enable_monitoring=False,
+    )  # fmt: skip
+    if not quiet:
+        shown = f"[{host}]" if ":" in host else host
+        print(f"negmerge is at http://{shown}:{port} (Ctrl-C ends it)", flush=True)
+    if block:
+        try:
+            blocks.block_thread()
+        finally:
+            if sweep:
+                sweep.stop()
+    return blocks
+
+
+def build(bench: Workbench, made: Path, sweep: BackgroundSweep | None = None) -> gr.Blocks:
+    """The page and the endpoints over a workbench, not served yet; downloads are written under `made`."""
+    name = bench.pool.folder.resolve().name
+    scored = Scored(bench)
+    page = Unlearn(scored)
+    with gr.Blocks(title="negmerge-kit", fill_width=True, analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
+        controls, shown = lay_out(page, pool_name=name, device=device_words(bench), growing=sweep is not None)
+        wire(blocks, page, controls, shown, TakeAway(scored, made), sweep)
+        publish(Endpoints(bench, name))
+    blocks.queue(default_concurrency_limit=2, max_size=64)
+    return blocks
+
+
+def check_address(host: str, port: int, *, guarded: bool) -> None:
+    """Refuse an address that is taken, or that strangers could reach.
+
+    Raises:
+        ParameterError: with the remedy.
+    """
+    if not guarded and not _is_loopback(host):
+        raise ParameterError(
+            f"host {host} can be reached from other machines: add --auth FILE with user:password lines, "
+            "or keep the default 127.0.0.1."
+        )
+    if not 1 <= port <= 65535:
+        raise ParameterError(f"port is {port}: give a number from 1 to 65535.")
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror:
+        raise ParameterError(f"host {host} is not known: give an address of this machine, such as 127.0.0.1.") from None
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except PermissionError:
+            raise ParameterError(f"port {port} is reserved for the system: choose another with --port 7861.") from None
+        except OSError as error:
+            raise ParameterError(
+                f"port {port} is in use or {host} is not this machine's ({error.strerror}): "
+                f"choose another with --port {port + 1 if port < 65535 else 7861}."
+            ) from None
+
+
+def read_auth(file: str | Path) -> list[tuple[str, str]]:
+    """The (user, password) pairs of a file with one `user:password` a line; blank lines and # lines are left out.
+
+    Raises:
+        ParameterError: if the file cannot be read or a line is not of that form (the line's number is named, not its text).
+    """
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParameterError(f"cannot read {file} ({error}): give a text file with one user:password a line.") from None
+    people = []
+    for number, text in enumerate(lines, 1):
+        if not text.strip() or text.startswith("#"):
+            continue
+        user, colon, password = text.partition(":")
+        if not (user and colon and password):
+            raise ParameterError(f"line {number} of {file} is not user:password: write one pair a line.")
+        people.append((user, password))
+    if not people:
+        raise ParameterError(f"{file} names nobody: write at least one user:password line.")
+    return people
+
+
+def device_words(bench: Workbench) -> str:
+    """The device that is really used, as people call it."""
+    device = bench.model.device
+    if device.type == "cuda":
+        import torch
+
+        return f"CUDA: {torch.cuda.get_device_name(device)}"
+    return {"cpu": "CPU", "mps": "MPS (Apple GPU)"}.get(device.type, str(device))
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _private_folder() -> Path:
+    """A folder that only this user can read, for gradio's cache and for downloads; gone when the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="negmerge-app-"))
+    os.environ["GRADIO_TEMP_DIR"] = str(folder / "cache")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _style() -> str:
+    return (resources.files("negmerge_kit.web") / "style.css").read_text(encoding="utf-8")
+
+
+def _theme() -> Any:
+    fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif"]
+    mono = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace"]
+    return gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=fonts, font_mono=mono)

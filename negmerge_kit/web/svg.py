@@ -1,0 +1,37 @@
+"""A figure as SVG inside the page: its text stays text, and its colours follow the page's theme."""
+
+from __future__ import annotations
+
+import re
+from html import escape
+from io import StringIO
+
+from matplotlib.figure import Figure
+
+from negmerge_kit.views.style import INK, MUTED, RULE, style
+
+_THEMED = {INK: "var(--nm-ink)", MUTED: "var(--nm-muted)", RULE: "var(--nm-rule)"}
+
+
+def inline(figure: Figure, finding: str, *, name: str) -> str:
+    """The figure as an `<svg role="img">` element; `finding` is what a screen reader says.
+
+    Args:
+        name: put before every id, so that two figures on one page do not share any.
+    """
+    file = StringIO()
+    with style():
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    for colour, variable in _THEMED.items():
+        text = text.replace(colour, variable)
+    text = re.sub(r"font: ([^;\"']*?)([\d.]+px) [^;\"]*", r"font: \1\2 var(--nm-font)", text)
+    # Only ids that something refers to are needed; the rest would repeat from figure to figure.
+    used = set(re.findall(r"#([\w-]+)", text))
+    text = re.sub(r' id="([\w-]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", text)
+    text = re.sub(r"(url\(#|href=\"#)([\w-]+)", rf"\g<1>{name}-\2", text)
+    head = f'<svg role="img" aria-label="{escape(finding, quote=True)}" class="nm-figure"'
+    text = re.sub(r'^<svg (?:[^>]*?)(viewBox="[^"]*")[^>]*>', rf"{head} \1>", text, count=1, flags=re.S)
+    return text.strip()

@@ -1,0 +1,73 @@
+"""Step 4: the unlearned checkpoint and the record of how it was made, written to the app's own folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import threading
+import time
+from pathlib import Path
+
+from negmerge_kit.checkpoints.atomic import atomic_file
+from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
+from negmerge_kit.lab.report import card, search_json
+from negmerge_kit.lab.workbench import Choice
+from negmerge_kit.types import Json
+from negmerge_kit.web.scored import Scored
+
+WEIGHTS, RECORD = "unlearned.safetensors", "unlearned.json"
+MADE_AT_ONCE = 8
+
+
+class TakeAway:
+    """Writes what a visitor downloads; the newest few are kept, so that the folder stays small."""
+
+    def __init__(self, scored: Scored, folder: Path) -> None:
+        self._scored, self._folder = scored, folder
+        self._turn = threading.Lock()
+
+    def weights(self, choice: Choice, scale: float) -> Path:
+        """The base's whole key set with the merged delta subtracted; open_clip loads it.
+
+        Raises:
+            CheckpointError: if the file cannot be written; the message says why.
+        """
+        with self._turn:
+            path = self._place(choice, scale) / WEIGHTS
+            if not path.exists():
+                bench = self._scored.bench
+                # One write, then the metadata says of itself all but its own hash.
+                save_checkpoint(path, bench.unlearned(choice, scale), like=bench.pool.base, metadata=self._card(choice, scale))
+            return path
+
+    def record(self, choice: Choice, scale: float) -> Path:
+        """What was done, as JSON: choice, scores, hashes, versions, and the hash of the weights that go with it."""
+        weights = self.weights(choice, scale)
+        with self._turn:
+            told = self._card(choice, scale) | {"file": {"name": WEIGHTS, "sha256": sha256_file(weights)}}
+            path = weights.with_name(RECORD)
+            with atomic_file(path) as file:
+                file.write(json.dumps(told, indent=2, allow_nan=False).encode())
+            return path
+
+    def _card(self, choice: Choice, scale: float) -> Json:
+        bench, known = self._scored.bench, self._scored.known(choice)
+        started = time.perf_counter()
+        chosen = [found for found in known.searches.values() if found.best and found.best.scale == scale]
+        if chosen:
+            return card(bench, choice, search_json(bench, choice, chosen[-1], test=True, started=started))
+        by_hand = bench.fixed(choice, scale)
+        told = search_json(bench, choice, by_hand, test=True, started=started) | {"keep": None}
+        return card(bench, choice, told, chosen="by hand, on the page's slider")
+
+    def _place(self, choice: Choice, scale: float) -> Path:
+        digest = hashlib.sha256(json.dumps([choice.json(), scale], sort_keys=True).encode()).hexdigest()[:16]
+        place = self._folder / digest
+        place.mkdir(parents=True, exist_ok=True)
+        place.touch()
+        places = sorted(self._folder.iterdir(), key=lambda folder: folder.stat().st_mtime)
+        for old in places[:-MADE_AT_ONCE]:
+            if old != place:
+                shutil.rmtree(old, ignore_errors=True)
+        return place

@@ -1,0 +1,233 @@
+"""What the main page answers: plain functions from the controls' values to its pieces of HTML."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from negmerge_kit.errors import NegmergeError, ParameterError
+from negmerge_kit.lab.workbench import Choice
+from negmerge_kit.merging.agreement import LayerAgreement
+from negmerge_kit.merging.rules import RULES
+from negmerge_kit.merging.signs import chance, votes_needed
+from negmerge_kit.scoring.scale import DEFAULT_SCALES, Point, check_scale
+from negmerge_kit.views import plots
+from negmerge_kit.views.style import percent
+from negmerge_kit.vision.families import FAMILIES
+from negmerge_kit.web import fragments, svg
+from negmerge_kit.web.dials import params_of
+from negmerge_kit.web.gallery import Gallery
+from negmerge_kit.web.scored import Scored
+
+SEARCHES_AT_ONCE = len(DEFAULT_SCALES)
+WAITING = "Candidates are being fine-tuned. Until the first one is done you see the base model."
+FIRST = "Press “Find the best scale” to start, or move the scale slider."
+
+
+class Moved(NamedTuple):
+    """What a slider move changes."""
+
+    notice: str
+    cards: str
+    marker: str
+    gallery: str
+
+
+class Chosen(NamedTuple):
+    """What another choice of candidates or rule changes."""
+
+    notice: str
+    cards: str
+    marker: str
+    gallery: str
+    line: str
+    curve: str
+    agreement: str
+    result: str
+
+
+class Unlearn:
+    """The main page over one workbench; visitors share what has been measured, never their choices."""
+
+    def __init__(self, scored: Scored) -> None:
+        self.scored, self.bench = scored, scored.bench
+        self.gallery = Gallery(self.bench.images("test"), self.bench.model.device)
+        self._base, self._said = scored.look(None, 0.0, self.gallery.sets)
+        live = self.bench.images("live")
+        self._classes = len(live.forget.classes)
+        self.forget_title = _title(live.forget.name)
+        self.retain_title = f"everything else ({len(live.retain)} families)" if len(live.retain) > 1 else _title(live.retain[0].name)
+        self._bars: OrderedDict[tuple[tuple[str, ...], float], str] = OrderedDict()
+        self._latest: OrderedDict[str, Choice | None] = OrderedDict()
+        self._turn = threading.Lock()
+
+    # --- reading the controls -----------------------------------------------------------------
+
+    def choice(self, ids: Sequence[str], rule: str, dials: Sequence[Any]) -> Choice:
+        """The choice that the controls describe.
+
+        Raises:
+            ParameterError, PoolError: with a sentence for the page.
+        """
+        if not self.bench.pool.ids:
+            raise ParameterError(WAITING)
+        if not ids:
+            raise ParameterError("no candidate is selected: tick at least one in step 1.")
+        if rule not in RULES:
+            raise ParameterError(f"there is no rule '{rule}': choose among {', '.join(RULES)}.")
+        return self.bench.choose(list(ids), rule, params_of(rule, dials))
+
+    def scale(self, value: object) -> float:
+        """The scale that the slider sent.
+
+        Raises:
+            ParameterError: if it is not a finite number from 0 to the slider's end.
+        """
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ParameterError(f"scale is {value!r}: give a number.")
+        scale = check_scale(value)
+        if scale > plots.LARGEST_SCALE:
+            raise ParameterError(f"scale is {scale:g}: this page goes up to {plots.LARGEST_SCALE:g}.")
+        return scale
+
+    # --- answers ------------------------------------------------------------------------------
+
+    def moved(self, ids: Sequence[str], rule: str, keep: float, scale: float, *dials: Any) -> Moved:
+        """The numbers, marker and pictures at this scale: one update of the weights and one pass over the images."""
+        try:
+            choice = self.choice(ids, rule, dials)
+            now, said = self.scored.look(choice, self.scale(scale), self.gallery.sets)
+        except NegmergeError as error:
+            return self._base_only(error, keep)
+        shown, base = self._best_known(choice, now)
+        hint = fragments.notice(FIRST, "hint") if not scale and not self.scored.known(choice).searches else ""
+        return Moved(hint, self._cards(base, shown, keep), fragments.marker(shown), self.gallery.html(self._said, said))
+
+    def chosen(self, session: str, ids: Sequence[str], rule: str, keep: float, scale: float, *dials: Any) -> Chosen:
+        """Everything on the right for another choice; the curve shows what is known and is filled in by `fill`."""
+        try:
+            choice: Choice | None = self.choice(ids, rule, dials)
+            assert choice is not None
+            line, bars = self.kept_line(choice), self._agreement(choice)
+        except NegmergeError as error:
+            self._now(session, None)
+            return Chosen(*self._base_only(error, keep), "", self.curve(None, keep), _NOTHING, "")
+        self._now(session, choice)
+        moved = self.moved(ids, rule, keep, scale, *dials)
+        return Chosen(*moved, line, self.curve(choice, keep), bars, self.result(choice, keep))
+
+    def fill(self, session: str, ids: Sequence[str], rule: str, keep: float, *dials: Any) -> Iterator[str]:
+        """The curve, again and again as its scales are scored; ends when the visitor chooses something else."""
+        try:
+            choice = self.choice(ids, rule, dials)
+            known = self.scored.known(choice)
+            # After a search the whole validation split is what the curve shows.
+            steps = self.scored.fill_whole(choice) if keep in known.searches else self.scored.fill_live(choice)
+            for _ in steps:
+                if self._latest.get(session, choice) != choice:
+                    return
+                yield self.curve(choice, keep)
+        except NegmergeError:
+            return  # `chosen` has said it already
+
+    def find(self, session: str, ids: Sequence[str], rule: str, keep: float, *dials: Any) -> Iterator[tuple[str, float | None]]:
+        """(result so far, scale once it is found) of the search over the whole validation split.
+
+        Raises:
+            ParameterError, PoolError: with a sentence for the page.
+        """
+        choice = self.choice(ids, rule, dials)
+        self._now(session, choice)
+        for count, point in enumerate(self.scored.search(choice, keep), 1):
+            if self._latest.get(session) != choice:
+                return
+            told = f"Scoring scale {point.scale:g} on the whole validation split"
+            yield f'<div class="nm-card">{fragments.progress(told, count / SEARCHES_AT_ONCE)}</div>', None
+        best = self.scored.known(choice).searches[keep].best
+        yield self.result(choice, keep), best.scale if best else None
+
+    # --- pieces -------------------------------------------------------------------------------
+
+    def kept_line(self, choice: Choice) -> str:
+        """How much of what moved the rule keeps, held against chance where the rule votes."""
+        counts, n = self.bench.merged(choice).counts, len(choice.candidates)
+        line = f"Keeps <b>{percent(counts.kept_of_moved)}</b> of the {counts.moved:,} weights that moved"
+        agreement = dict(choice.params).get("agreement")
+        if agreement is None or n == 1:
+            return f'<p class="nm-fine">{line}.</p>'
+        return (
+            f'<p class="nm-fine">{line} (chance {percent(chance(n, agreement))}): '
+            f"<b>{votes_needed(n, agreement)} of {n}</b> signs must agree.</p>"
+        )
+
+    def curve(self, choice: Choice | None, keep: float) -> str:
+        """The curve as far as it is known: whole-validation points over live ones once there is a search."""
+        known = self.scored.known(choice) if choice else None
+        found = known.searches.get(keep) if known else None
+        if known and found:
+            base, points = self.scored.base("val"), list(known.whole.values())
+            behind = [point for point in known.live.values() if point.scale > max(DEFAULT_SCALES)]
+            behind += [point for point in points if point.scale == max(DEFAULT_SCALES)] if behind else []
+        else:
+            base, behind = self._base, []
+            points = list(known.live.values()) if known else []
+        best = found.best if found else None
+        figure = plots.scale_curve(points, base=base, keep=keep, best=best, behind=behind, titled=False)
+        return svg.inline(figure, plots.curve_finding(points, base=base, keep=keep, best=best), name="curve")
+
+    def result(self, choice: Choice, keep: float) -> str:
+        """What the search for this choice and floor found, or nothing before it."""
+        known = self.scored.known(choice)
+        if keep not in known.searches:
+            return ""
+        found = known.searches[keep]
+        return fragments.result(found, known.tests.get(found.best.scale) if found.best else None, 1 / self._classes)
+
+    def _agreement(self, choice: Choice) -> str:
+        agreement = float(dict(choice.params).get("agreement", 1.0))
+        key = (choice.candidates, agreement)
+        if key not in self._bars:
+            layers = self.bench.agreement(choice.candidates)
+            self._bars[key] = _agreement_html(layers, len(choice.candidates), agreement)
+            if len(self._bars) > 64:
+                self._bars.popitem(last=False)
+        return self._bars[key]
+
+    def _best_known(self, choice: Choice, now: Point) -> tuple[Point, Point]:
+        """(point, base) on the whole validation split where that has been scored, else live."""
+        whole = self.scored.known(choice).whole.get(now.scale)
+        return (whole, self.scored.base("val")) if whole else (now, self._base)
+
+    def _cards(self, base: Point, now: Point, keep: float) -> str:
+        keep = min(1.0, max(0.0, float(keep)))
+        return fragments.cards(self.forget_title, self.retain_title, self._classes, base, now, keep)
+
+    def _base_only(self, error: NegmergeError, keep: float) -> Moved:
+        kind = "hint" if str(error) == WAITING else "alert"
+        pictures = self.gallery.html(self._said, self._said)
+        return Moved(fragments.notice(str(error), kind), self._cards(self._base, self._base, keep), "", pictures)
+
+    def _now(self, session: str, choice: Choice | None) -> None:
+        with self._turn:
+            self._latest[session] = choice
+            self._latest.move_to_end(session)
+            if len(self._latest) > 512:
+                self._latest.popitem(last=False)
+
+
+_NOTHING = '<p class="nm-fine">Choose candidates to see on which weights their signs agree.</p>'
+
+
+def _agreement_html(layers: Sequence[LayerAgreement], n: int, agreement: float) -> str:
+    told = {"votes": votes_needed(n, agreement), "chance": chance(n, agreement)}
+    finding = plots.agreement_finding(layers, **told)
+    wide = svg.inline(plots.agreement_by_layer(layers, titled=False, **told), finding, name="bars")
+    tall = svg.inline(plots.agreement_by_layer(layers, titled=False, upright=False, **told), finding, name="rows")
+    return f'<p class="nm-fine">{finding}.</p><div class="nm-wide">{wide}</div><div class="nm-tall">{tall}</div>'
+
+
+def _title(family: str) -> str:
+    return FAMILIES[family].title.lower() if family in FAMILIES else family
+
