@@ -37,7 +37,6 @@ class Deltas:
         self.start = start
         self.dtype = compute_dtype(base.dtype)
         self.base = base
-        self._origin = base.to(self.dtype)
         self._candidates = candidates
         self._given = given or [False] * len(candidates)
         self._sums: tuple[Tensor, Tensor, Tensor] | None = None
@@ -51,7 +50,7 @@ class Deltas:
 
     def __getitem__(self, position: int) -> Tensor:
         candidate = self._candidates[position].to(self.dtype)
-        return candidate if self._given[position] else candidate - self._origin
+        return candidate if self._given[position] else candidate - self.base.to(self.dtype)
 
     def _tally(self) -> tuple[Tensor, Tensor, Tensor]:
         if self._sums is None:

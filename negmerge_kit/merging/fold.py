@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -60,7 +59,7 @@ class Merge(Iterator[Item]):
         return next(self._items)
 
     def _run(self) -> Iterator[Item]:
-        survey = self.rule.survey(self._sources.stream, self.settings) if self.rule.survey else None
+        survey = self.rule.survey(self._sources.stream(), self.settings) if self.rule.survey else None
         for name, (shape, dtype) in self._sources.layout.items():
             if not dtype.is_floating_point:
                 continue
@@ -73,7 +72,7 @@ class Merge(Iterator[Item]):
         shape, dtype = self._sources.layout[name]
         merged = torch.empty(math.prod(shape), dtype=dtype, device=self._sources.device)
         if self.rule.measure is not None:
-            survey = self.rule.measure(partial(self._sources.chunks, name), self.settings)
+            survey = self.rule.measure(self._sources.stream(name), self.settings)
         quota = 0
         for deltas in self._sources.chunks(name):
             piece = merged[deltas.start : deltas.start + deltas.base.numel()]

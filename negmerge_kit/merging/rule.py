@@ -12,11 +12,26 @@ from torch import Tensor
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.merging.deltas import Deltas
 
+
 Settings: TypeAlias = Mapping[str, Any]
 """A rule's parameters with every default filled in."""
 
-Stream: TypeAlias = Callable[[], Iterator[Deltas]]
-"""One more pass over every counted chunk; chunks of one tensor come in order."""
+
+@dataclass(frozen=True)
+class Stream:
+    """What a survey reads: called, it gives one more pass; the chunks of one tensor come in order.
+
+    `elements` is their number in one pass, `wide` tells that a tensor is float64.
+    """
+
+    chunks: Callable[[], Iterator[Deltas]]
+    elements: int
+    candidates: int
+    wide: bool = False
+
+    def __call__(self) -> Iterator[Deltas]:
+        """One more pass over every chunk."""
+        return self.chunks()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -10,10 +11,13 @@ from torch import Tensor
 from negmerge_kit.errors import DeviceError, ParameterError
 from negmerge_kit.merging.alike import counted, layout_of
 from negmerge_kit.merging.deltas import Deltas, compute_dtype
+from negmerge_kit.merging.rule import Stream
 from negmerge_kit.types import Weights
 
 CHUNK = 1 << 15
 """Elements a chunk: all of a chunk stays in the cache, and torch runs each step on the calling thread alone."""
+SURVEY_CHUNK = 1 << 18
+"""Elements a chunk of a survey: long enough that counting outweighs clearing its counters."""
 
 
 class Sources:
@@ -55,10 +59,16 @@ class Sources:
             stop = start + size
             yield self._deltas(name, flat[start:stop], [candidate[start:stop] for candidate in candidates], start)
 
-    def stream(self) -> Iterator[Deltas]:
-        """Every counted chunk of the model, on a grid of its own: a survey's sums do not depend on `chunk`."""
-        for name in self.counted():
-            yield from self.chunks(name, CHUNK)
+    def stream(self, *names: str) -> Stream:
+        """Passes over some tensors or all counted ones, on a grid of its own: a survey does not depend on `chunk`."""
+        chosen = names or tuple(self.counted())
+
+        def chunks() -> Iterator[Deltas]:
+            for name in chosen:
+                yield from self.chunks(name, SURVEY_CHUNK)
+
+        return Stream(chunks, sum(math.prod(self.layout[name][0]) for name in chosen), len(self.candidates),
+                      any(self.layout[name][1] is torch.float64 for name in chosen))
 
     def _flat(self, position: int, name: str, base: Tensor) -> Tensor:
         candidate = self.candidates[position]

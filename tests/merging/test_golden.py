@@ -36,7 +36,7 @@ def test_negmerge_is_bit_identical_to_the_authors(files, chunk):
     stats = json.loads((GOLDEN / "stats.json").read_text())
     assert merged.counts.elements == stats["elements"]
     assert merged.counts.kept == stats["consensus_elements"]
-    assert merged.counts.kept_fraction == stats["consensus_fraction"]
+    assert merged.counts.kept_fraction == pytest.approx(stats["consensus_fraction"], abs=1e-6)
 
 
 def test_agreement_matches_the_authors_counts(files):
@@ -55,3 +55,20 @@ def test_the_written_delta_is_the_authors(files, tmp_path):
     expected = open_checkpoint(GOLDEN / "expected_negmerge.safetensors")
     written = open_checkpoint(path)
     assert all(same_bits(written[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("chunk", CHUNKS)
+def test_magmax_is_bit_identical_to_the_authors(files, chunk):
+    expected = open_checkpoint(GOLDEN / "expected_magmax.safetensors")
+    delta = dict(merge(*files, rule="magmax", buffers="merge", chunk=chunk))
+    assert all(same_bits(delta[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("chunk", CHUNKS)
+@pytest.mark.parametrize("percent", [20, 70])
+def test_ties_matches_the_authors(files, percent, chunk):
+    expected = open_checkpoint(GOLDEN / f"expected_ties_top{percent}.safetensors")
+    delta = dict(merge(*files, rule="ties", density=percent / 100, buffers="merge", chunk=chunk))
+    for name in expected:
+        assert torch.equal(delta[name] == 0, expected[name] == 0), name
+        torch.testing.assert_close(delta[name], expected[name], rtol=0, atol=1e-6)

@@ -1,0 +1,138 @@
+"""Every rule and every dial against its NumPy oracle, over numbers of candidates, dtypes and chunk sizes."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from negmerge_kit.errors import ParameterError
+from negmerge_kit.merging import RULES, merge
+from tests import oracles
+from tests.merging.models import arrays, make
+
+CASES = [
+    ("negmerge", {}),
+    *[("negmerge", {"agreement": r, "average": average, "over": over})
+      for r in (1.0, 0.8, 0.55) for average in ("mean", "median", "min", "max") for over in ("agreeing", "all")],
+    ("uniform", {}),
+    ("task-arithmetic", {}),
+    ("magmax", {}),
+    *[("ties", {"density": density}) for density in (0.01, 0.2, 0.7, 1.0)],
+    *[("breadcrumbs", {"density": density, "gamma": gamma}) for density, gamma in ((0.85, 0.01), (0.3, 0.1), (1.0, 0.0))],
+    *[("consensus-mask", {"lam": lam, "k": k}) for lam, k in ((0.4, 2), (0.2, 1), (0.6, 5))],
+    ("emr", {}),
+    ("conflict", {}),
+    ("conflict", {"agreement": 0.7}),
+    ("top-magnitude", {}),
+    ("top-magnitude", {"agreement": 0.7}),
+]
+EXACT = {"negmerge", "uniform", "task-arithmetic", "magmax", "breadcrumbs", "consensus-mask", "conflict", "top-magnitude"}
+
+
+def run(base, candidates, rule, params, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return dict(merge(base, candidates, rule=rule, **options, **params))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("rule", "params"), CASES, ids=str)
+def test_a_rule_is_its_oracle(rule, params, dtype):
+    for n in (1, 2, 3, 5, 8):
+        base, candidates = make(n, seed=n, dtype=dtype)
+        expected = getattr(oracles, rule.replace("-", "_"))(arrays(base, candidates), **params)
+        found = run(base, candidates, rule, params)
+        for name, values in expected.items():
+            want = torch.from_numpy(np.asarray(values)).to(dtype)
+            if rule in EXACT:
+                assert torch.equal(found[name], want), (n, name)
+            else:
+                assert torch.equal(found[name] == 0, want == 0), (n, name)
+                tolerance = 1e-6 if dtype in (torch.float32, torch.float64) else 1e-2
+                torch.testing.assert_close(found[name], want, rtol=tolerance, atol=1e-7)
+
+
+@pytest.mark.parametrize("n", range(1, 41))
+def test_negmerge_from_one_to_forty_candidates(n):
+    base, candidates = make(n, seed=n, common=4.0, frozen=0.002)
+    for params in ({}, {"agreement": 0.8}, {"agreement": 0.6, "average": "median"}):
+        expected = oracles.negmerge(arrays(base, candidates), **params)
+        found = run(base, candidates, "negmerge", params)
+        assert all(torch.equal(found[name], torch.from_numpy(np.asarray(values))) for name, values in expected.items())
+
+
+@pytest.mark.parametrize(("rule", "params"), [*CASES, ("dare", {}), ("random-mask", {})], ids=str)
+def test_the_chunk_never_changes_a_bit(rule, params):
+    base, candidates = make(4, seed=3)
+    whole = run(base, candidates, rule, params, chunk=10**6)
+    for chunk in (1, 2, 17, 128, None):
+        split = run(base, candidates, rule, params, chunk=chunk)
+        assert all(torch.equal(split[name].view(torch.int32), whole[name].view(torch.int32)) for name in whole)
+
+
+def test_random_rules_repeat_with_their_seed_and_differ_between_seeds():
+    base, candidates = make(4, seed=1)
+    for rule in ("dare", "random-mask"):
+        one, again, other = (run(base, candidates, rule, {"seed": seed}) for seed in (5, 5, 6))
+        assert all(torch.equal(one[name], again[name]) for name in one)
+        assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_dare_drops_the_share_that_it_says_and_keeps_the_mean():
+    base = {"w": torch.zeros(200_000)}
+    candidates = [{"w": torch.randn(200_000, generator=torch.Generator().manual_seed(k)) + 1} for k in range(2)]
+    for drop in (0.0, 0.3, 0.9):
+        single = run(base, candidates[:1], "dare", {"drop": drop})["w"]
+        assert (single == 0).float().mean().item() == pytest.approx(drop, abs=0.005)
+        merged = run(base, candidates, "dare", {"drop": drop})["w"]
+        assert merged.mean().item() == pytest.approx(1.0, abs=0.05)
+    assert torch.equal(run(base, candidates, "dare", {"drop": 0.0})["w"], run(base, candidates, "uniform", {})["w"])
+
+
+def test_controls_keep_as_many_elements_of_each_tensor_as_negmerge():
+    base, candidates = make(5, seed=9)
+    uniform = run(base, candidates, "uniform", {})
+    for agreement in (1.0, 0.8):
+        kept = run(base, candidates, "negmerge", {"agreement": agreement})
+        for rule in ("random-mask", "top-magnitude"):
+            control = run(base, candidates, rule, {"agreement": agreement})
+            for name in kept:
+                assert control[name].count_nonzero() == kept[name].count_nonzero(), (rule, name)
+                chosen = control[name] != 0
+                assert torch.equal(control[name][chosen], uniform[name][chosen])
+        rest = run(base, candidates, "conflict", {"agreement": agreement})
+        assert all(not ((rest[name] != 0) & (kept[name] != 0)).any() for name in kept)
+
+
+def test_a_random_mask_is_spread_evenly():
+    base = {"w": torch.zeros(100_000)}
+    generator = torch.Generator().manual_seed(0)
+    candidates = [{"w": torch.randn(100_000, generator=generator)} for _ in range(3)]
+    kept = (run(base, candidates, "random-mask", {})["w"] != 0).float()
+    halves = kept[:50_000].mean(), kept[50_000:].mean()
+    assert halves[0].item() == pytest.approx(0.25, abs=0.01)
+    assert halves[1].item() == pytest.approx(0.25, abs=0.01)
+
+
+def test_every_rule_describes_itself():
+    for name, rule in RULES.items():
+        assert rule.name == name
+        assert rule.paper.startswith("https://arxiv.org/abs/")
+        assert rule.explains.endswith(".") and "\n" not in rule.explains and len(rule.explains) < 160
+        for parameter in rule.parameters:
+            assert parameter.check(parameter.default) == parameter.default
+            assert parameter.explains.endswith(".")
+            assert parameter.choices if parameter.kind == "choice" else parameter.step
+
+
+@pytest.mark.parametrize("params", [
+    {"agreement": 0.5}, {"agreement": 1.1}, {"agreement": float("nan")}, {"agreement": "many"}, {"agreement": True},
+    {"average": "mode"}, {"over": "some"}, {"density": 0.2},
+], ids=str)
+def test_a_wrong_dial_is_one_clear_sentence(params):
+    with pytest.raises(ParameterError, match=next(iter(params))) as caught:
+        merge({"w": torch.zeros(1)}, [{"w": torch.ones(1)}], **params)
+    assert "\n" not in str(caught.value) and str(caught.value).endswith(".")

@@ -1,0 +1,154 @@
+"""Every rule once more, in plain NumPy and written from the papers: slow, whole models, no shared code.
+
+Each takes the candidates' task vectors as `deltas`: a list (one entry a candidate) of dicts of float arrays, and gives
+the merged dict.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+Deltas = list[dict[str, np.ndarray]]
+
+
+def apply(deltas: Deltas, function) -> dict[str, np.ndarray]:
+    return {name: function(np.stack([delta[name] for delta in deltas])) for name in deltas[0]}
+
+
+def ordered_mean(stack: np.ndarray) -> np.ndarray:
+    total = stack[0].copy()
+    for row in stack[1:]:
+        total = total + row
+    return total / stack.dtype.type(len(stack))
+
+
+def needed(n: int, agreement: float) -> int:
+    return math.ceil(round(agreement * n, 9))
+
+
+def elected(stack: np.ndarray, agreement: float) -> np.ndarray:
+    need = needed(len(stack), agreement)
+    return ((stack > 0).sum(0) >= need).astype(int) - ((stack < 0).sum(0) >= need).astype(int)
+
+
+def negmerge(deltas: Deltas, agreement=1.0, average="mean", over="agreeing"):
+    def one(stack):
+        sign = elected(stack, agreement)
+        flat, signs = stack.reshape(len(stack), -1), sign.reshape(-1)
+        out = np.zeros(flat.shape[1], dtype=stack.dtype)
+        for j, elect in enumerate(signs):
+            if elect == 0:
+                continue
+            values = flat[:, j]
+            if over == "agreeing":
+                values = values[np.sign(values) == elect]
+            if average == "mean":
+                total = values.dtype.type(0)
+                for value in values:
+                    total = total + value
+                result = total / values.dtype.type(len(values))
+            elif average == "median":
+                result = np.median(values)
+            elif average == "min":
+                result = values[np.argmin(np.abs(values))]
+            else:
+                result = values[np.argmax(np.abs(values))]
+            out[j] = result if np.sign(result) == elect else 0
+        return out.reshape(stack.shape[1:])
+
+    return apply(deltas, one)
+
+
+def uniform(deltas: Deltas):
+    return apply(deltas, ordered_mean)
+
+
+def task_arithmetic(deltas: Deltas, candidate=1):
+    return deltas[candidate - 1]
+
+
+def ties(deltas: Deltas, density=0.2):
+    names = sorted(deltas[0])
+    vectors = np.stack([np.concatenate([delta[name].reshape(-1) for name in names]) for delta in deltas])
+    d = vectors.shape[1]
+    rank = d - int(d * density)
+    for row in vectors:
+        threshold = np.sort(np.abs(row))[rank - 1] if rank else 0
+        row[np.abs(row) < threshold] = 0
+    sign = np.sign(vectors.sum(0, dtype=np.float64))
+    sign[sign == 0] = np.sign(sign.sum())
+    kept = np.where(np.sign(vectors) == sign, vectors, 0)
+    count = (kept != 0).sum(0)
+    merged = (kept.sum(0, dtype=np.float64) / np.maximum(count, 1)).astype(vectors.dtype)
+    out, start = {}, 0
+    for name in names:
+        shape = deltas[0][name].shape
+        size = math.prod(shape)
+        out[name] = merged[start : start + size].reshape(shape)
+        start += size
+    return out
+
+
+def magmax(deltas: Deltas):
+    def one(stack):
+        last = len(stack) - 1 - np.argmax(np.abs(stack[::-1]), axis=0)
+        return np.take_along_axis(stack, last[None], 0)[0]
+
+    return apply(deltas, one)
+
+
+def breadcrumbs(deltas: Deltas, density=0.85, gamma=0.01):
+    def trimmed(values):
+        flat = values.reshape(-1)
+        n = flat.size
+        keep = max(1, int(density * n))
+        top = min(int(gamma * n), n - keep)
+        order = np.sort(np.abs(flat))
+        low, high = order[n - keep - top], order[n - top - 1]
+        return np.where((np.abs(values) >= low) & (np.abs(values) <= high), values, 0).astype(values.dtype)
+
+    return uniform([{name: trimmed(values) for name, values in delta.items()} for delta in deltas])
+
+
+def consensus_mask(deltas: Deltas, lam=0.4, k=2):
+    def one(stack):
+        total = stack[0].copy()
+        for row in stack[1:]:
+            total = total + row
+        votes = (np.abs(stack) > np.abs(total - stack) * stack.dtype.type(lam)).sum(0)
+        return np.where(votes >= min(k, len(stack)), ordered_mean(stack), 0)
+
+    return apply(deltas, one)
+
+
+def emr(deltas: Deltas):
+    def unify(stack):
+        flag = np.where(stack.sum(0, dtype=np.float64) > 0, 1, -1)
+        return flag * np.where(np.sign(stack) == flag, np.abs(stack), 0).max(0)
+
+    unified = apply(deltas, unify)
+    rescales = []
+    for delta in deltas:
+        own = sum(np.abs(delta[name], dtype=np.float64).mean() for name in delta)
+        shared = sum(np.abs(np.where(delta[name] * unified[name] > 0, unified[name], 0), dtype=np.float64).mean()
+                     for name in delta)
+        rescales.append(own / shared if shared else 1.0)
+    return {name: (values * np.mean(rescales)).astype(deltas[0][name].dtype) for name, values in unified.items()}
+
+
+def conflict(deltas: Deltas, agreement=1.0):
+    return apply(deltas, lambda stack: np.where(elected(stack, agreement) == 0, ordered_mean(stack), 0))
+
+
+def top_magnitude(deltas: Deltas, agreement=1.0):
+    def one(stack):
+        wanted = int((elected(stack, agreement) != 0).sum())
+        mean = ordered_mean(stack)
+        order = np.argsort(-np.abs(mean.reshape(-1)), kind="stable")[:wanted]
+        out = np.zeros(mean.size, dtype=mean.dtype)
+        out[order] = mean.reshape(-1)[order]
+        return out.reshape(mean.shape)
+
+    return apply(deltas, one)
