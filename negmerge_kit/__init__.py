@@ -5,8 +5,14 @@ Names load when they are used: `import negmerge_kit` itself brings in nothing he
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
+
+# Small models make thousands of short parallel regions. OpenMP's threads spin between them by default, and where a
+# core is busy with something else (candidates that train while the page answers) that made a forward pass ten times
+# slower here. It only helps before torch loads, which is why it stands at the door.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 
