@@ -18,7 +18,7 @@ from negmerge_kit.vision.layers import layer_of, reading_order
 LARGEST_SCALE = 1.5
 """Right end of the scale axis, and of the app's slider."""
 
-CURVE_AREA = (0.105, 0.15, 0.875, 0.74)
+CURVE_AREA = (0.105, 0.14, 0.875, 0.76)
 """Left, bottom, width and height of the untitled curve's axes within the figure: the app lays its marker over it."""
 
 
@@ -45,10 +45,10 @@ def scale_curve(
         titled: False leaves the finding out, for a page that prints `curve_finding` itself.
     """
     with style():
-        figure = Figure(figsize=(4.6, 2.9))
+        figure = Figure(figsize=(4.6, 3.15))
         left, bottom, width, height = CURVE_AREA
         axes = figure.add_axes((left, bottom, width, height - 0.08 * titled))
-        _series(axes, [base, *behind], thin=True)
+        _series(axes, behind, thin=True)
         _series(axes, [base, *points], thin=False)
         if base.retain is not None:
             floor = keep * base.retain.value
@@ -107,31 +107,26 @@ def agreement_by_layer(
     names, values = list(shares), list(shares.values())
     top = max([chance, *values], default=1.0) * 1.12
     with style():
+        line = {"color": INK, "linewidth": 1.2, "linestyle": (0, (4, 2.5)), "gid": "chance", "label": f"chance {percent(chance)}"}
         if upright:
-            figure = Figure(figsize=(9.0, 2.15))
-            axes = figure.add_axes((0.05, 0.2, 0.945, 0.64 if titled else 0.77))
+            figure = Figure(figsize=(10.4, 2.9))
+            axes = figure.add_axes((0.043, 0.16, 0.952, 0.73))
             axes.bar(names, values, color=AGREE, width=0.72)
+            axes.axhline(chance, **line)
+            axes.set(ylim=(0, min(1.0, top)), xlim=(-0.6, len(names) - 0.4))
             _group_labels(axes, names)
-            axes.axhline(chance, color=INK, linewidth=1.2, linestyle=(0, (4, 2.5)), gid="chance")
-            # The label has a place of its own behind the last bar, over the line.
-            axes.set(ylim=(0, min(1.0, top)), xlim=(-0.6, len(names) - 0.4 + 0.11 * len(names)))
-            place, coordinates, shift, align = (1, chance), ("axes fraction", "data"), (0, 3), ("right", "bottom")
             values_axis = axes.yaxis
         else:
             height = (0.95 if titled else 0.6) + 0.2 * len(names)
             figure = Figure(figsize=(3.6, height))
             axes = figure.add_axes((0.17, 0.32 / height, 0.79, 0.2 * len(names) / height))
             axes.barh(names, values, color=AGREE, height=0.72)
-            axes.axvline(chance, color=INK, linewidth=1.2, linestyle=(0, (4, 2.5)), gid="chance")
+            axes.axvline(chance, **line)
             axes.set(xlim=(0, min(1.0, top)), ylim=(len(names) - 0.4, -0.6))
             axes.grid(False)
             axes.grid(True, axis="x")
-            place, coordinates, shift, align = (chance, 1), ("data", "axes fraction"), (-3, 3), ("left", "bottom")
             values_axis = axes.xaxis
-        axes.annotate(
-            f"chance {percent(chance)}", place, shift, xycoords=coordinates, textcoords="offset points",
-            ha=align[0], va=align[1], color=INK, fontsize=8.5, fontweight="bold",
-        )  # fmt: skip
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.1, handlelength=2.2)
         values_axis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol="\N{NO-BREAK SPACE}%"))
         axes.tick_params(length=0)
         if titled:
@@ -169,7 +164,7 @@ def _group_labels(axes: Axes, names: Sequence[str]) -> None:
     blocks = [name.rpartition(" ")[0] if _IN_BLOCK.match(name) else "" for name in names]
     axes.set_xticks(range(len(names)), [
         name.rpartition(" ")[2] if block else name.replace(" ", "\n") for name, block in zip(names, blocks, strict=True)
-    ])  # fmt: skip
+    ], fontsize=8)  # fmt: skip
     for block in dict.fromkeys(filter(None, blocks)):
         first, count = blocks.index(block), blocks.count(block)
         axes.annotate(
@@ -201,6 +196,6 @@ def _series(axes: Axes, points: Sequence[Point], *, thin: bool) -> None:
         low, high = zip(*(score.interval for _, score in scored), strict=True)
         axes.fill_between(scales, low, high, color=colour, alpha=0.14, linewidth=0)
         axes.plot(
-            scales, values, color=colour, linestyle=dashes, marker="o", markersize=3, gid=name,
+            scales, values, color=colour, linestyle=dashes, marker="o", markersize=3, gid=name, clip_on=False,
             label=f"{name} (n = {last.n:,})",
         )  # fmt: skip

@@ -8,7 +8,7 @@ from negmerge_kit.checkpoints.pool import Candidate, Pool
 from negmerge_kit.sweeps.background import SweepStatus
 from negmerge_kit.web.fragments import notice, progress
 
-WIDTHS = {"lr": 5, "epochs": 7, "wd": 6, "forget": 8, "kept": 7}
+WIDTHS = {"lr": 6, "epochs": 8, "wd": 6, "forget": 8, "kept": 9}
 SPACE = "\N{NO-BREAK SPACE}"
 
 

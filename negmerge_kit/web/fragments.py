@@ -42,10 +42,10 @@ def cards(forget_title: str, retain_title: str, classes: int, base: Point, now: 
     margin = 100 * (now.retain.value - floor)
     kept = now.retain.value / base.retain.value if base.retain.value else 0.0
     where = f"{'above' if margin >= 0 else 'below'} the floor by {abs(margin):.1f} points"
-    held = f'<b class="nm-{"over" if margin >= 0 else "under"}">{"▲" if margin >= 0 else "▼"} {where}</b>'
+    held = f'<b class="nm-{"over" if margin >= 0 else "under"}">{"▲" if margin >= 0 else "▼"} {where}</b> (dashed tick)'
     return (
         '<div class="nm-cards">'
-        + _card("forget", forget_title, now.forget, f"was {percent(base.forget.value)}", f"chance {percent(chance, 0)}",
+        + _card("forget", forget_title, now.forget, f"was {percent(base.forget.value)}", f"chance {percent(chance, 0)} (thin tick)",
                 {"base": base.forget.value, "chance": chance})
         + _card("retain", retain_title, now.retain, f"was {percent(base.retain.value)}, kept {percent(kept)}", held,
                 {"base": base.retain.value, "floor": floor})
@@ -65,7 +65,7 @@ def _card(kind: str, title: str, now: Accuracy, was: str, against: str, ticks: d
         f'<p class="nm-now"><strong id="nm-{kind}-now">{percent(now.value)}</strong> <span>{was}</span></p>'
         f'<div class="nm-bar" aria-hidden="true"><b style="width:{100 * now.value:.2f}%"></b>'
         f'<s style="left:{100 * low:.2f}%;width:{100 * (high - low):.2f}%"></s>{marks}</div>'
-        f'<p class="nm-fine">{images(now)} · 95 % interval {100 * low:.0f}–{100 * high:.0f}\N{NO-BREAK SPACE}% · '
+        f'<p class="nm-fine">{images(now)} · 95 % interval {100 * low:.0f}–{100 * high:.0f}\N{NO-BREAK SPACE}%<br>'
         f"{against}</p></section>"
     )
 

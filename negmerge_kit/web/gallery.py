@@ -47,7 +47,7 @@ class Gallery:
                 rows[kind] += _figure(place, images.name, label, was, now)
                 place += 1
         return "".join(
-            f'<h3 class="nm-{kind}">{kind}</h3><div class="nm-gallery" data-kind="{kind}">{figures}</div>'
+            f'<h3 class="nm-{kind}">{kind}</h3><div class="nm-gallery" lang="en" data-kind="{kind}">{figures}</div>'
             for kind, figures in rows.items()
         )
 
@@ -69,7 +69,7 @@ def _spread(images: ImageSet, count: int) -> ImageSet:
     """The first image of each of `count` classes, spread over the class list; always the same ones."""
     labels = images.labels.tolist()
     present = sorted(set(labels))
-    wanted = [present[place * len(present) // count] for place in range(count)] if len(present) >= count else []
+    wanted = [present[(2 * place + 1) * len(present) // (2 * count)] for place in range(count)] if len(present) >= count else []
     places = [labels.index(label) for label in wanted] or list(range(min(count, len(labels))))
     return replace(images, images=images.images[places], labels=images.labels[places])
 

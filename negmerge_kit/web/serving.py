@@ -77,7 +77,7 @@ def build(bench: Workbench, made: Path, sweep: BackgroundSweep | None = None) ->
     """The page and the endpoints over a workbench, not served yet; downloads are written under `made`."""
     name = bench.pool.folder.resolve().name
     scored = Scored(bench)
-    page = Unlearn(scored)
+    page = Unlearn(scored, growing=sweep is not None)
     with gr.Blocks(title="negmerge-kit", fill_width=True, analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
         controls, shown = lay_out(page, pool_name=name, device=device_words(bench), growing=sweep is not None)
         wire(blocks, page, controls, shown, TakeAway(scored, made), sweep)

@@ -8,9 +8,9 @@ from io import StringIO
 
 from matplotlib.figure import Figure
 
-from negmerge_kit.views.style import INK, MUTED, RULE, style
+from negmerge_kit.views.style import FORGET, INK, MUTED, RETAIN, RULE, style
 
-_THEMED = {INK: "var(--nm-ink)", MUTED: "var(--nm-muted)", RULE: "var(--nm-rule)"}
+_THEMED = {FORGET: "var(--nm-forget)", RETAIN: "var(--nm-retain)", INK: "var(--nm-ink)", MUTED: "var(--nm-muted)", RULE: "var(--nm-rule)"}
 
 
 def inline(figure: Figure, finding: str, *, name: str) -> str:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from negmerge_kit.errors import NegmergeError, ParameterError
+from negmerge_kit.errors import NegmergeError, ParameterError, PoolError
 from negmerge_kit.lab.workbench import Choice
 from negmerge_kit.merging.agreement import LayerAgreement
 from negmerge_kit.merging.rules import RULES
@@ -23,6 +23,7 @@ from negmerge_kit.web.scored import Scored
 
 SEARCHES_AT_ONCE = len(DEFAULT_SCALES)
 WAITING = "Candidates are being fine-tuned. Until the first one is done you see the base model."
+EMPTY = "this pool has no finished candidate: fine-tune some with `negmerge pool build`, then reload the page."
 FIRST = "Press “Find the best scale” to start, or move the scale slider."
 
 
@@ -51,8 +52,8 @@ class Chosen(NamedTuple):
 class Unlearn:
     """The main page over one workbench; visitors share what has been measured, never their choices."""
 
-    def __init__(self, scored: Scored) -> None:
-        self.scored, self.bench = scored, scored.bench
+    def __init__(self, scored: Scored, *, growing: bool = False) -> None:
+        self.scored, self.bench, self.growing = scored, scored.bench, growing
         self.gallery = Gallery(self.bench.images("test"), self.bench.model.device)
         self._base, self._said = scored.look(None, 0.0, self.gallery.sets)
         live = self.bench.images("live")
@@ -72,7 +73,7 @@ class Unlearn:
             ParameterError, PoolError: with a sentence for the page.
         """
         if not self.bench.pool.ids:
-            raise ParameterError(WAITING)
+            raise PoolError(WAITING if self.growing else EMPTY)
         if not ids:
             raise ParameterError("no candidate is selected: tick at least one in step 1.")
         if rule not in RULES:
@@ -168,8 +169,8 @@ class Unlearn:
         found = known.searches.get(keep) if known else None
         if known and found:
             base, points = self.scored.base("val"), list(known.whole.values())
-            behind = [point for point in known.live.values() if point.scale > max(DEFAULT_SCALES)]
-            behind += [point for point in points if point.scale == max(DEFAULT_SCALES)] if behind else []
+            last = max(points, key=lambda point: point.scale, default=base)
+            behind = [last, *(point for point in known.live.values() if point.scale > last.scale)]
         else:
             base, behind = self._base, []
             points = list(known.live.values()) if known else []
@@ -217,7 +218,7 @@ class Unlearn:
                 self._latest.popitem(last=False)
 
 
-_NOTHING = '<p class="nm-fine">Choose candidates to see on which weights their signs agree.</p>'
+_NOTHING = '<p class="nm-fine">With candidates chosen, this shows on which weights their signs agree.</p>'
 
 
 def _agreement_html(layers: Sequence[LayerAgreement], n: int, agreement: float) -> str:

@@ -69,7 +69,8 @@ def _subtracting(blocks: gr.Blocks, page: Unlearn, controls: Controls, shown: Sh
     def choose(request: gr.Request, *values: Any) -> Any:
         return page.chosen(_session(request), *values)
 
-    def fill(request: gr.Request, *values: Any) -> Iterator[str]:
+    def fill(request: gr.Request, *values: Any) -> Iterator[Any]:
+        yield gr.skip()  # a generator that yields nothing would empty the curve
         yield from page.fill(_session(request), *values)
 
     def find(request: gr.Request, *values: Any) -> Iterator[Any]:
