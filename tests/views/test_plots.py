@@ -1,0 +1,122 @@
+"""Figures are checked by their data: lines, bars, labels and the sentence in the title."""
+
+import pytest
+from matplotlib import rcParams
+from matplotlib.colors import to_hex
+
+from negmerge_kit.merging.agreement import LayerAgreement
+from negmerge_kit.scoring import Accuracy, Point
+from negmerge_kit.views import plots
+from negmerge_kit.views.style import AGREE, FORGET, RETAIN
+
+
+def point(scale, forget, retain, n=200):
+    return Point(scale, Accuracy(forget, n, "val"), Accuracy(retain, n, "val"))
+
+
+BASE = point(0.0, 160, 180)
+CURVE = [point(1.0, 60, 150), point(0.5, 100, 175)]
+
+
+def drawn(figure, gid):
+    """The artist with this gid."""
+    (artist,) = [artist for artist in figure.axes[0].get_lines() if artist.get_gid() == gid]
+    return artist
+
+
+def test_curve_draws_the_scores_in_order_of_scale_from_the_base():
+    figure = plots.scale_curve(CURVE, base=BASE, keep=0.95)
+    assert list(drawn(figure, "forget").get_xdata()) == [0.0, 0.5, 1.0]
+    assert list(drawn(figure, "forget").get_ydata()) == [0.8, 0.5, 0.3]
+    assert list(drawn(figure, "retain").get_ydata()) == [0.9, 0.875, 0.75]
+    assert to_hex(drawn(figure, "forget").get_color()) == FORGET
+    assert to_hex(drawn(figure, "retain").get_color()) == RETAIN
+
+
+def test_curve_has_bands_floor_and_n():
+    figure = plots.scale_curve(CURVE, base=BASE, keep=0.95)
+    axes = figure.axes[0]
+    assert set(drawn(figure, "floor").get_ydata()) == {0.95 * 0.9}
+    lows = [band.get_paths()[0].vertices[:, 1].min() for band in axes.collections]
+    assert min(lows) == pytest.approx(Accuracy(60, 200, "val").interval[0])
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["retain (n = 200)", "forget (n = 200)"]
+    assert "validation" in axes.get_xlabel() and "scale" in axes.get_xlabel()
+
+
+def test_scores_that_were_stopped_early_are_left_out():
+    stopped = Point(0.75, None, None, "retention cannot reach the floor")
+    figure = plots.scale_curve([*CURVE, stopped], base=BASE, keep=0.95)
+    assert 0.75 not in drawn(figure, "forget").get_xdata()
+
+
+def test_best_scale_is_marked_and_told():
+    best = CURVE[1]
+    figure = plots.scale_curve(CURVE, base=BASE, keep=0.95, best=best)
+    assert list(drawn(figure, "best").get_xdata()) == [0.5, 0.5]
+    assert list(drawn(figure, "best").get_ydata()) == [0.5, 0.875]
+    title = figure.texts[0].get_text()
+    assert title == "Scale 0.5: forget 80.0\N{NO-BREAK SPACE}% → 50.0\N{NO-BREAK SPACE}%, retain keeps 97.2\N{NO-BREAK SPACE}%"
+
+
+def test_a_second_series_is_drawn_behind():
+    figure = plots.scale_curve(CURVE, base=BASE, keep=0.95, behind=[CURVE[0], point(1.5, 20, 100, 50)])
+    assert list(drawn(figure, "forget-behind").get_xdata()) == [1.0, 1.5]
+    assert drawn(figure, "forget-behind").get_zorder() <= drawn(figure, "forget").get_zorder()
+
+
+@pytest.mark.parametrize(
+    ("points", "keep", "says"),
+    [
+        ([], 0.95, "The base alone"),
+        ([point(0.5, 20, 20)], 0.95, "No scale drawn here keeps 95"),
+        (CURVE, 0.95, "floor held to 0.5"),
+    ],
+)
+def test_the_finding_fits_the_data(points, keep, says):
+    assert says in plots.curve_finding(points, base=BASE, keep=keep)
+
+
+def test_the_app_can_lay_a_marker_over_the_curve():
+    axes = plots.scale_curve(CURVE, base=BASE, keep=0.95, titled=False).axes[0]
+    assert axes.get_position().bounds == pytest.approx(plots.CURVE_AREA)
+    assert axes.get_xlim() == (0, plots.LARGEST_SCALE) and axes.get_ylim() == (0, 1)
+
+
+LAYERS = [
+    LayerAgreement("visual.proj", 100, 100, (0, 0, 60, 40)),
+    LayerAgreement("visual.transformer.resblocks.0.attn.in_proj_q_weight", 100, 80, (0, 0, 60, 20)),
+    LayerAgreement("visual.transformer.resblocks.0.attn.in_proj_q_bias", 20, 20, (0, 0, 0, 20)),
+    LayerAgreement("visual.conv1.weight", 100, 50, (0, 0, 45, 5)),
+]
+
+
+def test_bars_add_up_tensors_of_a_layer_and_follow_the_network():
+    shares = plots.agreement_shares(LAYERS, votes=3)
+    assert shares == {"patch": 0.1, "b1 q": 0.4, "proj": 0.4}
+    assert plots.agreement_shares(LAYERS, votes=2) == {"patch": 1.0, "b1 q": 1.0, "proj": 1.0}
+
+
+@pytest.mark.parametrize("upright", [True, False])
+def test_bars_and_chance_line(upright):
+    figure = plots.agreement_by_layer(LAYERS, votes=3, chance=0.25, upright=upright)
+    axes = figure.axes[0]
+    lengths = [bar.get_height() if upright else bar.get_width() for bar in axes.patches]
+    assert lengths == [0.1, 0.4, 0.4]
+    assert {to_hex(bar.get_facecolor()) for bar in axes.patches} == {AGREE}
+    chance = drawn(figure, "chance")
+    assert set(chance.get_ydata() if upright else chance.get_xdata()) == {0.25}
+    assert axes.get_legend().get_texts()[0].get_text() == "chance 25.0\N{NO-BREAK SPACE}%"
+    assert "All 3 signs agree on 34.0" in figure.texts[0].get_text().replace("\n", " ")
+
+
+def test_agreement_finding_names_the_denominator_and_the_threshold():
+    assert "250 moved elements" in plots.agreement_finding(LAYERS, votes=3, chance=0.25)
+    assert plots.agreement_finding(LAYERS, votes=2, chance=1.0).startswith("At least 2 of 3 signs")
+
+
+def test_drawing_leaves_matplotlib_as_it_was():
+    before = dict(rcParams)
+    plots.scale_curve(CURVE, base=BASE, keep=0.95)
+    plots.agreement_by_layer(LAYERS, votes=3, chance=0.25)
+    assert dict(rcParams) == before
