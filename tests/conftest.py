@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-# Before anything imports torch or a hub client: nothing is downloaded, and every run rounds alike.
+# Before anything imports torch or a hub client: nothing is downloaded, and idle threads sleep (see the package's door).
+import negmerge_kit  # noqa: F401
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
