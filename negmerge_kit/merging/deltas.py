@@ -31,25 +31,25 @@ class Deltas:
     (tensor([ 1., -1.,  0.]), tensor([3., 1., 2.]))
     """
 
-    def __init__(self, base: Tensor, candidates: Sequence[Tensor], *, given: Sequence[bool] = (), start: int = 0,
+    def __init__(self, base: Tensor, candidates: list[Tensor], *, given: Sequence[bool] = (), start: int = 0,
                  name: str = "") -> None:
         self.name = name
         self.start = start
         self.dtype = compute_dtype(base.dtype)
         self.base = base
-        self._candidates = candidates
+        self.candidates = candidates
         self._given = given or [False] * len(candidates)
         self._sums: tuple[Tensor, Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
-        return len(self._candidates)
+        return len(self.candidates)
 
     def __iter__(self) -> Iterator[Tensor]:
         for position in range(len(self)):
             yield self[position]
 
     def __getitem__(self, position: int) -> Tensor:
-        candidate = self._candidates[position].to(self.dtype)
+        candidate = self.candidates[position].to(self.dtype)
         return candidate if self._given[position] else candidate - self.base.to(self.dtype)
 
     def _tally(self) -> tuple[Tensor, Tensor, Tensor]:

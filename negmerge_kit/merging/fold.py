@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 from negmerge_kit.errors import CheckpointError
 from negmerge_kit.merging.alike import counted
 from negmerge_kit.merging.deltas import Deltas
+from negmerge_kit.merging.fused import LEAST, PIECE, FusedUnavailable, Kernel, find_kernel
+from negmerge_kit.merging.outputs import Outputs
 from negmerge_kit.merging.rule import Rule, Settings
 from negmerge_kit.merging.sources import Sources
 from negmerge_kit.types import Item
@@ -47,46 +50,80 @@ class MergeCounts:
 class Merge(Iterator[Item]):
     """The stream of `(name, delta)` over every floating key of the base, with its `counts`."""
 
-    def __init__(self, sources: Sources, rule: Rule, settings: Settings, *, refuse_nonfinite: bool = True) -> None:
+    def __init__(self, sources: Sources, rule: Rule, settings: Settings, *, refuse_nonfinite: bool = True,
+                 engine: str = "auto") -> None:
         self.counts = MergeCounts()
         self.rule = rule
         self.settings = settings
         self._sources = sources
         self._refuse = refuse_nonfinite
+        self._outputs = Outputs()
+        self._engine = engine
         self._items = self._run()
 
     def __next__(self) -> Item:
         return next(self._items)
 
     def _run(self) -> Iterator[Item]:
-        survey = self.rule.survey(self._sources.stream(), self.settings) if self.rule.survey else None
+        stream = self._sources.stream()
+        survey = self.rule.survey(stream, self.settings) if self.rule.survey else None
+        find = partial(find_kernel, self.rule, self.settings, self._sources.given, self._sources.device.type,
+                       stream.elements * stream.candidates, self._engine)
         for name, (shape, dtype) in self._sources.layout.items():
             if not dtype.is_floating_point:
                 continue
-            if counted(name, dtype, self._sources.buffers):
-                yield name, self._tensor(name, survey).reshape(shape)
-            else:
+            if not counted(name, dtype, self._sources.buffers):
                 yield name, torch.zeros(shape, dtype=dtype, device=self._sources.device)
+                continue
+            kernel = find(dtype) if math.prod(shape) >= LEAST else None
+            # Nothing here holds the tensor while the caller has it: its memory is free again once it is dropped.
+            yield name, self._fused(name, kernel) if kernel else self._plain(name, survey)
 
-    def _tensor(self, name: str, survey: Any) -> Tensor:
-        shape, dtype = self._sources.layout[name]
-        merged = torch.empty(math.prod(shape), dtype=dtype, device=self._sources.device)
+    def _fused(self, name: str, kernel: Kernel) -> Tensor:
+        try:
+            merged = self._empty(name)
+            moved = kept = 0
+            for deltas in self._sources.chunks(name, PIECE):
+                piece = merged[deltas.start : deltas.start + deltas.base.numel()]
+                counts = kernel(deltas.base, deltas.candidates, piece)
+                if self._refuse and not math.isfinite(float(counts[2])):
+                    check_finite(deltas)
+                moved, kept = moved + int(counts[0]), kept + int(counts[1])
+        except FusedUnavailable:
+            return self._plain(name, None)
+        self._count(merged, moved, kept)
+        return merged.reshape(self._sources.layout[name][0])
+
+    def _plain(self, name: str, survey: Any) -> Tensor:
+        merged = self._empty(name)
         if self.rule.measure is not None:
             survey = self.rule.measure(self._sources.stream(name), self.settings)
-        quota = 0
-        for deltas in self._sources.chunks(name):
+
+        def fold(deltas: Deltas) -> tuple[int, int, int]:
             piece = merged[deltas.start : deltas.start + deltas.base.numel()]
             piece.copy_(self.rule.combine(deltas, self.settings, survey))
             if self._refuse:
                 check_finite(deltas)
-            self.counts.moved += int(deltas.moved().count_nonzero())
-            if self.rule.quota is not None:
-                quota += int(self.rule.quota(deltas, self.settings))
+            quota = int(self.rule.quota(deltas, self.settings)) if self.rule.quota else 0
+            return int(deltas.moved().count_nonzero()), int(piece.count_nonzero()), quota
+
+        moved = kept = quota = 0
+        for counts in self._sources.spread(fold, name):
+            moved, kept, quota = moved + counts[0], kept + counts[1], quota + counts[2]
         if self.rule.finish is not None:
             merged = self.rule.finish(merged, quota, name, self.settings)
+            kept = int(merged.count_nonzero())
+        self._count(merged, moved, kept)
+        return merged.reshape(self._sources.layout[name][0])
+
+    def _empty(self, name: str) -> Tensor:
+        shape, dtype = self._sources.layout[name]
+        return self._outputs.take(math.prod(shape), dtype, self._sources.device)
+
+    def _count(self, merged: Tensor, moved: int, kept: int) -> None:
         self.counts.elements += merged.numel()
-        self.counts.kept += int(merged.count_nonzero())
-        return merged
+        self.counts.moved += moved
+        self.counts.kept += kept
 
 
 def check_finite(deltas: Deltas) -> None:
@@ -95,5 +132,5 @@ def check_finite(deltas: Deltas) -> None:
         return
     raise CheckpointError(
         f"{deltas.name} holds NaN or infinite values in the base or a candidate: "
-        "leave that checkpoint out, or let them pass with nonfinite=\"pass\"."
+        'leave that checkpoint out, or let them pass with nonfinite="pass".'
     )

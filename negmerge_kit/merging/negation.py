@@ -18,17 +18,20 @@ from negmerge_kit.merging.sources import Sources, compute_device, peek
 from negmerge_kit.types import Item, Items, Weights
 
 NONFINITE = ("refuse", "pass")
+ENGINES = ("auto", "plain", "fused")
 
 
 def merge(base: Weights, candidates: Sequence[Weights], *, rule: str = "negmerge", device: str | torch.device = "cpu",
-          buffers: str = "keep", nonfinite: str = "refuse", chunk: int | None = None, **params: object) -> Merge:
+          buffers: str = "keep", nonfinite: str = "refuse", chunk: int | None = None, engine: str = "auto",
+          **params: object) -> Merge:
     """Merge the candidates' task vectors θk - θ0 into one delta, tensor after tensor.
 
     Yields `(name, delta)` for every floating key of the base, in the base's order, shape and dtype; differences and
     sums are float32 (float64 for a float64 base). `rule` and its `params` are described by `RULES`; the default is
     NegMerge (https://arxiv.org/abs/2410.05583): τ* = mean of τk where all signs agree, 0 elsewhere. `buffers` says
     what becomes of BatchNorm's running statistics: `keep` and `recalibrate` give zeros, `merge` treats them as weights.
-    The iterator's `.counts` are complete once it is exhausted. `chunk` (elements) never changes a result.
+    The iterator's `.counts` are complete once it is exhausted. `chunk` (elements) never changes a result, nor does
+    `engine`: `fused` compiles the fold into one loop, `plain` does not, `auto` compiles where that pays.
 
     Raises:
         ParameterError: no candidates, an unknown rule or parameter, a value out of range.
@@ -42,8 +45,9 @@ def merge(base: Weights, candidates: Sequence[Weights], *, rule: str = "negmerge
     """
     chosen = find_rule(rule)
     settings = chosen.resolve(params)
-    if nonfinite not in NONFINITE:
-        raise ParameterError(f"nonfinite is {nonfinite!r}: choose one of {', '.join(NONFINITE)}.")
+    for option, value, choices in (("nonfinite", nonfinite, NONFINITE), ("engine", engine, ENGINES)):
+        if value not in choices:
+            raise ParameterError(f"{option} is {value!r}: choose one of {', '.join(choices)}.")
     check_alike(base, candidates)
     if any(dtype in (torch.float16, torch.bfloat16) for _, dtype in layout_of(base).values()):
         warnings.warn(
@@ -52,12 +56,12 @@ def merge(base: Weights, candidates: Sequence[Weights], *, rule: str = "negmerge
             stacklevel=2,
         )
     sources = Sources(base, candidates, device=device, buffers=check_buffers(buffers), chunk=chunk)
-    return Merge(sources, chosen, settings, refuse_nonfinite=nonfinite == "refuse")
+    return Merge(sources, chosen, settings, refuse_nonfinite=nonfinite == "refuse", engine=engine)
 
 
 def unlearn(base: Weights, candidates: Sequence[Weights], *, scale: float, rule: str = "negmerge",
             device: str | torch.device = "cpu", buffers: str = "keep", nonfinite: str = "refuse",
-            chunk: int | None = None, **params: object) -> Iterator[Item]:
+            chunk: int | None = None, engine: str = "auto", **params: object) -> Iterator[Item]:
     """The base minus `scale` times the merged delta, over the base's whole key set: θ = θ0 - λ τ*.
 
     Integer and bool entries are the base's. Arguments and errors are `merge`'s; `scale` is finite and at least 0
@@ -70,7 +74,7 @@ def unlearn(base: Weights, candidates: Sequence[Weights], *, scale: float, rule:
     """
     check_scale(scale)
     merged = merge(base, candidates, rule=rule, device=device, buffers=buffers, nonfinite=nonfinite, chunk=chunk,
-                   **params)
+                   engine=engine, **params)
     return _subtracted(base, merged, scale, compute_device(device))
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.merging.deltas import Deltas
 
-
 Settings: TypeAlias = Mapping[str, Any]
 """A rule's parameters with every default filled in."""
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +21,10 @@ CHUNK = 1 << 15
 """Elements a chunk: all of a chunk stays in the cache, and torch runs each step on the calling thread alone."""
 SURVEY_CHUNK = 1 << 18
 """Elements a chunk of a survey: long enough that counting outweighs clearing its counters."""
+LARGE = 1 << 23
+"""Elements times candidates of a tensor that is worth more than one thread."""
+
+Answer = TypeVar("Answer")
 
 
 class Sources:
@@ -36,7 +43,7 @@ class Sources:
         self.buffers = buffers
         self.chunk = chunk or CHUNK
         self.layout = layout_of(base)
-        self._given = [bool(getattr(candidate, "holds_deltas", False)) for candidate in candidates]
+        self.given = [bool(getattr(candidate, "holds_deltas", False)) for candidate in candidates]
 
     def counted(self) -> Iterator[str]:
         """The names that take part in the merge, in the base's order."""
@@ -70,15 +77,26 @@ class Sources:
         return Stream(chunks, sum(math.prod(self.layout[name][0]) for name in chosen), len(self.candidates),
                       any(self.layout[name][1] is torch.float64 for name in chosen))
 
+    def spread(self, fold: Callable[[Deltas], Answer], name: str) -> Iterator[Answer]:
+        """`fold` of every chunk of a tensor, in order; of a large one on as many threads as torch may use."""
+        threads = torch.get_num_threads() if self.device.type == "cpu" else 1
+        if threads == 1 or math.prod(self.layout[name][0]) * len(self.candidates) < LARGE:
+            yield from map(fold, self.chunks(name))
+            return
+        chunks = self.chunks(name)
+        with ThreadPoolExecutor(threads) as pool:
+            while batch := list(islice(chunks, 64 * threads)):
+                yield from pool.map(fold, batch)
+
     def _flat(self, position: int, name: str, base: Tensor) -> Tensor:
         candidate = self.candidates[position]
-        if self._given[position] and name not in candidate:
+        if self.given[position] and name not in candidate:
             return torch.zeros((), dtype=compute_dtype(base.dtype)).expand(base.numel())  # an adapter leaves it alone
         return peek(candidate, name).reshape(-1)
 
     def _deltas(self, name: str, base: Tensor, candidates: list[Tensor], start: int) -> Deltas:
         return Deltas(base.to(self.device), [candidate.to(self.device) for candidate in candidates],
-                      given=self._given, start=start, name=name)
+                      given=self.given, start=start, name=name)
 
 
 def peek(weights: Weights, name: str) -> Tensor:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-SHAPES = {"a.weight": (7, 5), "b.bias": (1,), "c": (), "d.conv": (2, 3, 2, 2), "e.empty": (0, 4), "f": (128,), "g": (33,)}
+SHAPES = {
+    "a.weight": (7, 5), "b.bias": (1,), "c": (), "d.conv": (2, 3, 2, 2), "e.empty": (0, 4), "f": (128,), "g": (33,),
+}
 
 
 def make(n: int, *, seed: int = 0, dtype=torch.float32, frozen: float = 0.1, common: float = 1.0, shapes=SHAPES):

@@ -69,8 +69,10 @@ def combine(deltas: Deltas, settings: Settings, survey: object) -> Tensor:
     >>> combine(chunk, NEGMERGE.resolve({}), None)
     tensor([2., 0., 0.])
     """
-    sign = consensus(deltas, settings["agreement"])
     unanimous = votes_needed(len(deltas), settings["agreement"]) == len(deltas)
+    if unanimous and settings["average"] == "mean":  # the paper; a mean of one sign needs no second look at it
+        return torch.where((deltas.low > 0) | (deltas.high < 0), deltas.mean(), 0.0)
+    sign = consensus(deltas, settings["agreement"])
     everyone = settings["over"] == "all" or unanimous
     match settings["average"]:
         case "mean":
