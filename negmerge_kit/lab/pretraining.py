@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from negmerge_kit.vision.families import FAMILIES, family_images
+from negmerge_kit.vision.families import FAMILIES, draw_images
 
 if TYPE_CHECKING:
     from open_clip import CLIP
@@ -46,14 +47,12 @@ class PretrainingStep:
     loss: float
 
 
-def pretraining_images() -> tuple[Tensor, Tensor]:
-    """The `pretrain` split of all families: uint8 [n, 3, 32, 32], and labels that count classes across families."""
+def pretraining_images(epoch: int) -> tuple[Tensor, Tensor]:
+    """What one epoch shows: uint8 images [n, 3, 32, 32] of all families, labels that count classes across families."""
     import torch
 
-    sets = [family_images(name, "pretrain") for name in FAMILIES]
-    first = [0]
-    for images in sets:
-        first.append(first[-1] + len(images.classes))
+    sets = [draw_images(name, "pretrain", epoch) for name in FAMILIES]
+    first = [0, *accumulate(len(images.classes) for images in sets)]
     return (torch.cat([images.images for images in sets]),
             torch.cat([images.labels + start for images, start in zip(sets, first, strict=False)]))
 
@@ -75,17 +74,17 @@ def pretrain_tiny(clip: CLIP, recipe: Pretraining | None = None) -> Iterator[Pre
 
     recipe = recipe or Pretraining()
     device = clip.logit_scale.device
-    images, labels = pretraining_images()
     texts = _prompts().to(device)
     every_class = torch.arange(texts.shape[1])
     generator = torch.Generator().manual_seed(recipe.seed)
     optimizer = torch.optim.AdamW([weight for weight in clip.parameters() if weight.requires_grad], lr=recipe.lr,
                                   weight_decay=recipe.weight_decay)
-    batches = len(labels) // recipe.batch
+    batches = sum(family.pretrain for family in FAMILIES.values()) // recipe.batch
     steps = batches * recipe.epochs
     clip.train()
     for step in range(steps):
         if step % batches == 0:
+            images, labels = pretraining_images(step // batches)
             order = torch.split(torch.randperm(len(labels), generator=generator), recipe.batch)
         rows = order[step % batches]
         templates = torch.randint(len(texts), (len(every_class),), generator=generator)

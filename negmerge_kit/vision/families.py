@@ -4,12 +4,13 @@ Every family has four disjoint splits: `pretrain` (what the base learnt from), `
 on when the family is to be forgotten), `val` and `test`.
 
     family     classes  pretrain  train  val  test
-    digits          10     1,500    700  240   357   scikit-learn's scans: 500 (three times each), 700, 240, 357
+    digits          10     1,000    700  240   357   scikit-learn's scans: 500 (twice each), 700, 240, 357
     letters         26     2,400    700  240   240
     symbols         16     2,400    700  240   240
     others        8-10     1,200    700  240   240
 
-Classes take turns within a split, so that any leading part of it is balanced.
+Classes take turns within a split, so that any leading part of it is balanced. What is drawn costs nothing, so a base
+may see new drawings in every epoch (`draw_images`); handwriting is scarce and stays the same.
 """
 
 from __future__ import annotations
@@ -49,10 +50,11 @@ class Family:
     draw: Draw
     pretrain: int = 1200
     test: int = 240
+    scanned: bool = False
 
-    def seed(self, split: str) -> int:
-        """The RandomState seed of a split: CRC-32 of "family/split"."""
-        return zlib.crc32(f"{self.name}/{split}".encode())
+    def seed(self, split: str, epoch: int = 0) -> int:
+        """The RandomState seed of a split: CRC-32 of "family/split", or of "family/split/epoch" after the first."""
+        return zlib.crc32(f"{self.name}/{split}{f'/{epoch}' if epoch else ''}".encode())
 
     def size(self, split: str) -> int:
         """How many images a split holds."""
@@ -63,7 +65,7 @@ FAMILIES: dict[str, Family] = {
     "digits": Family(
         "digits", "Handwritten digits", DIGITS,
         ("a photo of the digit {}.", "the handwritten number {}.", "somebody wrote the digit {}."),
-        pictures.digits, pretrain=1500, test=357),
+        pictures.digits, pretrain=1000, test=357, scanned=True),
     "shapes": Family(
         "shapes", "Shapes", SHAPES,
         ("a photo of a {} shape.", "a drawing of a {}.", "the shape is a {}."), pictures.shapes),
@@ -110,10 +112,16 @@ def family_images(name: str, split: str) -> ImageSet:
     >>> family_images("shapes", "val").images.shape
     torch.Size([240, 3, 32, 32])
     """
+    return draw_images(name, split)
+
+
+def draw_images(name: str, split: str, epoch: int = 0) -> ImageSet:
+    """Draw a split without keeping it; from epoch 1 on, a drawn family shows new pictures of the same kind."""
     import torch
 
     family = find_family(name)
     if split not in SPLITS:
         raise SceneError(f"split {split!r} of {name} does not exist: choose one of {', '.join(SPLITS)}.")
-    labels, pixels = family.draw(split, family.size(split), np.random.RandomState(family.seed(split)))
+    random = np.random.RandomState(family.seed(split, 0 if family.scanned else epoch))
+    labels, pixels = family.draw(split, family.size(split), random)
     return ImageSet(name, torch.from_numpy(pixels), torch.from_numpy(labels), family.classes, split)
