@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -97,8 +98,8 @@ class Classifier:
     def features(self, images: Tensor) -> Tensor:
         """Unit-length image features, float32 [n, D] on the model's device, in forward passes of BATCH images."""
         size = BATCH[self.device.type]
-        parts = []
-        for batch in torch.split(images, size):
+        parts = [torch.empty(0, self.clip.visual.output_dim, device=self.device)]
+        for batch in torch.split(images, size) if len(images) else ():
             whole = torch.cat([batch, batch[-1:].expand(size - len(batch), -1, -1, -1)])
             parts.append(self.clip.encode_image(self.pixels(whole), normalize=True).float()[:len(batch)])
         return torch.cat(parts)
@@ -198,13 +199,14 @@ def _embedded(device: torch.device) -> CLIP:
 
 def _open_clip(found: ModelSpec, device: torch.device) -> CLIP:
     import open_clip
+    from safetensors import SafetensorError
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the activation was checked by find_model
         try:
             clip: CLIP = open_clip.create_model(found.arch, pretrained=found.pretrained, device=device,
                                                 require_pretrained=True)
-        except (RuntimeError, OSError, ValueError, KeyError) as error:
+        except (RuntimeError, OSError, ValueError, KeyError, EOFError, UnpicklingError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0].rstrip(".: ")
             raise CheckpointError(f"{found} could not be loaded ({reason}): check the tag and the network, or give a "
                                   "local file of this architecture.") from error

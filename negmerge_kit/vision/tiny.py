@@ -105,5 +105,5 @@ def ship(weights: Weights, path: Path = SHIPPED) -> Path:
 
     stored = {name: tensor.detach().cpu().half().contiguous() for name, tensor in weights.items()
               if name != TOKEN_EMBEDDING}
-    save_file(stored, path, metadata={"format": "pt", "arch": TINY})
+    save_file(stored, path, metadata={"arch": TINY})
     return path
