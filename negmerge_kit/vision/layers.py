@@ -21,11 +21,11 @@ _BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)")
 _THIRD = re.compile(r"(.*attn\.)in_proj_([qkv])_(weight|bias)")
 _IN_BLOCK = (("attn.in_proj_q_", "q"), ("attn.in_proj_k_", "k"), ("attn.in_proj_v_", "v"), ("attn.in_proj_", "qkv"),
              ("attn.out_proj.", "out"), ("mlp.", "mlp"), ("ln_", "ln"), ("ls_", "ls"), ("attn.", "attn"))
-_OUTSIDE = {"conv1": "patch", "class_embedding": "class", "positional_embedding": "pos", "token_embedding": "token",
-            "ln_pre": "ln in", "ln_post": "ln out", "ln_final": "ln out", "proj": "proj", "text_projection": "proj",
-            "logit_scale": "scale", "logit_bias": "scale"}
+_OUTSIDE = {"conv1": "patch", "class_embedding": "class", "cls_emb": "class", "positional_embedding": "pos",
+            "token_embedding": "token", "attn_pool": "pool", "ln_pre": "ln in", "ln_post": "ln out",
+            "ln_final": "ln out", "proj": "proj", "text_projection": "proj", "logit_scale": "scale", "logit_bias": "scale"}
 _ORDER = ("patch", "token", "class", "pos", "ln in", "ln", "q", "k", "v", "qkv", "attn", "out", "ls", "mlp",
-          "ln out", "proj", "scale")
+          "pool", "ln out", "proj", "scale")
 
 
 class split_attention(Mapping[str, "Tensor"]):
@@ -72,8 +72,8 @@ def block_and_kind(name: str) -> tuple[int | None, str]:
     if block:
         rest = block[2]
         return int(block[1]) + 1, next((kind for start, kind in _IN_BLOCK if rest.startswith(start)), rest)
-    bare = name.removeprefix("visual.").removeprefix("text.").removesuffix(".weight").removesuffix(".bias")
-    return None, _OUTSIDE.get(bare, bare)
+    module = name.removeprefix("visual.").removeprefix("text.").partition(".")[0]
+    return None, _OUTSIDE.get(module, module)
 
 
 def layer_of(name: str) -> str:
@@ -101,6 +101,6 @@ def _is_visual(name: str) -> bool:
 def _position(name: str) -> tuple[int, int, int]:
     block, kind = block_and_kind(name)
     rank = _ORDER.index(kind) if kind in _ORDER else len(_ORDER)
-    after = block is None and rank >= _ORDER.index("ln out")
+    after = block is None and rank >= _ORDER.index("pool")
     tower = 2 if kind == "scale" else 0 if _is_visual(name) else 1
     return tower, 10_000 if after else block or 0, rank
