@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> int:
         print("usage: python scripts/tasks.py TASK [ARGS]\n")
         print("\n".join(f"  {name:6} {text}" for name, text in TASKS.items()))
         return 0 if task == "help" else 2
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 (this file runs on whatever Python the user has)
         print(f"negmerge-kit needs Python 3.11 or newer; this is {sys.version.split()[0]}.", file=sys.stderr)
         return 2
     if task == "clean":

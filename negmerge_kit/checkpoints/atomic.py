@@ -48,7 +48,8 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
         _sync_folder(path.parent)
     except OSError as error:
         raise CheckpointError(
-            f"could not finish writing {path}: {error.strerror or error}. Nothing was changed; free some space or choose another folder."
+            f"could not finish writing {path}: {error.strerror or error}. "
+            "Nothing was changed; free some space or choose another folder."
         ) from error
     finally:
         with suppress(OSError):

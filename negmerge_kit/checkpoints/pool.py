@@ -159,9 +159,13 @@ def open_pool(folder: str | Path) -> Pool:
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise PoolError(f"{folder} holds no {RECORD}: make a pool with `negmerge pool build tiny --out {folder}`.") from None
+        raise PoolError(
+            f"{folder} holds no {RECORD}: make a pool with `negmerge pool build tiny --out {folder}`."
+        ) from None
     except (OSError, ValueError) as error:
-        raise PoolError(f"{folder / RECORD} cannot be read ({error}): restore it, or build the pool in a new folder.") from error
+        raise PoolError(
+            f"{folder / RECORD} cannot be read ({error}): restore it, or build the pool in a new folder."
+        ) from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         found = record.get("schema") if isinstance(record, dict) else None
         raise PoolError(f"{folder / RECORD} has schema {found}, this version reads {SCHEMA}: build the pool anew.")
@@ -169,7 +173,9 @@ def open_pool(folder: str | Path) -> Pool:
         entries = tuple(Candidate(**{**item, "losses": tuple(item["losses"])}) for item in record["candidates"])
         pool = Pool(folder, record["scene"], StoredFile(**record["base"]), StoredFile(**record["heads"]), entries)
     except (KeyError, TypeError) as error:
-        raise PoolError(f"{folder / RECORD} lacks or misspells an entry ({error}): restore it, or build the pool anew.") from error
+        raise PoolError(
+            f"{folder / RECORD} lacks or misspells an entry ({error}): restore it, or build the pool anew."
+        ) from error
     for stored in (pool.base_file, pool.heads_file, *pool.entries):
         _refuse_outside(folder, stored.file)
     return pool
@@ -185,16 +191,22 @@ def create_pool(folder: str | Path, scene: Json, base: Items, heads: Items, *, l
     if (folder / RECORD).exists():
         pool = open_pool(folder)
         if pool.scene != scene:
-            raise PoolError(f"{folder} holds a pool of {pool.scene.get('name')}, made with other data: choose another folder.")
+            raise PoolError(
+                f"{folder} holds a pool of {pool.scene.get('name')}, made with other data: choose another folder."
+            )
         return pool
     try:
         (folder / "candidates").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise PoolError(f"cannot make {folder}: {error.strerror or error}. Choose a folder that may be written to.") from error
+        raise PoolError(
+            f"cannot make {folder}: {error.strerror or error}. Choose a folder that may be written to."
+        ) from error
     files = {}
     for name, items, shape in (("base", base, like), ("heads", heads, None)):
         items = dict(items)
-        path = save_checkpoint(folder / f"{name}.safetensors", items.items(), like=shape if shape is not None else items)
+        path = save_checkpoint(
+            folder / f"{name}.safetensors", items.items(), like=shape if shape is not None else items
+        )
         files[name] = StoredFile(path.name, sha256_file(path))
     pool = Pool(folder, scene, files["base"], files["heads"], ())
     _write_record(pool)
@@ -266,9 +278,13 @@ def writing(folder: str | Path) -> Iterator[None]:
         lock = FileLock(folder / ".lock")
         lock.acquire(timeout=0)
     except Timeout:
-        raise PoolBusyError(f"another process is adding candidates to {folder}: wait for it, or choose another folder.") from None
+        raise PoolBusyError(
+            f"another process is adding candidates to {folder}: wait for it, or choose another folder."
+        ) from None
     except OSError as error:
-        raise PoolError(f"cannot write to {folder}: {error.strerror or error}. Choose a folder that may be written to.") from error
+        raise PoolError(
+            f"cannot write to {folder}: {error.strerror or error}. Choose a folder that may be written to."
+        ) from error
     try:
         yield
     finally:
@@ -290,4 +306,6 @@ def _write_record(pool: Pool) -> None:
 def _refuse_outside(folder: Path, name: str) -> None:
     """A pool.json from elsewhere must not make us read files outside its folder."""
     if not (folder / name).resolve().is_relative_to(folder.resolve()):
-        raise PoolError(f"{folder / RECORD} names the file '{name}' outside the pool: this is not a pool of ours; do not open it.")
+        raise PoolError(
+            f"{folder / RECORD} names the file '{name}' outside the pool: this is not a pool of ours; do not open it."
+        )

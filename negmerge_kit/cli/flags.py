@@ -61,7 +61,9 @@ def add_choice_flags(parser: argparse.ArgumentParser) -> None:
 
 def candidate_ids(options: argparse.Namespace) -> list[str] | None:
     """The ids named by --candidates, or None for all."""
-    return [id.strip() for id in options.candidates.split(",") if id.strip()] if options.candidates is not None else None
+    return (
+        [id.strip() for id in options.candidates.split(",") if id.strip()] if options.candidates is not None else None
+    )
 
 
 def print_json(result: Json) -> None:

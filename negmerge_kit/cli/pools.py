@@ -25,12 +25,18 @@ def pool(arguments: list[str]) -> int:
 
 def build(arguments: list[str]) -> int:
     """Make the embedded scene's pool, or finish one that was begun."""
-    parser = Parser("pool build", "Fine-tune the embedded scene's candidates into a pool; goes on where it was stopped.")
+    parser = Parser(
+        "pool build", "Fine-tune the embedded scene's candidates into a pool; goes on where it was stopped."
+    )
     parser.add_argument("scene", choices=["tiny"], help="the embedded scene")
-    parser.add_argument("--out", type=Path, metavar="POOL", help="folder of the pool (default: the user's cache folder)")
+    parser.add_argument(
+        "--out", type=Path, metavar="POOL", help="folder of the pool (default: the user's cache folder)"
+    )
     parser.add_argument("--forget", default="digits", metavar="FAMILY", help="the image family to forget")
     parser.add_argument("--grid", default="tiny", help="named grid of recipes")
-    parser.add_argument("--from-scratch", action="store_true", help="pretrain the base anew instead of the shipped weights")
+    parser.add_argument(
+        "--from-scratch", action="store_true", help="pretrain the base anew instead of the shipped weights"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     options = parser.parse_args(arguments)
 
@@ -51,7 +57,11 @@ def build(arguments: list[str]) -> int:
     failures = 0
     with tqdm(total=len(recipes), initial=len(recipes) - len(jobs), desc=f"candidates of {store.scene['name']}") as bar:
         for outcome in run_sweep(
-            jobs, store=store, on_step=lambda job, step: bar.set_postfix_str(f"{job.recipe.label}, {step.index}/{step.total}, loss {step.loss:.2f}")
+            jobs,
+            store=store,
+            on_step=lambda job, step: bar.set_postfix_str(
+                f"{job.recipe.label}, {step.index}/{step.total}, loss {step.loss:.2f}"
+            ),
         ):
             bar.update()
             if outcome.failure:
@@ -78,7 +88,14 @@ def show(arguments: list[str]) -> int:
                 "pool": str(store.folder),
                 "scene": store.scene,
                 "candidates": [
-                    {"id": item.id, "file": item.file, "sha256": item.sha256, "recipe": item.recipe, "scores": item.scores, "seconds": item.seconds}
+                    {
+                        "id": item.id,
+                        "file": item.file,
+                        "sha256": item.sha256,
+                        "recipe": item.recipe,
+                        "scores": item.scores,
+                        "seconds": item.seconds,
+                    }
                     for item in store.entries
                 ],
             }

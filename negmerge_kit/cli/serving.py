@@ -38,7 +38,12 @@ def demo(arguments: list[str]) -> int:
             print(f"negmerge demo: {sentence}", file=sys.stderr)
         sweep = BackgroundSweep(pool, GRIDS["tiny"], device=options.device)
     serve(
-        pool, sweep=sweep, device=options.device, host=options.host, port=options.port, auth=options.auth,
+        pool,
+        sweep=sweep,
+        device=options.device,
+        host=options.host,
+        port=options.port,
+        auth=options.auth,
     )
     return 0
 

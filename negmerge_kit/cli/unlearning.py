@@ -23,12 +23,15 @@ from negmerge_kit.scoring.scale import check_scale, parse_scales
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
-    from negmerge_kit.lab.workbench import Choice, Workbench
+    from negmerge_kit.lab.resident import Choice
+    from negmerge_kit.lab.workbench import Workbench
 
 
 def search(arguments: list[str]) -> int:
     """Find the scale that forgets most on validation with retention at its floor."""
-    parser = _pool_parser("search", "Find the scale that forgets most on validation while retention stays at its floor.")
+    parser = _pool_parser(
+        "search", "Find the scale that forgets most on validation while retention stays at its floor."
+    )
     parser.add_argument("--test", action="store_true", help="score the chosen scale once on test")
     options = parser.parse_args(arguments)
     _, _, result = _run_search(options, test=options.test)
@@ -152,7 +155,8 @@ def _tell(result: Json) -> None:
             file=sys.stderr,
         )
         return
-    print(f"scale {result['scale']:g}\n        forget {percent(result['forget'])}\n        retain {percent(result['retain'])}")
+    print(f"scale {result['scale']:g}")
+    print(f"        forget {percent(result['forget'])}\n        retain {percent(result['retain'])}")
     if result["test"]:
         print(f"test    forget {percent(result['test']['forget'])}\n        retain {percent(result['test']['retain'])}")
     for name in ("out", "card"):

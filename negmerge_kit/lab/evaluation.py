@@ -97,5 +97,7 @@ def _classes(model: Classifier, features: Tensor, images: ImageSet) -> Tensor:
     """Highest logit's class for each feature; a NaN must not pass as class 0."""
     logits = features @ model.head(images.name).T
     if not bool(torch.isfinite(logits).all()):
-        raise CheckpointError("the model answers with NaN or infinity: its weights are damaged, or the scale is far too large.")
+        raise CheckpointError(
+            "the model answers with NaN or infinity: its weights are damaged, or the scale is far too large."
+        )
     return logits.argmax(dim=1)

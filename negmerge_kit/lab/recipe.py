@@ -77,7 +77,9 @@ class Recipe:
         """
         known = {item.name for item in fields(cls)}
         if unknown := sorted(set(values) - known):
-            raise ParameterError(f"recipe has unknown settings {unknown}: it was written by another version of the kit.")
+            raise ParameterError(
+                f"recipe has unknown settings {unknown}: it was written by another version of the kit."
+            )
         try:
             return cls(**values)
         except TypeError as error:

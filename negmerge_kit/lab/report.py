@@ -11,7 +11,8 @@ from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
     from negmerge_kit.lab.evaluation import Scores
-    from negmerge_kit.lab.workbench import Choice, Workbench
+    from negmerge_kit.lab.resident import Choice
+    from negmerge_kit.lab.workbench import Workbench
     from negmerge_kit.scoring.scale import ScaleSearch
 
 LIMITS = (

@@ -14,7 +14,6 @@ from negmerge_kit.lab.recipe import Recipe
 from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.images import ImageSet
 
-
 SMALL_TOWER = 5_000_000
 """Parameters below which a step is too short to be shared between CPU threads."""
 
@@ -80,7 +79,9 @@ def finetune(model: Classifier, images: ImageSet, recipe: Recipe) -> Iterator[St
                 index += 1
                 value = float(loss.detach())
                 if not isfinite(value):
-                    raise ParameterError(f"the loss became {value} at step {index} with {recipe.label}: lower the learning rate.")
+                    raise ParameterError(
+                        f"the loss became {value} at step {index} with {recipe.label}: lower the learning rate."
+                    )
                 yield Step(index, total, value, lr)
 
 

@@ -3,57 +3,24 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from negmerge_kit.checkpoints.pool import Candidate, Pool
-from negmerge_kit.errors import ParameterError, PoolError
+from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.evaluation import Scores, answer, evaluate_splits, score_point
-from negmerge_kit.merging import LayerAgreement, MergeCounts, find_rule, merge, sign_agreement, subtract
+from negmerge_kit.lab.resident import Choice, Merged, ResidentDeltas
+from negmerge_kit.merging import LayerAgreement, find_rule, subtract
 from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
 from negmerge_kit.scoring.scale import DEFAULT_SCALES, Point, ScaleSearch, check_scale, search_scale
-from negmerge_kit.types import Items, Json, Weights
+from negmerge_kit.types import Items
 from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.images import ImageSet
-from negmerge_kit.vision.layers import split_attention
 from negmerge_kit.vision.scene import Scene, Splits, open_scene
-
-CACHED_DELTAS = 16
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which candidates merge, by which rule, with which parameters: the key of a merged delta."""
-
-    candidates: tuple[str, ...]
-    rule: str
-    params: tuple[tuple[str, Any], ...]
-    buffers: str = "keep"
-
-    def json(self) -> Json:
-        """Plain values for a record of what was done."""
-        return {
-            "candidates": list(self.candidates),
-            "rule": self.rule,
-            "params": dict(self.params),
-            "buffers": self.buffers,
-        }
-
-
-@dataclass(frozen=True)
-class Merged:
-    """A merged delta over the tensors that moved, on the device, and what it keeps."""
-
-    delta: dict[str, Tensor]
-    counts: MergeCounts
-    seconds: float
 
 
 class Workbench:
@@ -76,15 +43,12 @@ class Workbench:
         self.model: Classifier = self.scene.load(device=device)
         self.model.load(pool.checked(pool.base_file).items())
         self.model.heads = {name: head.to(self.model.device) for name, head in pool.checked(pool.heads_file).items()}
-        self._base: Weights = self.model.weights()
-        self._moved: dict[str, dict[str, Tensor]] = {}
+        # The model's own tensors are overwritten in place; the base stays apart.
+        self._deltas = ResidentDeltas(self.model.weights())
         self._splits: dict[str, Splits] = {}
-        self._merged: OrderedDict[Choice, Merged] = OrderedDict()
         self._base_scores: dict[str, Scores] = {}
         self._touched: set[str] = set()
         self._placed: tuple[Choice, float] | None = None
-        # The model's own tensors are overwritten in place; the base stays apart.
-        self._base = {name: tensor.clone() for name, tensor in self._base.items()}
 
     # --- choosing -----------------------------------------------------------------------------
 
@@ -127,7 +91,7 @@ class Workbench:
     def fresh_model(self) -> Classifier:
         """Another copy of the base on the same device, for training."""
         model = self.scene.load(device=str(self.model.device))
-        model.load(self._base.items())
+        model.load(self._deltas.base.items())
         model.heads = self.model.heads
         return model
 
@@ -140,38 +104,17 @@ class Workbench:
             PoolError: if a candidate's file changed on disk.
         """
         with self._turn:
-            if choice in self._merged:
-                self._merged.move_to_end(choice)
-                return self._merged[choice]
-            started = time.perf_counter()
-            base, candidates = self._views(choice.candidates)
-            stream = merge(
-                base,
-                candidates,
-                rule=choice.rule,
-                device=str(self.model.device),
-                buffers=choice.buffers,
-                **dict(choice.params),
-            )
-            moved = set().union(*(self._moved[id] for id in choice.candidates))
-            delta = {name: tensor for name, tensor in stream if name in moved}
-            merged = Merged(delta, stream.counts, time.perf_counter() - started)
-            self._merged[choice] = merged
-            if len(self._merged) > CACHED_DELTAS:
-                self._merged.popitem(last=False)
-            return merged
+            return self._deltas.merged(self.pool, choice)
 
     def agreement(self, candidates: Iterable[str] | None = None) -> list[LayerAgreement]:
         """Sign agreement by tensor, with fused attention shown as q, k and v, over what moved."""
-        choice = self.choose(candidates)
         with self._turn:
-            base, views = self._views(choice.candidates)
-        return list(sign_agreement(split_attention(base), [split_attention(view) for view in views]))
+            return self._deltas.agreement(self.pool, self.choose(candidates).candidates)
 
     def unlearned(self, choice: Choice, scale: float) -> Items:
         """The base's whole key set with scale times the merged delta subtracted, on the CPU."""
         delta, scale = self.merged(choice).delta, check_scale(scale)
-        for name, tensor in self._base.items():
+        for name, tensor in self._deltas.base.items():
             yield name, (subtract(tensor, delta[name], scale) if name in delta else tensor).cpu()
 
     # --- scoring ------------------------------------------------------------------------------
@@ -219,7 +162,11 @@ class Workbench:
                 return Point(0.0, base.forget, base.retain)
             with self._at(choice, scale):
                 return score_point(
-                    self.model, self.images(split), scale, forget_at_most=forget_at_most, retain_at_least=retain_at_least
+                    self.model,
+                    self.images(split),
+                    scale,
+                    forget_at_most=forget_at_most,
+                    retain_at_least=retain_at_least,
                 )
 
         return search_scale(score, scales=scales, keep=keep, exhaustive=exhaustive, on_point=on_point)
@@ -263,10 +210,8 @@ class Workbench:
         self._placed = None  # if an update fails half-way, the next one restores all that it touched
         names = self._touched | delta.keys()
         self._touched = names
-        updated = (
-            (name, subtract(self._base[name], delta[name], scale) if name in delta else self._base[name])
-            for name in names
-        )
+        base = self._deltas.base
+        updated = ((name, subtract(base[name], delta[name], scale) if name in delta else base[name]) for name in names)
         self.model.load(updated, partial=True)
         self._touched = set(delta)
         self._placed = wanted
@@ -275,27 +220,6 @@ class Workbench:
         splits = self.images("live")
         sets = (splits.forget, *splits.retain)
         return _count(answer(self.model, sets), sets)
-
-    def _views(self, ids: Sequence[str]) -> tuple[Weights, list[Weights]]:
-        """Base and candidates, in which a tensor that a candidate did not move is the base's own object.
-
-        The fold takes such tensors as zero deltas without reading them.
-        """
-        for id in ids:
-            if id not in self._moved:
-                self._moved[id] = self._load_moved(id)
-        return self._base, [{**self._base, **self._moved[id]} for id in ids]
-
-    def _load_moved(self, id: str) -> dict[str, Tensor]:
-        weights = self.pool.candidate(id)
-        if set(weights) != set(self._base):
-            raise PoolError(f"candidate {id} does not hold the base's tensors: it belongs to another model; remove it.")
-        moved = {}
-        for name, tensor in weights.items():
-            tensor = tensor.to(self.model.device)
-            if not torch.equal(tensor, self._base[name]):
-                moved[name] = tensor.clone()
-        return moved
 
 
 def _count(indices: Sequence[Tensor], sets: Sequence[ImageSet]) -> Scores:

@@ -33,7 +33,9 @@ def wilson(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float
     (0.8256, 0.9448)
     """
     if n < 1 or not 0 <= correct <= n:
-        raise ParameterError(f"{correct} correct of {n} images is no share: both must be counts, with at least one image.")
+        raise ParameterError(
+            f"{correct} correct of {n} images is no share: both must be counts, with at least one image."
+        )
     z = _quantile(confidence)
     share = correct / n
     centre = share + z * z / (2 * n)

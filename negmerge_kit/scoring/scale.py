@@ -47,7 +47,8 @@ class Score(Protocol):
 
     def __call__(
         self, scale: float, *, forget_at_most: int | None = None, retain_at_least: int | None = None
-    ) -> Point: ...
+    ) -> Point:
+        """The point at `scale`, in full or stopped."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,9 @@ def parse_scales(text: str) -> list[float]:
     except (ValueError, ArithmeticError, InvalidOperation) as error:
         if isinstance(error, ParameterError):
             raise
-        raise ParameterError(f"scales '{text}' cannot be read: write START:STOP:STEP or a list such as 0.5,0.7.") from None
+        raise ParameterError(
+            f"scales '{text}' cannot be read: write START:STOP:STEP or a list such as 0.5,0.7."
+        ) from None
     return [check_scale(float(start + step * index)) for index in range(count)]
 
 

@@ -75,7 +75,9 @@ def _wait_for(path: Path, seconds: float = 60.0) -> None:
     until = time.monotonic() + seconds
     while not path.exists():
         if time.monotonic() > until:
-            raise PoolBusyError(f"another process holds {path.parent} and has written nothing: end it, or choose another folder.")
+            raise PoolBusyError(
+                f"another process holds {path.parent} and has written nothing: end it, or choose another folder."
+            )
         time.sleep(0.2)
 
 

@@ -52,9 +52,7 @@ def missing_jobs(pool: Pool, recipes: Iterable[Recipe], *, device: str = "auto")
     """A job for each recipe that the pool has no candidate of: finished work is never done twice."""
     done = set(pool.ids)
     return [
-        FinetuneJob(pool.folder, recipe, device)
-        for recipe in recipes
-        if candidate_id(pool, recipe.json()) not in done
+        FinetuneJob(pool.folder, recipe, device) for recipe in recipes if candidate_id(pool, recipe.json()) not in done
     ]
 
 

@@ -12,7 +12,9 @@ from negmerge_kit.scoring.accuracy import Accuracy
 from negmerge_kit.views.style import FORGET, MUTED, RETAIN, percent, style
 
 
-def candidate_spread(alone: Mapping[str, Scores], *, base: Scores, merged: Mapping[str, Scores] | None = None) -> Figure:
+def candidate_spread(
+    alone: Mapping[str, Scores], *, base: Scores, merged: Mapping[str, Scores] | None = None
+) -> Figure:
     """Forget and retain accuracy of every candidate negated alone, and of merges below them, with 95 % intervals.
 
     This is figure 1 of arXiv:2410.05583 for one pool: the same base and data, other hyperparameters.

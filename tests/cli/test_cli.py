@@ -55,7 +55,8 @@ def test_search_unlearn_and_evaluate_agree_to_the_last_digit(capsys, tiny_pool, 
 def test_search_prints_the_contract(capsys, tiny_pool):
     found = result(capsys, "search", tiny_pool, "--exhaustive")
     assert set(found) == {
-        "rule", "params", "status", "scale", "keep", "base", "forget", "retain", "kept_fraction", "curve", "test", "seconds",
+        "rule", "params", "status", "scale", "keep", "base", "forget", "retain", "kept_fraction", "curve", "test",
+        "seconds",
     }  # fmt: skip
     assert [point["scale"] for point in found["curve"]] == [round(i * 0.05, 2) for i in range(21)]
     assert all(point["stopped"] is None and set(point["forget"]) == SCORE for point in found["curve"])
@@ -67,7 +68,7 @@ def test_search_prints_the_contract(capsys, tiny_pool):
 
 def test_rule_flags_reach_the_merge(capsys, tiny_pool):
     def kept(*flags):
-        return result(capsys, "search", tiny_pool, "--scales", "0,0.5", *flags)["kept_fraction"]
+        return result(capsys, "search", tiny_pool, "--scales", "0,0.05", *flags)["kept_fraction"]
 
     assert kept("--agreement", "0.6") > kept()
     assert kept("--rule", "uniform") > kept("--agreement", "0.6")

@@ -21,7 +21,7 @@ def test_nothing_heavy_loads(code):
 def test_public_names_exist_and_are_documented(name):
     value = getattr(negmerge_kit, name)
     if callable(value):
-        assert value.__doc__ and value.__doc__.strip().splitlines()[0].endswith((".", ":", "):")), name
+        assert value.__doc__ and value.__doc__.strip().splitlines()[0].endswith((".", ":")), name
 
 
 def test_an_unknown_name_says_what_there_is():

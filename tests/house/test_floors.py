@@ -18,10 +18,16 @@ FLOORS = {
     "sweeps": 5,
     "views": 5,
     "web": 6,
-    "bench": 6,
-    "cli": 7,
+    "bench": 7,
+    "cli": 8,
 }
-ONLY_HERE = {"gradio": "web", "ray": "sweeps", "ipywidgets": "views", "matplotlib": "views", "open_clip": ("vision", "lab")}
+ONLY_HERE = {
+    "gradio": "web",
+    "ray": "sweeps",
+    "ipywidgets": "views",
+    "matplotlib": "views",
+    "open_clip": ("vision", "lab"),
+}
 
 
 def rooms_imported(tree):

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,14 +46,19 @@ def test_constraints_name_no_address():
 
 
 def test_modules_are_one_idea_long():
-    long = {path.name: n for path in tracked() if path.suffix == ".py" and "negmerge_kit" in path.parts
-            and (n := len(path.read_text(encoding="utf-8").splitlines())) > 300}
+    long = {
+        path.name: n
+        for path in tracked()
+        if path.suffix == ".py"
+        and "negmerge_kit" in path.parts
+        and (n := len(path.read_text(encoding="utf-8").splitlines())) > 300
+    }
     assert not long
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.name)
 def test_notebooks_hold_no_outputs(path):
-    check = subprocess.run(["nbstripout", "--verify", str(path)], capture_output=True, text=True)
+    check = subprocess.run([sys.executable, "-m", "nbstripout", "--verify", str(path)], capture_output=True, text=True)
     assert check.returncode == 0, check.stdout + check.stderr
 
 

@@ -94,7 +94,18 @@ def test_a_stopped_background_sweep_ends_soon(own_pool):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_build_goes_on_where_it_was(tmp_path, how):
     folder = tmp_path / "pool"
-    command = [sys.executable, "-m", "negmerge_kit.cli", "pool", "build", "tiny", "--out", str(folder), "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "negmerge_kit.cli",
+        "pool",
+        "build",
+        "tiny",
+        "--out",
+        str(folder),
+        "--device",
+        "cpu",
+    ]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as build:
         until = time.monotonic() + 90
         while time.monotonic() < until and build.poll() is None:
