@@ -18,7 +18,6 @@ from playwright.sync_api import sync_playwright
 
 from negmerge_kit.bench.slider import summary, table
 from negmerge_kit.checkpoints.pool import open_pool
-from negmerge_kit.lab.recipe import grid
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.web import serve
 
@@ -53,15 +52,15 @@ def main() -> int:
         return 2
     pool = open_pool(options.pool) if options.pool else start_pool("tiny:digits")[0]
     if not pool.ids:
-        print(f"{pool.folder} has no candidates yet: run `negmerge pool build tiny` first ({len(grid('tiny'))} recipes).", file=sys.stderr)
+        print(f"{pool.folder} has no candidates yet: run `negmerge pool build tiny` first.", file=sys.stderr)
         return 2
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    blocks = serve(pool, device=options.device, port=port, block=False, quiet=True)
+    blocks = serve(pool, device=options.device, port=port, block=False)
     try:
         with sync_playwright() as engine:
-            browser = engine.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-background-networking"])
+            browser = engine.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             page = browser.new_page()
             page.goto(f"http://127.0.0.1:{port}/")
             page.wait_for_selector("#nm-scale input[type=range]")
@@ -77,7 +76,7 @@ def main() -> int:
     if None in times:
         print("a move was not answered within 20 s.", file=sys.stderr)
         return 1
-    result = summary("browser: input event to number and marker", times[5:], candidates=len(pool.ids), device=options.device)
+    result = summary("browser: to number and marker", times[5:], candidates=len(pool.ids), device=options.device)
     print(json.dumps([result], indent=2) if options.json else table([result]))
     return 0
 

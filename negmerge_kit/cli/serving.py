@@ -44,6 +44,7 @@ def demo(arguments: list[str]) -> int:
         host=options.host,
         port=options.port,
         auth=options.auth,
+        ready=lambda address: print(f"negmerge is at {address} (Ctrl-C ends it)", flush=True),
     )
     return 0
 

@@ -107,7 +107,8 @@ def agreement_by_layer(
     names, values = list(shares), list(shares.values())
     top = max([chance, *values], default=1.0) * 1.12
     with style():
-        line = {"color": INK, "linewidth": 1.2, "linestyle": (0, (4, 2.5)), "gid": "chance", "label": f"chance {percent(chance)}"}
+        line = {"color": INK, "linewidth": 1.2, "linestyle": (0, (4, 2.5)), "gid": "chance"}
+        line["label"] = f"chance {percent(chance)}"
         if upright:
             figure = Figure(figsize=(10.4, 2.9))
             axes = figure.add_axes((0.043, 0.16, 0.952, 0.73))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from functools import wraps
@@ -82,7 +81,7 @@ class Endpoints:
         if params is not None and not (isinstance(params, dict) and all(isinstance(name, str) for name in params)):
             raise ParameterError('params must be an object such as {"agreement": 0.8}, or null for the defaults.')
         if candidates is None and not self._bench.pool.ids:
-            raise PoolError(f"pool {self._name} has no finished candidate yet: they are being fine-tuned; call again later.")
+            raise PoolError(f"pool {self._name} has no finished candidate yet: call again once one is fine-tuned.")
         return self._bench.choose(candidates, rule, params)
 
 
@@ -108,7 +107,8 @@ def told(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _number(value: object, name: str, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not low <= value <= high:
+    # A NaN is not between the two either.
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise ParameterError(f"{name} is {_short(value)}: give a number from {low:g} to {high:g}.")
     return float(value)
 

@@ -43,14 +43,14 @@ def cards(forget_title: str, retain_title: str, classes: int, base: Point, now: 
     kept = now.retain.value / base.retain.value if base.retain.value else 0.0
     where = f"{'above' if margin >= 0 else 'below'} the floor by {abs(margin):.1f} points"
     held = f'<b class="nm-{"over" if margin >= 0 else "under"}">{"▲" if margin >= 0 else "▼"} {where}</b> (dashed tick)'
+    chances = f"chance {percent(chance, 0)} (thin tick)"
+    forgets, retains = f"was {percent(base.forget.value)}", f"was {percent(base.retain.value)}, kept {percent(kept)}"
     return (
         '<div class="nm-cards">'
-        + _card("forget", forget_title, now.forget, f"was {percent(base.forget.value)}", f"chance {percent(chance, 0)} (thin tick)",
-                {"base": base.forget.value, "chance": chance})
-        + _card("retain", retain_title, now.retain, f"was {percent(base.retain.value)}, kept {percent(kept)}", held,
-                {"base": base.retain.value, "floor": floor})
+        + _card("forget", forget_title, now.forget, forgets, chances, {"base": base.forget.value, "chance": chance})
+        + _card("retain", retain_title, now.retain, retains, held, {"base": base.retain.value, "floor": floor})
         + "</div>"
-    )  # fmt: skip
+    )
 
 
 def _card(kind: str, title: str, now: Accuracy, was: str, against: str, ticks: dict[str, float]) -> str:
@@ -81,11 +81,13 @@ def marker(point: Point | None) -> str:
         return ""
     left, bottom, width, height = CURVE_AREA
     x = 100 * (left + width * min(point.scale, LARGEST_SCALE) / LARGEST_SCALE)
+    top = 1 - bottom - height
+    scores = (("forget", point.forget.value), ("retain", point.retain.value))
     dots = "".join(
-        f'<i class="nm-dot nm-dot-{kind}" style="left:{x:.2f}%;top:{100 * (1 - bottom - height * score.value):.2f}%"></i>'
-        for kind, score in (("forget", point.forget), ("retain", point.retain))
+        f'<i class="nm-dot nm-dot-{kind}" style="left:{x:.2f}%;top:{100 * (top + height * (1 - value)):.2f}%"></i>'
+        for kind, value in scores
     )
-    line = f'<i class="nm-line" style="left:{x:.2f}%;top:{100 * (1 - bottom - height):.2f}%;height:{100 * height:.2f}%"></i>'
+    line = f'<i class="nm-line" style="left:{x:.2f}%;top:{100 * top:.2f}%;height:{100 * height:.2f}%"></i>'
     return f'<div class="nm-marker" data-scale="{point.scale:g}" aria-hidden="true">{line}{dots}</div>'
 
 
@@ -118,19 +120,22 @@ def result(search: ScaleSearch, test: Json | None, chance: float) -> str:
         "<p>No feasible scale forgets more than the base: choose other candidates, or lower “keep at least”.</p>"
         if nothing else ""
     )  # fmt: skip
-    rows = _row("validation", "chose the scale", base.forget.json(), best.forget.json(), base.retain.json(), best.retain.json())
-    if test:
-        rows += _row("test", "held out, scored once", test["base"]["forget"], test["forget"],
-                     test["base"]["retain"], test["retain"])  # fmt: skip
+    was = {"forget": base.forget.json(), "retain": base.retain.json()}
+    now = {"forget": best.forget.json(), "retain": best.retain.json()}
+    rows = _row("validation", "chose the scale", {"base": was, **now})
+    rows += _row("test", "held out, scored once", test) if test else ""
     return (
         '<section class="nm-card nm-result" role="status" aria-label="search result">'
         f'<h2>Best scale <strong id="nm-best">{best.scale:g}</strong> <small>forgets most while keeping at least {keep}'
         f"</small></h2>{says}<table><thead><tr><th scope=col>images<th scope=col>forget <small>(chance "
-        f"{percent(chance, 0)})</small><th scope=col>retain<th scope=col>kept</tr></thead><tbody>{rows}</tbody></table></section>"
+        f"{percent(chance, 0)})</small><th scope=col>retain<th scope=col>kept</tr></thead>"
+        f"<tbody>{rows}</tbody></table></section>"
     )
 
 
-def _row(split: str, role: str, forget_base: Json, forget: Json, retain_base: Json, retain: Json) -> str:
+def _row(split: str, role: str, scores: Json) -> str:
+    forget, retain, base = scores["forget"], scores["retain"], scores["base"]
+
     def cell(was: Json, now: Json) -> str:
         low, high = 100 * now["low"], 100 * now["high"]
         return (
@@ -138,8 +143,8 @@ def _row(split: str, role: str, forget_base: Json, forget: Json, retain_base: Js
             f"<small>{low:.0f}–{high:.0f}\N{NO-BREAK SPACE}%, n = {now['n']:,}</small></td>"
         )
 
-    kept = retain["value"] / retain_base["value"] if retain_base["value"] else 0.0
+    kept = retain["value"] / base["retain"]["value"] if base["retain"]["value"] else 0.0
     return (
         f'<tr class="nm-{split}"><th scope="row">{split}<small>{role}</small></th>'
-        f"{cell(forget_base, forget)}{cell(retain_base, retain)}<td><b>{percent(kept)}</b></td></tr>"
+        f"{cell(base['forget'], forget)}{cell(base['retain'], retain)}<td><b>{percent(kept)}</b></td></tr>"
     )

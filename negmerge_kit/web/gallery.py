@@ -69,8 +69,9 @@ def _spread(images: ImageSet, count: int) -> ImageSet:
     """The first image of each of `count` classes, spread over the class list; always the same ones."""
     labels = images.labels.tolist()
     present = sorted(set(labels))
-    wanted = [present[(2 * place + 1) * len(present) // (2 * count)] for place in range(count)] if len(present) >= count else []
-    places = [labels.index(label) for label in wanted] or list(range(min(count, len(labels))))
+    if len(present) < count:
+        return images.take(count)
+    places = [labels.index(present[(2 * place + 1) * len(present) // (2 * count)]) for place in range(count)]
     return replace(images, images=images.images[places], labels=images.labels[places])
 
 

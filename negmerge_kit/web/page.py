@@ -76,7 +76,8 @@ def lay_out(page: Unlearn, *, pool_name: str, device: str, growing: bool) -> tup
                 gr.HTML("<h2>What it says now <small>real test images, before and after</small></h2>")
                 gallery = gr.HTML(first.gallery)
             with gr.Column(elem_id="nm-agreement", elem_classes="nm-card"):
-                gr.HTML("<h2>Where the candidates agree <small>share of moved weights with enough equal signs, by layer</small></h2>")
+                told = "share of moved weights with enough equal signs, by layer"
+                gr.HTML(f"<h2>Where the candidates agree <small>{told}</small></h2>")
                 agreement = gr.HTML(first.agreement)
     pieces = Chosen(notice, cards, marker, gallery, line, curve, agreement, result)
     controls = Controls(*choose, rule, dials, groups, scale, keep, find, *takes[:2])
@@ -94,8 +95,8 @@ def _step_choose(page: Unlearn, ids: list[str]) -> tuple[tuple[Any, ...], gr.HTM
             label="Candidates: learning rate, epochs, weight decay, and alone at its own best scale forget and kept",
         )  # fmt: skip
         gr.HTML(
-            '<p class="nm-fine">The base fine-tuned on what it shall forget, each with another recipe. Forget and kept: '
-            "subtracted alone, at its own best scale (validation).</p>"
+            '<p class="nm-fine">The base fine-tuned on what it shall forget, each with another recipe. '
+            "Forget and kept: subtracted alone, at its own best scale (validation).</p>"
         )
         progress = gr.HTML("", elem_id="nm-progress")
     return (picker, every, none, best), progress
@@ -135,8 +136,10 @@ def _step_take() -> tuple[Any, ...]:
         with gr.Row(elem_classes="nm-buttons"):
             weights, record = gr.Button(WEIGHTS, size="sm"), gr.Button(RECORD, size="sm")
         gr.HTML(
-            '<p class="nm-fine">The weights at the scale above, ready for <code>open_clip.create_model(…, pretrained=FILE)'
-            "</code>, and a JSON record of how they were made.</p>"
+            '<p class="nm-fine">The weights at the scale above, ready for '
+            "<code>open_clip.create_model(…, pretrained=FILE)</code>, and a JSON record of how they were made.</p>"
         )
-        hidden = [gr.DownloadButton("download", visible="hidden", elem_id=f"nm-file-{kind}") for kind in ("weights", "record")]
-    return weights, record, *hidden
+        # A click on a button above has the file written, and then presses the hidden one beside it.
+        weights_file = gr.DownloadButton("weights", visible="hidden", elem_id="nm-file-weights")
+        record_file = gr.DownloadButton("record", visible="hidden", elem_id="nm-file-record")
+    return weights, record, weights_file, record_file

@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import tempfile
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def serve(
     port: int = 7860,
     auth: str | Path | None = None,
     block: bool = True,
-    quiet: bool = False,
+    ready: Callable[[str], None] | None = None,
 ) -> gr.Blocks:
     """Serve the app on a pool until Ctrl-C, fine-tuning its missing candidates meanwhile.
 
@@ -43,6 +44,7 @@ def serve(
         pool: an open pool or its folder; it may have no finished candidate yet.
         sweep: fine-tunes what the pool lacks; started once the page is up, stopped when it goes down.
         auth: file with one `user:password` a line.
+        ready: called with the page's address once it answers.
         block: False returns at once, with the server in a thread; `close()` of the returned Blocks ends it.
 
     Raises:
@@ -61,9 +63,8 @@ def serve(
         theme=_theme(), css=_style(), footer_links=[], ssr_mode=False, run_history=False, max_file_size="1mb",
         allowed_paths=[], share=False, enable_monitoring=False,
     )  # fmt: skip
-    if not quiet:
-        shown = f"[{host}]" if ":" in host else host
-        print(f"negmerge is at http://{shown}:{port} (Ctrl-C ends it)", flush=True)
+    if ready:
+        ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
     if block:
         try:
             blocks.block_thread()
@@ -120,7 +121,7 @@ def read_auth(file: str | Path) -> list[tuple[str, str]]:
     """The (user, password) pairs of a file with one `user:password` a line; blank lines and # lines are left out.
 
     Raises:
-        ParameterError: if the file cannot be read or a line is not of that form (the line's number is named, not its text).
+        ParameterError: if the file cannot be read, or a line is not of that form: its number is named, not its text.
     """
     try:
         lines = Path(file).read_text(encoding="utf-8").splitlines()

@@ -37,8 +37,8 @@ class TakeAway:
             path = self._place(choice, scale) / WEIGHTS
             if not path.exists():
                 bench = self._scored.bench
-                # One write, then the metadata says of itself all but its own hash.
-                save_checkpoint(path, bench.unlearned(choice, scale), like=bench.pool.base, metadata=self._card(choice, scale))
+                told = self._card(choice, scale)
+                save_checkpoint(path, bench.unlearned(choice, scale), like=bench.pool.base, metadata=told)
             return path
 
     def record(self, choice: Choice, scale: float) -> Path:

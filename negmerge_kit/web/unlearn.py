@@ -13,10 +13,10 @@ from negmerge_kit.merging.agreement import LayerAgreement
 from negmerge_kit.merging.rules import RULES
 from negmerge_kit.merging.signs import chance, votes_needed
 from negmerge_kit.scoring.scale import DEFAULT_SCALES, Point, check_scale
-from negmerge_kit.views import plots
+from negmerge_kit.views import plots, svg
 from negmerge_kit.views.style import percent
 from negmerge_kit.vision.families import FAMILIES
-from negmerge_kit.web import fragments, svg
+from negmerge_kit.web import fragments
 from negmerge_kit.web.dials import params_of
 from negmerge_kit.web.gallery import Gallery
 from negmerge_kit.web.scored import Scored
@@ -59,7 +59,8 @@ class Unlearn:
         live = self.bench.images("live")
         self._classes = len(live.forget.classes)
         self.forget_title = _title(live.forget.name)
-        self.retain_title = f"everything else ({len(live.retain)} families)" if len(live.retain) > 1 else _title(live.retain[0].name)
+        several = len(live.retain) > 1
+        self.retain_title = f"everything else ({len(live.retain)} families)" if several else _title(live.retain[0].name)
         self._bars: OrderedDict[tuple[tuple[str, ...], float], str] = OrderedDict()
         self._latest: OrderedDict[str, Choice | None] = OrderedDict()
         self._turn = threading.Lock()
@@ -133,7 +134,9 @@ class Unlearn:
         except NegmergeError:
             return  # `chosen` has said it already
 
-    def find(self, session: str, ids: Sequence[str], rule: str, keep: float, *dials: Any) -> Iterator[tuple[str, float | None]]:
+    def find(
+        self, session: str, ids: Sequence[str], rule: str, keep: float, *dials: Any
+    ) -> Iterator[tuple[str, float | None]]:
         """(result so far, scale once it is found) of the search over the whole validation split.
 
         Raises:

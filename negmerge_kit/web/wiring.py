@@ -23,7 +23,12 @@ _PRESS = "() => document.querySelector('#nm-file-{kind} a, a#nm-file-{kind}, #nm
 
 
 def wire(
-    blocks: gr.Blocks, page: Unlearn, controls: Controls, shown: Shown, takeaway: TakeAway, sweep: BackgroundSweep | None
+    blocks: gr.Blocks,
+    page: Unlearn,
+    controls: Controls,
+    shown: Shown,
+    takeaway: TakeAway,
+    sweep: BackgroundSweep | None,
 ) -> None:
     """Connect controls to answers."""
     _picking(blocks, page, controls, shown, sweep)

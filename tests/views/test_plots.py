@@ -55,8 +55,8 @@ def test_best_scale_is_marked_and_told():
     figure = plots.scale_curve(CURVE, base=BASE, keep=0.95, best=best)
     assert list(drawn(figure, "best").get_xdata()) == [0.5, 0.5]
     assert list(drawn(figure, "best").get_ydata()) == [0.5, 0.875]
-    title = figure.texts[0].get_text()
-    assert title == "Scale 0.5: forget 80.0\N{NO-BREAK SPACE}% → 50.0\N{NO-BREAK SPACE}%, retain keeps 97.2\N{NO-BREAK SPACE}%"
+    title = figure.texts[0].get_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert title == "Scale 0.5: forget 80.0 % → 50.0 %, retain keeps 97.2 %"
 
 
 def test_a_second_series_is_drawn_behind():

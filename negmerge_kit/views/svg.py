@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from negmerge_kit.views.style import FORGET, INK, MUTED, RETAIN, RULE, style
 
-_THEMED = {FORGET: "var(--nm-forget)", RETAIN: "var(--nm-retain)", INK: "var(--nm-ink)", MUTED: "var(--nm-muted)", RULE: "var(--nm-rule)"}
+_NAMES = {FORGET: "forget", RETAIN: "retain", INK: "ink", MUTED: "muted", RULE: "rule"}
+_THEMED = {colour: f"var(--nm-{name})" for colour, name in _NAMES.items()}
 
 
 def inline(figure: Figure, finding: str, *, name: str) -> str:
@@ -32,6 +33,7 @@ def inline(figure: Figure, finding: str, *, name: str) -> str:
     used = set(re.findall(r"#([\w-]+)", text))
     text = re.sub(r' id="([\w-]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", text)
     text = re.sub(r"(url\(#|href=\"#)([\w-]+)", rf"\g<1>{name}-\2", text)
+    text = text.replace("xlink:href", "href")
     head = f'<svg role="img" aria-label="{escape(finding, quote=True)}" class="nm-figure"'
     text = re.sub(r'^<svg (?:[^>]*?)(viewBox="[^"]*")[^>]*>', rf"{head} \1>", text, count=1, flags=re.S)
     return text.strip()

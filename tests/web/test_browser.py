@@ -1,0 +1,201 @@
+"""The real page in Chromium: a visitor's whole way from candidates to a file, by mouse and by keyboard."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+from negmerge_kit.web.scored import LIVE_SCALES
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+SLOW = 30_000
+
+# Where Chromium is missing these tests say so; where CI is set they fail instead, because CI must run them.
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None and not os.environ.get("CI"),
+    reason="no Chromium found: `apt-get install chromium` lets these tests run",
+)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    assert CHROMIUM, "CI is set but no Chromium was found: install it, the browser tests must run"
+    with sync_playwright() as engine:
+        browser = engine.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-background-networking"]
+        )
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """A page, and all that went wrong on it."""
+
+    def __init__(self, browser, address, **options):
+        self.page = browser.new_page(accept_downloads=True, **options)
+        self.page.set_default_timeout(SLOW)
+        self.errors, self.outside = [], []
+        self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("request", self._request)
+        self.page.goto(address)
+        self.page.wait_for_selector("#nm-scale input[type=range]")
+        # Settled once the live curve has its last scale: nothing else changes by itself after it.
+        dots = 2 * (1 + len(LIVE_SCALES))
+        self.page.wait_for_function(f"document.querySelectorAll('#nm-curve-box svg use').length >= {dots}")
+
+    def _request(self, request):
+        if not re.match(r"(http://127\.0\.0\.1:\d+/|data:|blob:)", request.url):
+            self.outside.append(request.url)
+
+    def text(self, selector):
+        return self.page.locator(selector).inner_text()
+
+    def number(self, selector):
+        return float(self.text(selector).replace("%", "").strip())
+
+    def html(self, selector):
+        return self.page.locator(selector).inner_html()
+
+    def changes(self, selector, before):
+        """Wait until the inner HTML of one of our own elements is another (gradio's hold its status line too)."""
+        self.page.wait_for_function(
+            "([selector, before]) => document.querySelector(selector)?.innerHTML !== before", arg=[selector, before]
+        )
+
+    def at(self, scale):
+        """Wait until numbers and marker stand at this scale."""
+        self.page.wait_for_selector(f".nm-marker[data-scale='{scale}']", state="attached")
+
+    def set_scale(self, text):
+        self.page.get_by_label("number input for scale λ").fill(text)
+        self.page.keyboard.press("Enter")
+
+
+@pytest.fixture
+def visit(browser, address):
+    visit = Visit(browser, address, viewport={"width": 1340, "height": 900})
+    yield visit
+    visit.page.close()
+    assert visit.errors == []
+    assert visit.outside == []
+
+
+def test_a_newcomer_is_told_what_to_press_and_everything_is_chosen(visit, bench):
+    expect(visit.page.locator("#nm-notice")).to_contain_text("Find the best scale")
+    boxes = visit.page.locator("#nm-picker input[type=checkbox]")
+    expect(boxes).to_have_count(3)
+    assert all(boxes.nth(place).is_checked() for place in range(3))
+    base = bench.base_scores("live")
+    assert visit.number("#nm-forget-now") == round(100 * base.forget.value, 1)
+    assert visit.number("#nm-retain-now") == round(100 * base.retain.value, 1)
+
+
+def test_the_number_field_moves_numbers_marker_and_pictures(visit, bench):
+    gallery = visit.html("#nm-says .nm-gallery >> nth=0")
+    visit.set_scale("1.2")
+    visit.at("1.2")
+    scores = bench.score(bench.choose(), 1.2, "live")
+    assert visit.number("#nm-forget-now") == round(100 * scores.forget.value, 1)
+    assert visit.number("#nm-retain-now") == round(100 * scores.retain.value, 1)
+    assert visit.html("#nm-says .nm-gallery >> nth=0") != gallery
+    assert "was" in visit.text("#nm-cards") and "below the floor" in visit.text("#nm-cards")
+
+
+def test_the_slider_moves_by_keyboard(visit):
+    visit.set_scale("0.5")
+    visit.at("0.5")
+    left = visit.page.locator(".nm-marker .nm-line").get_attribute("style")
+    slider = visit.page.locator("#nm-scale input[type=range]")
+    slider.focus()
+    for _ in range(3):
+        slider.press("ArrowRight")
+    visit.at("0.53")
+    assert visit.page.locator(".nm-marker .nm-line").get_attribute("style") != left
+
+
+def test_toggling_candidates_changes_numbers_agreement_and_curve(visit):
+    visit.set_scale("0.6")
+    visit.at("0.6")
+    before = {part: visit.html(part) for part in (".nm-cards", "#nm-agreement .nm-wide", "#nm-curve-box svg")}
+    visit.page.locator("#nm-picker label").nth(0).click()
+    expect(visit.page.locator("#nm-kept")).to_contain_text("2 of 2")
+    for part, html in before.items():
+        visit.changes(part, html)
+    visit.page.get_by_role("button", name="none", exact=True).click()
+    expect(visit.page.locator("#nm-notice [role=alert]")).to_contain_text("tick at least one in step 1")
+    visit.page.get_by_role("button", name="all", exact=True).click()
+    expect(visit.page.locator("#nm-kept")).to_contain_text("3 of 3")
+    expect(visit.page.locator("#nm-notice [role=alert]")).to_have_count(0)
+
+
+def test_dials_belong_to_the_rule_and_the_line_counts_votes(visit):
+    agreement = visit.page.get_by_label("number input for Agreement")
+    agreement.fill("0.6")
+    visit.page.keyboard.press("Enter")
+    expect(visit.page.locator("#nm-kept")).to_contain_text("2 of 3")
+    visit.page.locator("#nm-rule input").click()
+    visit.page.get_by_role("option", name="Uniform").click()
+    expect(agreement).to_be_hidden()
+    expect(visit.page.locator("#nm-kept")).to_contain_text("100.0")
+
+
+def test_best_scale_is_found_and_the_file_opens_in_open_clip(visit, bench, tmp_path):
+    import open_clip
+    from safetensors.torch import load_file
+
+    curve = visit.html("#nm-curve-box svg")
+    visit.page.locator("#nm-find").click()
+    best = visit.page.locator("#nm-best")
+    best.wait_for()
+    scale = float(best.inner_text())
+    choice = bench.choose()
+    found = bench.search(choice)
+    assert scale == found.best.scale
+    visit.at(f"{scale:g}")
+    expect(visit.page.locator(".nm-test")).to_contain_text("n = 357")
+    expect(visit.page.locator("#nm-cards")).to_contain_text("n = 1,440")
+    visit.changes("#nm-curve-box svg", curve)
+    expect(visit.page.locator("#nm-find")).to_be_enabled()
+
+    files = {}
+    for name in ("unlearned.safetensors", "unlearned.json"):
+        with visit.page.expect_download() as download:
+            visit.page.get_by_role("button", name=name).click()
+        assert download.value.suggested_filename == name
+        files[name] = Path(shutil.copy(download.value.path(), tmp_path / name))
+    written = load_file(files["unlearned.safetensors"])
+    for name, tensor in bench.unlearned(choice, scale):
+        assert tensor.equal(written[name])
+    model = open_clip.create_model("negmerge-tiny", pretrained=str(files["unlearned.safetensors"]))
+    assert model.visual.proj.equal(written["visual.proj"])
+    record = json.loads(files["unlearned.json"].read_text())
+    assert record["scale"] == scale and "search" in record["chosen"]
+    assert record["scores"]["test"]["forget"]["n"] == 357
+
+
+@pytest.mark.parametrize("width", [390, 768])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_narrow_pages_are_one_column_with_nothing_cut(browser, address, width, theme):
+    visit = Visit(browser, f"{address}?__theme={theme}", viewport={"width": width, "height": 844})
+    assert visit.page.evaluate("document.documentElement.scrollWidth") == width
+    for part in ("#nm-cards", "#nm-step-1", "#nm-step-3", "#nm-find", "#nm-curve", "#nm-says", "#nm-agreement"):
+        box = visit.page.locator(part).bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= width + 0.5, part
+    steps = [visit.page.locator(f"#nm-step-{number}").bounding_box()["y"] for number in (1, 2, 3, 4)]
+    assert steps == sorted(steps)
+    visit.page.close()
+    assert visit.errors == [] and visit.outside == []
+
+
+def test_the_dark_page_is_dark(browser, address):
+    visit = Visit(browser, f"{address}?__theme=dark")
+    colours = visit.page.evaluate(
+        "[document.body, document.querySelector('.nm-card')].map(e => getComputedStyle(e).backgroundColor)"
+    )
+    assert all(sum(map(int, re.findall(r"\d+", colour)[:3])) < 150 for colour in colours)
+    visit.page.close()

@@ -1,0 +1,86 @@
+"""/pools, /score and /search through gradio_client: the workbench's numbers to the last digit, errors as sentences."""
+
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+
+from negmerge_kit.lab.report import score_json, search_json
+
+
+@pytest.fixture(scope="module")
+def client(address):
+    client = Client(address, verbose=False, analytics_enabled=False)
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def name(client):
+    return client.predict(api_name="/pools")[0]
+
+
+def test_pools(client, tiny_pool):
+    assert client.predict(api_name="/pools") == [tiny_pool.name]
+
+
+def test_only_the_three_endpoints_are_public(client):
+    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/pools", "/score", "/search"}
+
+
+@pytest.mark.parametrize("split", ["val", "test", "live"])
+def test_score_agrees_with_the_workbench_to_the_last_digit(client, name, bench, split):
+    told = client.predict(name, bench.pool.ids[:2], "negmerge", 0.4, {"agreement": 0.6}, split, api_name="/score")
+    ours = score_json(bench, bench.choose(bench.pool.ids[:2], "negmerge", {"agreement": 0.6}), 0.4, split)
+    assert set(told) == {"forget", "retain", "base", "kept_fraction", "seconds"}
+    assert told | {"seconds": 0} == ours | {"seconds": 0}
+
+
+def test_search_agrees_with_the_workbench_to_the_last_digit(client, name, bench):
+    told = client.predict(pool=name, test=True, scales="0:1:0.25", api_name="/search")
+    choice = bench.choose()
+    ours = search_json(bench, choice, bench.search(choice, scales=[0, 0.25, 0.5, 0.75, 1]), test=True, started=0.0)
+    assert told | {"seconds": 0} == ours | {"seconds": 0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"pool": "../../etc"}, "there is no pool"),
+        ({"pool": None}, "there is no pool"),
+        ({"candidates": []}, "no candidate is selected"),
+        ({"candidates": ["x"]}, "no candidate 'x'"),
+        ({"candidates": "all"}, "list of candidate ids"),
+        ({"candidates": [["x"]]}, "list of candidate ids"),
+        ({"rule": "sum"}, "there is no rule"),
+        ({"rule": 7}, "rule is 7"),
+        ({"scale": -1}, "scale is -1"),
+        ({"scale": 1e9}, "scale is 1000000000"),
+        ({"scale": "1"}, "scale is '1'"),
+        ({"scale": True}, "scale is True"),
+        ({"params": {"agreement": 2}}, "agreement is 2"),
+        ({"params": {"colour": 2}}, "colour"),
+        ({"params": [1]}, "params must be an object"),
+        ({"split": "train"}, "split is 'train'"),
+    ],
+)
+def test_wrong_arguments_of_score_are_one_sentence(client, name, arguments, says):
+    with pytest.raises(AppError) as error:
+        client.predict(**({"pool": name} | arguments), api_name="/score")
+    assert says in str(error.value) and "Traceback" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"keep": 0}, "keep is 0"),
+        ({"keep": 1.5}, "keep is 1.5"),
+        ({"scales": "0:1:0"}, "cannot be read"),
+        ({"scales": "0:1:0.0001"}, "too many"),
+        ({"scales": [0, 1]}, "scales must be"),
+        ({"test": "yes"}, "test is 'yes'"),
+    ],
+)
+def test_wrong_arguments_of_search_are_one_sentence(client, name, arguments, says):
+    with pytest.raises(AppError) as error:
+        client.predict(**({"pool": name} | arguments), api_name="/search")
+    assert says in str(error.value)
