@@ -207,7 +207,7 @@ def _open_clip(found: ModelSpec, device: torch.device) -> CLIP:
             clip: CLIP = open_clip.create_model(found.arch, pretrained=found.pretrained, device=device,
                                                 require_pretrained=True)
         except (RuntimeError, OSError, ValueError, KeyError, EOFError, UnpicklingError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0].rstrip(".: ")
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".: ")
             raise CheckpointError(f"{found} could not be loaded ({reason}): check the tag and the network, or give a "
                                   "local file of this architecture.") from error
     return clip

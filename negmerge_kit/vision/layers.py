@@ -23,7 +23,8 @@ _IN_BLOCK = (("attn.in_proj_q_", "q"), ("attn.in_proj_k_", "k"), ("attn.in_proj_
              ("attn.out_proj.", "out"), ("mlp.", "mlp"), ("ln_", "ln"), ("ls_", "ls"), ("attn.", "attn"))
 _OUTSIDE = {"conv1": "patch", "class_embedding": "class", "cls_emb": "class", "positional_embedding": "pos",
             "token_embedding": "token", "attn_pool": "pool", "ln_pre": "ln in", "ln_post": "ln out",
-            "ln_final": "ln out", "proj": "proj", "text_projection": "proj", "logit_scale": "scale", "logit_bias": "scale"}
+            "ln_final": "ln out", "proj": "proj", "text_projection": "proj", "logit_scale": "scale",
+            "logit_bias": "scale"}
 _ORDER = ("patch", "token", "class", "pos", "ln in", "ln", "q", "k", "v", "qkv", "attn", "out", "ls", "mlp",
           "pool", "ln out", "proj", "scale")
 

@@ -119,6 +119,10 @@ def test_files_that_do_not_fit(tmp_path, saved):
     for spec in (str(cut), f"negmerge-tiny/{cut}"):
         with pytest.raises(CheckpointError, match=r"cut\.safetensors"):
             load_model(spec, device="cpu")
+    empty = tmp_path / "empty.pt"
+    empty.touch()
+    with pytest.raises(CheckpointError, match=r"empty\.pt could not be loaded \("):
+        load_model(f"negmerge-tiny/{empty}", device="cpu")
     named = tmp_path / "named.safetensors"
     save_file(load_file(saved), named, metadata={"arch": "negmerge-tiny"})
     assert load_model(named, device="cpu").spec.arch == "negmerge-tiny"
