@@ -132,8 +132,10 @@ def emr(deltas: Deltas):
     rescales = []
     for delta in deltas:
         own = sum(np.abs(delta[name], dtype=np.float64).mean() for name in delta)
-        shared = sum(np.abs(np.where(delta[name] * unified[name] > 0, unified[name], 0), dtype=np.float64).mean()
-                     for name in delta)
+        shared = sum(
+            np.abs(np.where(delta[name] * unified[name] > 0, unified[name], 0), dtype=np.float64).mean()
+            for name in delta
+        )
         rescales.append(own / shared if shared else 1.0)
     return {name: (values * np.mean(rescales)).astype(deltas[0][name].dtype) for name, values in unified.items()}
 

@@ -99,11 +99,13 @@ def read_header(path: Path) -> Header:
     return Header(_in_order(path, entries, 8 + length, size), metadata)
 
 
-def format_header(layout: Iterable[tuple[str, tuple[int, ...], torch.dtype]], metadata: Mapping[str, str]) -> bytes:
+def format_header(
+    layout: Iterable[tuple[str, tuple[int, ...], torch.dtype]], metadata: Mapping[str, str], *, length: int = 0
+) -> bytes:
     """The bytes before the tensors, length included; the same layout always gives the same bytes.
 
     `layout` must be in the order in which the tensors follow. The text is padded so that tensors start at a multiple
-    of eight.
+    of eight, and up to `length` bytes in all.
 
     >>> format_header([("w", (2,), torch.float32)], {})[8:]
     b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}  '
@@ -115,7 +117,7 @@ def format_header(layout: Iterable[tuple[str, tuple[int, ...], torch.dtype]], me
         table[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * max(-len(text) % 8, length - 8 - len(text))
     return struct.pack("<Q", len(text)) + text
 
 

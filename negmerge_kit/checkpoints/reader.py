@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from negmerge_kit.checkpoints.header import OUR_KEY, Entry, read_header
+from negmerge_kit.checkpoints.hub import fetch, is_hub_id
 from negmerge_kit.errors import CheckpointError
 
 INDEX = ".safetensors.index.json"
@@ -37,16 +38,22 @@ class Checkpoint(Mapping[str, Tensor]):
             self.raw_metadata |= header.metadata
             for name, entry in header.entries.items():
                 if name in self._entries:
-                    raise CheckpointError(f"{name} is in both {self._entries[name][0]} and {file}: "
-                                          "a tensor belongs to one shard. Save or download the checkpoint again.")
+                    raise CheckpointError(
+                        f"{name} is in both {self._entries[name][0]} and {file}: "
+                        "a tensor belongs to one shard. Save or download the checkpoint again."
+                    )
                 self._entries[name] = file, entry
         self._checked_against_index()
         if prefix:
-            chosen = {name.removeprefix(prefix): place for name, place in self._entries.items()
-                      if name.startswith(prefix) and name != prefix}
+            chosen = {
+                name.removeprefix(prefix): place
+                for name, place in self._entries.items()
+                if name.startswith(prefix) and name != prefix
+            }
             if not chosen:
-                raise CheckpointError(f"no tensor of {path} starts with {prefix!r}: it has "
-                                      f"{', '.join(list(self._entries)[:3])}, …")
+                raise CheckpointError(
+                    f"no tensor of {path} starts with {prefix!r}: it has {', '.join(list(self._entries)[:3])}, …"
+                )
             self._entries = chosen
 
     def __getitem__(self, name: str) -> Tensor:
@@ -102,8 +109,9 @@ class Checkpoint(Mapping[str, Tensor]):
                 with file.open("rb") as handle:
                     self._maps[file] = _private_map(handle.fileno())
             except (OSError, ValueError) as error:
-                raise CheckpointError(f"{file} cannot be read any more: {error}. Check that it is still there.") \
-                    from error
+                raise CheckpointError(
+                    f"{file} cannot be read any more: {error}. Check that it is still there."
+                ) from error
         return self._maps[file]
 
     def _checked_against_index(self) -> None:
@@ -122,7 +130,9 @@ class Checkpoint(Mapping[str, Tensor]):
 
 
 def open_checkpoint(path: str | Path, *, prefix: str = "") -> Checkpoint:
-    """Open a safetensors file, a sharded checkpoint (its index.json or its folder), as a lazy mapping.
+    """Open a safetensors file, or a sharded checkpoint by its index.json or its folder, as a lazy mapping.
+
+    `hf:OWNER/NAME@COMMIT` is a repository on the Hub at one commit, downloaded once.
 
     Nothing is unpickled and no tensor is read before it is asked for. With `prefix` only the names that start with
     it are shown, without it: `prefix="visual."` of a CLIP is its image tower.
@@ -139,13 +149,18 @@ def open_checkpoint(path: str | Path, *, prefix: str = "") -> Checkpoint:
     tensor([[1., 0.],
             [0., 1.]])
     """
-    path = Path(path)
+    path = fetch(str(path)) if is_hub_id(str(path)) else Path(path)
     if path.is_dir():
         path = _in_folder(path)
     if path.name.endswith(INDEX):
-        names = sorted(set(_weight_map(path).values()))
-        return Checkpoint(path, tuple(path.parent / name for name in names), prefix=prefix, index=path)
+        shards = tuple(path.parent / name for name in shard_names(path))
+        return Checkpoint(path, shards, prefix=prefix, index=path)
     return Checkpoint(path, (path,), prefix=prefix)
+
+
+def shard_names(index: Path) -> list[str]:
+    """The files that an index names, in order."""
+    return sorted(set(_weight_map(index).values()))
 
 
 def _in_folder(folder: Path) -> Path:
@@ -158,8 +173,9 @@ def _in_folder(folder: Path) -> Path:
             return found[0]
         if found:
             raise CheckpointError(f"{folder} holds several checkpoints: name one, such as {found[0].name}.")
-    raise CheckpointError(f"{folder} holds no safetensors file: give a file, or convert old ones with "
-                          "`negmerge convert`.")
+    raise CheckpointError(
+        f"{folder} holds no safetensors file: give a file, or convert old ones with `negmerge convert`."
+    )
 
 
 def _weight_map(index: Path) -> dict[str, str]:
@@ -181,6 +197,5 @@ def _weight_map(index: Path) -> dict[str, str]:
 def _private_map(handle: int) -> mmap.mmap:
     """A copy-on-write mapping; without the reservation that would count a 30 GB file as memory in use."""
     if hasattr(mmap, "MAP_NORESERVE"):
-        return mmap.mmap(handle, 0, flags=mmap.MAP_PRIVATE | mmap.MAP_NORESERVE,
-                         prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        return mmap.mmap(handle, 0, flags=mmap.MAP_PRIVATE | mmap.MAP_NORESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     return mmap.mmap(handle, 0, access=mmap.ACCESS_COPY)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -46,22 +46,27 @@ def save_checkpoint(path: str | Path, items: Items, *, like: Weights, metadata: 
     if metadata is not None:
         record[OUR_KEY] = json.dumps(metadata, sort_keys=True)
     layout = layout_of(like)
-    parts = _parts(path, like)
+    parts = output_files(path, like)
     refuse_overwriting(parts, [like])
     with ExitStack() as files:
         index = files.enter_context(atomic_file(parts[-1])) if len(parts) > 1 else None
-        sinks = [_Sink(files.enter_context(atomic_file(file)), {name: layout[name] for name in names}, record)
-                 for file, names in reversed(list(zip(parts, _names(like), strict=False)))]
+        sinks = [
+            _Sink(files.enter_context(atomic_file(file)), {name: layout[name] for name in names}, record)
+            for file, names in reversed(list(zip(parts, _names(like), strict=False)))
+        ]
         places = {name: sink for sink in sinks for name in sink.layout}
         for name, tensor in items:
             if name not in places:
-                raise MismatchError(f"{name} is not among the {len(layout)} tensors that {path} is to hold: "
-                                    "write the base's names, no others.")
+                raise MismatchError(
+                    f"{name} is not among the {len(layout)} tensors that {path} is to hold: "
+                    "write the base's names, no others."
+                )
             places[name].put(name, tensor)
         missing = [name for sink in sinks for name in sink.missing()]
         if missing:
-            raise MismatchError(f"{len(missing)} tensors never came for {path}, first {missing[0]}: "
-                                "write every name of the base.")
+            raise MismatchError(
+                f"{len(missing)} tensors never came for {path}, first {missing[0]}: write every name of the base."
+            )
         if index is not None:
             index.write(_index(parts, _names(like), layout))
     return parts[-1]
@@ -84,7 +89,7 @@ def sha256_file(path: str | Path) -> str:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}. Check the path.") from error
 
 
-def refuse_overwriting(outputs: list[Path], inputs: list[Weights]) -> None:
+def refuse_overwriting(outputs: Sequence[Path], inputs: Sequence[Weights]) -> None:
     """Raise CheckpointError when a path to be written is a file that is being read."""
     read = {file.resolve() for weights in inputs for file in getattr(weights, "files", ())}
     read |= {weights.index.resolve() for weights in inputs if isinstance(weights, Checkpoint) and weights.index}
@@ -115,8 +120,10 @@ class _Sink:
     def put(self, name: str, tensor: Tensor) -> None:
         shape, dtype = self.layout[name]
         if tuple(tensor.shape) != shape or tensor.dtype != dtype:
-            raise MismatchError(f"{name} came as {list(tensor.shape)} {tensor.dtype}, expected {list(shape)} {dtype}: "
-                                "write the base's shapes and dtypes.")
+            raise MismatchError(
+                f"{name} came as {list(tensor.shape)} {tensor.dtype}, expected {list(shape)} {dtype}: "
+                "write the base's shapes and dtypes."
+            )
         if name not in self._places:
             raise MismatchError(f"{name} came twice: write every tensor once.")
         self._file.seek(self._places.pop(name))
@@ -128,13 +135,16 @@ class _Sink:
         return list(self._places)
 
 
-def _parts(path: Path, like: Weights) -> list[Path]:
-    """The files to write: one, or the shards and, last, their index."""
+def output_files(path: str | Path, like: Weights) -> list[Path]:
+    """The files that `save_checkpoint` would write: one, or the shards and, last, their index."""
+    path = Path(path)
     if not isinstance(like, Checkpoint) or like.index is None:
         return [path]
     if path.suffix != ".safetensors":
-        raise CheckpointError(f"{path} has no .safetensors ending: name the output FILE.safetensors, "
-                              "its shards get their numbers beside it.")
+        raise CheckpointError(
+            f"{path} has no .safetensors ending: name the output FILE.safetensors, "
+            "its shards get their numbers beside it."
+        )
     count = len(like.files)
     shards = [path.with_name(f"{path.stem}-{k:05d}-of-{count:05d}.safetensors") for k in range(1, count + 1)]
     return [*shards, path.with_name(path.stem + INDEX)]

@@ -47,8 +47,14 @@ class LayerAgreement:
         return self.unanimous / self.moved if self.moved else 0.0
 
 
-def sign_agreement(base: Weights, candidates: Sequence[Weights], *, device: str | torch.device = "cpu",
-                   buffers: str = "keep", chunk: int | None = None) -> Iterator[LayerAgreement]:
+def sign_agreement(
+    base: Weights,
+    candidates: Sequence[Weights],
+    *,
+    device: str | torch.device = "cpu",
+    buffers: str = "keep",
+    chunk: int | None = None,
+) -> Iterator[LayerAgreement]:
     """The agreement of each counted tensor: floating entries, without running statistics unless `buffers="merge"`.
 
     sign(0) = 0, as in the authors' code (https://arxiv.org/abs/2410.05583). Raises ParameterError for no candidates,

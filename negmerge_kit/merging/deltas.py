@@ -31,8 +31,9 @@ class Deltas:
     (tensor([ 1., -1.,  0.]), tensor([3., 1., 2.]))
     """
 
-    def __init__(self, base: Tensor, candidates: list[Tensor], *, given: Sequence[bool] = (), start: int = 0,
-                 name: str = "") -> None:
+    def __init__(
+        self, base: Tensor, candidates: list[Tensor], *, given: Sequence[bool] = (), start: int = 0, name: str = ""
+    ) -> None:
         self.name = name
         self.start = start
         self.dtype = compute_dtype(base.dtype)

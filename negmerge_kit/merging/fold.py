@@ -50,8 +50,9 @@ class MergeCounts:
 class Merge(Iterator[Item]):
     """The stream of `(name, delta)` over every floating key of the base, with its `counts`."""
 
-    def __init__(self, sources: Sources, rule: Rule, settings: Settings, *, refuse_nonfinite: bool = True,
-                 engine: str = "auto") -> None:
+    def __init__(
+        self, sources: Sources, rule: Rule, settings: Settings, *, refuse_nonfinite: bool = True, engine: str = "auto"
+    ) -> None:
         self.counts = MergeCounts()
         self.rule = rule
         self.settings = settings
@@ -67,8 +68,15 @@ class Merge(Iterator[Item]):
     def _run(self) -> Iterator[Item]:
         stream = self._sources.stream()
         survey = self.rule.survey(stream, self.settings) if self.rule.survey else None
-        find = partial(find_kernel, self.rule, self.settings, self._sources.given, self._sources.device.type,
-                       stream.elements * stream.candidates, self._engine)
+        find = partial(
+            find_kernel,
+            self.rule,
+            self.settings,
+            self._sources.given,
+            self._sources.device.type,
+            stream.elements * stream.candidates,
+            self._engine,
+        )
         for name, (shape, dtype) in self._sources.layout.items():
             if not dtype.is_floating_point:
                 continue

@@ -45,8 +45,9 @@ def compiler_present(device: str = "cpu") -> bool:
     return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "c++", "clang++", "cl") if name)
 
 
-def find_kernel(rule: Rule, settings: Settings, given: Sequence[bool], device: str, work: int, engine: str,
-                dtype: torch.dtype) -> Kernel | None:
+def find_kernel(
+    rule: Rule, settings: Settings, given: Sequence[bool], device: str, work: int, engine: str, dtype: torch.dtype
+) -> Kernel | None:
     """The compiled loop, if there is one or it is worth making; None means that plain torch is to be used.
 
     `engine` is `auto` (compiled before in this process, or enough `work` = elements times candidates), `fused` or

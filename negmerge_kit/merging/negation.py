@@ -21,9 +21,18 @@ NONFINITE = ("refuse", "pass")
 ENGINES = ("auto", "plain", "fused")
 
 
-def merge(base: Weights, candidates: Sequence[Weights], *, rule: str = "negmerge", device: str | torch.device = "cpu",
-          buffers: str = "keep", nonfinite: str = "refuse", chunk: int | None = None, engine: str = "auto",
-          **params: object) -> Merge:
+def merge(
+    base: Weights,
+    candidates: Sequence[Weights],
+    *,
+    rule: str = "negmerge",
+    device: str | torch.device = "cpu",
+    buffers: str = "keep",
+    nonfinite: str = "refuse",
+    chunk: int | None = None,
+    engine: str = "auto",
+    **params: object,
+) -> Merge:
     """Merge the candidates' task vectors θk - θ0 into one delta, tensor after tensor.
 
     Yields `(name, delta)` for every floating key of the base, in the base's order, shape and dtype; differences and
@@ -59,9 +68,19 @@ def merge(base: Weights, candidates: Sequence[Weights], *, rule: str = "negmerge
     return Merge(sources, chosen, settings, refuse_nonfinite=nonfinite == "refuse", engine=engine)
 
 
-def unlearn(base: Weights, candidates: Sequence[Weights], *, scale: float, rule: str = "negmerge",
-            device: str | torch.device = "cpu", buffers: str = "keep", nonfinite: str = "refuse",
-            chunk: int | None = None, engine: str = "auto", **params: object) -> Iterator[Item]:
+def unlearn(
+    base: Weights,
+    candidates: Sequence[Weights],
+    *,
+    scale: float,
+    rule: str = "negmerge",
+    device: str | torch.device = "cpu",
+    buffers: str = "keep",
+    nonfinite: str = "refuse",
+    chunk: int | None = None,
+    engine: str = "auto",
+    **params: object,
+) -> Iterator[Item]:
     """The base minus `scale` times the merged delta, over the base's whole key set: θ = θ0 - λ τ*.
 
     Integer and bool entries are the base's. Arguments and errors are `merge`'s; `scale` is finite and at least 0
@@ -73,9 +92,18 @@ def unlearn(base: Weights, candidates: Sequence[Weights], *, scale: float, rule:
     {'w': tensor([0.5000, 1.0000]), 'steps': tensor(7)}
     """
     check_scale(scale)
-    merged = merge(base, candidates, rule=rule, device=device, buffers=buffers, nonfinite=nonfinite, chunk=chunk,
-                   engine=engine, **params)
-    return _subtracted(base, merged, scale, compute_device(device))
+    merged = merge(
+        base,
+        candidates,
+        rule=rule,
+        device=device,
+        buffers=buffers,
+        nonfinite=nonfinite,
+        chunk=chunk,
+        engine=engine,
+        **params,
+    )
+    return negate(base, merged, scale, device=compute_device(device))
 
 
 def apply_delta(base: Weights, delta: Weights | Items, scale: float) -> Iterator[Item]:
@@ -90,13 +118,17 @@ def apply_delta(base: Weights, delta: Weights | Items, scale: float) -> Iterator
     check_scale(scale)
     if isinstance(delta, Mapping):
         layout = {name: spec for name, spec in layout_of(base).items() if spec[1].is_floating_point}
-        lines = differences(layout, {name: (shape, layout.get(name, (shape, dtype))[1])
-                                     for name, (shape, dtype) in layout_of(delta).items()})
+        lines = differences(
+            layout,
+            {name: (shape, layout.get(name, (shape, dtype))[1]) for name, (shape, dtype) in layout_of(delta).items()},
+        )
         if lines:
-            raise MismatchError(f"{label_of(delta, 'the delta')} does not fit {label_of(base, 'the base')}: "
-                                f"{'; '.join(lines[:SHOWN])}. Apply it to the base that it was merged from.")
-        return _subtracted(base, ((name, peek(delta, name)) for name in layout), scale, None)
-    return _subtracted(base, iter(delta), scale, None)
+            raise MismatchError(
+                f"{label_of(delta, 'the delta')} does not fit {label_of(base, 'the base')}: "
+                f"{'; '.join(lines[:SHOWN])}. Apply it to the base that it was merged from."
+            )
+        return negate(base, ((name, peek(delta, name)) for name in layout), scale)
+    return negate(base, iter(delta), scale)
 
 
 def subtract(base: Tensor, delta: Tensor, scale: float) -> Tensor:
@@ -126,7 +158,10 @@ def check_scale(scale: float) -> float:
     return float(scale)
 
 
-def _subtracted(base: Weights, deltas: Iterator[Item], scale: float, device: torch.device | None) -> Iterator[Item]:
+def negate(
+    base: Weights, deltas: Iterator[Item], scale: float, *, device: torch.device | None = None
+) -> Iterator[Item]:
+    """The unlearned model from a stream of deltas in the base's order: the loop behind `unlearn` and `apply_delta`."""
     for name, (shape, dtype) in layout_of(base).items():
         weights = peek(base, name)
         weights = weights if device is None else weights.to(device)
@@ -135,12 +170,16 @@ def _subtracted(base: Weights, deltas: Iterator[Item], scale: float, device: tor
             continue
         found, delta = next(deltas, ("", weights))
         if found != name or tuple(delta.shape) != shape:
-            raise MismatchError(f"the delta has {found or 'nothing'} where the base has {name} {list(shape)}: "
-                                "apply it to the base that it was merged from.")
+            raise MismatchError(
+                f"the delta has {found or 'nothing'} where the base has {name} {list(shape)}: "
+                "apply it to the base that it was merged from."
+            )
         result = subtract(weights.to(delta.device), delta, scale)
         if name.endswith("running_var") and bool((result < 0).any()):
-            raise CheckpointError(f"{name} would become negative at scale {scale:g}: a variance cannot be; "
-                                  "use buffers=\"keep\" or a smaller scale.")
+            raise CheckpointError(
+                f"{name} would become negative at scale {scale:g}: a variance cannot be; "
+                'use buffers="keep" or a smaller scale.'
+            )
         yield name, result
     if next(deltas, None) is not None:
         raise MismatchError("the delta has tensors that the base lacks: apply it to the base that it was merged from.")

@@ -33,8 +33,15 @@ class Sources:
     A tensor is never copied whole: chunks are views of it. On a lazy checkpoint they are views of the mapped file.
     """
 
-    def __init__(self, base: Weights, candidates: Sequence[Weights], *, device: str | torch.device = "cpu",
-                 buffers: str = "keep", chunk: int | None = None) -> None:
+    def __init__(
+        self,
+        base: Weights,
+        candidates: Sequence[Weights],
+        *,
+        device: str | torch.device = "cpu",
+        buffers: str = "keep",
+        chunk: int | None = None,
+    ) -> None:
         if chunk is not None and chunk < 1:
             raise ParameterError(f"chunk is {chunk}: give a number of elements of at least 1.")
         self.base = base
@@ -74,8 +81,12 @@ class Sources:
             for name in chosen:
                 yield from self.chunks(name, SURVEY_CHUNK)
 
-        return Stream(chunks, sum(math.prod(self.layout[name][0]) for name in chosen), len(self.candidates),
-                      any(self.layout[name][1] is torch.float64 for name in chosen))
+        return Stream(
+            chunks,
+            sum(math.prod(self.layout[name][0]) for name in chosen),
+            len(self.candidates),
+            any(self.layout[name][1] is torch.float64 for name in chosen),
+        )
 
     def spread(self, fold: Callable[[Deltas], Answer], name: str) -> Iterator[Answer]:
         """`fold` of every chunk of a tensor, in order; of a large one on as many threads as torch may use."""
@@ -95,8 +106,13 @@ class Sources:
         return peek(candidate, name).reshape(-1)
 
     def _deltas(self, name: str, base: Tensor, candidates: list[Tensor], start: int) -> Deltas:
-        return Deltas(base.to(self.device), [candidate.to(self.device) for candidate in candidates],
-                      given=self.given, start=start, name=name)
+        return Deltas(
+            base.to(self.device),
+            [candidate.to(self.device) for candidate in candidates],
+            given=self.given,
+            start=start,
+            name=name,
+        )
 
 
 def peek(weights: Weights, name: str) -> Tensor:

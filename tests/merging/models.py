@@ -6,7 +6,13 @@ import numpy as np
 import torch
 
 SHAPES = {
-    "a.weight": (7, 5), "b.bias": (1,), "c": (), "d.conv": (2, 3, 2, 2), "e.empty": (0, 4), "f": (128,), "g": (33,),
+    "a.weight": (7, 5),
+    "b.bias": (1,),
+    "c": (),
+    "d.conv": (2, 3, 2, 2),
+    "e.empty": (0, 4),
+    "f": (128,),
+    "g": (33,),
 }
 
 
@@ -37,8 +43,9 @@ def arrays(base, candidates):
     names = [name for name, tensor in base.items() if tensor.is_floating_point() and tensor.numel()]
     wide = next(iter(base.values())).dtype is torch.float64
     kind = torch.float64 if wide else torch.float32
-    return [{name: (candidate[name].to(kind) - base[name].to(kind)).numpy() for name in names}
-            for candidate in candidates]
+    return [
+        {name: (candidate[name].to(kind) - base[name].to(kind)).numpy() for name in names} for candidate in candidates
+    ]
 
 
 def as_array(tensor: torch.Tensor) -> np.ndarray:

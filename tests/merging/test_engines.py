@@ -49,6 +49,7 @@ def test_a_compiler_that_fails_costs_nothing_but_a_warning(monkeypatch, caplog):
     def broken(*_):
         def kernel(*_):
             raise RuntimeError("no such compiler")
+
         return kernel
 
     monkeypatch.setattr(fused, "_compile", broken)

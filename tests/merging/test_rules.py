@@ -15,8 +15,12 @@ from tests.merging.models import arrays, make
 
 CASES = [
     ("negmerge", {}),
-    *[("negmerge", {"agreement": r, "average": average, "over": over})
-      for r in (1.0, 0.8, 0.55) for average in ("mean", "median", "min", "max") for over in ("agreeing", "all")],
+    *[
+        ("negmerge", {"agreement": r, "average": average, "over": over})
+        for r in (1.0, 0.8, 0.55)
+        for average in ("mean", "median", "min", "max")
+        for over in ("agreeing", "all")
+    ],
     ("uniform", {}),
     ("task-arithmetic", {}),
     ("magmax", {}),
@@ -128,10 +132,20 @@ def test_every_rule_describes_itself():
             assert parameter.choices if parameter.kind == "choice" else parameter.step
 
 
-@pytest.mark.parametrize("params", [
-    {"agreement": 0.5}, {"agreement": 1.1}, {"agreement": float("nan")}, {"agreement": "many"}, {"agreement": True},
-    {"average": "mode"}, {"over": "some"}, {"density": 0.2},
-], ids=str)
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"agreement": 0.5},
+        {"agreement": 1.1},
+        {"agreement": float("nan")},
+        {"agreement": "many"},
+        {"agreement": True},
+        {"average": "mode"},
+        {"over": "some"},
+        {"density": 0.2},
+    ],
+    ids=str,
+)
 def test_a_wrong_dial_is_one_clear_sentence(params):
     with pytest.raises(ParameterError, match=next(iter(params))) as caught:
         merge({"w": torch.zeros(1)}, [{"w": torch.ones(1)}], **params)

@@ -23,8 +23,11 @@ def measure(stream: Stream, settings: Settings) -> list[tuple[float, float]]:
     top = min(int(settings["gamma"] * total), total - kept)
     bottom = total - kept - top
     ranks = [bottom + 1] * n + [total - top] * n
-    codes = kth_smallest(lambda: (_twice([magnitude_codes(delta, wide=wide) for delta in deltas])
-                                  for deltas in stream()), ranks, code_bits(wide))
+    codes = kth_smallest(
+        lambda: (_twice([magnitude_codes(delta, wide=wide) for delta in deltas]) for deltas in stream()),
+        ranks,
+        code_bits(wide),
+    )
     bounds = [magnitude_of(code, wide=wide) for code in codes]
     return list(zip(bounds[:n], bounds[n:], strict=True))
 
@@ -54,10 +57,27 @@ BREADCRUMBS = Rule(
     paper="https://arxiv.org/abs/2312.06795",
     explains="Drops, tensor by tensor, each candidate's few largest and many smallest moves, and averages the rest.",
     parameters=(
-        Parameter("density", "Density", "Share of each tensor's elements that every candidate keeps.",
-                  0.85, "float", low=0.0, high=1.0, step=0.05, low_open=True),
-        Parameter("gamma", "Outliers", "Share of each tensor's elements dropped as too large.",
-                  0.01, "float", low=0.0, high=0.5, step=0.01),
+        Parameter(
+            "density",
+            "Density",
+            "Share of each tensor's elements that every candidate keeps.",
+            0.85,
+            "float",
+            low=0.0,
+            high=1.0,
+            step=0.05,
+            low_open=True,
+        ),
+        Parameter(
+            "gamma",
+            "Outliers",
+            "Share of each tensor's elements dropped as too large.",
+            0.01,
+            "float",
+            low=0.0,
+            high=0.5,
+            step=0.01,
+        ),
     ),
     combine=combine,
     measure=measure,

@@ -31,10 +31,19 @@ CONSENSUS_MASK = Rule(
     paper="https://arxiv.org/abs/2405.07813",
     explains="Keeps the mean where a weight matters to at least k candidates, next to what the others do to it.",
     parameters=(
-        Parameter("lam", "Mask threshold", "How large a candidate's move must be, as a share of what all others do.",
-                  0.4, "float", low=0.0, high=2.0, step=0.1),
-        Parameter("k", "Votes", "How many candidates must find the weight important.",
-                  2, "int", low=1, high=100, step=1),
+        Parameter(
+            "lam",
+            "Mask threshold",
+            "How large a candidate's move must be, as a share of what all others do.",
+            0.4,
+            "float",
+            low=0.0,
+            high=2.0,
+            step=0.1,
+        ),
+        Parameter(
+            "k", "Votes", "How many candidates must find the weight important.", 2, "int", low=1, high=100, step=1
+        ),
     ),
     combine=combine,
 )

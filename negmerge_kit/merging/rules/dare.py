@@ -9,8 +9,16 @@ from negmerge_kit.merging.deltas import Deltas, divided
 from negmerge_kit.merging.hashing import value_codes
 from negmerge_kit.merging.rule import Parameter, Rule, Settings
 
-SEED = Parameter("seed", "Seed", "Another seed draws another random choice; the same seed always draws the same.",
-                 0, "int", low=0, high=2**31 - 1, step=1)
+SEED = Parameter(
+    "seed",
+    "Seed",
+    "Another seed draws another random choice; the same seed always draws the same.",
+    0,
+    "int",
+    low=0,
+    high=2**31 - 1,
+    step=1,
+)
 
 
 def combine(deltas: Deltas, settings: Settings, survey: object) -> Tensor:
@@ -39,8 +47,16 @@ DARE = Rule(
     paper="https://arxiv.org/abs/2311.03099",
     explains="Drops a random share of every candidate's moves, enlarges the rest to make up for it, and averages.",
     parameters=(
-        Parameter("drop", "Drop", "Share of each candidate's elements that are dropped at random.",
-                  0.5, "float", low=0.0, high=0.99, step=0.05),
+        Parameter(
+            "drop",
+            "Drop",
+            "Share of each candidate's elements that are dropped at random.",
+            0.5,
+            "float",
+            low=0.0,
+            high=0.99,
+            step=0.05,
+        ),
         SEED,
     ),
     combine=combine,

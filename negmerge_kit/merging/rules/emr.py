@@ -21,8 +21,12 @@ def survey(stream: Stream, settings: Settings) -> float:
     for deltas in stream():
         unified = unify(deltas)
         mine = torch.stack([delta.abs().sum(dtype=torch.float64) for delta in deltas]).cpu()
-        theirs = torch.stack([torch.where(delta * unified > 0, unified, torch.zeros_like(unified))
-                              .abs().sum(dtype=torch.float64) for delta in deltas]).cpu()
+        theirs = torch.stack(
+            [
+                torch.where(delta * unified > 0, unified, torch.zeros_like(unified)).abs().sum(dtype=torch.float64)
+                for delta in deltas
+            ]
+        ).cpu()
         own[deltas.name] = own.get(deltas.name, 0) + mine
         unified_sums[deltas.name] = unified_sums.get(deltas.name, 0) + theirs
         sizes[deltas.name] = sizes.get(deltas.name, 0) + deltas.base.numel()

@@ -28,8 +28,16 @@ TASK_ARITHMETIC = Rule(
     paper="https://arxiv.org/abs/2212.04089",
     explains="Uses one candidate alone and ignores the others: plain negation of its task vector.",
     parameters=(
-        Parameter("candidate", "Candidate", "Which candidate is negated, counted from 1 in the order given.",
-                  1, "int", low=1, high=100, step=1),
+        Parameter(
+            "candidate",
+            "Candidate",
+            "Which candidate is negated, counted from 1 in the order given.",
+            1,
+            "int",
+            low=1,
+            high=100,
+            step=1,
+        ),
     ),
     combine=combine,
 )

@@ -30,8 +30,11 @@ def survey(stream: Stream, settings: Settings) -> Survey:
     if rank < 1:
         thresholds = (0.0,) * n
     else:
-        codes = kth_smallest(lambda: ([magnitude_codes(delta, wide=wide) for delta in deltas] for deltas in stream()),
-                             [rank] * n, code_bits(wide))
+        codes = kth_smallest(
+            lambda: ([magnitude_codes(delta, wide=wide) for delta in deltas] for deltas in stream()),
+            [rank] * n,
+            code_bits(wide),
+        )
         thresholds = tuple(magnitude_of(code, wide=wide) for code in codes)
     found = Survey(thresholds)
     signs = sum(int(torch.sign(_trimmed_total(deltas, found)).sum()) for deltas in stream())
@@ -73,8 +76,17 @@ TIES = Rule(
     explains="Trims each candidate to its largest moves over the whole model, elects a sign by their sum, and averages "
     "the moves that have it.",
     parameters=(
-        Parameter("density", "Density", "Share of each candidate's elements that survive the trim.",
-                  0.2, "float", low=0.0, high=1.0, step=0.05, low_open=True),
+        Parameter(
+            "density",
+            "Density",
+            "Share of each candidate's elements that survive the trim.",
+            0.2,
+            "float",
+            low=0.0,
+            high=1.0,
+            step=0.05,
+            low_open=True,
+        ),
     ),
     combine=combine,
     survey=survey,

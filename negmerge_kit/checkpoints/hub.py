@@ -1,0 +1,97 @@
+"""Checkpoints by their Hub id: only at a pinned commit, from the local cache where they are already."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from negmerge_kit.errors import CheckpointError
+
+ID = re.compile(r"(?:hf:)?([\w.-]+/[\w.-]+)@([0-9a-f]{40})(?::(.+))?")
+LOOSE = re.compile(r"hf:.*|[\w.-]+/[\w.-]+@[\w./-]+")
+WANTED = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "open_clip_model.safetensors",
+    "adapter_model.safetensors",
+    "diffusion_pytorch_model.safetensors",
+)
+"""The names under which weights are published, in the order in which they are looked for."""
+PATIENCE = 5.0
+"""Seconds to wait for the Hub's answer about a repository."""
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether a text means a Hub repository rather than a file.
+
+    >>> is_hub_id("hf:owner/name@main"), is_hub_id("runs/a.safetensors")
+    (True, False)
+    """
+    return LOOSE.fullmatch(text) is not None and not Path(text).exists()
+
+
+def fetch(text: str) -> Path:
+    """The local file of `hf:OWNER/NAME@COMMIT` or `hf:OWNER/NAME@COMMIT:FILE`, downloaded once.
+
+    The commit is the whole 40-digit hash: a branch may change under an experiment. What the cache holds needs no
+    network. Raises CheckpointError when the id is not pinned, has no safetensors file, or cannot be reached.
+    """
+    match = ID.fullmatch(text)
+    if match is None:
+        raise CheckpointError(f"{text} is not pinned: write hf:OWNER/NAME@COMMIT with the whole 40-digit commit hash.")
+    repository, revision, file = match.groups()
+    cached = _cached(repository, revision, (file,) if file else WANTED)
+    return cached or _downloaded(repository, revision, file)
+
+
+def _cached(repository: str, revision: str, names: tuple[str, ...]) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in names:
+        found = try_to_load_from_cache(repository, name, revision=revision)
+        if isinstance(found, str):
+            path = Path(found)
+            if name.endswith(".index.json"):
+                from negmerge_kit.checkpoints.reader import shard_names
+
+                if not all((path.parent / shard).exists() for shard in shard_names(path)):
+                    return None
+            return path
+    return None
+
+
+def _downloaded(repository: str, revision: str, file: str | None) -> Path:
+    from huggingface_hub import HfApi, errors, hf_hub_download
+
+    from negmerge_kit.checkpoints.reader import shard_names
+
+    unreachable: type[Exception] = getattr(errors, "HTTPError", errors.HfHubHTTPError)
+    where = f"{repository}@{revision[:8]}"
+    try:
+        # Asked first and with little patience: a download retries for half a minute where there is no network.
+        listed = {
+            item.rfilename
+            for item in HfApi().model_info(repository, revision=revision, timeout=PATIENCE).siblings or ()
+        }
+        names = [name for name in ((file,) if file else WANTED) if name in listed]
+        if not names:
+            raise CheckpointError(
+                f"{where} has no {file or 'safetensors weights'}: name one of its files as "
+                f"hf:{repository}@{revision}:FILE."
+            )
+        path = Path(hf_hub_download(repository, names[0], revision=revision))
+        if path.name.endswith(".index.json"):
+            for shard in shard_names(path):
+                hf_hub_download(repository, shard, revision=revision)
+        elif path.name.startswith("adapter_model"):
+            hf_hub_download(repository, "adapter_config.json", revision=revision)
+    except (OSError, unreachable, errors.HFValidationError) as error:
+        raise CheckpointError(
+            f"{where} is not in the cache and cannot be downloaded ({_first_line(error)}): "
+            "check id, commit and network, or give a local file."
+        ) from error
+    return path
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,181 @@
+"""Files in, files out: what the verbs `merge`, `agreement`, `apply`, `undo` do, as functions that return their JSON."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+from negmerge_kit.checkpoints.adapters import Adapter, is_adapter
+from negmerge_kit.checkpoints.reader import Checkpoint, open_checkpoint
+from negmerge_kit.checkpoints.sparse import DeltaWriter, open_delta, undo_delta
+from negmerge_kit.checkpoints.writer import output_files, refuse_overwriting, save_checkpoint, sha256_file
+from negmerge_kit.errors import ParameterError
+from negmerge_kit.merging.agreement import sign_agreement, total
+from negmerge_kit.merging.negation import apply_delta, check_scale, merge, negate
+from negmerge_kit.merging.signs import chance
+from negmerge_kit.types import Item, Items, Json, Weights
+
+
+def open_candidate(path: str | Path, base: Weights, *, prefix: str = "") -> Checkpoint | Adapter:
+    """A candidate by its path: a checkpoint like the base, or a PEFT adapter's folder."""
+    folder = Path(path)
+    return Adapter(folder, base) if is_adapter(folder) else open_checkpoint(path, prefix=prefix)
+
+
+def merge_files(
+    base: str | Path,
+    candidates: Sequence[str | Path],
+    *,
+    out: str | Path | None = None,
+    delta_out: str | Path | None = None,
+    scale: float = 1.0,
+    rule: str = "negmerge",
+    device: str = "cpu",
+    buffers: str = "keep",
+    nonfinite: str = "refuse",
+    engine: str = "auto",
+    chunk: int | None = None,
+    prefix: str = "",
+    **params: object,
+) -> Json:
+    """Merge candidates' files into an unlearned checkpoint (`out`), a sparse delta (`delta_out`), both or neither.
+
+    One pass, streamed; both files are written whole or not at all, and carry rule, parameters, scale and the SHA-256
+    of every input. With both, the delta can be undone. Raises as `merge` and `save_checkpoint` do, and ParameterError
+    when a candidate is the base or an output is an input.
+    """
+    check_scale(scale)
+    opened = open_checkpoint(base, prefix=prefix)
+    others = [open_candidate(path, opened, prefix=prefix) for path in candidates]
+    outputs = [Path(path) for path in (out, delta_out) if path is not None]
+    refuse_overwriting([part for path in outputs for part in output_files(path, opened)], [opened, *others])
+    if len({path.resolve() for path in outputs}) < len(outputs):
+        raise ParameterError(f"{out} is to hold both the model and the delta: choose two files.")
+    started = time.perf_counter()
+    merged = merge(
+        opened,
+        others,
+        rule=rule,
+        device=device,
+        buffers=buffers,
+        nonfinite=nonfinite,
+        engine=engine,
+        chunk=chunk,
+        **params,
+    )
+    record: Json = {"rule": rule, "params": merged.settings, "buffers": buffers, "scale": scale}
+    if outputs:
+        record["inputs"] = _hashes(opened, others)
+    with ExitStack() as files:
+        items: Items = merged
+        if delta_out is not None:
+            kept_for = scale if out is not None else None
+            writer = files.enter_context(DeltaWriter(Path(delta_out), opened, scale=kept_for, metadata=record))
+            items = _written(merged, writer)
+        if out is not None:
+            out = save_checkpoint(out, negate(opened, iter(items), scale), like=opened, metadata=record)
+        else:
+            for _ in items:
+                pass
+    counts = merged.counts
+    return {
+        "rule": rule,
+        "params": dict(merged.settings),
+        "candidates": [str(path) for path in candidates],
+        "elements": counts.elements,
+        "moved": counts.moved,
+        "kept": counts.kept,
+        "kept_fraction": counts.kept_fraction,
+        "kept_of_moved": counts.kept_of_moved,
+        "scale": scale,
+        "seconds": time.perf_counter() - started,
+        "out": None if out is None else str(out),
+        "delta_out": None if delta_out is None else str(delta_out),
+    }
+
+
+def agreement_files(
+    base: str | Path, candidates: Sequence[str | Path], *, device: str = "cpu", buffers: str = "keep", prefix: str = ""
+) -> Json:
+    """On how many elements the candidates' signs agree, over all, and tensor by tensor; with the chance line.
+
+    Raises as `sign_agreement` does.
+    """
+    opened = open_checkpoint(base, prefix=prefix)
+    others = [open_candidate(path, opened, prefix=prefix) for path in candidates]
+    layers = list(sign_agreement(opened, others, device=device, buffers=buffers))
+    everything = total(layers)
+    return {
+        "candidates": [str(path) for path in candidates],
+        "elements": everything.elements,
+        "moved": everything.moved,
+        "unanimous": everything.unanimous,
+        "unanimous_fraction": everything.unanimous_fraction,
+        "unanimous_of_moved": everything.unanimous_of_moved,
+        "chance": chance(len(candidates)),
+        "histogram": list(everything.histogram),
+        "tensors": [
+            {
+                "name": layer.name,
+                "elements": layer.elements,
+                "moved": layer.moved,
+                "unanimous_fraction": layer.unanimous_fraction,
+            }
+            for layer in layers
+        ],
+    }
+
+
+def apply_file(base: str | Path, delta: str | Path, *, scale: float, out: str | Path) -> Json:
+    """Write the base minus `scale` times a delta file; what `negmerge apply` prints."""
+    started = time.perf_counter()
+    opened, change = open_checkpoint(base), open_delta(delta)
+    refuse_overwriting(output_files(out, opened), [opened, change])
+    metadata = {"scale": check_scale(scale), "inputs": _hashes(opened, [change])}
+    out = save_checkpoint(out, apply_delta(opened, change, scale), like=opened, metadata=metadata)
+    return _done(base, delta, scale, out, started)
+
+
+def undo_file(unlearned: str | Path, delta: str | Path, *, scale: float, out: str | Path) -> Json:
+    """Write the base again, bit for bit, from what `apply_file` or `merge_files` made of it."""
+    started = time.perf_counter()
+    opened, change = open_checkpoint(unlearned), open_delta(delta)
+    refuse_overwriting(output_files(out, opened), [opened, change])
+    out = save_checkpoint(out, undo_delta(opened, change, scale), like=opened)
+    return _done(unlearned, delta, scale, out, started)
+
+
+def _written(merged: Iterator[Item], writer: DeltaWriter) -> Iterator[Item]:
+    for name, delta in merged:
+        writer.put(name, delta)
+        yield name, delta
+
+
+def _hashes(base: Weights, others: Sequence[Weights]) -> Json:
+    """The SHA-256 of every file read, hashed side by side; a candidate with the base's bytes is refused."""
+    groups = [list(getattr(weights, "files", ())) for weights in (base, *others)]
+    with ThreadPoolExecutor(4) as pool:
+        hashes = [list(pool.map(sha256_file, group)) for group in groups]
+    for group, digests in zip(groups[1:], hashes[1:], strict=True):
+        if digests == hashes[0]:
+            raise ParameterError(
+                f"{group[0]} is the base itself, byte for byte: leave it out, a candidate is a fine-tuned copy."
+            )
+    named = [
+        {file.name: digest for file, digest in zip(group, digests, strict=True)}
+        for group, digests in zip(groups, hashes, strict=True)
+    ]
+    return {"base": named[0], "others": named[1:]}
+
+
+def _done(base: str | Path, delta: str | Path, scale: float, out: Path, started: float) -> Json:
+    return {
+        "base": str(base),
+        "delta": str(delta),
+        "scale": scale,
+        "out": str(out),
+        "seconds": time.perf_counter() - started,
+    }
