@@ -16,6 +16,9 @@ VERBS = {
     "evaluate": ("unlearning", "score a checkpoint on a scene"),
     "merge": ("files", "merge candidates' deltas and write an unlearned checkpoint"),
     "agreement": ("files", "on how many elements the candidates' signs agree"),
+    "apply": ("files", "subtract a merged delta from the base, at any scale"),
+    "undo": ("files", "give the base back, bit for bit"),
+    "convert": ("files", "turn old pickled checkpoints into safetensors, executing nothing"),
     "bench": ("benchmarks", "measure the kit against a baseline in the same run"),
 }
 

@@ -87,18 +87,20 @@ class Recipe:
 
 
 GRIDS: dict[str, tuple[Recipe, ...]] = {
-    # The grid measured on the embedded scene: eight runs that all learn, with pairwise cosine .40-.65.
+    # Eight runs on the embedded scene that all learn; like the authors' runs, no two see the images in the same order.
     "tiny": tuple(
-        Recipe(lr=lr, epochs=epochs, weight_decay=decay)
-        for lr, epochs, decay in (
-            (5e-4, 4, 0.1),
-            (5e-4, 8, 0.1),
-            (1e-3, 4, 0.1),
-            (1e-3, 8, 0.1),
-            (2e-3, 4, 0.1),
-            (2e-3, 8, 0.1),
-            (1e-3, 6, 0.01),
-            (1e-3, 6, 0.5),
+        Recipe(lr=lr, epochs=epochs, weight_decay=decay, seed=seed)
+        for seed, (lr, epochs, decay) in enumerate(
+            (
+                (5e-4, 4, 0.1),
+                (5e-4, 8, 0.1),
+                (1e-3, 4, 0.1),
+                (1e-3, 8, 0.1),
+                (2e-3, 4, 0.1),
+                (2e-3, 8, 0.1),
+                (1e-3, 6, 0.01),
+                (1e-3, 6, 0.5),
+            )
         )
     ),
 }

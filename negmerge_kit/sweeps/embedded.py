@@ -11,22 +11,24 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from negmerge_kit.checkpoints.pool import RECORD, Pool, create_pool, open_pool, set_aside_damaged, writing
+from negmerge_kit.checkpoints.writer import sha256_file
 from negmerge_kit.errors import PoolBusyError, PoolError
 from negmerge_kit.lab.pretraining import pretrain_tiny
 from negmerge_kit.types import Json, Weights
 from negmerge_kit.vision.clip import pick_device
 from negmerge_kit.vision.families import FAMILIES
 from negmerge_kit.vision.scene import open_scene
-from negmerge_kit.vision.tiny import fresh_clip
+from negmerge_kit.vision.tiny import SHIPPED, TOKEN_EMBEDDING, fresh_clip, token_embedding
 
 
 def default_folder(scene: Json) -> Path:
-    """The user's cache folder for a scene; other data or another base weight gets another folder.
+    """The user's cache folder for a scene; other images or other shipped weights get another folder.
 
     >>> default_folder({"name": "tiny:digits"}).name.startswith("tiny-digits-")
     True
     """
-    digest = hashlib.sha256(json.dumps(scene, sort_keys=True).encode()).hexdigest()[:8]
+    made_from = [scene, sha256_file(SHIPPED)]
+    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:8]
     return user_cache_path("negmerge-kit") / "pools" / f"{scene['name'].replace(':', '-')}-{digest}"
 
 
@@ -86,4 +88,6 @@ def pretrained_base(device: str, on_step: Callable[[int, int], None] = lambda in
     clip = fresh_clip().to(pick_device(device))
     for step in pretrain_tiny(clip):
         on_step(step.step, step.steps)
-    return {name: tensor.detach().cpu() for name, tensor in clip.state_dict().items()}
+    # Rounded as the shipped weights are, so that the two can be compared.
+    weights = {name: tensor.detach().cpu().half().float() for name, tensor in clip.state_dict().items()}
+    return {**weights, TOKEN_EMBEDDING: token_embedding()}
