@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.flags import Parser, print_json
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from negmerge_kit.lab.training import Step
+    from negmerge_kit.sweeps.jobs import FinetuneJob
 
 
 def pool(arguments: list[str]) -> int:
@@ -40,6 +45,7 @@ def build(arguments: list[str]) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     options = parser.parse_args(arguments)
 
+    from negmerge_kit.cli.progress import now, progress_bar, say
     from negmerge_kit.lab.recipe import grid
     from negmerge_kit.sweeps.embedded import pretrained_base, start_pool
     from negmerge_kit.sweeps.jobs import missing_jobs
@@ -48,21 +54,19 @@ def build(arguments: list[str]) -> int:
     recipes = grid(options.grid)
     base = None
     if options.from_scratch:
-        with tqdm(desc="pretraining the base", unit="step") as bar:
+        with progress_bar("pretraining the base", unit="step") as bar:
             base = pretrained_base(options.device, on_step=lambda index, total: _advance(bar, index, total))
     store, damaged = start_pool(f"tiny:{options.forget}", options.out, base=base)
     for sentence in damaged:
         print(f"negmerge pool build: {sentence}", file=sys.stderr)
     jobs = missing_jobs(store, recipes, device=options.device)
     failures = 0
-    with tqdm(total=len(recipes), initial=len(recipes) - len(jobs), desc=f"candidates of {store.scene['name']}") as bar:
-        for outcome in run_sweep(
-            jobs,
-            store=store,
-            on_step=lambda job, step: bar.set_postfix_str(
-                f"{job.recipe.label}, {step.index}/{step.total}, loss {step.loss:.2f}"
-            ),
-        ):
+    with progress_bar(f"candidates of {store.scene['name']}", len(recipes), done=len(recipes) - len(jobs)) as bar:
+
+        def on_step(job: FinetuneJob, step: Step) -> None:
+            say(bar, now(job.recipe.label, step.index, step.total, step.loss))
+
+        for outcome in run_sweep(jobs, store=store, on_step=on_step):
             bar.update()
             if outcome.failure:
                 failures += 1
@@ -133,5 +137,7 @@ def _own(scores: Json | None) -> str:
 
 
 def _advance(bar: tqdm, index: int, total: int) -> None:
+    from negmerge_kit.cli.progress import say
+
     bar.total = total
-    bar.update(index - bar.n)
+    say(bar, "", done=index)

@@ -24,6 +24,7 @@ def demo(arguments: list[str]) -> int:
     threading.Thread(target=_import_gradio, daemon=True).start()
 
     from negmerge_kit.checkpoints.pool import open_pool
+    from negmerge_kit.cli.progress import watch
     from negmerge_kit.lab.recipe import GRIDS
     from negmerge_kit.sweeps.background import BackgroundSweep
     from negmerge_kit.sweeps.embedded import start_pool
@@ -37,6 +38,12 @@ def demo(arguments: list[str]) -> int:
         for sentence in damaged:
             print(f"negmerge demo: {sentence}", file=sys.stderr)
         sweep = BackgroundSweep(pool, GRIDS["tiny"], device=options.device)
+
+    def ready(address: str) -> None:
+        print(f"negmerge is at {address} (Ctrl-C ends it)", flush=True)
+        if sweep:
+            watch(sweep, f"fine-tuning {pool.scene['name']}")
+
     serve(
         pool,
         sweep=sweep,
@@ -44,7 +51,7 @@ def demo(arguments: list[str]) -> int:
         host=options.host,
         port=options.port,
         auth=options.auth,
-        ready=lambda address: print(f"negmerge is at {address} (Ctrl-C ends it)", flush=True),
+        ready=ready,
     )
     return 0
 
