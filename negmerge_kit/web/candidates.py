@@ -49,13 +49,15 @@ def best(pool: Pool, count: int = 3) -> list[str]:
     return [id for id in pool.ids if id in chosen]
 
 
-def selected_after(selected: list[str], known: list[str], ids: list[str]) -> list[str]:
-    """The selection once the pool has grown: someone who had everything gets the new ones too.
+def selected_after(selected: list[str], known: list[str], ids: list[str], *, begun: bool) -> list[str]:
+    """The selection once the pool has grown: who had everything gets the new ones too, unless they have begun.
 
-    >>> selected_after(["a"], ["a"], ["a", "b"]), selected_after([], ["a"], ["a", "b"])
+    >>> selected_after(["a"], ["a"], ["a", "b"], begun=False), selected_after([], ["a"], ["a", "b"], begun=False)
     (['a', 'b'], [])
+    >>> selected_after(["a"], ["a"], ["a", "b"], begun=True)
+    ['a']
     """
-    return list(ids) if set(selected) == set(known) else [id for id in ids if id in selected]
+    return list(ids) if set(selected) == set(known) and not begun else [id for id in ids if id in selected]
 
 
 class Pace:

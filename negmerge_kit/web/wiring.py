@@ -40,19 +40,19 @@ def wire(
 def _picking(blocks: gr.Blocks, page: Unlearn, controls: Controls, shown: Shown, sweep: BackgroundSweep | None) -> None:
     pace = candidates.Pace(sweep.status() if sweep else None)
 
-    def look(selected: list[str] | None, known: list[str]) -> tuple[Any, ...]:
+    def look(selected: list[str] | None, known: list[str], scale: float) -> tuple[Any, ...]:
         status = sweep.status() if sweep else None
         ids = page.bench.refresh().ids if status else page.bench.pool.ids
         timer = gr.Timer(active=False) if status is None or status.finished else gr.skip()
         line = candidates.status_line(status, pace)
         if ids == known:
             return gr.skip(), ids, line, timer
-        picked = candidates.selected_after(selected or [], known, ids)
+        picked = candidates.selected_after(selected or [], known, ids, begun=bool(scale))
         return gr.CheckboxGroup(choices=candidates.choices(page.bench.pool), value=picked), ids, line, timer
 
     outputs = [controls.picker, shown.known, shown.progress, shown.timer]
     for trigger in (blocks.load, shown.timer.tick):
-        trigger(told(look), [controls.picker, shown.known], outputs, **_LIGHT)
+        trigger(told(look), [controls.picker, shown.known, controls.scale], outputs, **_LIGHT)
     controls.every.click(lambda: page.bench.pool.ids, None, controls.picker, **_LIGHT)
     controls.none.click(lambda: [], None, controls.picker, **_LIGHT)
     controls.best.click(lambda: candidates.best(page.bench.pool), None, controls.picker, **_LIGHT)
