@@ -58,8 +58,8 @@ def serve(
     blocks = build(bench, folder / "made", sweep)
     if sweep:
         sweep.start()
-    blocks.launch(
-        server_name=host, server_port=port, auth=people, prevent_thread_lock=True, quiet=True, show_error=True,
+    _launch(
+        blocks, server_name=host, server_port=port, auth=people, prevent_thread_lock=True, quiet=True, show_error=True,
         theme=_theme(), css=_style(), footer_links=[], ssr_mode=False, run_history=False, max_file_size="1mb",
         allowed_paths=[], share=False, enable_monitoring=False,
     )  # fmt: skip
@@ -72,6 +72,14 @@ def serve(
             if sweep:
                 sweep.stop()
     return blocks
+
+
+def _launch(blocks: gr.Blocks, **options: Any) -> None:
+    try:
+        blocks.launch(**options)
+    except OSError as error:
+        port = options["server_port"]
+        raise ParameterError(f"the app cannot listen on port {port} ({error}): choose another with --port.") from error
 
 
 def build(bench: Workbench, made: Path, sweep: BackgroundSweep | None = None) -> gr.Blocks:

@@ -34,22 +34,20 @@ class TakeAway:
             CheckpointError: if the file cannot be written; the message says why.
         """
         with self._turn:
-            path = self._place(choice, scale) / WEIGHTS
-            if not path.exists():
-                bench = self._scored.bench
-                told = self._card(choice, scale)
-                save_checkpoint(path, bench.unlearned(choice, scale), like=bench.pool.base, metadata=told)
-            return path
+            place = self._place(choice, scale)
+            weights, record = place / WEIGHTS, place / RECORD
+            if not record.exists():
+                bench, told = self._scored.bench, self._card(choice, scale)
+                save_checkpoint(weights, bench.unlearned(choice, scale), like=bench.pool.base, metadata=told)
+                told |= {"file": {"name": WEIGHTS, "sha256": sha256_file(weights)}}
+                # The record comes last: where it is, the weights beside it are whole.
+                with atomic_file(record) as file:
+                    file.write(json.dumps(told, indent=2, allow_nan=False).encode())
+            return weights
 
     def record(self, choice: Choice, scale: float) -> Path:
         """What was done, as JSON: choice, scores, hashes, versions, and the hash of the weights that go with it."""
-        weights = self.weights(choice, scale)
-        with self._turn:
-            told = self._card(choice, scale) | {"file": {"name": WEIGHTS, "sha256": sha256_file(weights)}}
-            path = weights.with_name(RECORD)
-            with atomic_file(path) as file:
-                file.write(json.dumps(told, indent=2, allow_nan=False).encode())
-            return path
+        return self.weights(choice, scale).with_name(RECORD)
 
     def _card(self, choice: Choice, scale: float) -> Json:
         bench, known = self._scored.bench, self._scored.known(choice)

@@ -14,6 +14,7 @@ from negmerge_kit.sweeps.background import BackgroundSweep
 from negmerge_kit.web import candidates
 from negmerge_kit.web.dials import explanation
 from negmerge_kit.web.endpoints import told
+from negmerge_kit.web.fragments import notice
 from negmerge_kit.web.page import Controls, Shown
 from negmerge_kit.web.takeaway import TakeAway
 from negmerge_kit.web.unlearn import Unlearn
@@ -42,7 +43,10 @@ def _picking(blocks: gr.Blocks, page: Unlearn, controls: Controls, shown: Shown,
 
     def look(selected: list[str] | None, known: list[str], scale: float) -> tuple[Any, ...]:
         status = sweep.status() if sweep else None
-        ids = page.bench.refresh().ids if status else page.bench.pool.ids
+        try:
+            ids = page.bench.refresh().ids if status else page.bench.pool.ids
+        except NegmergeError as error:
+            return gr.skip(), known, notice(str(error)), gr.Timer(active=False)
         timer = gr.Timer(active=False) if status is None or status.finished else gr.skip()
         line = candidates.status_line(status, pace)
         if ids == known:
@@ -52,7 +56,7 @@ def _picking(blocks: gr.Blocks, page: Unlearn, controls: Controls, shown: Shown,
 
     outputs = [controls.picker, shown.known, shown.progress, shown.timer]
     for trigger in (blocks.load, shown.timer.tick):
-        trigger(told(look), [controls.picker, shown.known, controls.scale], outputs, **_LIGHT)
+        trigger(look, [controls.picker, shown.known, controls.scale], outputs, **_LIGHT)
     controls.every.click(lambda: page.bench.pool.ids, None, controls.picker, **_LIGHT)
     controls.none.click(lambda: [], None, controls.picker, **_LIGHT)
     controls.best.click(lambda: candidates.best(page.bench.pool), None, controls.picker, **_LIGHT)
