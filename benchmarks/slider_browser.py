@@ -72,7 +72,7 @@ def main() -> int:
                 page.wait_for_timeout(60)
             browser.close()
     finally:
-        blocks.close()
+        blocks.close(verbose=False)
     if None in times:
         print("a move was not answered within 20 s.", file=sys.stderr)
         return 1
