@@ -85,7 +85,8 @@ def main() -> None:
         lines.append(row(title, f"{found.scale:.2f}", bench.score(choice, found.scale, "test"), base))
     table = "\n".join(lines)
     print(table)
-    print(f"\nforget, NegMerge minus base, paired: {change[0]:+.3f} (95 % interval {change[1]:+.3f} to {change[2]:+.3f})")
+    value, low, high = change
+    print(f"\nforget, NegMerge minus base, paired: {value:+.3f} (95 % interval {low:+.3f} to {high:+.3f})")
     every = total(bench.agreement())
     print(
         f"unanimous: {every.unanimous_of_moved:.3f} of moved, chance {chance(len(pool.ids)):.4f}, "

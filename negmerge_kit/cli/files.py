@@ -7,6 +7,7 @@ from pathlib import Path
 
 from negmerge_kit.checkpoints import operations
 from negmerge_kit.checkpoints.legacy import convert_files
+from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.cli.flags import Parser, add_rule_flags, print_json, rule_params, seconds
 from negmerge_kit.types import Json
 
@@ -118,7 +119,7 @@ def _plot(options: Namespace) -> None:
     from negmerge_kit.views.save import save_figure
     from negmerge_kit.vision.layers import split_attention
 
-    base = operations.open_checkpoint(options.base)
+    base = open_checkpoint(options.base)
     candidates = [operations.open_candidate(path, base) for path in options.candidate]
     layers = list(sign_agreement(split_attention(base), [split_attention(candidate) for candidate in candidates]))
     n = len(candidates)

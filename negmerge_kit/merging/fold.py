@@ -116,7 +116,7 @@ class Merge(Iterator[Item]):
             return int(deltas.moved().count_nonzero()), int(piece.count_nonzero()), quota
 
         moved = kept = quota = 0
-        for counts in self._sources.spread(fold, name):
+        for counts in map(fold, self._sources.chunks(name)):
             moved, kept, quota = moved + counts[0], kept + counts[1], quota + counts[2]
         if self.rule.finish is not None:
             merged = self.rule.finish(merged, quota, name, self.settings)

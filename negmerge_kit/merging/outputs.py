@@ -12,6 +12,8 @@ SMALL = 1 << 20
 """Bytes below which torch's own allocator is as good."""
 ROOMY = 4
 """How many times too large a buffer may be: a small result must not keep a large one's memory."""
+SPARE = 3
+"""Free buffers that are kept for later tensors."""
 FREE = 3
 """References to a buffer that no tensor shows: the list, the loop's name and the call that counts them."""
 
@@ -42,21 +44,22 @@ class Outputs:
         return torch.frombuffer(self._buffer(size), dtype=dtype, count=count)
 
     def _buffer(self, size: int) -> mmap.mmap:
-        held, fitting = [], None
+        # Every storage that shows a buffer holds a reference to it, so counting them is enough.
+        held: list[mmap.mmap] = []
+        free: list[mmap.mmap] = []
         for buffer in self._buffers:
-            # Every storage that shows a buffer holds a reference to it, so counting them is enough.
-            if sys.getrefcount(buffer) > FREE:
-                held.append(buffer)
-            elif fitting is None and size <= len(buffer) <= ROOMY * size:
-                fitting = buffer
-        self._buffers = held  # what is free and does not fit goes back to the system
-        chosen = _allocated(size) if fitting is None else fitting
-        self._buffers.append(chosen)
+            (held if sys.getrefcount(buffer) > FREE else free).append(buffer)
+        free = [buffer for buffer in free if len(buffer) <= ROOMY * size]
+        fitting = [buffer for buffer in free if len(buffer) >= size]
+        chosen = min(fitting, key=len) if fitting else _allocated(size)
+        # Smaller ones wait for smaller tensors; what is too large goes back to the system.
+        self._buffers = [*held, *[buffer for buffer in free if buffer is not chosen][-SPARE:], chosen]
         return chosen
 
 
 def _allocated(size: int) -> mmap.mmap:
-    buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    # Rounded up, so that tensors of nearly one size share; pages that are never touched cost nothing.
+    buffer = mmap.mmap(-1, 1 << (size - 1).bit_length(), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         buffer.madvise(mmap.MADV_HUGEPAGE)
     return buffer

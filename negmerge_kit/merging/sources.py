@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -15,16 +12,19 @@ from negmerge_kit.errors import DeviceError, ParameterError
 from negmerge_kit.merging.alike import counted, layout_of
 from negmerge_kit.merging.deltas import Deltas, compute_dtype
 from negmerge_kit.merging.rule import Stream
+from negmerge_kit.merging.staging import Piece, staged
 from negmerge_kit.types import Weights
 
 CHUNK = 1 << 15
-"""Elements a chunk: all of a chunk stays in the cache, and torch runs each step on the calling thread alone."""
+"""Elements a chunk: all of it stays in the cache, and torch runs each step on the calling thread alone."""
+LONG_CHUNK = 1 << 16
+"""Elements a chunk of a large tensor: still in the cache, and worth two threads."""
+LARGE = 1 << 20
+"""Elements of a large tensor."""
+GPU_CHUNK = 1 << 23
+"""Elements a chunk on a GPU: enough to keep it busy, few enough that thirty candidates' buffers fit."""
 SURVEY_CHUNK = 1 << 18
 """Elements a chunk of a survey: long enough that counting outweighs clearing its counters."""
-LARGE = 1 << 23
-"""Elements times candidates of a tensor that is worth more than one thread."""
-
-Answer = TypeVar("Answer")
 
 
 class Sources:
@@ -48,7 +48,7 @@ class Sources:
         self.candidates = candidates
         self.device = compute_device(device)
         self.buffers = buffers
-        self.chunk = chunk or CHUNK
+        self.chunk = chunk
         self.layout = layout_of(base)
         self.given = [bool(getattr(candidate, "holds_deltas", False)) for candidate in candidates]
 
@@ -58,20 +58,19 @@ class Sources:
             if counted(name, dtype, self.buffers):
                 yield name
 
-    def whole(self, name: str) -> Deltas:
-        """One tensor of everyone as a single chunk."""
-        base = peek(self.base, name)
-        return self._deltas(name, base.reshape(-1), [self._flat(k, name, base) for k in range(len(self.candidates))], 0)
-
     def chunks(self, name: str, size: int | None = None) -> Iterator[Deltas]:
         """One tensor of everyone, chunk after chunk; an empty tensor gives none."""
-        size = size or self.chunk
-        base = peek(self.base, name)
-        flat = base.reshape(-1)
-        candidates = [self._flat(position, name, base) for position in range(len(self.candidates))]
-        for start in range(0, flat.numel(), size):
-            stop = start + size
-            yield self._deltas(name, flat[start:stop], [candidate[start:stop] for candidate in candidates], start)
+        pieces = self._pieces(name, size)
+        if self.device.type == "cuda":
+            pieces = staged(pieces, self.device)
+        for start, base, candidates in pieces:
+            yield Deltas(
+                base.to(self.device),
+                [candidate.to(self.device) for candidate in candidates],
+                given=self.given,
+                start=start,
+                name=name,
+            )
 
     def stream(self, *names: str) -> Stream:
         """Passes over some tensors or all counted ones, on a grid of its own: a survey does not depend on `chunk`."""
@@ -88,31 +87,27 @@ class Sources:
             any(self.layout[name][1] is torch.float64 for name in chosen),
         )
 
-    def spread(self, fold: Callable[[Deltas], Answer], name: str) -> Iterator[Answer]:
-        """`fold` of every chunk of a tensor, in order; of a large one on as many threads as torch may use."""
-        threads = torch.get_num_threads() if self.device.type == "cpu" else 1
-        if threads == 1 or math.prod(self.layout[name][0]) * len(self.candidates) < LARGE:
-            yield from map(fold, self.chunks(name))
-            return
-        chunks = self.chunks(name)
-        with ThreadPoolExecutor(threads) as pool:
-            while batch := list(islice(chunks, 64 * threads)):
-                yield from pool.map(fold, batch)
+    def _pieces(self, name: str, size: int | None) -> Iterator[Piece]:
+        base = peek(self.base, name).reshape(-1)
+        candidates = [self._flat(position, name, base) for position in range(len(self.candidates))]
+        if size is None:
+            size = self.chunk or self._usual(base.numel())
+        elif self.device.type == "cuda":
+            size = min(size, GPU_CHUNK)
+        for start in range(0, base.numel(), size):
+            stop = start + size
+            yield Piece(start, base[start:stop], [candidate[start:stop] for candidate in candidates])
+
+    def _usual(self, elements: int) -> int:
+        if self.device.type != "cpu":
+            return GPU_CHUNK
+        return CHUNK if elements < LARGE else LONG_CHUNK
 
     def _flat(self, position: int, name: str, base: Tensor) -> Tensor:
         candidate = self.candidates[position]
         if self.given[position] and name not in candidate:
             return torch.zeros((), dtype=compute_dtype(base.dtype)).expand(base.numel())  # an adapter leaves it alone
         return peek(candidate, name).reshape(-1)
-
-    def _deltas(self, name: str, base: Tensor, candidates: list[Tensor], start: int) -> Deltas:
-        return Deltas(
-            base.to(self.device),
-            [candidate.to(self.device) for candidate in candidates],
-            given=self.given,
-            start=start,
-            name=name,
-        )
 
 
 def peek(weights: Weights, name: str) -> Tensor:
@@ -123,15 +118,17 @@ def peek(weights: Weights, name: str) -> Tensor:
 
 
 def compute_device(device: str | torch.device) -> torch.device:
-    """The device by its name; DeviceError when this machine has none of that kind.
+    """The device by its name, `auto` for a GPU where there is one; DeviceError when this machine has none of that kind.
 
     >>> compute_device("cpu")
     device(type='cpu')
     """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise DeviceError(f"there is no device {device!r}: choose cpu, cuda or mps.") from error
+        raise DeviceError(f"there is no device {device!r}: choose auto, cpu, cuda or mps.") from error
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not present.get(chosen.type, False):
         raise DeviceError(f"this machine has no {chosen.type} device: choose cpu.")

@@ -8,7 +8,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from negmerge_kit.checkpoints.pool import Pool, candidate_id, set_aside_damaged, writing
+from negmerge_kit.checkpoints.filling import candidate_id, set_aside_damaged, writing
+from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import NegmergeError, PoolBusyError
 from negmerge_kit.lab.recipe import Recipe
 from negmerge_kit.lab.training import Step

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from negmerge_kit.checkpoints.pool import RECORD, Pool, create_pool, open_pool, set_aside_damaged, writing
+from negmerge_kit.checkpoints.filling import create_pool, set_aside_damaged, writing
+from negmerge_kit.checkpoints.pool import RECORD, Pool, open_pool
 from negmerge_kit.checkpoints.writer import sha256_file
 from negmerge_kit.errors import PoolBusyError, PoolError
 from negmerge_kit.lab.pretraining import pretrain_tiny
@@ -63,8 +64,7 @@ def start_pool(name: str, folder: Path | None = None, *, base: Weights | None = 
                 model.load(base.items())
                 for name, family in FAMILIES.items():
                     model.add_head(name, family.classes, family.templates)
-            weights = model.weights()
-            pool = create_pool(folder, described, weights.items(), model.heads.items(), like=weights)
+            pool = create_pool(folder, described, model.weights(), model.heads)
             return set_aside_damaged(pool)
     except PoolBusyError:
         # Another process fills this very pool: share it once its base is written.

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from negmerge_kit.checkpoints.pool import Candidate, Pool, candidate_id, open_pool, save_candidate
+from negmerge_kit.checkpoints.filling import candidate_id, save_candidate
+from negmerge_kit.checkpoints.pool import Candidate, Pool, open_pool
 from negmerge_kit.lab.recipe import Recipe
 from negmerge_kit.lab.training import Step, finetune
 from negmerge_kit.lab.workbench import Workbench

@@ -5,8 +5,10 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
-from negmerge_kit.checkpoints.pool import Candidate, Pool, record_candidate, writing
+from negmerge_kit.checkpoints.filling import record_candidate, writing
+from negmerge_kit.checkpoints.pool import Candidate, Pool
 from negmerge_kit.lab.training import Step
 from negmerge_kit.sweeps.jobs import FinetuneJob, SweepStopped
 
@@ -21,7 +23,7 @@ class Outcome:
 
 
 def run_sweep(
-    jobs: Iterable[FinetuneJob], *, store: Pool, on_step: Callable[[FinetuneJob, Step], None] | None = None
+    jobs: Iterable[FinetuneJob], *, store: Pool, on_step: Callable[[FinetuneJob, Step], None] = lambda job, step: None
 ) -> Iterator[Outcome]:
     """Run the jobs in order and record each candidate in the pool `store` as it is done.
 
@@ -34,7 +36,7 @@ def run_sweep(
     with writing(store.folder):
         for job in jobs:
             try:
-                candidate = job.run(lambda step, job=job: on_step(job, step) if on_step else None)
+                candidate = job.run(partial(on_step, job))
             except SweepStopped:
                 return
             except Exception:

@@ -43,7 +43,8 @@ def candidate_spread(
             )  # fmt: skip
         if merged:
             axes.axhline(len(alone) - 0.5, color=MUTED, linewidth=0.8)
-        axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5), xlabel=f"accuracy ({base.forget.split}); dotted: the base")
+        axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
+        axes.set_xlabel(f"accuracy ({base.forget.split}, 95 % intervals); dotted: the base")
         axes.set_yticks(range(len(rows)), [label for label, _ in rows])
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol="\N{NO-BREAK SPACE}%"))
         axes.grid(False)

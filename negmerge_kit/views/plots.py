@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from textwrap import fill
+from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
@@ -107,8 +109,9 @@ def agreement_by_layer(
     names, values = list(shares), list(shares.values())
     top = max([chance, *values], default=1.0) * 1.12
     with style():
-        line = {"color": INK, "linewidth": 1.2, "linestyle": (0, (4, 2.5)), "gid": "chance"}
+        line: dict[str, Any] = {"color": INK, "linewidth": 1.2, "linestyle": (0, (4, 2.5)), "gid": "chance"}
         line["label"] = f"chance {percent(chance)}"
+        values_axis: Axis
         if upright:
             figure = Figure(figsize=(10.4, 2.9))
             axes = figure.add_axes((0.043, 0.16, 0.952, 0.73))
@@ -156,7 +159,8 @@ def agreement_finding(layers: Sequence[LayerAgreement], *, votes: int, chance: f
     if candidates == 1:
         return f"One candidate agrees with itself on all {moved:,} moved elements"
     who = f"All {candidates}" if votes == candidates else f"At least {votes} of {candidates}"
-    times = f", {share / chance:.0f} times chance" if chance and share > chance else ""
+    ratio = share / chance if chance else 0.0
+    times = f", {ratio:.{0 if ratio >= 10 else 1}f} times chance" if ratio > 1 else ""
     return f"{who} signs agree on {percent(share)} of the {moved:,} moved elements{times}"
 
 

@@ -11,7 +11,8 @@ import gradio as gr
 
 from negmerge_kit.errors import NegmergeError, ParameterError, PoolError
 from negmerge_kit.lab.report import score_json, search_json
-from negmerge_kit.lab.workbench import Choice, Workbench
+from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.scale import parse_scales
 
 SPLITS = ("val", "test", "live")

@@ -84,7 +84,7 @@ def lay_out(page: Unlearn, *, pool_name: str, device: str, growing: bool) -> tup
     return controls, Shown(explains, progress, pieces, *takes[2:], known, timer)
 
 
-def _step_choose(page: Unlearn, ids: list[str]) -> tuple[tuple[Any, ...], gr.HTML]:
+def _step_choose(page: Unlearn, ids: list[str]) -> tuple[tuple[Any, Any, Any, Any], gr.HTML]:
     with gr.Column(elem_id="nm-step-1", elem_classes="nm-card"):
         gr.HTML(fragments.heading(1, "Choose candidates"))
         with gr.Row(elem_classes="nm-buttons"):
@@ -130,7 +130,7 @@ def _step_subtract() -> tuple[gr.Slider, gr.Slider, gr.Button]:
     return scale, keep, find
 
 
-def _step_take() -> tuple[Any, ...]:
+def _step_take() -> tuple[Any, Any, Any, Any]:
     with gr.Column(elem_id="nm-step-4", elem_classes="nm-card"):
         gr.HTML(fragments.heading(4, "Take it with you"))
         with gr.Row(elem_classes="nm-buttons"):

@@ -11,7 +11,8 @@ from threading import Thread
 
 from negmerge_kit.errors import NegmergeError
 from negmerge_kit.lab.report import on_test
-from negmerge_kit.lab.workbench import Choice, Workbench
+from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.scale import DEFAULT_SCALES, Point, ScaleSearch
 from negmerge_kit.types import Json
 from negmerge_kit.vision.images import ImageSet

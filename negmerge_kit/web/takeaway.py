@@ -12,7 +12,7 @@ from pathlib import Path
 from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
 from negmerge_kit.lab.report import card, search_json
-from negmerge_kit.lab.workbench import Choice
+from negmerge_kit.lab.resident import Choice
 from negmerge_kit.types import Json
 from negmerge_kit.web.scored import Scored
 

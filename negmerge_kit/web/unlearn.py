@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from negmerge_kit.errors import NegmergeError, ParameterError, PoolError
-from negmerge_kit.lab.workbench import Choice
+from negmerge_kit.lab.resident import Choice
 from negmerge_kit.merging.agreement import LayerAgreement
 from negmerge_kit.merging.rules import RULES
 from negmerge_kit.merging.signs import chance, votes_needed
@@ -225,10 +225,11 @@ _NOTHING = '<p class="nm-fine">With candidates chosen, this shows on which weigh
 
 
 def _agreement_html(layers: Sequence[LayerAgreement], n: int, agreement: float) -> str:
-    told = {"votes": votes_needed(n, agreement), "chance": chance(n, agreement)}
-    finding = plots.agreement_finding(layers, **told)
-    wide = svg.inline(plots.agreement_by_layer(layers, titled=False, **told), finding, name="bars")
-    tall = svg.inline(plots.agreement_by_layer(layers, titled=False, upright=False, **told), finding, name="rows")
+    votes, line = votes_needed(n, agreement), chance(n, agreement)
+    finding = plots.agreement_finding(layers, votes=votes, chance=line)
+    bars = plots.agreement_by_layer(layers, votes=votes, chance=line, titled=False)
+    rows = plots.agreement_by_layer(layers, votes=votes, chance=line, titled=False, upright=False)
+    wide, tall = svg.inline(bars, finding, name="bars"), svg.inline(rows, finding, name="rows")
     return f'<p class="nm-fine">{finding}.</p><div class="nm-wide">{wide}</div><div class="nm-tall">{tall}</div>'
 
 

@@ -71,7 +71,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 def same_as_reference(path, found):
     with safetensors.safe_open(path, "pt") as file:
         assert set(file.keys()) == set(found)
-        for name in file.keys():  # noqa: SIM118
+        for name in file.keys():
             theirs, ours = file.get_tensor(name), found[name]
             assert (theirs.dtype, theirs.shape) == (ours.dtype, ours.shape)
             assert not ours.numel() or torch.equal(

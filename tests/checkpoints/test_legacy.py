@@ -117,7 +117,7 @@ def attacks(marker):
         b"\x80\x02"
         + f"ctorch._utils\n_rebuild_tensor_v2\n}}S'__setstate__'\ncos\nsystem\nsbS'touch {marker}'\nb.".encode()
     )
-    yield f"ccollections\nOrderedDict\n)R}}S'__class__'\ncos\nsystem\nsb.".encode()
+    yield b"ccollections\nOrderedDict\n)R}S'__class__'\ncos\nsystem\nsb."
     yield b"\x80\x02\x82\x01."  # an extension code
     yield b"r\xff\xff\xff\x7f."  # a memo of two thousand million places
     yield b"\x80\x05\x96" + (2**60).to_bytes(8, "little") + b"."  # a byte array of an exabyte

@@ -1,22 +1,21 @@
 """A pool on disk: nothing finished is lost, nothing stale or foreign is read."""
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 
 from negmerge_kit.checkpoints.atomic import atomic_file
-from negmerge_kit.checkpoints.pool import (
+from negmerge_kit.checkpoints.filling import (
     candidate_id,
     create_pool,
-    open_pool,
     record_candidate,
     save_candidate,
     set_aside_damaged,
     writing,
 )
+from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import CheckpointError, MismatchError, PoolBusyError, PoolError
 
 
@@ -98,12 +97,12 @@ def test_another_scene_is_not_mixed_in(own_pool):
     pool = open_pool(own_pool)
     weights = dict(pool.base.items())
     with pytest.raises(PoolError, match="choose another folder"):
-        create_pool(own_pool, {**pool.scene, "name": "tiny:letters"}, weights.items(), {}.items(), like=weights)
+        create_pool(own_pool, {**pool.scene, "name": "tiny:letters"}, weights, {})
 
 
 def test_one_writer_at_a_time_across_processes(own_pool):
     code = (
-        "import sys\nfrom negmerge_kit.checkpoints.pool import writing\n"
+        "import sys\nfrom negmerge_kit.checkpoints.filling import writing\n"
         "with writing(sys.argv[1]):\n    print('held', flush=True)\n    sys.stdin.read()"
     )
     with subprocess.Popen(
@@ -130,10 +129,10 @@ def test_atomic_files_are_whole_or_absent(tmp_path):
     with pytest.raises(RuntimeError), atomic_file(path) as file:
         file.write(b"half")
         raise RuntimeError
-    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a"]
+    assert path.read_bytes() == b"old" and [path.name for path in tmp_path.iterdir()] == ["a"]
     with pytest.raises(CheckpointError, match="Nothing was changed"), atomic_file(path) as file:
         file.write(b"half")
         raise OSError(28, "No space left on device")
-    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a"]
+    assert path.read_bytes() == b"old" and [path.name for path in tmp_path.iterdir()] == ["a"]
     with pytest.raises(CheckpointError, match="folder that exists"), atomic_file(tmp_path / "no" / "b"):
         pass

@@ -168,7 +168,7 @@ def test_a_lying_header_is_refused(tmp_path, table, body, complaint):
 
 def test_duplicate_keys_are_refused(tmp_path):
     entry = '{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
-    path = write_raw(tmp_path / "a.safetensors", '{"w":%s,"w":%s}' % (entry, entry), b"1234")
+    path = write_raw(tmp_path / "a.safetensors", f'{{"w":{entry},"w":{entry}}}', b"1234")
     with pytest.raises(CheckpointError, match="'w' occurs twice"):
         open_checkpoint(path)
 

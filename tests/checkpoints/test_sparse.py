@@ -47,7 +47,7 @@ def test_the_file_is_a_plain_safetensors_file(tmp_path):
     base, candidates = make(2)
     path = save_delta(tmp_path / "d.safetensors", merge(base, candidates), base=base, scale=1.0)
     with safe_open(path, "pt") as file:
-        assert {name.rpartition("#")[2] for name in file.keys()} == {"mask", "values", "base"}  # noqa: SIM118
+        assert {name.rpartition("#")[2] for name in file.keys()} == {"mask", "values", "base"}
 
 
 def test_what_cannot_be_undone_says_why(tmp_path):

@@ -32,7 +32,8 @@ def test_an_unknown_name_says_what_there_is():
 def test_merging_opens_no_file_and_knows_no_model():
     probe = (
         "import sys, negmerge_kit.merging\n"
-        "print([n for n in ('safetensors', 'open_clip', 'torchvision', 'negmerge_kit.checkpoints') if n in sys.modules])"
+        "rooms = ('safetensors', 'open_clip', 'torchvision', 'negmerge_kit.checkpoints')\n"
+        "print([name for name in rooms if name in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "[]"

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from negmerge_kit.checkpoints.pool import open_pool, writing
+from negmerge_kit.checkpoints.filling import writing
+from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import PoolError, SceneError
 from negmerge_kit.lab.recipe import Recipe
 from negmerge_kit.lab.workbench import Workbench

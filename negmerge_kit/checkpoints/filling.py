@@ -1,0 +1,141 @@
+"""Filling a pool: base first, then one candidate after another, each recorded when its file is on disk.
+
+`pool.json` is rewritten, whole and atomically, after each candidate: whatever kills the writer,
+finished work stays and is not done again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from negmerge_kit.checkpoints.atomic import atomic_file
+from negmerge_kit.checkpoints.pool import RECORD, SCHEMA, Candidate, Pool, StoredFile, open_pool
+from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
+from negmerge_kit.errors import PoolBusyError, PoolError
+from negmerge_kit.types import Items, Json, Weights
+
+
+def create_pool(folder: str | Path, scene: Json, base: Weights, heads: Weights) -> Pool:
+    """Start a pool in `folder`, or open the one that is there if it is of the same scene.
+
+    Raises:
+        PoolError: if the folder holds a pool of another scene, or cannot be written.
+    """
+    folder = Path(folder)
+    if (folder / RECORD).exists():
+        pool = open_pool(folder)
+        if pool.scene != scene:
+            raise PoolError(
+                f"{folder} holds a pool of {pool.scene.get('name')}, made with other data: choose another folder."
+            )
+        return pool
+    try:
+        (folder / "candidates").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PoolError(
+            f"cannot make {folder}: {error.strerror or error}. Choose a folder that may be written to."
+        ) from error
+    files = {}
+    for name, weights in (("base", base), ("heads", heads)):
+        path = save_checkpoint(folder / f"{name}.safetensors", weights.items(), like=weights)
+        files[name] = StoredFile(path.name, sha256_file(path))
+    pool = Pool(folder, scene, files["base"], files["heads"], ())
+    _write_record(pool)
+    return pool
+
+
+def candidate_id(pool: Pool, recipe: Json) -> str:
+    """Digest of base, forget data and recipe: a changed recipe never picks up a stale file."""
+    trained_on = [images["fingerprint"] for images in pool.scene["sets"] if images["split"] == "train"]
+    made_from = [pool.base_file.sha256, pool.scene["mode"], trained_on, recipe]
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def save_candidate(pool: Pool, recipe: Json, items: Items) -> Candidate:
+    """Write a finished candidate's weights and return its entry, which is not in the pool yet.
+
+    A worker anywhere may do this; whoever holds the pool's lock records the entry.
+
+    Raises:
+        CheckpointError: if the file cannot be written; nothing is left behind.
+    """
+    id = candidate_id(pool, recipe)
+    path = save_checkpoint(pool.folder / "candidates" / f"{id}.safetensors", items, like=pool.base)
+    return Candidate(id, f"candidates/{path.name}", sha256_file(path), recipe)
+
+
+def record_candidate(pool: Pool, entry: Candidate) -> Pool:
+    """Add an entry to pool.json, or replace the one of the same id; the pool with it is returned."""
+    pool = pool.reload()
+    if entry.id in pool.ids:
+        entries = tuple(entry if other.id == entry.id else other for other in pool.entries)
+    else:
+        entries = (*pool.entries, entry)
+    pool = replace(pool, entries=entries)
+    _write_record(pool)
+    return pool
+
+
+def set_aside_damaged(pool: Pool) -> tuple[Pool, list[str]]:
+    """Rename candidate files that no longer match their hash, so that the next sweep makes them anew.
+
+    Nothing is deleted: the changed file keeps its bytes as `<id>.damaged`. Returns the pool without
+    those candidates and one sentence for each.
+    """
+    told = []
+    for entry in pool.entries:
+        if problem := pool.problem(entry):
+            path = pool.folder / entry.file
+            if path.exists():
+                path.replace(path.with_suffix(".damaged"))
+            told.append(problem)
+            pool = replace(pool, entries=tuple(other for other in pool.entries if other.id != entry.id))
+    if told:
+        _write_record(pool)
+    return pool, told
+
+
+@contextmanager
+def writing(folder: str | Path) -> Iterator[None]:
+    """Hold the pool's lock while adding to it; a killed writer's lock is released by the system.
+
+    Raises:
+        PoolBusyError: if another process is writing to this pool; wait for it.
+        PoolError: if the folder cannot be written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise PoolBusyError(
+            f"another process is adding candidates to {folder}: wait for it, or choose another folder."
+        ) from None
+    except OSError as error:
+        raise PoolError(
+            f"cannot write to {folder}: {error.strerror or error}. Choose a folder that may be written to."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _write_record(pool: Pool) -> None:
+    record = {
+        "schema": SCHEMA,
+        "scene": pool.scene,
+        "base": asdict(pool.base_file),
+        "heads": asdict(pool.heads_file),
+        "candidates": [asdict(entry) for entry in pool.entries],
+    }
+    with atomic_file(pool.folder / RECORD) as file:
+        file.write(json.dumps(record, indent=1, allow_nan=False).encode())
