@@ -83,6 +83,9 @@ class Merge(Iterator[Item]):
             if not counted(name, dtype, self._sources.buffers):
                 yield name, torch.zeros(shape, dtype=dtype, device=self._sources.device)
                 continue
+            if self._sources.unmoved(name):
+                yield name, self._zero(name)
+                continue
             kernel = find(dtype) if math.prod(shape) >= LEAST else None
             # Nothing here holds the tensor while the caller has it: its memory is free again once it is dropped.
             yield name, self._fused(name, kernel) if kernel else self._plain(name, survey)
@@ -127,6 +130,14 @@ class Merge(Iterator[Item]):
     def _empty(self, name: str) -> Tensor:
         shape, dtype = self._sources.layout[name]
         return self._outputs.take(math.prod(shape), dtype, self._sources.device)
+
+    def _zero(self, name: str) -> Tensor:
+        shape, dtype = self._sources.layout[name]
+        if self._refuse and not math.isfinite(float(self._sources.base[name].sum())):
+            return self._plain(name, None)  # which says where the NaN or infinity is
+        merged = torch.zeros(shape, dtype=dtype, device=self._sources.device)
+        self._count(merged, 0, 0)
+        return merged
 
     def _count(self, merged: Tensor, moved: int, kept: int) -> None:
         self.counts.elements += merged.numel()

@@ -58,6 +58,17 @@ class Sources:
             if counted(name, dtype, self.buffers):
                 yield name
 
+    def unmoved(self, name: str) -> bool:
+        """True where every candidate shows the base's own memory, or is an adapter that leaves the tensor alone.
+
+        Its delta is zero without being read: most of a fine-tuned CLIP, whose text tower is shared.
+        """
+        here = peek(self.base, name).data_ptr()
+        return all(
+            name not in candidate if given else peek(candidate, name).data_ptr() == here
+            for candidate, given in zip(self.candidates, self.given, strict=True)
+        )
+
     def chunks(self, name: str, size: int | None = None) -> Iterator[Deltas]:
         """One tensor of everyone, chunk after chunk; an empty tensor gives none."""
         pieces = self._pieces(name, size)

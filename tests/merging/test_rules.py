@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from negmerge_kit.errors import ParameterError
+from negmerge_kit.errors import CheckpointError, ParameterError
 from negmerge_kit.merging import RULES, merge
 from tests import oracles
 from tests.merging.models import arrays, make
@@ -150,3 +150,25 @@ def test_a_wrong_dial_is_one_clear_sentence(params):
     with pytest.raises(ParameterError, match=next(iter(params))) as caught:
         merge({"w": torch.zeros(1)}, [{"w": torch.ones(1)}], **params)
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_shared_tensors_merge_as_copies_do(rule):
+    """A tensor that no candidate moved may be the base's own object; it counts, and its delta is zero."""
+    generator = torch.Generator().manual_seed(5)
+    base = {"moved": torch.randn(40, 7, generator=generator), "frozen": torch.randn(300, generator=generator)}
+    tuned = [{**base, "moved": base["moved"] + torch.randn(40, 7, generator=generator)} for _ in range(4)]
+    copies = [{name: tensor.clone() for name, tensor in candidate.items()} for candidate in tuned]
+    chosen = slice(0, 1) if rule == "task-arithmetic" else slice(None)
+    shared, copied = merge(base, tuned[chosen], rule=rule), merge(base, copies[chosen], rule=rule)
+    ours, theirs = dict(shared), dict(copied)
+    assert all(torch.equal(ours[name], theirs[name]) for name in base)
+    assert shared.counts == copied.counts and shared.counts.elements == 580
+
+
+def test_a_shared_tensor_that_is_not_finite_is_refused():
+    base = {"w": torch.ones(3), "frozen": torch.tensor([1.0, float("nan")])}
+    with pytest.raises(CheckpointError, match="frozen"):
+        dict(merge(base, [{**base, "w": torch.zeros(3)}]))
+    merged = dict(merge(base, [{**base, "w": torch.zeros(3)}], nonfinite="pass"))
+    assert torch.equal(merged["frozen"], torch.zeros(2))
