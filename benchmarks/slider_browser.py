@@ -16,7 +16,8 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from negmerge_kit.bench.slider import summary, table
+from negmerge_kit.bench.slider import summary
+from negmerge_kit.bench.table import table
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.web import serve
@@ -76,7 +77,7 @@ def main() -> int:
     if None in times:
         print("a move was not answered within 20 s.", file=sys.stderr)
         return 1
-    result = summary("browser: to number and marker", times[5:], candidates=len(pool.ids), device=options.device)
+    result = summary("browser: to number and marker", times[5:])
     print(json.dumps([result], indent=2) if options.json else table([result]))
     return 0
 

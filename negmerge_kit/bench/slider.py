@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from negmerge_kit.checkpoints.pool import Pool, open_pool
+from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import NegmergeError, PoolError
 from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.types import Json
 
 LIMIT_MS = 300.0
@@ -23,8 +24,10 @@ LIMIT_MS = 300.0
 START_SECONDS = 120.0
 
 
-def measure(pool: Pool | str | Path, *, moves: int = 40, device: str = "auto") -> list[Json]:
+def bench(pool: str | Path | None = None, *, moves: int = 40, device: str = "auto") -> Json:
     """Milliseconds of `moves` scale moves with every candidate: update and one pass, and `/score` of a served app.
+
+    Without a pool it is the embedded scene's, as far as it is fine-tuned.
 
     What the browser adds is measured by `benchmarks/slider_browser.py`.
 
@@ -34,23 +37,23 @@ def measure(pool: Pool | str | Path, *, moves: int = 40, device: str = "auto") -
     """
     from gradio_client import Client
 
-    pool = pool if isinstance(pool, Pool) else open_pool(pool)
-    if not pool.ids:
-        raise PoolError(f"{pool.folder} has no candidate to merge: run `negmerge pool build tiny` first.")
-    bench = Workbench(pool, device=device)
-    choice = bench.choose()
-    told = {"candidates": len(pool.ids), "device": str(bench.model.device)}
-    results = [summary("weights updated and live images scored", timed(lambda s: bench.look(choice, s), moves), **told)]
-    with _served(pool.folder, device) as address:
+    opened = open_pool(pool) if pool else start_pool("tiny:digits")[0]
+    if not opened.ids:
+        raise PoolError(f"{opened.folder} has no candidate to merge: run `negmerge pool build tiny` first.")
+    workbench = Workbench(opened, device=device)
+    choice = workbench.choose()
+    times = timed(lambda scale: workbench.look(choice, scale), moves)
+    rows = [summary("weights updated and live images scored", times)]
+    with _served(opened.folder, device) as address:
         client = Client(address, verbose=False, analytics_enabled=False)
         name = client.predict(api_name="/pools")[0]
 
         def score(scale: float) -> object:
             return client.predict(pool=name, scale=scale, split="live", api_name="/score")
 
-        results.append(summary("/score over HTTP", timed(score, moves), **told))
+        rows.append(summary("/score over HTTP", timed(score, moves)))
         client.close()
-    return results
+    return {"candidates": len(opened.ids), "device": str(workbench.model.device), "cores": os.cpu_count(), "rows": rows}
 
 
 def timed(move: Callable[[float], object], moves: int) -> list[float]:
@@ -64,8 +67,8 @@ def timed(move: Callable[[float], object], moves: int) -> list[float]:
     return times[3:]
 
 
-def summary(what: str, times: Sequence[float], **told: object) -> Json:
-    """Median and 95th percentile of the times, with the number of moves and cores.
+def summary(what: str, times: Sequence[float]) -> Json:
+    """Median and 95th percentile of the times, beside the number of moves and the limit.
 
     >>> summary("x", [1.0] * 20)["p95_ms"]
     1.0
@@ -75,21 +78,8 @@ def summary(what: str, times: Sequence[float], **told: object) -> Json:
         "median_ms": statistics.median(times),
         "p95_ms": statistics.quantiles(times, n=20, method="inclusive")[-1],
         "moves": len(times),
-        "cores": os.cpu_count(),
         "limit_ms": LIMIT_MS,
-        **told,
     }
-
-
-def table(results: Sequence[Json]) -> str:
-    """The results as aligned text."""
-    lines = [f"{'slider move':44} {'median':>9} {'p95':>9} {'limit':>9}"]
-    for result in results:
-        numbers = (f"{result[key]:.0f} ms" for key in ("median_ms", "p95_ms", "limit_ms"))
-        lines.append(f"{result['what']:44} " + " ".join(f"{number:>9}" for number in numbers))
-    first = results[0]
-    lines.append(f"{first['moves']} moves, {first['candidates']} candidates, {first['device']}, {first['cores']} cores")
-    return "\n".join(lines)
 
 
 @contextmanager

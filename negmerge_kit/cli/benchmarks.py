@@ -5,12 +5,13 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
+from negmerge_kit.bench.table import table
 from negmerge_kit.cli.flags import Parser, print_json
 from negmerge_kit.types import Json
 
 SUBJECTS = {
     "merge": "merging files: ours, the authors' loop, and reading alone",
-    "slider": "a slider move: to new numbers and curve marker, on the page's handler and over HTTP",
+    "slider": "a slider move: weights updated and images scored, and /score of a served app",
 }
 
 
@@ -30,23 +31,3 @@ def bench(arguments: list[str]) -> int:
         print(f"{name}: {SUBJECTS[name]}")
         print(table(result["rows"]))
     return 0
-
-
-def table(rows: list[Json]) -> str:
-    """Rows of one shape as aligned columns.
-
-    >>> print(table([{"who": "ours", "ms": 12.0}, {"who": "theirs", "ms": 130.0}]))
-    who     ms
-    ours    12
-    theirs  130
-    """
-    names = list(rows[0])
-    cells = [names, *([_cell(row[name]) for name in names] for row in rows)]
-    widths = [max(len(row[k]) for row in cells) for k in range(len(names))]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells
-    )
-
-
-def _cell(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -18,8 +18,8 @@ FLOORS = {
     "sweeps": 5,
     "views": 5,
     "web": 6,
-    "bench": 7,
-    "cli": 8,
+    "bench": 6,
+    "cli": 7,
 }
 ONLY_HERE = {
     "gradio": "web",

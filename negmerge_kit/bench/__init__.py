@@ -1,0 +1,1 @@
+"""What `negmerge bench` runs: each measurement beside its baseline from the same run."""
