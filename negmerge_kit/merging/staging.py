@@ -45,8 +45,8 @@ class _Slot:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._gpu = device.type == "cuda"
-        self._stream = torch.cuda.Stream(device) if self._gpu else None
-        self._event = torch.cuda.Event() if self._gpu else None
+        self._stream = torch.cuda.Stream(device) if self._gpu else None  # type: ignore[no-untyped-call, unused-ignore]
+        self._event = torch.cuda.Event() if self._gpu else None  # type: ignore[no-untyped-call, unused-ignore]
         self._buffers: list[Tensor] = []
 
     def send(self, piece: Piece) -> Piece:
