@@ -8,7 +8,7 @@ from pathlib import Path
 from negmerge_kit.errors import CheckpointError
 
 ID = re.compile(r"(?:hf:)?([\w.-]+/[\w.-]+)@([0-9a-f]{40})(?::(.+))?")
-LOOSE = re.compile(r"hf:.*|[\w.-]+/[\w.-]+@[\w./-]+")
+LOOSE = re.compile(r"hf:.*|[\w.-]+/[\w.-]+@[\w./-]+(?::.+)?")
 WANTED = (
     "model.safetensors.index.json",
     "model.safetensors",

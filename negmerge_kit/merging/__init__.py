@@ -9,6 +9,7 @@ from negmerge_kit.merging.negation import apply_delta, merge, subtract, unlearn
 from negmerge_kit.merging.rule import Parameter, Rule
 from negmerge_kit.merging.rules import RULES, find_rule
 from negmerge_kit.merging.signs import chance, votes_needed
+from negmerge_kit.merging.similarity import PoolCheck, check_pool
 
 __all__ = [
     "RULES",
@@ -16,10 +17,12 @@ __all__ = [
     "Merge",
     "MergeCounts",
     "Parameter",
+    "PoolCheck",
     "Rule",
     "apply_delta",
     "chance",
     "check_alike",
+    "check_pool",
     "find_rule",
     "merge",
     "sign_agreement",

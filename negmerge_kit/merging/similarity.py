@@ -1,0 +1,121 @@
+"""How alike candidates are: cosines of their task vectors, and a warning where a merge has nothing to choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from negmerge_kit.merging.agreement import LayerAgreement, majority_votes
+from negmerge_kit.merging.alike import check_alike
+from negmerge_kit.merging.signs import chance
+from negmerge_kit.merging.sources import Sources
+from negmerge_kit.types import Json, Weights
+
+DUPLICATE = 0.999
+"""Cosine above which two candidates count as one."""
+MOSTLY_ZERO = 0.95
+"""Share of the moved elements that may fall away before the pool is called too uneven."""
+
+
+@dataclass(frozen=True)
+class PoolCheck:
+    """Pairwise cosines, share of elements that each candidate moved, agreement over all, and causes for doubt.
+
+    `cosines[i][j]` is τi · τj / (|τi| |τj|), 0 for a candidate that did not move.
+    """
+
+    cosines: tuple[tuple[float, ...], ...]
+    moved_fraction: tuple[float, ...]
+    agreement: LayerAgreement
+    warnings: tuple[str, ...]
+
+    def as_json(self) -> Json:
+        """Plain values, as a verb prints them."""
+        return {
+            "cosines": [list(row) for row in self.cosines],
+            "moved_fraction": list(self.moved_fraction),
+            "unanimous_fraction": self.agreement.unanimous_fraction,
+            "unanimous_of_moved": self.agreement.unanimous_of_moved,
+            "chance": chance(len(self.moved_fraction)),
+            "histogram": list(self.agreement.histogram),
+            "warnings": list(self.warnings),
+        }
+
+
+def check_pool(
+    base: Weights,
+    candidates: Sequence[Weights],
+    *,
+    names: Sequence[str] = (),
+    base_hashes: Sequence[str] = (),
+    device: str | torch.device = "cpu",
+) -> PoolCheck:
+    """Look at candidates before they are merged: one streamed pass, sums in float64.
+
+    Warns of near-duplicates, of candidates that did not move, of a merge that would be zero in more than 95 % of the
+    moved elements, and, when each candidate's record of its base is given as `base_hashes`, of candidates of different
+    bases. Raises as `sign_agreement` does.
+
+    >>> base = {"w": torch.zeros(4)}
+    >>> tuned = [{"w": torch.tensor([1.0, 2.0, 0.0, 1.0])}, {"w": torch.tensor([2.0, 4.0, 0.0, 2.0])}]
+    >>> check_pool(base, tuned, names=["a", "b"]).warnings
+    ('a and b are near-duplicates (cosine 1.0000): vary their hyperparameters more.',)
+    """
+    check_alike(base, candidates)
+    sources = Sources(base, candidates, device=device)
+    n = len(candidates)
+    gram = torch.zeros(n, n, dtype=torch.float64)
+    moves = torch.zeros(n, dtype=torch.float64)
+    histogram = torch.zeros(n + 1, dtype=torch.int64)
+    elements = 0
+    for name in sources.counted():
+        for deltas in sources.chunks(name):
+            rows = torch.stack(list(deltas)).to(torch.float64)
+            gram += (rows @ rows.T).cpu()
+            moves += (rows != 0).sum(1).cpu()
+            histogram += torch.bincount(majority_votes(deltas).to(torch.int64), minlength=n + 1).cpu()
+            elements += deltas.base.numel()
+    histogram[0] = 0  # what did not move has no majority
+    counts = tuple(int(count) for count in histogram)
+    agreement = LayerAgreement("all", elements, sum(counts), counts)
+    lengths = gram.diagonal().sqrt()
+    cosines = gram / (lengths[:, None] * lengths[None, :]).clamp(min=torch.finfo(torch.float64).tiny)
+    shares = moves / max(elements, 1)
+    labels = list(names) or [f"candidate {number}" for number in range(1, n + 1)]
+    return PoolCheck(
+        tuple(tuple(row) for row in cosines.tolist()),
+        tuple(shares.tolist()),
+        agreement,
+        tuple(_doubts(labels, cosines.tolist(), shares.tolist(), agreement, base_hashes)),
+    )
+
+
+def _doubts(
+    names: Sequence[str],
+    cosines: list[list[float]],
+    shares: list[float],
+    agreement: LayerAgreement,
+    base_hashes: Sequence[str],
+) -> list[str]:
+    doubts = []
+    if len(set(base_hashes)) > 1:
+        doubts.append("candidates were fine-tuned from different bases: merge only those of one base.")
+    doubts += [
+        f"{name} did not move from its base: leave it out."
+        for name, share in zip(names, shares, strict=True)
+        if not share
+    ]
+    doubts += [
+        f"{names[i]} and {names[j]} are near-duplicates (cosine {cosines[i][j]:.4f}): vary their hyperparameters more."
+        for i in range(len(names))
+        for j in range(i + 1, len(names))
+        if cosines[i][j] > DUPLICATE
+    ]
+    zeros = 1 - agreement.unanimous_of_moved
+    if agreement.moved and zeros > MOSTLY_ZERO:
+        doubts.append(
+            f"{100 * zeros:.1f} % of the moved elements would become zero: use fewer candidates or less agreement."
+        )
+    return doubts
