@@ -10,6 +10,7 @@ import torch
 
 from negmerge_kit.checkpoints import open_checkpoint, save_checkpoint
 from negmerge_kit.merging import merge, sign_agreement, total
+from tests.checkpoints.files import sharded
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CHUNKS = [1, 7, 64, 1000, 6912, 6913, None, 10**9]
@@ -72,3 +73,23 @@ def test_ties_matches_the_authors(files, percent, chunk):
     for name in expected:
         assert torch.equal(delta[name] == 0, expected[name] == 0), name
         torch.testing.assert_close(delta[name], expected[name], rtol=0, atol=1e-6)
+
+
+def test_shards_of_any_number_give_the_same_bits(files, tmp_path):
+    opened = []
+    for k, weights in enumerate((files[0], *files[1])):
+        (tmp_path / str(k)).mkdir()
+        opened.append(open_checkpoint(sharded(tmp_path / str(k), dict(weights), k + 1)))
+    for rule, expected, params in [
+        ("negmerge", "negmerge", {}),
+        ("magmax", "magmax", {}),
+        ("ties", "ties_top20", {"density": 0.2}),
+    ]:
+        delta = dict(merge(opened[0], opened[1:], rule=rule, buffers="merge", **params))
+        golden = open_checkpoint(GOLDEN / f"expected_{expected}.safetensors")
+        for name in golden:
+            if rule == "ties":
+                assert torch.equal(delta[name] == 0, golden[name] == 0)
+                torch.testing.assert_close(delta[name], golden[name], rtol=0, atol=1e-6)
+            else:
+                assert same_bits(delta[name], golden[name])
