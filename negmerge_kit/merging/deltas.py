@@ -53,14 +53,24 @@ class Deltas:
         candidate = self.candidates[position].to(self.dtype)
         return candidate if self._given[position] else candidate - self.base.to(self.dtype)
 
+    def _difference(self, position: int, room: Tensor) -> Tensor:
+        """One task vector, in `room` where nothing has to be converted first."""
+        candidate = self.candidates[position]
+        if self._given[position] or not (candidate.dtype == self.base.dtype == self.dtype):
+            return self[position]
+        return torch.sub(candidate, self.base, out=room)
+
     def _tally(self) -> tuple[Tensor, Tensor, Tensor]:
         if self._sums is None:
             total = low = high = self[0]
+            if len(self) > 1:
+                # Four tensors for any number of candidates: fresh memory would cost more than the arithmetic.
+                total, low, high, room = total.clone(), total.clone(), total.clone(), torch.empty_like(total)
             for position in range(1, len(self)):
-                delta = self[position]
-                low = torch.minimum(low, delta)
-                high = torch.maximum(high, delta)
-                total = total + delta  # added one by one in the candidates' order: a stacked reduction may reorder
+                delta = self._difference(position, room)
+                torch.minimum(low, delta, out=low)
+                torch.maximum(high, delta, out=high)
+                total += delta  # added one by one in the candidates' order: a stacked reduction may reorder
             self._sums = total, low, high
         return self._sums
 

@@ -16,7 +16,7 @@ from negmerge_kit.merging.deltas import Deltas
 from negmerge_kit.merging.rule import Rule, Settings
 
 Kernel: TypeAlias = Callable[[Tensor, list[Tensor], Tensor], tuple[Tensor, Tensor, Tensor]]
-WORTH = 1 << 33
+WORTH = 1 << 31
 """Elements times candidates above which compiling (3 to 20 s the first time) pays for itself."""
 LEAST = 1 << 10
 """Elements of a tensor below which a call costs more than it saves."""
