@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from negmerge_kit.checkpoints.attention import fuse_attention
-from negmerge_kit.checkpoints.pickles import Inert, Pending, errors_named, read_pickled
+from negmerge_kit.checkpoints.pickles import errors_named, read_pickled
+from negmerge_kit.checkpoints.unpickler import Inert, Pending
 from negmerge_kit.checkpoints.writer import save_checkpoint
 from negmerge_kit.errors import CheckpointError
 from negmerge_kit.types import Json
