@@ -115,18 +115,31 @@ def show(arguments: list[str]) -> int:
 
 
 def verify(arguments: list[str]) -> int:
-    """Check every file of a pool against its recorded hash."""
-    parser = Parser("pool verify", "Check every file of a pool against its recorded hash.")
+    """Check every file of a pool against its recorded hash, and whether its candidates are worth merging."""
+    parser = Parser("pool verify", "Check a pool's files against their hashes, and how alike its candidates are.")
     parser.add_argument("pool", type=Path, metavar="POOL")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
 
     from negmerge_kit.checkpoints.pool import open_pool
+    from negmerge_kit.merging import check_pool
 
     store = open_pool(options.pool)
     problems = store.verify()
     if problems:
         raise NegmergeError("\n".join(problems))
-    print(f"{store.folder}: base, heads and {len(store.entries)} candidates are as they were written")
+    check = check_pool(store.base, store.candidates, names=store.ids) if store.ids else None
+    if options.json:
+        print_json({"pool": str(store.folder), "candidates": store.ids, **(check.as_json() if check else {})})
+        return 0
+    print(f"{store.folder}: base, heads and {len(store.ids)} candidates are as they were written")
+    if check is None:
+        return 0
+    if pairs := [value for i, row in enumerate(check.cosines) for value in row[:i]]:
+        print(f"cosine between candidates: {min(pairs):.2f} to {max(pairs):.2f}")
+    print(f"all signs agree on {100 * check.agreement.unanimous_of_moved:.1f} % of the moved elements")
+    for warning in check.warnings:
+        print(f"warning: {warning}")
     return 0
 
 

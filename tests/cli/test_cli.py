@@ -98,7 +98,12 @@ def test_pool_show_and_verify(capsys, tiny_pool, own_pool):
     assert len(shown["candidates"]) == 3 and shown["scene"]["name"] == "tiny:digits"
     code, out, _ = run(capsys, "pool", "show", tiny_pool)
     assert code == 0 and all(item["id"] in out for item in shown["candidates"])
-    assert run(capsys, "pool", "verify", tiny_pool)[0] == 0
+    code, out, _ = run(capsys, "pool", "verify", tiny_pool)
+    assert code == 0 and "cosine between candidates: 0." in out and "warning" not in out
+    checked = result(capsys, "pool", "verify", tiny_pool)
+    assert checked["candidates"] == [item["id"] for item in shown["candidates"]]
+    assert all(0 < checked["cosines"][i][j] < 0.999 for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert checked["unanimous_of_moved"] > checked["chance"] == 0.25
     path = own_pool / shown["candidates"][0]["file"]
     path.write_bytes(path.read_bytes()[:100])
     code, _, said = run(capsys, "pool", "verify", own_pool)
