@@ -44,7 +44,8 @@ def setup() -> None:
         return
     print("Setting up .venv (torch is large: minutes the first time, nothing afterwards) ...", flush=True)
     try:
-        venv.create(VENV, with_pip=True)
+        # A leftover of another Python or of a broken set-up cannot be mended in place.
+        venv.create(VENV, with_pip=True, clear=True)
     except subprocess.CalledProcessError:
         sys.exit("Python's venv module cannot install pip here; on Debian or Ubuntu: apt install python3-venv")
     pip = [str(PYTHON), "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]

@@ -16,26 +16,21 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from negmerge_kit.checkpoints.atomic import atomic_file
-from negmerge_kit.checkpoints.pool import RECORD, SCHEMA, Candidate, Pool, StoredFile, open_pool
+from negmerge_kit.checkpoints.pool import RECORD, SCHEMA, Candidate, Pool, StoredFile
 from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
 from negmerge_kit.errors import PoolBusyError, PoolError
 from negmerge_kit.types import Items, Json, Weights
 
 
 def create_pool(folder: str | Path, scene: Json, base: Weights, heads: Weights) -> Pool:
-    """Start a pool in `folder`, or open the one that is there if it is of the same scene.
+    """Start a pool in `folder` with its base and heads.
 
     Raises:
-        PoolError: if the folder holds a pool of another scene, or cannot be written.
+        PoolError: if the folder holds a pool already, or cannot be written.
     """
     folder = Path(folder)
     if (folder / RECORD).exists():
-        pool = open_pool(folder)
-        if pool.scene != scene:
-            raise PoolError(
-                f"{folder} holds a pool of {pool.scene.get('name')}, made with other data: choose another folder."
-            )
-        return pool
+        raise PoolError(f"{folder} holds a pool already: open it, or choose another folder.")
     try:
         (folder / "candidates").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -49,6 +44,32 @@ def create_pool(folder: str | Path, scene: Json, base: Weights, heads: Weights) 
     pool = Pool(folder, scene, files["base"], files["heads"], ())
     _write_record(pool)
     return pool
+
+
+def restore_base(pool: Pool, base: Weights, heads: Weights) -> list[str]:
+    """Write base and heads again where their files are missing or changed, if that gives the recorded bytes.
+
+    A changed file keeps its bytes as `<name>.damaged`. Returns one sentence for each file.
+
+    Raises:
+        PoolError: if these weights are not the ones that were recorded; the pool's folder has to be made anew.
+    """
+    told = []
+    for stored, weights in ((pool.base_file, base), (pool.heads_file, heads)):
+        problem = pool.problem(stored)
+        if problem is None:
+            continue
+        path = pool.folder / stored.file
+        if path.exists():
+            path.replace(path.with_suffix(".damaged"))
+        save_checkpoint(path, weights.items(), like=weights)
+        if sha256_file(path) != stored.sha256:
+            path.unlink()
+            raise PoolError(
+                f"{path} is missing or changed and cannot be made again: delete {pool.folder} and build the pool anew."
+            )
+        told.append(problem)
+    return told
 
 
 def candidate_id(pool: Pool, recipe: Json) -> str:

@@ -79,7 +79,7 @@ class Pool:
 
     @property
     def candidates(self) -> list[Weights]:
-        """All candidates' weights, read lazily, in the order of `ids`."""
+        """All candidates' weights, read lazily, in the order of `ids`; `verify` tells whether their files changed."""
         return [self._open(entry) for entry in self.entries]
 
     @property
@@ -125,11 +125,11 @@ class Pool:
         """What is wrong with a file of the pool in one sentence, or None."""
         path = self.folder / stored.file
         if not path.is_file():
-            return f"{path} is missing: run the build again, it makes only what is missing."
+            return f"{path} is missing: run `negmerge pool build` again, it makes only what is missing."
         if sha256_file(path) != stored.sha256:
             return (
                 f"{path} is not the file that was recorded (its SHA-256 differs): "
-                "run the build again, it sets the file aside and makes a new one."
+                "run `negmerge pool build` again, it sets the file aside and makes a new one."
             )
         return None
 
@@ -167,8 +167,13 @@ def open_pool(folder: str | Path) -> Pool:
         found = record.get("schema") if isinstance(record, dict) else None
         raise PoolError(f"{folder / RECORD} has schema {found}, this version reads {SCHEMA}: build the pool anew.")
     try:
+        absent = {"name", "model", "mode", "forget", "retain", "sets"} - set(record["scene"])
+        if absent:
+            raise KeyError(f"scene: {', '.join(sorted(absent))}")
         entries = tuple(Candidate(**{**item, "losses": tuple(item["losses"])}) for item in record["candidates"])
         pool = Pool(folder, record["scene"], StoredFile(**record["base"]), StoredFile(**record["heads"]), entries)
+        if len({entry.id for entry in entries}) < len(entries):
+            raise KeyError("two candidates of one id")
     except (KeyError, TypeError) as error:
         raise PoolError(
             f"{folder / RECORD} lacks or misspells an entry ({error}): restore it, or build the pool anew."

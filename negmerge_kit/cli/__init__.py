@@ -60,6 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NegmergeError as error:
         print(f"negmerge {verb}: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("negmerge_kit"):
+            raise
+        print(
+            f"negmerge {verb}: {error.name} is not installed: `pip install 'negmerge_kit[all]'` brings it.",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print(f"negmerge {verb}: stopped; what was finished is kept.", file=sys.stderr)
         return 130

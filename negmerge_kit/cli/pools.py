@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from negmerge_kit.lab.training import Step
     from negmerge_kit.sweeps.jobs import FinetuneJob
+    from negmerge_kit.sweeps.local import Outcome
+    from negmerge_kit.types import Weights
 
 
 def pool(arguments: list[str]) -> int:
@@ -52,15 +54,17 @@ def build(arguments: list[str]) -> int:
     from negmerge_kit.sweeps.local import run_sweep
 
     recipes = grid(options.grid)
-    base = None
-    if options.from_scratch:
+
+    def pretrain() -> Weights:
         with progress_bar("pretraining the base", unit="step") as bar:
-            base = pretrained_base(options.device, on_step=lambda index, total: _advance(bar, index, total))
-    store, damaged = start_pool(f"tiny:{options.forget}", options.out, base=base)
+            return pretrained_base(options.device, on_step=lambda index, total: _advance(bar, index, total))
+
+    name = f"tiny:{options.forget}"
+    store, damaged = start_pool(name, options.out, pretrain=pretrain if options.from_scratch else None)
     for sentence in damaged:
         print(f"negmerge pool build: {sentence}", file=sys.stderr)
     jobs = missing_jobs(store, recipes, device=options.device)
-    failures = 0
+    failed: list[Outcome] = []
     with progress_bar(f"candidates of {store.scene['name']}", len(recipes), done=len(recipes) - len(jobs)) as bar:
 
         def on_step(job: FinetuneJob, step: Step) -> None:
@@ -69,10 +73,12 @@ def build(arguments: list[str]) -> int:
         for outcome in run_sweep(jobs, store=store, on_step=on_step):
             bar.update()
             if outcome.failure:
-                failures += 1
+                failed.append(outcome)
                 bar.write(f"{outcome.job.recipe.label} failed:\n{outcome.failure}", file=sys.stderr)
     print(store.folder)
-    return 1 if failures else 0
+    if not failed:
+        return 0
+    return 1 if any(outcome.is_bug for outcome in failed) else 2
 
 
 def show(arguments: list[str]) -> int:

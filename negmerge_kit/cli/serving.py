@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
+from importlib import import_module
 from pathlib import Path
 
 from negmerge_kit.cli.flags import Parser
@@ -14,14 +14,16 @@ def demo(arguments: list[str]) -> int:
     """Serve the page; candidates that the pool lacks are fine-tuned while it is up."""
     parser = Parser("demo", "Serve the app; it fine-tunes the embedded scene's candidates at the first start.")
     parser.add_argument("--pool", type=Path, metavar="DIR", help="a pool of your own (default: the embedded scene)")
-    parser.add_argument("--forget", default="digits", metavar="FAMILY", help="the embedded family to forget")
+    parser.add_argument("--forget", metavar="FAMILY", help="the embedded family to forget (default: digits)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; others than loopback need --auth")
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--auth", type=Path, metavar="FILE", help="file with one user:password a line")
     options = parser.parse_args(arguments)
-    # Gradio takes seconds to import: fetch it while the pool is opened.
-    threading.Thread(target=_import_gradio, daemon=True).start()
+    if options.pool and options.forget:
+        parser.error("--forget is for the embedded scene: a pool of your own says itself what it forgets")
+    # The page takes seconds to import: fetch it while the pool is opened.
+    threading.Thread(target=import_module, args=("negmerge_kit.web.serving",), daemon=True).start()
 
     from negmerge_kit.checkpoints.pool import open_pool
     from negmerge_kit.cli.progress import watch
@@ -34,7 +36,7 @@ def demo(arguments: list[str]) -> int:
     if options.pool:
         pool = open_pool(options.pool)
     else:
-        pool, damaged = start_pool(f"tiny:{options.forget}")
+        pool, damaged = start_pool(f"tiny:{options.forget or 'digits'}")
         for sentence in damaged:
             print(f"negmerge demo: {sentence}", file=sys.stderr)
         sweep = BackgroundSweep(pool, GRIDS["tiny"], device=options.device)
@@ -54,8 +56,3 @@ def demo(arguments: list[str]) -> int:
         ready=ready,
     )
     return 0
-
-
-def _import_gradio() -> None:
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    import gradio  # noqa: F401

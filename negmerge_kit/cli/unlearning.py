@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from negmerge_kit.cli.flags import (
     rule_params,
     seconds,
 )
-from negmerge_kit.errors import ParameterError
+from negmerge_kit.errors import ParameterError, SceneError
 from negmerge_kit.scoring.scale import check_scale, parse_scales
 from negmerge_kit.types import Json
 
@@ -46,24 +47,33 @@ def unlearn(arguments: list[str]) -> int:
     """Search on validation, score once on test, and write the unlearned checkpoint with its card."""
     from negmerge_kit.checkpoints.atomic import atomic_file
     from negmerge_kit.checkpoints.writer import save_checkpoint
-    from negmerge_kit.lab.report import card
+    from negmerge_kit.lab.report import card, searched
 
     parser = _pool_parser("unlearn", "Write the unlearned checkpoint: scale chosen on validation, scored once on test.")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors file to write")
     parser.add_argument("--card", type=Path, metavar="FILE", help="JSON record of what was done")
     parser.add_argument("--scale", default="auto", help="auto, or a number to use instead of searching")
     options = parser.parse_args(arguments)
-    bench, choice, result = _run_search(options, test=True, by_hand=_scale_by_hand(options.scale))
+    if options.card and options.card.resolve() == options.out.resolve():
+        parser.error("--out and --card name one file: give two")
+    by_hand = _scale_by_hand(options.scale)
+    bench, choice, result = _run_search(options, test=True, by_hand=by_hand)
     result |= {"out": None, "card": None}
+    if result["status"] == "ok" and result["scale"] == 0 and by_hand is None:
+        raise ParameterError(
+            "no scale above 0 that keeps enough forgets more than the base: nothing was written. "
+            "Try a lower --keep, other --scales or other --candidates."
+        )
     if result["status"] == "ok":
         items = bench.unlearned(choice, result["scale"])
-        record = card(bench, choice, result)
-        out = save_checkpoint(options.out, items, like=bench.pool.base, metadata=record)
-        result["out"] = str(out)
-        if options.card:
-            with atomic_file(options.card) as file:
-                file.write(json.dumps(record, indent=2, allow_nan=False).encode())
-            result["card"] = str(options.card)
+        record = card(bench, choice, result, chosen="by hand" if by_hand is not None else searched(result))
+        with ExitStack() as files:
+            # The card's file is opened first and appears last: both are there, or neither.
+            beside = files.enter_context(atomic_file(options.card)) if options.card else None
+            result["out"] = str(save_checkpoint(options.out, items, like=bench.pool.base, metadata=record))
+            if beside:
+                beside.write(json.dumps(record, indent=2, allow_nan=False).encode())
+                result["card"] = str(options.card)
     if options.json:
         print_json(result)
     else:
@@ -92,11 +102,17 @@ def evaluate(arguments: list[str]) -> int:
         scene = open_scene(pool.scene["name"])
         scene.require(pool.scene)
         model = scene.load(device=options.device)
+        model.load(pool.base.items())
         model.heads = {name: head.to(model.device) for name, head in pool.heads.items()}
     else:
         scene = open_scene(options.scene)
         model = scene.load(device=options.device)
+    ours = model.weights()
     model.load(weights.items())
+    if any(not name.startswith("visual.") and not tensor.equal(ours[name]) for name, tensor in model.weights().items()):
+        raise SceneError(
+            f"{options.file} has another text tower than {options.scene}: give the pool it was made from as --scene."
+        )
     result = evaluate_splits(model, scene.images(options.split).to(model.device)).json()
     if options.json:
         print_json(result)
@@ -142,12 +158,14 @@ def _run_search(
         found = bench.search(choice, keep=options.keep, scales=scales, exhaustive=options.exhaustive)
     else:
         found = bench.fixed(choice, by_hand, keep=options.keep)
-    return bench, choice, search_json(bench, choice, found, test=test, started=started)
+    result = search_json(bench, choice, found, test=test, started=started)
+    return bench, choice, result if by_hand is None else result | {"keep": None}
 
 
 def _tell(result: Json) -> None:
     base = result["base"]
-    print(f"rule {result['rule']}, keeping {100 * result['keep']:g} % of the base's retention")
+    floor = "scale by hand" if result["keep"] is None else f"keeping {100 * result['keep']:g} % of the base's retention"
+    print(f"rule {result['rule']}, {floor}")
     print(f"base    forget {percent(base['forget'])}\n        retain {percent(base['retain'])}")
     if result["status"] != "ok":
         print(

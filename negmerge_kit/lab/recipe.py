@@ -104,7 +104,7 @@ GRIDS: dict[str, tuple[Recipe, ...]] = {
         )
     ),
 }
-"""Named grids of recipes; `negmerge sweep --grid NAME` runs one."""
+"""Named grids of recipes; `negmerge pool build tiny --grid NAME` runs one."""
 
 
 def grid(name: str) -> tuple[Recipe, ...]:

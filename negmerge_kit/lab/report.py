@@ -70,22 +70,24 @@ def on_test(bench: Workbench, choice: Choice, scale: float) -> Json:
     return {"base": _pair(bench.base_scores("test")), **_pair(bench.score(choice, scale, "test"))}
 
 
-def card(bench: Workbench, choice: Choice, result: Json, *, chosen: str | None = None) -> Json:
+def searched(result: Json) -> str:
+    """How a search chose its scale, in words.
+
+    >>> searched({"curve": [0, 0, 0], "keep": 0.95})
+    "search over 3 scales on validation, keeping at least 0.95 of the base's retention"
+    """
+    tried = len(result["curve"])
+    return f"search over {tried} scales on validation, keeping at least {result['keep']:g} of the base's retention"
+
+
+def card(bench: Workbench, choice: Choice, result: Json, *, chosen: str) -> Json:
     """The record that goes with an unlearned file: what was done, with what, what came of it, and its limits.
 
     Args:
         result: the object of `search_json`, with a scale.
-        chosen: how the scale was chosen, in words; the default tells a search from a scale set by hand
-            by the number of scales that were scored.
+        chosen: how the scale was chosen, in words: `searched(result)`, or by hand.
     """
     counts, pool = bench.merged(choice).counts, bench.pool
-    if chosen is None:
-        tried = len(result["curve"])
-        chosen = (
-            f"search over {tried} scales on validation, keeping at least {result['keep']:g} of the base's retention"
-            if tried > 1
-            else "by hand"
-        )
     return {
         "schema": 1,
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -16,7 +16,7 @@ from negmerge_kit.lab.evaluation import Scores, answer, evaluate_splits, score_p
 from negmerge_kit.lab.resident import Choice, Merged, ResidentDeltas
 from negmerge_kit.merging import LayerAgreement, find_rule, subtract
 from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
-from negmerge_kit.scoring.scale import DEFAULT_SCALES, Point, ScaleSearch, check_scale, search_scale
+from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, Point, ScaleSearch, check_scale, search_scale
 from negmerge_kit.types import Items
 from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.images import ImageSet
@@ -148,7 +148,7 @@ class Workbench:
         self,
         choice: Choice,
         *,
-        keep: float = 0.95,
+        keep: float = KEEP,
         scales: Sequence[float] = DEFAULT_SCALES,
         exhaustive: bool = False,
         split: str = "val",
@@ -171,7 +171,7 @@ class Workbench:
 
         return search_scale(score, scales=scales, keep=keep, exhaustive=exhaustive, on_point=on_point)
 
-    def fixed(self, choice: Choice, scale: float, *, keep: float = 0.95, split: str = "val") -> ScaleSearch:
+    def fixed(self, choice: Choice, scale: float, *, keep: float = KEEP, split: str = "val") -> ScaleSearch:
         """The outcome of "searching" one scale that was chosen by hand, whatever it keeps."""
         base, scores = self.base_scores(split), self.score(choice, scale, split)
         point = Point(scale, scores.forget, scores.retain)

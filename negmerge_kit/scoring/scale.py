@@ -15,6 +15,9 @@ from negmerge_kit.types import Json
 DEFAULT_SCALES = tuple(step / 20 for step in range(21))
 """0, 0.05 ... 1: the 21 points of the paper's code."""
 
+KEEP = 0.95
+"""Share of the base's retention that the paper's protocol keeps."""
+
 BELOW_FLOOR = "retention cannot reach the floor"
 NOT_BETTER = "forgets less than a scale already found"
 
@@ -103,7 +106,7 @@ def search_scale(
     score: Score,
     *,
     scales: Sequence[float] = DEFAULT_SCALES,
-    keep: float = 0.95,
+    keep: float = KEEP,
     exhaustive: bool = False,
     on_point: Callable[[Point], None] | None = None,
 ) -> ScaleSearch:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from negmerge_kit.checkpoints.filling import create_pool, set_aside_damaged, writing
+from negmerge_kit.checkpoints.filling import create_pool, restore_base, set_aside_damaged, writing
 from negmerge_kit.checkpoints.pool import RECORD, Pool, open_pool
 from negmerge_kit.checkpoints.writer import sha256_file
-from negmerge_kit.errors import PoolBusyError, PoolError
+from negmerge_kit.errors import ParameterError, PoolBusyError, PoolError
 from negmerge_kit.lab.pretraining import pretrain_tiny
 from negmerge_kit.types import Json, Weights
 from negmerge_kit.vision.clip import pick_device
@@ -33,39 +33,48 @@ def default_folder(scene: Json) -> Path:
     return user_cache_path("negmerge-kit") / "pools" / f"{scene['name'].replace(':', '-')}-{digest}"
 
 
-def start_pool(name: str, folder: Path | None = None, *, base: Weights | None = None) -> tuple[Pool, list[str]]:
+def start_pool(
+    name: str, folder: Path | None = None, *, pretrain: Callable[[], Weights] | None = None
+) -> tuple[Pool, list[str]]:
     """Make the pool of an embedded scene, or open the one that is there.
 
-    Candidate files that changed since they were written are set aside and told, so that a sweep
-    makes them anew.
+    Files that changed since they were written are set aside and told: base and heads are written
+    again at once, candidates by the next sweep.
 
     Args:
         name: a scene such as `tiny:digits`.
         folder: where the pool lies; by default in the user's cache folder.
-        base: other base weights than the shipped ones.
+        pretrain: makes other base weights than the shipped ones, where the folder holds no pool yet.
 
     Returns:
         The pool, and one sentence for each file that was set aside.
 
     Raises:
-        PoolError: if the folder cannot be written, or holds another scene's pool, or `base` is given
-            and the folder holds a pool already.
+        PoolError: if the folder cannot be written, or holds a pool of other images.
+        ParameterError: if `pretrain` is given without a folder; the cache holds the shipped base's pool.
         SceneError: if there is no such scene.
     """
     scene = open_scene(name)
+    if pretrain is not None and folder is None:
+        raise ParameterError("a base pretrained from scratch needs a folder of its own: name one with --out.")
     described = scene.describe()
     folder = folder or default_folder(described)
-    if base is not None and (folder / RECORD).exists():
-        raise PoolError(f"{folder} holds a pool already: choose another folder for a new base.")
     try:
         with writing(folder):
             model = scene.load(device="cpu")
-            if base is not None:
-                model.load(base.items())
-                for name, family in FAMILIES.items():
-                    model.add_head(name, family.classes, family.templates)
-            pool = create_pool(folder, described, model.weights(), model.heads)
-            return set_aside_damaged(pool)
+            if not (folder / RECORD).exists():
+                if pretrain is not None:
+                    model.load(pretrain().items())
+                    for family in FAMILIES.values():
+                        model.add_head(family.name, family.classes, family.templates)
+                create_pool(folder, described, model.weights(), model.heads)
+            pool = open_pool(folder)
+            if pool.scene != described:
+                other = pool.scene["name"]
+                raise PoolError(f"{folder} holds a pool of {other} with other images: choose another folder.")
+            told = restore_base(pool, model.weights(), model.heads)
+            pool, damaged = set_aside_damaged(pool)
+            return pool, told + damaged
     except PoolBusyError:
         # Another process fills this very pool: share it once its base is written.
         _wait_for(folder / RECORD)

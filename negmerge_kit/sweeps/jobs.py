@@ -13,10 +13,8 @@ from negmerge_kit.checkpoints.pool import Candidate, Pool, open_pool
 from negmerge_kit.lab.recipe import Recipe
 from negmerge_kit.lab.training import Step, finetune
 from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.scoring.scale import KEEP
 from negmerge_kit.types import Json
-
-KEEP = 0.95
-"""Retention at which each candidate is scored alone: the paper's protocol."""
 
 
 class SweepStopped(Exception):
@@ -37,7 +35,8 @@ class FinetuneJob:
         Whatever `on_step` raises ends the job with nothing written.
         """
         started = time.perf_counter()
-        bench = _workbench(self.folder, self.device)
+        pool = open_pool(self.folder)
+        bench = _workbench(self.folder, pool.base_file.sha256, self.device)
         model = bench.fresh_model()
         losses = []
         for step in finetune(model, bench.scene.images("train").forget, self.recipe):
@@ -78,6 +77,6 @@ def own_scores(bench: Workbench, id: str, keep: float = KEEP) -> Json:
 
 
 @lru_cache(maxsize=1)
-def _workbench(folder: Path, device: str) -> Workbench:
-    """The worker's own workbench, kept from job to job."""
+def _workbench(folder: Path, base: str, device: str) -> Workbench:
+    """The worker's own workbench, kept from job to job on the same base."""
     return Workbench(open_pool(folder), device=device)

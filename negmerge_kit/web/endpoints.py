@@ -81,6 +81,7 @@ class Endpoints:
             raise ParameterError("candidates must be a list of candidate ids, or null for all of them.")
         if params is not None and not (isinstance(params, dict) and all(isinstance(name, str) for name in params)):
             raise ParameterError('params must be an object such as {"agreement": 0.8}, or null for the defaults.')
+        self._bench.refresh()  # candidates may have been added since, by this process or another
         if candidates is None and not self._bench.pool.ids:
             raise PoolError(f"pool {self._name} has no finished candidate yet: call again once one is fine-tuned.")
         return self._bench.choose(candidates, rule, params)

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from negmerge_kit.merging.rules import RULES
+from negmerge_kit.scoring.scale import KEEP
 from negmerge_kit.views.plots import LARGEST_SCALE
 from negmerge_kit.web import candidates, fragments
 from negmerge_kit.web.dials import dial, explanation
@@ -15,7 +16,6 @@ from negmerge_kit.web.takeaway import RECORD, WEIGHTS
 from negmerge_kit.web.unlearn import Chosen, Unlearn
 
 RULE = "negmerge"
-KEEP = 0.95
 
 
 @dataclass(frozen=True)

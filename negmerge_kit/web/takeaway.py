@@ -11,8 +11,9 @@ from pathlib import Path
 
 from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
-from negmerge_kit.lab.report import card, search_json
+from negmerge_kit.lab.report import card, search_json, searched
 from negmerge_kit.lab.resident import Choice
+from negmerge_kit.scoring.scale import ScaleSearch
 from negmerge_kit.types import Json
 from negmerge_kit.web.scored import Scored
 
@@ -27,17 +28,20 @@ class TakeAway:
         self._scored, self._folder = scored, folder
         self._turn = threading.Lock()
 
-    def weights(self, choice: Choice, scale: float) -> Path:
+    def weights(self, choice: Choice, scale: float, keep: float) -> Path:
         """The base's whole key set with the merged delta subtracted; open_clip loads it.
 
         Raises:
             CheckpointError: if the file cannot be written; the message says why.
         """
         with self._turn:
-            place = self._place(choice, scale)
+            found = self._scored.known(choice).searches.get(keep)
+            if found and (found.best is None or found.best.scale != scale):
+                found = None
+            place = self._place(choice, scale, keep if found else None)
             weights, record = place / WEIGHTS, place / RECORD
             if not record.exists():
-                bench, told = self._scored.bench, self._card(choice, scale)
+                bench, told = self._scored.bench, self._card(choice, scale, found)
                 save_checkpoint(weights, bench.unlearned(choice, scale), like=bench.pool.base, metadata=told)
                 told |= {"file": {"name": WEIGHTS, "sha256": sha256_file(weights)}}
                 # The record comes last: where it is, the weights beside it are whole.
@@ -45,22 +49,21 @@ class TakeAway:
                     file.write(json.dumps(told, indent=2, allow_nan=False).encode())
             return weights
 
-    def record(self, choice: Choice, scale: float) -> Path:
+    def record(self, choice: Choice, scale: float, keep: float) -> Path:
         """What was done, as JSON: choice, scores, hashes, versions, and the hash of the weights that go with it."""
-        return self.weights(choice, scale).with_name(RECORD)
+        return self.weights(choice, scale, keep).with_name(RECORD)
 
-    def _card(self, choice: Choice, scale: float) -> Json:
-        bench, known = self._scored.bench, self._scored.known(choice)
-        started = time.perf_counter()
-        chosen = [found for found in known.searches.values() if found.best and found.best.scale == scale]
-        if chosen:
-            return card(bench, choice, search_json(bench, choice, chosen[-1], test=True, started=started))
+    def _card(self, choice: Choice, scale: float, found: ScaleSearch | None) -> Json:
+        bench, started = self._scored.bench, time.perf_counter()
+        if found:
+            told = search_json(bench, choice, found, test=True, started=started)
+            return card(bench, choice, told, chosen=searched(told))
         by_hand = bench.fixed(choice, scale)
         told = search_json(bench, choice, by_hand, test=True, started=started) | {"keep": None}
         return card(bench, choice, told, chosen="by hand, on the page's slider")
 
-    def _place(self, choice: Choice, scale: float) -> Path:
-        digest = hashlib.sha256(json.dumps([choice.json(), scale], sort_keys=True).encode()).hexdigest()[:16]
+    def _place(self, choice: Choice, scale: float, keep: float | None) -> Path:
+        digest = hashlib.sha256(json.dumps([choice.json(), scale, keep], sort_keys=True).encode()).hexdigest()[:16]
         place = self._folder / digest
         place.mkdir(parents=True, exist_ok=True)
         place.touch()

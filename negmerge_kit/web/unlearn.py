@@ -12,7 +12,7 @@ from negmerge_kit.lab.resident import Choice
 from negmerge_kit.merging.agreement import LayerAgreement
 from negmerge_kit.merging.rules import RULES
 from negmerge_kit.merging.signs import chance, votes_needed
-from negmerge_kit.scoring.scale import DEFAULT_SCALES, Point, check_scale
+from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, Point, check_scale
 from negmerge_kit.views import plots, svg
 from negmerge_kit.views.style import percent
 from negmerge_kit.vision.families import FAMILIES
@@ -94,12 +94,22 @@ class Unlearn:
             raise ParameterError(f"scale is {scale:g}: this page goes up to {plots.LARGEST_SCALE:g}.")
         return scale
 
+    def keep(self, value: object) -> float:
+        """The share of retention to keep that the slider sent.
+
+        Raises:
+            ParameterError: if it is not a number above 0 and at most 1.
+        """
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+            raise ParameterError(f"keep at least is {value!r}: give a share above 0 and at most 1, such as 0.95.")
+        return float(value)
+
     # --- answers ------------------------------------------------------------------------------
 
     def moved(self, ids: Sequence[str], rule: str, keep: float, scale: float, *dials: Any) -> Moved:
         """The numbers, marker and pictures at this scale: one update of the weights and one pass over the images."""
         try:
-            choice = self.choice(ids, rule, dials)
+            choice, keep = self.choice(ids, rule, dials), self.keep(keep)
             now, said = self.scored.look(choice, self.scale(scale), self.gallery.sets)
         except NegmergeError as error:
             return self._base_only(error, keep)
@@ -110,12 +120,11 @@ class Unlearn:
     def chosen(self, session: str, ids: Sequence[str], rule: str, keep: float, scale: float, *dials: Any) -> Chosen:
         """Everything on the right for another choice; the curve shows what is known and is filled in by `fill`."""
         try:
-            choice: Choice | None = self.choice(ids, rule, dials)
-            assert choice is not None
+            choice, keep = self.choice(ids, rule, dials), self.keep(keep)
             line, bars = self.kept_line(choice), self._agreement(choice)
         except NegmergeError as error:
             self._now(session, None)
-            return Chosen(*self._base_only(error, keep), "", self.curve(None, keep), _NOTHING, "")
+            return Chosen(*self._base_only(error, keep), "", self.curve(None, _shown_keep(keep)), _NOTHING, "")
         self._now(session, choice)
         moved = self.moved(ids, rule, keep, scale, *dials)
         return Chosen(*moved, line, self.curve(choice, keep), bars, self.result(choice, keep))
@@ -123,7 +132,7 @@ class Unlearn:
     def fill(self, session: str, ids: Sequence[str], rule: str, keep: float, *dials: Any) -> Iterator[str]:
         """The curve, again and again as its scales are scored; ends when the visitor chooses something else."""
         try:
-            choice = self.choice(ids, rule, dials)
+            choice, keep = self.choice(ids, rule, dials), self.keep(keep)
             known = self.scored.known(choice)
             # After a search the whole validation split is what the curve shows.
             steps = self.scored.fill_whole(choice) if keep in known.searches else self.scored.fill_live(choice)
@@ -142,7 +151,7 @@ class Unlearn:
         Raises:
             ParameterError, PoolError: with a sentence for the page.
         """
-        choice = self.choice(ids, rule, dials)
+        choice, keep = self.choice(ids, rule, dials), self.keep(keep)
         self._now(session, choice)
         for count, point in enumerate(self.scored.search(choice, keep), 1):
             if self._latest.get(session) != choice:
@@ -173,7 +182,7 @@ class Unlearn:
         if known and found:
             base, points = self.scored.base("val"), list(known.whole.values())
             last = max(points, key=lambda point: point.scale, default=base)
-            behind = [last, *(point for point in known.live.values() if point.scale > last.scale)]
+            behind = [last, *(point for point in list(known.live.values()) if point.scale > last.scale)]
         else:
             base, behind = self._base, []
             points = list(known.live.values()) if known else []
@@ -205,8 +214,7 @@ class Unlearn:
         return (whole, self.scored.base("val")) if whole else (now, self._base)
 
     def _cards(self, base: Point, now: Point, keep: float) -> str:
-        keep = min(1.0, max(0.0, float(keep)))
-        return fragments.cards(self.forget_title, self.retain_title, self._classes, base, now, keep)
+        return fragments.cards(self.forget_title, self.retain_title, self._classes, base, now, _shown_keep(keep))
 
     def _base_only(self, error: NegmergeError, keep: float) -> Moved:
         kind = "hint" if str(error) == WAITING else "alert"
@@ -219,6 +227,11 @@ class Unlearn:
             self._latest.move_to_end(session)
             if len(self._latest) > 512:
                 self._latest.popitem(last=False)
+
+
+def _shown_keep(value: object) -> float:
+    """A floor to draw although the slider sent none that can be used; the notice says what is wrong with it."""
+    return float(value) if isinstance(value, (int, float)) and 0 < value <= 1 else KEEP
 
 
 _NOTHING = '<p class="nm-fine">With candidates chosen, this shows on which weights their signs agree.</p>'

@@ -109,15 +109,15 @@ def _subtracting(blocks: gr.Blocks, page: Unlearn, controls: Controls, shown: Sh
 
 
 def _taking(page: Unlearn, controls: Controls, shown: Shown, takeaway: TakeAway) -> None:
-    inputs = [controls.picker, controls.rule, controls.scale, *controls.dials]
+    inputs = [controls.picker, controls.rule, controls.keep, controls.scale, *controls.dials]
     kinds = (
         ("weights", controls.take_weights, shown.weights_file, takeaway.weights),
         ("record", controls.take_record, shown.record_file, takeaway.record),
     )
     for kind, button, file, write in kinds:
 
-        def take(ids: list[str], rule: str, scale: float, *dials: Any, write: Any = write) -> str:
-            return str(write(page.choice(ids, rule, dials), page.scale(scale)))
+        def take(ids: list[str], rule: str, keep: float, scale: float, *dials: Any, write: Any = write) -> str:
+            return str(write(page.choice(ids, rule, dials), page.scale(scale), page.keep(keep)))
 
         button.click(
             told(take), inputs, file, api_visibility="private", show_progress="minimal", show_progress_on=button,

@@ -67,6 +67,8 @@ def test_a_foreign_candidate_is_not_written(own_pool):
         (lambda folder: (folder / "pool.json").write_text("[]"), "schema"),
         (lambda folder: _edit(folder, lambda record: record.update(schema=99)), "schema 99"),
         (lambda folder: _edit(folder, lambda record: record.pop("base")), "base"),
+        (lambda folder: _edit(folder, lambda record: record["scene"].pop("name")), "name"),
+        (lambda folder: _edit(folder, lambda record: record["candidates"].append(record["candidates"][0])), "one id"),
         (
             lambda folder: _edit(folder, lambda record: record["candidates"][0].update(file="../../x")),
             "outside the pool",

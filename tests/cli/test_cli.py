@@ -42,6 +42,7 @@ def test_search_unlearn_and_evaluate_agree_to_the_last_digit(capsys, tiny_pool, 
     }
     assert (done["out"], done["card"]) == (str(out), str(card))
     record = json.loads(card.read_text())
+    assert record["chosen"].startswith("search over 21 scales") and record["keep"] == 0.95
     assert record["scale"] == found["scale"] and record["scores"]["test"] == found["test"]
     assert [item["id"] for item in record["candidates"]]
     assert "prove" in record["limits"]
@@ -90,7 +91,33 @@ def test_a_scale_by_hand_is_written_as_such(capsys, tiny_pool, tmp_path):
     card = tmp_path / "card.json"
     done = result(capsys, "unlearn", tiny_pool, "--out", tmp_path / "u.safetensors", "--card", card, "--scale", "0.2")
     assert done["scale"] == 0.2
-    assert json.loads(card.read_text())["chosen"].startswith("by hand")
+    record = json.loads(card.read_text())
+    assert record["chosen"] == "by hand" and record["keep"] is None
+
+
+def test_weights_and_card_come_together_or_not_at_all(capsys, tiny_pool, tmp_path):
+    out = tmp_path / "u.safetensors"
+    for card in (tmp_path / "no" / "card.json", out):
+        code, _, said = run(capsys, "unlearn", tiny_pool, "--out", out, "--card", card, "--scale", "0.2")
+        assert code == 2 and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_search_that_forgets_nothing_writes_nothing(capsys, tiny_pool, tmp_path):
+    out = tmp_path / "u.safetensors"
+    code, _, said = run(capsys, "unlearn", tiny_pool, "--out", out, "--scales", "0,0.0000001")
+    assert code == 2 and "nothing was written" in said and not out.exists()
+
+
+def test_a_file_of_another_text_tower_is_refused(capsys, tiny_pool, tmp_path):
+    from negmerge_kit.checkpoints.pool import open_pool
+    from negmerge_kit.checkpoints.writer import save_checkpoint
+
+    base = dict(open_pool(tiny_pool).base)
+    base["ln_final.weight"] = base["ln_final.weight"] + 1
+    path = save_checkpoint(tmp_path / "other.safetensors", base.items(), like=base)
+    code, _, said = run(capsys, "evaluate", path, "--scene", "tiny:digits")
+    assert code == 2 and "text tower" in said
 
 
 def test_pool_show_and_verify(capsys, tiny_pool, own_pool):

@@ -13,7 +13,17 @@ ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
 # These set up an environment, serve until stopped, or need a machine we do not have: told apart here, by name.
-STARTERS = ("make ", "python scripts/tasks.py", "py -3", "git clone", "cd ", "pip install", "uv ", "negmerge demo")
+STARTERS = (
+    "make ",
+    "python scripts/tasks.py",
+    "py -3",
+    "git clone",
+    "cd ",
+    "pip install",
+    "uv ",
+    "negmerge demo",
+    "negmerge pool build",
+)
 
 
 def test_readme_names_the_two_commands():

@@ -1,5 +1,7 @@
 """Sweeps: finished work stays, failures are told, a killed sweep goes on, two starts share one pool."""
 
+import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import pytest
 
 from negmerge_kit.checkpoints.filling import writing
 from negmerge_kit.checkpoints.pool import open_pool
-from negmerge_kit.errors import PoolError, SceneError
+from negmerge_kit.errors import CheckpointError, ParameterError, PoolError, SceneError
 from negmerge_kit.lab.recipe import Recipe
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps.background import BackgroundSweep
@@ -42,7 +44,8 @@ def test_a_failing_job_is_an_outcome_and_the_rest_go_on(own_pool):
     pool = open_pool(own_pool)
     doomed = FinetuneJob(pool.folder, Recipe(lr=1e30, epochs=30, warmup=0, clip_norm=1e30), "cpu")
     outcomes = list(run_sweep([doomed, FinetuneJob(pool.folder, FAST, "cpu")], store=pool))
-    assert "lower the learning rate" in outcomes[0].failure and outcomes[0].candidate is None
+    assert "lower the learning rate" in outcomes[0].failure and "Traceback" not in outcomes[0].failure
+    assert outcomes[0].candidate is None and not outcomes[0].is_bug
     assert outcomes[1].failure is None
     assert open_pool(own_pool).ids == [*pool.ids, outcomes[1].candidate.id]
 
@@ -142,6 +145,59 @@ def test_a_cache_that_cannot_be_written_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr("negmerge_kit.sweeps.embedded.user_cache_path", lambda name: Path("/proc/nowhere"))
     with pytest.raises(PoolError, match="may be written"):
         start_pool("tiny:digits")
+
+
+def test_a_damaged_base_is_written_again_and_its_bytes_are_kept(own_pool):
+    path = own_pool / "base.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1000])
+    pool, told = start_pool("tiny:digits", own_pool)
+    assert len(told) == 1 and path.name in told[0]
+    assert path.read_bytes() == whole and (own_pool / "base.damaged").read_bytes() == whole[:1000]
+    assert pool.verify() == []
+
+
+def test_a_base_that_cannot_be_made_again_says_what_to_delete(own_pool):
+    record = json.loads((own_pool / "pool.json").read_text())
+    record["base"]["sha256"] = "0" * 64
+    (own_pool / "pool.json").write_text(json.dumps(record))
+    with pytest.raises(PoolError, match="delete"):
+        start_pool("tiny:digits", own_pool)
+
+
+def test_another_scenes_folder_is_refused(own_pool):
+    with pytest.raises(PoolError, match="choose another folder"):
+        start_pool("tiny:letters", own_pool)
+
+
+def test_from_scratch_keeps_out_of_the_cache_and_goes_on_where_it_was(tmp_path, monkeypatch):
+    from negmerge_kit.vision.tiny import tiny_weights
+
+    calls = []
+
+    def pretrain():
+        calls.append(1)
+        weights = tiny_weights()
+        return {**weights, "visual.proj": weights["visual.proj"] + 0.01}
+
+    with pytest.raises(ParameterError, match="--out"):
+        start_pool("tiny:digits", pretrain=pretrain)
+    with pytest.raises(SceneError):
+        start_pool("tiny:nonsense", tmp_path / "p", pretrain=pretrain)
+    assert not calls
+    first, _ = start_pool("tiny:digits", tmp_path / "p", pretrain=pretrain)
+    again, _ = start_pool("tiny:digits", tmp_path / "p", pretrain=pretrain)
+    assert len(calls) == 1 and first == again
+    shipped, _ = start_pool("tiny:digits", tmp_path / "q")
+    assert shipped.base_file != first.base_file
+
+
+def test_a_folder_that_fails_stops_the_sweep_with_one_sentence(own_pool):
+    shutil.rmtree(own_pool / "candidates")
+    (own_pool / "candidates").write_text("")
+    pool = open_pool(own_pool)
+    with pytest.raises(CheckpointError, match="candidates"):
+        list(run_sweep([FinetuneJob(own_pool, FAST, "cpu")] * 3, store=pool))
 
 
 def test_unknown_families_list_the_known():

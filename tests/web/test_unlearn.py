@@ -179,7 +179,7 @@ def test_what_one_takes_away_is_the_model_on_the_page(page, ids, tmp_path):
 
     choice = page.choice(ids, RULE, DIALS)
     takeaway = TakeAway(page.scored, tmp_path)
-    weights, record = takeaway.weights(choice, 0.4), takeaway.record(choice, 0.4)
+    weights, record = takeaway.weights(choice, 0.4, 0.95), takeaway.record(choice, 0.4, 0.95)
     written = open_checkpoint(weights)
     for name, tensor in page.bench.unlearned(choice, 0.4):
         assert tensor.equal(written[name])
@@ -192,9 +192,30 @@ def test_what_one_takes_away_is_the_model_on_the_page(page, ids, tmp_path):
         assert told[name]
 
 
+def test_the_record_says_search_only_for_the_scale_that_this_floor_found(page, ids, tmp_path):
+    choice = page.choice(ids, RULE, DIALS)
+    takeaway = TakeAway(page.scored, tmp_path)
+    for _ in page.find("visitor", ids, RULE, 0.9, *DIALS):
+        pass
+    scale = page.scored.known(choice).searches[0.9].best.scale
+    told = [json.loads(takeaway.record(choice, scale, keep).read_text()) for keep in (0.9, 0.93)]
+    assert told[0]["chosen"].startswith("search over") and told[0]["keep"] == 0.9
+    assert told[1]["chosen"].startswith("by hand") and told[1]["keep"] is None
+
+
+@pytest.mark.parametrize("keep", [None, float("nan"), 0.0, 1.5, "high"])
+def test_a_floor_that_means_nothing_is_said_on_the_page(page, ids, keep):
+    from negmerge_kit.errors import ParameterError
+
+    assert "eep at least" in page.moved(ids, RULE, keep, 0.3, *DIALS).notice
+    assert "eep at least" in page.chosen("visitor", ids, RULE, keep, 0.3, *DIALS).notice
+    with pytest.raises(ParameterError, match="keep"):
+        next(page.find("visitor", ids, RULE, keep, *DIALS))
+
+
 def test_only_the_newest_downloads_are_kept(page, ids, tmp_path, monkeypatch):
-    monkeypatch.setattr(TakeAway, "_card", lambda self, choice, scale: {})
+    monkeypatch.setattr(TakeAway, "_card", lambda self, choice, scale, found: {})
     takeaway = TakeAway(page.scored, tmp_path)
     for scale in range(1, 12):
-        takeaway.weights(page.choice(ids, RULE, DIALS), scale / 10)
+        takeaway.weights(page.choice(ids, RULE, DIALS), scale / 10, 0.95)
     assert len(list(tmp_path.iterdir())) == 8
