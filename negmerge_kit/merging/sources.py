@@ -17,8 +17,8 @@ from negmerge_kit.types import Weights
 
 CHUNK = 1 << 15
 """Elements a chunk: all of it stays in the cache, and torch runs each step on the calling thread alone."""
-LONG_CHUNK = 1 << 16
-"""Elements a chunk of a large tensor: still in the cache, and worth two threads."""
+LONG_CHUNK = 1 << 21
+"""Elements a chunk of a large tensor: long enough that waking a second thread for each step costs nothing."""
 LARGE = 1 << 20
 """Elements of a large tensor."""
 GPU_CHUNK = 1 << 23
