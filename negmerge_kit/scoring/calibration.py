@@ -1,0 +1,129 @@
+"""Calibration: does a model's confidence say how often it is right?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from negmerge_kit.errors import ParameterError
+from negmerge_kit.types import Json
+
+BINS = 15
+"""Equal-width bins of confidence, as Guo et al. use."""
+RESAMPLES = 1000
+"""Draws behind each interval and floor."""
+BLOCK = 100
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Expected calibration error (ECE) and mean confidence of one model on `n` images, with 95 % intervals.
+
+    `floor` is the ECE that a perfectly calibrated model of the same confidences shows on average on that many images:
+    binning never gives zero, so the error is to be held against this and not against 0.
+    """
+
+    ece: float
+    ece_interval: tuple[float, float]
+    floor: float
+    confidence: float
+    confidence_interval: tuple[float, float]
+    n: int
+    split: str
+
+    def ece_json(self) -> Json:
+        """The score object of the calibration error."""
+        low, high = self.ece_interval
+        return {"value": self.ece, "n": self.n, "low": low, "high": high, "split": self.split}
+
+    def confidence_json(self) -> Json:
+        """The score object of the mean confidence."""
+        low, high = self.confidence_interval
+        return {"value": self.confidence, "n": self.n, "low": low, "high": high, "split": self.split}
+
+
+def expected_calibration_error(confidence: Tensor, correct: Tensor, *, bins: int = BINS) -> float:
+    """ECE = Σ_b (n_b / n) |accuracy_b - confidence_b| over equal-width bins (a, b] of confidence.
+
+    Naeini et al. 2015; the form of Guo et al. 2017, https://arxiv.org/abs/1706.04599.
+
+    Args:
+        confidence: the highest probability of each image, [n] in [0, 1].
+        correct: whether that class is the image's, [n] bool.
+
+    Raises:
+        ParameterError: for no images, shapes that differ, or confidences outside [0, 1].
+
+    >>> round(expected_calibration_error(torch.tensor([0.9, 0.9, 0.9, 0.9]), torch.tensor([1, 1, 1, 0])), 6)
+    0.15
+    """
+    confidence, correct = _checked(confidence, correct)
+    return float(_ece(_bin_of(confidence, bins), confidence[None], correct[None], bins)[0])
+
+
+def calibration(
+    logits: Tensor, labels: Tensor, *, split: str, seed: int = 0, resamples: int = RESAMPLES
+) -> Calibration:
+    """Calibration of a model's answers: logits [n, C] against labels [n].
+
+    Intervals are percentiles over images drawn with replacement; the floor draws, for every image, a right answer with
+    the probability that the model claims. Both are seeded.
+
+    Raises:
+        ParameterError: as `expected_calibration_error` does, and for NaN logits.
+
+    >>> found = calibration(torch.tensor([[9.0, 0.0]] * 20), torch.tensor([0] * 10 + [1] * 10), split="test")
+    >>> round(found.ece, 2), found.ece > found.floor
+    (0.5, True)
+    """
+    if not bool(torch.isfinite(logits).all()):
+        raise ParameterError("logits hold NaN or infinity: the model's weights are damaged; score another.")
+    highest = logits.double().softmax(1).max(1)
+    confidence, correct = _checked(highest.values, highest.indices == labels.to(logits.device))
+    random = torch.Generator().manual_seed(seed)
+    places, n = _bin_of(confidence, BINS), len(confidence)
+    errors, means, floors = [], [], []
+    for start in range(0, resamples, BLOCK):  # in blocks, for the memory of large sets
+        drawn = torch.randint(n, (min(BLOCK, resamples - start), n), generator=random)
+        calibrated = (torch.rand(drawn.shape, generator=random, dtype=torch.float64) < confidence).double()
+        errors.append(_ece(places[drawn], confidence[drawn], correct[drawn], BINS))
+        means.append(confidence[drawn].mean(1))
+        floors.append(_ece(places, confidence.expand_as(calibrated), calibrated, BINS))
+    return Calibration(
+        ece=float(_ece(places, confidence[None], correct[None], BINS)[0]),
+        ece_interval=_middle(torch.cat(errors)),
+        floor=float(torch.cat(floors).mean()),
+        confidence=float(confidence.mean()),
+        confidence_interval=_middle(torch.cat(means)),
+        n=n,
+        split=split,
+    )
+
+
+def _ece(places: Tensor, confidence: Tensor, correct: Tensor, bins: int) -> Tensor:
+    """ECE of every row: |Σ (correct - confidence)| of each bin, added up, over n."""
+    gaps = torch.zeros(len(confidence), bins, dtype=torch.float64)
+    gaps.scatter_add_(1, places.expand_as(confidence), correct - confidence)
+    return gaps.abs().sum(1) / confidence.shape[1]
+
+
+def _bin_of(confidence: Tensor, bins: int) -> Tensor:
+    return (torch.ceil(confidence * bins).long() - 1).clamp(0, bins - 1)
+
+
+def _middle(values: Tensor) -> tuple[float, float]:
+    low, high = values.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high
+
+
+def _checked(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
+    confidence, correct = confidence.detach().cpu().double(), correct.detach().cpu().double()
+    if confidence.ndim != 1 or confidence.shape != correct.shape or not len(confidence):
+        raise ParameterError(
+            f"confidence is {list(confidence.shape)} and correct {list(correct.shape)}: give one of each per image."
+        )
+    if not bool(((confidence >= 0) & (confidence <= 1)).all()):
+        raise ParameterError("confidence holds values outside [0, 1] or NaN: give probabilities.")
+    return confidence, correct
