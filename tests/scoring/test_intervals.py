@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest, quantile_test
 
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.scoring import Accuracy, paired_difference, pool_accuracies, wilson
+from negmerge_kit.scoring.intervals import Spread, median_interval
 
 
 @pytest.mark.parametrize(("correct", "n"), [(0, 1), (1, 1), (0, 240), (240, 240), (3, 7), (117, 357), (1200, 1440)])
@@ -35,3 +36,32 @@ def test_retention_is_pooled_over_images():
     assert (pooled.correct, pooled.n) == (19, 40)
     with pytest.raises(ParameterError, match="split"):
         pool_accuracies([Accuracy(9, 10, "val"), Accuracy(9, 10, "test")])
+
+
+def test_wilson_covers_the_true_share():
+    rng = np.random.default_rng(4)
+    for n, share in ((240, 0.45), (357, 0.1), (1440, 0.95)):
+        intervals = [wilson(int(correct), n) for correct in rng.binomial(n, share, size=4000)]
+        assert 0.93 <= np.mean([low <= share <= high for low, high in intervals]) <= 0.97
+
+
+@pytest.mark.parametrize("n", [6, 8, 9, 15, 20, 41])
+def test_the_medians_interval_is_scipys(n):
+    values = np.random.default_rng(n).normal(size=n)
+    expected = quantile_test(values, q=0.0, p=0.5).confidence_interval(0.95)
+    assert median_interval(list(values)) == (expected.low, expected.high)
+
+
+def test_the_medians_interval_covers_it():
+    rng = np.random.default_rng(5)
+    intervals = [median_interval(list(values)) for values in rng.exponential(size=(4000, 15))]
+    covered = np.mean([low <= np.log(2) <= high for low, high in intervals])
+    exact = 1 - 2 * binom(15, 0.5).cdf(3)
+    assert covered == pytest.approx(exact, abs=0.01) and exact >= 0.95
+
+
+def test_few_pools_get_no_interval():
+    assert Spread((0.4, 0.5, 0.45)).json() == {"points": [0.4, 0.5, 0.45], "low": 0.4, "high": 0.5, "interval": None}
+    assert Spread(tuple(range(8))).interval == (0, 7)
+    with pytest.raises(ParameterError, match="too few"):
+        median_interval([1.0, 2.0, 3.0])
