@@ -195,6 +195,16 @@ class Workbench:
     # --- the resident model -------------------------------------------------------------------
 
     @contextmanager
+    def at(self, choice: Choice | None, scale: float) -> Iterator[Classifier]:
+        """The model with scale times the merged delta subtracted, for the length of the block; None is the base.
+
+        Raises:
+            ParameterError: if the scale is not a finite number of 0 or more.
+        """
+        with self._at(choice, scale):
+            yield self.model
+
+    @contextmanager
     def _at(self, choice: Choice | None, scale: float) -> Iterator[None]:
         """The model with the choice subtracted, for the length of the block."""
         check_scale(scale)

@@ -28,6 +28,7 @@ class Curve:
     Args:
         forget, retain: validation, bool [scales, images].
         test_forget, test_retain: test, bool [scales, images].
+        capped: how many of the scales, from the first, the protocol may choose among; None for all.
 
     Raises:
         ParameterError: if the arrays do not fit each other; score every split at the same scales.
@@ -37,6 +38,7 @@ class Curve:
     retain: Flags
     test_forget: Flags
     test_retain: Flags
+    capped: int | None = None
 
     def __post_init__(self) -> None:
         shapes = [array.shape for array in self.sides]
@@ -152,7 +154,7 @@ def choose_scale(forget: Floats, retain: Floats, floor: Floats) -> tuple[Any, Fl
     array([1])
     """
     feasible = retain >= floor[:, None]
-    none: Flags = ~feasible[:, 1:].any(axis=1)
+    none: Flags = np.logical_not(feasible[:, 1:].any(axis=1))
     return np.where(feasible, forget, np.inf).argmin(axis=1), none
 
 
@@ -164,7 +166,7 @@ def first_below(retain: Floats, floor: Floats) -> tuple[Floats, Flags]:
     array([1.25])
     """
     below = retain < floor[:, None]
-    uncrossed: Flags = ~below.any(axis=1)
+    uncrossed: Flags = np.logical_not(below.any(axis=1))
     after = np.where(uncrossed, retain.shape[1] - 1, np.maximum(below.argmax(axis=1), 1))
     rows = np.arange(len(retain))
     above, under = retain[rows, after - 1], retain[rows, after]
@@ -185,7 +187,7 @@ def _replay(curves: Sequence[Curve], weights: Sequence[Any], keep: float) -> tup
         )
         # Counts are whole numbers: a hair is taken off, so that equality with the floor passes.
         floor = keep * retain[:, 0] - 1e-6
-        chosen, none = choose_scale(forget, retain, floor)
+        chosen, none = choose_scale(forget[:, : curve.capped], retain[:, : curve.capped], floor)
         place, never = first_below(retain, floor)
         shares = test_forget / curve.test_forget.shape[1], test_retain / curve.test_retain.shape[1]
         mine = np.stack([shares[0][rows, chosen], shares[1][rows, chosen], *(_at(side, place) for side in shares)], 1)
