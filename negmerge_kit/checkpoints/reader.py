@@ -87,6 +87,18 @@ class Checkpoint(Mapping[str, Tensor]):
             return part.clone().view(entry.dtype).reshape(entry.shape)
         return torch.frombuffer(mapped, dtype=entry.dtype, count=count, offset=entry.start).reshape(entry.shape)
 
+    def adjoins(self, first: str, second: str) -> bool:
+        """Whether `second` begins where `first` ends, in the same file and in the same dtype."""
+        (file, one), (other, two) = self._entries[first], self._entries[second]
+        return file == other and one.dtype == two.dtype and one.start + one.nbytes == two.start
+
+    def span(self, first: str, last: str) -> Tensor:
+        """The tensors from `first` to `last`, which adjoin one after another, as one flat view of the mapped file."""
+        file, one = self._entries[first]
+        two = self._entries[last][1]
+        count = (two.start + two.nbytes - one.start) // one.dtype.itemsize
+        return torch.frombuffer(self._map(file), dtype=one.dtype, count=count, offset=one.start)
+
     def shards(self) -> dict[str, tuple[str, ...]]:
         """File name to the names of its tensors, in the order of the files."""
         table: dict[str, list[str]] = {file.name: [] for file in self.files}

@@ -77,33 +77,47 @@ class Merge(Iterator[Item]):
             stream.elements * stream.candidates,
             self._engine,
         )
-        for name, (shape, dtype) in self._sources.layout.items():
-            if not dtype.is_floating_point:
-                continue
-            if not counted(name, dtype, self._sources.buffers):
-                yield name, torch.zeros(shape, dtype=dtype, device=self._sources.device)
-                continue
-            if self._sources.unmoved(name):
-                yield name, self._zero(name)
-                continue
-            kernel = find(dtype) if math.prod(shape) >= LEAST else None
-            # Nothing here holds the tensor while the caller has it: its memory is free again once it is dropped.
-            yield name, self._fused(name, kernel) if kernel else self._plain(name, survey)
+        for run in self._sources.runs():
+            kernel = find(self._sources.layout[run[0]][1])
+            if len(run) > 1 and kernel:
+                if joined := self._fused(run, kernel):
+                    yield from joined
+                    continue
+                kernel = None
+            for name in run:
+                # Nothing here holds the tensor while the caller has it: its memory is free again once it is dropped.
+                yield name, self._alone(name, kernel, survey)
 
-    def _fused(self, name: str, kernel: Kernel) -> Tensor:
+    def _alone(self, name: str, kernel: Kernel | None, survey: Any) -> Tensor:
+        shape, dtype = self._sources.layout[name]
+        if not counted(name, dtype, self._sources.buffers):
+            return torch.zeros(shape, dtype=dtype, device=self._sources.device)
+        if self._sources.unmoved(name):
+            return self._zero(name)
+        if kernel and math.prod(shape) >= LEAST and (items := self._fused([name], kernel)):
+            return items[0][1]
+        return self._plain(name, survey)
+
+    def _fused(self, run: list[str], kernel: Kernel) -> list[Item] | None:
+        """A run of neighbours through the compiled loop, or None where compiling failed."""
+        layout = [self._sources.layout[name] for name in run]
+        sizes = [math.prod(shape) for shape, _ in layout]
+        merged = self._outputs.take(sum(sizes), layout[0][1], self._sources.device)
+        moved = kept = 0
         try:
-            merged = self._empty(name)
-            moved = kept = 0
-            for deltas in self._sources.chunks(name, PIECE):
+            for deltas in self._sources.joined(run, PIECE):
                 piece = merged[deltas.start : deltas.start + deltas.base.numel()]
                 counts = kernel(deltas.base, deltas.candidates, piece)
                 if self._refuse and not math.isfinite(float(counts[2])):
-                    check_finite(deltas)
+                    for name in run:
+                        for chunk in self._sources.chunks(name):
+                            check_finite(chunk)
                 moved, kept = moved + int(counts[0]), kept + int(counts[1])
         except FusedUnavailable:
-            return self._plain(name, None)
+            return None
         self._count(merged, moved, kept)
-        return merged.reshape(self._sources.layout[name][0])
+        parts = zip(run, merged.split(sizes), layout, strict=True)
+        return [(name, part.reshape(shape)) for name, part, (shape, _) in parts]
 
     def _plain(self, name: str, survey: Any) -> Tensor:
         merged = self._empty(name)

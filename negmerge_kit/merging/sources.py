@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ LONG_CHUNK = 1 << 21
 """Elements a chunk of a large tensor: long enough that waking a second thread for each step costs nothing."""
 LARGE = 1 << 20
 """Elements of a large tensor."""
+RUN = 1 << 24
+"""Elements of neighbouring tensors that are folded in one call."""
 GPU_CHUNK = 1 << 23
 """Elements a chunk on a GPU: enough to keep it busy, few enough that thirty candidates' buffers fit."""
 SURVEY_CHUNK = 1 << 18
@@ -50,6 +53,7 @@ class Sources:
         self.buffers = buffers
         self.chunk = chunk
         self.layout = layout_of(base)
+        self._everyone: list[Any] = [base, *candidates]
         self.given = [bool(getattr(candidate, "holds_deltas", False)) for candidate in candidates]
 
     def counted(self) -> Iterator[str]:
@@ -71,17 +75,39 @@ class Sources:
 
     def chunks(self, name: str, size: int | None = None) -> Iterator[Deltas]:
         """One tensor of everyone, chunk after chunk; an empty tensor gives none."""
-        pieces = self._pieces(name, size)
-        if self.device.type == "cuda":
-            pieces = staged(pieces, self.device)
-        for start, base, candidates in pieces:
-            yield Deltas(
-                base.to(self.device),
-                [candidate.to(self.device) for candidate in candidates],
-                given=self.given,
-                start=start,
-                name=name,
-            )
+        base = peek(self.base, name).reshape(-1)
+        candidates = [self._flat(position, name, base) for position in range(len(self.candidates))]
+        return self._chunks(name, base, candidates, size)
+
+    def runs(self) -> Iterator[list[str]]:
+        """The base's floating names in order, neighbours together: tensors that lie side by side in everyone's file.
+
+        A model of hundreds of small tensors is then a few long arrays, and a call costs nothing beside its work.
+        """
+        run: list[str] = []
+        elements = 0
+        for name, (shape, dtype) in self.layout.items():
+            if not dtype.is_floating_point:
+                continue
+            elements += math.prod(shape)
+            if run and (elements > RUN or not self._adjoin(run[-1], name)):
+                yield run
+                run, elements = [], math.prod(shape)
+            run.append(name)
+        if run:
+            yield run
+
+    def joined(self, run: Sequence[str], size: int) -> Iterator[Deltas]:
+        """A run of neighbours as one flat array, chunk after chunk."""
+        if len(run) == 1:
+            return self.chunks(run[0], size)
+        spans: list[Tensor] = [weights.span(run[0], run[-1]) for weights in self._everyone]
+        return self._chunks(run[0], spans[0], spans[1:], size)
+
+    def _adjoin(self, first: str, second: str) -> bool:
+        if not all(counted(name, self.layout[name][1], self.buffers) for name in (first, second)):
+            return False
+        return all(hasattr(weights, "adjoins") and weights.adjoins(first, second) for weights in self._everyone)
 
     def stream(self, *names: str) -> Stream:
         """Passes over some tensors or all counted ones, on a grid of its own: a survey does not depend on `chunk`."""
@@ -98,16 +124,25 @@ class Sources:
             any(self.layout[name][1] is torch.float64 for name in chosen),
         )
 
-    def _pieces(self, name: str, size: int | None) -> Iterator[Piece]:
-        base = peek(self.base, name).reshape(-1)
-        candidates = [self._flat(position, name, base) for position in range(len(self.candidates))]
+    def _chunks(self, name: str, base: Tensor, candidates: Sequence[Tensor], size: int | None) -> Iterator[Deltas]:
         if size is None:
             size = self.chunk or self._usual(base.numel())
         elif self.device.type == "cuda":
             size = min(size, GPU_CHUNK)
-        for start in range(0, base.numel(), size):
-            stop = start + size
-            yield Piece(start, base[start:stop], [candidate[start:stop] for candidate in candidates])
+        pieces: Iterator[Piece] = (
+            Piece(start, base[start : start + size], [candidate[start : start + size] for candidate in candidates])
+            for start in range(0, base.numel(), size)
+        )
+        if self.device.type == "cuda":
+            pieces = staged(pieces, self.device)
+        for start, part, parts in pieces:
+            yield Deltas(
+                part.to(self.device),
+                [candidate.to(self.device) for candidate in parts],
+                given=self.given,
+                start=start,
+                name=name,
+            )
 
     def _usual(self, elements: int) -> int:
         if self.device.type != "cpu":
