@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from negmerge_kit.merging.agreement import LayerAgreement, majority_votes
+from negmerge_kit.merging.agreement import LayerAgreement, majority_votes, total
 from negmerge_kit.merging.alike import check_alike
 from negmerge_kit.merging.signs import chance
 from negmerge_kit.merging.sources import Sources
@@ -17,6 +17,53 @@ DUPLICATE = 0.999
 """Cosine above which two candidates count as one."""
 MOSTLY_ZERO = 0.95
 """Share of the moved elements that may fall away before the pool is called too uneven."""
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """One tensor's votes and the candidates' inner products there: `products[i][j]` = τi · τj, in float64.
+
+    `moves[i]` counts the elements that candidate i moved. Tensors add up, element for element.
+    """
+
+    agreement: LayerAgreement
+    products: tuple[tuple[float, ...], ...]
+    moves: tuple[int, ...]
+
+    @property
+    def cosines(self) -> tuple[tuple[float, ...], ...]:
+        """τi · τj / (|τi| |τj|), 0 for a candidate that did not move.
+
+        >>> Likeness(LayerAgreement("w", 2, 2, (0, 0, 2)), ((4.0, 2.0), (2.0, 4.0)), (2, 2)).cosines
+        ((1.0, 0.5), (0.5, 1.0))
+        """
+        lengths = [row[i] ** 0.5 for i, row in enumerate(self.products)]
+        return tuple(
+            tuple(x / (a * b) if a and b else 0.0 for x, b in zip(row, lengths, strict=True))
+            for row, a in zip(self.products, lengths, strict=True)
+        )
+
+
+def likeness(base: Weights, candidates: Sequence[Weights], *, device: str | torch.device = "cpu") -> Iterator[Likeness]:
+    """Agreement and inner products of each counted tensor, in one streamed pass. Raises as `sign_agreement` does.
+
+    >>> tuned = [{"w": torch.tensor([1.0, -1.0])}, {"w": torch.tensor([3.0, 1.0])}]
+    >>> [layer.products for layer in likeness({"w": torch.zeros(2)}, tuned)]
+    [((2.0, 2.0), (2.0, 10.0))]
+    """
+    check_alike(base, candidates)
+    sources = Sources(base, candidates, device=device)
+    return (_layer(sources, name) for name in sources.counted())
+
+
+def pooled(layers: Iterable[Likeness]) -> Likeness:
+    """All layers as one; their agreement is named "all"."""
+    layers = list(layers)
+    return Likeness(
+        total(layer.agreement for layer in layers),
+        tuple(tuple(map(sum, zip(*rows, strict=True))) for rows in zip(*(x.products for x in layers), strict=True)),
+        tuple(map(sum, zip(*(layer.moves for layer in layers), strict=True))),
+    )
 
 
 @dataclass(frozen=True)
@@ -63,39 +110,36 @@ def check_pool(
     >>> check_pool(base, tuned, names=["a", "b"]).warnings
     ('a and b are near-duplicates (cosine 1.0000): vary their hyperparameters more.',)
     """
-    check_alike(base, candidates)
-    sources = Sources(base, candidates, device=device)
-    n = len(candidates)
+    found = pooled(likeness(base, candidates, device=device))
+    agreement, cosines = found.agreement, found.cosines
+    shares = tuple(moves / max(agreement.elements, 1) for moves in found.moves)
+    labels = list(names) or [f"candidate {number}" for number in range(1, len(candidates) + 1)]
+    return PoolCheck(cosines, shares, agreement, tuple(_doubts(labels, cosines, shares, agreement, base_hashes)))
+
+
+def _layer(sources: Sources, name: str) -> Likeness:
+    n = len(sources.candidates)
     gram = torch.zeros(n, n, dtype=torch.float64)
-    moves = torch.zeros(n, dtype=torch.float64)
+    moves = torch.zeros(n, dtype=torch.int64)
     histogram = torch.zeros(n + 1, dtype=torch.int64)
     elements = 0
-    for name in sources.counted():
-        for deltas in sources.chunks(name):
-            rows = torch.stack(list(deltas)).to(torch.float64)
-            gram += (rows @ rows.T).cpu()
-            moves += (rows != 0).sum(1).cpu()
-            histogram += torch.bincount(majority_votes(deltas).to(torch.int64), minlength=n + 1).cpu()
-            elements += deltas.base.numel()
+    for deltas in sources.chunks(name):
+        rows = torch.stack(list(deltas)).to(torch.float64)
+        gram += (rows @ rows.T).cpu()
+        moves += (rows != 0).sum(1).cpu()
+        histogram += torch.bincount(majority_votes(deltas).to(torch.int64), minlength=n + 1).cpu()
+        elements += deltas.base.numel()
     histogram[0] = 0  # what did not move has no majority
-    counts = tuple(int(count) for count in histogram)
-    agreement = LayerAgreement("all", elements, sum(counts), counts)
-    lengths = gram.diagonal().sqrt()
-    cosines = gram / (lengths[:, None] * lengths[None, :]).clamp(min=torch.finfo(torch.float64).tiny)
-    shares = moves / max(elements, 1)
-    labels = list(names) or [f"candidate {number}" for number in range(1, n + 1)]
-    return PoolCheck(
-        tuple(tuple(row) for row in cosines.tolist()),
-        tuple(shares.tolist()),
-        agreement,
-        tuple(_doubts(labels, cosines.tolist(), shares.tolist(), agreement, base_hashes)),
+    counts = tuple(histogram.tolist())
+    return Likeness(
+        LayerAgreement(name, elements, sum(counts), counts), tuple(map(tuple, gram.tolist())), tuple(moves.tolist())
     )
 
 
 def _doubts(
     names: Sequence[str],
-    cosines: list[list[float]],
-    shares: list[float],
+    cosines: Sequence[Sequence[float]],
+    shares: Sequence[float],
     agreement: LayerAgreement,
     base_hashes: Sequence[str],
 ) -> list[str]:

@@ -77,7 +77,8 @@ def _confidence(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    return torch.special.entr(logits.softmax(1)).sum(1, keepdim=True)
+    nats: Tensor = torch.special.entr(logits.softmax(1))
+    return nats.sum(1, keepdim=True)
 
 
 def _prob(logits: Tensor, labels: Tensor) -> Tensor:
