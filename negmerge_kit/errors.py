@@ -35,6 +35,10 @@ class SceneError(NegmergeError):
     """A scene or an image family that does not exist or does not fit the pool."""
 
 
+class CardError(NegmergeError):
+    """An unlearning card that cannot be read, or that does not go with its weights."""
+
+
 class SplitError(NegmergeError):
     """A split used where it must not be: test images never choose a scale."""
 

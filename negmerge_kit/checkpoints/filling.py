@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from negmerge_kit.checkpoints.atomic import atomic_file
-from negmerge_kit.checkpoints.pool import RECORD, SCHEMA, Candidate, Pool, StoredFile
+from negmerge_kit.checkpoints.pool import MADE_FROM, RECORD, SCHEMA, Candidate, Pool, StoredFile
 from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
 from negmerge_kit.errors import PoolBusyError, PoolError
 from negmerge_kit.types import Items, Json, Weights
@@ -88,7 +88,10 @@ def save_candidate(pool: Pool, recipe: Json, items: Items) -> Candidate:
         CheckpointError: if the file cannot be written; nothing is left behind.
     """
     id = candidate_id(pool, recipe)
-    path = save_checkpoint(pool.folder / "candidates" / f"{id}.safetensors", items, like=pool.base)
+    made_from = {MADE_FROM: pool.base_file.sha256}
+    path = save_checkpoint(
+        pool.folder / "candidates" / f"{id}.safetensors", items, like=pool.base, metadata=made_from
+    )
     return Candidate(id, f"candidates/{path.name}", sha256_file(path), recipe)
 
 

@@ -19,6 +19,8 @@ from negmerge_kit.types import Json, Weights
 
 SCHEMA = 1
 RECORD = "pool.json"
+MADE_FROM = "base_sha256"
+"""Under this name a candidate's file says which base it was fine-tuned from."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Candidate:
 class Pool:
     """A pool as it was on disk when opened; `reload` sees what has been added since.
 
+    A `forced` pool gives out candidates of another base, too.
+
     >>> Pool(Path("p"), {}, StoredFile("base.safetensors", ""), StoredFile("heads.safetensors", ""), ()).ids
     []
     """
@@ -56,6 +60,7 @@ class Pool:
     base_file: StoredFile
     heads_file: StoredFile
     entries: tuple[Candidate, ...]
+    forced: bool = False
 
     @property
     def ids(self) -> list[str]:
@@ -93,12 +98,24 @@ class Pool:
         return {entry.id: entry.scores for entry in self.entries}
 
     def candidate(self, id: str) -> Weights:
-        """One candidate's weights, after checking that its file is the one that was recorded.
+        """One candidate's weights, after checking that its file is the one that was recorded, and of this base.
 
         Raises:
-            PoolError: for an unknown id, or a file that is missing or changed.
+            PoolError: for an unknown id, a file that is missing or changed, or a candidate of another base.
         """
-        return self.checked(self.entry(id))
+        entry = self.entry(id)
+        weights = self.checked(entry)
+        if (other := self.stranger(entry)) and not self.forced:
+            raise PoolError(
+                f"candidate {id} was made from another base (SHA-256 {other[:12]}…, this pool's is "
+                f"{self.base_file.sha256[:12]}…): leave it out, or use --force, which the card will name."
+            )
+        return weights
+
+    def stranger(self, entry: Candidate) -> str | None:
+        """The SHA-256 of the base that a candidate's file names, where that is not this pool's base."""
+        made_from = open_checkpoint(self.folder / entry.file).metadata.get(MADE_FROM)
+        return None if made_from is None or made_from == self.base_file.sha256 else str(made_from)
 
     def entry(self, id: str) -> Candidate:
         """The record of one candidate.
@@ -139,14 +156,14 @@ class Pool:
 
     def reload(self) -> Pool:
         """The pool as it is on disk now."""
-        return open_pool(self.folder)
+        return open_pool(self.folder, force=self.forced)
 
     def _open(self, stored: StoredFile | Candidate) -> Weights:
         return open_checkpoint(self.folder / stored.file)
 
 
-def open_pool(folder: str | Path) -> Pool:
-    """Open a pool folder; weights are read only when asked for.
+def open_pool(folder: str | Path, *, force: bool = False) -> Pool:
+    """Open a pool folder; weights are read only when asked for. `force` lets candidates of another base pass.
 
     Raises:
         PoolError: if the folder holds no pool, or one that this version cannot read; the message
@@ -171,7 +188,8 @@ def open_pool(folder: str | Path) -> Pool:
         if absent:
             raise KeyError(f"scene: {', '.join(sorted(absent))}")
         entries = tuple(Candidate(**{**item, "losses": tuple(item["losses"])}) for item in record["candidates"])
-        pool = Pool(folder, record["scene"], StoredFile(**record["base"]), StoredFile(**record["heads"]), entries)
+        base, heads = StoredFile(**record["base"]), StoredFile(**record["heads"])
+        pool = Pool(folder, record["scene"], base, heads, entries, force)
         if len({entry.id for entry in entries}) < len(entries):
             raise KeyError("two candidates of one id")
     except (KeyError, TypeError) as error:

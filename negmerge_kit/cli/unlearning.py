@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,17 +43,17 @@ def search(arguments: list[str]) -> int:
 
 def unlearn(arguments: list[str]) -> int:
     """Search on validation, score once on test, and write the unlearned checkpoint with its card."""
-    from negmerge_kit.checkpoints.atomic import atomic_file
     from negmerge_kit.checkpoints.writer import save_checkpoint
-    from negmerge_kit.lab.report import card, searched
+    from negmerge_kit.lab.card import card, with_file
+    from negmerge_kit.lab.report import searched
+    from negmerge_kit.views.card import card_files, card_path, run_from
 
     parser = _pool_parser("unlearn", "Write the unlearned checkpoint: scale chosen on validation, scored once on test.")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors file to write")
-    parser.add_argument("--card", type=Path, metavar="FILE", help="JSON record of what was done")
+    parser.add_argument("--card", type=Path, metavar="FILE", help="its card, JSON and Markdown (default: beside FILE)")
     parser.add_argument("--scale", default="auto", help="auto, or a number to use instead of searching")
     options = parser.parse_args(arguments)
-    if options.card and options.card.resolve() == options.out.resolve():
-        parser.error("--out and --card name one file: give two")
+    beside = card_path(options.out, options.card)
     by_hand = _scale_by_hand(options.scale)
     bench, choice, result = _run_search(options, test=True, by_hand=by_hand)
     result |= {"out": None, "card": None}
@@ -67,13 +65,10 @@ def unlearn(arguments: list[str]) -> int:
     if result["status"] == "ok":
         items = bench.unlearned(choice, result["scale"])
         record = card(bench, choice, result, chosen="by hand" if by_hand is not None else searched(result))
-        with ExitStack() as files:
-            # The card's file is opened first and appears last: both are there, or neither.
-            beside = files.enter_context(atomic_file(options.card)) if options.card else None
-            result["out"] = str(save_checkpoint(options.out, items, like=bench.pool.base, metadata=record))
-            if beside:
-                beside.write(json.dumps(record, indent=2, allow_nan=False).encode())
-                result["card"] = str(options.card)
+        with card_files(beside) as write:
+            out = save_checkpoint(options.out, items, like=bench.pool.base, metadata=record)
+            write(with_file(record, out) | run_from(bench.pool.folder, beside))
+        result |= {"out": str(out), "card": str(beside)}
     if options.json:
         print_json(result)
     else:
@@ -129,6 +124,7 @@ def _pool_parser(verb: str, about: str) -> argparse.ArgumentParser:
     parser.add_argument("--keep", type=float, default=0.95, help="share of the base's retention to keep (default 0.95)")
     parser.add_argument("--scales", default="0:1:0.05", metavar="A:B:STEP", help="scales to try (default 0:1:0.05)")
     parser.add_argument("--exhaustive", action="store_true", help="score every scale in full")
+    parser.add_argument("--force", action="store_true", help="merge candidates of another base, too")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_choice_flags(parser)
     return parser
@@ -151,7 +147,7 @@ def _run_search(
     from negmerge_kit.lab.workbench import Workbench
 
     scales = parse_scales(options.scales)
-    bench = Workbench(open_pool(options.pool), device=options.device)
+    bench = Workbench(open_pool(options.pool, force=options.force), device=options.device)
     choice = bench.choose(candidate_ids(options), options.rule, rule_params(options), buffers=options.buffers)
     started = time.perf_counter()
     if by_hand is None:

@@ -1,10 +1,8 @@
-"""Results as the JSON that the command line prints, the endpoints return and a model takes with it."""
+"""Results as the JSON that the command line prints, the endpoints return."""
 
 from __future__ import annotations
 
-import platform
 import time
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from negmerge_kit.types import Json
@@ -14,14 +12,6 @@ if TYPE_CHECKING:
     from negmerge_kit.lab.resident import Choice
     from negmerge_kit.lab.workbench import Workbench
     from negmerge_kit.scoring.scale import ScaleSearch
-
-LIMITS = (
-    "Lower accuracy on the forget set does not prove that the knowledge is gone: it may still be read from the "
-    "features or relearned quickly, and what holds on these images need not hold on others."
-)
-"""What every record says about itself."""
-
-_PACKAGES = ("negmerge_kit", "torch", "open_clip_torch", "safetensors", "numpy")
 
 
 def score_json(bench: Workbench, choice: Choice, scale: float, split: str = "val") -> Json:
@@ -80,52 +70,5 @@ def searched(result: Json) -> str:
     return f"search over {tried} scales on validation, keeping at least {result['keep']:g} of the base's retention"
 
 
-def card(bench: Workbench, choice: Choice, result: Json, *, chosen: str) -> Json:
-    """The record that goes with an unlearned file: what was done, with what, what came of it, and its limits.
-
-    Args:
-        result: the object of `search_json`, with a scale.
-        chosen: how the scale was chosen, in words: `searched(result)`, or by hand.
-    """
-    counts, pool = bench.merged(choice).counts, bench.pool
-    return {
-        "schema": 1,
-        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "operation": "base - scale * merged delta",
-        "rule": choice.rule,
-        "params": dict(choice.params),
-        "buffers": choice.buffers,
-        "scale": result["scale"],
-        "chosen": chosen,
-        "keep": result["keep"],
-        "candidates": [
-            {"id": entry.id, "sha256": entry.sha256, "recipe": entry.recipe}
-            for entry in (pool.entry(id) for id in choice.candidates)
-        ],
-        "base": {"sha256": pool.base_file.sha256},
-        "heads": {"sha256": pool.heads_file.sha256},
-        "scene": pool.scene,
-        "elements": counts.elements,
-        "moved": counts.moved,
-        "kept": counts.kept,
-        "kept_fraction": counts.kept_fraction,
-        "kept_of_moved": counts.kept_of_moved,
-        "scores": {
-            "validation": {"base": result["base"], "forget": result["forget"], "retain": result["retain"]},
-            "test": result["test"],
-        },
-        "device": str(bench.model.device),
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
-        "limits": LIMITS,
-    }
-
-
 def _pair(scores: Scores) -> Json:
     return {"forget": scores.forget.json(), "retain": scores.retain.json()}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -9,12 +9,13 @@ import threading
 import time
 from pathlib import Path
 
-from negmerge_kit.checkpoints.atomic import atomic_file
-from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
-from negmerge_kit.lab.report import card, search_json, searched
+from negmerge_kit.checkpoints.writer import save_checkpoint
+from negmerge_kit.lab.card import card, with_file
+from negmerge_kit.lab.report import search_json, searched
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.scoring.scale import ScaleSearch
 from negmerge_kit.types import Json
+from negmerge_kit.views.card import card_files
 from negmerge_kit.web.scored import Scored
 
 WEIGHTS, RECORD = "unlearned.safetensors", "unlearned.json"
@@ -42,11 +43,10 @@ class TakeAway:
             weights, record = place / WEIGHTS, place / RECORD
             if not record.exists():
                 bench, told = self._scored.bench, self._card(choice, scale, found)
-                save_checkpoint(weights, bench.unlearned(choice, scale), like=bench.pool.base, metadata=told)
-                told |= {"file": {"name": WEIGHTS, "sha256": sha256_file(weights)}}
                 # The record comes last: where it is, the weights beside it are whole.
-                with atomic_file(record) as file:
-                    file.write(json.dumps(told, indent=2, allow_nan=False).encode())
+                with card_files(record) as write:
+                    save_checkpoint(weights, bench.unlearned(choice, scale), like=bench.pool.base, metadata=told)
+                    write(with_file(told, weights))
             return weights
 
     def record(self, choice: Choice, scale: float, keep: float) -> Path:

@@ -1,0 +1,145 @@
+"""The unlearning card as data: what was done to which weights, what came of it, and what it does not show."""
+
+from __future__ import annotations
+
+import platform
+import re
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from negmerge_kit.checkpoints.writer import sha256_file
+from negmerge_kit.errors import CardError
+from negmerge_kit.types import Json
+
+if TYPE_CHECKING:
+    from negmerge_kit.lab.resident import Choice
+    from negmerge_kit.lab.workbench import Workbench
+
+SCHEMA = 2
+LIMITS = (
+    "This card is no proof of deletion: lower accuracy on the forget set does not prove that the knowledge is gone. "
+    "It may still be read from the features or relearned quickly, and what holds on these images need not hold on "
+    "others."
+)
+"""What every card says about itself."""
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
+_PACKAGES = ("negmerge_kit", "torch", "open_clip_torch", "safetensors", "numpy")
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "made": str, "operation": str, "rule": str, "params": dict, "buffers": str, "scale": (int, float), "chosen": str,
+    "keep": (int, float, type(None)), "search": (dict, type(None)), "candidates": list, "base": dict, "heads": dict,
+    "scene": dict, "elements": int, "moved": int, "kept": int, "scores": dict, "costs": dict, "versions": dict,
+    "limits": str,
+}  # fmt: skip
+
+
+def card(bench: Workbench, choice: Choice, result: Json, *, chosen: str, probes: Json | None = None) -> Json:
+    """The record that goes with an unlearned file: what was done, with what, what came of it, and its limits.
+
+    Args:
+        result: the object of `search_json`, with a scale and the scores on test.
+        chosen: how the scale was chosen, in words; `keep` of the result is None where it was chosen by hand.
+        probes: what `audit --json` printed about this choice at this scale, if an audit was run.
+    """
+    merged, pool = bench.merged(choice), bench.pool
+    counts, entries = merged.counts, [pool.entry(id) for id in choice.candidates]
+    return {
+        "schema": SCHEMA,
+        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "operation": "base - scale * merged delta",
+        "rule": choice.rule,
+        "params": dict(choice.params),
+        "buffers": choice.buffers,
+        "scale": result["scale"],
+        "chosen": chosen,
+        "keep": result["keep"],
+        "search": None if result["keep"] is None else {"curve": result["curve"]},
+        "candidates": [
+            {"id": entry.id, "sha256": entry.sha256, "recipe": entry.recipe, "seconds": entry.seconds}
+            for entry in entries
+        ],
+        "forced": [entry.id for entry in entries if pool.stranger(entry)],
+        "base": {"sha256": pool.base_file.sha256},
+        "heads": {"sha256": pool.heads_file.sha256},
+        "scene": pool.scene,
+        "elements": counts.elements,
+        "moved": counts.moved,
+        "kept": counts.kept,
+        "kept_fraction": counts.kept_fraction,
+        "kept_of_moved": counts.kept_of_moved,
+        "scores": {
+            "validation": {"base": result["base"], "forget": result["forget"], "retain": result["retain"]},
+            "test": result["test"],
+        },
+        "probes": None if probes is None else probes["probes"],
+        "costs": {
+            "training_seconds": sum(entry.seconds for entry in entries),
+            "merge_seconds": merged.seconds,
+            "search_seconds": result["seconds"],
+            "scales_tried": len(result["curve"]),
+            "scales_scored_in_full": sum(point["stopped"] is None for point in result["curve"]),
+            "peak_memory": peak_memory(),
+        },
+        "device": str(bench.model.device),
+        "versions": versions(),
+        "limits": LIMITS,
+    }
+
+
+def with_file(record: Json, weights: Path) -> Json:
+    """The card, naming the weights that it goes with: file name and SHA-256, of every shard where there are some."""
+    from negmerge_kit.checkpoints.reader import open_checkpoint
+
+    hashes = {file.name: sha256_file(file) for file in open_checkpoint(weights).files}
+    return record | {"file": {"name": weights.name, "sha256": hashes[weights.name]} if weights.name in hashes
+                     else {"name": weights.name, "shards": hashes}}  # fmt: skip
+
+
+def checked_record(record: Any) -> Json:
+    """The record itself, if it has what a card has.
+
+    Raises:
+        CardError: naming the first entry that is missing or of the wrong kind.
+
+    >>> checked_record({"schema": 1})
+    Traceback (most recent call last):
+    negmerge_kit.errors.CardError: this card has schema 1, this version reads 2: write it anew with `negmerge unlearn`.
+    """
+    if not isinstance(record, dict):
+        raise CardError("this is no unlearning card: give the .json or .md that `negmerge unlearn` wrote.")
+    if record.get("schema") != SCHEMA:
+        raise CardError(
+            f"this card has schema {record.get('schema')}, this version reads {SCHEMA}: "
+            "write it anew with `negmerge unlearn`."
+        )
+    for name, kind in _FIELDS.items():
+        if not isinstance(record.get(name), kind) or isinstance(record.get(name), bool):
+            raise CardError(f"this card's entry '{name}' is missing or of the wrong kind: write the card anew.")
+    hashes = [("base", record["base"]), ("heads", record["heads"]), *(("candidate", c) for c in record["candidates"])]
+    for name, entry in hashes:
+        if not isinstance(entry, dict) or not SHA256.fullmatch(str(entry.get("sha256"))):
+            raise CardError(f"this card gives no SHA-256 of its {name}: write the card anew.")
+    return record
+
+
+def versions() -> Json:
+    """Python's and the packages' versions here; None for a package that is not installed."""
+    return {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
+
+
+def peak_memory() -> int | None:
+    """The most memory this process has held so far, in bytes; None where the system does not tell."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
