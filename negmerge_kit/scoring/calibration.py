@@ -64,24 +64,22 @@ def expected_calibration_error(confidence: Tensor, correct: Tensor, *, bins: int
 
 
 def calibration(
-    logits: Tensor, labels: Tensor, *, split: str, seed: int = 0, resamples: int = RESAMPLES
+    confidence: Tensor, correct: Tensor, *, split: str, seed: int = 0, resamples: int = RESAMPLES
 ) -> Calibration:
-    """Calibration of a model's answers: logits [n, C] against labels [n].
+    """Calibration of a model's answers, from each image's highest probability and whether it was right (see `top`).
 
     Intervals are percentiles over images drawn with replacement; the floor draws, for every image, a right answer with
     the probability that the model claims. Both are seeded.
 
     Raises:
-        ParameterError: as `expected_calibration_error` does, and for NaN logits.
+        ParameterError: as `expected_calibration_error` does.
 
-    >>> found = calibration(torch.tensor([[9.0, 0.0]] * 20), torch.tensor([0] * 10 + [1] * 10), split="test")
+    >>> answers = top(torch.tensor([[9.0, 0.0]] * 20), torch.tensor([0] * 10 + [1] * 10))
+    >>> found = calibration(*answers, split="test")
     >>> round(found.ece, 2), found.ece > found.floor
     (0.5, True)
     """
-    if not bool(torch.isfinite(logits).all()):
-        raise ParameterError("logits hold NaN or infinity: the model's weights are damaged; score another.")
-    highest = logits.double().softmax(1).max(1)
-    confidence, correct = _checked(highest.values, highest.indices == labels.to(logits.device))
+    confidence, correct = _checked(confidence, correct)
     random = torch.Generator().manual_seed(seed)
     places, n = _bin_of(confidence, BINS), len(confidence)
     errors, means, floors = [], [], []
@@ -100,6 +98,18 @@ def calibration(
         n=n,
         split=split,
     )
+
+
+def top(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Each image's highest probability and whether that class is its label's: both [n], from logits [n, C].
+
+    Raises:
+        ParameterError: if the logits hold NaN or infinity.
+    """
+    if not bool(torch.isfinite(logits).all()):
+        raise ParameterError("logits hold NaN or infinity: the model's weights are damaged; score another.")
+    highest = logits.double().softmax(1).max(1)
+    return highest.values, torch.eq(highest.indices, labels.to(logits.device))
 
 
 def _ece(places: Tensor, confidence: Tensor, correct: Tensor, bins: int) -> Tensor:

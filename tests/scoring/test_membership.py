@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.scoring.calibration import calibration, expected_calibration_error
+from negmerge_kit.scoring.calibration import calibration, expected_calibration_error, top
 from negmerge_kit.scoring.membership import FEATURES, attack_efficacy, threshold_efficacy
 
 CASE = json.loads((Path(__file__).parents[1] / "golden" / "mia_case.json").read_text())
@@ -97,17 +97,17 @@ def test_calibration_error_is_a_loops():
 def test_a_calibrated_model_lies_at_its_floor_and_a_boaster_above_it():
     logits = torch.randn(2000, 5, generator=torch.Generator().manual_seed(1)) * 2
     labels = torch.multinomial(logits.softmax(1), 1, generator=torch.Generator().manual_seed(2)).flatten()
-    honest = calibration(logits, labels, split="test")
+    honest = calibration(*top(logits, labels), split="test")
     assert honest.floor / 2 < honest.ece < 2 * honest.floor
     low, high = honest.confidence_interval
     assert low < honest.confidence < high and honest.n == 2000
-    boaster = calibration(4 * logits, labels, split="test")
+    boaster = calibration(*top(4 * logits, labels), split="test")
     assert boaster.ece_interval[0] > 3 * boaster.floor
-    assert calibration(logits, labels, split="test") == honest
+    assert calibration(*top(logits, labels), split="test") == honest
 
 
 def test_calibration_refuses_damaged_answers():
     with pytest.raises(ParameterError, match="NaN"):
-        calibration(torch.tensor([[math.nan, 0.0]]), torch.tensor([0]), split="test")
+        top(torch.tensor([[math.nan, 0.0]]), torch.tensor([0]))
     with pytest.raises(ParameterError, match="outside"):
         expected_calibration_error(torch.tensor([1.5]), torch.tensor([1]))
