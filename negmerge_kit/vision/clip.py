@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from negmerge_kit.errors import CheckpointError, DeviceError, MismatchError, SceneError
 from negmerge_kit.types import Items
+from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.model_spec import ModelSpec, find_model
-from negmerge_kit.vision.prompts import build_head
-
-if TYPE_CHECKING:
-    from open_clip import CLIP
-
-OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
-OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
-"""Statistics of CLIP's training images, which the embedded model uses too."""
+from negmerge_kit.vision.prompts import build_head, build_prototypes
+from negmerge_kit.vision.towers import OPENAI_MEAN, OPENAI_STD, build_model
 
 BATCH = {"cpu": 60, "cuda": 480, "mps": 480}
 """Images per forward pass, always: the last pass is filled up with copies, because matrix kernels round differently for
@@ -57,29 +50,32 @@ def normalise(images: Tensor, mean: Sequence[float] = OPENAI_MEAN, std: Sequence
 
 
 class Classifier:
-    """An open_clip model in eval mode and its frozen zero-shot heads.
+    """An image tower in eval mode and its frozen heads: an open_clip model, or a timm tower without a text tower.
 
     Args:
-        clip: the open_clip model, already on its device.
+        clip: the model, already on its device; `clip.visual` is its image tower.
         spec: which architecture and weights it is.
-        tokenizer: turns prompts into token ids; used by `add_head`.
+        tokenizer: turns prompts into token ids; used by `add_head`. None where there is no text tower.
         mean, std: per-channel statistics of pixels in [0, 1] that the model was trained with.
         image_size: height and width of the images it takes.
 
     Attributes:
         heads: head name to class weights, float32 [C, D], scaled so that `features @ W.T` are logits.
         classes: head name to class names.
+        mode: "standard", or "linear" where features are linear in the weights (see `linearize`).
     """
 
-    def __init__(self, clip: CLIP, spec: ModelSpec, tokenizer: Callable[..., Tensor], *, mean: Sequence[float],
+    mode = "standard"
+
+    def __init__(self, clip: Any, spec: ModelSpec, tokenizer: Callable[..., Tensor] | None, *, mean: Sequence[float],
                  std: Sequence[float], image_size: tuple[int, int]) -> None:
         self.clip = clip.eval()
         self.spec = spec
         self.heads: dict[str, Tensor] = {}
         self.classes: dict[str, tuple[str, ...]] = {}
         self.image_size = image_size
-        self._tokenizer = tokenizer
-        self._mean, self._std = tuple(mean), tuple(std)
+        self.tokenizer = tokenizer
+        self.mean, self.std = tuple(mean), tuple(std)
 
     @property
     def device(self) -> torch.device:
@@ -92,16 +88,22 @@ class Classifier:
         if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[-2:]) != self.image_size:
             raise SceneError(f"images are {images.dtype} {list(images.shape)}, but {self.spec} takes uint8 [n, 3, "
                              f"{self.image_size[0]}, {self.image_size[1]}]: resize them first.")
-        return normalise(images.to(self.device, non_blocking=True), self._mean, self._std)
+        return normalise(images.to(self.device, non_blocking=True), self.mean, self.std)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Unit-length image features [n, D] of normalised pixels in one pass, with gradients where they are on."""
+        features: Tensor = self.clip.encode_image(pixels, normalize=True)
+        return features
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """Unit-length image features, float32 [n, D] on the model's device, in forward passes of BATCH images."""
-        size = BATCH[self.device.type]
-        parts = [torch.empty(0, self.clip.visual.output_dim, device=self.device)]
-        for batch in torch.split(images, size) if len(images) else ():
+        if not len(images):
+            return self.features(images.new_zeros(1, 3, *self.image_size))[:0]
+        size, parts = BATCH[self.device.type], []
+        for batch in torch.split(images, size):
             whole = torch.cat([batch, batch[-1:].expand(size - len(batch), -1, -1, -1)])
-            parts.append(self.clip.encode_image(self.pixels(whole), normalize=True).float()[:len(batch)])
+            parts.append(self.encode(self.pixels(whole)).float()[:len(batch)])
         return torch.cat(parts)
 
     def logits(self, images: Tensor, head: str) -> Tensor:
@@ -119,10 +121,37 @@ class Classifier:
         return self.heads[name]
 
     def add_head(self, name: str, classes: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """Build a head from class names and prompt templates with the text tower as it is now, and keep it frozen."""
-        self.heads[name] = build_head(self.clip, self._tokenizer, classes, templates)
+        """Build a head from class names and prompt templates with the text tower as it is now, and keep it frozen.
+
+        Raises:
+            SceneError: the model has no text tower, or its tokenizer cannot be had.
+        """
+        if self.tokenizer is None:
+            raise SceneError(f"{self.spec} has no text tower, so class names give no head: build one from labelled "
+                             "training images with add_prototypes().")
+        self.heads[name] = build_head(self.clip, self.tokenizer, classes, templates)
         self.classes[name] = tuple(classes)
         return self.heads[name]
+
+    def add_prototypes(self, images: ImageSet) -> Tensor:
+        """Build the head `images.name` from labelled images with the image tower as it is now, and keep it frozen.
+
+        A class's row is the mean of its images' features; what a tower without a text tower classifies by.
+
+        Raises:
+            SceneError: a class without an image.
+        """
+        self.heads[images.name] = build_prototypes(self.features(images.images), images, self.clip.logit_scale)
+        self.classes[images.name] = images.classes
+        return self.heads[images.name]
+
+    @property
+    def has_text(self) -> bool:
+        """Whether class names can become a head."""
+        return self.tokenizer is not None
+
+    def anchor(self) -> None:
+        """Take the present weights as the base that the model was fine-tuned from; only a linear model needs it."""
 
     @torch.no_grad()
     def load(self, items: Items, *, partial: bool = False) -> None:
@@ -156,11 +185,12 @@ class Classifier:
 
 
 def load_model(spec: str | Path | dict[str, str | None], *, device: str = "auto") -> Classifier:
-    """Build an open_clip model with its weights and, for the embedded one, its heads.
+    """Build a model with its weights and, for the embedded one, its heads.
 
     Args:
-        spec: "tiny"; "ARCH/TAG" as open_clip names them; a weight file of the embedded model (or of a model that its
-            metadata names as "arch"); or {"arch": ..., "pretrained": TAG or FILE}.
+        spec: "tiny"; "ARCH/TAG" or "ARCH/FILE" as open_clip names them; "timm:NAME/TAG" or "timm:NAME/FILE" for an
+            image tower alone; a weight file of the embedded model (or of a model that its metadata names as "arch");
+            or {"arch": ..., "pretrained": TAG or FILE}.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
 
     Raises:
@@ -173,44 +203,13 @@ def load_model(spec: str | Path | dict[str, str | None], *, device: str = "auto"
     (10, 64)
     """
     found = find_model(spec)
-    target = pick_device(device)
-    clip = _embedded(target) if found.is_embedded else _open_clip(found, target)
-    import open_clip
-
-    preprocess: dict[str, Any] = open_clip.get_model_preprocess_cfg(clip)
-    height_width = clip.visual.image_size
-    size = (height_width, height_width) if isinstance(height_width, int) else tuple(height_width)
-    classifier = Classifier(
-        clip, found, open_clip.get_tokenizer(found.arch), image_size=size,
-        mean=preprocess.get("mean", OPENAI_MEAN), std=preprocess.get("std", OPENAI_STD))
+    built = build_model(found, pick_device(device))
+    classifier = Classifier(built.clip, found, built.tokenizer, mean=built.mean, std=built.std,
+                            image_size=built.image_size)
     _check_that_it_looks(classifier)
     for name, (classes, templates) in found.heads():
         classifier.add_head(name, classes, templates)
     return classifier
-
-
-def _embedded(device: torch.device) -> CLIP:
-    from negmerge_kit.vision.tiny import fresh_clip, tiny_weights
-
-    clip = fresh_clip()
-    clip.load_state_dict(tiny_weights())
-    return clip.to(device)
-
-
-def _open_clip(found: ModelSpec, device: torch.device) -> CLIP:
-    import open_clip
-    from safetensors import SafetensorError
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the activation was checked by find_model
-        try:
-            clip: CLIP = open_clip.create_model(found.arch, pretrained=found.pretrained, device=device,
-                                                require_pretrained=True)
-        except (RuntimeError, OSError, ValueError, KeyError, EOFError, UnpicklingError, SafetensorError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".: ")
-            raise CheckpointError(f"{found} could not be loaded ({reason}): check the tag and the network, or give a "
-                                  "local file of this architecture.") from error
-    return clip
 
 
 def _check_that_it_looks(classifier: Classifier) -> None:

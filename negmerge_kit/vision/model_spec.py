@@ -1,4 +1,4 @@
-"""Which model is meant: "tiny", ARCH/TAG or a file, resolved to an open_clip architecture and its weights."""
+"""Which model is meant: "tiny", ARCH/TAG, timm:NAME/TAG or a file, resolved to an architecture and its weights."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from negmerge_kit.errors import CheckpointError
 from negmerge_kit.vision.families import FAMILIES
 from negmerge_kit.vision.tiny import SHIPPED, TINY, TOKEN_EMBEDDING, register
 
-_SPECS = 'give "tiny", ARCH/TAG as open_clip names them, a weight file, or {"arch": ..., "pretrained": ...}'
+TIMM = "timm:"
+"""Before the name of a timm architecture: an image tower without a text tower."""
+
+_SPECS = ('give "tiny", ARCH/TAG as open_clip names them, timm:NAME/TAG, a weight file, or {"arch": ..., '
+          '"pretrained": ...}')
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """An open_clip architecture and where its weights come from (None: the ones that ship with the package)."""
+    """An open_clip or "timm:" architecture and where its weights come from (None: they ship with the package)."""
 
     arch: str
     pretrained: str | None
@@ -68,6 +72,8 @@ def find_model(spec: str | Path | ModelSpec | dict[str, str | None]) -> ModelSpe
         return ModelSpec(TINY, None)
     if Path(text).is_file():
         return _checked(_architecture_of(Path(text)), text)
+    if text.startswith(TIMM):
+        return _checked_timm(*text.partition("/")[::2])
     arch, slash, pretrained = text.partition("/")
     if not slash or arch not in _architectures():
         raise CheckpointError(f"model {text!r} is neither a file nor an open_clip architecture: {_SPECS}.")
@@ -86,6 +92,8 @@ def _checked(arch: str, pretrained: str | None) -> ModelSpec:
     from open_clip import get_model_config, list_pretrained_tags_by_model
     from open_clip.pretrained import get_pretrained_cfg
 
+    if arch.startswith(TIMM):
+        return _checked_timm(arch, pretrained)
     names = _architectures()
     if arch not in names:
         raise CheckpointError(f"architecture {arch!r} is not known to open_clip: choose one of "
@@ -106,6 +114,22 @@ def _checked(arch: str, pretrained: str | None) -> ModelSpec:
                                   "and open_clip has no such variant of the architecture: choose another tag.")
         arch = other
     return ModelSpec(arch, pretrained)
+
+
+def _checked_timm(arch: str, pretrained: str | None) -> ModelSpec:
+    """A timm spec; NAME.TAG, as timm writes it, is understood too."""
+    from timm import is_model, list_pretrained
+
+    name, _, tag = arch.removeprefix(TIMM).partition(".")
+    weights = pretrained or tag
+    if not is_model(name):
+        raise CheckpointError(f"architecture {name!r} is not known to timm: choose one of timm.list_models().")
+    if Path(weights).is_file() or f"{name}.{weights}" in (known := list_pretrained(f"{name}.*")):
+        return ModelSpec(f"{TIMM}{name}", weights)
+    tags = ", ".join(full.partition(".")[2] for full in known) or "none"
+    named = f"{weights!r} is neither a file nor a tag of {arch}" if weights else (
+        f"no weights were named for {arch}: a random model is never used")
+    raise CheckpointError(f"{named}; give a file or one of {tags}.")
 
 
 def _architecture_of(path: Path) -> str:
