@@ -1,10 +1,13 @@
-"""Checkpoints by their Hub id: only at a pinned commit, from the local cache where they are already."""
+"""Checkpoints by their Hub id: taken only at a pinned commit, sent as one commit with their card."""
 
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
+from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.errors import CheckpointError
 
 ID = re.compile(r"(?:hf:)?([\w.-]+/[\w.-]+)@([0-9a-f]{40})(?::(.+))?")
@@ -42,6 +45,79 @@ def fetch(text: str) -> Path:
     repository, revision, file = match.groups()
     cached = _cached(repository, revision, (file,) if file else WANTED)
     return cached or _downloaded(repository, revision, file)
+
+
+def publish(files: Mapping[str, Path | bytes], repository: str, *, message: str, private: bool = False) -> str:
+    """Send files to a Hub repository as one commit and return its address; the repository is made where it is not yet.
+
+    `files` are the contents, or the local file, by their name in the repository; `private` counts for a new one.
+
+    Raises:
+        CheckpointError: for an id that is none, without a login, or where the Hub refuses or cannot be reached.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi, errors
+
+    check_repository(repository)
+    unreachable: type[Exception] = getattr(errors, "HTTPError", errors.HfHubHTTPError)
+    try:
+        api = HfApi()
+        api.whoami()  # asked first: it tells at once whether there are a login and a network
+        api.create_repo(repository, private=private or None, exist_ok=True)
+        operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in files.items()]
+        return str(api.create_commit(repository, operations, commit_message=message).commit_url)
+    except errors.LocalTokenNotFoundError:
+        raise CheckpointError(f"nothing was sent to {repository}: log in first with `hf auth login`.") from None
+    except (OSError, unreachable, ValueError) as error:
+        raise CheckpointError(
+            f"nothing was sent to {repository} ({_first_line(error)}): "
+            "check network, login and rights, or look at it with --dry-run."
+        ) from error
+
+
+def lay_out(files: Mapping[str, Path | bytes], repository: str, folder: Path | None) -> Path | None:
+    """What `publish` would send, checked and, where a folder is given, left in it.
+
+    Raises:
+        CheckpointError: for an id that is none, or a folder that cannot be written or holds something already.
+    """
+    check_repository(repository)
+    if folder is None:
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        taken = next(folder.iterdir(), None)
+    except OSError as error:
+        raise CheckpointError(f"cannot make {folder}: {error.strerror or error}. Choose another folder.") from error
+    if taken is not None:
+        raise CheckpointError(f"{folder} is not empty: choose another folder.")
+    for name, content in files.items():
+        with atomic_file(folder / name) as file:
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                with content.open("rb") as source:
+                    shutil.copyfileobj(source, file)
+    return folder
+
+
+def check_repository(text: str) -> str:
+    """The id itself, if it is one of a Hub repository: OWNER/NAME.
+
+    >>> check_repository("owner/name")
+    'owner/name'
+    """
+    from huggingface_hub import errors
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        if text.count("/") != 1:
+            raise errors.HFValidationError("no owner")
+        validate_repo_id(text)
+    except errors.HFValidationError as error:
+        raise CheckpointError(
+            f"'{text}' is no repository id: write OWNER/NAME, such as me/clip-without-cars."
+        ) from error
+    return text
 
 
 def _cached(repository: str, revision: str, names: tuple[str, ...]) -> Path | None:

@@ -19,6 +19,8 @@ VERBS = {
     "apply": ("files", "subtract a merged delta from the base, at any scale"),
     "undo": ("files", "give the base back, bit for bit"),
     "convert": ("files", "turn old pickled checkpoints into safetensors, executing nothing"),
+    "verify": ("cards", "recompute what an unlearning card claims"),
+    "push": ("cards", "send unlearned weights and their card to the Hub"),
     "bench": ("benchmarks", "measure the kit against a baseline in the same run"),
 }
 

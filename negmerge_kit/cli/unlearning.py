@@ -46,7 +46,7 @@ def unlearn(arguments: list[str]) -> int:
     from negmerge_kit.checkpoints.writer import save_checkpoint
     from negmerge_kit.lab.card import card, with_file
     from negmerge_kit.lab.report import searched
-    from negmerge_kit.views.card import card_files, card_path, run_from
+    from negmerge_kit.views.card_files import card_files, card_path, run_from
 
     parser = _pool_parser("unlearn", "Write the unlearned checkpoint: scale chosen on validation, scored once on test.")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors file to write")

@@ -3,92 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from negmerge_kit.checkpoints.atomic import atomic_file
-from negmerge_kit.errors import CardError
-from negmerge_kit.lab.card import checked_record
 from negmerge_kit.types import Json
 
 FENCE = "```json\n"
 """What the record inside the Markdown begins with."""
-RUN_FROM = "pool"
-"""The entry that says where the pool lies, from the card's folder; a card that leaves this machine goes without it."""
 
 
-def card_path(weights: Path, card: Path | None = None) -> Path:
-    """Where the card's JSON goes: beside the weights, or where `card` says; the Markdown lies beside it.
-
-    Raises:
-        CardError: if `card` is neither .json nor .md, or one of the two would fall on the weights.
-
-    >>> card_path(Path("runs/u.safetensors")).as_posix()
-    'runs/u.card.json'
-    """
-    if card is None:
-        return weights.with_name(weights.name.removesuffix(".safetensors") + ".card.json")
-    if card.suffix not in (".json", ".md"):
-        raise CardError(f"{card} is no name for a card: end it in .json or .md, both are written.")
-    if weights.resolve() in (card.with_suffix(".json").resolve(), card.with_suffix(".md").resolve()):
-        raise CardError(f"{weights} is to hold both the weights and the card: name two files.")
-    return card.with_suffix(".json")
-
-
-@contextmanager
-def card_files(path: Path) -> Iterator[Callable[[Json], None]]:
-    """Write a card as JSON at `path` and as Markdown beside it: both appear when the block ends well, or neither.
-
-    Yields the function that takes the record; the block may write the weights first.
-    """
-    with ExitStack() as files:
-        page = files.enter_context(atomic_file(path.with_suffix(".md")))
-        data = files.enter_context(atomic_file(path))
-
-        def write(record: Json) -> None:
-            data.write(_dumped(record).encode())
-            page.write(card_markdown(record).encode())
-
-        yield write
-
-
-def run_from(pool: Path, card: Path) -> Json:
-    """What a card says of the place of its pool, so that `verify` finds it again."""
-    try:
-        return {RUN_FROM: Path(os.path.relpath(pool.resolve(), card.resolve().parent)).as_posix()}
-    except ValueError:  # another drive
-        return {RUN_FROM: str(pool.resolve())}
-
-
-def read_card(path: Path) -> Json:
-    """The record of a card's JSON, or of its Markdown.
-
-    Raises:
-        CardError: if the file is missing or is no card.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".md":
-            text = text.rpartition(FENCE)[2].partition("\n```")[0]
-        record = json.loads(text)
-    except OSError as error:
-        raise CardError(f"{path} cannot be read: {error.strerror or error}. Check the path.") from error
-    except (ValueError, RecursionError) as error:
-        raise CardError(f"{path} is no card: give the .json or .md that `negmerge unlearn` wrote.") from error
-    return checked_record(record)
-
-
-def card_markdown(record: Json) -> str:
+def card_markdown(record: Json, *, licence: str | None = None) -> str:
     """The card as Markdown with the YAML front matter of a Hub model card, and the record itself at its end."""
     scene, params = record["scene"], record["params"]
     dials = ", ".join(f"{name} {value}" for name, value in params.items()) or "no dials"
     probes = record.get("probes")
     seeds = {"rule": params.get("seed"), "recipes": [c["recipe"].get("seed") for c in record["candidates"]]}
     parts = [
-        f"---\n{front_matter(record)}\n---",
+        f"---\n{front_matter(record, licence=licence)}\n---",
         f"# {_title(record)}",
         f"> {record['limits']}",
         "## What was done",
@@ -116,15 +47,17 @@ def card_markdown(record: Json) -> str:
         "## Made with",
         _table(["package", "version"], record["versions"].items()),
         f"Device {record.get('device')}. Made {record['made']}. Seeds: {json.dumps(seeds)}.",
+        "## Use it",
+        _usage(record),
         "## Check it",
         "`negmerge verify CARD --pool POOL` hashes the files, merges anew and compares every bit, and scores again.",
-        f"<details><summary>The record of this card</summary>\n\n{FENCE}{_dumped(record)}\n```\n\n</details>\n",
+        f"<details><summary>The record of this card</summary>\n\n{FENCE}{dumped(record)}\n```\n\n</details>\n",
     ]
     return "\n\n".join(parts)
 
 
-def front_matter(record: Json) -> str:
-    """The YAML that the Hub reads: what the model is, and its accuracy on test, by set."""
+def front_matter(record: Json, *, licence: str | None = None) -> str:
+    """The YAML that the Hub reads: what the model is, its licence, and its accuracy on test, by set."""
     from huggingface_hub import EvalResult, ModelCardData
 
     scene, test = record["scene"], record["scores"].get("test") or {}
@@ -147,33 +80,15 @@ def front_matter(record: Json) -> str:
         library_name="timm" if model.startswith("timm:") else "open_clip",
         pipeline_tag="image-classification" if model.startswith("timm:") else "zero-shot-image-classification",
         base_model=model.removeprefix("hf-hub:") if model.startswith("hf-hub:") else None,
+        license=licence,
         eval_results=results or None,
     )
     return data.to_yaml().strip()
 
 
-def page_agrees(page: Path, record: Json) -> tuple[bool, int]:
-    """Whether a card's Markdown still says, line by line and in order, what the record says; and its lines beyond that.
-
-    Lines of one's own are allowed, such as a licence; they are counted, because nobody checked them.
-    """
-    from huggingface_hub import ModelCard
-
-    fresh = ModelCard(card_markdown(record))
-    found = ModelCard(page.read_text(encoding="utf-8"), ignore_metadata_errors=True)
-    if found.data.to_dict().get("model-index") != fresh.data.to_dict().get("model-index"):
-        return False, 0
-    ours = [line for line in fresh.text.splitlines() if line.strip()]
-    theirs = iter([line for line in found.text.splitlines() if line.strip()])
-    extra = 0
-    for line in ours:
-        for other in theirs:
-            if other == line:
-                break
-            extra += 1
-        else:
-            return False, 0
-    return True, extra + sum(1 for _ in theirs)
+def dumped(record: Json) -> str:
+    """The record as the JSON that both files hold."""
+    return json.dumps(record, indent=1, allow_nan=False)
 
 
 def _title(record: Json) -> str:
@@ -183,6 +98,16 @@ def _title(record: Json) -> str:
 
 def _how(record: Json) -> str:
     return f"by {record['chosen']}" if record["search"] else str(record["chosen"])
+
+
+def _usage(record: Json) -> str:
+    model, file = record["scene"].get("model", "MODEL"), (record.get("file") or {}).get("name", "FILE")
+    lines = [
+        "from negmerge_kit import load_model, open_checkpoint",
+        f"model = load_model({json.dumps(model)})",
+        f"model.load(open_checkpoint({json.dumps(file)}).items())",
+    ]
+    return "\n".join(["```python", *lines, "```"])
 
 
 def _forced(record: Json) -> list[str]:
@@ -235,7 +160,3 @@ def _cost(name: str, value: Any) -> str:
 def _table(head: list[str], rows: Iterable[Iterable[Any]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def _dumped(record: Json) -> str:
-    return json.dumps(record, indent=1, allow_nan=False)

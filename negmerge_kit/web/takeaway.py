@@ -15,7 +15,7 @@ from negmerge_kit.lab.report import search_json, searched
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.scoring.scale import ScaleSearch
 from negmerge_kit.types import Json
-from negmerge_kit.views.card import card_files
+from negmerge_kit.views.card_files import card_files
 from negmerge_kit.web.scored import Scored
 
 WEIGHTS, RECORD = "unlearned.safetensors", "unlearned.json"

@@ -1,0 +1,237 @@
+"""What an unlearning card claims, computed again: files hashed, weights merged bit for bit, scores counted anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from negmerge_kit.checkpoints.pool import Candidate, Pool, StoredFile
+from negmerge_kit.checkpoints.reader import open_checkpoint
+from negmerge_kit.checkpoints.writer import sha256_file
+from negmerge_kit.errors import NegmergeError
+from negmerge_kit.lab.card import versions
+from negmerge_kit.lab.evaluation import Scores, evaluate_splits
+from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.types import Items, Json
+
+if TYPE_CHECKING:
+    from negmerge_kit.lab.resident import Choice
+
+Audit = Callable[[Workbench, "Choice", float], Json]
+"""Runs the probes again and answers what `audit --json` prints."""
+ONLY_BESIDE = ("file", "pool")
+"""Entries of a card that the record inside the weights cannot have."""
+SPLITS = {"validation": "val", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One claim of a card: it holds, it does not, or (None) it could not be checked; and why.
+
+    >>> Finding("base", True, "the recorded SHA-256").json()
+    {'claim': 'base', 'holds': True, 'says': 'the recorded SHA-256'}
+    """
+
+    claim: str
+    holds: bool | None
+    says: str
+
+    def json(self) -> Json:
+        """Plain values, as `verify --json` prints them."""
+        return {"claim": self.claim, "holds": self.holds, "says": self.says}
+
+
+def verify_record(
+    record: Json, weights: Path, pool: Pool | None, *, device: str = "auto", audit: Audit | None = None
+) -> Iterator[Finding]:
+    """Check a card's claims, one after the other, as far as its files are at hand.
+
+    Args:
+        record: a card's record, as `read_card` gives it.
+        weights: where the unlearned weights should lie.
+        pool: the pool that it was made from (opened with `force`); None leaves most claims unchecked.
+        audit: how to run the probes again; None leaves them unchecked, they take a minute.
+    """
+    yield from _weights(record, weights)
+    if pool is None:
+        rest = ("base", "heads", "candidates", "images", "merge", "scores", "scale")
+        yield from (Finding(claim, None, "the pool is not at hand: give --pool POOL.") for claim in rest)
+        return
+    files = [
+        _file("base", pool, pool.base_file, record["base"]["sha256"]),
+        _file("heads", pool, pool.heads_file, record["heads"]["sha256"]),
+        *(_candidate(pool, claimed) for claimed in record["candidates"]),
+    ]
+    if all(finding.holds for finding in files):
+        files.append(_origin(pool, record))
+    yield from files
+    missing = "its inputs are not all at hand as they were."
+    bench, images = None, Finding("images", None, missing)
+    if all(finding.holds for finding in files):
+        bench, images = _opened(pool, record, device)
+    yield images
+    if bench is None:
+        yield from (Finding(claim, None, missing) for claim in ("merge", "scores", "scale"))
+        return
+    try:
+        choice = bench.choose(
+            [claimed["id"] for claimed in record["candidates"]], record["rule"], record["params"],
+            buffers=record["buffers"],
+        )  # fmt: skip
+        yield from _merge(bench, choice, record, weights)
+        yield from _scores(bench, choice, record, weights)
+        yield _scale(bench, choice, record)
+        yield from _probes(bench, choice, record, audit)
+    except NegmergeError as error:
+        yield Finding("merge", False, f"cannot be done again: {error}")
+    here = {name: (made, now) for name, now in versions().items() if (made := record["versions"].get(name)) != now}
+    told = "; ".join(f"{name} {made}, here {now}" for name, (made, now) in here.items())
+    yield Finding("versions", None if here else True, f"made with {told}" if here else "the ones installed here")
+    yield Finding("costs", None, "another run takes another time.")
+
+
+def _weights(record: Json, weights: Path) -> Iterator[Finding]:
+    file = record.get("file") or {}
+    hashes = file.get("shards") or {file.get("name"): file.get("sha256")}
+    places = [weights.with_name(str(name)) for name in hashes] if file.get("shards") else [weights]
+    if not all(place.is_file() for place in places):
+        yield Finding("weights", None, f"{weights} is not there: give --file FILE.")
+        return
+    wrong = [p.name for p, digest in zip(places, hashes.values(), strict=True) if sha256_file(p) != digest]
+    yield Finding("weights", not wrong, _hashed(not wrong, str(weights)))
+    inside = open_checkpoint(weights).metadata
+    claimed = {name: value for name, value in record.items() if name not in ONLY_BESIDE}
+    changed = sorted(name for name in {*inside, *claimed} if inside.get(name) != claimed.get(name))
+    says = f"differs in {', '.join(changed)}" if changed else "the same as the card"
+    yield Finding("record inside the weights", not changed, says)
+
+
+def _file(claim: str, pool: Pool, stored: StoredFile | Candidate, digest: str) -> Finding:
+    path = pool.folder / stored.file
+    if not path.is_file():
+        return Finding(claim, None, f"{path} is not there.")
+    same = sha256_file(path) == digest
+    return Finding(claim, same, _hashed(same, str(path)))
+
+
+def _candidate(pool: Pool, claimed: Json) -> Finding:
+    claim = f"candidate {claimed['id']}"
+    if claimed["id"] not in pool.ids:
+        return Finding(claim, None, f"{pool.folder} has no such candidate.")
+    entry = pool.entry(claimed["id"])
+    if entry.recipe != claimed["recipe"]:
+        return Finding(claim, False, f"the pool records another recipe: {entry.recipe}")
+    return _file(claim, pool, entry, claimed["sha256"])
+
+
+def _origin(pool: Pool, record: Json) -> Finding:
+    strangers = [claimed["id"] for claimed in record["candidates"] if pool.stranger(pool.entry(claimed["id"]))]
+    named = list(record.get("forced") or [])
+    if strangers == named:
+        return Finding("origin of the candidates", True, "forced: " + ", ".join(named) if named else "all of this base")
+    says = f"of another base: {', '.join(strangers) or 'none'}; the card names {', '.join(named) or 'none'}"
+    return Finding("origin of the candidates", False, says)
+
+
+def _opened(pool: Pool, record: Json, device: str) -> tuple[Workbench | None, Finding]:
+    """The pool on a device, which checks every image set's fingerprint, and what is to be said of its images."""
+    if pool.scene != record["scene"]:
+        return None, Finding("images", False, "the pool's scene is not the card's.")
+    try:
+        bench = Workbench(pool, device=device)
+    except NegmergeError as error:
+        return None, Finding("images", False, str(error))
+    return bench, Finding("images", True, f"{len(pool.scene['sets'])} sets with the recorded fingerprints")
+
+
+def _merge(bench: Workbench, choice: Choice, record: Json, weights: Path) -> Iterator[Finding]:
+    counts = bench.merged(choice).counts
+    wrong = {
+        name: getattr(counts, name) for name in ("elements", "moved", "kept") if getattr(counts, name) != record[name]
+    }
+    says = ", ".join(f"{name} {record[name]:,}, recomputed {now:,}" for name, now in wrong.items())
+    yield Finding("counts", not wrong, says or f"{counts.kept:,} elements kept of {counts.moved:,} moved")
+    if not weights.is_file():
+        yield Finding("merge", None, "the weights are not there to compare.")
+        return
+    written = open_checkpoint(weights)
+    other = [name for name, tensor in bench.unlearned(choice, record["scale"]) if not _same_bits(written, name, tensor)]
+    says = f"{len(other)} tensors differ, first {other[0]}" if other else f"all {len(written)} tensors, bit for bit"
+    yield Finding("merge", not other, says)
+
+
+def _scores(bench: Workbench, choice: Choice, record: Json, weights: Path) -> Iterator[Finding]:
+    for name, split in SPLITS.items():
+        claimed = record["scores"].get(name)
+        if not claimed:
+            yield Finding(f"scores on {name}", None, "the card has none.")
+            continue
+        now = _scored(bench, open_checkpoint(weights).items(), split) if weights.is_file() else None
+        now = now or bench.score(choice, record["scale"], split)
+        base = bench.base_scores(split)
+        pairs = [
+            (f"{side} {who}", (claimed.get("base") or {}) if who == "base" else claimed, scores, side)
+            for who, scores in (("base", base), ("unlearned", now))
+            for side in ("forget", "retain")
+        ]
+        wrong = [
+            f"{what} {_percent(told.get(side))}, recomputed {_percent(getattr(scores, side).json())}"
+            for what, told, scores, side in pairs
+            if told.get(side) != getattr(scores, side).json()
+        ]
+        says = "; ".join(wrong) or f"forget {_percent(now.forget.json())}, retain {_percent(now.retain.json())}"
+        yield Finding(f"scores on {name}", not wrong, says)
+
+
+def _scored(bench: Workbench, items: Items, split: str) -> Scores:
+    model = bench.fresh_model()
+    model.load(items)
+    return evaluate_splits(model, bench.images(split))
+
+
+def _scale(bench: Workbench, choice: Choice, record: Json) -> Finding:
+    if not record["search"]:
+        return Finding("scale", None, f"chosen {record['chosen']}.")
+    scales = [point["scale"] for point in record["search"]["curve"]]
+    best = bench.search(choice, keep=record["keep"], scales=scales).best
+    same = best is not None and best.scale == record["scale"]
+    found = "nothing feasible" if best is None else f"scale {best.scale:g}"
+    return Finding("scale", same, f"the search over {len(scales)} scales finds {found}")
+
+
+def _probes(bench: Workbench, choice: Choice, record: Json, audit: Audit | None) -> Iterable[Finding]:
+    claimed = record.get("probes")
+    if not claimed:
+        return [Finding("probes", None, "no audit was run.")]
+    if audit is None:
+        return [Finding("probes", None, "not run again: give --probes.")]
+    now = {probe["name"]: probe for probe in audit(bench, choice, record["scale"])["probes"]}
+    return [
+        Finding(f"probe {probe['name']}", now.get(probe["name"]) == probe,
+                "the same" if now.get(probe["name"]) == probe else f"recomputed: {now.get(probe['name'])}")
+        for probe in claimed
+    ]  # fmt: skip
+
+
+def _same_bits(written: Mapping[str, Tensor], name: str, tensor: Tensor) -> bool:
+    if name not in written:
+        return False
+    found = written[name]
+    return (
+        found.shape == tensor.shape
+        and found.dtype == tensor.dtype
+        and torch.equal(found.reshape(-1).view(torch.uint8), tensor.reshape(-1).view(torch.uint8))
+    )
+
+
+def _hashed(same: bool, path: str) -> str:
+    return f"{path} has the recorded SHA-256" if same else f"{path} has another SHA-256 than the card records"
+
+
+def _percent(score: Json | None) -> str:
+    return "nothing" if not isinstance(score, dict) else f"{100 * score.get('value', float('nan')):.2f} %"

@@ -1,0 +1,134 @@
+"""The card as a page: what a reader, the Hub and `verify` find in it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from huggingface_hub import ModelCard
+
+from negmerge_kit.errors import CardError
+from negmerge_kit.lab.card import LIMITS, card, with_file
+from negmerge_kit.lab.report import search_json, searched
+from negmerge_kit.views.card import card_markdown
+from negmerge_kit.views.card_files import card_files, card_path, page_agrees, read_card, weights_of
+
+PROBE = {
+    "name": "linear probe",
+    "asks": "Can a|linear model still read it?",
+    "base": {"value": 0.9, "n": 100, "low": 0.82, "high": 0.95, "split": "test"},
+    "unlearned": {"value": 0.8, "n": 100, "low": 0.71, "high": 0.87, "split": "test"},
+    "chance": 0.1,
+    "retrained": None,
+}
+
+
+@pytest.fixture(scope="module")
+def record(bench, tmp_path_factory):
+    from negmerge_kit.checkpoints.writer import save_checkpoint
+
+    choice = bench.choose()
+    result = search_json(bench, choice, bench.search(choice, scales=(0.0, 0.2, 0.3)), test=True, started=0.0)
+    told = card(bench, choice, result, chosen=searched(result), probes={"scale": 0.3, "probes": [PROBE]})
+    weights = {"w": bench.pool.base["visual.proj"]}
+    return with_file(
+        told, save_checkpoint(tmp_path_factory.mktemp("c") / "u.safetensors", weights.items(), like=weights)
+    )
+
+
+def test_a_card_says_what_the_issue_asks_of_it(record, bench):
+    pool = bench.pool
+    assert record["base"]["sha256"] == pool.base_file.sha256
+    assert [(c["id"], c["sha256"], c["recipe"]) for c in record["candidates"]] == [
+        (entry.id, entry.sha256, entry.recipe) for entry in pool.entries
+    ]
+    assert all(len(images["fingerprint"]) == 64 for images in record["scene"]["sets"])
+    assert record["rule"] == "negmerge" and record["params"]["agreement"] == 1.0
+    assert record["chosen"].startswith("search over 3 scales") and len(record["search"]["curve"]) == 3
+    for split in ("validation", "test"):
+        for side in ("forget", "retain"):
+            for scores in (record["scores"][split], record["scores"][split]["base"]):
+                assert set(scores[side]) == {"value", "n", "low", "high", "split"}
+    assert record["costs"]["training_seconds"] == pytest.approx(sum(entry.seconds for entry in pool.entries))
+    assert record["versions"]["torch"] and record["limits"] == LIMITS and "no proof of deletion" in LIMITS
+    json.dumps(record, allow_nan=False)
+
+
+def test_the_page_shows_it_and_the_hub_can_read_it(record):
+    page = ModelCard(card_markdown(record, licence="mit"))
+    data = page.data.to_dict()
+    assert data["license"] == "mit" and "machine-unlearning" in data["tags"]
+    metrics = {r["dataset"]["name"]: r["metrics"][0]["value"] for r in data["model-index"][0]["results"]}
+    assert metrics["forget: digits"] == pytest.approx(record["scores"]["test"]["forget"]["value"], abs=1e-6)
+    text = page.text
+    assert LIMITS in text and record["file"]["sha256"] in text and record["base"]["sha256"] in text
+    for entry in record["candidates"]:
+        assert entry["sha256"] in text
+    for score in (record["scores"]["test"]["forget"], record["scores"]["validation"]["base"]["retain"]):
+        assert f"{100 * score['value']:.1f} % ({100 * score['low']:.1f}–{100 * score['high']:.1f})" in text
+    assert "Can a\\|linear model" in text and "80.0 % (71.0–87.0)" in text
+    assert "No audit was run" in card_markdown(record | {"probes": None})
+    forced = card_markdown(record | {"forced": ["abc"]})
+    assert "`--force`" in forced and "abc" in forced and "--force" not in text
+
+
+def test_both_files_hold_one_record_and_the_page_is_held_to_it(record, tmp_path):
+    path = tmp_path / "u.card.json"
+    with card_files(path) as write:
+        write(record)
+    page = tmp_path / "u.card.md"
+    assert read_card(path) == read_card(page) == record
+    assert page_agrees(page, record) == (True, 0)
+    page.write_text(page.read_text() + "\nLicence: mine.\n")
+    assert page_agrees(page, record) == (True, 1)
+    shown = page.read_text()
+    value = 100 * record["scores"]["test"]["forget"]["value"]
+    for old, new in ((f"{value:.1f} % (", "1.0 % ("), ("split: test", "split: train"), (LIMITS, "All is gone.")):
+        assert old in shown
+        page.write_text(shown.replace(old, new, 1))
+        assert page_agrees(page, record) == (False, 0), old
+
+
+def test_neither_file_appears_when_the_weights_fail(record, tmp_path):
+    with pytest.raises(ValueError, match="NaN"), card_files(tmp_path / "u.card.json") as write:
+        write(record)
+        raise ValueError("NaN in the weights")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_names_of_a_card(tmp_path):
+    weights = tmp_path / "u.safetensors"
+    assert card_path(weights) == tmp_path / "u.card.json"
+    assert card_path(weights, tmp_path / "a.md") == tmp_path / "a.json"
+    with pytest.raises(CardError, match="end it in"):
+        card_path(weights, tmp_path / "a.txt")
+    with pytest.raises(CardError, match="two files"):
+        card_path(tmp_path / "u.json", tmp_path / "u.md")
+    for name in ("../u.safetensors", "/etc/u.safetensors", None, "u.pt"):
+        with pytest.raises(CardError, match="--file"):
+            weights_of(tmp_path / "c.json", {"file": {"name": name}})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: [], lambda r: r | {"schema": 1}, lambda r: r | {"scale": "0.3"}, lambda r: r | {"scale": True},
+        lambda r: {k: v for k, v in r.items() if k != "scores"}, lambda r: r | {"base": {"sha256": "abc"}},
+        lambda r: r | {"candidates": [3]}, lambda r: r | {"limits": None},
+    ],
+)  # fmt: skip
+def test_what_is_no_card_is_one_sentence(record, tmp_path, change):
+    (tmp_path / "c.json").write_text(json.dumps(change(record)))
+    with pytest.raises(CardError) as caught:
+        read_card(tmp_path / "c.json")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "# A page\n\nwithout a record\n"])
+def test_a_file_without_a_record_is_one_sentence(tmp_path, text):
+    for name in ("c.json", "c.md"):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(CardError, match="no card"):
+            read_card(tmp_path / name)
+    with pytest.raises(CardError, match="cannot be read"):
+        read_card(tmp_path / "none.json")
