@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -37,11 +37,10 @@ def create_pool(folder: str | Path, scene: Json, base: Weights, heads: Weights) 
         raise PoolError(
             f"cannot make {folder}: {error.strerror or error}. Choose a folder that may be written to."
         ) from error
-    files = {}
-    for name, weights in (("base", base), ("heads", heads)):
-        path = save_checkpoint(folder / f"{name}.safetensors", weights.items(), like=weights)
-        files[name] = StoredFile(path.name, sha256_file(path))
-    pool = Pool(folder, scene, files["base"], files["heads"], ())
+    path = save_checkpoint(folder / "base.safetensors", base.items(), like=base)
+    base_file = StoredFile(path.name, sha256_file(path))
+    path = save_checkpoint(folder / "heads.safetensors", heads.items(), like=heads, metadata=_made_from(base_file))
+    pool = Pool(folder, scene, base_file, StoredFile(path.name, sha256_file(path)), ())
     _write_record(pool)
     return pool
 
@@ -55,14 +54,17 @@ def restore_base(pool: Pool, base: Weights, heads: Weights) -> list[str]:
         PoolError: if these weights are not the ones that were recorded; the pool's folder has to be made anew.
     """
     told = []
-    for stored, weights in ((pool.base_file, base), (pool.heads_file, heads)):
+    for stored, weights, record in (
+        (pool.base_file, base, None),
+        (pool.heads_file, heads, _made_from(pool.base_file)),
+    ):
         problem = pool.problem(stored)
         if problem is None:
             continue
         path = pool.folder / stored.file
         if path.exists():
             path.replace(path.with_suffix(".damaged"))
-        save_checkpoint(path, weights.items(), like=weights)
+        save_checkpoint(path, weights.items(), like=weights, metadata=record)
         if sha256_file(path) != stored.sha256:
             path.unlink()
             raise PoolError(
@@ -88,21 +90,24 @@ def save_candidate(pool: Pool, recipe: Json, items: Items) -> Candidate:
         CheckpointError: if the file cannot be written; nothing is left behind.
     """
     id = candidate_id(pool, recipe)
-    made_from = {MADE_FROM: pool.base_file.sha256}
-    path = save_checkpoint(
-        pool.folder / "candidates" / f"{id}.safetensors", items, like=pool.base, metadata=made_from
-    )
+    path = pool.folder / "candidates" / f"{id}.safetensors"
+    save_checkpoint(path, items, like=pool.base, metadata=_made_from(pool.base_file))
     return Candidate(id, f"candidates/{path.name}", sha256_file(path), recipe)
 
 
-def record_candidate(pool: Pool, entry: Candidate) -> Pool:
-    """Add an entry to pool.json, or replace the one of the same id; the pool with it is returned."""
+def record_candidate(pool: Pool, entry: Candidate, *, order: Sequence[str] = ()) -> Pool:
+    """Add an entry to pool.json, or replace the one of the same id; the pool with it is returned.
+
+    `order` lists ids as they shall stand: sums are taken in the pool's order, so it must not depend on who was fastest.
+    Without it, or for an id that it lacks, the entry comes last.
+    """
     pool = pool.reload()
-    if entry.id in pool.ids:
-        entries = tuple(entry if other.id == entry.id else other for other in pool.entries)
-    else:
-        entries = (*pool.entries, entry)
-    pool = replace(pool, entries=entries)
+    entries = [entry if other.id == entry.id else other for other in pool.entries]
+    if entry.id not in pool.ids:
+        later = order[order.index(entry.id) + 1 :] if entry.id in order else ()
+        place = next((k for k, other in enumerate(entries) if other.id in later), len(entries))
+        entries.insert(place, entry)
+    pool = replace(pool, entries=tuple(entries))
     _write_record(pool)
     return pool
 
@@ -151,6 +156,10 @@ def writing(folder: str | Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _made_from(base: StoredFile) -> Json:
+    return {MADE_FROM: base.sha256}
 
 
 def _write_record(pool: Pool) -> None:

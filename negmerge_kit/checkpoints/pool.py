@@ -20,7 +20,7 @@ from negmerge_kit.types import Json, Weights
 SCHEMA = 1
 RECORD = "pool.json"
 MADE_FROM = "base_sha256"
-"""Under this name a candidate's file says which base it was fine-tuned from."""
+"""Under this name the files of candidates and heads say which base they were made from."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,9 @@ class Pool:
             )
         return weights
 
-    def stranger(self, entry: Candidate) -> str | None:
-        """The SHA-256 of the base that a candidate's file names, where that is not this pool's base."""
-        made_from = open_checkpoint(self.folder / entry.file).metadata.get(MADE_FROM)
+    def stranger(self, stored: StoredFile | Candidate) -> str | None:
+        """The SHA-256 of the base that a candidate's file, or the heads', names, where it is not this pool's base."""
+        made_from = open_checkpoint(self.folder / stored.file).metadata.get(MADE_FROM)
         return None if made_from is None or made_from == self.base_file.sha256 else str(made_from)
 
     def entry(self, id: str) -> Candidate:
@@ -132,10 +132,15 @@ class Pool:
         """The file's weights, if its bytes still have the recorded hash.
 
         Raises:
-            PoolError: if the file is missing or its hash differs.
+            PoolError: if the file is missing or its hash differs, or if it holds heads of another model.
         """
         if problem := self.problem(stored):
             raise PoolError(problem)
+        if stored == self.heads_file and (other := self.stranger(self.heads_file)):
+            raise PoolError(
+                f"the heads of {self.folder} were built for another model (base SHA-256 {other[:12]}…, this pool's is "
+                f"{self.base_file.sha256[:12]}…): build the pool anew in another folder."
+            )
         return self._open(stored)
 
     def problem(self, stored: StoredFile | Candidate) -> str | None:

@@ -13,9 +13,7 @@ from negmerge_kit.types import Json
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from negmerge_kit.lab.training import Step
-    from negmerge_kit.sweeps.jobs import FinetuneJob
-    from negmerge_kit.sweeps.local import Outcome
+    from negmerge_kit.sweeps.protocol import Job, Outcome, Progress
     from negmerge_kit.types import Weights
 
 
@@ -67,14 +65,14 @@ def build(arguments: list[str]) -> int:
     failed: list[Outcome] = []
     with progress_bar(f"candidates of {store.scene['name']}", len(recipes), done=len(recipes) - len(jobs)) as bar:
 
-        def on_step(job: FinetuneJob, step: Step) -> None:
-            say(bar, now(job.recipe.label, step.index, step.total, step.loss))
+        def on_step(job: Job, step: Progress) -> None:
+            say(bar, now(job.label, step.index, step.total, step.loss))
 
         for outcome in run_sweep(jobs, store=store, on_step=on_step):
             bar.update()
             if outcome.failure:
                 failed.append(outcome)
-                bar.write(f"{outcome.job.recipe.label} failed:\n{outcome.failure}", file=sys.stderr)
+                bar.write(f"{outcome.job.label} failed:\n{outcome.failure}", file=sys.stderr)
     print(store.folder)
     if not failed:
         return 0

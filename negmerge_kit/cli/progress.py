@@ -22,13 +22,14 @@ def say(bar: tqdm, text: str, *, done: int | None = None) -> None:
     bar.update(0 if done is None else done - bar.n)
 
 
-def now(recipe: str, step: int, steps: int, loss: float) -> str:
+def now(label: str, step: int, steps: int, loss: float | None) -> str:
     """What trains at this moment, in a few words.
 
     >>> now("lr 1e-3 · 4 epochs · wd 0.1", 12, 44, 0.531)
     'lr 1e-3 · 4 epochs · wd 0.1: step 12/44, loss 0.53'
     """
-    return f"{recipe}: step {step}/{steps}, loss {loss:.2f}"
+    told = f"{label}: step {step}/{steps}"
+    return told if loss is None else f"{told}, loss {loss:.2f}"
 
 
 def watch(sweep: BackgroundSweep, title: str) -> threading.Thread:

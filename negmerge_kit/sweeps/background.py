@@ -12,9 +12,9 @@ from negmerge_kit.checkpoints.filling import candidate_id, set_aside_damaged, wr
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import NegmergeError, PoolBusyError
 from negmerge_kit.lab.recipe import Recipe
-from negmerge_kit.lab.training import Step
-from negmerge_kit.sweeps.jobs import FinetuneJob, SweepStopped, missing_jobs
+from negmerge_kit.sweeps.jobs import missing_jobs, pool_order
 from negmerge_kit.sweeps.local import run_sweep
+from negmerge_kit.sweeps.protocol import Job, Progress, SweepStopped
 
 POLL_SECONDS = 1.0
 
@@ -94,18 +94,19 @@ class BackgroundSweep:
             log.warning("%s", sentence)
         self._set(done=self._done(self._pool), waiting=False)
         jobs = missing_jobs(self._pool, self._recipes, device=self._device)
-        for outcome in run_sweep(jobs, store=self._pool, on_step=self._on_step):
+        order = pool_order(self._pool, self._recipes)
+        for outcome in run_sweep(jobs, store=self._pool, order=order, on_step=self._on_step):
             if outcome.failure:
                 last = outcome.failure.strip().splitlines()[-1]
-                self._set(error=f"the candidate with {outcome.job.recipe.label} failed: {last}")
+                self._set(error=f"the candidate with {outcome.job.label} failed: {last}")
                 log.error("%s", outcome.failure)
             else:
                 self._set(done=self._status.done + 1)
 
-    def _on_step(self, job: FinetuneJob, step: Step) -> None:
+    def _on_step(self, job: Job, step: Progress) -> None:
         if self._stop.is_set():
             raise SweepStopped
-        self._set(recipe_label=job.recipe.label, step=step.index, steps=step.total, loss=step.loss)
+        self._set(recipe_label=job.label, step=step.index, steps=step.total, loss=step.loss)
         # Hand the interpreter over between steps, so that the page answers while candidates train.
         time.sleep(0)
 

@@ -1,55 +1,112 @@
-"""Sweeps on this machine: one job after another, each candidate recorded as soon as it is done."""
+"""A sweep: jobs through an executor, each candidate recorded as soon as it is done; one after another by default."""
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 
-from negmerge_kit.checkpoints.filling import record_candidate, writing
-from negmerge_kit.checkpoints.pool import Candidate, Pool
-from negmerge_kit.errors import CheckpointError, NegmergeError, PoolError
-from negmerge_kit.lab.training import Step
-from negmerge_kit.sweeps.jobs import FinetuneJob, SweepStopped
+from negmerge_kit.checkpoints.filling import writing
+from negmerge_kit.checkpoints.pool import Pool
+from negmerge_kit.checkpoints.unfinished import clear_up, record_finished
+from negmerge_kit.errors import ParameterError, PoolError
+from negmerge_kit.sweeps.protocol import Executor, Job, OnStep, Outcome, SweepStopped, attempt
+from negmerge_kit.sweeps.sentinel import Sentinel, planted
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a job: the candidate, or why it failed, in a sentence or, for a bug, as a traceback."""
-
-    job: FinetuneJob
-    candidate: Candidate | None
-    failure: str | None = None
-    is_bug: bool = False
+EXECUTORS = ("serial", "process", "ray")
 
 
 def run_sweep(
-    jobs: Iterable[FinetuneJob], *, store: Pool, on_step: Callable[[FinetuneJob, Step], None] = lambda job, step: None
+    jobs: Iterable[Job],
+    *,
+    store: Pool | None = None,
+    executor: str | Executor = "serial",
+    order: Sequence[str] = (),
+    on_step: OnStep = lambda job, progress: None,
 ) -> Iterator[Outcome]:
-    """Run the jobs in order and record each candidate in the pool `store` as it is done.
+    """Run jobs and yield what became of each, as they end.
 
-    A recipe that fails is an outcome, and the rest go on. Killed at any moment,
-    the next sweep goes on where this one was: finished candidates are in pool.json.
+    A job that fails is an outcome, and the rest go on; one whose worker is lost runs again. Candidates are recorded in
+    the pool `store` as they come, in the sequence of `order` (ids), so that a pool does not depend on who was fastest.
+    Killed at any moment, the next sweep goes on where this one was. If `on_step` raises SweepStopped, or the iterator
+    is closed, the jobs that run are dropped.
+
+    Args:
+        jobs: what `missing_jobs` gives, or any other frozen dataclasses with `folder`, `label` and `run`.
+        store: the pool that is filled, held against other writers; None where jobs add no candidates.
+        executor: "serial", "process" or "ray" with their defaults, or one made by `find_executor`.
 
     Raises:
         PoolBusyError: if another process is writing to the pool.
-        CheckpointError, PoolError: if the pool can no longer be read or written.
+        PoolError: if the pool or the disk can no longer be read or written, or a worker does not see the folder.
     """
-    with writing(store.folder):
+    chosen = find_executor(executor) if isinstance(executor, str) else executor
+    todo = tuple(jobs)
+    with ExitStack() as held:
+        if store is not None:
+            held.enter_context(writing(store.folder))
+            clear_up(store)
+        folders = sorted({job.folder for job in todo})
+        sentinels = held.enter_context(planted(folders)) if todo else ()
+        outcomes = held.enter_context(closing(chosen.run(todo, on_step, sentinels)))
+        try:
+            for outcome in outcomes:
+                if outcome.stops:
+                    raise PoolError(outcome.failure)
+                if store is not None and outcome.candidate:
+                    store = record_finished(store, outcome.candidate, order)
+                yield outcome
+        except SweepStopped:
+            return
+
+
+@dataclass(frozen=True)
+class Serial:
+    """An executor: one job after another, in this thread."""
+
+    def run(
+        self, jobs: Sequence[Job], on_step: OnStep, sentinels: Sequence[Sentinel]
+    ) -> Generator[Outcome, None, None]:
+        """Outcomes in the order of the jobs."""
         for job in jobs:
-            try:
-                candidate = job.run(partial(on_step, job))
-            except SweepStopped:
-                return
-            except (CheckpointError, PoolError):
-                raise  # the folder or the disk: every other job would fail alike
-            except NegmergeError as error:
-                yield Outcome(job, None, str(error))
-                continue
-            except Exception:
-                # One bad recipe must not cost the others: its traceback is the outcome.
-                yield Outcome(job, None, traceback.format_exc(), is_bug=True)
-                continue
-            store = record_candidate(store, candidate)
-            yield Outcome(job, candidate)
+            yield attempt(job, partial(on_step, job), sentinels)
+
+
+def find_executor(
+    name: str,
+    *,
+    workers: int | None = None,
+    device: str = "auto",
+    address: str | None = None,
+    gpus_per_job: float | None = None,
+) -> Executor:
+    """The executor of that name: `serial`, `process` (workers of this machine) or `ray` (a cluster).
+
+    Args:
+        workers: jobs at a time; by default one a GPU, or one a core.
+        device: what the jobs compute on.
+        address: a Ray cluster to join, "auto" or HOST:PORT; by default one is started on this machine.
+        gpus_per_job: share of a GPU that a Ray job takes.
+
+    Raises:
+        ParameterError: for another name, or settings that do not belong to it.
+
+    >>> find_executor("process", workers=2, device="cpu")
+    Processes(workers=2, device='cpu')
+    """
+    if name not in EXECUTORS:
+        raise ParameterError(f"there is no executor '{name}': choose among {', '.join(EXECUTORS)}.")
+    if workers is not None and (workers < 1 or name == "serial"):
+        raise ParameterError(f"workers is {workers} with executor {name}: give at least 1, to process or ray.")
+    if name != "ray" and (address is not None or gpus_per_job is not None):
+        raise ParameterError(f"executor {name} takes no address and no share of a GPU: choose ray.")
+    if name == "serial":
+        return Serial()
+    if name == "process":
+        from negmerge_kit.sweeps.processes import Processes
+
+        return Processes(workers, device)
+    from negmerge_kit.sweeps.on_ray import OnRay
+
+    return OnRay(address, workers, device, gpus_per_job)

@@ -12,13 +12,14 @@ import pytest
 
 from negmerge_kit.checkpoints.filling import writing
 from negmerge_kit.checkpoints.pool import open_pool
-from negmerge_kit.errors import CheckpointError, ParameterError, PoolError, SceneError
+from negmerge_kit.errors import ParameterError, PoolError, SceneError
 from negmerge_kit.lab.recipe import Recipe
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps.background import BackgroundSweep
 from negmerge_kit.sweeps.embedded import default_folder, start_pool
-from negmerge_kit.sweeps.jobs import FinetuneJob, SweepStopped, missing_jobs, own_scores
+from negmerge_kit.sweeps.jobs import FinetuneJob, missing_jobs, own_scores
 from negmerge_kit.sweeps.local import run_sweep
+from negmerge_kit.sweeps.protocol import SweepStopped
 
 FAST = Recipe(lr=2e-3, epochs=1, seed=7)
 
@@ -196,7 +197,7 @@ def test_a_folder_that_fails_stops_the_sweep_with_one_sentence(own_pool):
     shutil.rmtree(own_pool / "candidates")
     (own_pool / "candidates").write_text("")
     pool = open_pool(own_pool)
-    with pytest.raises(CheckpointError, match="candidates"):
+    with pytest.raises(PoolError, match="candidates"):
         list(run_sweep([FinetuneJob(own_pool, FAST, "cpu")] * 3, store=pool))
 
 

@@ -1,0 +1,81 @@
+"""A candidate on its way: POOL/unfinished/<id>* holds what a killed sweep goes on from, until it is recorded.
+
+    POOL/unfinished/<id>.safetensors …   the state that an interrupted fine-tuning resumes from
+    POOL/unfinished/<id>.json            weights are written, scores or record are missing: not to be trained again
+
+Everything is named by the candidate's id, a digest of base, data and recipe, so nothing stale is ever resumed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from negmerge_kit.checkpoints.atomic import atomic_file
+from negmerge_kit.checkpoints.filling import record_candidate
+from negmerge_kit.checkpoints.pool import Candidate, Pool
+from negmerge_kit.errors import PoolError
+
+FOLDER = "unfinished"
+
+
+def state_file(pool: Pool, id: str) -> Path:
+    """Where the fine-tuning of candidate `id` keeps the state that it resumes from; the folder is made.
+
+    Raises:
+        PoolError: if the folder cannot be made.
+    """
+    folder = pool.folder / FOLDER
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise PoolError(f"cannot make {folder}: {error.strerror or error}. Make the pool's folder writable.") from error
+    return folder / f"{id}.safetensors"
+
+
+def note_written(pool: Pool, entry: Candidate) -> None:
+    """Note that a candidate's weights are on disk, before it is scored and recorded."""
+    with atomic_file(state_file(pool, entry.id).with_suffix(".json")) as file:
+        file.write(json.dumps(asdict(entry), allow_nan=False).encode())
+
+
+def find_written(pool: Pool, id: str) -> Candidate | None:
+    """The candidate whose weights an interrupted sweep wrote, if its file still has the noted hash."""
+    try:
+        noted = json.loads((pool.folder / FOLDER / f"{id}.json").read_bytes())
+        entry = Candidate(**{**noted, "losses": tuple(noted["losses"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return entry if entry.id == id and pool.problem(entry) is None else None
+
+
+def record_finished(pool: Pool, entry: Candidate, order: Sequence[str] = ()) -> Pool:
+    """Record a candidate at its place in `order`, and remove what an interrupted sweep would have gone on from."""
+    pool = record_candidate(pool, entry, order=order)
+    _remove(pool.folder / FOLDER, entry.id)
+    return pool
+
+
+def clear_up(pool: Pool) -> None:
+    """Remove what killed writers left: half-written files, and the states of candidates that are recorded.
+
+    Call it with the pool held for writing, and with no worker at work.
+    """
+    for id in pool.reload().ids:
+        _remove(pool.folder / FOLDER, id)
+    for folder in (pool.folder, pool.folder / "candidates", pool.folder / FOLDER):
+        for part in folder.glob(".*.part"):
+            with suppress(OSError):
+                part.unlink()
+
+
+def _remove(folder: Path, id: str) -> None:
+    for path in folder.glob(f"{id}*"):
+        with suppress(OSError):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with suppress(OSError):
+        folder.rmdir()  # only when nothing is left in it

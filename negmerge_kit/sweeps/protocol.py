@@ -1,0 +1,143 @@
+"""What every executor runs: a job is plain values with a `run`, an outcome says what became of it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from negmerge_kit.checkpoints.pool import Candidate
+from negmerge_kit.errors import CheckpointError, NegmergeError, PoolError
+from negmerge_kit.sweeps.sentinel import Sentinel
+
+
+class SweepStopped(Exception):
+    """Raised inside a job whose sweep was asked to stop; finished jobs stay, this one goes on another time."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step of a job: which of how many, and the loss where there is one."""
+
+    index: int
+    total: int
+    loss: float | None = None
+
+
+Report: TypeAlias = Callable[[Progress], None]
+"""What a job calls at each step; whatever it raises ends the job with nothing written."""
+
+
+class Job(Protocol):
+    """A frozen dataclass of plain values, so that it travels to any worker.
+
+    Weights never travel: a job reads them from files and writes them into `folder`, which every worker sees; `run`
+    returns plain values only, and the driver decides what to record.
+    """
+
+    @property
+    def folder(self) -> Path:
+        """The folder that its worker must share with the driver."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """What the job does, in a few words."""
+        ...
+
+    def run(self, on_step: Report = ...) -> Any:
+        """Do it, and return plain values."""
+        ...
+
+
+OnStep: TypeAlias = Callable[[Job, Progress], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: its value, or why it failed, in a sentence or, for a bug, as a traceback.
+
+    Attributes:
+        stops: the folder or the disk failed; every other job would fail alike.
+        attempts: how often it was begun; more than once where workers were lost.
+        worker: host and process that ran it.
+    """
+
+    job: Any
+    value: Any = None
+    failure: str | None = None
+    is_bug: bool = False
+    stops: bool = False
+    attempts: int = 1
+    seconds: float = 0.0
+    worker: str = ""
+
+    @property
+    def candidate(self) -> Candidate | None:
+        """The value of a fine-tuning job."""
+        return self.value if isinstance(self.value, Candidate) else None
+
+
+class Executor(Protocol):
+    """Runs jobs somewhere and yields their outcomes as they come; closing the iterator ends what still runs."""
+
+    def run(
+        self, jobs: Sequence[Job], on_step: OnStep, sentinels: Sequence[Sentinel]
+    ) -> Generator[Outcome, None, None]:
+        """Outcomes in the order in which jobs end; a job whose worker is lost runs again."""
+        ...
+
+
+TRIES = 3
+"""How often a job is begun before a worker's loss counts as its failure."""
+
+
+def attempt(job: Job, on_step: Report, sentinels: Sequence[Sentinel] = ()) -> Outcome:
+    """Run a job in this process; only SweepStopped and what is no Exception gets out.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Half:
+    ...     of: int
+    ...     folder = Path()
+    ...     label = "half"
+    ...     def run(self, on_step): return self.of // 2
+    >>> attempt(Half(8), print).value
+    4
+    """
+    started = time.perf_counter()
+
+    def ended(value: Any = None, failure: str | None = None, *, is_bug: bool = False, stops: bool = False) -> Outcome:
+        seconds = round(time.perf_counter() - started, 3)
+        return Outcome(
+            job, value, failure, is_bug, stops, seconds=seconds, worker=f"{socket.gethostname()}:{os.getpid()}"
+        )
+
+    try:
+        for sentinel in sentinels:
+            sentinel.check()
+        return ended(job.run(on_step))
+    except SweepStopped:
+        raise
+    except (CheckpointError, PoolError) as error:
+        return ended(failure=str(error), stops=True)
+    except NegmergeError as error:
+        return ended(failure=str(error))
+    except Exception:
+        # One bad job must not cost the others: its traceback is the outcome.
+        return ended(failure=traceback.format_exc(), is_bug=True)
+
+
+def lost(job: Job, attempts: int, how: str) -> Outcome:
+    """The outcome of a job whose worker was lost once too often."""
+    return Outcome(
+        job,
+        failure=f"{job.label}: its worker was lost {attempts} times ({how}): see whether memory ran out, "
+        "then start the sweep again; what is finished is kept.",
+        attempts=attempts,
+    )
