@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.flags import Parser, print_json
-from negmerge_kit.errors import CardError
 from negmerge_kit.types import Json
+
+if TYPE_CHECKING:
+    from negmerge_kit.lab.resident import Choice
+    from negmerge_kit.lab.workbench import Workbench
 
 
 def verify(arguments: list[str]) -> int:
@@ -93,8 +97,10 @@ MARKS = {True: "holds", False: "DOES NOT", None: "not checked"}
 COUNTED = {True: "hold", False: "fail", None: "unchecked"}
 
 
-def _audit(bench: object, choice: object, scale: float) -> Json:
-    raise CardError("probes cannot be run again yet: leave out --probes.")
+def _audit(bench: Workbench, choice: Choice, scale: float) -> Json:
+    from negmerge_kit.lab.audits.audit import audit
+
+    return audit(bench, choice, scale).json()
 
 
 def _size(content: Path | bytes) -> int:

@@ -29,7 +29,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 _PACKAGES = ("negmerge_kit", "torch", "open_clip_torch", "safetensors", "numpy")
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "made": str, "operation": str, "rule": str, "params": dict, "buffers": str, "scale": (int, float), "chosen": str,
-    "keep": (int, float, type(None)), "search": (dict, type(None)), "candidates": list, "base": dict, "heads": dict,
+    "keep": (int, float, dict, type(None)), "search": (dict, type(None)), "candidates": list, "base": dict, "heads": dict,
     "scene": dict, "elements": int, "moved": int, "kept": int, "scores": dict, "costs": dict, "versions": dict,
     "limits": str,
 }  # fmt: skip
@@ -55,7 +55,7 @@ def card(bench: Workbench, choice: Choice, result: Json, *, chosen: str, probes:
         "scale": result["scale"],
         "chosen": chosen,
         "keep": result["keep"],
-        "search": None if result["keep"] is None else {"curve": result["curve"]},
+        "search": None if result["keep"] is None else {"method": result.get("method"), "curve": result["curve"]},
         "candidates": [
             {"id": entry.id, "sha256": entry.sha256, "recipe": entry.recipe, "seconds": entry.seconds}
             for entry in entries

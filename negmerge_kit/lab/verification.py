@@ -210,12 +210,16 @@ def _probes(bench: Workbench, choice: Choice, record: Json, audit: Audit | None)
         return [Finding("probes", None, "no audit was run.")]
     if audit is None:
         return [Finding("probes", None, "not run again: give --probes.")]
-    now = {probe["name"]: probe for probe in audit(bench, choice, record["scale"])["probes"]}
+    answers = {probe["name"]: _answers(probe) for probe in audit(bench, choice, record["scale"])["probes"]}
+    found = [(probe["name"], _answers(probe), answers.get(probe["name"])) for probe in claimed]
     return [
-        Finding(f"probe {probe['name']}", now.get(probe["name"]) == probe,
-                "the same" if now.get(probe["name"]) == probe else f"recomputed: {now.get(probe['name'])}")
-        for probe in claimed
-    ]  # fmt: skip
+        Finding(f"probe {name}", told == now, "the same answers" if told == now else f"recomputed: {now}")
+        for name, told, now in found
+    ]
+
+
+def _answers(probe: Json) -> Json:
+    return {key: probe.get(key) for key in ("base", "unlearned", "chance", "verdict")}
 
 
 def _same_bits(written: Mapping[str, Tensor], name: str, tensor: Tensor) -> bool:

@@ -32,7 +32,7 @@ def card_markdown(record: Json, *, licence: str | None = None) -> str:
         "Accuracy with Wilson's 95 % interval.",
         _table(["split", "set", "base", "unlearned", "n"], _results(record)),
         "## Probes of forgetting",
-        _table(["probe", "asks", "base", "unlearned", "retrained", "chance"], map(_probe, probes))
+        _table(["probe", "asks", "base", "unlearned", "retrained", "chance", "verdict"], map(_probe, probes))
         if probes
         else "No audit was run. `negmerge audit` asks whether the knowledge can still be read out or relearned.",
         "## Made from",
@@ -138,7 +138,8 @@ def _files(record: Json) -> Iterator[list[Any]]:
 
 def _probe(probe: Json) -> list[Any]:
     keys = ("base", "unlearned", "retrained", "chance")
-    return [probe["name"], probe.get("asks", ""), *(_score(probe.get(key)) for key in keys)]
+    verdict = f"not defined: {probe['undefined']}" if probe.get("undefined") else probe.get("verdict") or "–"
+    return [probe["name"], probe.get("asks", ""), *(_score(probe.get(key)) for key in keys), verdict]
 
 
 def _score(score: Any) -> str:
