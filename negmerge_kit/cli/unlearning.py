@@ -18,7 +18,8 @@ from negmerge_kit.cli.flags import (
     seconds,
 )
 from negmerge_kit.errors import ParameterError, SceneError
-from negmerge_kit.scoring.scale import check_scale, parse_scales
+from negmerge_kit.scoring.floors import keep_text, parse_keep
+from negmerge_kit.scoring.grid import check_scale, parse_scales
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
@@ -28,17 +29,23 @@ if TYPE_CHECKING:
 
 def search(arguments: list[str]) -> int:
     """Find the scale that forgets most on validation with retention at its floor."""
-    parser = _pool_parser(
-        "search", "Find the scale that forgets most on validation while retention stays at its floor."
+    parser = _search_parser(
+        "search", "Find the scale that forgets most on validation while retention stays at its floor; one a pool."
     )
+    parser.add_argument("pool", type=Path, nargs="+", metavar="POOL", help="searched in turn, one forget set each")
     parser.add_argument("--test", action="store_true", help="score the chosen scale once on test")
     options = parser.parse_args(arguments)
-    _, _, result = _run_search(options, test=options.test)
+    results = []
+    for pool in options.pool:
+        _, _, result = _run_search(options, pool, test=options.test)
+        results.append({"pool": str(pool), **result})
+        if not options.json:
+            if len(options.pool) > 1:
+                print(f"{pool}:")
+            _tell(result)
     if options.json:
-        print_json(result)
-    else:
-        _tell(result)
-    return 0 if result["status"] == "ok" else 2
+        print_json(results[0] if len(results) == 1 else {"searches": results})
+    return 0 if all(result["status"] == "ok" for result in results) else 2
 
 
 def unlearn(arguments: list[str]) -> int:
@@ -48,14 +55,18 @@ def unlearn(arguments: list[str]) -> int:
     from negmerge_kit.lab.report import searched
     from negmerge_kit.views.card_files import card_files, card_path, run_from
 
-    parser = _pool_parser("unlearn", "Write the unlearned checkpoint: scale chosen on validation, scored once on test.")
+    parser = _search_parser(
+        "unlearn", "Write the unlearned checkpoint: scale chosen on validation, scored once on test."
+    )
+    parser.add_argument("pool", type=Path, metavar="POOL")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors file to write")
     parser.add_argument("--card", type=Path, metavar="FILE", help="its card, JSON and Markdown (default: beside FILE)")
+    parser.add_argument("--audit", action="store_true", help="probe what is left, and tell it in the card (a minute)")
     parser.add_argument("--scale", default="auto", help="auto, or a number to use instead of searching")
     options = parser.parse_args(arguments)
     beside = card_path(options.out, options.card)
     by_hand = _scale_by_hand(options.scale)
-    bench, choice, result = _run_search(options, test=True, by_hand=by_hand)
+    bench, choice, result = _run_search(options, options.pool, test=True, by_hand=by_hand)
     result |= {"out": None, "card": None}
     if result["status"] == "ok" and result["scale"] == 0 and by_hand is None:
         raise ParameterError(
@@ -64,7 +75,8 @@ def unlearn(arguments: list[str]) -> int:
         )
     if result["status"] == "ok":
         items = bench.unlearned(choice, result["scale"])
-        record = card(bench, choice, result, chosen="by hand" if by_hand is not None else searched(result))
+        chosen = "by hand" if by_hand is not None else searched(result)
+        record = card(bench, choice, result, chosen=chosen, probes=_audited(bench, choice, result, options.audit))
         with card_files(beside) as write:
             out = save_checkpoint(options.out, items, like=bench.pool.base, metadata=record)
             write(with_file(record, out) | run_from(bench.pool.folder, beside))
@@ -118,16 +130,32 @@ def evaluate(arguments: list[str]) -> int:
     return 0
 
 
-def _pool_parser(verb: str, about: str) -> argparse.ArgumentParser:
+def _search_parser(verb: str, about: str) -> argparse.ArgumentParser:
     parser = Parser(verb, about)
-    parser.add_argument("pool", type=Path, metavar="POOL")
-    parser.add_argument("--keep", type=float, default=0.95, help="share of the base's retention to keep (default 0.95)")
+    parser.add_argument(
+        "--keep",
+        default="0.95",
+        metavar="SHARE|NAME=SHARE,...",
+        help="share of the base's retention to keep, or each named retain set's own; all must hold (default 0.95)",
+    )
     parser.add_argument("--scales", default="0:1:0.05", metavar="A:B:STEP", help="scales to try (default 0:1:0.05)")
-    parser.add_argument("--exhaustive", action="store_true", help="score every scale in full")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--exhaustive", action="store_const", dest="method", const="exhaustive", default="early",
+                     help="score every scale in full")  # fmt: skip
+    how.add_argument("--bisect", action="store_const", dest="method", const="bisect",
+                     help="look only at scales that halve the question; falls back if the curve does not fall")  # fmt: skip
     parser.add_argument("--force", action="store_true", help="merge candidates of another base, too")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_choice_flags(parser)
     return parser
+
+
+def _audited(bench: Workbench, choice: Choice, result: Json, wanted: bool) -> Json | None:
+    if not wanted:
+        return None
+    from negmerge_kit.lab.audits.audit import audit
+
+    return audit(bench, choice, result["scale"]).json()
 
 
 def _scale_by_hand(text: str) -> float | None:
@@ -140,32 +168,35 @@ def _scale_by_hand(text: str) -> float | None:
 
 
 def _run_search(
-    options: argparse.Namespace, *, test: bool, by_hand: float | None = None
+    options: argparse.Namespace, pool: Path, *, test: bool, by_hand: float | None = None
 ) -> tuple[Workbench, Choice, Json]:
     from negmerge_kit.checkpoints.pool import open_pool
     from negmerge_kit.lab.report import search_json
     from negmerge_kit.lab.workbench import Workbench
 
-    scales = parse_scales(options.scales)
-    bench = Workbench(open_pool(options.pool, force=options.force), device=options.device)
+    scales, keep = parse_scales(options.scales), parse_keep(options.keep)
+    bench = Workbench(open_pool(pool, force=options.force), device=options.device)
     choice = bench.choose(candidate_ids(options), options.rule, rule_params(options), buffers=options.buffers)
     started = time.perf_counter()
     if by_hand is None:
-        found = bench.search(choice, keep=options.keep, scales=scales, exhaustive=options.exhaustive)
+        found = bench.search(choice, keep=keep, scales=scales, exhaustive=options.exhaustive)
     else:
-        found = bench.fixed(choice, by_hand, keep=options.keep)
+        found = bench.fixed(choice, by_hand, keep=keep)
     result = search_json(bench, choice, found, test=test, started=started)
     return bench, choice, result if by_hand is None else result | {"keep": None}
 
 
 def _tell(result: Json) -> None:
     base = result["base"]
-    floor = "scale by hand" if result["keep"] is None else f"keeping {100 * result['keep']:g} % of the base's retention"
+    floor = "scale by hand" if result["keep"] is None else f"keeping {keep_text(result['keep'])}"
     print(f"rule {result['rule']}, {floor}")
+    if result["monotone"] is False:
+        print("the curve does not fall everywhere, so every scale was searched instead of bisecting")
     print(f"base    forget {percent(base['forget'])}\n        retain {percent(base['retain'])}")
     if result["status"] != "ok":
         print(
-            "infeasible: no scale above 0 keeps enough. Try a lower --keep, finer --scales, or other --candidates.",
+            f"infeasible: no scale above 0 keeps enough ({result['failing']}). "
+            "Try a lower --keep, finer --scales, or other --candidates.",
             file=sys.stderr,
         )
         return
