@@ -30,8 +30,8 @@ _PACKAGES = ("negmerge_kit", "torch", "open_clip_torch", "safetensors", "numpy")
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "made": str, "operation": str, "rule": str, "params": dict, "buffers": str, "scale": (int, float), "chosen": str,
     "keep": (int, float, dict, type(None)), "search": (dict, type(None)), "candidates": list, "base": dict,
-    "heads": dict, "scene": dict, "elements": int, "moved": int, "kept": int, "scores": dict, "costs": dict, "versions": dict,
-    "limits": str,
+    "heads": dict, "scene": dict, "elements": int, "moved": int, "kept": int, "scores": dict, "costs": dict,
+    "versions": dict, "limits": str,
 }  # fmt: skip
 
 
