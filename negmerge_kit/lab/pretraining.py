@@ -8,7 +8,7 @@ caption present once (Radford et al. 2021, https://arxiv.org/abs/2103.00020).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -47,22 +47,25 @@ class PretrainingStep:
     loss: float
 
 
-def pretraining_images(epoch: int) -> tuple[Tensor, Tensor]:
-    """What one epoch shows: uint8 images [n, 3, 32, 32] of all families, labels that count classes across families."""
+def pretraining_images(epoch: int, families: Sequence[str] = tuple(FAMILIES)) -> tuple[Tensor, Tensor]:
+    """What one epoch shows: uint8 images [n, 3, 32, 32] of the families, labels that count classes across them."""
     import torch
 
-    sets = [draw_images(name, "pretrain", epoch) for name in FAMILIES]
+    sets = [draw_images(name, "pretrain", epoch) for name in families]
     first = [0, *accumulate(len(images.classes) for images in sets)]
     return (torch.cat([images.images for images in sets]),
             torch.cat([images.labels + start for images, start in zip(sets, first, strict=False)]))
 
 
-def pretrain_tiny(clip: CLIP, recipe: Pretraining | None = None) -> Iterator[PretrainingStep]:
+def pretrain_tiny(
+    clip: CLIP, recipe: Pretraining | None = None, *, families: Sequence[str] = tuple(FAMILIES)
+) -> Iterator[PretrainingStep]:
     """Train an untrained embedded CLIP in place, one step for each item taken.
 
     Args:
         clip: from `negmerge_kit.vision.tiny.fresh_clip(seed)`, on any device.
         recipe: the defaults make the weights that ship.
+        families: what the model is shown; all but the forget set make the retrained model that an audit compares with.
 
     Yields: a PretrainingStep after each step; stop taking them to stop training. The same seeds give the same weights
     on the same machine and thread count; another processor may round sums differently.
@@ -74,17 +77,17 @@ def pretrain_tiny(clip: CLIP, recipe: Pretraining | None = None) -> Iterator[Pre
 
     recipe = recipe or Pretraining()
     device = clip.logit_scale.device
-    texts = _prompts().to(device)
+    texts = _prompts(families).to(device)
     every_class = torch.arange(texts.shape[1])
     generator = torch.Generator().manual_seed(recipe.seed)
     optimizer = torch.optim.AdamW([weight for weight in clip.parameters() if weight.requires_grad], lr=recipe.lr,
                                   weight_decay=recipe.weight_decay)
-    batches = sum(family.pretrain for family in FAMILIES.values()) // recipe.batch
+    batches = sum(FAMILIES[name].pretrain for name in families) // recipe.batch
     steps = batches * recipe.epochs
     clip.train()
     for step in range(steps):
         if step % batches == 0:
-            images, labels = pretraining_images(step // batches)
+            images, labels = pretraining_images(step // batches, families)
             order = torch.split(torch.randperm(len(labels), generator=generator), recipe.batch)
         rows = order[step % batches]
         templates = torch.randint(len(texts), (len(every_class),), generator=generator)
@@ -101,7 +104,7 @@ def pretrain_tiny(clip: CLIP, recipe: Pretraining | None = None) -> Iterator[Pre
         yield PretrainingStep(step + 1, steps, loss.item())
 
 
-def _prompts() -> Tensor:
+def _prompts(families: Sequence[str]) -> Tensor:
     """Token ids of every class under each of the three templates: [3, classes, context]."""
     import open_clip
     import torch
@@ -110,5 +113,6 @@ def _prompts() -> Tensor:
 
     tokenizer = open_clip.get_tokenizer(register())
     return torch.stack([
-        tokenizer([family.templates[k].format(name) for family in FAMILIES.values() for name in family.classes])
+        tokenizer([family.templates[k].format(name) for family in map(FAMILIES.__getitem__, families)
+                   for name in family.classes])
         for k in range(3)])

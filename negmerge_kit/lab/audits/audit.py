@@ -1,0 +1,196 @@
+"""An audit: every probe put to one unlearned model, beside the base, a floor and, if given, a retrained model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+import numpy as np
+import torch
+
+from negmerge_kit.errors import MismatchError, ParameterError
+from negmerge_kit.lab.audits.case import Case, Members
+from negmerge_kit.lab.audits.confidence import confidence
+from negmerge_kit.lab.audits.linear_probe import linear_probe
+from negmerge_kit.lab.audits.membership import membership
+from negmerge_kit.lab.audits.nearest_neighbours import nearest_neighbours
+from negmerge_kit.lab.audits.other_prompts import other_prompts
+from negmerge_kit.lab.audits.probe import LEFTOVER, NONE, OPEN, Probe
+from negmerge_kit.lab.audits.relearning import relearning
+from negmerge_kit.lab.audits.subjects import Stage, Subject, shuffled
+from negmerge_kit.lab.audits.zero_shot import control_families, nearest_wrong_class, zero_shot
+from negmerge_kit.lab.recipe import Recipe
+from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.types import Json, Weights
+from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.families import FAMILIES, family_images
+from negmerge_kit.vision.images import ImageSet
+
+PROBES: dict[str, Callable[[Case], Iterator[Probe]]] = {
+    "zero-shot": zero_shot,
+    "linear": linear_probe,
+    "neighbours": nearest_neighbours,
+    "prompts": other_prompts,
+    "wrong-class": nearest_wrong_class,
+    "confidence": confidence,
+    "membership": membership,
+    "controls": control_families,
+    "relearning": relearning,
+}
+"""What an audit asks, in order, by the names that `--probes` takes."""
+
+LIMITS = (
+    "No audit proves deletion: a probe that finds nothing shows only that this probe found nothing, on these images."
+)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The answers of all probes to one unlearned model."""
+
+    scale: float | None
+    probes: tuple[Probe, ...]
+    seconds: float
+
+    @property
+    def leftover(self) -> list[str]:
+        """The probes that found knowledge of the forget set."""
+        return [probe.name for probe in self.probes if probe.verdict == LEFTOVER]
+
+    @property
+    def finding(self) -> str:
+        """What came of it, in a sentence."""
+        judged = [probe for probe in self.probes if probe.verdict is not None]
+        open_ = [probe.name for probe in judged if probe.verdict == OPEN]
+        unsure = f" {len(open_)} cannot tell without a retrained model." if open_ else ""
+        if self.leftover:
+            return f"Knowledge is left: {', '.join(self.leftover)} found it.{unsure}"
+        if not judged:
+            return "No probe that judges was asked."
+        none = sum(probe.verdict == NONE for probe in judged)
+        return f"No probe found knowledge that is left; {none} of {len(judged)} looked and saw none.{unsure}"
+
+    def json(self) -> Json:
+        """`{"scale", "probes": [...]}` of the JSON contract, and what came of it."""
+        return {
+            "scale": self.scale,
+            "probes": [probe.json() for probe in self.probes],
+            "leftover": self.leftover,
+            "finding": self.finding,
+            "limits": LIMITS,
+            "seconds": self.seconds,
+        }
+
+
+def audit(
+    bench: Workbench,
+    choice: Choice | None = None,
+    scale: float | None = None,
+    *,
+    unlearned: Weights | None = None,
+    retrained: Weights | None = None,
+    probes: Sequence[str] = tuple(PROBES),
+    steps: int = 60,
+    seed: int = 0,
+    on_probe: Callable[[Probe], None] = lambda probe: None,
+) -> Audit:
+    """Ask what can still be got out of an unlearned model.
+
+    Args:
+        bench: the pool: base, heads, images.
+        choice, scale: the merge under audit, its scale chosen on validation before.
+        unlearned: another unlearned model's whole key set, in place of choice and scale.
+        retrained: the key set of a model trained without the forget set, the reference of every verdict.
+        probes: names of PROBES.
+        steps: fine-tuning steps that relearning may take.
+        seed: of draws and resamples.
+        on_probe: called with each answer.
+
+    Raises:
+        ParameterError: for an unknown probe, no step, or neither choice with scale nor `unlearned`.
+        MismatchError: for weights that do not hold the base's tensors.
+        SceneError: for a class without images.
+        CheckpointError: for a model that answers with NaN.
+    """
+    if unknown := sorted(set(probes) - set(PROBES)):
+        raise ParameterError(f"there is no probe {unknown[0]!r}: choose among {', '.join(PROBES)}.")
+    if steps < 1:
+        raise ParameterError(f"steps is {steps}: give relearning at least one.")
+    started = time.perf_counter()
+    model = bench.fresh_model()
+    base = model.weights("cpu")
+    if unlearned is None:
+        if choice is None or scale is None:
+            raise ParameterError("nothing to audit: give a choice and its scale, or the weights of an unlearned model.")
+        unlearned = dict(bench.unlearned(choice, scale))
+    else:
+        scale = None
+    stage = Stage(model)
+    subjects = {"base": Subject("base", base, model.heads, stage)}
+    subjects["unlearned"] = _subject("unlearned", unlearned, base, subjects["base"], stage, bench)
+    if retrained is not None:
+        subjects["retrained"] = _subject("retrained", retrained, base, subjects["base"], stage, bench)
+    subjects["shuffled"] = Subject("shuffled", shuffled(base, seed=seed), model.heads, stage)
+    case = build_case(bench, subjects, steps=steps, seed=seed)
+    answers = []
+    for name in (name for name in PROBES if name in probes):
+        for probe in PROBES[name](case):
+            answers.append(probe)
+            on_probe(probe)
+    return Audit(scale, tuple(answers), time.perf_counter() - started)
+
+
+def build_case(bench: Workbench, subjects: Mapping[str, Subject], *, steps: int = 60, seed: int = 0) -> Case:
+    """The case of a pool's scene: its images, its prompts, and relearning at the median rate of its candidates."""
+    test = bench.images("test")
+    recipes = [Recipe.from_json(recipe) for recipe in bench.pool.recipes.values()] or [Recipe(lr=1e-3, epochs=1)]
+    rate = median(recipe.lr for recipe in recipes)
+    return Case(
+        subjects,
+        bench.images("train").forget,
+        bench.images("val"),
+        test,
+        {images.name: FAMILIES[images.name].templates for images in test},
+        replace(recipes[0], lr=rate),
+        members=_members(bench),
+        seed=seed,
+        steps=steps,
+    )
+
+
+def _subject(name: str, weights: Weights, base: Weights, like: Subject, stage: Stage, bench: Workbench) -> Subject:
+    """A subject with the base's heads, or with heads of its own text tower where that is another."""
+    if set(weights) != set(base) or any(weights[key].shape != base[key].shape for key in base):
+        raise MismatchError(
+            f"the {name} model does not hold the base's tensors: give a checkpoint of this pool's model."
+        )
+    heads = like.heads
+    if any(not key.startswith("visual.") and not torch.equal(weights[key].cpu(), base[key]) for key in base):
+        model: Classifier = Subject(name, weights, {}, stage).shown()
+        for head in like.heads:
+            family = FAMILIES[head]
+            model.add_head(head, family.classes, family.templates)
+        heads = dict(model.heads)
+    return Subject(name, weights, heads, stage)
+
+
+def _members(bench: Workbench) -> Members | None:
+    """The embedded base's pretraining images: the only ones that anybody knows.
+
+    As many kept images as the test split has, of each family; every forget image once, however often it was shown.
+    """
+    scene = bench.scene
+    if scene.model != "tiny":
+        return None
+    seen = [family_images(name, "pretrain").take(len(family_images(name, "test"))) for name in scene.retain]
+    forget = family_images(scene.forget, "pretrain")
+    once = np.unique(forget.images.flatten(1).numpy(), axis=0, return_index=True)[1]
+    rows = torch.from_numpy(np.sort(once))
+    forget = ImageSet(forget.name, forget.images[rows], forget.labels[rows], forget.classes, forget.split)
+    device = bench.model.device
+    return Members(
+        tuple(images.to(device) for images in seen), bench.images("test").retain, forget.to(device)
+    )  # fmt: skip

@@ -1,0 +1,35 @@
+"""A linear classifier trained on the model's image features: is the forget set still written in them?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from negmerge_kit.lab.audits.case import Case, few_of_each
+from negmerge_kit.lab.audits.probe import Probe
+from negmerge_kit.lab.audits.subjects import Subject
+
+PER_CLASS = 100
+"""Training images of each class that the probe learns from, at most."""
+SETTINGS = {"C": 1.0, "max_iter": 2000}
+"""scikit-learn's LogisticRegression, on standardised features."""
+
+
+def linear_probe(case: Case) -> Iterator[Probe]:
+    """Logistic regression (Alain and Bengio 2016, https://arxiv.org/abs/1610.01644) fitted anew for every model."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    train = few_of_each(case.train, PER_CLASS, seed=case.seed)
+
+    def hits(subject: Subject) -> Tensor:
+        probe = make_pipeline(StandardScaler(), LogisticRegression(**SETTINGS))
+        probe.fit(subject.features(train).numpy(), train.labels.cpu().numpy())
+        said = torch.from_numpy(probe.predict(subject.features(case.forget).numpy()))
+        return torch.eq(said, case.forget.labels.cpu())
+
+    asks = f"Can a linear classifier trained on the image features tell the classes of {case.forget.name} apart?"
+    yield case.answer("linear probe", asks, hits, floor=True, details={"trained_on": len(train), **SETTINGS})

@@ -1,0 +1,54 @@
+"""Membership inference: do the model's answers tell that it was trained on the images to forget?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from negmerge_kit.lab.audits.case import Case, Members
+from negmerge_kit.lab.audits.probe import Probe, Reading
+from negmerge_kit.lab.audits.subjects import Subject
+from negmerge_kit.lab.audits.zero_shot import joint_labels
+from negmerge_kit.scoring.membership import attack_efficacy, threshold_efficacy
+from negmerge_kit.vision.images import ImageSet
+
+ATTACKS = {"membership SVC": attack_efficacy, "membership threshold": threshold_efficacy}
+UNDEFINED = (
+    "not defined: nobody knows which images this model was pretrained on, so there are neither members nor non-members."
+)
+
+
+def membership(case: Case) -> Iterator[Probe]:
+    """Share of the forget set's pretraining images that each attack calls non-members; the retrained model's is ideal.
+
+    The attack learns from kept images that were and were not in pretraining, answered under all heads side by side.
+    What it says of forget images that were never seen stands beside it as `strangers`: equal shares mean that
+    membership leaves no trace.
+    """
+    for name, attack in ATTACKS.items():
+        asks = f"Does an attacker take pretraining images of {case.forget.name} for images the model never saw?"
+        if case.members is None:
+            yield Probe(name, asks, undefined=UNDEFINED)
+            continue
+        readings, strangers = {}, {}
+        for who, subject in case.asked.items():
+            member, nonmember, target, never = _answers(case, subject, case.members)
+            n = len(target[1])
+            called = torch.arange(n) < round(attack(member, nonmember, target) * n)
+            readings[who] = Reading.share(called, case.members.forget.split)
+            strangers[who] = attack(member, nonmember, never)
+        yield Probe(name, asks, readings, 0.5, details={"strangers": strangers})
+
+
+def _answers(case: Case, subject: Subject, members: Members) -> list[tuple[Tensor, Tensor]]:
+    heads = [images.name for images in case.test]
+
+    def under_all(sets: Sequence[ImageSet]) -> tuple[Tensor, Tensor]:
+        return (
+            torch.cat([subject.logits(images, *heads) for images in sets]),
+            torch.cat([images.labels.cpu() + joint_labels(case, images.name) for images in sets]),
+        )
+
+    return [under_all(sets) for sets in (members.seen, members.unseen, [members.forget], [case.forget])]

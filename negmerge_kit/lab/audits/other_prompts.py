@@ -1,0 +1,54 @@
+"""The head built again from other words: was the knowledge only hidden from one set of prompts?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from negmerge_kit.lab.audits.case import Case
+from negmerge_kit.lab.audits.probe import LEFTOVER, NONE, Probe, Reading, change
+from negmerge_kit.lab.audits.subjects import Subject
+from negmerge_kit.types import Json
+from negmerge_kit.vision.images import ImageSet
+
+GENERIC = ("a photo of {}.", "an image of {}.", "a picture of a {}.", "{}")
+"""Prompts that know nothing of the data set."""
+SPARE = "other prompts"
+
+
+def other_prompts(case: Case) -> Iterator[Probe]:
+    """Accuracy under the best head of several, chosen on validation for each model and scored once on test.
+
+    Heads: the set's own templates again with the model's own text tower, each of them alone, and GENERIC ones.
+    Knowledge is left where another head gets significantly more out of the unlearned model than its own does.
+    """
+    own = case.templates[case.forget.name]
+    variants = {"own templates": own, **{text: (text,) for text in (*own, *GENERIC)}}
+    readings: dict[str, Reading] = {}
+    details: Json = {}
+    found: dict[str, Tensor] = {}
+    for who, subject in case.asked.items():
+        heads = {name: _head(subject, case.forget, templates) for name, templates in variants.items()}
+        on_val = {name: float(_hits(subject, case.val.forget, head).float().mean()) for name, head in heads.items()}
+        best = max(on_val, key=lambda name: on_val[name])
+        found[who] = _hits(subject, case.forget, heads[best])
+        readings[who] = Reading.share(found[who], case.forget.split)
+        details[who] = {"best": best, "validation": on_val}
+    more = change(case.subjects["unlearned"].hits(case.forget), found["unlearned"])
+    verdict = LEFTOVER if more[0] > 0 else NONE
+    details["unlearned"] |= {"more_than_own_low": more[0], "more_than_own_high": more[1]}
+    asks = f"Does the model name images of {case.forget.name} under a head built from other prompts?"
+    yield Probe(SPARE, asks, readings, 1 / len(case.forget.classes), verdict, details=details)
+
+
+def _head(subject: Subject, images: ImageSet, templates: tuple[str, ...]) -> Tensor:
+    model = subject.shown()
+    head = model.add_head(SPARE, images.classes, templates).cpu()
+    del model.heads[SPARE], model.classes[SPARE]
+    return head
+
+
+def _hits(subject: Subject, images: ImageSet, head: Tensor) -> Tensor:
+    return torch.eq((subject.features(images) @ head.T).argmax(1), images.labels.cpu())

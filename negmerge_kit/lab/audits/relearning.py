@@ -1,0 +1,110 @@
+"""Relearning: how few images and steps bring the knowledge back?"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from typing import cast
+
+from torch import Tensor
+
+from negmerge_kit.lab.audits.case import Case, few_of_each
+from negmerge_kit.lab.audits.probe import LEFTOVER, NONE, OPEN, Probe, Reading, change
+from negmerge_kit.lab.audits.subjects import Subject
+from negmerge_kit.lab.recipe import Recipe
+from negmerge_kit.lab.training import Step, finetune
+from negmerge_kit.types import Json
+from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.images import ImageSet
+
+IMAGES = (1, 5, 20)
+"""Images of each class that relearning may use."""
+LOOKS = (1, 2, 3, 5, 8, 12, 16, 20, 25, 30, 40, 50, 60, 80, 100, 150, 200, 300, 400, 500)
+"""Steps after which test accuracy is looked at, and after the last."""
+
+
+def relearning(case: Case) -> Iterator[Probe]:
+    """Fine-tune the unlearned (and the retrained) model on a few forget images until the base's accuracy is back.
+
+    The number is test accuracy when it is back or the steps are spent; `details` hold the steps, with the steps that
+    reached the lower and the upper end of the base's interval. Training is a candidate's own: same head, same rate.
+    """
+    base = case.subjects["base"]
+    goal = Reading.share(base.hits(case.forget), case.forget.split)
+    for per_class in IMAGES:
+        images = few_of_each(case.train, per_class, seed=case.seed)
+        readings, looks = {"base": goal}, {}
+        details: Json = {"images": len(images), "most_steps": case.steps, "recipe": _recipe(case, images).json()}
+        for who, subject in case.asked.items():
+            if who != "base":
+                looks[who] = _relearn(case, subject, images, goal)
+                readings[who] = Reading.share(looks[who][max(looks[who])], case.forget.split)
+                details[who] = _steps(looks[who], goal)
+        yield Probe(
+            f"relearning from {per_class} a class",
+            f"Does fine-tuning on {len(images)} images of {case.forget.name} bring back what the base knew?",
+            readings,
+            1 / len(case.forget.classes),
+            _verdict(looks),
+            details=details,
+        )
+
+
+def _relearn(case: Case, subject: Subject, images: ImageSet, goal: Reading) -> dict[int, Tensor]:
+    """Which test images were right after each step that was looked at; it ends at the goal or with the steps."""
+    looks = {0: subject.hits(case.forget)}
+    model = subject.shown()
+    subject.disturbed()
+    # A generator: closing it gives training mode and threads back.
+    with closing(cast("Generator[Step]", finetune(model, images, _recipe(case, images)))) as steps:
+        for step in steps:
+            if step.index in LOOKS or step.index == case.steps:
+                with _resting(model):
+                    said = model.logits(case.forget.images, case.forget.name).argmax(1).cpu()
+                looks[step.index] = said.eq(case.forget.labels.cpu())
+                if step.index == case.steps or _share(looks[step.index]) >= goal.high:
+                    break
+    return looks
+
+
+def _recipe(case: Case, images: ImageSet) -> Recipe:
+    per_epoch = -(-len(images) // case.recipe.batch_size)
+    return replace(case.recipe, epochs=-(-case.steps // per_epoch), warmup=0, seed=case.seed)
+
+
+def _steps(looks: Mapping[int, Tensor], goal: Reading) -> Json:
+    """When the base's accuracy, and both ends of its interval, were first reached; None is never."""
+
+    def first(level: float) -> int | None:
+        return next((step for step, hits in looks.items() if _share(hits) >= level), None)
+
+    return {
+        "steps": first(goal.value),
+        "steps_low": first(goal.low),
+        "steps_high": first(goal.high),
+        "curve": [{"step": step, "accuracy": _share(hits)} for step, hits in looks.items()],
+    }
+
+
+def _verdict(looks: Mapping[str, Mapping[int, Tensor]]) -> str:
+    """Only a model that never knew the set tells how fast it is learnt from nothing: both after equal steps."""
+    if "retrained" not in looks:
+        return OPEN
+    step = max(looks["unlearned"].keys() & looks["retrained"].keys())
+    return LEFTOVER if change(looks["retrained"][step], looks["unlearned"][step])[0] > 0 else NONE
+
+
+def _share(hits: Tensor) -> float:
+    return float(hits.double().mean())
+
+
+@contextmanager
+def _resting(model: Classifier) -> Iterator[None]:
+    """Evaluation mode in the middle of training."""
+    training = model.clip.visual.training
+    model.clip.eval()
+    try:
+        yield
+    finally:
+        model.clip.visual.train(training)
