@@ -20,7 +20,7 @@ from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, Point, ScaleSearch,
 from negmerge_kit.types import Items
 from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.images import ImageSet
-from negmerge_kit.vision.scene import Scene, Splits, open_scene
+from negmerge_kit.vision.scene import Scene, Splits
 
 
 class Workbench:
@@ -38,11 +38,11 @@ class Workbench:
     def __init__(self, pool: Pool, *, device: str = "auto") -> None:
         self._turn = threading.RLock()
         self.pool = pool
-        self.scene: Scene = open_scene(pool.scene["name"])
+        self.scene = Scene.from_json(pool.scene)
         self.scene.require(pool.scene)
-        self.model: Classifier = self.scene.load(device=device)
+        self.model: Classifier = self.scene.load(device=device, heads=pool.checked(pool.heads_file))
         self.model.load(pool.checked(pool.base_file).items())
-        self.model.heads = {name: head.to(self.model.device) for name, head in pool.checked(pool.heads_file).items()}
+        self.model.anchor()
         # The model's own tensors are overwritten in place; the base stays apart.
         self._deltas = ResidentDeltas(self.model.weights())
         self._splits: dict[str, Splits] = {}
@@ -90,9 +90,9 @@ class Workbench:
 
     def fresh_model(self) -> Classifier:
         """Another copy of the base on the same device, for training."""
-        model = self.scene.load(device=str(self.model.device))
+        model = self.scene.load(device=str(self.model.device), heads=self.model.heads)
         model.load(self._deltas.base.items())
-        model.heads = self.model.heads
+        model.anchor()
         return model
 
     # --- merging ------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ class ImageSet:
         labels: int64 [n], indices into `classes`.
         classes: class names in label order.
         split: "train", "val", "test" or another name that says what the images may be used for.
+        known: the fingerprint, where it was stored with the images; `negmerge data verify` checks it.
 
     Raises:
         SceneError: images that are not uint8 [n, 3, H, W], or labels that do not fit them or the classes.
@@ -38,6 +39,7 @@ class ImageSet:
     labels: Tensor
     classes: tuple[str, ...]
     split: str
+    known: str | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.images.shape)
@@ -55,7 +57,7 @@ class ImageSet:
 
     def take(self, n: int) -> ImageSet:
         """The first `n` images (all of them if there are fewer)."""
-        return replace(self, images=self.images[:n], labels=self.labels[:n])
+        return self if n >= len(self) else replace(self, images=self.images[:n], labels=self.labels[:n], known=None)
 
     def to(self, device: torch.device | str) -> ImageSet:
         """The same images and labels on a device."""
@@ -63,6 +65,8 @@ class ImageSet:
 
     def fingerprint(self) -> str:
         """SHA-256 over the labels (int64, little-endian) and then the pixels: 64 hex digits."""
+        if self.known is not None:
+            return self.known
         digest = hashlib.sha256(self.labels.cpu().numpy().astype("<i8").tobytes())
         digest.update(self.images.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()

@@ -1,0 +1,7 @@
+"""Data: named, own and Hub image sets in three splits, decoded once and kept as uint8."""
+
+from negmerge_kit.vision.data.finding import find_data
+from negmerge_kit.vision.data.source import DataSource
+from negmerge_kit.vision.data.transform import Transform, transform_of
+
+__all__ = ["DataSource", "Transform", "find_data", "transform_of"]

@@ -1,0 +1,97 @@
+"""What every set of labelled images answers, wherever its images come from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from negmerge_kit.errors import ParameterError, SceneError
+from negmerge_kit.types import Json
+
+if TYPE_CHECKING:
+    from negmerge_kit.vision.data.transform import Transform
+    from negmerge_kit.vision.images import ImageSet
+
+SPLITS = ("train", "val", "test")
+"""Candidates learn from `train`, scales are chosen on `val`, results are told on `test`."""
+
+CORRUPT = ("refuse", "skip")
+"""What to do with an image that cannot be decoded: refuse the data set, or count, name and leave it out."""
+
+PLAIN_TEMPLATES = ("a photo of a {}.",)
+"""The prompt for classes of which nothing is known but their names (CLIP's own first template)."""
+
+
+class DataSource(ABC):
+    """A named set of labelled images in three splits.
+
+    Attributes:
+        text: what `find_data` reads back, with the revision if there is one.
+        name: its short name, which the head that classifies it has too.
+        title, licence, homepage: what people want to know before they use it.
+        bytes: about how much has to be fetched; None if nobody has said.
+        flips: whether a mirrored image still shows its class; not so for digits and signs.
+        splits: the splits that it has; a control that is only kept has no "train".
+    """
+
+    text: str
+    name: str
+    title: str
+    licence: str = "your own"
+    homepage: str = ""
+    bytes: int | None = None
+    flips: bool = True
+    splits: tuple[str, ...] = SPLITS
+
+    @property
+    @abstractmethod
+    def classes(self) -> tuple[str, ...]:
+        """Class names in label order, as prompts say them."""
+
+    @property
+    @abstractmethod
+    def templates(self) -> tuple[str, ...]:
+        """Prompt templates with one `{}` each."""
+
+    @abstractmethod
+    def images(
+        self, split: str, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse"
+    ) -> ImageSet:
+        """The images of a split at a size: uint8, memory-mapped where they are many.
+
+        Args:
+            split: "train", "val" or "test".
+            image_size: CLIP's preprocessing to that size, or a model's own Transform.
+            corrupt: "refuse" or "skip" images that cannot be decoded.
+
+        Raises:
+            SceneError: a split that does not exist, images that are not there or cannot be read.
+        """
+
+    @abstractmethod
+    def described(self, split: str, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse") -> Json:
+        """What a pool stores of a split: name, split, seed, n, fingerprint, and where it came from."""
+
+    def check_split(self, split: str) -> None:
+        """Refuse a split that this source does not have.
+
+        Raises:
+            SceneError: naming the splits that there are.
+        """
+        if split not in self.splits:
+            why = "it is a control and only kept, never forgotten" if split == "train" else "it has no such split"
+            raise SceneError(f"{self.name} has no split {split!r} ({why}): choose one of {', '.join(self.splits)}.")
+
+
+def check_corrupt(policy: str) -> str:
+    """The policy for corrupt images, checked.
+
+    Raises:
+        ParameterError: for any other word.
+
+    >>> check_corrupt("skip")
+    'skip'
+    """
+    if policy not in CORRUPT:
+        raise ParameterError(f"corrupt is {policy!r}: choose {' or '.join(CORRUPT)}.")
+    return policy

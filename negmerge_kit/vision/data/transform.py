@@ -1,0 +1,165 @@
+"""What a model wants its images to look like: resized, cropped, RGB, uint8."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from negmerge_kit.errors import SceneError
+from negmerge_kit.types import Json
+from negmerge_kit.vision.model_spec import TIMM, ModelSpec, find_model
+from negmerge_kit.vision.tiny import TINY
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+RESIZES = ("shortest", "longest", "squash")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How an image becomes [3, height, width] uint8; the defaults are CLIP's own preprocessing before normalisation.
+
+    Args:
+        height, width: of the result.
+        interpolation: a filter of PIL, always antialiased.
+        resize: "shortest" brings the shorter side to size and crops the centre, "longest" the longer side and pads
+            with `fill`, "squash" both.
+        crop: share of the resized image that the centre crop keeps; timm's `crop_pct`.
+        fill: grey level of padding.
+
+    Raises:
+        SceneError: for a size, filter or resize that does not exist.
+
+    >>> Transform(32, 32)
+    Transform(height=32, width=32, interpolation='bicubic', resize='shortest', crop=1.0, fill=0)
+    """
+
+    height: int
+    width: int
+    interpolation: str = "bicubic"
+    resize: str = "shortest"
+    crop: float = 1.0
+    fill: int = 0
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1 or not 0 < self.crop <= 1:
+            raise SceneError(f"images of {self.height} x {self.width} with a crop of {self.crop} cannot be made: "
+                             "give positive sizes and a crop of more than 0, at most 1.")
+        if self.resize not in RESIZES or self.interpolation not in INTERPOLATIONS:
+            raise SceneError(f"resizing by {self.resize}, {self.interpolation} is not known: choose among "
+                             f"{', '.join(RESIZES)} and {', '.join(INTERPOLATIONS)}.")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one image."""
+        return 3 * self.height * self.width
+
+    def json(self) -> Json:
+        """Plain values that name the transform."""
+        return {"height": self.height, "width": self.width, "interpolation": self.interpolation,
+                "resize": self.resize, "crop": self.crop, "fill": self.fill}
+
+    def __call__(self, image: Image) -> NDArray[np.uint8]:
+        """The image as uint8 [3, height, width], converted to RGB before it is resized.
+
+        As torchvision's Resize and CenterCrop on PIL images, which open_clip and timm use. Transparent pixels are shown
+        as they are stored.
+        """
+        import numpy as np
+        from PIL import Image as pil
+
+        picture = image if image.mode == "RGB" else image.convert("RGB")
+        filter = pil.Resampling[self.interpolation.upper()]
+        wide, high = picture.size
+        inner_high, inner_wide = round(self.height / self.crop), round(self.width / self.crop)
+        if self.resize == "squash":
+            to = (inner_wide, inner_high)
+        elif self.resize == "shortest" and inner_high == inner_wide:
+            # The longer side is truncated, as torchvision does.
+            to = (inner_wide, int(inner_wide * high / wide)) if wide <= high else (
+                int(inner_high * wide / high), inner_high)
+        else:
+            ratios = wide / inner_wide, high / inner_high
+            ratio = max(ratios) if self.resize == "longest" else min(ratios)
+            to = (round(wide / ratio), round(high / ratio))
+        if to != picture.size:
+            picture = picture.resize(to, filter)
+        if picture.size != (self.width, self.height):
+            left, top = round((to[0] - self.width) / 2.0), round((to[1] - self.height) / 2.0)
+            if min(left, top) < 0:
+                canvas = pil.new("RGB", (self.width, self.height), (self.fill,) * 3)
+                canvas.paste(picture, (-left, -top))
+                picture = canvas
+            else:
+                picture = picture.crop((left, top, left + self.width, top + self.height))
+        return np.ascontiguousarray(np.asarray(picture, dtype=np.uint8).transpose(2, 0, 1))
+
+
+def as_transform(image_size: int | tuple[int, int] | Transform) -> Transform:
+    """CLIP's preprocessing to a size, or the transform itself.
+
+    >>> as_transform(224).size
+    (224, 224)
+    """
+    if isinstance(image_size, Transform):
+        return image_size
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return Transform(height, width)
+
+
+@lru_cache(maxsize=64)
+def _resolved(arch: str, pretrained: str | None) -> Transform:
+    if arch.startswith(TIMM):
+        return _timm(arch, pretrained)
+    import open_clip
+    from open_clip.pretrained import get_pretrained_cfg
+
+    from negmerge_kit.vision.tiny import register
+
+    register()
+    config: dict[str, Any] = open_clip.get_model_config(arch) or {}
+    vision = config.get("vision_cfg", {})
+    tag: dict[str, Any] = get_pretrained_cfg(arch, pretrained) if pretrained else {}
+    size = vision.get("image_size", 224)
+    height, width = (size, size) if isinstance(size, int) else size
+    return Transform(height, width, tag.get("interpolation", "bicubic"), tag.get("resize_mode", "shortest"),
+                     fill=int(tag.get("fill_color", 0)))
+
+
+def _timm(arch: str, pretrained: str | None) -> Transform:
+    import timm
+    from timm.data.config import resolve_data_config
+
+    name = arch.removeprefix(TIMM)
+    config = timm.get_pretrained_cfg(f"{name}.{pretrained}", allow_unregistered=True) if pretrained else None
+    if config is None:
+        config = timm.get_pretrained_cfg(name)
+    wanted = resolve_data_config(pretrained_cfg=config.to_dict() if config else {})
+    _, height, width = wanted["input_size"]
+    resize = {"squash": "squash", "border": "longest"}.get(wanted.get("crop_mode", "center"), "shortest")
+    return Transform(height, width, wanted["interpolation"], resize, float(wanted["crop_pct"]))
+
+
+def transform_of(spec: str | ModelSpec | dict[str, str | None]) -> Transform:
+    """The preprocessing of a model, without loading its weights.
+
+    Raises:
+        CheckpointError: an unknown model spec.
+
+    >>> transform_of("tiny").size
+    (32, 32)
+    """
+    found = find_model(spec)
+    if found.arch == TINY:
+        return Transform(32, 32)
+    return _resolved(found.arch, found.pretrained)

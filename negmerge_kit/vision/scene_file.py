@@ -1,0 +1,57 @@
+"""A scene written down: a small TOML file that names a model, what it shall forget and what it shall keep.
+
+    model = "ViT-B-32/openai"               # or {arch = "ViT-B-32-quickgelu", pretrained = "file.safetensors"}
+    forget = "folder:faces"                 # folders are looked up from the file's own folder
+    retain = ["imagenet-small", "dtd"]
+    mode = "standard"                       # or "linear"
+    corrupt = "refuse"                      # or "skip"
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from negmerge_kit.errors import SceneError
+
+KEYS = ("name", "model", "forget", "retain", "mode", "corrupt")
+NEEDED = ("model", "forget", "retain")
+
+
+def read_scene(path: Path) -> dict[str, Any]:
+    """The arguments of the scene that a TOML file describes.
+
+    Raises:
+        SceneError: a file that cannot be read, lacks a key, has one too many, or a value of another kind.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "small.toml"
+    ...     _ = path.write_text('model = "tiny"\\nforget = "digits"\\nretain = "shapes"')
+    ...     read_scene(path)
+    {'name': 'small', 'model': 'tiny', 'forget': 'digits', 'retain': ('shapes',)}
+    """
+    try:
+        told = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SceneError(f"scene {path} cannot be read ({error}): write TOML with {', '.join(NEEDED)}.") from error
+    if absent := [key for key in NEEDED if key not in told]:
+        raise SceneError(f"scene {path} does not say {', '.join(absent)}: give {', '.join(NEEDED)}.")
+    if strange := sorted(set(told) - set(KEYS)):
+        raise SceneError(f"scene {path} says {', '.join(strange)}, which scenes do not have: use {', '.join(KEYS)}.")
+    retain = [told["retain"]] if isinstance(told["retain"], str) else told["retain"]
+    texts = [told["forget"], *(retain if isinstance(retain, list) else [None])]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(told["model"], str | dict):
+        raise SceneError(f"scene {path} names its model or its data by something else than text: write "
+                         'forget = "DATA" and retain = ["DATA", "DATA"].')
+    forget, *kept = (_from_here(text, path.parent) for text in texts)
+    return {"name": path.stem, **told, "forget": forget, "retain": tuple(kept)}
+
+
+def _from_here(text: str, folder: Path) -> str:
+    """Folders are meant from where the file lies, not from where the command runs."""
+    kind, _, where = text.partition(":")
+    if not where or kind == "hf" or Path(where).expanduser().is_absolute():
+        return text
+    return f"{kind}:{(folder / where).resolve()}"
