@@ -1,0 +1,216 @@
+"""Rules compared at equal retention: the paper's protocol, and beside it the crossing of the floor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from negmerge_kit.checkpoints.filling import candidate_id
+from negmerge_kit.checkpoints.pool import Pool
+from negmerge_kit.errors import ParameterError, PoolError
+from negmerge_kit.lab.contest import Contest, PoolStand
+from negmerge_kit.lab.entrants import Entrant, find_entrant, find_entrants
+from negmerge_kit.lab.rows import Pair, Row
+from negmerge_kit.scoring.intervals import Spread
+from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, check_scale
+from negmerge_kit.types import Json
+
+REFERENCE = "negmerge"
+"""The rule that the others are held against."""
+
+
+class Keeper(Protocol):
+    """Where finished rows are found again, such as `KeptRows`."""
+
+    def find(self, entrant: Entrant, ids: Sequence[str]) -> Row | None:
+        """The row if it was finished before."""
+
+    def keep(self, row: Row, ids: Sequence[str]) -> None:
+        """Take in a finished row."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rules on one pool at one floor.
+
+    Attributes:
+        pool: the pool's folder, as a name.
+        base: the base's scores by split, `val` and `test`.
+        warnings: what to know before believing the rows.
+        forced: candidates that were let in although their digest says that they belong elsewhere.
+    """
+
+    pool: str
+    keep: float
+    scales: tuple[float, ...]
+    base: dict[str, Pair]
+    rows: tuple[Row, ...]
+    warnings: tuple[str, ...] = ()
+    forced: tuple[str, ...] = ()
+    contest: Contest | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def floor(self) -> float:
+        """The retention floor on validation, as an accuracy."""
+        return self.keep * self.base["val"].retain.value
+
+    @property
+    def feasible(self) -> bool:
+        """Whether any row has a scale above the floor."""
+        return any(row.status == "ok" for row in self.rows)
+
+    def json(self) -> Json:
+        """The object of `compare --json` for one pool."""
+        return {
+            "pool": self.pool,
+            "keep": self.keep,
+            "seeds": 1,
+            "scales": list(self.scales),
+            "base": {split: pair.json() for split, pair in self.base.items()},
+            "rows": [row.json() for row in self.rows],
+            "warnings": list(self.warnings),
+            "forced": list(self.forced),
+        }
+
+
+def compare_rules(
+    workbench: PoolStand,
+    rules: Sequence[Entrant | str] | None = None,
+    *,
+    keep: float = KEEP,
+    scales: Sequence[float] = DEFAULT_SCALES,
+    force: bool = False,
+    kept: Keeper | None = None,
+    on_row: Callable[[int, int, Entrant], None] = lambda done, total, entrant: None,
+) -> Comparison:
+    """Hold rules against each other on one pool.
+
+    Every rule's scale is chosen on validation by the paper's protocol (the grid scale that forgets most with at least
+    keep times the base's retention, arXiv:2410.05583) and scored once on test. Beside it stands forgetting at matched
+    retention: the scale, on no grid and without a cap, where retention first falls below that floor on validation
+    (`first_crossing`), with test forget and test retain there. All rules share one examiner: images stay resident, one
+    model is updated in place, scales that cannot win are given up early, and nothing is asked twice.
+
+    Args:
+        workbench: the pool on its device.
+        rules: entrants, or names as `find_entrant` reads them; all rules and both searches by default.
+        keep: share of the base's retention to keep, in (0, 1].
+        scales: the protocol's grid.
+        force: let in candidates whose digest says that they were made from another base, other images or another
+            recipe; they are named in the result.
+        kept: where finished rows are found again and new ones go, e.g. `KeptRows(pool, ...)`.
+        on_row: called with (rows done, rows in all, the entrant that comes next).
+
+    Raises:
+        ParameterError: for a pool of fewer than two candidates, or keep or a scale out of range.
+        PoolError: for candidates of another base, unless forced.
+        SceneError: if a side of a split has no image.
+        CheckpointError: if a model answers with NaN, or a finished row cannot be written.
+    """
+    entrants = _entrants(rules)
+    pool = workbench.pool
+    if not 0.0 < keep <= 1.0:
+        raise ParameterError(f"keep is {keep}: give the share of retention to keep, above 0 and at most 1.")
+    grid = tuple(sorted({check_scale(scale) for scale in scales}))
+    if not any(grid):
+        raise ParameterError("no scale above 0 to try: give at least one, such as 0:1:0.05.")
+    forced = refuse_foreign(pool, force=force)
+    if len(pool.ids) < 2:
+        raise ParameterError(
+            f"{pool.folder} has {len(pool.ids)} candidate: with one, every rule is that candidate. Add others first."
+        )
+    contest = Contest(workbench, keep=keep, scales=grid)
+    base = {split: contest.base(split) for split in ("val", "test")}
+    rows = []
+    for index, entrant in enumerate(entrants):
+        on_row(index, len(entrants), entrant)
+        row = kept.find(entrant, pool.ids) if kept else None
+        if row is None:
+            row = contest.row(entrant)
+            if kept:
+                kept.keep(row, pool.ids)
+        rows.append(row)
+    warnings = tuple(doubts(workbench))
+    return Comparison(str(pool.folder), keep, grid, base, tuple(rows), warnings, forced, contest)
+
+
+def refuse_foreign(pool: Pool, *, force: bool = False) -> tuple[str, ...]:
+    """The ids of candidates that were not made from this pool's base, forget images and recorded recipe.
+
+    Raises:
+        PoolError: if there is one and `force` is not set.
+    """
+    foreign = tuple(entry.id for entry in pool.entries if candidate_id(pool, entry.recipe) != entry.id)
+    if foreign and not force:
+        raise PoolError(
+            f"candidate {', '.join(foreign)} was not made from the base, forget images and recipe of {pool.folder} "
+            "(its digest differs): remove it, or let it in with --force, which is recorded."
+        )
+    return foreign
+
+
+def doubts(stand: PoolStand) -> list[str]:
+    """What makes a comparison on this pool mean less: equal candidates, classes without images."""
+    told = []
+    by_hash: dict[str, list[str]] = {}
+    for entry in stand.pool.entries:
+        by_hash.setdefault(entry.sha256, []).append(entry.id)
+    told += [
+        f"candidates {', '.join(ids)} are one and the same file: they count as several."
+        for ids in by_hash.values()
+        if len(ids) > 1
+    ]
+    for split in ("val", "test"):
+        for images in stand.images(split):
+            present = set(images.labels.tolist())
+            if absent := [name for label, name in enumerate(images.classes) if label not in present]:
+                told.append(
+                    f"{images.name} has no {split} image of {', '.join(absent[:3])}"
+                    f"{' and others' if len(absent) > 3 else ''}: its numbers say nothing about that."
+                )
+    return told
+
+
+def across(comparisons: Sequence[Comparison]) -> list[Json]:
+    """Each row's numbers on test over several pools, in their order: points and range; an interval from 8 pools on.
+
+    Rows that are missing, infeasible or never crossed in a pool leave no point there; `pools` says how many did.
+    """
+    names = list(dict.fromkeys(row.entrant.name for comparison in comparisons for row in comparison.rows))
+    result = []
+    for name in names:
+        rows = [row for comparison in comparisons for row in comparison.rows if row.entrant.name == name]
+        protocol = [row.test for row in rows if row.test]
+        matched = [row.matched for row in rows if row.matched]
+        result.append(
+            {
+                "name": name,
+                "title": rows[0].entrant.title,
+                "protocol": {"pools": len(protocol)} | _sides(protocol),
+                "matched": {"pools": len(matched)}
+                | _sides([item.test for item in matched])
+                | {"validation_forget": _spread([item.forget for item in matched])},
+            }
+        )
+    return result
+
+
+def _sides(pairs: Sequence[Pair]) -> Json:
+    return {
+        "forget": _spread([pair.forget.value for pair in pairs]),
+        "retain": _spread([pair.retain.value for pair in pairs]),
+    }
+
+
+def _spread(values: Sequence[float]) -> Json | None:
+    return Spread(tuple(values)).json() if values else None
+
+
+def _entrants(rules: Sequence[Entrant | str] | None) -> tuple[Entrant, ...]:
+    if rules is None:
+        return find_entrants()
+    entrants = tuple(rule if isinstance(rule, Entrant) else find_entrant(rule) for rule in rules)
+    if not entrants:
+        raise ParameterError("nothing to compare: name at least one rule or search.")
+    return entrants

@@ -1,0 +1,165 @@
+"""One pool, one floor, one examiner: every rule is searched, matched and measured alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from negmerge_kit.checkpoints.pool import Pool
+from negmerge_kit.lab.cost import Cost, metered
+from negmerge_kit.lab.entrants import SEARCHES, Entrant
+from negmerge_kit.lab.greedy import best_single, greedy
+from negmerge_kit.lab.hits import Examiner, Stand
+from negmerge_kit.lab.matched import Crossing, first_crossing
+from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.rows import Matched, Pair, Row
+from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, ScaleSearch, search_scale
+
+
+class PoolStand(Stand, Protocol):
+    """A stand that has a pool to choose from: a `Workbench`."""
+
+    pool: Pool
+
+    def choose(
+        self,
+        candidates: Iterable[str] | None = None,
+        rule: str = "negmerge",
+        params: Mapping[str, Any] | None = None,
+        *,
+        buffers: str = "keep",
+    ) -> Choice:
+        """Check a selection and fill in the rule's defaults."""
+
+
+@dataclass(frozen=True)
+class _Searched:
+    """A scale search and what it cost when it was run."""
+
+    found: ScaleSearch
+    merge: float
+    search: float
+    evaluations: int
+    images: int
+    peak: int | None
+
+
+class Contest:
+    """Compares rules on one stand, at one floor.
+
+    Args:
+        keep: share of the base's retention to keep.
+        scales: the protocol's grid, and the first steps towards the crossing.
+    """
+
+    def __init__(self, stand: PoolStand, *, keep: float = KEEP, scales: Sequence[float] = DEFAULT_SCALES) -> None:
+        self.stand = stand
+        self.keep = keep
+        self.scales = tuple(scales)
+        self.examiner = Examiner(stand)
+        self._searched: dict[Choice, _Searched] = {}
+
+    def base(self, split: str) -> Pair:
+        """The base's own scores."""
+        return Pair(*self.examiner.hits(None, 0.0, split).accuracy())
+
+    @property
+    def floor(self) -> float:
+        """Retain images of validation to keep; need not be whole."""
+        return self.keep * self.base("val").retain.correct
+
+    def row(self, entrant: Entrant, ids: Sequence[str] | None = None) -> Row:
+        """Search on validation, score once on test, find the crossing: one row."""
+        ids = tuple(self.stand.pool.ids if ids is None else ids)
+        choice, used = self.choose(entrant, ids)
+        merged = self.stand.merged(choice)
+        found = self.search(choice).found
+        best = found.best
+        empty = merged.counts.kept == 0
+        crossing = None if empty else self._matched(choice)
+        good = best is not None and not empty
+        return Row(
+            entrant,
+            choice.candidates,
+            {} if entrant.rule in SEARCHES else dict(choice.params),
+            "empty" if empty else found.status,
+            best.scale if best and good else None,
+            Pair(best.forget, best.retain) if good and best and best.forget and best.retain else None,
+            Pair(*self.examiner.hits(choice, best.scale, "test").accuracy()) if best and good else None,
+            crossing,
+            merged.counts.kept_fraction,
+            self.examiner.points(choice),
+            self._cost(ids, used),
+        )
+
+    def choose(self, entrant: Entrant, ids: Sequence[str]) -> tuple[Choice, list[Choice]]:
+        """What the entrant subtracts, and every choice that it searched to find it."""
+        if entrant.rule not in SEARCHES:
+            choice = self.stand.choose(ids, entrant.rule, dict(entrant.params))
+            return choice, [choice]
+        used: dict[Choice, None] = {}
+
+        def search(subset: tuple[str, ...]) -> ScaleSearch:
+            choice = self.stand.choose(subset, "uniform")
+            used[choice] = None
+            return self.search(choice).found
+
+        selection = (best_single if entrant.rule == "single" else greedy)(ids, search)
+        return self.stand.choose(selection.candidates, "uniform"), list(used)
+
+    def search(self, choice: Choice) -> _Searched:
+        """The protocol's scale search of a choice, run once."""
+        if choice not in self._searched:
+            examiner, device = self.examiner, self.stand.images("val").forget.images.device
+            self.base("val")  # measured once for all, at nobody's cost
+            before = examiner.evaluations, examiner.images
+            with metered(device) as meter:
+                merged = self.stand.merged(choice)
+                started = time.perf_counter()
+                found = search_scale(examiner.score(choice), scales=self.scales, keep=self.keep)
+                seconds = time.perf_counter() - started
+            looked, answered = examiner.evaluations - before[0], examiner.images - before[1]
+            self._searched[choice] = _Searched(found, merged.seconds, seconds, looked, answered, meter.peak)
+        return self._searched[choice]
+
+    def crossing(self, choice: Choice) -> Crossing | None:
+        """Where the choice's retention first falls below the floor on validation, at any scale.
+
+        Every second scale of the grid is tried: what the protocol's search has found out is not asked again.
+        """
+        examiner, floor = self.examiner, self.floor
+        least = -int(-(floor - 1e-9) // 1)  # the smallest whole count that reaches it
+        return first_crossing(
+            lambda scale: examiner.retained(choice, scale),
+            lambda scale: examiner.keeps(choice, scale, least),
+            floor=least if abs(least - floor) < 1e-9 else floor,
+            scales=self.scales[::-2],
+        )
+
+    def _matched(self, choice: Choice) -> Matched | None:
+        examiner = self.examiner
+        started, before = time.perf_counter(), examiner.evaluations
+        crossing = self.crossing(choice)
+        if crossing is None:
+            return None
+        above, below = (
+            examiner.hits(choice, scale).accuracy()[0].value for scale in (crossing.above[0], crossing.below[0])
+        )
+        looked, seconds = examiner.evaluations - before, time.perf_counter() - started
+        test = Pair(*examiner.hits(choice, crossing.scale, "test").accuracy())
+        return Matched(crossing, crossing.between(above, below), test, looked, seconds)
+
+    def _cost(self, ids: Sequence[str], used: Sequence[Choice]) -> Cost:
+        runs = [self._searched[choice] for choice in used]
+        peaks = [run.peak for run in runs if run.peak is not None]
+        return Cost(
+            train=sum(self.stand.pool.entry(id).seconds for id in ids),
+            merge=sum(run.merge for run in runs),
+            search=sum(run.search for run in runs),
+            device=str(self.stand.images("val").forget.images.device),
+            peak_memory=max(peaks, default=None),
+            evaluations=sum(run.evaluations for run in runs),
+            images=sum(run.images for run in runs),
+        )

@@ -1,0 +1,98 @@
+"""What enters a comparison: merge rules with their dials, and the two searches they are held against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from negmerge_kit.errors import ParameterError
+from negmerge_kit.merging.rules import RULES, find_rule
+
+SEARCHES = {"single": "Best single candidate", "greedy": "Greedy selection"}
+"""Entrants that look for candidates as well as for a scale, and pay for it."""
+
+ALL = (
+    "uniform",
+    "negmerge",
+    "negmerge:agreement=0.75",
+    "negmerge:average=median",
+    "negmerge:average=min",
+    "negmerge:average=max",
+    *(name for name in RULES if name not in ("negmerge", "uniform", "task-arithmetic")),
+)
+"""Every rule, and NegMerge at its dials; one candidate alone is the `single` search."""
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One row of a comparison.
+
+    Attributes:
+        name: how it is asked for, e.g. `negmerge:agreement=0.75` or `greedy`.
+        rule: a rule of RULES, or a search.
+        params: the parameters that were given; the rule fills in the rest.
+    """
+
+    name: str
+    rule: str
+    params: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The row's name for readers.
+
+        >>> find_entrant("negmerge:agreement=0.75").title
+        'NegMerge, agreement 0.75'
+        """
+        title = SEARCHES[self.rule] if self.rule in SEARCHES else RULES[self.rule].title.partition(" (")[0]
+        dials = [f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in self.params]
+        return ", ".join([title, *dials])
+
+    @property
+    def control(self) -> bool:
+        """Whether the row is there to be beaten."""
+        return self.rule in RULES and RULES[self.rule].control
+
+
+def find_entrant(text: str) -> Entrant:
+    """`RULE` or `RULE:NAME=VALUE:NAME=VALUE`, or the search `single` or `greedy`.
+
+    Raises:
+        ParameterError: for a rule or parameter that does not exist, or a value out of range.
+
+    >>> find_entrant("ties:density=0.1").params
+    (('density', 0.1),)
+    """
+    rule, *dials = text.strip().split(":")
+    if rule in SEARCHES and not dials:
+        return Entrant(rule, rule)
+    if rule in SEARCHES or rule not in RULES:
+        raise ParameterError(
+            f"there is no rule {text.strip()!r}: choose among {', '.join([*SEARCHES, *RULES])}, "
+            "with dials as in negmerge:agreement=0.75."
+        )
+    given = dict(dial.split("=", 1) if "=" in dial else (dial, "") for dial in dials)
+    resolved = find_rule(rule).resolve(given)
+    return Entrant(text.strip(), rule, tuple((name, resolved[name]) for name in given))
+
+
+def find_entrants(rules: str = "all", searches: str = "all") -> tuple[Entrant, ...]:
+    """The rows of a comparison: searches first; `all` and `none` are understood, repeats are dropped.
+
+    Raises:
+        ParameterError: for an unknown name, or if nothing is left to compare.
+
+    >>> [entrant.name for entrant in find_entrants("negmerge,uniform", "single")]
+    ['single', 'negmerge', 'uniform']
+    """
+    names = _names(searches, tuple(SEARCHES)) + _names(rules, ALL)
+    entrants = tuple(find_entrant(name) for name in dict.fromkeys(names))
+    if not entrants:
+        raise ParameterError("nothing to compare: name at least one rule or search.")
+    return entrants
+
+
+def _names(text: str, every: tuple[str, ...]) -> list[str]:
+    if text.strip() in ("all", "none", ""):
+        return list(every) if text.strip() == "all" else []
+    return [name.strip() for name in text.split(",") if name.strip()]

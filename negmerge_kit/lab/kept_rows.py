@@ -1,0 +1,69 @@
+"""Finished rows of comparisons, kept in the pool's folder: a comparison goes on where it was stopped.
+
+POOL/comparisons/<digest>.json        one row, under what it was made from
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from negmerge_kit.checkpoints.atomic import atomic_file
+from negmerge_kit.checkpoints.pool import Pool
+from negmerge_kit.errors import CheckpointError
+from negmerge_kit.lab.entrants import Entrant
+from negmerge_kit.lab.rows import Row
+from negmerge_kit.types import Json
+
+SCHEMA = 1
+
+
+class KeptRows:
+    """Rows by a digest of base, candidates, images, floor, grid and rule: anything changed is another row."""
+
+    def __init__(self, pool: Pool, *, keep: float, scales: Sequence[float]) -> None:
+        self.folder = pool.folder / "comparisons"
+        self._pool = pool
+        self._made_from: Json = {
+            "schema": SCHEMA,
+            "base": pool.base_file.sha256,
+            "heads": pool.heads_file.sha256,
+            "scene": pool.scene,
+            "keep": keep,
+            "scales": list(scales),
+        }
+
+    def find(self, entrant: Entrant, ids: Sequence[str]) -> Row | None:
+        """The row if it was finished before; a file that cannot be read counts as none."""
+        try:
+            record = json.loads(self._path(entrant, ids).read_text(encoding="utf-8"))
+            return Row.from_json(entrant, record["row"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def keep(self, row: Row, ids: Sequence[str]) -> None:
+        """Write a finished row.
+
+        Raises:
+            CheckpointError: if the pool's folder cannot be written.
+        """
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot make {self.folder} ({error.strerror or error}): make the pool's folder writable, "
+                "or compare a copy of it."
+            ) from error
+        record = {"made_from": self._key(row.entrant, ids), "row": row.json()}
+        with atomic_file(self._path(row.entrant, ids)) as file:
+            file.write(json.dumps(record, indent=1, allow_nan=False).encode())
+
+    def _path(self, entrant: Entrant, ids: Sequence[str]) -> Path:
+        text = json.dumps(self._key(entrant, ids), sort_keys=True)
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+
+    def _key(self, entrant: Entrant, ids: Sequence[str]) -> Json:
+        files = [self._pool.entry(id).sha256 for id in ids]
+        return self._made_from | {"candidates": files, "rule": entrant.rule, "params": dict(entrant.params)}

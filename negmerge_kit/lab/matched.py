@@ -1,0 +1,117 @@
+"""Forgetting at matched retention: the scale at which retention first meets its floor, read between two counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from negmerge_kit.errors import ParameterError, SplitError
+from negmerge_kit.types import Json
+
+FARTHEST = 32.0
+"""Largest scale that is tried before retention is said never to fall."""
+
+NARROWEST = 1 / 64
+"""Share of a step below which a bracket is not halved any more: several images may turn at one scale."""
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """The scale where retention meets the floor, between the last scale above it and the first one below.
+
+    Attributes:
+        scale: interpolated between the two by their retain counts.
+        above, below: (scale, retain images right) on both sides of the floor.
+    """
+
+    scale: float
+    above: tuple[float, int]
+    below: tuple[float, int]
+
+    @property
+    def part(self) -> float:
+        """How far the crossing lies from `above` to `below`, in [0, 1]."""
+        return (self.scale - self.above[0]) / (self.below[0] - self.above[0])
+
+    def between(self, above: float, below: float) -> float:
+        """A number known at both ends, at the crossing.
+
+        >>> Crossing(0.75, (0.5, 92), (1.0, 88)).between(40.0, 30.0)
+        35.0
+        """
+        return above + self.part * (below - above)
+
+    def json(self) -> Json:
+        """The scale and its bracket."""
+        ends = {"above": self.above, "below": self.below}
+        return {"scale": self.scale} | {name: {"scale": at, "retain": n} for name, (at, n) in ends.items()}
+
+
+def first_crossing(
+    retained: Callable[[float], int],
+    keeps: Callable[[float], bool],
+    *,
+    floor: float,
+    scales: Sequence[float],
+    split: str = "val",
+    farthest: float = FARTHEST,
+) -> Crossing | None:
+    """Find where retention first falls below `floor`, at any scale; None if it never does.
+
+    The scales are tried upwards, and beyond their end in the same steps or of a tenth, whichever is larger. Between
+    the first one below the floor and the one before it the bracket is halved until the two counts are neighbours, or
+    it is a 64th of its width; then the scale is interpolated. Neither cap nor grid is left in the answer: rules are
+    compared at equal retention, not at the nearest step above it.
+
+    Args:
+        retained: how many retain images are right at a scale, in full.
+        keeps: whether at least `floor` are; may stop early.
+        floor: retain images to keep, need not be whole.
+        scales: the first scales to try.
+
+    Raises:
+        SplitError: for the test split: scales are chosen on validation.
+        ParameterError: if no scale above 0 is given.
+
+    >>> right = lambda scale: 100 - int(20 * scale)
+    >>> round(first_crossing(right, lambda s: right(s) >= 95, floor=95, scales=[0.0, 0.2, 0.4]).scale, 2)
+    0.3
+    """
+    if split == "test":
+        raise SplitError("test images must not choose a scale: look for the crossing on validation.")
+    low = 0.0
+    for scale in onwards(scales, farthest):
+        if not keeps(scale):
+            return _between(retained, floor, low, scale)
+        low = scale
+    return None
+
+
+def onwards(scales: Sequence[float], farthest: float = FARTHEST) -> Iterator[float]:
+    """The scales above 0 upwards, then on from the last one until `farthest`.
+
+    >>> [round(scale, 2) for scale in onwards([0.0, 0.5, 1.0], 2.5)]
+    [0.5, 1.0, 1.5, 2.0, 2.5]
+    """
+    grid = sorted({scale for scale in scales if scale > 0})
+    if not grid:
+        raise ParameterError("no scale above 0 to try: give at least one, such as 0:1:0.05.")
+    yield from grid
+    step, scale = grid[-1] - (grid[-2] if len(grid) > 1 else 0.0), grid[-1]
+    while scale < farthest:
+        # Rounded, so that the same scale is the same number wherever it is asked for.
+        scale = min(farthest, round(scale + max(step, 0.1 * scale), 4))
+        yield scale
+
+
+def _between(retained: Callable[[float], int], floor: float, low: float, high: float) -> Crossing:
+    narrow = (high - low) * NARROWEST
+    above, below = retained(low), retained(high)
+    while above - below > 1 and high - low > narrow:
+        middle = (low + high) / 2
+        count = retained(middle)
+        if count >= floor:
+            low, above = middle, count
+        else:
+            high, below = middle, count
+    return Crossing(low + (high - low) * (above - floor) / (above - below), (low, above), (high, below))

@@ -1,0 +1,84 @@
+"""The rows of a comparison resampled: which differences outlive another draw of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import sqrt
+
+import numpy as np
+
+from negmerge_kit.errors import ParameterError
+from negmerge_kit.lab.comparison import REFERENCE, Comparison
+from negmerge_kit.lab.contest import Contest
+from negmerge_kit.lab.matched import onwards
+from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.rows import Row
+from negmerge_kit.scoring.bootstrap import REPLICATES, Curve, Resampled, bootstrap
+
+
+def resample(
+    comparison: Comparison,
+    *,
+    reference: str = REFERENCE,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+    confidence: float = 0.95,
+    on_row: Callable[[int, int, Row], None] = lambda done, total, row: None,
+) -> dict[str, Resampled]:
+    """Bootstrap the images under all rows at once; every replicate chooses all scales again (see `bootstrap`).
+
+    Every rule is scored in full at every scale on validation and test, which takes several times as long as the
+    comparison. The best single candidate is chosen again in every replicate; a greedy selection is not, only its scale
+    is: its set was chosen on the images as they are.
+
+    Args:
+        reference: the name of the row that the others are held against.
+        on_row: called with (rows done, rows in all, the row that comes next).
+
+    Raises:
+        ParameterError: if the comparison was read from a file, or has no such row.
+
+    Returns:
+        By row name, without rows that leave nothing to subtract.
+    """
+    contest = comparison.contest
+    if contest is None:
+        raise ParameterError("this comparison holds no models any more: compare anew, then resample.")
+    rows = [row for row in comparison.rows if row.status != "empty"]
+    if reference not in {row.entrant.name for row in rows}:
+        raise ParameterError(f"{reference} is not among the compared rules: add it, or name another reference.")
+    curves: dict[str, Sequence[Curve]] = {}
+    for index, row in enumerate(rows):
+        on_row(index, len(rows), row)
+        curves[row.entrant.name] = [curve_of(contest, choice) for choice in _choices(contest, row)]
+    return bootstrap(
+        curves, reference=reference, keep=comparison.keep, replicates=replicates, seed=seed, confidence=confidence
+    )
+
+
+def curve_of(contest: Contest, choice: Choice) -> Curve:
+    """A choice's answers at the protocol's scales, and beyond them until retention is clearly below the floor.
+
+    Clearly: by four standard deviations of a count that loses the share which the floor allows.
+    """
+    examiner, total = contest.examiner, contest.base("val").retain.n
+    enough = contest.floor - 4 * sqrt(total * (1 - contest.keep) + 1)
+    scales, above = [0.0], [scale for scale in contest.scales if scale > 0]
+    for scale in onwards(contest.scales):
+        if scale > above[-1] and examiner.retained(choice, scales[-1]) < enough:
+            break
+        scales.append(scale)
+    sides = []
+    for split in ("val", "test"):
+        hits = [examiner.hits(choice, scale, split) for scale in scales]
+        sides += [np.stack([hit.forget.numpy() for hit in hits]), np.stack([hit.retain.numpy() for hit in hits])]
+    forget, retain, test_forget, test_retain = sides
+    return Curve(forget, retain, test_forget, test_retain, capped=1 + len(above))
+
+
+def _choices(contest: Contest, row: Row) -> list[Choice]:
+    if row.entrant.rule == "single":
+        return [contest.stand.choose([id], "uniform") for id in contest.stand.pool.ids]
+    if row.entrant.rule == "greedy":
+        return [contest.stand.choose(row.candidates, "uniform")]
+    return [contest.stand.choose(row.candidates, row.entrant.rule, dict(row.entrant.params))]

@@ -1,0 +1,143 @@
+"""Rows of a comparison: one rule by the paper's protocol, at matched retention, and at what cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from negmerge_kit.lab.cost import Cost
+from negmerge_kit.lab.entrants import Entrant
+from negmerge_kit.lab.matched import Crossing
+from negmerge_kit.scoring.accuracy import Accuracy
+from negmerge_kit.scoring.scale import Point
+from negmerge_kit.types import Json
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Forget accuracy and retain accuracy, pooled over its images, of one model on one split."""
+
+    forget: Accuracy
+    retain: Accuracy
+
+    def json(self) -> Json:
+        """`{"forget": score, "retain": score}`."""
+        return {"forget": self.forget.json(), "retain": self.retain.json()}
+
+
+@dataclass(frozen=True)
+class Matched:
+    """A rule where retention first meets the floor on validation.
+
+    Attributes:
+        crossing: the scale and its bracket.
+        forget: forget accuracy on validation, interpolated as the scale is.
+        test: test accuracy at that scale; its retention is near the floor, not on it.
+        evaluations, seconds: what finding it took beyond the protocol.
+    """
+
+    crossing: Crossing
+    forget: float
+    test: Pair
+    evaluations: int
+    seconds: float
+
+    def json(self) -> Json:
+        """`{"scale", "forget", "retain"}` with test scores, and how the scale was found on validation."""
+        return {
+            "scale": self.crossing.scale,
+            **self.test.json(),
+            "validation_forget": self.forget,
+            "bracket": self.crossing.json(),
+            "evaluations": self.evaluations,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one entrant did.
+
+    Attributes:
+        candidates: the ids that it merged.
+        params: the rule's parameters, every default filled in.
+        status: `ok`; `infeasible` when no scale above 0 of the grid keeps enough; `empty` when nothing is left to
+            subtract (the conflict of candidates that agree everywhere).
+        scale, validation, test: by the protocol; test was scored once, at this scale. None unless `ok`.
+        matched: None when retention never falls below the floor, or nothing is left.
+        curve: what is known in full on validation, at any scale.
+    """
+
+    entrant: Entrant
+    candidates: tuple[str, ...]
+    params: dict[str, Any]
+    status: str
+    scale: float | None
+    validation: Pair | None
+    test: Pair | None
+    matched: Matched | None
+    kept_fraction: float
+    curve: tuple[Point, ...]
+    cost: Cost
+
+    def json(self) -> Json:
+        """The entry of `rows` in the JSON contract, and beyond it name, title, candidates, cost and curve."""
+        return {
+            "name": self.entrant.name,
+            "title": self.entrant.title,
+            "rule": self.entrant.rule,
+            "params": self.params,
+            "candidates": list(self.candidates),
+            "status": self.status,
+            "scale": self.scale,
+            "validation": self.validation and self.validation.json(),
+            "test": self.test and self.test.json(),
+            "matched": self.matched and self.matched.json(),
+            "kept_fraction": self.kept_fraction,
+            "evaluations": self.cost.evaluations,
+            "seconds": self.cost.merge + self.cost.search,
+            "peak_memory": self.cost.peak_memory,
+            "cost": self.cost.json(),
+            "curve": [point.json() for point in self.curve],
+        }
+
+    @classmethod
+    def from_json(cls, entrant: Entrant, values: Json) -> Row:
+        """The row back from what `json` gave."""
+        cost = {name: value for name, value in values["cost"].items() if name != "wall"}
+        matched = values["matched"]
+        return cls(
+            entrant,
+            tuple(values["candidates"]),
+            values["params"],
+            values["status"],
+            values["scale"],
+            values["validation"] and _pair(values["validation"]),
+            values["test"] and _pair(values["test"]),
+            matched
+            and Matched(
+                Crossing(matched["scale"], *(_end(matched["bracket"][name]) for name in ("above", "below"))),
+                matched["validation_forget"],
+                _pair(matched),
+                matched["evaluations"],
+                matched["seconds"],
+            ),
+            values["kept_fraction"],
+            tuple(
+                Point(point["scale"], _accuracy(point["forget"]), _accuracy(point["retain"]))
+                for point in values["curve"]
+            ),
+            Cost(**cost),
+        )
+
+
+def _pair(values: Json) -> Pair:
+    return Pair(_accuracy(values["forget"]), _accuracy(values["retain"]))
+
+
+def _accuracy(score: Json) -> Accuracy:
+    return Accuracy(round(score["value"] * score["n"]), score["n"], score["split"])
+
+
+def _end(values: Json) -> tuple[float, int]:
+    return values["scale"], values["retain"]

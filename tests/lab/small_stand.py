@@ -1,0 +1,86 @@
+"""A stand whose models are a few numbers: each image is one direction, right where the weights point along it."""
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from negmerge_kit.checkpoints.filling import candidate_id
+from negmerge_kit.checkpoints.pool import Candidate, Pool, StoredFile
+from negmerge_kit.lab.resident import Choice, Merged
+from negmerge_kit.merging import merge
+from negmerge_kit.merging.rules import find_rule
+from negmerge_kit.vision.images import ImageSet
+from negmerge_kit.vision.scene import Splits
+
+
+class LinearModel:
+    """Answers class 1 where x·w > 0; the weights are the first entry of an image's bytes onwards, centred at 128."""
+
+    def __init__(self, weights):
+        self.weights = weights
+
+    def features(self, images):
+        return ((images.flatten(1).float() - 128) / 32) @ self.weights.flatten()[:, None]
+
+    def head(self, name):
+        return torch.tensor([[0.0], [1.0]])
+
+
+class SmallStand:
+    """What a comparison asks of a workbench, for a linear model and candidates made by hand."""
+
+    def __init__(self, base, deltas, images):
+        self.base = {"w": base}
+        self.candidates = {}
+        pool = Pool(Path("small"), {"mode": "standard", "sets": []}, StoredFile("b", "0"), StoredFile("h", "0"), ())
+        entries = []
+        for index, delta in enumerate(deltas):
+            id = candidate_id(pool, {"seed": index})
+            entries.append(Candidate(id, f"{id}.safetensors", f"sha-{index}", {"seed": index}, seconds=1.0))
+            self.candidates[id] = {"w": base + delta}
+        self.pool = Pool(pool.folder, pool.scene, pool.base_file, pool.heads_file, tuple(entries))
+        self._images = images
+        self._merged = {}
+        self.answered = 0
+
+    def choose(self, candidates=None, rule="negmerge", params=None, *, buffers="keep"):
+        ids = self.pool.ids if candidates is None else candidates
+        return Choice(tuple(ids), rule, tuple(sorted(find_rule(rule).resolve(params or {}).items())), buffers)
+
+    def merged(self, choice):
+        if choice not in self._merged:
+            stream = merge(
+                self.base, [self.candidates[id] for id in choice.candidates], rule=choice.rule, **dict(choice.params)
+            )
+            self._merged[choice] = Merged(dict(stream), stream.counts, 0.0)
+        return self._merged[choice]
+
+    def images(self, split):
+        return self._images[split]
+
+    @contextmanager
+    def at(self, choice, scale):
+        self.answered += 1
+        weights = self.base["w"]
+        yield LinearModel(weights - scale * self.merged(choice).delta["w"] if choice is not None else weights)
+
+
+def image_set(name, split, directions):
+    """Images whose bytes are `directions` [n, 3·16·16] in steps of 1/32, all of class 1."""
+    pixels = (directions * 32 + 128).round().clamp(0, 255).to(torch.uint8).reshape(-1, 3, 16, 16)
+    return ImageSet(name, pixels, torch.ones(len(pixels), dtype=torch.int64), ("no", "yes"), split)
+
+
+SIZE = 3 * 16 * 16
+
+
+def small_images(seed, forget, retain, *, n_forget=150, n_retain=600):
+    """Both splits, drawn by two functions (generator, n) -> [n, SIZE]."""
+    made = {}
+    for index, split in enumerate(("val", "test")):
+        draw = torch.Generator().manual_seed(1000 * seed + index)
+        made[split] = Splits(
+            image_set("forget", split, forget(draw, n_forget)), (image_set("keep", split, retain(draw, n_retain)),)
+        )
+    return made
