@@ -6,6 +6,7 @@ the merged dict.
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import numpy as np
@@ -154,3 +155,51 @@ def top_magnitude(deltas: Deltas, agreement=1.0):
         return out.reshape(mean.shape)
 
     return apply(deltas, one)
+
+
+def mix(word: np.ndarray) -> np.ndarray:
+    """The published low-bias hash of 32 bits (shifts 16, 15, 16), in NumPy's own wrap-around arithmetic."""
+    word = word.astype(np.uint32)
+    word = (word ^ (word >> np.uint32(16))) * np.uint32(0x7FEB352D)
+    word = (word ^ (word >> np.uint32(15))) * np.uint32(0x846CA68B)
+    return word ^ (word >> np.uint32(16))
+
+
+def draws(seed: int, name: str, count: int) -> np.ndarray:
+    """The counter-based generator: counter = place in the flattened tensor, key = BLAKE2b-64 of "seed:name"."""
+    key = np.frombuffer(hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest(), dtype="<u4")
+    return mix(mix(np.arange(count, dtype=np.uint32) ^ key[0]) ^ key[1])
+
+
+def value_draws(seed: int, name: str, values: np.ndarray) -> np.ndarray:
+    """The same, drawn from each element's own bits too: sign-extended to 64 bits, high half onto low half."""
+    flat = np.ascontiguousarray(values).reshape(-1)
+    wide = flat.view(np.int64) if flat.dtype == np.float64 else flat.view(np.int32).astype(np.int64)
+    halves = wide.view(np.uint32).reshape(-1, 2)
+    return mix(draws(seed, name, flat.size) ^ halves[:, 0] ^ halves[:, 1])
+
+
+def dare(deltas: Deltas, drop=0.5, seed=0):
+    out = {}
+    for name in deltas[0]:
+        survivors = []
+        for delta in deltas:
+            kept = value_draws(seed, name, delta[name]) >= round(drop * 2**32)
+            survivors.append(np.where(kept.reshape(delta[name].shape), delta[name], 0).astype(delta[name].dtype))
+        mean = ordered_mean(np.stack(survivors))
+        out[name] = mean / mean.dtype.type(1 - drop)
+    return out
+
+
+def random_mask(deltas: Deltas, agreement=1.0, seed=0):
+    out = {}
+    for name in deltas[0]:
+        stack = np.stack([delta[name] for delta in deltas])
+        wanted = int((elected(stack, agreement) != 0).sum())
+        mean = ordered_mean(stack).reshape(-1)
+        moved = np.flatnonzero(mean)
+        chosen = moved[np.argsort(draws(seed, name, mean.size)[moved], kind="stable")[:wanted]]
+        kept = np.zeros_like(mean)
+        kept[chosen] = mean[chosen]
+        out[name] = kept.reshape(stack.shape[1:])
+    return out

@@ -9,10 +9,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from negmerge_kit.checkpoints.adapters import Adapter, is_adapter
+from negmerge_kit.checkpoints.pool import MADE_FROM
 from negmerge_kit.checkpoints.reader import Checkpoint, open_checkpoint
 from negmerge_kit.checkpoints.sparse import DeltaWriter, open_delta, undo_delta
 from negmerge_kit.checkpoints.writer import output_files, refuse_overwriting, save_checkpoint, sha256_file
-from negmerge_kit.errors import ParameterError
+from negmerge_kit.errors import MismatchError, ParameterError
 from negmerge_kit.merging.agreement import sign_agreement, total
 from negmerge_kit.merging.negation import apply_delta, check_scale, merge, negate
 from negmerge_kit.merging.signs import chance
@@ -39,13 +40,15 @@ def merge_files(
     engine: str = "auto",
     chunk: int | None = None,
     prefix: str = "",
+    force: bool = False,
     **params: object,
 ) -> Json:
     """Merge candidates' files into an unlearned checkpoint (`out`), a sparse delta (`delta_out`), both or neither.
 
     One pass, streamed; both files are written whole or not at all, and carry rule, parameters, scale and the SHA-256
-    of every input. With both, the delta can be undone. Raises as `merge` and `save_checkpoint` do, and ParameterError
-    when a candidate is the base or an output is an input.
+    of every input. With both, the delta can be undone. Raises as `merge` and `save_checkpoint` do, ParameterError
+    when a candidate is the base or an output is an input, and MismatchError when a candidate's file names another
+    base than this one, by SHA-256; with `force` it passes, and the outputs say so.
     """
     check_scale(scale)
     opened = open_checkpoint(base, prefix=prefix)
@@ -69,6 +72,7 @@ def merge_files(
     record: Json = {"rule": rule, "params": merged.settings, "buffers": buffers, "scale": scale}
     if outputs:
         record["inputs"] = _hashes(opened, others)
+        record |= _strangers(others, record["inputs"]["base"], candidates, force)
     with ExitStack() as files:
         items: Items = merged
         if delta_out is not None:
@@ -169,6 +173,19 @@ def _hashes(base: Weights, others: Sequence[Weights]) -> Json:
         for group, digests in zip(groups, hashes, strict=True)
     ]
     return {"base": named[0], "others": named[1:]}
+
+
+def _strangers(others: Sequence[Weights], base: Json, names: Sequence[str | Path], force: bool) -> Json:
+    """{"forced": paths} of the candidates that were fine-tuned from another base, as far as their files say."""
+    told = [getattr(weights, "metadata", {}).get(MADE_FROM) for weights in others]
+    strangers = [str(name) for name, made_from in zip(names, told, strict=True)
+                 if made_from is not None and made_from not in base.values()]  # fmt: skip
+    if strangers and not force:
+        raise MismatchError(
+            f"{strangers[0]} was fine-tuned from another base than {next(iter(base))} (by the SHA-256 in its file): "
+            "give its own base, or merge it all the same with --force."
+        )
+    return {"forced": strangers} if strangers else {}
 
 
 def _done(base: str | Path, delta: str | Path, scale: float, out: Path, started: float) -> Json:

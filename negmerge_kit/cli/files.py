@@ -21,6 +21,13 @@ def merge(arguments: list[str]) -> int:
     parser.add_argument(
         "--nonfinite", default="refuse", choices=["refuse", "pass"], help="NaN and infinities in inputs"
     )
+    parser.add_argument(
+        "--engine",
+        default="auto",
+        choices=["auto", "fused", "plain"],
+        help="compiled loop where it pays (auto), always where there is a compiler, or never; the bits are the same",
+    )
+    parser.add_argument("--force", action="store_true", help="merge candidates that say they are of another base, too")
     add_rule_flags(parser)
     options = parser.parse_args(arguments)
     if options.out is None and options.delta_out is None:
@@ -35,6 +42,8 @@ def merge(arguments: list[str]) -> int:
         device=options.device,
         buffers=options.buffers,
         nonfinite=options.nonfinite,
+        engine=options.engine,
+        force=options.force,
         **rule_params(options),
     )
     return _print(

@@ -13,8 +13,10 @@ WORD = 0xFFFFFFFF
 def random_codes(seed: int, name: str, index: Tensor) -> Tensor:
     """One uniform number in [0, 2^32) for each element of the tensor `name`, as int64.
 
-    A counter-based generator: two rounds of a 32-bit integer hash over the element's index, keyed by seed and name.
-    Each round is a bijection, so the numbers of one tensor (below 2^32 elements) are all different.
+    A counter-based generator: the counter is the element's index i in the flattened tensor, the key is the 8-byte
+    BLAKE2b digest of the text "SEED:NAME", read as two little-endian 32-bit words k1, k2. With i folded to 32 bits
+    (i ⊕ i >> 32), the number is h(h(i ⊕ k1) ⊕ k2), where h is the 32-bit hash in `_mixed`. h is a bijection, so the
+    numbers of one tensor (below 2^32 elements) are all different.
 
     >>> codes = random_codes(0, "w", torch.arange(1000))
     >>> len(codes.unique()), bool((random_codes(0, "w", torch.arange(500, 1000)) == codes[500:]).all())
@@ -27,9 +29,10 @@ def random_codes(seed: int, name: str, index: Tensor) -> Tensor:
 
 
 def value_codes(seed: int, name: str, index: Tensor, values: Tensor) -> Tensor:
-    """As `random_codes`, but also drawn from each element's value.
+    """As `random_codes`, but also drawn from each element's value: h(random_codes ⊕ v).
 
-    Candidates then have independent numbers without being numbered, so their order does not matter.
+    v is the bits of the float, sign-extended to 64 and folded to 32 (v ⊕ v >> 32). Candidates then have independent
+    numbers without being numbered, so their order does not matter.
     """
     bits = values.view(torch.int64) if values.dtype is torch.float64 else values.view(torch.int32).to(torch.int64)
     return _mixed(random_codes(seed, name, index) ^ ((bits ^ (bits >> 32)) & WORD))

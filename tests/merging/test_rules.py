@@ -32,6 +32,8 @@ CASES = [
     ("conflict", {"agreement": 0.7}),
     ("top-magnitude", {}),
     ("top-magnitude", {"agreement": 0.7}),
+    *[("dare", {"drop": drop, "seed": seed}) for drop, seed in ((0.5, 0), (0.3, 7), (0.0, 1), (0.99, 2))],
+    *[("random-mask", {"agreement": r, "seed": seed}) for r, seed in ((1.0, 0), (1.0, 9), (0.7, 3))],
 ]
 ROUNDED = {"ties", "emr"}  # their sums are float64 in the oracle
 
@@ -68,7 +70,7 @@ def test_negmerge_from_one_to_forty_candidates(n):
         assert all(torch.equal(found[name], torch.from_numpy(np.asarray(values))) for name, values in expected.items())
 
 
-@pytest.mark.parametrize(("rule", "params"), [*CASES, ("dare", {}), ("random-mask", {})], ids=str)
+@pytest.mark.parametrize(("rule", "params"), CASES, ids=str)
 def test_the_chunk_never_changes_a_bit(rule, params):
     base, candidates = make(4, seed=3)
     whole = run(base, candidates, rule, params, chunk=10**6)
