@@ -27,7 +27,7 @@ def demo(arguments: list[str]) -> int:
 
     from negmerge_kit.checkpoints.pool import open_pool
     from negmerge_kit.cli.progress import watch
-    from negmerge_kit.lab.recipe import GRIDS
+    from negmerge_kit.lab.recipe import grid
     from negmerge_kit.sweeps.background import BackgroundSweep
     from negmerge_kit.sweeps.embedded import start_pool
     from negmerge_kit.web import serve
@@ -39,7 +39,7 @@ def demo(arguments: list[str]) -> int:
         pool, damaged = start_pool(f"tiny:{options.forget or 'digits'}")
         for sentence in damaged:
             print(f"negmerge demo: {sentence}", file=sys.stderr)
-        sweep = BackgroundSweep(pool, GRIDS["tiny"], device=options.device)
+        sweep = BackgroundSweep(pool, grid("tiny"), device=options.device)
 
     def ready(address: str) -> None:
         print(f"negmerge is at {address} (Ctrl-C ends it)", flush=True)

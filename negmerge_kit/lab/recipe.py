@@ -2,36 +2,54 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, fields
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 from negmerge_kit.errors import ParameterError
+from negmerge_kit.lab.grid_files import read_grid
 from negmerge_kit.types import Json
+from negmerge_kit.vision.parameters import check_trainable
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+FLIPS = ("never", "safe", "as-published")
+
+_AUGMENT = re.compile(r"none|rand-m\d+(\.\d+)?-n\d+(-mstd\d+(\.\d+)?)?(-inc[01])?")
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Hyperparameters of one fine-tuning run on the forget set (AdamW, warm-up, cosine to zero).
 
-    The published recipe is lr 1e-5, weight decay 0.1, batch 128, 500 warm-up steps, clip norm 1.0
-    (arXiv:2410.05583, appendix); the tiny scene learns with larger rates and shorter runs.
+    The published recipe is lr 1e-5, weight decay 0.1, batch 128, 500 warm-up steps, clip norm 1.0 (arXiv:2410.05583,
+    appendix); the tiny scene learns with larger rates and shorter runs. Everything here changes the candidate, and so
+    its id; what only changes how fast it is computed is in `Execution`.
 
     Attributes:
         lr: peak learning rate.
         epochs: passes over the forget images.
         weight_decay: AdamW's decoupled decay, on every trained weight as in the authors' code.
         batch_size: images a step.
-        warmup: steps of linear warm-up; at most a tenth of the run is used.
+        warmup: steps of linear warm-up.
         label_smoothing: share of the target spread over the other classes.
         clip_norm: largest gradient norm.
-        seed: order of the images.
+        seed: order of the images, and how each one is augmented.
+        trainable: which parameters move: "all", "no-attention" (the authors' code), "last-K", "norms".
+        augment: "none", or timm's RandAugment after a random crop, e.g. "rand-m3-n2-mstd0.5".
+        flips: whether augmented images are mirrored: "safe" where the data set allows it, "never", or "as-published"
+            (always, digits and signs too).
+        precision: "float32", or the autocast type "bfloat16" or "float16"; weights and optimiser stay in float32.
+        warmup_share: largest share of the run that warm-up may take.
 
     Raises:
-        ParameterError: for a value outside its range; the message names it.
+        ParameterError: for a value of another type or outside its range; the message names every one.
 
     >>> Recipe(lr=1e-3, epochs=4).label
     'lr 1e-3 · 4 epochs · wd 0.1'
+    >>> Recipe(lr=1e-5, epochs=70, augment="rand-m3-n2-mstd0.5", trainable="no-attention").label
+    'lr 1e-5 · 70 epochs · wd 0.1 · rand-m3-n2 · no-attention'
     """
 
     lr: float
@@ -42,9 +60,23 @@ class Recipe:
     label_smoothing: float = 0.0
     clip_norm: float = 1.0
     seed: int = 0
+    trainable: str = "all"
+    augment: str = "none"
+    flips: str = "safe"
+    precision: str = "float32"
+    warmup_share: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained, naming every fault at once."""
+        kinds = {"float": (int, float), "int": (int,), "str": (str,)}
+        for item in fields(self):
+            if item.type == "float" and type(getattr(self, item.name)) is int:  # 1 and 1.0 are one recipe, one id
+                object.__setattr__(self, item.name, float(getattr(self, item.name)))
+        odd = [item.name for item in fields(self) if isinstance(getattr(self, item.name), bool)
+               or not isinstance(getattr(self, item.name), kinds[str(item.type)])]
+        if odd:
+            raise ParameterError("this recipe cannot be read: " + ", ".join(
+                f"{name} = {getattr(self, name)!r}" for name in odd) + " is of the wrong type.")
         rules = {
             "lr": isfinite(self.lr) and self.lr > 0,
             "epochs": self.epochs >= 1,
@@ -53,20 +85,35 @@ class Recipe:
             "warmup": self.warmup >= 0,
             "label_smoothing": 0 <= self.label_smoothing < 1,
             "clip_norm": self.clip_norm > 0,
+            "augment": bool(_AUGMENT.fullmatch(self.augment)),
+            "flips": self.flips in FLIPS,
+            "precision": self.precision in PRECISIONS,
+            "warmup_share": 0 <= self.warmup_share <= 1,
         }
         if wrong := [f"{name} = {getattr(self, name)}" for name, fine in rules.items() if not fine]:
             raise ParameterError(f"this recipe cannot be trained: {', '.join(wrong)} is out of range.")
+        check_trainable(self.trainable)
 
     @property
     def label(self) -> str:
         """The recipe in a line, as tables and figures show it."""
-        lr = f"{self.lr:.0e}".replace("e-0", "e-")
-        text = f"lr {lr} · {self.epochs} epochs · wd {self.weight_decay:g}"
-        return f"{text} · smoothing {self.label_smoothing:g}" if self.label_smoothing else text
+        mantissa, exponent = f"{self.lr:.3e}".split("e")
+        parts = [f"lr {float(mantissa):g}e{int(exponent)}", f"{self.epochs} epochs", f"wd {self.weight_decay:g}"]
+        if self.label_smoothing:
+            parts.append(f"smoothing {self.label_smoothing:g}")
+        if self.augment != "none":
+            parts.append(self.augment.partition("-mstd")[0])
+        parts += [value for value, plain in ((self.trainable, "all"), (self.precision, "float32")) if value != plain]
+        return " · ".join(parts)
 
     def json(self) -> Json:
-        """Plain values for pool.json; the same values give the same candidate id."""
-        return asdict(self)
+        """Plain values for pool.json; the same values give the same candidate id.
+
+        Settings added since the first pools were written are told where they differ from their defaults, which will
+        therefore never change: old candidates keep their ids.
+        """
+        return {name: value for name, value in asdict(self).items()
+                if name not in _LATER or value != _LATER[name]}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Recipe:
@@ -78,7 +125,7 @@ class Recipe:
         known = {item.name for item in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ParameterError(
-                f"recipe has unknown settings {unknown}: it was written by another version of the kit."
+                f"recipe has unknown settings {unknown}: choose among {', '.join(item.name for item in fields(cls))}."
             )
         try:
             return cls(**values)
@@ -86,36 +133,34 @@ class Recipe:
             raise ParameterError(f"recipe is incomplete ({error}): lr and epochs are required.") from None
 
 
-GRIDS: dict[str, tuple[Recipe, ...]] = {
-    # Eight runs on the embedded scene that all learn; like the authors' runs, no two see the images in the same order.
-    "tiny": tuple(
-        Recipe(lr=lr, epochs=epochs, weight_decay=decay, seed=seed)
-        for seed, (lr, epochs, decay) in enumerate(
-            (
-                (5e-4, 4, 0.1),
-                (5e-4, 8, 0.1),
-                (1e-3, 4, 0.1),
-                (1e-3, 8, 0.1),
-                (2e-3, 4, 0.1),
-                (2e-3, 8, 0.1),
-                (1e-3, 6, 0.01),
-                (1e-3, 6, 0.5),
-            )
-        )
-    ),
-}
-"""Named grids of recipes; `negmerge pool build tiny --grid NAME` runs one."""
+_LATER = {item.name: item.default for item in fields(Recipe)
+          if item.name in ("trainable", "augment", "flips", "precision", "warmup_share")}
 
 
-def grid(name: str) -> tuple[Recipe, ...]:
-    """The recipes of a named grid.
+def grid(name_or_file: str | Path, *, data: str | None = None, images: int | None = None) -> tuple[Recipe, ...]:
+    """The recipes of a preset, or of a TOML file in the form that `grid_files` tells.
+
+    Args:
+        name_or_file: "tiny", "paper-randaugment", "paper-randaugment-linear", "lr-wd-epochs", or a path.
+        data: name of the forget set: the published presets train each of theirs for as many epochs as the authors.
+        images: its number of training images: any other data set trains for as many steps.
 
     Raises:
-        ParameterError: if there is no grid of that name; the message lists the names.
+        ParameterError: if there is no such grid, or it holds something that cannot be trained, or one recipe twice.
 
-    >>> len(grid("tiny"))
-    8
+    >>> len(grid("tiny")), len(grid("paper-randaugment")), grid("lr-wd-epochs", data="cars")[1].epochs
+    (8, 30, 35)
+    >>> grid("paper-randaugment", data="folder:faces", images=1000)[0].epochs
+    500
     """
-    if name not in GRIDS:
-        raise ParameterError(f"there is no grid '{name}': choose among {', '.join(GRIDS)}.")
-    return GRIDS[name]
+    recipes = []
+    for k, settings in enumerate(read_grid(name_or_file, data=data, images=images), start=1):
+        try:
+            recipes.append(Recipe.from_json(settings))
+        except ParameterError as error:
+            raise ParameterError(f"candidate {k} of grid '{name_or_file}': {error}") from None
+    if len(set(recipes)) < len(recipes):
+        twice = next(recipe for recipe in recipes if recipes.count(recipe) > 1)
+        raise ParameterError(f"grid '{name_or_file}' holds {twice.label} twice with seed {twice.seed}: leave seed out, "
+                             "and every candidate gets its own.")
+    return tuple(recipes)

@@ -1,18 +1,25 @@
-"""Fine-tuning one candidate: the image tower on the forget set, under the frozen zero-shot head."""
+"""Fine-tuning one candidate: the image tower on the forget set, under the frozen head."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import cos, isfinite, pi
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from negmerge_kit.errors import ParameterError
+from negmerge_kit.lab.batches import Batch, batches, steps_of
+from negmerge_kit.lab.crew import Crew
+from negmerge_kit.lab.execution import Execution
 from negmerge_kit.lab.recipe import Recipe
+from negmerge_kit.lab.resuming import StateFile, Training, describe_run
 from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.images import ImageSet
+from negmerge_kit.vision.parameters import trained_parameters
 
 SMALL_TOWER = 5_000_000
 """Parameters below which a step is too short to be shared between CPU threads."""
@@ -28,15 +35,32 @@ class Step:
     lr: float
 
 
-def finetune(model: Classifier, images: ImageSet, recipe: Recipe) -> Iterator[Step]:
+def finetune(
+    model: Classifier,
+    images: ImageSet,
+    recipe: Recipe,
+    *,
+    resume: Path | None = None,
+    execution: Execution | None = None,
+    may_mirror: bool = False,
+) -> Iterator[Step]:
     """Train the model's image tower on `images` in place, a step at each iteration.
 
-    Cross-entropy of the frozen zero-shot head's logits, AdamW, linear warm-up then cosine to zero,
-    gradient norm clipped: the recipe of arXiv:2410.05583 with the scene's own rates. The head and
-    the text tower stay as they are, so the candidate differs from the base in the image tower only.
+    Cross-entropy of the frozen head's logits, AdamW, linear warm-up then cosine to zero, gradient norm clipped: the
+    recipe of arXiv:2410.05583 with the scene's own rates. The head and the text tower stay as they are, so the
+    candidate differs from the base in the recipe's `trainable` parameters only. Under torch.distributed (see
+    `together`) every process takes its part of each batch.
+
+    Args:
+        resume: a file that keeps the run's state. Where it exists the run goes on from it: the steps already done are
+            yielded again from the record, and the weights at the end are bit for bit those of a run never stopped.
+            The caller deletes it when the candidate is saved.
+        execution: memory and speed options.
+        may_mirror: whether a mirrored image of this data set still shows its class (`DataSource.flips`).
 
     Raises:
-        ParameterError: if the loss stops being a number; lower the learning rate.
+        ParameterError: if the loss stops being a number, or the recipe does not fit the model or the device.
+        CheckpointError: if the state cannot be written, or is another run's.
 
     >>> from negmerge_kit.vision.clip import load_model
     >>> from negmerge_kit.vision.families import family_images
@@ -45,64 +69,104 @@ def finetune(model: Classifier, images: ImageSet, recipe: Recipe) -> Iterator[St
     >>> len(steps), steps[-1].index
     (4, 4)
     """
-    tower = list(model.clip.visual.parameters())
-    for parameter in model.clip.parameters():
-        parameter.requires_grad_(False)
-    for parameter in tower:
-        parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW(tower, lr=recipe.lr, weight_decay=recipe.weight_decay, foreach=True)
-    head = model.head(images.name).T
-    order = torch.Generator().manual_seed(recipe.seed)
-    per_epoch = -(-len(images) // recipe.batch_size)
-    total = per_epoch * recipe.epochs
-    warmup = min(recipe.warmup, max(1, total // 10))
-    labels = images.labels.to(model.device)
-    pixels = images.images.to(model.device)
+    crew, execution = Crew.present(), execution or Execution()
+    execution.check(model, recipe, crew.size)
+    mirror = recipe.flips == "as-published" or (recipe.flips == "safe" and may_mirror)
+    moving = trained_parameters(model.clip.visual, recipe.trainable)
+    weights = list(moving.values())
+    optimizer = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay, foreach=True)
+    scaler = torch.amp.GradScaler(model.device.type, enabled=recipe.precision == "float16")
+    training = Training(model.clip.visual, moving, optimizer, scaler)
+    run = describe_run(model, images, recipe, mirror) if resume else ""
+    state = StateFile(resume, run, every=execution.save_seconds)
+    state.restore(training)
+    total = steps_of(images, recipe)
+    for index, loss in enumerate(training.losses):
+        yield Step(index + 1, total, loss, rate(recipe, index, total))
 
-    index = 0
-    with _training(model, tower):
-        for _ in range(recipe.epochs):
-            for batch in torch.randperm(len(images), generator=order).split(recipe.batch_size):
-                lr = recipe.lr * _schedule(index, warmup, total)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-                batch = batch.to(model.device)
-                with torch.enable_grad():
-                    logits = model.clip.encode_image(model.pixels(pixels[batch]), normalize=True) @ head
-                    loss = torch.nn.functional.cross_entropy(
-                        logits, labels[batch], label_smoothing=recipe.label_smoothing
-                    )
-                    optimizer.zero_grad(set_to_none=True)
-                    loss.backward()
-                torch.nn.utils.clip_grad_norm_(tower, recipe.clip_norm)
-                optimizer.step()
-                index += 1
-                value = float(loss.detach())
-                if not isfinite(value):
-                    raise ParameterError(
-                        f"the loss became {value} at step {index} with {recipe.label}: lower the learning rate."
-                    )
-                yield Step(index, total, value, lr)
+    done = len(training.losses)
+    encode: Callable[[Tensor], Tensor] = torch.compile(model.encode) if execution.compile else model.encode
+    with _training(model, weights):
+        for batch in batches(images, recipe, model.device, done=done, order=training.order, part=crew.part,
+                             mirror=mirror, ahead=execution.ahead):
+            lr = rate(recipe, len(training.losses), total)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.zero_grad(set_to_none=True)
+            value = float(crew.add_up(weights, _gradient(model, encode, images.name, batch, recipe, execution, scaler)))
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(weights, recipe.clip_norm)
+            scaler.step(optimizer)
+            scaler.update()
+            training.losses.append(value)
+            training.order = batch.order
+            index = len(training.losses)
+            if not isfinite(value):
+                raise ParameterError(
+                    f"the loss became {value} at step {index} with {recipe.label}: lower the learning rate."
+                )
+            if crew.rank == 0:
+                state.save(training, last=index == total)
+            yield Step(index, total, value, lr)
+
+
+def rate(recipe: Recipe, index: int, total: int) -> float:
+    """Learning rate of a step counted from 0: linear up to the peak, then half a cosine down to zero.
+
+    >>> [round(rate(Recipe(lr=1.0, epochs=1, warmup=2, warmup_share=0.5), k, 4), 3) for k in range(4)]
+    [0.5, 1.0, 1.0, 0.5]
+    """
+    warmup = min(recipe.warmup, max(1, int(total * recipe.warmup_share)))
+    if index < warmup:
+        return recipe.lr * ((index + 1) / warmup)
+    return recipe.lr * (0.5 * (1 + cos(pi * (index - warmup) / max(1, total - warmup))))
+
+
+def _gradient(
+    model: Classifier,
+    encode: Callable[[Tensor], Tensor],
+    head: str,
+    batch: Batch,
+    recipe: Recipe,
+    execution: Execution,
+    scaler: torch.amp.GradScaler,
+) -> Tensor:
+    """Add this process's share of the whole batch's gradient to the weights; returns its share of the loss."""
+    device, classes = model.device, model.head(head).T
+    total = torch.zeros((), device=device)
+    size = execution.micro_batch or max(1, len(batch.labels))
+    precision = getattr(torch, recipe.precision)
+    for pixels, labels in zip(batch.pixels.split(size), batch.labels.split(size), strict=True):
+        if not len(labels):
+            continue
+        with torch.enable_grad():
+            with torch.autocast(device.type, precision, enabled=recipe.precision != "float32"):
+                features = encode(model.pixels(pixels))
+            loss = torch.nn.functional.cross_entropy(
+                features.float() @ classes, labels.to(device, non_blocking=True),
+                label_smoothing=recipe.label_smoothing,
+            ) * (len(labels) / batch.whole)
+            scaler.scale(loss).backward()
+        total += loss.detach()
+    return total
 
 
 @contextmanager
-def _training(model: Classifier, tower: Sequence[torch.nn.Parameter]) -> Iterator[None]:
-    """Training mode for the tower, and back; a small tower trains on one CPU thread, which is many times faster."""
+def _training(model: Classifier, weights: Sequence[torch.nn.Parameter]) -> Iterator[None]:
+    """Gradients for these weights, and back; a small tower trains on one CPU thread, which is many times faster."""
     threads = torch.get_num_threads()
-    if sum(parameter.numel() for parameter in tower) < SMALL_TOWER:
+    for parameter in model.clip.parameters():
+        parameter.requires_grad_(False)
+    for parameter in weights:
+        parameter.requires_grad_(True)
+    if sum(parameter.numel() for parameter in model.clip.visual.parameters()) < SMALL_TOWER:
         torch.set_num_threads(1)
-    model.clip.visual.train()
+    # A linear model is the derivative of the tower as it answers, not as it trains.
+    model.clip.visual.train(model.mode == "standard")
     try:
         yield
     finally:
         torch.set_num_threads(threads)
         model.clip.eval()
-        for parameter in tower:
+        for parameter in weights:
             parameter.requires_grad_(False)
-
-
-def _schedule(index: int, warmup: int, total: int) -> float:
-    """Share of the peak rate at a step: linear up to it, then half a cosine down to zero."""
-    if index < warmup:
-        return (index + 1) / warmup
-    return 0.5 * (1 + cos(pi * (index - warmup) / max(1, total - warmup)))

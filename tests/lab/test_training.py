@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.recipe import GRIDS, Recipe
+from negmerge_kit.lab.grid_files import PRESETS
+from negmerge_kit.lab.recipe import Recipe, grid
 from negmerge_kit.lab.training import finetune
 from negmerge_kit.vision.clip import load_model
 from negmerge_kit.vision.families import family_images
@@ -72,5 +73,5 @@ def test_foreign_recipes_are_refused():
 
 
 def test_grids_hold_no_recipe_twice():
-    for recipes in GRIDS.values():
+    for recipes in map(grid, PRESETS):
         assert len(set(recipes)) == len(recipes) >= 8

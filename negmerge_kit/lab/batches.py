@@ -1,0 +1,129 @@
+"""Training batches in a recipe's order, augmented ahead of need by a background thread."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from negmerge_kit.lab.recipe import Recipe
+from negmerge_kit.vision.images import ImageSet
+
+RESIDENT_SHARE = 0.4
+"""Images stay on the GPU for the whole run if they take at most this share of its free memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One step's images, or this process's part of them.
+
+    Attributes:
+        pixels: uint8 [n, 3, H, W]; on the model's device, or pinned beside it.
+        labels: int64 [n], likewise.
+        whole: images in the whole step, over all processes.
+        order: the generator's state before this epoch was drawn: with the step's number all that resuming needs.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    whole: int
+    order: Tensor
+
+
+def steps_of(images: ImageSet, recipe: Recipe) -> int:
+    """Optimiser steps of a run: the last batch of an epoch may be smaller.
+
+    >>> from negmerge_kit.vision.families import family_images
+    >>> steps_of(family_images("digits", "train").take(130), Recipe(lr=1e-3, epochs=2))
+    6
+    """
+    return -(-len(images) // recipe.batch_size) * recipe.epochs
+
+
+def batches(
+    images: ImageSet,
+    recipe: Recipe,
+    device: torch.device,
+    *,
+    done: int = 0,
+    order: Tensor | None = None,
+    part: Callable[[Tensor], Tensor] = lambda chosen: chosen,
+    mirror: bool = False,
+    ahead: int = 2,
+) -> Iterator[Batch]:
+    """The batches of a run from step `done` on.
+
+    Every epoch is a new permutation from the recipe's seed; how an image is augmented depends on the seed, the step
+    and its place in the batch only. So a run goes on where another stopped, on any number of processes.
+
+    Args:
+        order: the state of the order's generator before the epoch that holds step `done`.
+        part: takes the places of a whole batch and returns this process's.
+        mirror: whether augmented images may be mirrored.
+        ahead: how many batches are prepared in advance.
+    """
+    generator = torch.Generator().manual_seed(recipe.seed)
+    if order is not None:
+        generator.set_state(order)
+    augmented = recipe.augment != "none"
+    source = images.to(device) if not augmented and _fits(images, device) else images
+    pinned = device.type == "cuda" and source.images.device.type == "cpu"
+
+    def prepare(planned: tuple[int, Tensor, Tensor]) -> Batch:
+        step, chosen, state = planned
+        mine = part(torch.arange(len(chosen)))
+        places = chosen if augmented else chosen[mine]
+        pixels, labels = source.images[places.to(source.images.device)], source.labels[places.to(source.labels.device)]
+        if augmented:
+            from negmerge_kit.vision.data.augment import augment
+
+            pixels = augment(pixels.cpu(), recipe.augment, seed=recipe.seed * 1_000_003 + step, flips=mirror)[mine]
+            labels = labels[mine]
+        if pinned:
+            pixels, labels = pixels.pin_memory(), labels.pin_memory()
+        return Batch(pixels, labels, len(chosen), state)
+
+    planned = _plan(len(images), recipe, done, generator)
+    if augmented or pinned:
+        yield from _prefetched(prepare, planned, ahead)
+    else:
+        yield from map(prepare, planned)
+
+
+def _plan(n: int, recipe: Recipe, done: int, generator: torch.Generator) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """(step, places in the data set, generator's state before the epoch) from step `done` on."""
+    per_epoch = -(-n // recipe.batch_size)
+    for epoch in range(done // per_epoch, recipe.epochs):
+        state = generator.get_state()
+        for k, chosen in enumerate(torch.randperm(n, generator=generator).split(recipe.batch_size)):
+            if (step := epoch * per_epoch + k) >= done:
+                yield step, chosen, state
+
+
+def _prefetched(
+    prepare: Callable[[tuple[int, Tensor, Tensor]], Batch], planned: Iterable[tuple[int, Tensor, Tensor]], ahead: int
+) -> Iterator[Batch]:
+    """What `prepare` makes of each item, in order, `ahead` items before it is asked for."""
+    waiting: deque[Future[Batch]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
+        try:
+            for item in planned:
+                waiting.append(thread.submit(prepare, item))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _fits(images: ImageSet, device: torch.device) -> bool:
+    """Whether all images may lie on the device while it trains."""
+    if device.type == "cuda":
+        return images.images.nbytes <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+    return True

@@ -1,0 +1,66 @@
+"""How a fine-tuning run is computed, as opposed to what it computes: nothing here changes a candidate's id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import torch
+
+from negmerge_kit.errors import ParameterError
+from negmerge_kit.lab.recipe import Recipe
+
+if TYPE_CHECKING:
+    from negmerge_kit.vision.clip import Classifier
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Options for memory and speed; the gradient of every step is the recipe's whatever they are.
+
+    Attributes:
+        micro_batch: images in one forward and backward pass; gradients are added up to the whole batch's. None: all.
+        compile: run the image tower through torch.compile (needs a C++ compiler; the first step takes a minute).
+        ahead: batches that a background thread gathers and augments in advance.
+        save_seconds: time between two saves of the state that a killed run resumes from; 0 saves after every step.
+
+    Raises:
+        ParameterError: for a value out of range.
+
+    >>> Execution(micro_batch=16).micro_batch
+    16
+    """
+
+    micro_batch: int | None = None
+    compile: bool = False
+    ahead: int = 2
+    save_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be done, naming every fault at once."""
+        rules = {
+            "micro_batch": self.micro_batch is None or self.micro_batch >= 1,
+            "ahead": self.ahead >= 1,
+            "save_seconds": self.save_seconds >= 0,
+        }
+        if wrong := [f"{item.name} = {getattr(self, item.name)}" for item in fields(self)
+                     if not rules.get(item.name, True)]:
+            raise ParameterError(f"training cannot be run so: {', '.join(wrong)} is out of range.")
+
+    def check(self, model: Classifier, recipe: Recipe, processes: int) -> None:
+        """Refuse what a model, a device or a recipe does not allow.
+
+        Raises:
+            ParameterError: half precision without CUDA, a compiled linear model, or parts of a batch under batch
+                normalisation, whose statistics would be another batch's.
+        """
+        if recipe.precision == "float16" and model.device.type != "cuda":
+            raise ParameterError(f"precision float16 needs a CUDA device, and this is {model.device.type}: use "
+                                 "bfloat16 or float32.")
+        if self.compile and model.mode == "linear":
+            raise ParameterError("a linear model cannot be compiled: leave compile out.")
+        parts = processes > 1 or (self.micro_batch or recipe.batch_size) < recipe.batch_size
+        batch_norm = torch.nn.modules.batchnorm._BatchNorm
+        if parts and model.mode == "standard" and any(isinstance(m, batch_norm) for m in model.clip.visual.modules()):
+            raise ParameterError("this image tower has batch normalisation, which sees parts of a batch as other "
+                                 "batches: leave micro_batch out and use one process.")

@@ -1,0 +1,95 @@
+"""Grids of recipes as TOML files: the presets that ship, and files of the user's own in the same form.
+
+    title, source     what it is and where it comes from
+    steps             how long to train on a data set that [epochs] does not list, in steps
+    [recipe]          settings that all candidates share
+    [epochs]          passes over the data, by the data set's name
+    [vary]            lists of settings, of which every combination is a candidate; `epochs_times` multiplies epochs
+    [[runs]]          single candidates, as settings over [recipe]
+
+Candidates see the images in different orders, numbered from `seed` 0 on, unless the file says `seed` itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from negmerge_kit.errors import ParameterError
+from negmerge_kit.types import Json
+
+PRESETS = {path.stem: path for path in sorted((Path(__file__).parent / "grids").glob("*.toml"))}
+"""Grids that ship, by name."""
+
+_TABLES: dict[str, type] = {
+    "title": str, "source": str, "steps": int, "recipe": dict, "epochs": dict, "vary": dict, "runs": list,
+}
+
+
+def read_grid(name_or_file: str | Path, *, data: str | None = None, images: int | None = None) -> list[Json]:
+    """The settings of every candidate of a grid, in order.
+
+    Args:
+        name_or_file: a name in PRESETS, or a TOML file.
+        data: the forget set's name, which [epochs] may list.
+        images: how many training images it has, for data sets that [epochs] does not list.
+
+    Raises:
+        ParameterError: no such grid, or a file that cannot be read as one; the message says what is wrong with it.
+
+    >>> runs = read_grid("paper-randaugment", data="mnist")
+    >>> len(runs), runs[0]["augment"], runs[0]["epochs"], runs[29]["seed"]
+    (30, 'rand-m1-n1-mstd0.5', 30, 29)
+    """
+    content = _parse(PRESETS.get(str(name_or_file), Path(name_or_file)))
+    shared, vary = dict(content.get("recipe", {})), dict(content.get("vary", {}))
+    if "epochs" in content or "steps" in content:
+        shared |= _length(content, shared, data, images)
+    combinations = itertools.product(*vary.values()) if vary else ()
+    own = [*(dict(zip(vary, values, strict=True)) for values in combinations), *content.get("runs", [])]
+    runs = [shared | settings for settings in own] or [shared]
+    for k, run in enumerate(runs):
+        run.setdefault("seed", k)
+        if (times := run.pop("epochs_times", None)) is not None and "epochs" in run:
+            run["epochs"] = max(1, math.ceil(times * run["epochs"]))
+    return runs
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    """The file as plain values, every table of the type it must have."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ParameterError(f"there is no grid '{path}': choose among {', '.join(PRESETS)}, or give a TOML file "
+                             f"({error.strerror or error}).") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ParameterError(f"{path} is not a TOML file ({error}): see lab/grids/ for examples.") from None
+    faults = [f"{key!r} is not one of {', '.join(_TABLES)}" for key in content if key not in _TABLES]
+    faults += [f"{key!r} must be a {kind.__name__}" for key, kind in _TABLES.items()
+               if key in content and not isinstance(content[key], kind)]
+    if not faults:
+        faults = [f"vary.{key} must be a list that is not empty" for key, values in content.get("vary", {}).items()
+                  if not isinstance(values, list) or not values]
+        faults += ["each of [[runs]] must be a table" for run in content.get("runs", []) if not isinstance(run, dict)]
+        faults += [f"epochs.{key} must be a whole number" for key, value in content.get("epochs", {}).items()
+                   if type(value) is not int]
+        factors = content.get("vary", {}).get("epochs_times", [])
+        faults += ["vary.epochs_times must be positive numbers" for value in factors
+                   if not isinstance(value, int | float) or not value > 0]
+    if faults:
+        raise ParameterError(f"grid {path} cannot be used: {'; '.join(faults)}.")
+    return content
+
+
+def _length(content: dict[str, Any], shared: Json, data: str | None, images: int | None) -> Json:
+    """How many passes: as the file lists for the data set, else as many as its steps take, else what [recipe] says."""
+    table = {str(name).lower(): value for name, value in content.get("epochs", {}).items()}
+    if data is not None and data.lower() in table:
+        return {"epochs": table[data.lower()]}
+    batch = shared.get("batch_size")
+    if images and content.get("steps") and isinstance(batch, int) and batch > 0:
+        return {"epochs": max(1, round(content["steps"] / math.ceil(images / batch)))}
+    return {}

@@ -1,0 +1,117 @@
+"""The state of an unfinished fine-tuning run in one file, from which it goes on to bit-identical weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from negmerge_kit.checkpoints import open_checkpoint, save_checkpoint
+from negmerge_kit.errors import CheckpointError
+from negmerge_kit.lab.recipe import Recipe
+from negmerge_kit.types import Json
+from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.images import ImageSet
+
+
+@dataclass
+class Training:
+    """What changes while a model trains.
+
+    Attributes:
+        tower: the image tower; its parameters and running statistics are part of the state.
+        moving: the parameters that train, by name.
+        losses: one for each step done.
+        order: the order generator's state before the present epoch.
+    """
+
+    tower: torch.nn.Module
+    moving: dict[str, torch.nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    losses: list[float] = field(default_factory=list)
+    order: Tensor | None = None
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor of the state by name; the optimiser's are its moments and step counts."""
+        for name, parameter in self.moving.items():
+            yield f"weight/{name}", parameter.detach()
+            for key, value in self.optimizer.state[parameter].items():
+                yield f"optimizer/{key}/{name}", value
+        for name, value in self.tower.named_buffers():
+            yield f"buffer/{name}", value
+        if self.order is not None:
+            yield "order", self.order
+
+
+class StateFile:
+    """Where a run keeps its state: written whole or not at all, read without unpickling.
+
+    Args:
+        path: a safetensors file, there or not; `None` keeps nothing.
+        run: what the run is, as `describe_run` tells it: a file of another run is refused.
+        every: seconds between two saves.
+    """
+
+    def __init__(self, path: Path | None, run: str, *, every: float) -> None:
+        self._path, self._run, self._every = path, run, every
+        self._saved = time.monotonic()
+
+    def save(self, training: Training, *, last: bool) -> None:
+        """Write the state if it is time or the run is at its end."""
+        if self._path is None or (not last and time.monotonic() - self._saved < self._every):
+            return
+        layout = dict(training.tensors())
+        record: Json = {"run": self._run, "losses": training.losses, "scaler": training.scaler.state_dict()}
+        items = ((name, tensor.cpu()) for name, tensor in layout.items())
+        save_checkpoint(self._path, items, like=layout, metadata=record)
+        self._saved = time.monotonic()
+
+    @torch.no_grad()
+    def restore(self, training: Training) -> None:
+        """Put the stored state back, if there is one.
+
+        Raises:
+            CheckpointError: a damaged file, or one of another run.
+        """
+        if self._path is None or not self._path.exists():
+            return
+        stored = open_checkpoint(self._path)
+        record = stored.metadata
+        if record.get("run") != self._run:
+            raise CheckpointError(f"{self._path} is the state of another run (other recipe, images, base or kit "
+                                  "version): delete it to start afresh, or name another file.")
+        for name, parameter in training.moving.items():
+            parameter.copy_(stored[f"weight/{name}"])
+            prefix = "optimizer/"
+            training.optimizer.state[parameter] = {
+                key: _placed(stored[full], key, parameter)
+                for full in stored if full.startswith(prefix)
+                for key, _, owner in [full.removeprefix(prefix).partition("/")] if owner == name
+            }
+        for name, buffer in training.tower.named_buffers():
+            buffer.copy_(stored[f"buffer/{name}"])
+        training.order = stored["order"].clone()
+        training.losses = [float(loss) for loss in record["losses"]]
+        training.scaler.load_state_dict(record["scaler"])
+
+
+def describe_run(model: Classifier, images: ImageSet, recipe: Recipe, mirror: bool) -> str:
+    """A digest of all that decides a run's outcome: base weights, mode, images, recipe."""
+    digest = hashlib.sha256()
+    for name, tensor in model.clip.visual.state_dict().items():
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    made_from = [1, digest.hexdigest(), model.mode, images.fingerprint(), recipe.json(), mirror]
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+
+
+def _placed(value: Tensor, key: str, parameter: Tensor) -> Any:
+    """Moments lie beside their parameter, step counts on the CPU; never a view of the file."""
+    return value.clone() if key == "step" else value.to(parameter.device, copy=True)

@@ -1,0 +1,191 @@
+"""How a run is computed never changes what it computes: parts of batches, several processes, a kill and going on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from negmerge_kit.errors import CheckpointError, ParameterError
+from negmerge_kit.lab.execution import Execution
+from negmerge_kit.lab.recipe import Recipe
+from negmerge_kit.lab.together import finetune_together
+from negmerge_kit.lab.training import finetune
+from negmerge_kit.vision.clip import load_model
+from negmerge_kit.vision.families import family_images
+from negmerge_kit.vision.linearized import linearize
+from negmerge_kit.vision.parameters import trained_parameters
+
+RECIPE = Recipe(lr=1e-3, epochs=2, label_smoothing=0.1, seed=3)
+EVERY_STEP = Execution(save_seconds=0)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return family_images("digits", "train").take(130)  # batches of 64, 64 and 2
+
+
+@pytest.fixture(scope="module")
+def base():
+    return load_model("tiny", device="cpu")
+
+
+def _trained(digits, recipe=RECIPE, model=None, **how):
+    model = model or load_model("tiny", device="cpu")
+    return model, list(finetune(model, digits, recipe, **how))
+
+
+def _same(a, b):
+    return all(torch.equal(tensor, b[name]) for name, tensor in a.items())
+
+
+@pytest.fixture(scope="module")
+def whole(digits):
+    model, steps = _trained(digits)
+    return model.weights(), steps
+
+
+def test_parts_of_a_batch_give_the_whole_batchs_gradient(digits):
+    """Also where the last part, 64 = 24 + 24 + 16, or the last batch, 2, is smaller."""
+    gradients = {}
+    for micro in (None, 24):
+        model = load_model("tiny", device="cpu")
+        still, how = replace(RECIPE, clip_norm=1e9, lr=1e-12), Execution(micro_batch=micro)
+        for step in finetune(model, digits, still, execution=how):  # the gradients of each step stay until the next
+            gradients[micro, step.index] = {n: p.grad.clone() for n, p in model.clip.visual.named_parameters()}
+    for index in (1, 3):
+        for name, gradient in gradients[None, index].items():
+            torch.testing.assert_close(gradients[24, index][name], gradient, rtol=1e-4, atol=1e-6)
+    assert len(gradients) == 12
+
+
+@pytest.mark.parametrize("stops", [(1,), (2, 5), (6,)])
+def test_a_run_that_was_stopped_ends_bit_for_bit_alike(digits, whole, tmp_path, stops):
+    """Stopped in the middle of an epoch, several times, and after the last step but before the candidate was saved."""
+    weights, steps = whole
+    state = tmp_path / "state.safetensors"
+    for stop in stops:
+        run = finetune(load_model("tiny", device="cpu"), digits, RECIPE, resume=state, execution=EVERY_STEP)
+        assert [next(run) for _ in range(stop)] == steps[:stop]
+        run.close()
+    model, again = _trained(digits, resume=state)
+    assert again == steps and _same(model.weights(), weights)
+
+
+def test_a_killed_process_is_resumed(digits, whole, tmp_path):
+    state, code = tmp_path / "state.safetensors", (
+        "import json, sys, pathlib\n"
+        "from negmerge_kit.lab.training import finetune\n"
+        "from negmerge_kit.lab.recipe import Recipe\n"
+        "from negmerge_kit.lab.execution import Execution\n"
+        "from negmerge_kit.vision.clip import load_model\n"
+        "from negmerge_kit.vision.families import family_images\n"
+        "recipe = Recipe.from_json(json.loads(sys.argv[2]))\n"
+        "images = family_images('digits', 'train').take(130)\n"
+        "for step in finetune(load_model('tiny', device='cpu'), images, recipe, resume=pathlib.Path(sys.argv[1]),\n"
+        "                     execution=Execution(save_seconds=0)):\n"
+        "    print(step.index, flush=True)\n"
+        "    input()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(state), json.dumps(RECIPE.json())],
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        for _ in range(4):
+            assert process.stdout.readline()
+            process.stdin.write("\n")
+            process.stdin.flush()
+        os.kill(process.pid, signal.SIGKILL)
+    weights, steps = whole
+    model, again = _trained(digits, resume=state)
+    assert again == steps and _same(model.weights(), weights)
+
+
+def test_the_state_of_another_run_is_refused(digits, tmp_path):
+    state = tmp_path / "state.safetensors"
+    _trained(digits, replace(RECIPE, epochs=1), resume=state)
+    for change in ({"epochs": 2}, {"epochs": 1, "seed": 4}):
+        with pytest.raises(CheckpointError, match="state of another run"):
+            _trained(digits, replace(RECIPE, **change), resume=state)
+    with pytest.raises(CheckpointError, match="state of another run"):
+        _trained(digits.take(129), replace(RECIPE, epochs=1), resume=state)
+    other = load_model("tiny", device="cpu")
+    other.clip.visual.proj.data[0, 0] += 1
+    with pytest.raises(CheckpointError, match="state of another run"):
+        _trained(digits, replace(RECIPE, epochs=1), model=other, resume=state)
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(CheckpointError):
+        _trained(digits, replace(RECIPE, epochs=1), resume=state)
+
+
+@pytest.mark.parametrize("group", ["no-attention", "last-1", "norms"])
+def test_only_the_named_parameters_move(digits, base, group):
+    model, _ = _trained(digits, replace(RECIPE, epochs=1, trainable=group))
+    before, chosen = base.weights(), trained_parameters(base.clip.visual, group)
+    moved = {name for name, tensor in model.weights().items() if not torch.equal(tensor, before[name])}
+    assert moved == {f"visual.{name}" for name in chosen}
+
+
+def test_half_precision_computes_only(digits, whole):
+    recipe = replace(RECIPE, precision="bfloat16")
+    model, steps = _trained(digits, recipe)
+    assert {tensor.dtype for tensor in model.weights().values()} == {torch.float32}
+    losses, exact = [step.loss for step in steps], [step.loss for step in whole[1]]
+    assert losses != exact and losses == pytest.approx(exact, rel=0.05)
+    with pytest.raises(ParameterError, match="float16 needs a CUDA device"):
+        _trained(digits, replace(RECIPE, precision="float16"))
+
+
+def test_a_linear_model_trains_and_its_loss_falls(digits, base):
+    recipe = Recipe(lr=1e-3, epochs=4, trainable="no-attention")
+    linear, steps = _trained(digits, recipe, model=linearize(base))
+    assert sum(step.loss for step in steps[-3:]) < 0.8 * sum(step.loss for step in steps[:3])
+    before = base.weights()
+    moved = {name for name, tensor in linear.weights().items() if not torch.equal(tensor, before[name])}
+    assert moved == {f"visual.{name}" for name in trained_parameters(base.clip.visual, "no-attention")}
+    with pytest.raises(ParameterError, match="cannot be compiled"):
+        _trained(digits, recipe, model=linear, execution=Execution(compile=True))
+
+
+def test_a_compiled_tower_trains_alike(digits, whole, monkeypatch):
+    """With the tracing of torch.compile but without the code generator, which takes a minute."""
+    compiled, real = [], torch.compile
+
+    def tracing(function):
+        compiled.append(function)
+        return real(function, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", tracing)
+    _, steps = _trained(digits, replace(RECIPE, epochs=1), execution=Execution(compile=True))
+    assert len(compiled) == 1 and len(steps) == 3
+    assert steps[0].loss == pytest.approx(whole[1][0].loss, abs=1e-5)
+
+
+def test_batch_normalisation_sees_whole_batches_or_nothing():
+    tower = torch.nn.Sequential(torch.nn.BatchNorm2d(3))
+    model = SimpleNamespace(device=torch.device("cpu"), mode="standard", clip=SimpleNamespace(visual=tower))
+    Execution(micro_batch=64).check(model, RECIPE, 1)
+    for execution, processes in ((Execution(micro_batch=32), 1), (Execution(), 2)):
+        with pytest.raises(ParameterError, match="batch normalisation"):
+            execution.check(model, RECIPE, processes)
+    with pytest.raises(ParameterError, match="micro_batch = 0, ahead = 0"):
+        Execution(micro_batch=0, ahead=0)
+
+
+def test_two_processes_train_one_candidate_as_one_does(bench, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    images, recipe = bench.scene.images("train").forget, Recipe(lr=1e-3, epochs=1, batch_size=100)
+    model, one = _trained(images, recipe, model=bench.fresh_model())
+    other, state = bench.fresh_model(), tmp_path / "state.safetensors"
+    two = list(finetune_together(other, images, recipe, pool=bench.pool.folder, processes=2, resume=state))
+    assert [step.loss for step in two] == pytest.approx([step.loss for step in one], rel=1e-5)
+    assert [replace(step, loss=0.0) for step in two] == [replace(step, loss=0.0) for step in one]
+    moved = {name: tensor - bench.pool.base[name] for name, tensor in model.weights().items()}
+    for name, tensor in other.weights().items():
+        # Adam's first steps amplify rounding of tiny gradients: compare with how far the weights went.
+        assert float((tensor - model.weights()[name]).norm()) <= 0.05 * float(moved[name].norm()) + 1e-9, name
+    with pytest.raises(ParameterError, match="processes = 0"):
+        next(finetune_together(other, images, recipe, pool=bench.pool.folder, processes=0, resume=state))
