@@ -38,13 +38,14 @@ def search(arguments: list[str]) -> int:
     results = []
     for pool in options.pool:
         _, _, result = _run_search(options, pool, test=options.test)
-        results.append({"pool": str(pool), **result})
+        results.append(result)
         if not options.json:
             if len(options.pool) > 1:
                 print(f"{pool}:")
             _tell(result)
     if options.json:
-        print_json(results[0] if len(results) == 1 else {"searches": results})
+        named = [{"pool": str(pool), **result} for pool, result in zip(options.pool, results, strict=True)]
+        print_json(results[0] if len(results) == 1 else {"searches": named})
     return 0 if all(result["status"] == "ok" for result in results) else 2
 
 
@@ -143,7 +144,7 @@ def _search_parser(verb: str, about: str) -> argparse.ArgumentParser:
     how.add_argument("--exhaustive", action="store_const", dest="method", const="exhaustive", default="early",
                      help="score every scale in full")  # fmt: skip
     how.add_argument("--bisect", action="store_const", dest="method", const="bisect",
-                     help="look only at scales that halve the question; falls back if the curve does not fall")  # fmt: skip
+                     help="look only at scales that halve the question, if the curve falls")  # fmt: skip
     parser.add_argument("--force", action="store_true", help="merge candidates of another base, too")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_choice_flags(parser)
@@ -179,7 +180,7 @@ def _run_search(
     choice = bench.choose(candidate_ids(options), options.rule, rule_params(options), buffers=options.buffers)
     started = time.perf_counter()
     if by_hand is None:
-        found = bench.search(choice, keep=keep, scales=scales, exhaustive=options.exhaustive)
+        found = bench.search(choice, keep=keep, scales=scales, method=options.method)
     else:
         found = bench.fixed(choice, by_hand, keep=keep)
     result = search_json(bench, choice, found, test=test, started=started)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from negmerge_kit.errors import CheckpointError
 from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
-from negmerge_kit.scoring.scale import Point, stop_early
+from negmerge_kit.scoring.curve import Least, Point, stop_early
 from negmerge_kit.types import Json
 from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.images import ImageSet
@@ -33,6 +33,11 @@ class Scores:
         families = {name: accuracy.json() for name, accuracy in self.families.items()}
         return {"forget": self.forget.json(), "retain": self.retain.json(), "families": families}
 
+    def point(self, scale: float) -> Point:
+        """The same as a point of the curve."""
+        _, *retain = self.families
+        return Point(scale, self.forget, self.retain, sets={name: self.families[name] for name in retain})
+
 
 def evaluate(model: Classifier, images: ImageSet) -> Accuracy:
     """Share of images whose highest logit is their label's, under the model's head for that set.
@@ -46,7 +51,7 @@ def evaluate(model: Classifier, images: ImageSet) -> Accuracy:
     >>> evaluate(load_model("tiny", device="cpu"), family_images("arrows", "val")).n
     240
     """
-    return Accuracy(sum(hits for hits, _ in count_hits(model, images)), len(images), images.split)
+    return Accuracy(sum(hits for _, hits, _ in count_hits(model, images)), len(images), images.split)
 
 
 def evaluate_splits(model: Classifier, splits: Splits) -> Scores:
@@ -63,13 +68,13 @@ def answer(model: Classifier, sets: Sequence[ImageSet]) -> list[Tensor]:
     return [_classes(model, part, images).cpu() for part, images in zip(parts, sets, strict=True)]
 
 
-def count_hits(model: Classifier, images: ImageSet) -> Iterator[tuple[int, int]]:
-    """(correct, images) of each batch of a set, in order."""
+def count_hits(model: Classifier, images: ImageSet) -> Iterator[tuple[str, int, int]]:
+    """(set, correct, images) of each batch of a set, in order."""
     for start in range(0, len(images), BATCH):
         features = model.features(images.images[start : start + BATCH])
         labels = images.labels[start : start + BATCH]
         right = _classes(model, features, images) == labels.to(features.device)
-        yield int(right.sum()), len(labels)
+        yield images.name, int(right.sum()), len(labels)
 
 
 def score_point(
@@ -78,14 +83,14 @@ def score_point(
     scale: float,
     *,
     forget_at_most: int | None = None,
-    retain_at_least: int | None = None,
+    retain_at_least: Least | None = None,
 ) -> Point:
     """One point of the curve for `search_scale`, stopped as soon as its counts prove it cannot win."""
     return stop_early(
         count_hits(model, splits.forget),
         (hits for images in splits.retain for hits in count_hits(model, images)),
         forget_n=len(splits.forget),
-        retain_n=sum(len(images) for images in splits.retain),
+        retain_n={images.name: len(images) for images in splits.retain},
         forget_at_most=forget_at_most,
         retain_at_least=retain_at_least,
         scale=scale,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from negmerge_kit.scoring.floors import keep_text
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
@@ -34,22 +36,28 @@ def score_json(bench: Workbench, choice: Choice, scale: float, split: str = "val
 def search_json(bench: Workbench, choice: Choice, found: ScaleSearch, *, test: bool, started: float) -> Json:
     """The object of `search --json`; with `test` the chosen scale is scored once on the test split.
 
+    Beyond the contract: "failing" says which floors fail where nothing is feasible, "method" and "monotone" how the
+    scales were searched; with a floor for each retain set, "keep" is an object and every point has "retain_sets".
+
     Args:
         found: what `bench.search` or `bench.fixed` answered for this choice.
         started: `time.perf_counter()` from before the search, for "seconds".
     """
-    best, base = found.best, found.base
+    best, base, each = found.best, found.base, isinstance(found.keep, Mapping)
     return {
         "rule": choice.rule,
         "params": dict(choice.params),
         "status": found.status,
+        "failing": found.failing,
         "scale": best.scale if best else None,
         "keep": found.keep,
+        "method": found.method,
+        "monotone": found.monotone,
         "base": {"forget": base.forget and base.forget.json(), "retain": base.retain and base.retain.json()},
         "forget": best.forget.json() if best and best.forget else None,
         "retain": best.retain.json() if best and best.retain else None,
         "kept_fraction": bench.merged(choice).counts.kept_fraction,
-        "curve": [point.json() for point in found.curve],
+        "curve": [point.json(each=each) for point in found.curve],
         "test": on_test(bench, choice, best.scale) if test and best else None,
         "seconds": time.perf_counter() - started,
     }
@@ -66,8 +74,7 @@ def searched(result: Json) -> str:
     >>> searched({"curve": [0, 0, 0], "keep": 0.95})
     "search over 3 scales on validation, keeping at least 0.95 of the base's retention"
     """
-    tried = len(result["curve"])
-    return f"search over {tried} scales on validation, keeping at least {result['keep']:g} of the base's retention"
+    return f"search over {len(result['curve'])} scales on validation, keeping at least {keep_text(result['keep'])}"
 
 
 def _pair(scores: Scores) -> Json:

@@ -16,7 +16,17 @@ from negmerge_kit.lab.evaluation import Scores, answer, evaluate_splits, score_p
 from negmerge_kit.lab.resident import Choice, Merged, ResidentDeltas
 from negmerge_kit.merging import LayerAgreement, find_rule, subtract
 from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
-from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, Point, ScaleSearch, check_scale, search_scale
+from negmerge_kit.scoring.scale import (
+    DEFAULT_SCALES,
+    KEEP,
+    Keep,
+    Least,
+    Method,
+    Point,
+    ScaleSearch,
+    check_scale,
+    search_scale,
+)
 from negmerge_kit.types import Items
 from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.images import ImageSet
@@ -148,18 +158,18 @@ class Workbench:
         self,
         choice: Choice,
         *,
-        keep: float = KEEP,
+        keep: Keep = KEEP,
         scales: Sequence[float] = DEFAULT_SCALES,
-        exhaustive: bool = False,
+        method: Method = "early",
         split: str = "val",
         on_point: Callable[[Point], None] | None = None,
     ) -> ScaleSearch:
         """The scale that forgets most on validation with retention at the floor (see `search_scale`)."""
 
-        def score(scale: float, *, forget_at_most: int | None = None, retain_at_least: int | None = None) -> Point:
+        def score(scale: float, *, forget_at_most: int | None = None, retain_at_least: Least | None = None) -> Point:
             if scale == 0.0:
                 base = self.base_scores(split)
-                return Point(0.0, base.forget, base.retain)
+                return base.point(0.0)
             with self._at(choice, scale):
                 return score_point(
                     self.model,
@@ -169,13 +179,13 @@ class Workbench:
                     retain_at_least=retain_at_least,
                 )
 
-        return search_scale(score, scales=scales, keep=keep, exhaustive=exhaustive, on_point=on_point)
+        return search_scale(score, scales=scales, keep=keep, method=method, on_point=on_point)
 
-    def fixed(self, choice: Choice, scale: float, *, keep: float = KEEP, split: str = "val") -> ScaleSearch:
+    def fixed(self, choice: Choice, scale: float, *, keep: Keep = KEEP, split: str = "val") -> ScaleSearch:
         """The outcome of "searching" one scale that was chosen by hand, whatever it keeps."""
         base, scores = self.base_scores(split), self.score(choice, scale, split)
-        point = Point(scale, scores.forget, scores.retain)
-        return ScaleSearch(keep, Point(0.0, base.forget, base.retain), point, (point,))
+        point = scores.point(scale)
+        return ScaleSearch(keep, base.point(0.0), point, (point,))
 
     def look(
         self, choice: Choice | None, scale: float, sets: Sequence[ImageSet] = ()

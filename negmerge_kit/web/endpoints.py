@@ -13,7 +13,7 @@ from negmerge_kit.errors import NegmergeError, ParameterError, PoolError
 from negmerge_kit.lab.report import score_json, search_json
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.scoring.scale import parse_scales
+from negmerge_kit.scoring.scale import Method, parse_scales
 
 SPLITS = ("val", "test", "live")
 MOST_SCALES = 201
@@ -67,7 +67,8 @@ class Endpoints:
         for name, value in (("exhaustive", exhaustive), ("test", test)):
             if not isinstance(value, bool):
                 raise ParameterError(f"{name} is {value!r}: give true or false.")
-        found = self._bench.search(choice, keep=_number(keep, "keep", 0.0, 1.0), scales=grid, exhaustive=exhaustive)
+        method: Method = "exhaustive" if exhaustive else "early"
+        found = self._bench.search(choice, keep=_number(keep, "keep", 0.0, 1.0), scales=grid, method=method)
         return search_json(self._bench, choice, found, test=test, started=started)
 
     def _choice(self, pool: object, candidates: object, rule: object, params: object) -> Choice:

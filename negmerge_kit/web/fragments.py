@@ -105,6 +105,7 @@ def progress(text: str, share: float | None = None, hint: str = "") -> str:
 
 def result(search: ScaleSearch, test: Json | None, chance: float) -> str:
     """What the search found, with the test numbers set apart: they chose nothing."""
+    assert isinstance(search.keep, float), "the page asks for one floor over all retain images"
     keep = percent(search.keep, 0)
     best, base = search.best, search.base
     if best is None:

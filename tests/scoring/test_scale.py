@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from negmerge_kit.errors import ParameterError, SplitError
 from negmerge_kit.scoring import Accuracy, Point, parse_scales, search_scale, select_scale
-from negmerge_kit.scoring.scale import stop_early
+from negmerge_kit.scoring.curve import BELOW_FLOOR, NOT_NEEDED, stop_early
+from negmerge_kit.scoring.floors import parse_keep
+from negmerge_kit.scoring.scale import METHODS
 
 CASES = json.loads((Path(__file__).parents[1] / "golden" / "coefficient_cases.json").read_text())
 
@@ -28,20 +30,23 @@ class Model:
     """Right or wrong per image and scale, drawn at random; counts what it was asked."""
 
     def __init__(self, forget, retain, batch):
-        self.forget, self.retain, self.batch, self.asked = forget, retain, batch, 0
+        self.forget, self.retain, self.batch, self.asked, self.looks = forget, retain, batch, 0, 0
 
     def score(self, scale, *, forget_at_most=None, retain_at_least=None):
-        def batches(hits):
+        self.looks += 1
+
+        def batches(name, hits):
             for start in range(0, len(hits), self.batch):
                 part = hits[start : start + self.batch]
                 self.asked += len(part)
-                yield sum(part), len(part)
+                yield name, sum(part), len(part)
 
+        retain = {name: hits[scale] for name, hits in self.retain.items()}
         return stop_early(
-            batches(self.forget[scale]),
-            batches(self.retain[scale]),
+            batches("forget", self.forget[scale]),
+            (part for name, hits in retain.items() for part in batches(name, hits)),
             forget_n=len(self.forget[scale]),
-            retain_n=len(self.retain[scale]),
+            retain_n={name: len(hits) for name, hits in retain.items()},
             forget_at_most=forget_at_most,
             retain_at_least=retain_at_least,
             scale=scale,
@@ -50,48 +55,136 @@ class Model:
 
 
 @st.composite
-def models(draw):
-    scales = [index / 4 for index in range(draw(st.integers(2, 9)))]
-    forget_n, retain_n = draw(st.integers(1, 12)), draw(st.integers(1, 25))
+def models(draw, falling=False):
+    """Scales, a model of two retain sets, and floors: pooled, or one for each set or for one of them."""
+    scales = [index / 4 for index in range(draw(st.integers(2, 12)))]
+    sizes = {name: draw(st.integers(1, n)) for name, n in {"forget": 12, "a": 15, "b": 10}.items()}
 
-    def hits(n):
-        return draw(st.lists(st.booleans(), min_size=n, max_size=n))
+    def curve(n):
+        counts = draw(st.lists(st.integers(0, n), min_size=len(scales), max_size=len(scales)))
+        counts = sorted(counts, reverse=True) if falling else counts
+        rows = [draw(st.permutations([i < right for i in range(n)])) for right in counts]
+        return dict(zip(scales, rows, strict=True))
 
-    model = Model({s: hits(forget_n) for s in scales}, {s: hits(retain_n) for s in scales}, draw(st.integers(1, 6)))
-    return scales, model, draw(st.floats(0.01, 1.0))
+    hits = {name: curve(n) for name, n in sizes.items()}
+    share = st.floats(0.01, 1.0)
+    sets = st.dictionaries(st.sampled_from(["a", "b"]), share, min_size=1)
+    model = Model(hits["forget"], {"a": hits["a"], "b": hits["b"]}, draw(st.integers(1, 6)))
+    return scales, model, draw(st.one_of(share, sets))
+
+
+def chosen(scales, model, keep):
+    """What the authors' rule picks from the whole curve, and whether any scale above 0 is feasible."""
+
+    def share(sets, scale):
+        right = [hit for name in sets for hit in model.retain[name][scale]]
+        return sum(right) / len(right)
+
+    floors = {(name,): part for name, part in keep.items()} if isinstance(keep, dict) else {("a", "b"): keep}
+    kept = [all(share(sets, s) >= part * share(sets, 0.0) for sets, part in floors.items()) for s in scales]
+    forget = [sum(model.forget[s]) / len(model.forget[s]) for s in scales]
+    return select_scale(scales, forget, [float(k) for k in kept], 1.0), any(kept[1:])
+
+
+def picked(found):
+    return found.best.scale if found.best else None
+
+
+@given(models(), st.sampled_from(["early", "exhaustive"]))
+@settings(max_examples=150, deadline=None)
+def test_stopping_early_never_changes_the_answer(drawn, method):
+    scales, model, keep = drawn
+    found = search_scale(model.score, scales=scales, keep=keep, method=method)
+    expected, feasible = chosen(*drawn)
+    assert found.status == ("ok" if feasible else "infeasible")
+    if feasible:
+        assert found.best.scale == expected
+    else:
+        assert f"of {len(scales) - 1} scales" in found.failing
+    assert [point.scale for point in found.curve] == scales
+    assert method == "early" or all(point.stopped is None for point in found.curve)
+
+
+@given(models(falling=True))
+@settings(max_examples=150, deadline=None)
+def test_bisecting_a_falling_curve_picks_what_the_grid_picks(drawn):
+    scales, model, keep = drawn
+    found = search_scale(model.score, scales=scales, keep=keep, method="bisect")
+    expected, feasible = chosen(*drawn)
+    assert (found.monotone, found.method) == (True, "bisect")
+    assert picked(found) == (expected if feasible else None)
+    assert model.looks <= 3 + 2 * (len(scales)).bit_length()
 
 
 @given(models())
-@settings(max_examples=300, deadline=None)
-def test_early_stopping_never_changes_the_answer(drawn):
+@settings(max_examples=250, deadline=None)
+def test_bisecting_any_curve_falls_back_or_is_right_wherever_it_looked(drawn):
     scales, model, keep = drawn
-    found = search_scale(model.score, scales=scales, keep=keep)
-    whole = search_scale(model.score, scales=scales, keep=keep, exhaustive=True)
-    assert (found.best and found.best.scale) == (whole.best and whole.best.scale)
-
-    def share(hits):
-        return sum(hits) / len(hits)
-
-    floor = keep * share(model.retain[0.0])
-    forget, retain = [share(model.forget[s]) for s in scales], [share(model.retain[s]) for s in scales]
-    expected = select_scale(scales, forget, retain, floor)
-    if any(r >= floor for s, r in zip(scales, retain, strict=True) if s > 0):
-        assert found.best.scale == expected
-    else:
-        assert found.status == "infeasible"
-    assert all(point.stopped is None for point in whole.curve)
-    assert [point.scale for point in found.curve] == scales
+    found = search_scale(model.score, scales=scales, keep=keep, method="bisect")
+    expected, feasible = chosen(*drawn)
+    if not found.monotone:
+        assert (found.method, picked(found)) == ("early", expected if feasible else None)
+        return
+    looked = [point for point in found.curve if point.stopped != NOT_NEEDED]
+    expected, feasible = chosen([point.scale for point in looked], model, keep)
+    assert picked(found) == (expected if feasible else None)
 
 
-def test_early_stopping_asks_fewer_images_on_a_falling_curve():
+def _falling():
     scales = parse_scales("0:1:0.05")
     forget = {s: [i >= 200 * s for i in range(240)] for s in scales}
-    retain = {s: [i % 20 >= 8 * s for i in range(1440)] for s in scales}
-    early, whole = Model(forget, retain, 240), Model(forget, retain, 240)
-    a = search_scale(early.score, scales=scales, keep=0.95)
-    b = search_scale(whole.score, scales=scales, keep=0.95, exhaustive=True)
+    retain = {"a": {s: [i % 20 >= 8 * s for i in range(1440)] for s in scales}}
+    return scales, forget, retain
+
+
+@pytest.mark.parametrize(("method", "saves"), [("early", 2), ("bisect", 4)])
+def test_fewer_images_are_asked_on_a_falling_curve(method, saves):
+    scales, forget, retain = _falling()
+    quick, whole = Model(forget, retain, 240), Model(forget, retain, 240)
+    a = search_scale(quick.score, scales=scales, method=method)
+    b = search_scale(whole.score, scales=scales, method="exhaustive")
     assert a.best == b.best and a.best is not None
-    assert early.asked < whole.asked / 2
+    assert quick.asked < whole.asked / saves
+
+
+def test_a_curve_that_rises_between_looks_is_told():
+    scales, forget, retain = _falling()
+    forget[0.25] = [True] * 240
+    found = search_scale(Model(forget, retain, 240).score, scales=scales, method="bisect")
+    whole = search_scale(Model(forget, retain, 240).score, scales=scales)
+    assert (found.monotone, found.method, found.best) == (False, "early", whole.best)
+
+
+def test_an_infeasible_search_names_the_floor_that_fails():
+    scales = [0.0, 0.5, 1.0]
+    sets = {"a": {s: [True] * 10 for s in scales}, "b": {s: [s == 0.0] * 10 for s in scales}}
+    model = Model({s: [True] for s in scales}, sets, 5)
+    for method in METHODS:
+        found = search_scale(model.score, scales=scales, keep={"a": 0.9, "b": 0.9}, method=method)
+        looked = 1 if method == "bisect" else 2
+        assert found.failing == f"retention of b cannot reach its floor at {looked} of {looked} scales"
+    assert search_scale(model.score, scales=scales, keep={"a": 1.0}).failing is None
+    pooled = search_scale(model.score, scales=scales, keep=0.9, method="exhaustive")
+    assert pooled.failing == f"{BELOW_FLOOR} at 2 of 2 scales"
+
+
+def test_a_floor_for_an_unknown_set_is_refused():
+    model = Model({0.0: [True], 1.0: [True]}, {"a": {0.0: [True], 1.0: [True]}}, 5)
+    with pytest.raises(ParameterError, match="'nope': choose among a"):
+        search_scale(model.score, scales=[1.0], keep={"nope": 0.9})
+    with pytest.raises(ParameterError, match="does not tell its sets apart"):
+        search_scale(_flat("val"), keep={"a": 0.9})
+
+
+@pytest.mark.parametrize("text", ["x", "", "a=", "=0.9", "a=0.9,a=0.8", "a=0.9,0.8", "a=1.5", "0", "nan"])
+def test_unreadable_floors(text):
+    with pytest.raises(ParameterError, match="keep"):
+        parse_keep(text)
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(ParameterError, match="early, exhaustive, bisect"):
+        search_scale(_flat("val"), method="random")
 
 
 def _flat(split):

@@ -1,0 +1,113 @@
+"""The curve of a scale search: one point a scale, in full or given up as soon as its counts decide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+from negmerge_kit.errors import ParameterError
+from negmerge_kit.scoring.accuracy import Accuracy
+from negmerge_kit.types import Json
+
+BELOW_FLOOR = "retention cannot reach the floor"
+NOT_BETTER = "forgets less than a scale already found"
+NOT_NEEDED = "not looked at: the curve fell wherever it was looked at"
+
+Least: TypeAlias = int | Mapping[str, int]
+"""Retain images that must be right: of all sets together, or of each named set."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One scale on the curve; a score that early stopping made needless is None, with the reason in `stopped`.
+
+    Attributes:
+        retain: accuracy pooled over the images of every retain set.
+        sets: each retain set's own accuracy, where it was asked for.
+    """
+
+    scale: float
+    forget: Accuracy | None
+    retain: Accuracy | None
+    stopped: str | None = None
+    sets: Mapping[str, Accuracy] = field(default_factory=dict, compare=False, repr=False)
+
+    def json(self, *, each: bool = False) -> Json:
+        """The entry of `curve` in the JSON contract; `each` adds every retain set's own score."""
+        told = {
+            "scale": self.scale,
+            "forget": self.forget.json() if self.forget else None,
+            "retain": self.retain.json() if self.retain else None,
+            "stopped": self.stopped,
+        }
+        return told | ({"retain_sets": {name: kept.json() for name, kept in self.sets.items()}} if each else {})
+
+
+class Score(Protocol):
+    """Scores one scale; it may stop as soon as the counts prove that the scale cannot be chosen.
+
+    `retain_at_least` is the number of retain images that must be right, of all sets or of each named one;
+    `forget_at_most` the number of forget images that may be right. A scorer that ignores both is slower, and just as
+    correct.
+    """
+
+    def __call__(
+        self, scale: float, *, forget_at_most: int | None = None, retain_at_least: Least | None = None
+    ) -> Point:
+        """The point at `scale`, in full or stopped."""
+
+
+def stop_early(
+    forget: Iterable[tuple[str, int, int]],
+    retain: Iterable[tuple[str, int, int]],
+    *,
+    forget_n: int,
+    retain_n: Mapping[str, int],
+    forget_at_most: int | None,
+    retain_at_least: Least | None,
+    scale: float,
+    split: str,
+) -> Point:
+    """Count part by part and stop once the counts prove that this scale cannot be chosen.
+
+    Args:
+        forget, retain: (set, correct, images) of each part, in any order; forget is read first, because it is the
+            smaller side.
+        forget_n, retain_n: how many images the forget set and each retain set hold.
+        forget_at_most, retain_at_least: the bounds of `Score`; None asks for the whole set.
+
+    >>> parts = iter([("digits", 9, 10), ("digits", 9, 10)])
+    >>> stop_early(parts, iter([]), forget_n=20, retain_n={"shapes": 5}, forget_at_most=4, retain_at_least=None,
+    ...            scale=0.1, split="val").stopped
+    'forgets less than a scale already found'
+    """
+    correct = 0
+    for _, hits, _ in forget:
+        correct += hits
+        if forget_at_most is not None and correct > forget_at_most:
+            return Point(scale, None, None, NOT_BETTER)
+    forgotten = Accuracy(correct, forget_n, split)
+    kept, open_ = dict.fromkeys(retain_n, 0), dict(retain_n)
+    for name, hits, images in retain:
+        kept[name], open_[name] = kept[name] + hits, open_[name] - images
+        if retain_at_least is not None and (below := out_of_reach(retain_at_least, kept, open_)):
+            return Point(scale, forgotten, None, below)
+    sets = {name: Accuracy(kept[name], n, split) for name, n in retain_n.items()}
+    return Point(scale, forgotten, Accuracy(sum(kept.values()), sum(retain_n.values()), split), sets=sets)
+
+
+def out_of_reach(least: Least, right: Mapping[str, int], unseen: Mapping[str, int]) -> str | None:
+    """Why the floor cannot be reached any more, were every unseen image right; None while it can.
+
+    >>> out_of_reach({"shapes": 5}, {"shapes": 2, "letters": 0}, {"shapes": 2, "letters": 9})
+    'retention of shapes cannot reach its floor'
+    """
+    if isinstance(least, int):
+        return BELOW_FLOOR if sum(right.values()) + sum(unseen.values()) < least else None
+    for name, needed in least.items():
+        if name not in right:
+            raise ParameterError(f"there is no retain set '{name}': choose among {', '.join(right)}.")
+        if right[name] + unseen[name] < needed:
+            return f"retention of {name} cannot reach its floor"
+    return None
