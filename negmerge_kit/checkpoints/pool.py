@@ -33,7 +33,10 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One fine-tuned model as pool.json records it; `scores` are its own best scale's, on validation."""
+    """One fine-tuned model as pool.json records it; `scores` are its own best scale's, on validation.
+
+    `losses` and `rates` are the training loss and the learning rate of every step.
+    """
 
     id: str
     file: str
@@ -43,6 +46,16 @@ class Candidate:
     seconds: float = 0.0
     status: str = "done"
     losses: tuple[float, ...] = ()
+    rates: tuple[float, ...] = ()
+
+    @classmethod
+    def from_json(cls, item: Json) -> Candidate:
+        """The entry that pool.json holds; TypeError or KeyError for another thing.
+
+        >>> Candidate.from_json({"id": "a", "file": "f", "sha256": "", "recipe": {}, "losses": [0.5]}).losses
+        (0.5,)
+        """
+        return cls(**{**item, "losses": tuple(item["losses"]), "rates": tuple(item.get("rates", ()))})
 
 
 @dataclass(frozen=True)
@@ -192,7 +205,7 @@ def open_pool(folder: str | Path, *, force: bool = False) -> Pool:
         absent = {"name", "model", "mode", "forget", "retain", "sets"} - set(record["scene"])
         if absent:
             raise KeyError(f"scene: {', '.join(sorted(absent))}")
-        entries = tuple(Candidate(**{**item, "losses": tuple(item["losses"])}) for item in record["candidates"])
+        entries = tuple(map(Candidate.from_json, record["candidates"]))
         base, heads = StoredFile(**record["base"]), StoredFile(**record["heads"])
         pool = Pool(folder, record["scene"], base, heads, entries, force)
         if len({entry.id for entry in entries}) < len(entries):

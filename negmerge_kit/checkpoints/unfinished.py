@@ -46,8 +46,7 @@ def note_written(pool: Pool, entry: Candidate) -> None:
 def find_written(pool: Pool, id: str) -> Candidate | None:
     """The candidate whose weights an interrupted sweep wrote, if its file still has the noted hash."""
     try:
-        noted = json.loads((pool.folder / FOLDER / f"{id}.json").read_bytes())
-        entry = Candidate(**{**noted, "losses": tuple(noted["losses"])})
+        entry = Candidate.from_json(json.loads((pool.folder / FOLDER / f"{id}.json").read_bytes()))
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return entry if entry.id == id and pool.problem(entry) is None else None
