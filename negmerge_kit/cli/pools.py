@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.flags import Parser, print_json
+from negmerge_kit.cli.sweeping import add_executor_flags, executor_of, fill, scene_grid
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from negmerge_kit.sweeps.protocol import Job, Outcome, Progress
     from negmerge_kit.types import Weights
 
 
@@ -43,15 +42,15 @@ def build(arguments: list[str]) -> int:
         "--from-scratch", action="store_true", help="pretrain the base anew instead of the shipped weights"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_executor_flags(parser)
     options = parser.parse_args(arguments)
 
-    from negmerge_kit.cli.progress import now, progress_bar, say
+    from negmerge_kit.cli.progress import progress_bar
     from negmerge_kit.lab.recipe import grid
     from negmerge_kit.sweeps.embedded import pretrained_base, start_pool
-    from negmerge_kit.sweeps.jobs import missing_jobs
-    from negmerge_kit.sweeps.local import run_sweep
 
-    recipes = grid(options.grid)
+    executor, _ = executor_of(options), grid(options.grid)  # what is misspelt is told before anything is made
 
     def pretrain() -> Weights:
         with progress_bar("pretraining the base", unit="step") as bar:
@@ -59,24 +58,7 @@ def build(arguments: list[str]) -> int:
 
     name = f"tiny:{options.forget}"
     store, damaged = start_pool(name, options.out, pretrain=pretrain if options.from_scratch else None)
-    for sentence in damaged:
-        print(f"negmerge pool build: {sentence}", file=sys.stderr)
-    jobs = missing_jobs(store, recipes, device=options.device)
-    failed: list[Outcome] = []
-    with progress_bar(f"candidates of {store.scene['name']}", len(recipes), done=len(recipes) - len(jobs)) as bar:
-
-        def on_step(job: Job, step: Progress) -> None:
-            say(bar, now(job.label, step.index, step.total, step.loss))
-
-        for outcome in run_sweep(jobs, store=store, on_step=on_step):
-            bar.update()
-            if outcome.failure:
-                failed.append(outcome)
-                bar.write(f"{outcome.job.label} failed:\n{outcome.failure}", file=sys.stderr)
-    print(store.folder)
-    if not failed:
-        return 0
-    return 1 if any(outcome.is_bug for outcome in failed) else 2
+    return fill("pool build", store, scene_grid(store, options.grid), options, executor, damaged)
 
 
 def show(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""The embedded scene's pool: where it lies, how it starts, and its base pretrained anew."""
+"""How a pool starts: any scene's base and heads, where the embedded one lies, and its base pretrained anew."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from negmerge_kit.lab.pretraining import pretrain_tiny
 from negmerge_kit.types import Json, Weights
 from negmerge_kit.vision.clip import pick_device
 from negmerge_kit.vision.families import FAMILIES
-from negmerge_kit.vision.scene import open_scene
+from negmerge_kit.vision.scene import Scene, open_scene
 from negmerge_kit.vision.tiny import SHIPPED, TOKEN_EMBEDDING, fresh_clip, token_embedding
 
 
@@ -34,51 +34,66 @@ def default_folder(scene: Json) -> Path:
 
 
 def start_pool(
-    name: str, folder: Path | None = None, *, pretrain: Callable[[], Weights] | None = None
+    name: str | Path, folder: Path | None = None, *, pretrain: Callable[[], Weights] | None = None
 ) -> tuple[Pool, list[str]]:
-    """Make the pool of an embedded scene, or open the one that is there.
+    """Make the pool of a scene, or open the one that is there.
 
-    Files that changed since they were written are set aside and told: base and heads are written
-    again at once, candidates by the next sweep.
+    The base and the heads are the scene's model's or, where the scene is named by another pool's folder, that pool's.
+    Files that changed since they were written are set aside and told: base and heads are written again at once,
+    candidates by the next sweep.
 
     Args:
-        name: a scene such as `tiny:digits`.
-        folder: where the pool lies; by default in the user's cache folder.
+        name: a scene: `tiny:digits`, a pool's folder or a FILE.toml.
+        folder: where the pool lies; by default, for embedded scenes only, in the user's cache folder.
         pretrain: makes other base weights than the shipped ones, where the folder holds no pool yet.
 
     Returns:
         The pool, and one sentence for each file that was set aside.
 
     Raises:
-        PoolError: if the folder cannot be written, or holds a pool of other images.
-        ParameterError: if `pretrain` is given without a folder; the cache holds the shipped base's pool.
-        SceneError: if there is no such scene.
+        PoolError: if the folder cannot be written, or holds the pool of another scene.
+        ParameterError: if a folder is needed and none is given.
+        SceneError: if there is no such scene, or its images are not those that the pool was made with.
     """
     scene = open_scene(name)
+    if folder is None and not str(name).startswith("tiny:"):
+        raise ParameterError(f"the pool of {name} needs a folder: name one with --out.")
     if pretrain is not None and folder is None:
         raise ParameterError("a base pretrained from scratch needs a folder of its own: name one with --out.")
     described = scene.describe()
     folder = folder or default_folder(described)
     try:
         with writing(folder):
-            model = scene.load(device="cpu")
             if not (folder / RECORD).exists():
-                if pretrain is not None:
-                    model.load(pretrain().items())
-                    for family in FAMILIES.values():
-                        model.add_head(family.name, family.classes, family.templates)
-                create_pool(folder, described, model.weights(), model.heads)
+                create_pool(folder, described, *_weights(scene, Path(name), pretrain))
             pool = open_pool(folder)
-            if pool.scene != described:
-                other = pool.scene["name"]
-                raise PoolError(f"{folder} holds a pool of {other} with other images: choose another folder.")
-            told = restore_base(pool, model.weights(), model.heads)
+            if pool.scene["name"] != scene.name:
+                raise PoolError(f"{folder} holds a pool of {pool.scene['name']}: choose another folder.")
+            scene.require(pool.scene)
+            told: list[str] = []
+            if pool.problem(pool.base_file) or pool.problem(pool.heads_file):
+                told = restore_base(pool, *_weights(scene, Path(name), pretrain, but=folder))
             pool, damaged = set_aside_damaged(pool)
             return pool, told + damaged
     except PoolBusyError:
         # Another process fills this very pool: share it once its base is written.
         _wait_for(folder / RECORD)
         return open_pool(folder), []
+
+
+def _weights(
+    scene: Scene, place: Path, pretrain: Callable[[], Weights] | None, *, but: Path | None = None
+) -> tuple[Weights, Weights]:
+    """The scene's base and heads; those of the pool at `place`, if there is one and it is not the damaged one."""
+    if (place / RECORD).is_file() and (but is None or place.resolve() != but.resolve()):
+        other = open_pool(place)
+        return other.checked(other.base_file), other.checked(other.heads_file)
+    model = scene.load(device="cpu")
+    if pretrain is not None:
+        model.load(pretrain().items())
+        for family in FAMILIES.values():
+            model.add_head(family.name, family.classes, family.templates)
+    return model.weights(), model.heads
 
 
 def _wait_for(path: Path, seconds: float = 60.0) -> None:

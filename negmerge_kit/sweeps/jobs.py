@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 from negmerge_kit.checkpoints.filling import candidate_id, save_candidate
 from negmerge_kit.checkpoints.pool import Candidate, Pool, open_pool
-from negmerge_kit.checkpoints.unfinished import find_written, note_written
-from negmerge_kit.errors import SceneError
+from negmerge_kit.checkpoints.unfinished import find_written, note_written, state_file
+from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.recipe import Recipe
-from negmerge_kit.lab.training import finetune
+from negmerge_kit.lab.training import Step, finetune
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.scale import KEEP
 from negmerge_kit.sweeps.protocol import Progress, Report
 from negmerge_kit.types import Json
+from negmerge_kit.vision.clip import Classifier
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class FinetuneJob:
         What an interrupted run has written is not trained again. Whatever `on_step` raises ends the job.
 
         Raises:
-            SceneError: if the pool's head does not fit its model or its images.
+            SceneError: if the pool's heads or images do not fit its scene.
             ParameterError: if the loss stops being a number.
         """
         pool = open_pool(self.folder)
@@ -52,21 +53,24 @@ class FinetuneJob:
         return replace(entry, scores=own_scores(bench, entry.id))
 
     def _trained(self, bench: Workbench, on_step: Report) -> Candidate:
+        """The candidate with its weights on disk, trained from the start or from where a killed sweep was."""
+        state = state_file(bench.pool, candidate_id(bench.pool, self.recipe.json()))
         started = time.perf_counter()
-        model, images = bench.fresh_model(), bench.scene.images("train").forget
-        head, width = model.head(images.name), model.features(images.images[:1]).shape[1]
-        if tuple(head.shape) != (len(images.classes), width):
-            raise SceneError(
-                f"the head '{images.name}' of {self.folder} is {list(head.shape)}, but its {len(images.classes)} "
-                f"classes and the model's {width} features need [{len(images.classes)}, {width}]: it was built for "
-                "another model or data set; build the pool anew."
-            )
-        losses = []
-        for step in finetune(model, images, self.recipe):
+        model, losses = bench.fresh_model(), []
+        for step in self._steps(bench, model, state):
             losses.append(round(step.loss, 5))
             on_step(Progress(step.index, step.total, step.loss))
         entry = save_candidate(bench.pool, self.recipe.json(), model.weights().items())
         return replace(entry, seconds=round(time.perf_counter() - started, 3), losses=tuple(losses))
+
+    def _steps(self, bench: Workbench, model: Classifier, state: Path) -> Iterator[Step]:
+        images, mirror = bench.scene.images("train").forget, bench.scene.sources[0].flips
+        try:
+            yield from finetune(model, images, self.recipe, resume=state, may_mirror=mirror)
+        except ParameterError:
+            # It would fail alike once more: nothing is kept to go on from.
+            state.unlink(missing_ok=True)
+            raise
 
 
 def missing_jobs(pool: Pool, recipes: Iterable[Recipe], *, device: str = "auto") -> list[FinetuneJob]:

@@ -1,0 +1,116 @@
+"""`negmerge sweep`: fine-tune a grid of candidates of any scene, here or on a cluster."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from negmerge_kit.cli.flags import Parser, print_json, seconds
+from negmerge_kit.types import Json
+
+if TYPE_CHECKING:
+    from negmerge_kit.checkpoints.pool import Pool
+    from negmerge_kit.lab.recipe import Recipe
+    from negmerge_kit.sweeps.protocol import Executor, Outcome
+
+
+def sweep(arguments: list[str]) -> int:
+    """Make a scene's pool and fine-tune the candidates that it lacks; goes on where it was stopped."""
+    parser = Parser("sweep", "Fine-tune a grid of candidates into a pool; goes on where it was stopped.")
+    parser.add_argument("--scene", required=True, metavar="SCENE", help="tiny:FAMILY, a pool folder, or FILE.toml")
+    parser.add_argument("--grid", required=True, metavar="GRID", help="a preset's name, or FILE.toml")
+    parser.add_argument("--out", type=Path, required=True, metavar="POOL", help="folder of the pool")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_executor_flags(parser)
+    options = parser.parse_args(arguments)
+
+    from negmerge_kit.lab.recipe import grid
+    from negmerge_kit.sweeps.embedded import start_pool
+
+    executor, _ = executor_of(options), grid(options.grid)  # what is misspelt is told before anything is made
+    store, damaged = start_pool(options.scene, options.out)
+    return fill("sweep", store, scene_grid(store, options.grid), options, executor, damaged)
+
+
+def add_executor_flags(parser: argparse.ArgumentParser) -> None:
+    """Where the jobs run: --executor and what belongs to it."""
+    group = parser.add_argument_group("where the jobs run")
+    group.add_argument(
+        "--executor",
+        default="serial",
+        metavar="serial|process|ray",
+        help="one after another, in processes of this machine (one a GPU), or on a Ray cluster (default serial)",
+    )
+    group.add_argument("--workers", type=int, metavar="N", help="jobs at a time (default: one a GPU, or one a core)")
+    group.add_argument("--address", metavar="HOST:PORT", help="Ray cluster to join (default: one on this machine)")
+    group.add_argument("--gpus-per-job", type=float, metavar="X", help="share of a GPU that a Ray job takes, as 0.5")
+
+
+def executor_of(options: argparse.Namespace) -> Executor:
+    """The executor that the flags name."""
+    from negmerge_kit.sweeps.local import find_executor
+
+    return find_executor(
+        options.executor,
+        workers=options.workers,
+        device=options.device,
+        address=options.address,
+        gpus_per_job=options.gpus_per_job,
+    )
+
+
+def scene_grid(store: Pool, name: str) -> tuple[Recipe, ...]:
+    """The grid's recipes as they are meant for this pool's forget set."""
+    from negmerge_kit.lab.recipe import grid
+
+    trained = next(images for images in store.scene["sets"] if images["split"] == "train")
+    return grid(name, data=trained["name"], images=trained["n"])
+
+
+def fill(
+    verb: str,
+    store: Pool,
+    recipes: Sequence[Recipe],
+    options: argparse.Namespace,
+    executor: Executor,
+    damaged: Sequence[str] = (),
+) -> int:
+    """Fine-tune what the pool lacks, show it as it goes, and say what came of it."""
+    from negmerge_kit.cli.live import LiveTable
+    from negmerge_kit.sweeps.jobs import missing_jobs, pool_order
+    from negmerge_kit.sweeps.local import run_sweep
+
+    started = time.perf_counter()
+    for sentence in damaged:
+        print(f"negmerge {verb}: {sentence}", file=sys.stderr)
+    jobs = missing_jobs(store, recipes, device=options.device)
+    order = pool_order(store, recipes)
+    outcomes: list[Outcome] = []
+    with LiveTable(f"candidates of {store.scene['name']}", len(jobs), done=len(recipes) - len(jobs)) as table:
+        for outcome in run_sweep(jobs, store=store, executor=executor, order=order, on_step=table.step):
+            table.end(outcome)
+            outcomes.append(outcome)
+    failed = [outcome for outcome in outcomes if outcome.failure]
+    result: Json = {
+        "pool": str(store.folder),
+        "scene": store.scene["name"],
+        "candidates": store.reload().ids,
+        "made": [outcome.candidate.id for outcome in outcomes if outcome.candidate],
+        "failed": [{"recipe": outcome.job.recipe.json(), "why": outcome.failure} for outcome in failed],
+        "seconds": time.perf_counter() - started,
+    }
+    if options.json:
+        print_json(result)
+    else:
+        print(f"{result['pool']}: {len(result['candidates'])} candidates, {len(result['made'])} new")
+        if failed:
+            print(f"{len(failed)} failed; the same command tries them again", file=sys.stderr)
+        print(f"took {seconds(result['seconds'])}")
+    if not failed:
+        return 0
+    return 1 if any(outcome.is_bug for outcome in failed) else 2
