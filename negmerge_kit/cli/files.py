@@ -1,4 +1,4 @@
-"""`negmerge merge | agreement | apply | undo | convert`: weight files in, weight files out."""
+"""`negmerge merge | apply | undo | convert`: weight files in, weight files out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 from negmerge_kit.checkpoints import operations
 from negmerge_kit.checkpoints.legacy import convert_files
-from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.cli.flags import Parser, add_rule_flags, print_json, rule_params, seconds
 from negmerge_kit.types import Json
 
@@ -52,23 +51,6 @@ def merge(arguments: list[str]) -> int:
         f"{result['rule']} of {len(result['candidates'])} candidates: kept {result['kept']:,} of {result['moved']:,} "
         f"moved elements ({100 * result['kept_of_moved']:.1f} %; {100 * result['kept_fraction']:.1f} % of all "
         f"{result['elements']:,}) in {seconds(result['seconds'])}",
-    )
-
-
-def agreement(arguments: list[str]) -> int:
-    """Tell on how many elements the candidates' signs agree."""
-    parser = _files_parser("agreement", "On how many elements the candidates' signs agree, against chance.")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="bars by layer, as PNG, SVG or PDF")
-    options = parser.parse_args(arguments)
-    result = operations.agreement_files(options.base, options.candidate, device=options.device)
-    if options.plot:
-        _plot(options)
-    return _print(
-        options,
-        result,
-        f"all {len(result['candidates'])} signs agree on {result['unanimous']:,} of {result['moved']:,} moved elements "
-        f"({100 * result['unanimous_of_moved']:.1f} %, by chance {100 * result['chance']:.2f} %; "
-        f"{100 * result['unanimous_fraction']:.1f} % of all {result['elements']:,})",
     )
 
 
@@ -120,19 +102,6 @@ def _delta_parser(verb: str, about: str, first: str) -> Parser:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
-
-
-def _plot(options: Namespace) -> None:
-    from negmerge_kit.merging import chance, sign_agreement
-    from negmerge_kit.views.plots import agreement_by_layer
-    from negmerge_kit.views.save import save_figure
-    from negmerge_kit.vision.layers import split_attention
-
-    base = open_checkpoint(options.base)
-    candidates = [operations.open_candidate(path, base) for path in options.candidate]
-    layers = list(sign_agreement(split_attention(base), [split_attention(candidate) for candidate in candidates]))
-    n = len(candidates)
-    save_figure(agreement_by_layer(layers, votes=n, chance=chance(n)), options.plot)
 
 
 def _print(options: Namespace, result: Json, line: str) -> int:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def search(arguments: list[str]) -> int:
     """Find the scale that forgets most on validation with retention at its floor."""
-    parser = _search_parser(
+    parser = search_parser(
         "search", "Find the scale that forgets most on validation while retention stays at its floor; one a pool."
     )
     parser.add_argument("pool", type=Path, nargs="+", metavar="POOL", help="searched in turn, one forget set each")
@@ -37,7 +37,7 @@ def search(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     results = []
     for pool in options.pool:
-        _, _, result = _run_search(options, pool, test=options.test)
+        _, _, result = run_search(options, pool, test=options.test)
         results.append(result)
         if not options.json:
             if len(options.pool) > 1:
@@ -56,7 +56,7 @@ def unlearn(arguments: list[str]) -> int:
     from negmerge_kit.lab.report import searched
     from negmerge_kit.views.card_files import card_files, card_path, run_from
 
-    parser = _search_parser(
+    parser = search_parser(
         "unlearn", "Write the unlearned checkpoint: scale chosen on validation, scored once on test."
     )
     parser.add_argument("pool", type=Path, metavar="POOL")
@@ -66,8 +66,8 @@ def unlearn(arguments: list[str]) -> int:
     parser.add_argument("--scale", default="auto", help="auto, or a number to use instead of searching")
     options = parser.parse_args(arguments)
     beside = card_path(options.out, options.card)
-    by_hand = _scale_by_hand(options.scale)
-    bench, choice, result = _run_search(options, options.pool, test=True, by_hand=by_hand)
+    by_hand = scale_by_hand(options.scale)
+    bench, choice, result = run_search(options, options.pool, test=True, by_hand=by_hand)
     result |= {"out": None, "card": None}
     if result["status"] == "ok" and result["scale"] == 0 and by_hand is None:
         raise ParameterError(
@@ -131,7 +131,8 @@ def evaluate(arguments: list[str]) -> int:
     return 0
 
 
-def _search_parser(verb: str, about: str) -> argparse.ArgumentParser:
+def search_parser(verb: str, about: str) -> argparse.ArgumentParser:
+    """The options of every verb that searches a scale."""
     parser = Parser(verb, about)
     parser.add_argument(
         "--keep",
@@ -159,7 +160,8 @@ def _audited(bench: Workbench, choice: Choice, result: Json, wanted: bool) -> Js
     return audit(bench, choice, result["scale"]).json()
 
 
-def _scale_by_hand(text: str) -> float | None:
+def scale_by_hand(text: str) -> float | None:
+    """What --scale says: None for auto, else the number."""
     if text == "auto":
         return None
     try:
@@ -168,9 +170,10 @@ def _scale_by_hand(text: str) -> float | None:
         raise ParameterError(f"scale '{text}': write auto, or a finite number of 0 or more.") from None
 
 
-def _run_search(
+def run_search(
     options: argparse.Namespace, pool: Path, *, test: bool, by_hand: float | None = None
 ) -> tuple[Workbench, Choice, Json]:
+    """Open a pool, choose by the rule flags, and search the scale or take the one given by hand."""
     from negmerge_kit.checkpoints.pool import open_pool
     from negmerge_kit.lab.report import search_json
     from negmerge_kit.lab.workbench import Workbench

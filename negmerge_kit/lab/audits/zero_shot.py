@@ -11,9 +11,9 @@ from negmerge_kit.lab.audits.probe import Probe, Reading, change
 
 
 def zero_shot(case: Case) -> Iterator[Probe]:
-    """Accuracy on the forget set: the number that unlearning lowers."""
+    """Accuracy on the forget set: the number that unlearning lowers, judged only beside a retrained model."""
     asks = f"Does the model name images of {case.forget.name} under its own head?"
-    yield case.answer("zero-shot", asks, lambda subject: subject.hits(case.forget), judged=False)
+    yield case.answer("zero-shot", asks, lambda subject: subject.hits(case.forget), judged="retrained" in case.asked)
 
 
 def control_families(case: Case) -> Iterator[Probe]:

@@ -1,0 +1,107 @@
+"""`negmerge audit`: what can still be got out of an unlearned model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from negmerge_kit.cli.flags import print_json, seconds
+from negmerge_kit.cli.unlearning import run_search, scale_by_hand, search_parser
+
+if TYPE_CHECKING:
+    from negmerge_kit.lab.audits.audit import Audit
+    from negmerge_kit.lab.audits.probe import Probe, Reading
+
+
+def audit(arguments: list[str]) -> int:
+    """Probe a merge, or an unlearned file, for what is left of the forget set."""
+    from negmerge_kit.lab.audits.audit import PROBES
+    from negmerge_kit.lab.audits.audit import audit as run_audit
+
+    parser = search_parser("audit", "Probe an unlearned model for what is left: the pool's merge, or a file.")
+    parser.add_argument("pool", type=Path, metavar="POOL")
+    parser.add_argument("--scale", default="auto", help="auto, or a number to use instead of searching")
+    parser.add_argument("--unlearned", type=Path, metavar="FILE", help="audit this checkpoint instead of a merge")
+    parser.add_argument("--retrained", type=Path, metavar="FILE", help="a model that was never shown the forget set")
+    parser.add_argument(
+        "--probes", default=",".join(PROBES), metavar="NAME,NAME", help=f"only these of {', '.join(PROBES)}"
+    )
+    parser.add_argument("--steps", type=int, default=60, help="fine-tuning steps that relearning may take (default 60)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="all numbers as a figure, PNG, SVG or PDF")
+    options = parser.parse_args(arguments)
+    by_hand = scale_by_hand(options.scale)
+    if options.unlearned is not None and by_hand is not None:
+        parser.error("--unlearned and --scale exclude each other: the file has been scaled already")
+
+    from negmerge_kit.checkpoints.reader import open_checkpoint
+    from negmerge_kit.cli.progress import progress_bar
+
+    unlearned, retrained = (
+        open_checkpoint(path) if path is not None else None for path in (options.unlearned, options.retrained)
+    )
+    bench, choice, searched = run_search(
+        options, options.pool, test=False, by_hand=0.0 if unlearned is not None else by_hand
+    )
+    if searched["status"] != "ok":
+        print(
+            "infeasible: no scale above 0 keeps enough, so there is nothing to audit. Try a lower --keep or --scale.",
+            file=sys.stderr,
+        )
+        return 2
+    names = [name.strip() for name in options.probes.split(",") if name.strip()]
+    with progress_bar("probes", unit="probe") as bar:
+        found = run_audit(
+            bench,
+            choice,
+            searched["scale"],
+            unlearned=unlearned,
+            retrained=retrained,
+            probes=names,
+            steps=options.steps,
+            on_probe=lambda probe: bar.update(),
+        )
+    if options.plot:
+        from negmerge_kit.views.probes import audit_figure
+        from negmerge_kit.views.save import save_figure
+
+        save_figure(audit_figure(found), options.plot)
+    if options.json:
+        asked = choice.json() if unlearned is None else {"file": str(options.unlearned)}
+        print_json({**found.json(), "audited": asked})
+    else:
+        print(told(found))
+    return 0
+
+
+def told(audit: Audit) -> str:
+    """An audit as people read it: a question, its numbers, and a verdict."""
+    lines = [] if audit.scale is None else [f"scale {audit.scale:g}"]
+    for probe in audit.probes:
+        lines += ["", f"{probe.name}: {probe.asks}"]
+        if probe.undefined:
+            lines.append(f"  {probe.undefined}")
+        lines += [f"  {who:10} {_number(reading)}" for who, reading in probe.readings.items()]
+        lines += _beside(probe)
+    return "\n".join([*lines, "", audit.finding, f"took {seconds(audit.seconds)}"])
+
+
+def _number(reading: Reading) -> str:
+    low, high = 100 * reading.low, 100 * reading.high
+    return f"{100 * reading.value:5.1f} %  (95 % interval {low:.1f}-{high:.1f}, n = {reading.n}, {reading.split})"
+
+
+def _beside(probe: Probe) -> list[str]:
+    lines = [] if probe.chance is None else [f"  {'chance':10} {100 * probe.chance:5.1f} %"]
+    if strangers := probe.details.get("strangers"):
+        said = ", ".join(f"{who} {100 * share:.1f} %" for who, share in strangers.items())
+        lines.append(f"  of test images, which none of them saw, it says so of: {said}")
+    for who in ("unlearned", "retrained"):
+        if "curve" in probe.details.get(who, {}):
+            steps, most = probe.details[who]["steps"], probe.details["most_steps"]
+            back = f"is back after {steps} steps" if steps is not None else f"is not back within {most} steps"
+            lines.append(f"  {who}: the base's accuracy {back}")
+    if probe.verdict:
+        says = {"leftover": "knowledge is left", "none": "nothing found", "open": "cannot tell without --retrained"}
+        lines.append(f"  {says[probe.verdict]}")
+    return lines
