@@ -11,6 +11,7 @@ from negmerge_kit.types import Json
 
 SUBJECTS = {
     "merge": "merging files: ours, the authors' loop, and reading alone",
+    "sparse": "merging a base of 20 GB in shards, made of holes on disk: the memory it needs",
     "slider": "a slider move: weights updated and images scored, and /score of a served app",
 }
 

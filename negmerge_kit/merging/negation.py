@@ -143,7 +143,8 @@ def subtract(base: Tensor, delta: Tensor, scale: float) -> Tensor:
     if scale == 0:
         return base.clone()
     dtype = compute_dtype(base.dtype)
-    return (base.to(dtype) - delta.to(dtype) * scale).to(base.dtype)
+    step = delta.to(dtype) * scale
+    return torch.sub(base.to(dtype), step, out=step).to(base.dtype)  # in place: a large tensor is in memory once less
 
 
 def check_scale(scale: float) -> float:
