@@ -1,9 +1,10 @@
-"""Which data are meant: a registry name, an embedded family, a folder of one's own, or a set on the Hub."""
+"""Which data are meant: a name, an embedded family, a folder of one's own, or a set on the Hub."""
 
 from __future__ import annotations
 
 from negmerge_kit.errors import SceneError
 from negmerge_kit.vision.data.drawn import DrawnSource
+from negmerge_kit.vision.data.registry import DATASETS
 from negmerge_kit.vision.data.source import DataSource
 from negmerge_kit.vision.families import FAMILIES
 
@@ -11,15 +12,37 @@ from negmerge_kit.vision.families import FAMILIES
 def find_data(text: str) -> DataSource:
     """The data that a text names; nothing is fetched or decoded yet.
 
-    Args:
-        text: a name of the registry or an embedded family ("digits").
+        digits                              an embedded family
+        cars    cars@COMMIT    cars:PATH    a named data set: from the Hub, at a commit, or a local copy of it
+        folder:PATH                         one's own images, one folder a class (see `FolderSource`)
+        hf:OWNER/NAME[/CONFIG][@REVISION]   any image classification data set of the Hub
 
     Raises:
-        SceneError: a name that is not known; the message lists the choices.
+        SceneError: a text that names nothing; the message lists the choices.
 
-    >>> find_data("digits").title
-    'Handwritten digits'
+    >>> find_data("digits").title, find_data("svhn").flips, find_data("hf:owner/pets").name
+    ('Handwritten digits', False, 'pets')
     """
     if text in FAMILIES:
         return DrawnSource(text)
-    raise SceneError(f"data {text!r} is not known: choose one of {', '.join(FAMILIES)}.")
+    kind, colon, rest = text.partition(":")
+    if colon and rest and kind == "folder":
+        from negmerge_kit.vision.data.folder import FolderSource
+
+        return FolderSource(rest)
+    if colon and rest and kind in DATASETS:
+        from negmerge_kit.vision.data.folder import LocalSource
+
+        return LocalSource(kind, rest)
+    name, _, revision = (rest if kind == "hf" else text).partition("@")
+    parts = name.split("/")
+    if kind == "hf" and 1 <= len(parts) <= 3 and all(parts):
+        from negmerge_kit.vision.data.hub import HubSource
+
+        return HubSource("/".join(parts[:2]), "/".join(parts[2:]), revision or None)
+    if not colon and name in DATASETS:
+        from negmerge_kit.vision.data.hub import NamedSource
+
+        return NamedSource(name, revision or None)
+    raise SceneError(f"data {text!r} is not known: choose one of {', '.join((*DATASETS, *FAMILIES))}; or give "
+                     "NAME:PATH for a local copy of a named set, folder:PATH for your own images, or hf:OWNER/NAME.")

@@ -1,0 +1,199 @@
+"""`negmerge data list | prepare | verify`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from negmerge_kit.cli.flags import Parser, print_json
+from negmerge_kit.errors import NegmergeError, ParameterError
+from negmerge_kit.types import Json
+
+if TYPE_CHECKING:
+    from negmerge_kit.vision.data import DataSource, Transform
+    from negmerge_kit.vision.data.stored import StoredSource
+
+
+def data(arguments: list[str]) -> int:
+    """Dispatch to the three things one does with data."""
+    actions = {"list": list_data, "prepare": prepare, "verify": verify}
+    if not arguments or arguments[0] not in actions:
+        if arguments and arguments[0] in ("-h", "--help"):
+            print("usage: negmerge data list [--json] | prepare DATA... [OPTIONS] | verify DATA... [OPTIONS]")
+            return 0
+        raise ParameterError("say what to do with data: list, prepare or verify.")
+    return actions[arguments[0]](arguments[1:])
+
+
+def list_data(arguments: list[str]) -> int:
+    """Print the data that have a name."""
+    parser = Parser("data list", "List the named data sets and the embedded families.")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(arguments)
+
+    from negmerge_kit.vision.data import DATASETS, find_data
+    from negmerge_kit.vision.families import FAMILIES
+
+    sources = [find_data(name) for name in (*DATASETS, *FAMILIES)]
+    if options.json:
+        print_json({"data": [{**_facts(source), "classes": len(source.classes)} for source in sources]})
+        return 0
+    for source in sources:
+        print(f"  {source.name:16}{_size(source.bytes):>10}  {source.title}")
+    print("\nor your own: folder:PATH (one folder a class), hf:OWNER/NAME, NAME:PATH (a local copy of a named set)")
+    return 0
+
+
+def prepare(arguments: list[str]) -> int:
+    """Fetch data sets and decode their images once; goes on where it was stopped."""
+    parser = _parser("prepare", "Fetch data and decode their images once; goes on where it was stopped.")
+    parser.add_argument("--splits", metavar="SPLIT,SPLIT", help="only these splits (default: all that the data have)")
+    parser.add_argument("--corrupt", default="refuse", choices=["refuse", "skip"],
+                        help="refuse images that cannot be decoded, or count, name and leave them out")
+    parser.add_argument("--dry-run", action="store_true", help="tell size, licence and destination, do nothing")
+    options = parser.parse_args(arguments)
+
+    from negmerge_kit.vision.data import find_data
+
+    transform = _transform(options)
+    sources = [find_data(text) for text in options.data]
+    # Everything is told before anything is fetched.
+    told = [_tell(source, transform, quiet=options.json) for source in sources]
+    if not options.dry_run:
+        for source, facts in zip(sources, told, strict=True):
+            facts["decoded"] = _prepare(source, transform, options)
+    if options.json:
+        print_json({"data": told})
+    return 0
+
+
+def verify(arguments: list[str]) -> int:
+    """Check every decoded pixel against its fingerprint."""
+    parser = _parser("verify", "Check the decoded images of data sets against their fingerprints.")
+    options = parser.parse_args(arguments)
+
+    from negmerge_kit.vision.data import find_data
+    from negmerge_kit.vision.data.stored import StoredSource
+
+    transform, results, problems = _transform(options), [], []
+    for text in options.data:
+        source = find_data(text)
+        if not isinstance(source, StoredSource):
+            results.append({"data": source.text, "splits": {}})
+            continue
+        found = source.verify(image_size=transform)
+        if not found:
+            problems.append(f"{source.text} is not prepared at {transform.height} x {transform.width}: run "
+                            f"`negmerge data prepare {text}`.")
+        problems += [sentence for sentence in found.values() if sentence]
+        results.append({"data": source.text, "splits": {split: sentence is None for split, sentence in found.items()}})
+    if options.json and not problems:
+        print_json({"data": results})
+    if problems:
+        raise NegmergeError("\n".join(problems))
+    if not options.json:
+        for result in results:
+            what = ", ".join(result["splits"]) or "drawn from its seeds"
+            print(f"{result['data']}: {what}: as they were decoded")
+    return 0
+
+
+def _parser(verb: str, about: str) -> argparse.ArgumentParser:
+    parser = Parser(f"data {verb}", about)
+    parser.add_argument("data", nargs="+", metavar="DATA", help="a name, folder:PATH, hf:OWNER/NAME or NAME:PATH")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--model", metavar="MODEL", help="at the size and by the preprocessing of this model")
+    size.add_argument("--size", type=int, default=224, metavar="PIXELS", help="by CLIP's, at this size (default 224)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _transform(options: argparse.Namespace) -> Transform:
+    from negmerge_kit.vision.data import transform_of
+    from negmerge_kit.vision.data.transform import as_transform
+
+    return transform_of(options.model) if options.model else as_transform(options.size)
+
+
+def _facts(source: DataSource) -> Json:
+    return {"name": source.name, "title": source.title, "bytes": source.bytes, "licence": source.licence,
+            "homepage": source.homepage, "splits": list(source.splits), "flips": source.flips}
+
+
+def _tell(source: DataSource, transform: Transform, *, quiet: bool) -> Json:
+    """Say what is about to be fetched, under which licence, and where it goes."""
+    from negmerge_kit.vision.data.cache import cache_folder
+    from negmerge_kit.vision.data.hub import HubSource
+
+    facts = {**_facts(source), "data": source.text, "cache": str(cache_folder() / "images")}
+    lines = [f"{source.title}", f"  licence      {source.licence}"]
+    if source.homepage:
+        lines.append(f"  more         {source.homepage}")
+    if isinstance(source, HubSource):
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        revision, missing = source.resolved()
+        facts |= {"repository": source.repo, "revision": revision, "download": missing, "hub_cache": str(HF_HUB_CACHE)}
+        size = f"{_size(missing)} from {source.repo}" if missing else "nothing, all files are there"
+        lines += [f"  commit       {revision}", f"  to download  {size}", f"  to           {HF_HUB_CACHE}"]
+    lines.append(f"  decoded      {_size(transform.nbytes)} an image, {transform.height} x {transform.width}, to "
+                 f"{cache_folder() / 'images'}")
+    if not quiet:
+        print("\n".join(lines))
+    return facts
+
+
+def _prepare(source: DataSource, transform: Transform, options: argparse.Namespace) -> Json:
+    from negmerge_kit.vision.data.hub import HubSource
+    from negmerge_kit.vision.data.stored import StoredSource
+
+    splits = [word.strip() for word in options.splits.split(",")] if options.splits else list(source.splits)
+    for split in splits:
+        source.check_split(split)
+    if not isinstance(source, StoredSource):
+        return {}
+    if isinstance(source, HubSource):
+        source.fetch()
+    result = {}
+    for split in splits:
+        result[split] = _decode(source, split, transform, options)
+    return result
+
+
+def _decode(source: StoredSource, split: str, transform: Transform, options: argparse.Namespace) -> Json:
+    from negmerge_kit.cli.progress import progress_bar, say
+
+    if source.is_decoded(split, transform):
+        record = source.decode(split, image_size=transform, corrupt=options.corrupt)
+    else:
+        with progress_bar(f"{source.name} {split}", unit="image") as bar:
+
+            def on_images(done: int, total: int) -> None:
+                bar.total = total
+                say(bar, "", done=done)
+
+            record = source.decode(split, image_size=transform, corrupt=options.corrupt, on_images=on_images)
+    if record.corrupt:
+        shown = ", ".join(record.corrupt[:5]) + (" …" if len(record.corrupt) > 5 else "")
+        print(f"negmerge data prepare: {len(record.corrupt)} images of {source.name} ({split}) cannot be decoded and "
+              f"were left out: {shown}", file=sys.stderr)
+    if not options.json:
+        print(f"  {split:13}{len(record.labels):,} images, {len(record.classes)} classes, {record.fingerprint[:12]}…")
+    return {"n": len(record.labels), "classes": len(record.classes), "fingerprint": record.fingerprint,
+            "corrupt": list(record.corrupt)}
+
+
+def _size(value: float | None) -> str:
+    """Bytes as people say them.
+
+    >>> _size(18_000_000), _size(None)
+    ('18.0 MB', 'unknown')
+    """
+    if value is None:
+        return "unknown"
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.{0 if unit == 'B' else 1}f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"

@@ -1,0 +1,199 @@
+"""Images in a folder, one sub-folder a class: one's own, or a local copy of a named data set."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from negmerge_kit.errors import SceneError
+from negmerge_kit.types import Json
+from negmerge_kit.vision.data.labels import check_order, class_names, said
+from negmerge_kit.vision.data.registry import DATASETS
+from negmerge_kit.vision.data.rows import Rows, draw_all, draw_splits
+from negmerge_kit.vision.data.source import PLAIN_TEMPLATES, SPLITS
+from negmerge_kit.vision.data.stored import StoredSource
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"})
+"""torchvision's ImageFolder's own, and GIF."""
+
+TEST_FOLDERS = ("test", "val_in_folder", "val", "validation")
+"""Where a local copy of a named data set has its test images: ImageNet, DTD and SUN397 come with `val` only."""
+
+
+@dataclass(frozen=True)
+class FolderRows:
+    """Image files in the order of torchvision's ImageFolder: classes by name, then files by path."""
+
+    root: Path
+    files: tuple[str, ...]
+    labels: tuple[int, ...]
+
+    def read(self, wanted: Sequence[int]) -> Iterator[tuple[str, Callable[[], bytes]]]:
+        """Paths, and what reads them: by the thread that decodes."""
+        for row in wanted:
+            path = self.root / self.files[row]
+            yield str(path), path.read_bytes
+
+
+class FolderSource(StoredSource):
+    """One's own images: PATH/CLASS/image, or PATH/train/CLASS/image with val and test beside train.
+
+    What is not given apart is drawn (see `draw_splits`). Class names are the folders', underscores shown as spaces.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser().resolve()
+        self.text = f"folder:{self.path}"
+        self.name = self.path.name or "images"
+        self.title = f"images in {self.path}"
+        self._listings: dict[str, FolderRows] = {}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The folders' names, sorted, as prompts say them."""
+        return tuple(said(label) for label in self._labels)
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """One plain prompt."""
+        return PLAIN_TEMPLATES
+
+    def identity(self) -> Json:
+        """A digest of every file's path, size and time: an image that is changed makes another state of the data."""
+        sha, total = hashlib.sha256(), 0
+        for folder, (root, _) in self._parts.items():
+            for file in self._listed(folder).files:
+                state = (root / file).stat()
+                total += state.st_size
+                sha.update(f"{folder}/{file}\0{state.st_size}\0{state.st_mtime_ns}\0".encode())
+        self.bytes = total
+        return {"folder": self.name, "files": sha.hexdigest()}
+
+    def rows(self, split: str) -> tuple[Rows, Sequence[int]]:
+        """The folder that a split is taken from, and its rows there."""
+        for folder, (_, splits) in self._parts.items():
+            if split in splits:
+                listed = self._listed(folder)
+                n = len(listed.files)
+                if splits == (split,):
+                    return listed, draw_all(n)
+                return listed, draw_splits(n, test="test" in splits, name=self.name)[split]
+        raise SceneError(f"{self.path} has no {split} images: add a folder {split}.")
+
+    @cached_property
+    def _parts(self) -> dict[str, tuple[Path, tuple[str, ...]]]:
+        """Folder name -> (where it is, the splits that are taken from it)."""
+        if not self.path.is_dir():
+            raise SceneError(f"{self.path} is not a folder: give one with a sub-folder of images for each class.")
+        given = [split for split in SPLITS if (self.path / split).is_dir()]
+        if not given:
+            return {".": (self.path, SPLITS)}
+        if "train" not in given:
+            raise SceneError(f"{self.path} has {', '.join(given)} but no train: add a folder train, or put the classes "
+                             "straight into the folder and let the splits be drawn.")
+        drawn = tuple(split for split in SPLITS if split == "train" or split not in given)
+        return {split: (self.path / split, drawn if split == "train" else (split,)) for split in given}
+
+    @cached_property
+    def _labels(self) -> tuple[str, ...]:
+        first = next(iter(self._parts.values()))[0]
+        return _class_folders(first)
+
+    def _listed(self, folder: str) -> FolderRows:
+        if folder not in self._listings:
+            root, splits = self._parts[folder]
+            self._listings[folder] = list_images(root, self._labels, complete="train" in splits)
+        return self._listings[folder]
+
+
+class LocalSource(FolderSource):
+    """A local copy of a named data set, e.g. `imagenet:/data/imagenet`: its splits, names and prompts are the set's."""
+
+    def __init__(self, name: str, path: str | Path) -> None:
+        super().__init__(path)
+        entry = DATASETS[name]
+        self.text, self.name, self.title = f"{name}:{self.path}", name, entry.title
+        self.licence, self.homepage, self.flips = entry.licence, entry.homepage, entry.flips
+        self.splits = ("val", "test") if entry.control else SPLITS
+        self._known, self._entry = class_names(entry.classes or name), entry
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The set's class names; the folders must have their order."""
+        return self._known.classes
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The set's prompts."""
+        return self._known.templates
+
+    def identity(self) -> Json:
+        """A digest of every file's path: such sets do not change, and a million files are not asked for their size."""
+        sha = hashlib.sha256()
+        for folder in self._parts:
+            listed = self._listed(folder)
+            sha.update(f"{folder}\0{len(listed.files)}\0".encode() + "\0".join(listed.files).encode())
+        return {"local": self.name, "files": sha.hexdigest()}
+
+    @cached_property
+    def _parts(self) -> dict[str, tuple[Path, tuple[str, ...]]]:
+        test = next((name for name in TEST_FOLDERS if (self.path / name).is_dir()), None)
+        if test is None or (self._entry.train and not (self.path / "train").is_dir()):
+            raise SceneError(f"{self.path} is not a copy of {self.title}: give a folder with train and test (or val), "
+                             "and in each a sub-folder of images for each class.")
+        if not self._entry.train:
+            return {test: (self.path / test, ("train", "val", "test"))}
+        return {"train": (self.path / "train", ("train", "val")), test: (self.path / test, ("test",))}
+
+    @cached_property
+    def _labels(self) -> tuple[str, ...]:
+        found = _class_folders(next(iter(self._parts.values()))[0])
+        check_order(self._known, found, str(self.path))
+        return found
+
+
+def list_images(root: Path, labels: Sequence[str], *, complete: bool) -> FolderRows:
+    """The image files below `root`, for class folders in the order of `labels`.
+
+    Raises:
+        SceneError: a class folder that is not among the labels, no image, or, if `complete`, a class without one.
+    """
+    if strange := sorted(set(_class_folders(root)) - set(labels)):
+        raise SceneError(f"{root} has a class {strange[0]!r} that the training images do not have: rename the folder, "
+                         f"or use {', '.join(labels[:5])}{' …' if len(labels) > 5 else ''}.")
+    files: list[str] = []
+    numbers: list[int] = []
+    for number, label in enumerate(labels):
+        found = sorted(_files(root / label, label))
+        files += found
+        numbers += [number] * len(found)
+    counts = Counter(numbers)
+    if not files:
+        raise SceneError(f"{root} has no images: put {', '.join(sorted(EXTENSIONS)[:4])} … files into a sub-folder for "
+                         "each class.")
+    if complete and (empty := next((label for number, label in enumerate(labels) if not counts[number]), None)):
+        raise SceneError(f"class {empty!r} in {root} has no image: add some, or remove the folder.")
+    return FolderRows(root, tuple(files), tuple(numbers))
+
+
+def _class_folders(root: Path) -> tuple[str, ...]:
+    found = tuple(sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")))
+    if not found:
+        raise SceneError(f"{root} has no sub-folders: put the images of each class into a folder of its name.")
+    return found
+
+
+def _files(folder: Path, below: str) -> Iterator[str]:
+    if not folder.is_dir():
+        return
+    for entry in os.scandir(folder):
+        if entry.is_dir():
+            yield from _files(Path(entry.path), f"{below}/{entry.name}")
+        elif Path(entry.name).suffix.lower() in EXTENSIONS and not entry.name.startswith("."):
+            yield f"{below}/{entry.name}"
+
