@@ -71,8 +71,7 @@ def merge_files(
     )
     record: Json = {"rule": rule, "params": merged.settings, "buffers": buffers, "scale": scale}
     if outputs:
-        record["inputs"] = _hashes(opened, others)
-        record |= _strangers(others, record["inputs"]["base"], candidates, force)
+        record |= hashed(opened, others, candidates, force=force)
     with ExitStack() as files:
         items: Items = merged
         if delta_out is not None:
@@ -150,6 +149,17 @@ def undo_file(unlearned: str | Path, delta: str | Path, *, scale: float, out: st
     refuse_overwriting(output_files(out, opened), [opened, change])
     out = save_checkpoint(out, undo_delta(opened, change, scale), like=opened)
     return _done(unlearned, delta, scale, out, started)
+
+
+def hashed(base: Weights, others: Sequence[Weights], names: Sequence[str | Path], *, force: bool) -> Json:
+    """What an output says of its inputs: the SHA-256 of every file, and which candidates were forced in.
+
+    Raises:
+        ParameterError: for a candidate that is the base itself.
+        MismatchError: for one of another base, unless `force`d.
+    """
+    inputs = _hashes(base, others)
+    return {"inputs": inputs} | _strangers(others, inputs["base"], names, force)
 
 
 def _written(merged: Iterator[Item], writer: DeltaWriter) -> Iterator[Item]:

@@ -68,7 +68,7 @@ def save_checkpoint(path: str | Path, items: Items, *, like: Weights, metadata: 
                 f"{len(missing)} tensors never came for {path}, first {missing[0]}: write every name of the base."
             )
         if index is not None:
-            index.write(_index(parts, _names(like), layout))
+            index.write(index_for(parts, like))
     return parts[-1]
 
 
@@ -156,10 +156,12 @@ def _names(like: Weights) -> list[tuple[str, ...]]:
     return list(like.shards().values())
 
 
-def _index(parts: list[Path], names: list[tuple[str, ...]], layout: Layout) -> bytes:
+def index_for(parts: Sequence[Path], like: Weights) -> bytes:
+    """The index of shards that hold the tensors of `like`, as `output_files` names them."""
+    layout = layout_of(like)
     size = sum(torch.Size(shape).numel() * dtype.itemsize for shape, dtype in layout.values())
     table: dict[str, Any] = {
         "metadata": {"total_size": size},
-        "weight_map": {name: part.name for part, group in zip(parts, names, strict=False) for name in group},
+        "weight_map": {name: part.name for part, group in zip(parts, _names(like), strict=False) for name in group},
     }
     return (json.dumps(table, indent=2, sort_keys=True) + "\n").encode()

@@ -56,12 +56,14 @@ class FinetuneJob:
         """The candidate with its weights on disk, trained from the start or from where a killed sweep was."""
         state = state_file(bench.pool, candidate_id(bench.pool, self.recipe.json()))
         started = time.perf_counter()
-        model, losses = bench.fresh_model(), []
+        model, losses, rates = bench.fresh_model(), [], []
         for step in self._steps(bench, model, state):
             losses.append(round(step.loss, 5))
+            rates.append(float(f"{step.lr:.5g}"))
             on_step(Progress(step.index, step.total, step.loss))
         entry = save_candidate(bench.pool, self.recipe.json(), model.weights().items())
-        return replace(entry, seconds=round(time.perf_counter() - started, 3), losses=tuple(losses))
+        seconds = round(time.perf_counter() - started, 3)
+        return replace(entry, seconds=seconds, losses=tuple(losses), rates=tuple(rates))
 
     def _steps(self, bench: Workbench, model: Classifier, state: Path) -> Iterator[Step]:
         images, mirror = bench.scene.images("train").forget, bench.scene.sources[0].flips

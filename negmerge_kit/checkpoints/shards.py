@@ -1,0 +1,130 @@
+"""A sharded checkpoint merged shard by shard: each shard is a file of its own, the index comes last."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from negmerge_kit.checkpoints.atomic import atomic_file
+from negmerge_kit.checkpoints.operations import hashed, open_candidate
+from negmerge_kit.checkpoints.reader import open_checkpoint
+from negmerge_kit.checkpoints.writer import index_for, output_files, refuse_overwriting, save_checkpoint
+from negmerge_kit.errors import CheckpointError
+from negmerge_kit.merging.alike import check_alike
+from negmerge_kit.merging.fold import Merge
+from negmerge_kit.merging.negation import check_scale, negate
+from negmerge_kit.merging.rules import find_rule
+from negmerge_kit.merging.sources import Sources
+from negmerge_kit.types import Items, Json
+
+
+def plan_shards(
+    base: str | Path,
+    candidates: Sequence[str | Path],
+    *,
+    out: str | Path,
+    scale: float,
+    rule: str,
+    buffers: str,
+    params: Json,
+    force: bool = False,
+) -> tuple[int, Json]:
+    """How many shards there are to merge, and the record that each of them carries.
+
+    A former output's index is taken away: until the new one is written, the shards do not belong together.
+
+    Raises:
+        MismatchError, ParameterError, CheckpointError: as `merge_files` does, before anything is written.
+    """
+    check_scale(scale)
+    opened = open_checkpoint(base)
+    others = [open_candidate(path, opened) for path in candidates]
+    check_alike(opened, others)
+    parts = output_files(out, opened)
+    refuse_overwriting(parts, [opened, *others])
+    settings = find_rule(rule).resolve(params)
+    record: Json = {"rule": rule, "params": settings, "buffers": buffers, "scale": scale}
+    record |= hashed(opened, others, candidates, force=force)
+    record = json.loads(json.dumps(record))
+    if len(parts) > 1 and not all(_carries(part, record) for part in parts[:-1]):
+        with suppress(FileNotFoundError):
+            parts[-1].unlink()
+    return len(opened.files), record
+
+
+def merge_shard(
+    base: str | Path,
+    candidates: Sequence[str | Path],
+    *,
+    out: str | Path,
+    shard: int,
+    record: Json,
+    device: str = "cpu",
+    on_tensor: Callable[[int, int], None] = lambda done, total: None,
+) -> Json:
+    """Merge one shard of the base and write it; what was counted in it.
+
+    A shard that is there with this very record is counted, not written again. A rule that looks at the whole model
+    first does so for every shard; the files are those of `merge_files`, byte for byte. Raises as `merge` and
+    `save_checkpoint` do.
+    """
+    opened = open_checkpoint(base)
+    others = [open_candidate(path, opened) for path in candidates]
+    part, own = output_files(out, opened)[shard], open_checkpoint(opened.files[shard])
+    chosen = find_rule(record["rule"])
+    sources = _Shard(opened, others, names=set(own), device=device, buffers=record["buffers"])
+    merged = Merge(sources, chosen, chosen.resolve(record["params"]))
+    if _carries(part, record):
+        for _ in merged:
+            pass
+    else:
+        items = _told(negate(own, merged, record["scale"]), len(own), on_tensor)
+        save_checkpoint(part, items, like=own, metadata=record)
+    return asdict(merged.counts)
+
+
+def finish_shards(base: str | Path, out: str | Path) -> Path:
+    """Write the index once every shard is there; the path that opens the whole.
+
+    Raises:
+        CheckpointError: if the index cannot be written.
+    """
+    opened = open_checkpoint(base)
+    parts = output_files(out, opened)
+    if len(parts) > 1:
+        with atomic_file(parts[-1]) as file:
+            file.write(index_for(parts, opened))
+    return parts[-1]
+
+
+class _Shard(Sources):
+    """Everyone's tensors: all of them for a rule's survey, those of one shard for the merge."""
+
+    def __init__(self, *weights: Any, names: set[str], **settings: Any) -> None:
+        super().__init__(*weights, **settings)
+        self._names = names
+
+    def runs(self) -> Iterator[list[str]]:
+        for run in super().runs():
+            for wanted, names in itertools.groupby(run, key=self._names.__contains__):
+                if wanted:
+                    yield list(names)
+
+
+def _carries(part: Path, record: Json) -> bool:
+    """Whether a whole file with this record is there; it was renamed into place when it was complete."""
+    try:
+        return open_checkpoint(part).metadata == record
+    except CheckpointError:
+        return False
+
+
+def _told(items: Items, total: int, on_tensor: Callable[[int, int], None]) -> Items:
+    for done, item in enumerate(items, start=1):
+        yield item
+        on_tensor(done, total)

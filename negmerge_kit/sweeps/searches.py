@@ -1,0 +1,108 @@
+"""Questions to a pool as jobs: search the scale of a choice, or hold one rule to the comparison's protocol."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from negmerge_kit.checkpoints.pool import Pool, open_pool
+from negmerge_kit.lab.comparison import compare_rules
+from negmerge_kit.lab.entrants import Entrant
+from negmerge_kit.lab.kept_rows import KeptRows
+from negmerge_kit.lab.report import search_json
+from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, Method
+from negmerge_kit.sweeps.jobs import open_workbench
+from negmerge_kit.sweeps.protocol import Progress, Report
+from negmerge_kit.types import Json
+
+
+@dataclass(frozen=True)
+class SearchJob:
+    """Search the scale of one choice on the pool in `folder`; its value is the object of `search --json`.
+
+    Args:
+        choice: what `Workbench.choose` gives: candidates, rule, parameters.
+        test: score the chosen scale once on the test split.
+    """
+
+    folder: Path
+    choice: Choice
+    keep: float = KEEP
+    scales: tuple[float, ...] = DEFAULT_SCALES
+    method: Method = "early"
+    test: bool = False
+    device: str = "auto"
+
+    @property
+    def label(self) -> str:
+        """Rule, parameters and number of candidates."""
+        params = "".join(f", {name} {value}" for name, value in self.choice.params)
+        return f"{self.choice.rule}{params} of {len(self.choice.candidates)}"
+
+    def run(self, on_step: Report = lambda progress: None) -> Json:
+        """Search, and report each scale."""
+        started = time.perf_counter()
+        bench = _fresh(self.folder, self.device)
+        tried = 0
+
+        def on_point(point: Any) -> None:
+            nonlocal tried
+            tried += 1
+            on_step(Progress(tried, max(tried, len(self.scales))))
+
+        found = bench.search(self.choice, keep=self.keep, scales=self.scales, method=self.method, on_point=on_point)
+        return search_json(bench, self.choice, found, test=self.test, started=started)
+
+
+@dataclass(frozen=True)
+class ComparisonJob:
+    """Hold one rule to `compare_rules` on the pool in `folder`; its value is the row, which is kept in the pool too.
+
+    Once every rule's job is done, `compare_rules(bench, entrants, kept=KeptRows(...))` finds all rows there.
+    """
+
+    folder: Path
+    entrant: Entrant
+    keep: float = KEEP
+    scales: tuple[float, ...] = DEFAULT_SCALES
+    device: str = "auto"
+    force: bool = False
+
+    @property
+    def label(self) -> str:
+        """The rule as readers know it."""
+        return self.entrant.title
+
+    def run(self, on_step: Report = lambda progress: None) -> Json:
+        """Find the row, or work it out and keep it."""
+        on_step(Progress(0, 1))
+        pool = open_pool(self.folder, force=self.force)
+        bench = Workbench(pool, device=self.device) if self.force else _fresh(self.folder, self.device)
+        kept = KeptRows(bench.pool, keep=self.keep, scales=self.scales)
+        comparison = compare_rules(bench, [self.entrant], keep=self.keep, scales=self.scales, kept=kept)
+        return comparison.rows[0].json()
+
+
+def comparison_jobs(
+    pool: Pool,
+    entrants: Iterable[Entrant],
+    *,
+    keep: float = KEEP,
+    scales: Sequence[float] = DEFAULT_SCALES,
+    device: str = "auto",
+) -> list[ComparisonJob]:
+    """One job a rule; rules whose rows the pool keeps from before cost nothing."""
+    folder = pool.folder.resolve()
+    return [ComparisonJob(folder, entrant, keep, tuple(scales), device, pool.forced) for entrant in entrants]
+
+
+def _fresh(folder: Path, device: str) -> Workbench:
+    """The worker's workbench, with the candidates that the pool holds now."""
+    bench = open_workbench(folder, open_pool(folder).base_file.sha256, device)
+    bench.refresh()
+    return bench
