@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -75,7 +76,9 @@ def _forward_mode() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
+            # torch's own forward-mode rules are still written with the deprecated torch.jit.script.
+            warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
