@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from negmerge_kit.lab.evaluation import Scores
 from negmerge_kit.scoring.accuracy import Accuracy
-from negmerge_kit.views.style import FORGET, MUTED, RETAIN, percent, style
+from negmerge_kit.views.style import FORGET, MUTED, RETAIN, percent, percent_ticks, style
 
 
 def candidate_spread(
@@ -46,7 +45,7 @@ def candidate_spread(
         axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
         axes.set_xlabel(f"accuracy ({base.forget.split}, 95 % intervals); dotted: the base")
         axes.set_yticks(range(len(rows)), [label for label, _ in rows])
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol="\N{NO-BREAK SPACE}%"))
+        axes.xaxis.set_major_formatter(percent_ticks())
         axes.grid(False)
         axes.grid(True, axis="x")
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.1)

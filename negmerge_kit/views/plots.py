@@ -10,11 +10,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from negmerge_kit.merging.agreement import LayerAgreement
 from negmerge_kit.scoring.scale import Point
-from negmerge_kit.views.style import AGREE, FORGET, INK, MUTED, RETAIN, percent, style
+from negmerge_kit.views.style import AGREE, FORGET, INK, MUTED, RETAIN, percent, percent_ticks, style
 from negmerge_kit.vision.layers import layer_of, reading_order
 
 LARGEST_SCALE = 1.5
@@ -33,6 +32,7 @@ def scale_curve(
     base: Point,
     keep: float,
     best: Point | None = None,
+    here: Point | None = None,
     behind: Sequence[Point] = (),
     titled: bool = True,
 ) -> Figure:
@@ -43,6 +43,7 @@ def scale_curve(
         base: scale 0, which sets the floor at keep times its retention.
         keep: share of the base's retention to keep.
         best: the chosen point, marked.
+        here: the point that a slider stands at, marked with its intervals; the title then tells of it.
         behind: a second series on other images, drawn thin behind (live numbers behind the whole validation split).
         titled: False leaves the finding out, for a page that prints `curve_finding` itself.
     """
@@ -50,8 +51,8 @@ def scale_curve(
         figure = Figure(figsize=(4.6, 3.15))
         left, bottom, width, height = CURVE_AREA
         axes = figure.add_axes((left, bottom, width, height - 0.08 * titled))
-        _series(axes, behind, thin=True)
-        _series(axes, [base, *points], thin=False)
+        draw_series(axes, behind, thin=True)
+        draw_series(axes, [base, *points])
         if base.retain is not None:
             floor = keep * base.retain.value
             axes.axhline(floor, color=RETAIN, linewidth=0.9, linestyle=(0, (1, 1.6)), gid="floor")
@@ -62,15 +63,23 @@ def scale_curve(
         if best is not None and best.forget is not None and best.retain is not None:
             values = [best.forget.value, best.retain.value]
             axes.plot([best.scale] * 2, values, "D", color=INK, markersize=5.5, zorder=5, gid="best", label="best")
+        if here is not None and here.forget is not None and here.retain is not None:
+            axes.axvline(here.scale, color=MUTED, linewidth=0.8, gid="here")
+            for name, score, colour in (("forget", here.forget, FORGET), ("retain", here.retain, RETAIN)):
+                low, high = score.interval
+                axes.errorbar(
+                    [here.scale], [score.value], yerr=[[score.value - low], [high - score.value]], fmt="o",
+                    color=colour, markeredgecolor=INK, markersize=7, zorder=6, gid=f"{name}-here",
+                )  # fmt: skip
         axes.set(xlim=(0, LARGEST_SCALE), ylim=(0, 1), xlabel="scale λ; accuracy on validation with 95 % bands")
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol="\N{NO-BREAK SPACE}%"))
+        axes.yaxis.set_major_formatter(percent_ticks())
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
         axes.legend(
             loc="lower left", bbox_to_anchor=(-0.1, 1.0), ncols=3, borderaxespad=0.2, columnspacing=1.0,
             handlelength=1.7, handletextpad=0.5,
         )  # fmt: skip
         if titled:
-            _title(figure, curve_finding(points, base=base, keep=keep, best=best), 72)
+            _title(figure, curve_finding(points, base=base, keep=keep, best=here or best), 72)
     return figure
 
 
@@ -131,7 +140,7 @@ def agreement_by_layer(
             axes.grid(True, axis="x")
             values_axis = axes.xaxis
         axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.1, handlelength=2.2)
-        values_axis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol="\N{NO-BREAK SPACE}%"))
+        values_axis.set_major_formatter(percent_ticks())
         axes.tick_params(length=0)
         if titled:
             _title(figure, agreement_finding(layers, votes=votes, chance=chance), 140 if upright else 50)
@@ -182,7 +191,7 @@ def _title(figure: Figure, finding: str, width: int) -> None:
     figure.text(0.012, 0.985, fill(finding, width), va="top", fontsize=9.5, fontweight="bold")
 
 
-def _series(axes: Axes, points: Sequence[Point], *, thin: bool) -> None:
+def draw_series(axes: Axes, points: Sequence[Point], *, thin: bool = False) -> None:
     """One line and band each for forget and retain, over the points that were scored in full."""
     if len(points) < 2 and thin:
         return

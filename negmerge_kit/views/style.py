@@ -5,9 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import PercentFormatter
 
 FORGET = "#d55e00"
 """Forget is orange everywhere: Okabe and Ito's vermillion, told apart from blue by colour-blind readers."""
@@ -76,3 +81,24 @@ def percent(share: float, digits: int = 1) -> str:
     '34.7\\xa0%'
     """
     return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def percent_ticks() -> PercentFormatter:
+    """Labels for an axis of shares in [0, 1]: 50 % and not 0.5."""
+    return PercentFormatter(1.0, decimals=0, symbol="\N{NO-BREAK SPACE}%")
+
+
+def headline(figure: Figure, finding: str) -> None:
+    """Write the finding as the figure's title, wrapped to its width."""
+    width = int(12.4 * figure.get_figwidth())
+    figure.suptitle(fill(finding, width), x=0.012, ha="left", fontsize=9.5, fontweight="bold")
+
+
+def sheet(finding: str, size: tuple[float, float], columns: int = 1, **shared: Any) -> tuple[Figure, list[Axes]]:
+    """An empty figure of `size` inches whose title says the finding, and its axes in a row.
+
+    Use it within `style()`, which a figure's parts read while they are made. `shared` goes to `Figure.subplots`.
+    """
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06))
+    headline(figure, finding)
+    return figure, list(figure.subplots(1, columns, squeeze=False, **shared)[0])

@@ -1,0 +1,133 @@
+"""How the signs vote: the histogram against chance, the consensus as candidates join, and shares of what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import comb
+
+from matplotlib.figure import Figure
+
+from negmerge_kit.merging.agreement import LayerAgreement
+from negmerge_kit.merging.signs import chance
+from negmerge_kit.merging.subsets import Chain
+from negmerge_kit.views.style import AGREE, INK, MUTED, RULE, percent, percent_ticks, sheet, style
+
+
+def vote_histogram(layer: LayerAgreement, *, votes: int, of: str = "the model") -> Figure:
+    """Share of moved elements by the votes of their majority sign, against independent signs.
+
+    Args:
+        layer: the votes of a tensor, or of several added up by `total`.
+        votes: how many must agree for an element to be kept; those bars are filled.
+        of: what the votes are of, for the title.
+    """
+    n, moved = len(layer.histogram) - 1, layer.moved
+    counts = [layer.histogram[k] / moved if moved else 0.0 for k in range(1, n + 1)]
+    coin = coin_votes(n)
+    places = range(1, n + 1)
+    with style():
+        figure, (axes,) = sheet(vote_finding(layer, votes=votes, of=of), (5.4, 3.1))
+        bars = axes.bar(places, counts, width=0.74, color="white", edgecolor=AGREE, linewidth=1.2, gid="votes")
+        for place, bar in zip(places, bars, strict=True):
+            if place >= votes:
+                bar.set_facecolor(AGREE)
+        axes.plot(places, coin, "D", color=INK, markersize=4.5, gid="chance", label="independent signs", zorder=4)
+        axes.axvline(votes - 0.5, color=MUTED, linewidth=0.9, linestyle=(0, (1, 1.6)), gid="threshold")
+        axes.set(xlabel=f"candidates on the majority sign, of {n}", ylim=(0, max([*counts, *coin]) * 1.12))
+        axes.set_ylabel("share of moved elements")
+        axes.set_xticks(list(places))
+        axes.yaxis.set_major_formatter(percent_ticks())
+        axes.legend(loc="upper left")
+    return figure
+
+
+def coin_votes(n: int) -> list[float]:
+    """Probability of 1 … n votes for the majority among n independent fair signs.
+
+    >>> coin_votes(3)
+    [0.0, 0.75, 0.25]
+    """
+    return [
+        (comb(n, k) * (2 if 2 * k > n else 1) / 2**n if 2 * k >= n else 0.0) for k in range(1, n + 1)
+    ]  # a tie counts once: both signs have k votes
+
+
+def vote_finding(layer: LayerAgreement, *, votes: int, of: str = "the model") -> str:
+    """What the histogram shows, in a sentence.
+
+    >>> vote_finding(LayerAgreement("w", 10, 8, (0, 0, 2, 6)), votes=3, of="w").replace(chr(160), " ")
+    'In w, 75.0 % of 8 moved elements have 3 of 3 votes; chance gives 25.0 %'
+    """
+    n = len(layer.histogram) - 1
+    if not layer.moved:
+        return f"In {of}, no element moved"
+    share = sum(layer.histogram[votes:]) / layer.moved
+    many = f"{votes} of {n}" if votes == n else f"{votes} or more of {n}"
+    coin = percent(sum(coin_votes(n)[votes - 1 :]))
+    return f"In {of}, {percent(share)} of {layer.moved:,} moved elements have {many} votes; chance gives {coin}"
+
+
+def consensus_by_count(chains: Sequence[Chain], *, expected: Mapping[int, float] | None = None) -> Figure:
+    """Share of moved elements that stay zero under unanimity as candidates join, over several orders of joining.
+
+    The line is the mean over the orders and the band their range, which is no interval: the orders share candidates.
+
+    Args:
+        chains: `agreement_along` for each order, all of one length.
+        expected: the zero share that pairwise cosines alone explain, by number of candidates.
+    """
+    zeros = [[1 - share for share in chain.shares] for chain in chains]
+    counts = range(1, len(zeros[0]) + 1)
+    mean = [sum(column) / len(column) for column in zip(*zeros, strict=True)]
+    low = [min(column) for column in zip(*zeros, strict=True)]
+    high = [max(column) for column in zip(*zeros, strict=True)]
+    last, coin = len(mean), [1 - chance(n) for n in counts]
+    finding = f"With {last} candidates {percent(mean[-1])} of what moved becomes zero; by chance {percent(coin[-1])}"
+    with style():
+        figure, (axes,) = sheet(finding, (5.2, 2.9))
+        axes.fill_between(counts, low, high, color=AGREE, alpha=0.2, linewidth=0)
+        label = f"mean and range, {len(chains)} orders"
+        axes.plot(counts, mean, "o-", color=AGREE, markersize=4, gid="zeros", label=label)
+        label, dashes = "independent signs", (0, (4, 2.5))
+        axes.plot(counts, coin, color=INK, linewidth=1.2, linestyle=dashes, gid="chance", label=label)
+        if expected:
+            axes.plot(
+                list(expected), list(expected.values()), "x", color=MUTED, markersize=5, gid="expected",
+                label="cosines alone",
+            )  # fmt: skip
+        axes.set(xlabel="candidates that must all agree", ylim=(0, 1.02), ylabel="zero share of moved elements")
+        axes.set_xticks(list(counts))
+        axes.yaxis.set_major_formatter(percent_ticks())
+        axes.legend(loc="lower right")
+    return figure
+
+
+def shares_of_what(layers: Sequence[LayerAgreement], *, whole: int) -> Figure:
+    """The elements that all signs agree on, as a share of the model, of what was trained, and of what moved.
+
+    Args:
+        layers: agreement of the tensors that moved in at least one candidate.
+        whole: floating elements of the whole model, the never-trained ones too.
+    """
+    trained, moved = sum(layer.elements for layer in layers), sum(layer.moved for layer in layers)
+    unanimous = sum(layer.unanimous for layer in layers)
+    rows = (("the whole model", whole), ("tensors that train", trained), ("elements that moved", moved))
+    shares = [unanimous / count if count else 0.0 for _, count in rows]
+    told = list(dict.fromkeys(percent(share) for share in shares))
+    finding = f"All signs agree on {unanimous:,} elements: " + " or ".join(told)
+    with style():
+        figure, (axes,) = sheet(f"{finding}, of what?", (6.4, 1.9))
+        names = [f"of {name}" for name, _ in rows]
+        counts = [count for _, count in rows]
+        axes.barh(names, counts, color=RULE, height=0.66, gid="all")
+        axes.barh(names, [unanimous] * 3, color=AGREE, height=0.66, gid="unanimous")
+        for row, (share, count) in enumerate(zip(shares, counts, strict=True)):
+            axes.annotate(
+                f"{percent(share)} of {count:,}", (count, row), (5, 0), textcoords="offset points", va="center",
+                color=INK, fontsize=8.5,
+            )  # fmt: skip
+        axes.set(xlim=(0, max(counts) * 1.3), ylim=(2.6, -0.6), xlabel="elements; violet: all signs agree")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g} M")
+        axes.grid(False)
+        axes.tick_params(length=0)
+    return figure

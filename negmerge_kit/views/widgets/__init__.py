@@ -1,0 +1,22 @@
+"""Live controls for notebooks: ipywidgets over the same Workbench and the same figures as the app.
+
+Controls compute when they are let go, not while they are dragged; every one of them works with the keyboard alone
+(Tab, Space, arrow keys). With `interactive=False` an explorer is its static figure, for a printed page.
+"""
+
+from negmerge_kit.views.widgets.agreement import agreement_explorer
+from negmerge_kit.views.widgets.explorer import Explorer
+from negmerge_kit.views.widgets.gallery import before_after_explorer
+from negmerge_kit.views.widgets.negation import negation_explorer
+from negmerge_kit.views.widgets.show import figure_text, show
+from negmerge_kit.views.widgets.unlearning import unlearn_explorer
+
+__all__ = [
+    "Explorer",
+    "agreement_explorer",
+    "before_after_explorer",
+    "figure_text",
+    "negation_explorer",
+    "show",
+    "unlearn_explorer",
+]

@@ -1,0 +1,34 @@
+"""Before and after: what the model says of real images, as the scale moves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.views.pictures import answered, before_after
+from negmerge_kit.views.plots import LARGEST_SCALE
+from negmerge_kit.views.widgets.explorer import Drawn, Explorer, slider
+
+
+def before_after_explorer(
+    bench: Workbench, choice: Choice | None = None, *, scale: float = 0.7, each: int = 6, interactive: bool = True
+) -> Explorer | Figure:
+    """Test images to forget and to keep with the model's answers, base against `scale`; or its first figure.
+
+    Args:
+        choice: what is subtracted; by default NegMerge of all candidates.
+        scale: where the control `scale` stands at first.
+        each: images a side.
+    """
+    choice = choice or bench.choose()
+
+    def figure(scale: float) -> Figure:
+        return before_after(answered(bench, choice, scale, each=each))
+
+    if not interactive:
+        return figure(scale)
+    controls: dict[str, Any] = {"scale": slider("scale λ", scale, high=LARGEST_SCALE)}
+    return Explorer(controls, lambda: Drawn(figure(controls["scale"].value)))

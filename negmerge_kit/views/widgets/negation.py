@@ -1,0 +1,36 @@
+"""One candidate negated alone: pick it, slide the scale."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ipywidgets as widgets
+from matplotlib.figure import Figure
+
+from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.scoring.scale import KEEP
+from negmerge_kit.views.plots import LARGEST_SCALE, scale_curve
+from negmerge_kit.views.widgets.explorer import LABELS, Drawn, Explorer, slider
+from negmerge_kit.views.widgets.measured import Measured
+from negmerge_kit.views.widgets.picker import candidate_line
+
+
+def negation_explorer(bench: Workbench, *, keep: float = KEEP, interactive: bool = True) -> Explorer | Figure:
+    """One candidate negated alone on the live subset: controls `candidate` and `scale`; or its first figure."""
+    measured = Measured(bench)
+
+    def figure(candidate: str, scale: float) -> Figure:
+        choice = bench.choose([candidate])
+        here = measured.point(choice, scale)
+        return scale_curve(measured.curve(choice), base=measured.base, keep=keep, here=here)
+
+    if not interactive:
+        return figure(bench.pool.ids[0], 0.5)
+    controls: dict[str, Any] = {
+        "candidate": widgets.Dropdown(
+            options=[(candidate_line(entry), entry.id) for entry in bench.pool.entries],
+            description="candidate", style=LABELS, layout=widgets.Layout(width="34em"),
+        ),
+        "scale": slider("scale λ", 0.5, high=LARGEST_SCALE),
+    }  # fmt: skip
+    return Explorer(controls, lambda: Drawn(figure(controls["candidate"].value, controls["scale"].value)))
