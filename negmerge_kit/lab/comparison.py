@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from negmerge_kit.checkpoints.filling import candidate_id
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import ParameterError, PoolError
 from negmerge_kit.lab.contest import Contest, PoolStand
@@ -35,13 +34,14 @@ class Comparison:
     """Rules on one pool at one floor.
 
     Attributes:
-        pool: the pool's folder, as a name.
+        pool: the pool's folder, as a name; candidates: the ids that the rules chose from.
         base: the base's scores by split, `val` and `test`.
         warnings: what to know before believing the rows.
-        forced: candidates that were let in although their digest says that they belong elsewhere.
+        forced: candidates that were let in although they were made from another base.
     """
 
     pool: str
+    candidates: tuple[str, ...]
     keep: float
     scales: tuple[float, ...]
     base: dict[str, Pair]
@@ -64,6 +64,7 @@ class Comparison:
         """The object of `compare --json` for one pool."""
         return {
             "pool": self.pool,
+            "candidates": list(self.candidates),
             "keep": self.keep,
             "seeds": 1,
             "scales": list(self.scales),
@@ -80,7 +81,6 @@ def compare_rules(
     *,
     keep: float = KEEP,
     scales: Sequence[float] = DEFAULT_SCALES,
-    force: bool = False,
     kept: Keeper | None = None,
     on_row: Callable[[int, int, Entrant], None] = lambda done, total, entrant: None,
 ) -> Comparison:
@@ -97,14 +97,12 @@ def compare_rules(
         rules: entrants, or names as `find_entrant` reads them; all rules and both searches by default.
         keep: share of the base's retention to keep, in (0, 1].
         scales: the protocol's grid.
-        force: let in candidates whose digest says that they were made from another base, other images or another
-            recipe; they are named in the result.
         kept: where finished rows are found again and new ones go, e.g. `KeptRows(pool, ...)`.
         on_row: called with (rows done, rows in all, the entrant that comes next).
 
     Raises:
         ParameterError: for a pool of fewer than two candidates, or keep or a scale out of range.
-        PoolError: for candidates of another base, unless forced.
+        PoolError: for candidates of another base, unless the pool was opened with `force`; they are then named.
         SceneError: if a side of a split has no image.
         CheckpointError: if a model answers with NaN, or a finished row cannot be written.
     """
@@ -115,7 +113,7 @@ def compare_rules(
     grid = tuple(sorted({check_scale(scale) for scale in scales}))
     if not any(grid):
         raise ParameterError("no scale above 0 to try: give at least one, such as 0:1:0.05.")
-    forced = refuse_foreign(pool, force=force)
+    forced = strangers(pool)
     if len(pool.ids) < 2:
         raise ParameterError(
             f"{pool.folder} has {len(pool.ids)} candidate: with one, every rule is that candidate. Add others first."
@@ -132,22 +130,22 @@ def compare_rules(
                 kept.keep(row, pool.ids)
         rows.append(row)
     warnings = tuple(doubts(workbench))
-    return Comparison(str(pool.folder), keep, grid, base, tuple(rows), warnings, forced, contest)
+    return Comparison(str(pool.folder), tuple(pool.ids), keep, grid, base, tuple(rows), warnings, forced, contest)
 
 
-def refuse_foreign(pool: Pool, *, force: bool = False) -> tuple[str, ...]:
-    """The ids of candidates that were not made from this pool's base, forget images and recorded recipe.
+def strangers(pool: Pool) -> tuple[str, ...]:
+    """The candidates that were made from another base than the pool's; they are there only if it was forced open.
 
     Raises:
-        PoolError: if there is one and `force` is not set.
+        PoolError: if there is one and the pool was not opened with `force`.
     """
-    foreign = tuple(entry.id for entry in pool.entries if candidate_id(pool, entry.recipe) != entry.id)
-    if foreign and not force:
+    found = tuple(entry.id for entry in pool.entries if pool.stranger(entry))
+    if found and not pool.forced:
         raise PoolError(
-            f"candidate {', '.join(foreign)} was not made from the base, forget images and recipe of {pool.folder} "
-            "(its digest differs): remove it, or let it in with --force, which is recorded."
+            f"candidate {', '.join(found)} of {pool.folder} was made from another base: "
+            "take it out of the pool, or let it in with --force, which is recorded."
         )
-    return foreign
+    return found
 
 
 def doubts(stand: PoolStand) -> list[str]:
@@ -172,10 +170,11 @@ def doubts(stand: PoolStand) -> list[str]:
     return told
 
 
-def across(comparisons: Sequence[Comparison]) -> list[Json]:
+def across(comparisons: Sequence[Comparison], *, independent: bool = True) -> list[Json]:
     """Each row's numbers on test over several pools, in their order: points and range; an interval from 8 pools on.
 
-    Rows that are missing, infeasible or never crossed in a pool leave no point there; `pools` says how many did.
+    Rows that are missing, infeasible or never crossed in a pool leave no point there: `pools` says how many are there.
+    Subsets of one pool are not `independent`, however many: they never get an interval.
     """
     names = list(dict.fromkeys(row.entrant.name for comparison in comparisons for row in comparison.rows))
     result = []
@@ -187,24 +186,27 @@ def across(comparisons: Sequence[Comparison]) -> list[Json]:
             {
                 "name": name,
                 "title": rows[0].entrant.title,
-                "protocol": {"pools": len(protocol)} | _sides(protocol),
-                "matched": {"pools": len(matched)}
-                | _sides([item.test for item in matched])
-                | {"validation_forget": _spread([item.forget for item in matched])},
+                "protocol": _sides(protocol, independent),
+                "matched": _sides([item.test for item in matched], independent)
+                | {"validation_forget": _spread([item.forget for item in matched], independent)},
             }
         )
     return result
 
 
-def _sides(pairs: Sequence[Pair]) -> Json:
+def _sides(pairs: Sequence[Pair], independent: bool) -> Json:
     return {
-        "forget": _spread([pair.forget.value for pair in pairs]),
-        "retain": _spread([pair.retain.value for pair in pairs]),
+        "pools": len(pairs),
+        "forget": _spread([pair.forget.value for pair in pairs], independent),
+        "retain": _spread([pair.retain.value for pair in pairs], independent),
     }
 
 
-def _spread(values: Sequence[float]) -> Json | None:
-    return Spread(tuple(values)).json() if values else None
+def _spread(values: Sequence[float], independent: bool) -> Json | None:
+    if not values:
+        return None
+    told = Spread(tuple(values)).json()
+    return told if independent else told | {"interval": None}
 
 
 def _entrants(rules: Sequence[Entrant | str] | None) -> tuple[Entrant, ...]:

@@ -60,6 +60,7 @@ class Contest:
         self.scales = tuple(scales)
         self.examiner = Examiner(stand)
         self._searched: dict[Choice, _Searched] = {}
+        self._crossed: dict[Choice, Matched | None] = {}
 
     def base(self, split: str) -> Pair:
         """The base's own scores."""
@@ -139,6 +140,11 @@ class Contest:
         )
 
     def _matched(self, choice: Choice) -> Matched | None:
+        if choice not in self._crossed:
+            self._crossed[choice] = self._cross(choice)
+        return self._crossed[choice]
+
+    def _cross(self, choice: Choice) -> Matched | None:
         examiner = self.examiner
         started, before = time.perf_counter(), examiner.evaluations
         crossing = self.crossing(choice)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -9,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from negmerge_kit.errors import CheckpointError, SceneError
+from negmerge_kit.errors import CheckpointError, ParameterError, SceneError
 from negmerge_kit.lab.resident import Choice, Merged
 from negmerge_kit.scoring.accuracy import Accuracy
 from negmerge_kit.scoring.scale import BELOW_FLOOR, NOT_BETTER, Point, Score
@@ -110,8 +111,10 @@ class Examiner:
     def score(self, choice: Choice, split: str = "val") -> Score:
         """What `search_scale` asks, for this choice."""
 
-        def score(scale: float, *, forget_at_most: int | None = None, retain_at_least: int | None = None) -> Point:
+        def score(scale: float, *, forget_at_most: int | None = None, retain_at_least: Any = None) -> Point:
             forget, retain = self._split(split)
+            if isinstance(retain_at_least, Mapping):
+                raise ParameterError("a comparison holds one floor over all retain images: give --keep one number.")
             right = self._ask(forget, choice, scale, split, at_most=forget_at_most)
             if right is None or (forget_at_most is not None and int(right.sum()) > forget_at_most):
                 return Point(scale, None, None, NOT_BETTER)
@@ -124,9 +127,9 @@ class Examiner:
         return score
 
     def points(self, choice: Choice, split: str = "val") -> tuple[Point, ...]:
-        """The scales above 0 of this choice that both sides answered in full, upwards."""
-        forget, retain = self._split(split)
-        scales = sorted(scale for who, scale in forget.known if who == choice and (who, scale) in retain.known)
+        """The scales above 0 at which this choice's retention is known in full, upwards; forget images are few."""
+        _, retain = self._split(split)
+        scales = sorted(scale for who, scale in retain.known if who == choice)
         return tuple(Point(scale, *self.hits(choice, scale, split).accuracy()) for scale in scales)
 
     def _split(self, split: str) -> tuple[_Side, _Side]:

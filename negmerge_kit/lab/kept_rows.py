@@ -21,11 +21,15 @@ SCHEMA = 1
 
 
 class KeptRows:
-    """Rows by a digest of base, candidates, images, floor, grid and rule: anything changed is another row."""
+    """Rows by a digest of base, candidates, images, floor, grid and rule: anything changed is another row.
 
-    def __init__(self, pool: Pool, *, keep: float, scales: Sequence[float]) -> None:
+    With `anew` nothing is found, and what is finished replaces what was there.
+    """
+
+    def __init__(self, pool: Pool, *, keep: float, scales: Sequence[float], anew: bool = False) -> None:
         self.folder = pool.folder / "comparisons"
         self._pool = pool
+        self._anew = anew
         self._made_from: Json = {
             "schema": SCHEMA,
             "base": pool.base_file.sha256,
@@ -37,6 +41,8 @@ class KeptRows:
 
     def find(self, entrant: Entrant, ids: Sequence[str]) -> Row | None:
         """The row if it was finished before; a file that cannot be read counts as none."""
+        if self._anew:
+            return None
         try:
             record = json.loads(self._path(entrant, ids).read_text(encoding="utf-8"))
             return Row.from_json(entrant, record["row"])

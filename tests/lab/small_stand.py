@@ -27,19 +27,27 @@ class LinearModel:
         return torch.tensor([[0.0], [1.0]])
 
 
+class SmallPool(Pool):
+    """A pool without files: nothing in it can be of another base."""
+
+    def stranger(self, stored):
+        return None
+
+
 class SmallStand:
     """What a comparison asks of a workbench, for a linear model and candidates made by hand."""
 
     def __init__(self, base, deltas, images):
         self.base = {"w": base}
         self.candidates = {}
-        pool = Pool(Path("small"), {"mode": "standard", "sets": []}, StoredFile("b", "0"), StoredFile("h", "0"), ())
+        scene = {"mode": "standard", "sets": []}
+        pool = SmallPool(Path("small"), scene, StoredFile("b", "0"), StoredFile("h", "0"), ())
         entries = []
         for index, delta in enumerate(deltas):
             id = candidate_id(pool, {"seed": index})
             entries.append(Candidate(id, f"{id}.safetensors", f"sha-{index}", {"seed": index}, seconds=1.0))
             self.candidates[id] = {"w": base + delta}
-        self.pool = Pool(pool.folder, pool.scene, pool.base_file, pool.heads_file, tuple(entries))
+        self.pool = SmallPool(pool.folder, pool.scene, pool.base_file, pool.heads_file, tuple(entries))
         self._images = images
         self._merged = {}
         self.answered = 0

@@ -1,0 +1,179 @@
+"""`negmerge compare`: rules held against each other on one pool or several, as tables, JSON and a figure."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from negmerge_kit.cli.comparing_tables import costs_table, differences_table, rules_table, spread_table
+from negmerge_kit.cli.flags import Parser, print_json
+from negmerge_kit.errors import ParameterError
+from negmerge_kit.scoring.scale import parse_scales
+from negmerge_kit.types import Json
+
+if TYPE_CHECKING:
+    from negmerge_kit.lab.comparison import Comparison
+    from negmerge_kit.lab.entrants import Entrant
+    from negmerge_kit.lab.kept_rows import KeptRows
+    from negmerge_kit.scoring.bootstrap import Resampled
+
+ABOUT = (
+    "Hold merge rules against each other: the paper's protocol, and forgetting at matched retention. "
+    "Finished rules are kept in POOL/comparisons and not computed again."
+)
+
+
+def compare(arguments: list[str]) -> int:
+    """Compare merge rules by the paper's protocol and at matched retention."""
+    options = _parser().parse_args(arguments)
+    if len(options.pool) > 1 and (options.resample or options.subsets):
+        raise ParameterError("--resample and --subsets look at one pool: name one, or leave them out.")
+
+    from negmerge_kit.lab.comparison import across
+    from negmerge_kit.lab.entrants import find_entrants
+
+    entrants = find_entrants(options.rules, options.baselines)
+    comparisons: list[Comparison] = []
+    for folder in options.pool:
+        comparison, kept = _run(folder, entrants, options)
+        comparisons.append(comparison)
+        for warning in comparison.warnings:
+            print(f"negmerge compare: {folder}: {warning}", file=sys.stderr)
+    first = comparisons[0]
+    resampled = _resample(first, options) if options.resample else None
+    subsets = _redraw(first, kept, options) if options.subsets else ()
+    if options.plot:
+        from negmerge_kit.views.frontier import rule_frontier
+        from negmerge_kit.views.save import save_figure
+
+        save_figure(rule_frontier(comparisons, resampled), options.plot)
+    result = _json(comparisons, resampled, subsets, options)
+    if options.json:
+        print_json(result)
+    else:
+        for comparison in comparisons:
+            print(rules_table(comparison))
+        if len(comparisons) > 1:
+            print(spread_table(result["across"], f"{len(comparisons)} pools"))
+        if resampled:
+            print(differences_table(first, resampled, options.reference))
+        if subsets:
+            print(spread_table(across(subsets, independent=False), f"{len(subsets)} subsets, which overlap"))
+        print(costs_table(first))
+    if not any(comparison.feasible for comparison in comparisons):
+        print(
+            f"infeasible: no scale above 0 keeps {options.keep:g} of the base's retention under any rule. "
+            "Try a lower --keep or finer --scales.",
+            file=sys.stderr,
+        )
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser("compare", ABOUT)
+    add = parser.add_argument
+    add("pool", nargs="+", type=Path, metavar="POOL", help="one pool, or several of one scene")
+    add("--rules", default="all", metavar="RULE,RULE", help="all, none, or names, with dials as in ties:density=0.1")
+    add("--baselines", default="all", metavar="NAME,NAME", help="all, none, single, greedy: searches over candidates")
+    add("--keep", type=float, default=0.95, help="share of the base's retention to keep (default 0.95)")
+    add("--scales", default="0:1:0.05", metavar="A:B:STEP", help="the protocol's grid")
+    add("--resample", type=int, default=0, metavar="B", help="bootstrap the images B times; scores every scale in full")
+    add("--reference", default="negmerge", metavar="RULE", help="the rule that --resample takes differences to")
+    add("--subsets", type=int, default=0, metavar="K", help="compare on K subsets of the candidates, too")
+    add("--subset-size", type=int, metavar="N", help="candidates of a subset (default: half)")
+    add("--seed", type=int, default=0, help="seed of --resample and --subsets")
+    add("--plot", type=Path, metavar="FILE", help="the rules and their frontier, as PNG, SVG or PDF")
+    add("--anew", action="store_true", help="compute rows that are kept in the pool again")
+    add("--force", action="store_true", help="let candidates of another base in; the result names them")
+    add("--device", default="auto", help="auto, cpu, cuda or mps")
+    add("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _run(folder: Path, entrants: Sequence[Entrant], options: argparse.Namespace) -> tuple[Comparison, KeptRows]:
+    from negmerge_kit.checkpoints.pool import open_pool
+    from negmerge_kit.cli.progress import progress_bar, say
+    from negmerge_kit.lab.comparison import compare_rules
+    from negmerge_kit.lab.kept_rows import KeptRows
+    from negmerge_kit.lab.workbench import Workbench
+
+    scales = parse_scales(options.scales)
+    bench = Workbench(open_pool(folder, force=options.force), device=options.device)
+    kept = KeptRows(bench.pool, keep=options.keep, scales=scales, anew=options.anew)
+    with progress_bar(f"comparing on {folder}", len(entrants), unit="rule") as bar:
+
+        def on_row(done: int, total: int, entrant: Entrant) -> None:
+            say(bar, entrant.title, done=done)
+
+        comparison = compare_rules(bench, entrants, keep=options.keep, scales=scales, kept=kept, on_row=on_row)
+        say(bar, "", done=len(entrants))
+    return comparison, kept
+
+
+def _resample(comparison: Comparison, options: argparse.Namespace) -> dict[str, Resampled]:
+    from negmerge_kit.cli.progress import progress_bar, say
+    from negmerge_kit.lab.resampling import resample
+
+    with progress_bar("every scale in full", len(comparison.rows), unit="rule") as bar:
+        return resample(
+            comparison,
+            reference=options.reference,
+            replicates=options.resample,
+            seed=options.seed,
+            on_row=lambda done, total, row: say(bar, row.entrant.title, done=done),
+        )
+
+
+def _redraw(comparison: Comparison, kept: KeptRows, options: argparse.Namespace) -> tuple[Comparison, ...]:
+    from negmerge_kit.cli.progress import progress_bar, say
+    from negmerge_kit.lab.redraws import redraw
+
+    with progress_bar("subsets", options.subsets * len(comparison.rows), unit="rule") as bar:
+        return redraw(
+            comparison,
+            options.subsets,
+            size=options.subset_size,
+            seed=options.seed,
+            kept=kept,
+            on_row=lambda done, total, title: say(bar, title, done=done),
+        )
+
+
+def _json(
+    comparisons: Sequence[Comparison],
+    resampled: dict[str, Resampled] | None,
+    subsets: Sequence[Comparison],
+    options: argparse.Namespace,
+) -> Json:
+    """One pool's own object; of several, every row with its pool, and what the pools say together."""
+    from negmerge_kit.lab.comparison import across
+
+    first = comparisons[0].json()
+    if len(comparisons) > 1:
+        rows = [{"pool": one.pool, **row} for one in comparisons for row in one.json()["rows"]]
+        return {
+            "keep": first["keep"],
+            "seeds": len(comparisons),
+            "scales": first["scales"],
+            "pools": [{k: v for k, v in one.json().items() if k not in ("rows", "seeds")} for one in comparisons],
+            "rows": rows,
+            "across": across(comparisons),
+        }
+    if resampled:
+        first["resampled"] = {
+            "reference": options.reference,
+            "replicates": options.resample,
+            "seed": options.seed,
+            "rules": {name: found.json() for name, found in resampled.items()},
+        }
+    if subsets:
+        first["subsets"] = {
+            "seed": options.seed,
+            "draws": [list(one.candidates) for one in subsets],
+            "across": across(subsets, independent=False),
+        }
+    return first

@@ -1,0 +1,70 @@
+"""The same comparison on other draws from the pool: how much a rule owes to which candidates there happen to be."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import comb
+
+from negmerge_kit.errors import ParameterError
+from negmerge_kit.lab.comparison import Comparison, Keeper
+from negmerge_kit.lab.rows import Row
+
+
+def draw_subsets(ids: Sequence[str], count: int, size: int, *, seed: int = 0) -> list[tuple[str, ...]]:
+    """Different subsets of one size, each in the pool's order.
+
+    Raises:
+        ParameterError: if there are fewer different subsets than asked for, or the size is below 2.
+
+    >>> sorted(draw_subsets(["a", "b", "c"], 3, 2, seed=1))
+    [('a', 'b'), ('a', 'c'), ('b', 'c')]
+    """
+    if not 2 <= size <= len(ids) or not 1 <= count <= comb(len(ids), size):
+        raise ParameterError(
+            f"{count} different subsets of {size} out of {len(ids)} candidates do not exist: "
+            f"ask for 2 to {len(ids)} candidates and at most {comb(len(ids), max(size, 0))} subsets."
+        )
+    draw = random.Random(seed)
+    found: dict[tuple[str, ...], None] = {}
+    while len(found) < count:
+        chosen = set(draw.sample(list(ids), size))
+        found[tuple(id for id in ids if id in chosen)] = None
+    return list(found)
+
+
+def redraw(
+    comparison: Comparison,
+    count: int,
+    *,
+    size: int | None = None,
+    seed: int = 0,
+    kept: Keeper | None = None,
+    on_row: Callable[[int, int, str], None] = lambda done, total, title: None,
+) -> tuple[Comparison, ...]:
+    """Compare the same rules on `count` subsets of the candidates, half of them at a time unless `size` says otherwise.
+
+    Subsets overlap, so their spread is no confidence interval: `across` is told so.
+
+    Raises:
+        ParameterError: if the subsets do not exist, or the comparison holds no models any more.
+    """
+    contest = comparison.contest
+    if contest is None:
+        raise ParameterError("this comparison holds no models any more: compare anew, then redraw.")
+    ids = contest.stand.pool.ids
+    subsets = draw_subsets(ids, count, max(2, (len(ids) + 1) // 2) if size is None else size, seed=seed)
+    drawn, total = [], len(subsets) * len(comparison.rows)
+    for number, subset in enumerate(subsets):
+        rows: list[Row] = []
+        for row in comparison.rows:
+            on_row(number * len(comparison.rows) + len(rows), total, row.entrant.title)
+            found = kept.find(row.entrant, subset) if kept else None
+            if found is None:
+                found = contest.row(row.entrant, subset)
+                if kept:
+                    kept.keep(found, subset)
+            rows.append(found)
+        drawn.append(replace(comparison, candidates=subset, rows=tuple(rows), contest=None))
+    return tuple(drawn)

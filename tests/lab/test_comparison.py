@@ -1,0 +1,281 @@
+"""The comparison on the embedded scene and on a small stand: exact where it can be, refusing what it must."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from negmerge_kit.checkpoints.pool import MADE_FROM, open_pool
+from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
+from negmerge_kit.errors import CheckpointError, ParameterError, PoolError, SceneError, SplitError
+from negmerge_kit.lab.comparison import across, compare_rules, strangers
+from negmerge_kit.lab.contest import Contest
+from negmerge_kit.lab.entrants import find_entrant, find_entrants
+from negmerge_kit.lab.greedy import best_single, greedy
+from negmerge_kit.lab.hits import Examiner
+from negmerge_kit.lab.kept_rows import KeptRows
+from negmerge_kit.lab.matched import first_crossing
+from negmerge_kit.lab.redraws import redraw
+from negmerge_kit.lab.resampling import curve_of, resample
+from negmerge_kit.lab.rows import Row
+from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.scoring.accuracy import Accuracy
+from negmerge_kit.scoring.scale import Point, ScaleSearch, search_scale, select_scale
+from negmerge_kit.vision.scene import Splits
+from tests.lab.small_stand import SIZE, SmallStand, small_images
+
+GRID = [step / 10 for step in range(11)]
+
+
+def stand(n=4, seed=0, step=0.35):
+    """Candidates that share a direction which both sides look at, plus noise of their own."""
+    draw = torch.Generator().manual_seed(seed)
+    weights = torch.zeros(SIZE)
+    weights[0] = 3.0
+    common = step * torch.randn(SIZE, generator=draw)
+    deltas = [common * (torch.arange(SIZE) > 0) + 0.2 * torch.randn(SIZE, generator=draw) for _ in range(n)]
+
+    def images(generator, count):
+        x = 0.3 * torch.randn(count, SIZE, generator=generator)
+        x[:, 0] = 1.0
+        return x
+
+    return SmallStand(weights, deltas, small_images(seed, lambda g, n: images(g, n) + 0.03 * common.sign(), images))
+
+
+@pytest.fixture(scope="module")
+def small():
+    made = stand()
+    return made, compare_rules(made, scales=GRID)
+
+
+def test_the_protocol_is_select_scale_on_the_whole_curve(small):
+    made, comparison = small
+    examiner = Examiner(made)
+    floor = comparison.floor
+    for row in comparison.rows:
+        if row.status == "empty":
+            continue
+        choice = made.choose(
+            row.candidates,
+            "uniform" if row.entrant.rule in ("single", "greedy") else row.entrant.rule,
+            dict(row.entrant.params),
+        )
+        points = [examiner.hits(choice, scale).accuracy() for scale in GRID]
+        chosen = select_scale(GRID, [p[0].value for p in points], [p[1].value for p in points], floor)
+        assert row.scale == chosen
+        assert (row.validation.forget, row.validation.retain) == points[GRID.index(chosen)]
+        assert (row.test.forget, row.test.retain) == examiner.hits(choice, chosen, "test").accuracy()
+
+
+def test_matched_rows_lie_on_the_floor(small):
+    made, comparison = small
+    floor = comparison.keep * comparison.base["val"].retain.correct
+    examiner = Examiner(made)
+    matched = [row for row in comparison.rows if row.matched]
+    assert len(matched) >= 12
+    for row in matched:
+        crossing = row.matched.crossing
+        assert crossing.above[1] >= floor > crossing.below[1]
+        assert crossing.above[0] <= crossing.scale <= crossing.below[0]
+        assert crossing.above[1] - crossing.below[1] == 1 or crossing.below[0] - crossing.above[0] < 0.2 / 32
+        assert crossing.between(crossing.above[1], crossing.below[1]) == pytest.approx(floor)
+        assert row.matched.test.forget.split == row.matched.test.retain.split == "test"
+        if row.entrant.rule not in ("single", "greedy"):
+            choice = made.choose(row.candidates, row.entrant.rule, dict(row.entrant.params))
+            assert examiner.retained(choice, crossing.above[0]) == crossing.above[1]
+
+
+def test_searches_over_candidates_pay_for_every_search(small):
+    _, comparison = small
+    by_name = {row.entrant.name: row for row in comparison.rows}
+    one = by_name["uniform"].cost
+    assert by_name["single"].cost.evaluations >= 3 * one.evaluations
+    assert by_name["greedy"].cost.evaluations >= by_name["single"].cost.evaluations
+    assert len(by_name["single"].candidates) == 1 and len(by_name["uniform"].candidates) == 4
+    assert {row.cost.train for row in comparison.rows} == {4.0}
+    assert by_name["single"].test.forget.value <= 1.0 and by_name["single"].cost.wall > 4.0
+
+
+def test_nothing_is_asked_twice_and_hopeless_scales_are_given_up():
+    made = stand()
+    contest = Contest(made, scales=GRID)
+    first = contest.row(find_entrant("uniform"))
+    whole = sum(len(images) for images in made.images("val"))
+    assert first.cost.images < 0.8 * whole * first.cost.evaluations
+    answered = made.answered
+    again = contest.row(find_entrant("uniform"))
+    assert made.answered == answered and again == first
+
+
+def test_rows_come_back_from_json_as_they_were(small):
+    _, comparison = small
+    for row in comparison.rows:
+        assert Row.from_json(row.entrant, json.loads(json.dumps(row.json(), allow_nan=False))) == row
+
+
+def test_bootstrap_of_the_images_as_they_are_is_the_protocol(small):
+    made, comparison = small
+    found = resample(comparison, replicates=60)
+    for row in comparison.rows:
+        if row.status != "ok" or row.entrant.name not in found:
+            continue
+        numbers = found[row.entrant.name].numbers
+        assert numbers["protocol forget"].value == pytest.approx(row.test.forget.value)
+        assert numbers["protocol retain"].value == pytest.approx(row.test.retain.value)
+        assert found["negmerge"].differences["matched forget"].value == 0.0
+    curve = curve_of(comparison.contest, made.choose(None, "uniform"))
+    assert curve.capped == 11 and len(curve.forget) >= 11
+
+
+def test_subsets_show_points_and_never_an_interval(small):
+    made, _ = small
+    comparison = compare_rules(made, ["uniform", "negmerge"], scales=GRID)
+    drawn = redraw(comparison, 6, size=2, seed=3)
+    assert len({one.candidates for one in drawn}) == 6
+    assert all(row.candidates == one.candidates for one in drawn for row in one.rows)
+    spread = across([*drawn, *drawn], independent=False)[0]["protocol"]["forget"]
+    assert len(spread["points"]) == 12 and spread["interval"] is None
+    assert across([*drawn, *drawn])[0]["protocol"]["forget"]["interval"] is not None
+    assert across(drawn)[0]["protocol"]["forget"]["interval"] is None
+    with pytest.raises(ParameterError, match="do not exist"):
+        redraw(comparison, 7, size=2)
+
+
+def test_greedy_takes_only_what_forgets_strictly_more():
+    scores = {"a": 50, "b": 40, "c": 45, "ab": 40, "bc": 30, "abc": 30}
+
+    def search(ids):
+        forget = scores["".join(ids)]
+        point = Point(1.0, Accuracy(forget, 100, "val"), Accuracy(95, 100, "val"))
+        return ScaleSearch(0.95, point, None if ids == ("d",) else point, (point,))
+
+    scores["d"] = 0
+    assert greedy(["a", "b", "c", "d"], search).candidates == ("b", "c")
+    assert best_single(["a", "b", "c", "d"], search).candidates == ("b",)
+    assert greedy(["a", "b", "c", "d"], search).searches == 6  # four alone, bc, abc
+
+
+def test_a_crossing_is_never_looked_for_on_test():
+    with pytest.raises(SplitError, match="validation"):
+        first_crossing(lambda scale: 1, lambda scale: True, floor=1, scales=[1.0], split="test")
+    made = stand()
+    with pytest.raises(SplitError, match="validation"):
+        search_scale(Examiner(made).score(made.choose(), "test"), scales=GRID)
+
+
+def test_retention_that_never_falls_has_no_crossing():
+    assert first_crossing(lambda scale: 100, lambda scale: True, floor=95, scales=GRID, farthest=3.0) is None
+
+
+def test_an_infeasible_floor_is_told_by_every_row():
+    comparison = compare_rules(stand(step=2.0), ["uniform", "negmerge"], keep=1.0, scales=[0.0, 0.9, 1.0])
+    assert not comparison.feasible
+    assert [row.status for row in comparison.rows] == ["infeasible", "infeasible"]
+    assert all(row.scale is None and row.test is None and row.matched for row in comparison.rows)
+
+
+@pytest.mark.parametrize("keep", [0.0, 1.2, float("nan")])
+def test_an_impossible_floor_is_refused(keep):
+    with pytest.raises(ParameterError, match="keep"):
+        compare_rules(stand(), ["uniform"], keep=keep)
+
+
+def test_a_pool_of_one_is_refused():
+    with pytest.raises(ParameterError, match="every rule is that candidate"):
+        compare_rules(stand(n=1), ["uniform"])
+
+
+def test_identical_candidates_are_told_and_leave_no_conflict():
+    made = stand(n=3)
+    first = made.pool.entries[0]
+    made.pool = replace(made.pool, entries=tuple(replace(entry, sha256=first.sha256) for entry in made.pool.entries))
+    made.candidates = {id: made.candidates[first.id] for id in made.candidates}
+    comparison = compare_rules(made, ["uniform", "negmerge", "conflict"], scales=GRID)
+    assert "one and the same file" in comparison.warnings[0]
+    uniform, negmerge, conflict = comparison.rows
+    assert uniform.test == negmerge.test
+    assert (conflict.status, conflict.scale, conflict.matched) == ("empty", None, None)
+    assert "conflict" not in resample(comparison, replicates=20)
+
+
+def test_nan_logits_name_the_rule_and_the_scale():
+    made = stand()
+    made.candidates[made.pool.ids[0]]["w"][5] = float("inf")
+    with pytest.raises(CheckpointError, match="NaN or inf"):
+        compare_rules(made, ["uniform"])
+    made = stand()
+    merged = made.merged(made.choose(None, "uniform"))
+    merged.delta["w"][5] = float("nan")
+    with pytest.raises(CheckpointError, match="uniform at scale 1 answers"):
+        compare_rules(made, ["uniform"], scales=[0.0, 1.0])
+
+
+def test_an_empty_side_is_refused_and_an_empty_class_told():
+    made = stand()
+    comparison = compare_rules(made, ["uniform"], scales=GRID)
+    assert any("forget has no val image of no" in warning for warning in comparison.warnings)
+    empty = made.images("val")
+    made._images["val"] = Splits(empty.forget.take(0), empty.retain)
+    with pytest.raises(SceneError, match="no forget images"):
+        compare_rules(made, ["uniform"])
+
+
+def test_entrants_are_checked_by_name():
+    assert len(find_entrants()) == 17 and find_entrants("none", "greedy")[0].rule == "greedy"
+    for text in ("nonsense", "ties:density=7", "single:a=1", "uniform:agreement=1"):
+        with pytest.raises(ParameterError):
+            find_entrant(text)
+    with pytest.raises(ParameterError, match="nothing to compare"):
+        find_entrants("none", "none")
+
+
+@pytest.fixture(scope="module")
+def embedded(tiny_pool, tmp_path_factory):
+    """The quick pool compared once; its rows lie in a copy."""
+    folder = shutil.copytree(tiny_pool, tmp_path_factory.mktemp("compared") / "pool")
+    bench = Workbench(open_pool(folder), device="cpu")
+    kept = KeptRows(bench.pool, keep=0.9, scales=GRID[::2])
+    return bench, compare_rules(bench, ["uniform", "negmerge"], keep=0.9, scales=GRID[::2], kept=kept)
+
+
+def test_on_the_embedded_scene_the_rows_are_the_workbenchs_own(embedded):
+    bench, comparison = embedded
+    for row in comparison.rows:
+        choice = bench.choose(rule=row.entrant.rule)
+        found = bench.search(choice, keep=0.9, scales=GRID[::2])
+        assert row.scale == found.best.scale
+        assert (row.validation.forget, row.validation.retain) == (found.best.forget, found.best.retain)
+        scores = bench.score(choice, row.scale, "test")
+        assert (row.test.forget, row.test.retain) == (scores.forget, scores.retain)
+
+
+def test_finished_rows_are_found_again_and_others_are_not(embedded):
+    bench, comparison = embedded
+    seen = []
+    kept = KeptRows(bench.pool, keep=0.9, scales=GRID[::2])
+    again = compare_rules(
+        bench, ["negmerge"], keep=0.9, scales=GRID[::2], kept=kept, on_row=lambda *told: seen.append(told)
+    )
+    assert again.rows == comparison.rows[1:] and len(seen) == 1
+    assert again.contest.examiner.evaluations == 2  # the base, on both splits
+    assert KeptRows(bench.pool, keep=0.8, scales=GRID[::2]).find(comparison.rows[0].entrant, bench.pool.ids) is None
+    assert kept.find(comparison.rows[0].entrant, bench.pool.ids[:2]) is None
+    for path in kept.folder.iterdir():
+        path.write_text("{")
+    assert kept.find(comparison.rows[0].entrant, bench.pool.ids) is None
+
+
+def test_a_candidate_of_another_base_is_refused_unless_forced(own_pool):
+    pool = open_pool(own_pool)
+    entry = pool.entries[0]
+    weights = dict(pool.candidate(entry.id))
+    path = save_checkpoint(own_pool / entry.file, weights.items(), like=weights, metadata={MADE_FROM: "f" * 64})
+    record = json.loads((own_pool / "pool.json").read_text())
+    record["candidates"][0]["sha256"] = sha256_file(path)
+    (own_pool / "pool.json").write_text(json.dumps(record))
+    with pytest.raises(PoolError, match="another base.*--force"):
+        strangers(open_pool(own_pool))
+    assert strangers(open_pool(own_pool, force=True)) == (entry.id,)
