@@ -81,13 +81,17 @@ def same_as_reference(path, found):
 
 def test_ten_thousand_damaged_files(tmp_path):
     rng, data, path = random.Random(0), original(), tmp_path / "a.safetensors"
-    accepted = 0
-    for _ in range(SEEDS):
-        path.write_bytes(mutated(data, rng))
+    accepted = refused = 0
+    while accepted + refused < SEEDS:
+        damaged = mutated(data, rng)
+        if damaged == data:  # a byte exchanged for itself is no mutation, and does not count
+            continue
+        path.write_bytes(damaged)
         try:
             found = open_checkpoint(path)
         except CheckpointError as error:
             assert "\n" not in str(error) and str(path) in str(error)
+            refused += 1
             continue
         accepted += 1
         same_as_reference(path, found)
