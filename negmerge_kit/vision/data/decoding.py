@@ -113,7 +113,7 @@ def _decode(request: Request, rows: Rows, indices: Sequence[int], corrupt: str, 
     with (
         request.part.open("r+b") as file,
         request.journal.open("a", encoding="utf-8") as journal,
-        _pool() as pool,
+        ThreadPoolExecutor(workers()) as pool,
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")  # odd EXIF and palettes with transparency: common and harmless
@@ -203,9 +203,9 @@ def _check_space(request: Request, needed: int) -> None:
                          "another disk.")
 
 
-def _pool() -> ThreadPoolExecutor:
-    """Decoding and resizing leave Python's lock, so threads are enough."""
-    return ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+def workers() -> int:
+    """Threads that decode or augment, one for each core this process may use; Pillow leaves Python's lock."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _decoder(transform: Transform) -> Callable[[tuple[str, Callable[[], bytes]]], tuple[str, NDArray[np.uint8] | None]]:

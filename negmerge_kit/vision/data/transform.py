@@ -95,7 +95,7 @@ class Transform:
         if to != picture.size:
             picture = picture.resize(to, filter)
         if picture.size != (self.width, self.height):
-            left, top = round((to[0] - self.width) / 2.0), round((to[1] - self.height) / 2.0)
+            left, top = _offset(to[0], self.width), _offset(to[1], self.height)
             if min(left, top) < 0:
                 canvas = pil.new("RGB", (self.width, self.height), (self.fill,) * 3)
                 canvas.paste(picture, (-left, -top))
@@ -103,6 +103,11 @@ class Transform:
             else:
                 picture = picture.crop((left, top, left + self.width, top + self.height))
         return np.ascontiguousarray(np.asarray(picture, dtype=np.uint8).transpose(2, 0, 1))
+
+
+def _offset(side: int, wanted: int) -> int:
+    """Where a centre crop begins, rounded as torchvision rounds; negative where padding is needed."""
+    return round((side - wanted) / 2.0) if side >= wanted else -((wanted - side) // 2)
 
 
 def as_transform(image_size: int | tuple[int, int] | Transform) -> Transform:
