@@ -82,7 +82,7 @@ def read_header(path: Path) -> Header:
         raise CheckpointError(f"{path} does not exist: check the path.") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}. Check its permissions.") from error
-    if not text and first[:2] in (b"PK", b"\x80\x02"):
+    if not text and first[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         raise CheckpointError(f"{path} is a pickled checkpoint, which is never loaded: run `negmerge convert {path}`.")
     if not text:
         raise _broken(path, "it is truncated or no safetensors file at all")

@@ -65,13 +65,14 @@ class DeltaWriter:
         self._context = atomic_file(path)
         self._written: list[tuple[str, tuple[int, ...], torch.dtype]] = []
         self._names: set[str] = set()
+        self._finished = False
         # The header comes first but is known last: room is left for the longest that it can become.
         dense = [part for name, (shape, dtype) in self._layout.items() for part in _dense_parts(name, shape, dtype)]
         self._room = len(format_header(dense, self._record))
 
     def __enter__(self) -> DeltaWriter:
         self._file = self._context.__enter__()
-        self._file.write(b" " * self._room)
+        self._file.seek(self._room)
         return self
 
     def put(self, name: str, delta: Tensor) -> None:
@@ -97,15 +98,16 @@ class DeltaWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
+        if kind is None and not self._finished:
             try:
-                self._finish()
+                self.finish()
             except BaseException as failure:
                 self._context.__exit__(type(failure), failure, failure.__traceback__)
                 raise
         self._context.__exit__(kind, error, trace)
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Write the header and hand all bytes to the disk: what can fail has failed before another file appears."""
         missing = [name for name in self._layout if name not in self._names]
         if missing:
             raise MismatchError(
@@ -115,6 +117,8 @@ class DeltaWriter:
         header = format_header(self._written, self._record, length=self._room)
         self._file.seek(0)
         self._file.write(header)
+        self._file.flush()
+        self._finished = True
 
     def _write(self, name: str, tensor: Tensor) -> None:
         self._written.append((name, tuple(tensor.shape), tensor.dtype))
