@@ -12,6 +12,8 @@ from negmerge_kit.cli.unlearning import run_search, scale_by_hand, search_parser
 if TYPE_CHECKING:
     from negmerge_kit.lab.audits.audit import Audit
     from negmerge_kit.lab.audits.probe import Probe, Reading
+    from negmerge_kit.lab.workbench import Workbench
+    from negmerge_kit.types import Weights
 
 
 def audit(arguments: list[str]) -> int:
@@ -23,7 +25,11 @@ def audit(arguments: list[str]) -> int:
     parser.add_argument("pool", type=Path, metavar="POOL")
     parser.add_argument("--scale", default="auto", help="auto, or a number to use instead of searching")
     parser.add_argument("--unlearned", type=Path, metavar="FILE", help="audit this checkpoint instead of a merge")
-    parser.add_argument("--retrained", type=Path, metavar="FILE", help="a model that was never shown the forget set")
+    reference = parser.add_mutually_exclusive_group()
+    reference.add_argument("--retrained", type=Path, metavar="FILE", help="a model that was never shown the forget set")
+    reference.add_argument(
+        "--retrain", action="store_true", help="make that model for the embedded scene: two minutes, kept in POOL"
+    )
     parser.add_argument(
         "--probes", default=",".join(PROBES), metavar="NAME,NAME", help=f"only these of {', '.join(PROBES)}"
     )
@@ -37,9 +43,8 @@ def audit(arguments: list[str]) -> int:
     from negmerge_kit.checkpoints.reader import open_checkpoint
     from negmerge_kit.cli.progress import progress_bar
 
-    unlearned, retrained = (
-        open_checkpoint(path) if path is not None else None for path in (options.unlearned, options.retrained)
-    )
+    unlearned: Weights | None = open_checkpoint(options.unlearned) if options.unlearned else None
+    retrained: Weights | None = open_checkpoint(options.retrained) if options.retrained else None
     bench, choice, searched = run_search(
         options, options.pool, test=False, by_hand=0.0 if unlearned is not None else by_hand
     )
@@ -49,6 +54,8 @@ def audit(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
+    if options.retrain:
+        retrained = _retrained(bench)
     names = [name.strip() for name in options.probes.split(",") if name.strip()]
     with progress_bar("probes", unit="probe") as bar:
         found = run_audit(
@@ -72,6 +79,19 @@ def audit(arguments: list[str]) -> int:
     else:
         print(told(found))
     return 0
+
+
+def _retrained(bench: Workbench) -> Weights:
+    from negmerge_kit.cli.progress import progress_bar, say
+    from negmerge_kit.lab.audits.reference import retrained_reference
+
+    with progress_bar(f"pretraining without {bench.scene.forget}", unit="step") as bar:
+
+        def on_step(step: int, steps: int) -> None:
+            bar.total = steps
+            say(bar, "", done=step)
+
+        return retrained_reference(bench, on_step=on_step)
 
 
 def told(audit: Audit) -> str:
@@ -102,6 +122,10 @@ def _beside(probe: Probe) -> list[str]:
             back = f"is back after {steps} steps" if steps is not None else f"is not back within {most} steps"
             lines.append(f"  {who}: the base's accuracy {back}")
     if probe.verdict:
-        says = {"leftover": "knowledge is left", "none": "nothing found", "open": "cannot tell without --retrained"}
+        says = {
+            "leftover": "knowledge is left",
+            "none": "nothing found",
+            "open": "cannot tell without --retrained or --retrain",
+        }
         lines.append(f"  {says[probe.verdict]}")
     return lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from math import comb, sqrt
 
@@ -20,6 +20,8 @@ from negmerge_kit.vision.layers import block_and_kind, layer_of, reading_order, 
 
 SUBSETS = 20
 """Random orders in which candidates join, and random halvings, where there are more than that."""
+SIMULATED = 3
+"""Orders along which the expectation is simulated too."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +52,21 @@ class Agreement:
 
 @dataclass(frozen=True)
 class ZeroRatio:
-    """Share of the moved elements that consensus sets to zero, over random subsets of `n` candidates."""
+    """Share of the moved elements that consensus sets to zero, over random subsets of `n` candidates.
+
+    `expected` is what the cosines of the whole task vectors let expect for some of the same subsets.
+    """
 
     n: int
     mean: float
     least: float
     most: float
     chance: float
+    expected: float
 
     def json(self) -> Json:
         """Plain values."""
-        return {"n": self.n, "mean": self.mean, "least": self.least, "most": self.most, "chance": self.chance}
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -147,6 +153,8 @@ def why_signs(
     orders, halvings = _orders(n, subsets, seed), _halvings(n, subsets, seed)
     chains = agreement_along(split, parts, orders)
     sizes = [sorted(1 - chain.shares[size] for chain in chains) for size in range(n)]
+    whole = pooled(found.values())
+    expected = [_expected(whole.cosines, [order[:size] for order in orders[:SIMULATED]]) for size in range(1, n + 1)]
     return Why(
         candidates=tuple(names) or tuple(f"candidate {number}" for number in range(1, n + 1)),
         chance=chance(n),
@@ -156,11 +164,11 @@ def why_signs(
         kinds=_grouped(tensors, lambda name: block_and_kind(name)[1]),
         blocks=_grouped(tensors, _block),
         zero_ratio=tuple(
-            ZeroRatio(size, sum(zeros) / len(zeros), zeros[0], zeros[-1], 1 - chance(size))
+            ZeroRatio(size, sum(zeros) / len(zeros), zeros[0], zeros[-1], 1 - chance(size), 1 - expected[size - 1])
             for size, zeros in enumerate(sizes, 1)
         ),
         halves=tuple(compare_halves(split, parts, halvings)) if halvings else (),
-        fields=_fields(pooled(found.values()), recipes, seed),
+        fields=_fields(whole, recipes, seed),
         directions=tuple(directions),
     )
 
@@ -210,6 +218,10 @@ def _halvings(n: int, subsets: int, seed: int) -> list[tuple[list[int], list[int
         lot = random.Random(seed)
         firsts = [sorted(lot.sample(range(n), half)) for _ in range(subsets)]
     return [(first, [other for other in range(n) if other not in first]) for first in firsts]
+
+
+def _expected(cosines: Sequence[Sequence[float]], subsets: Sequence[Sequence[int]]) -> float:
+    return sum(expected_unanimity([[cosines[i][j] for j in s] for i in s]).value for s in subsets) / len(subsets)
 
 
 def _fields(whole: Likeness, recipes: Sequence[Json], seed: int) -> dict[str, Explained | None]:

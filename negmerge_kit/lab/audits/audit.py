@@ -150,7 +150,7 @@ def build_case(bench: Workbench, subjects: Mapping[str, Subject], *, steps: int 
     rate = median(recipe.lr for recipe in recipes)
     return Case(
         subjects,
-        bench.images("train").forget,
+        bench.scene.images("train").forget.to(bench.model.device),
         bench.images("val"),
         test,
         {images.name: FAMILIES[images.name].templates for images in test},

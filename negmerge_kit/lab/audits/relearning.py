@@ -70,7 +70,7 @@ def _relearn(case: Case, subject: Subject, images: ImageSet, goal: Reading) -> d
 
 def _recipe(case: Case, images: ImageSet) -> Recipe:
     per_epoch = -(-len(images) // case.recipe.batch_size)
-    return replace(case.recipe, epochs=-(-case.steps // per_epoch), warmup=0, seed=case.seed)
+    return replace(case.recipe, epochs=-(-case.steps // per_epoch), seed=case.seed)
 
 
 def _steps(looks: Mapping[int, Tensor], goal: Reading) -> Json:
