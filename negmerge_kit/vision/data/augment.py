@@ -46,7 +46,9 @@ def check_augment(spec: str) -> str:
     return spec
 
 
-def augment(images: Tensor, spec: str, *, seed: int, flips: bool = False, crop: bool = True) -> Tensor:
+def augment(
+    images: Tensor, spec: str, *, seed: int, flips: bool = False, crop: bool = True, part: Tensor | None = None
+) -> Tensor:
     """Augmented copies of images, repeatable from the seed however many threads make them.
 
     What `timm.data.transforms_imagenet_train` does before it normalises, and so the paper: a random resized crop (8 to
@@ -60,9 +62,11 @@ def augment(images: Tensor, spec: str, *, seed: int, flips: bool = False, crop: 
         seed: of all draws; another seed for every batch of an epoch.
         flips: mirror half of the images; wrong for digits and signs, which the published recipe mirrors all the same.
         crop: whether "rand-…" crops at random first, as published.
+        part: places in the batch, int64 [k], where other processes make the rest: what comes back is what a process
+            alone would make there.
 
     Returns:
-        uint8 of the same shape.
+        uint8 of the same shape, or [k, 3, H, W].
 
     Raises:
         ParameterError: an unknown specification, or images that are not uint8 [n, 3, H, W] on the CPU.
@@ -80,13 +84,14 @@ def augment(images: Tensor, spec: str, *, seed: int, flips: bool = False, crop: 
     if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8 or images.device.type != "cpu":
         raise ParameterError(f"images to augment are {images.dtype} {list(images.shape)} on {images.device}: give "
                              "uint8 [n, 3, H, W] on the CPU.")
-    if not len(images) or (spec == NONE and not flips):
-        return images
+    places = torch.arange(len(images)) if part is None else part
+    if not len(places) or (spec == NONE and not flips):
+        return images[places] if part is not None else images
     pictures = images.permute(0, 2, 3, 1).numpy()
     with _drawing(seed):
         plans = list(_plans(len(images), spec, (images.shape[2], images.shape[3]), flips, crop))
     with ThreadPoolExecutor(workers()) as pool:
-        done = list(pool.map(_apply, pictures, plans))
+        done = list(pool.map(_apply, (pictures[k] for k in places), (plans[k] for k in places)))
     return torch.from_numpy(np.stack(done)).permute(0, 3, 1, 2).contiguous()
 
 

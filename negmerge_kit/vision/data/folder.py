@@ -68,7 +68,11 @@ class FolderSource(StoredSource):
         sha, total = hashlib.sha256(), 0
         for folder, (root, _) in self._parts.items():
             for file in self._listed(folder).files:
-                state = (root / file).stat()
+                try:
+                    state = (root / file).stat()
+                except OSError as error:
+                    raise SceneError(f"{root / file} cannot be read ({error.strerror}): put it back, or remove it and "
+                                     "begin anew.") from error
                 total += state.st_size
                 sha.update(f"{folder}/{file}\0{state.st_size}\0{state.st_mtime_ns}\0".encode())
         self.bytes = total
@@ -82,7 +86,7 @@ class FolderSource(StoredSource):
                 n = len(listed.files)
                 if splits == (split,):
                     return listed, draw_all(n)
-                return listed, draw_splits(n, test="test" in splits, name=self.name)[split]
+                return listed, draw_splits(n, splits[1:], name=self.name)[split]
         raise SceneError(f"{self.path} has no {split} images: add a folder {split}.")
 
     @cached_property

@@ -149,7 +149,7 @@ class HubSource(StoredSource):
                              "set that was expected.")
         if splits == (split,):
             return rows, draw_all(len(rows.labels))
-        return rows, draw_splits(len(rows.labels), test="test" in splits, name=self.name)[split]
+        return rows, draw_splits(len(rows.labels), splits[1:], name=self.name)[split]
 
     def taken_from(self, split: str, there: Sequence[str]) -> tuple[str, tuple[str, ...]]:
         """The Hub split that a split is taken from, and all splits that are taken from that one."""

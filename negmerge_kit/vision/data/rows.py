@@ -25,22 +25,22 @@ class Rows(Protocol):
         ...
 
 
-def draw_splits(n: int, *, test: bool, name: str) -> dict[str, list[int]]:
+def draw_splits(n: int, held: Sequence[str] = ("val",), *, name: str) -> dict[str, list[int]]:
     """The authors' validation rule: a tenth of the training images, at most 5,000, by torch's generator from seed 0.
 
     `random_split(range(n), [n - size, size], generator=Generator().manual_seed(0))`: the same images as their `XVal`
-    sets (src/datasets/registry.py of task_vectors). Where a data set has no test images, as many again are drawn for
-    them, from the end of what would have been the training images.
+    sets (src/datasets/registry.py of task_vectors). Where a data set has no test images, as many again are held out for
+    them, before those for validation.
 
     Args:
         n: how many training images there are.
-        test: whether to draw test images, too.
+        held: the splits to hold out, "val" first.
         name: of the data, for messages.
 
     Raises:
         SceneError: fewer than ten images, of which a tenth would be none.
 
-    >>> {split: rows[:3] for split, rows in draw_splits(60000, test=False, name="mnist").items()}
+    >>> {split: rows[:3] for split, rows in draw_splits(60000, name="mnist").items()}
     {'train': [36044, 10678, 57327], 'val': [30102, 43764, 35133]}
     """
     size = min(int(n * VALIDATION_SHARE), VALIDATION_AT_MOST)
@@ -48,9 +48,9 @@ def draw_splits(n: int, *, test: bool, name: str) -> dict[str, list[int]]:
         raise SceneError(f"{name} has {n} images, of which a tenth cannot be held out for validation: give at least "
                          "10, or sub-folders train, val and test.")
     order = draw_all(n)
-    if not test:
-        return {"train": order[:-size], "val": order[-size:]}
-    return {"train": order[: -2 * size], "val": order[-size:], "test": order[-2 * size : -size]}
+    ends = {split: n - size * number for number, split in enumerate(held)}
+    return {"train": order[: n - size * len(held)],
+            **{split: order[end - size : end] for split, end in ends.items()}}
 
 
 def draw_all(n: int) -> list[int]:
