@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,14 +10,14 @@ from torch import Tensor
 
 from negmerge_kit.errors import CheckpointError
 from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
-from negmerge_kit.scoring.curve import Least, Point, stop_early
+from negmerge_kit.scoring.curve import Point
 from negmerge_kit.types import Json
 from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.scene import Splits
 
 BATCH = 240
-"""Images scored at a time; early stopping looks at the counts after each batch."""
+"""Images scored at a time."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,12 @@ def evaluate(model: Classifier, images: ImageSet) -> Accuracy:
     >>> evaluate(load_model("tiny", device="cpu"), family_images("arrows", "val")).n
     240
     """
-    return Accuracy(sum(hits for _, hits, _ in count_hits(model, images)), len(images), images.split)
+    right = 0
+    for start in range(0, len(images), BATCH):
+        features = model.features(images.images[start : start + BATCH])
+        labels = images.labels[start : start + BATCH]
+        right += int((_classes(model, features, images) == labels.to(features.device)).sum())
+    return Accuracy(right, len(images), images.split)
 
 
 def evaluate_splits(model: Classifier, splits: Splits) -> Scores:
@@ -68,41 +73,20 @@ def answer(model: Classifier, sets: Sequence[ImageSet]) -> list[Tensor]:
     return [_classes(model, part, images).cpu() for part, images in zip(parts, sets, strict=True)]
 
 
-def count_hits(model: Classifier, images: ImageSet) -> Iterator[tuple[str, int, int]]:
-    """(set, correct, images) of each batch of a set, in order."""
-    for start in range(0, len(images), BATCH):
-        features = model.features(images.images[start : start + BATCH])
-        labels = images.labels[start : start + BATCH]
-        right = _classes(model, features, images) == labels.to(features.device)
-        yield images.name, int(right.sum()), len(labels)
+def logits_of(model: Classifier, features: Tensor, images: ImageSet) -> Tensor:
+    """Logits of features under the set's head, [n, C]; a NaN must not pass as class 0.
 
-
-def score_point(
-    model: Classifier,
-    splits: Splits,
-    scale: float,
-    *,
-    forget_at_most: int | None = None,
-    retain_at_least: Least | None = None,
-) -> Point:
-    """One point of the curve for `search_scale`, stopped as soon as its counts prove it cannot win."""
-    return stop_early(
-        count_hits(model, splits.forget),
-        (hits for images in splits.retain for hits in count_hits(model, images)),
-        forget_n=len(splits.forget),
-        retain_n={images.name: len(images) for images in splits.retain},
-        forget_at_most=forget_at_most,
-        retain_at_least=retain_at_least,
-        scale=scale,
-        split=splits.forget.split,
-    )
-
-
-def _classes(model: Classifier, features: Tensor, images: ImageSet) -> Tensor:
-    """Highest logit's class for each feature; a NaN must not pass as class 0."""
+    Raises:
+        CheckpointError: if any is NaN or infinite.
+    """
     logits = features @ model.head(images.name).T
     if not bool(torch.isfinite(logits).all()):
         raise CheckpointError(
             "the model answers with NaN or infinity: its weights are damaged, or the scale is far too large."
         )
-    return logits.argmax(dim=1)
+    return logits
+
+
+def _classes(model: Classifier, features: Tensor, images: ImageSet) -> Tensor:
+    """Highest logit's class for each feature."""
+    return logits_of(model, features, images).argmax(dim=1)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from negmerge_kit.checkpoints.pool import Candidate, Pool
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.evaluation import Scores, answer, evaluate_splits, score_point
+from negmerge_kit.lab.evaluation import Scores, answer
+from negmerge_kit.lab.hardest import HardestFirst
 from negmerge_kit.lab.resident import Choice, Merged, ResidentDeltas
 from negmerge_kit.merging import LayerAgreement, find_rule, subtract
 from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
@@ -55,7 +56,7 @@ class Workbench:
         self.model.anchor()
         # The model's own tensors are overwritten in place; the base stays apart.
         self._deltas = ResidentDeltas(self.model.weights())
-        self._splits: dict[str, Splits] = {}
+        self._splits: dict[str, HardestFirst] = {}
         self._base_scores: dict[str, Scores] = {}
         self._touched: set[str] = set()
         self._placed: tuple[Choice, float] | None = None
@@ -131,9 +132,7 @@ class Workbench:
 
     def images(self, split: str) -> Splits:
         """The scene's images of a split, resident on the device."""
-        if split not in self._splits:
-            self._splits[split] = self.scene.images(split).to(self.model.device)
-        return self._splits[split]
+        return self._asked(split).splits
 
     def score(self, choice: Choice, scale: float, split: str = "val") -> Scores:
         """Forget and retain accuracy after subtracting scale times the merged delta.
@@ -144,13 +143,13 @@ class Workbench:
             ParameterError: if the scale is not a finite number of 0 or more.
         """
         with self._at(choice, scale):
-            return self._live() if split == "live" else evaluate_splits(self.model, self.images(split))
+            return self._live() if split == "live" else self._asked(split).scores(self.model)
 
     def base_scores(self, split: str = "val") -> Scores:
         """The base's own scores on a split, measured once."""
         if split not in self._base_scores:
             with self._at(None, 0.0):
-                scores = self._live() if split == "live" else evaluate_splits(self.model, self.images(split))
+                scores = self._live() if split == "live" else self._asked(split).scores(self.model)
             self._base_scores[split] = scores
         return self._base_scores[split]
 
@@ -171,12 +170,8 @@ class Workbench:
                 base = self.base_scores(split)
                 return base.point(0.0)
             with self._at(choice, scale):
-                return score_point(
-                    self.model,
-                    self.images(split),
-                    scale,
-                    forget_at_most=forget_at_most,
-                    retain_at_least=retain_at_least,
+                return self._asked(split).point(
+                    self.model, scale, forget_at_most=forget_at_most, retain_at_least=retain_at_least
                 )
 
         return search_scale(score, scales=scales, keep=keep, method=method, on_point=on_point)
@@ -235,6 +230,11 @@ class Workbench:
         self.model.load(updated, partial=True)
         self._touched = set(delta)
         self._placed = wanted
+
+    def _asked(self, split: str) -> HardestFirst:
+        if split not in self._splits:
+            self._splits[split] = HardestFirst(self.scene.images(split).to(self.model.device))
+        return self._splits[split]
 
     def _live(self) -> Scores:
         splits = self.images("live")

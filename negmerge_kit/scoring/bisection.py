@@ -1,4 +1,4 @@
-"""Halving the question: the largest feasible scale of a falling curve, and the smallest one that forgets as much."""
+"""Splitting the question: the largest feasible scale of a falling curve, and the smallest one that forgets as much."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from itertools import pairwise
 from typing import Protocol
 
 from negmerge_kit.scoring.curve import NOT_BETTER, Point
+
+SPLIT = 0.75
+"""Where the open scales are split: a scale that keeps enough costs every retain image, one that does not only a few."""
 
 
 class Look(Protocol):
@@ -17,10 +20,10 @@ class Look(Protocol):
 
 
 def bisect(scales: Sequence[float], look: Look, feasible: Callable[[Point], bool], base: Point) -> bool:
-    """Look at scales that halve the question, and tell whether the curve fell wherever it was looked at.
+    """Look at scales that split the question, and tell whether the curve fell wherever it was looked at.
 
     Where forget and retain accuracy both fall as the scale grows, the largest feasible scale forgets most, and of
-    those that forget as much the smallest is found by halving once more: about 2 + log2(n) looks of n.
+    those that forget as much the smallest is found by halving: some log(n) looks of n.
 
     Args:
         scales: the grid above 0, upwards.
@@ -34,14 +37,14 @@ def bisect(scales: Sequence[float], look: Look, feasible: Callable[[Point], bool
     ...     return Point(scale, Accuracy(9 - int(scale), 10, "val"), Accuracy(10 - int(scale), 10, "val"))
     >>> looked = []
     >>> bisect(range(1, 9), look, lambda point: point.retain.correct >= 5, look(0)), looked
-    (True, [0, 4, 6, 5])
+    (True, [0, 6, 4, 5])
     """
     seen: dict[int, Point] = {-1: base}
     low, high = -1, len(scales)
     while high - low > 1:
-        middle = (low + high) // 2
-        seen[middle] = look(scales[middle], most=_correct(seen[low]))
-        if seen[middle].stopped == NOT_BETTER or not falls(seen):
+        middle = low + max(1, int(SPLIT * (high - low)))
+        seen[middle] = look(scales[middle])
+        if not falls(seen):
             return False
         low, high = (middle, high) if feasible(seen[middle]) else (low, middle)
     if low < 0:

@@ -72,8 +72,8 @@ def stop_early(
     """Count part by part and stop once the counts prove that this scale cannot be chosen.
 
     Args:
-        forget, retain: (set, correct, images) of each part, in any order; forget is read first, because it is the
-            smaller side.
+        forget, retain: (set, correct, images) of each part, in any order. Forget, the smaller side, is read first,
+            unless nothing bounds it: then only retention can end the count early.
         forget_n, retain_n: how many images the forget set and each retain set hold.
         forget_at_most, retain_at_least: the bounds of `Score`; None asks for the whole set.
 
@@ -82,19 +82,31 @@ def stop_early(
     ...            scale=0.1, split="val").stopped
     'forgets less than a scale already found'
     """
-    correct = 0
-    for _, hits, _ in forget:
-        correct += hits
-        if forget_at_most is not None and correct > forget_at_most:
-            return Point(scale, None, None, NOT_BETTER)
-    forgotten = Accuracy(correct, forget_n, split)
-    kept, open_ = dict.fromkeys(retain_n, 0), dict(retain_n)
-    for name, hits, images in retain:
-        kept[name], open_[name] = kept[name] + hits, open_[name] - images
-        if retain_at_least is not None and (below := out_of_reach(retain_at_least, kept, open_)):
-            return Point(scale, forgotten, None, below)
+    correct, kept, unseen = 0, dict.fromkeys(retain_n, 0), dict(retain_n)
+
+    def forget_side() -> str | None:
+        nonlocal correct
+        for _, hits, _ in forget:
+            correct += hits
+            if forget_at_most is not None and correct > forget_at_most:
+                return NOT_BETTER
+        return None
+
+    def retain_side() -> str | None:
+        for name, hits, images in retain:
+            kept[name], unseen[name] = kept[name] + hits, unseen[name] - images
+            if retain_at_least is not None and (short := out_of_reach(retain_at_least, kept, unseen)):
+                return short
+        return None
+
+    sides = (retain_side, forget_side) if forget_at_most is None else (forget_side, retain_side)
+    for index, side in enumerate(sides):
+        if stopped := side():
+            forgotten = Accuracy(correct, forget_n, split) if index and stopped != NOT_BETTER else None
+            return Point(scale, forgotten, None, stopped)
     sets = {name: Accuracy(kept[name], n, split) for name, n in retain_n.items()}
-    return Point(scale, forgotten, Accuracy(sum(kept.values()), sum(retain_n.values()), split), sets=sets)
+    pooled = Accuracy(sum(kept.values()), sum(retain_n.values()), split)
+    return Point(scale, Accuracy(correct, forget_n, split), pooled, sets=sets)
 
 
 def out_of_reach(least: Least, right: Mapping[str, int], unseen: Mapping[str, int]) -> str | None:

@@ -151,7 +151,7 @@ def search_scale(
         for scale in reversed(above):
             # Where bisecting gave a scale up, it was held against a neighbour that may not have been feasible.
             if scale not in climb.points or climb.points[scale].stopped == NOT_BETTER:
-                climb.look(scale, full=method == "exhaustive")
+                climb.measure(scale) if method == "exhaustive" else climb.look(scale, most=climb.to_beat(scale))
     if 0.0 in grid:
         climb.take(base)
     best = climb.best
@@ -169,17 +169,22 @@ class _Climb:
         self.best: Point | None = None
         self._score, self._base, self._least, self._on_point = score, base, least, on_point
 
-    def look(self, scale: float, *, full: bool = False, most: int | None = None) -> Point:
-        """Score a scale until it is clear that it cannot win, or forgets less than `most` allows."""
-        if full:
-            point = self._score(scale)
-        else:
-            if most is None and self.best is not None:
-                # An equal count at a smaller scale wins: the authors' tie-break.
-                most = _correct(self.best) - (0 if scale < self.best.scale else 1)
-            point = self._score(scale, forget_at_most=most, retain_at_least=self._least)
+    def measure(self, scale: float) -> None:
+        """Score a scale in full."""
+        self.take(self._score(scale))
+
+    def look(self, scale: float, *, most: int | None = None) -> Point:
+        """Score a scale until it is clear that it keeps too little, or forgets less than `most` allows."""
+        point = self._score(scale, forget_at_most=most, retain_at_least=self._least)
         self.take(point)
         return point
+
+    def to_beat(self, scale: float) -> int | None:
+        """How many forget images may be right at this scale for it to be chosen."""
+        if self.best is None:
+            return None
+        # An equal count at a smaller scale wins: the authors' tie-break.
+        return _correct(self.best) - (0 if scale < self.best.scale else 1)
 
     def take(self, point: Point) -> None:
         """Put a point on the curve, and ahead of the others if it is feasible and forgets more."""
