@@ -12,6 +12,8 @@ from negmerge_kit.types import Json
 SUBJECTS = {
     "merge": "merging files: ours, the authors' loop, and reading alone",
     "sparse": "merging a base of 20 GB in shards, made of holes on disk: the memory it needs",
+    "finetune": "fine-tuning: ours beside the authors' loop of workers that decode at every sight",
+    "sweep": "what an executor costs: 16 jobs of 5 s one after another, in processes and on Ray",
     "slider": "a slider move: weights updated and images scored, and /score of a served app",
 }
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from negmerge_kit.lab.recipe import Recipe
+from negmerge_kit.vision.data.augment import augment
 from negmerge_kit.vision.images import ImageSet
 
 RESIDENT_SHARE = 0.4
@@ -79,9 +80,8 @@ def batches(
         places = chosen if augmented else chosen[mine]
         pixels, labels = source.images[places.to(source.images.device)], source.labels[places.to(source.labels.device)]
         if augmented:
-            from negmerge_kit.vision.data.augment import augment
-
-            pixels = augment(pixels.cpu(), recipe.augment, seed=recipe.seed * 1_000_003 + step, flips=mirror)[mine]
+            seed = recipe.seed * 1_000_003 + step
+            pixels = augment(pixels.cpu(), recipe.augment, seed=seed, flips=mirror, part=mine)
             labels = labels[mine]
         if pinned:
             pixels, labels = pixels.pin_memory(), labels.pin_memory()

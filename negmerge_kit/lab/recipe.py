@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass, fields
 from math import isfinite
 from pathlib import Path
@@ -11,12 +10,11 @@ from typing import Any
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.grid_files import read_grid
 from negmerge_kit.types import Json
+from negmerge_kit.vision.data.augment import check_augment
 from negmerge_kit.vision.parameters import check_trainable
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 FLIPS = ("never", "safe", "as-published")
-
-_AUGMENT = re.compile(r"none|rand-m\d+(\.\d+)?-n\d+(-mstd\d+(\.\d+)?)?(-inc[01])?")
 
 
 @dataclass(frozen=True)
@@ -85,13 +83,13 @@ class Recipe:
             "warmup": self.warmup >= 0,
             "label_smoothing": 0 <= self.label_smoothing < 1,
             "clip_norm": self.clip_norm > 0,
-            "augment": bool(_AUGMENT.fullmatch(self.augment)),
             "flips": self.flips in FLIPS,
             "precision": self.precision in PRECISIONS,
             "warmup_share": 0 <= self.warmup_share <= 1,
         }
         if wrong := [f"{name} = {getattr(self, name)}" for name, fine in rules.items() if not fine]:
             raise ParameterError(f"this recipe cannot be trained: {', '.join(wrong)} is out of range.")
+        check_augment(self.augment)
         check_trainable(self.trainable)
 
     @property

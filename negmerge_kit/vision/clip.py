@@ -14,7 +14,7 @@ from negmerge_kit.types import Items
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.model_spec import ModelSpec, find_model
 from negmerge_kit.vision.prompts import build_head, build_prototypes
-from negmerge_kit.vision.towers import OPENAI_MEAN, OPENAI_STD, build_model
+from negmerge_kit.vision.towers import OPENAI_MEAN, OPENAI_STD, Built, build_model, build_untrained
 
 BATCH = {"cpu": 60, "cuda": 480, "mps": 480}
 """Images per forward pass, always: the last pass is filled up with copies, because matrix kernels round differently for
@@ -203,13 +203,24 @@ def load_model(spec: str | Path | dict[str, str | None], *, device: str = "auto"
     (10, 64)
     """
     found = find_model(spec)
-    built = build_model(found, pick_device(device))
-    classifier = Classifier(built.clip, found, built.tokenizer, mean=built.mean, std=built.std,
-                            image_size=built.image_size)
+    classifier = _classifier(found, build_model(found, pick_device(device)))
     _check_that_it_looks(classifier)
     for name, (classes, templates) in found.heads():
         classifier.add_head(name, classes, templates)
     return classifier
+
+
+def untrained(arch: str, *, device: str = "auto") -> Classifier:
+    """An open_clip architecture with random weights and no heads: for measuring speed, and for nothing else.
+
+    >>> untrained("negmerge-tiny", device="cpu").spec
+    ModelSpec(arch='negmerge-tiny', pretrained='random')
+    """
+    return _classifier(ModelSpec(arch, "random"), build_untrained(arch, pick_device(device)))
+
+
+def _classifier(found: ModelSpec, built: Built) -> Classifier:
+    return Classifier(built.clip, found, built.tokenizer, mean=built.mean, std=built.std, image_size=built.image_size)
 
 
 def _check_that_it_looks(classifier: Classifier) -> None:

@@ -67,14 +67,30 @@ def build_model(found: ModelSpec, device: torch.device) -> Built:
     """
     if found.arch.startswith(TIMM):
         return _timm(found, device)
+    return _described(_embedded(device) if found.is_embedded else _open_clip(found, device), found.arch)
+
+
+def build_untrained(arch: str, device: torch.device) -> Built:
+    """An open_clip architecture as it is initialised from torch's generator."""
     import open_clip
 
-    clip = _embedded(device) if found.is_embedded else _open_clip(found, device)
+    from negmerge_kit.vision.tiny import register
+
+    register()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it says that the weights are random, as is wanted here
+        return _described(open_clip.create_model(arch, pretrained=None, device=device), arch)
+
+
+def _described(clip: nn.Module, arch: str) -> Built:
+    """An open_clip model with its tokenizer and what its own configuration says of its images."""
+    import open_clip
+
     preprocess: dict[str, Any] = open_clip.get_model_preprocess_cfg(clip)
     size = clip.visual.image_size  # type: ignore[union-attr]
     return Built(
         clip,
-        _tokenizer(found.arch),
+        _tokenizer(arch),
         (size, size) if isinstance(size, int) else tuple(size),  # type: ignore[arg-type]
         tuple(preprocess.get("mean") or OPENAI_MEAN),
         tuple(preprocess.get("std") or OPENAI_STD),

@@ -1,0 +1,66 @@
+"""The training images of the authors' CLIP code, made by the very libraries that it uses: what ours is measured by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from negmerge_kit.vision.images import ImageSet
+
+
+def published_loader(
+    folder: Path,
+    size: tuple[int, int],
+    *,
+    augment: str,
+    mean: Sequence[float],
+    std: Sequence[float],
+    batch_size: int,
+    workers: int,
+) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+    """Epochs of (normalised images [n, 3, H, W], labels [n]) of a folder with one subfolder a class.
+
+    JPEG files decoded by Pillow and augmented by timm in worker processes at every sight: random crop of 8-100 %,
+    mirrored every other time, RandAugment, as `create_transform(224, is_training=True, auto_augment=…)` makes it.
+    """
+    from timm.data.transforms_factory import create_transform
+    from torch.utils.data import DataLoader
+    from torchvision.datasets import ImageFolder
+
+    transform = create_transform((3, *size), is_training=True, auto_augment=augment, mean=tuple(mean), std=tuple(std))
+    files = ImageFolder(folder, transform)
+    # Processes that never ran torch: forking one that has threads can hang.
+    how = {"multiprocessing_context": "spawn", "persistent_workers": True} if workers else {}
+    loader = DataLoader(files, batch_size, shuffle=True, num_workers=workers, pin_memory=torch.cuda.is_available(),
+                        **how)  # type: ignore[arg-type]
+    while True:
+        yield iter(loader)
+
+
+def write_jpegs(folder: Path, count: int, side: int, *, classes: int) -> None:
+    """Soft random pictures as JPEG files, one subfolder a class, about as many bytes as photographs of that size."""
+    from PIL import Image
+
+    noise = np.random.default_rng(0)
+    for k in range(count):
+        coarse = Image.fromarray(noise.integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8))
+        home = folder / f"class{k % classes}"
+        home.mkdir(exist_ok=True)
+        coarse.resize((side, side), Image.Resampling.BICUBIC).save(home / f"{k:05}.jpg", quality=90)
+
+
+def decode_once(folder: Path, size: tuple[int, int]) -> ImageSet:
+    """All files of such a folder, decoded and resized to [height, width], in memory."""
+    from PIL import Image
+
+    files = sorted(folder.glob("*/*.jpg"))
+    names = sorted({file.parent.name for file in files})
+    pixels = [np.asarray(Image.open(file).convert("RGB").resize(size[::-1], Image.Resampling.BICUBIC))
+              for file in files]
+    labels = torch.tensor([names.index(file.parent.name) for file in files])
+    images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+    return ImageSet("bench", images, labels, tuple(names), "train")

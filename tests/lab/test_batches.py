@@ -1,0 +1,115 @@
+"""Training batches: the recipe's order, augmentation that can be repeated, parts that make a whole."""
+
+import threading
+from dataclasses import replace
+from itertools import chain, islice
+
+import pytest
+import torch
+
+from negmerge_kit.errors import ParameterError
+from negmerge_kit.lab import batches as room
+from negmerge_kit.lab.batches import batches
+from negmerge_kit.lab.crew import Crew
+from negmerge_kit.lab.execution import Execution
+from negmerge_kit.lab.recipe import Recipe
+from negmerge_kit.lab.training import finetune
+from negmerge_kit.vision.clip import load_model
+from negmerge_kit.vision.families import family_images
+from negmerge_kit.vision.images import ImageSet
+
+CPU = torch.device("cpu")
+PLAIN = Recipe(lr=1e-3, epochs=2, batch_size=8, seed=5)
+AUGMENTED = replace(PLAIN, augment="rand-m3-n2-mstd0.5")
+
+
+@pytest.fixture(scope="module")
+def numbered():
+    """21 images that say which they are: batches of 8, 8 and 5."""
+    images = torch.arange(21, dtype=torch.uint8).view(21, 1, 1, 1).expand(21, 3, 16, 16).contiguous()
+    images[:, :, ::2] //= 2  # so that a mirrored or cropped image differs
+    return ImageSet("digits", images, torch.arange(21) % 10, tuple("0123456789"), "train")
+
+
+@pytest.mark.parametrize("recipe", [PLAIN, AUGMENTED])
+def test_each_epoch_shows_every_image_once_in_an_order_of_its_own(numbered, recipe):
+    labels = [batch.labels.tolist() for batch in batches(numbered, recipe, CPU)]
+    assert [len(part) for part in labels] == [8, 8, 5] * 2
+    first, second = (list(chain(*epoch)) for epoch in (labels[:3], labels[3:]))
+    assert sorted(first) == sorted(second) == sorted(numbered.labels.tolist()) and first != second
+
+
+@pytest.mark.parametrize("recipe", [PLAIN, AUGMENTED])
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_parts_of_several_processes_are_what_one_would_see(numbered, recipe, size):
+    whole = list(batches(numbered, recipe, CPU, mirror=True))
+    parts = zip(*(batches(numbered, recipe, CPU, part=Crew(k, size).part, mirror=True) for k in range(size)),
+                strict=True)
+    for batch, some in zip(whole, parts, strict=True):
+        assert torch.equal(torch.cat([part.pixels for part in some]), batch.pixels)
+        assert torch.equal(torch.cat([part.labels for part in some]), batch.labels)
+        assert all(part.whole == len(batch.labels) for part in some)
+
+
+@pytest.mark.parametrize("recipe", [PLAIN, AUGMENTED])
+@pytest.mark.parametrize("done", [1, 3, 4])
+def test_a_run_goes_on_with_the_very_batches_that_were_due(numbered, recipe, done):
+    whole = list(batches(numbered, recipe, CPU))
+    rest = list(batches(numbered, recipe, CPU, done=done, order=whole[done].order))
+    assert len(rest) == len(whole) - done
+    assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(rest, whole[done:], strict=True))
+
+
+def test_augmentation_differs_by_step_and_seed(numbered):
+    same = ImageSet("digits", numbered.images[20:].expand(16, -1, -1, -1).contiguous(),
+                    torch.zeros(16, dtype=torch.int64), numbered.classes, "train")
+    one, two = (batch.pixels for batch in batches(same, replace(AUGMENTED, epochs=1), CPU))
+    other = next(batches(same, replace(AUGMENTED, epochs=1, seed=6), CPU)).pixels
+    assert not torch.equal(one, two) and not torch.equal(one, other)
+
+
+def test_a_run_that_is_dropped_leaves_no_thread_and_a_fault_comes_out(numbered, monkeypatch):
+    running = batches(numbered, AUGMENTED, CPU)
+    assert len(list(islice(running, 2))) == 2
+    running.close()
+    assert not any(thread.name.startswith("batches") for thread in threading.enumerate())
+
+    def broken(*args, **settings):
+        raise ParameterError("it broke")
+
+    monkeypatch.setattr(room, "augment", broken)
+    with pytest.raises(ParameterError, match="it broke"):
+        next(batches(numbered, AUGMENTED, CPU))
+
+
+@pytest.mark.parametrize("flips, may, mirrored", [
+    ("safe", False, False), ("safe", True, True), ("never", True, False), ("as-published", False, True)])
+def test_images_are_mirrored_where_it_is_safe_or_published(monkeypatch, flips, may, mirrored):
+    seen = []
+
+    def spy(images, spec, *, seed, flips, part):
+        seen.append((spec, flips))
+        return images[part]
+
+    monkeypatch.setattr(room, "augment", spy)
+    recipe = replace(AUGMENTED, epochs=1, flips=flips)
+    model, images = load_model("tiny", device="cpu"), family_images("digits", "train").take(8)
+    assert len(list(finetune(model, images, recipe, may_mirror=may))) == 1
+    assert seen == [("rand-m3-n2-mstd0.5", mirrored)]
+
+
+def test_an_augmented_run_that_was_stopped_ends_bit_for_bit_alike(tmp_path):
+    images, state = family_images("digits", "train").take(21), tmp_path / "state.safetensors"
+
+    def run(stop=None, **how):
+        model = load_model("tiny", device="cpu")
+        steps = list(islice(finetune(model, images, AUGMENTED, **how), stop))
+        return model.weights(), steps
+
+    weights, steps = run()
+    how = {"resume": state, "execution": Execution(save_seconds=0)}
+    assert run(4, **how)[1] == steps[:4]
+    again, replayed = run(**how)
+    assert replayed == steps and all(torch.equal(again[name], weights[name]) for name in weights)
+
+
