@@ -1,101 +1,157 @@
-"""The README's table: the paper's protocol on the embedded scene, scored once on test.
+"""The README's table: every rule on the embedded scene, by the paper's protocol and at matched retention.
 
-    python benchmarks/embedded.py [POOL] [--write]
+    python benchmarks/embedded.py [POOL ...] [--seeds 3] [--plot FILE] [--write]
 
-Prints a Markdown table and the paired interval of NegMerge against the base; with `--write` it
-also replaces the table in README.md. A pool that is not named is the embedded one in the user's cache.
+Without a POOL it makes the pools, in the user's cache: the same base and the same grid, fine-tuned with other seeds
+(the first pool is the embedded one). Prints a Markdown table with a point for each pool and their range, and what else
+the README says of the first pool; with `--write` it also replaces the table in README.md. Finished rows are kept in
+the pools, so a stopped run goes on where it was.
 """
 
 import argparse
 import re
+import sys
+from dataclasses import replace
 from pathlib import Path
 
-from negmerge_kit.checkpoints.pool import open_pool
-from negmerge_kit.lab.evaluation import Scores
+from negmerge_kit.checkpoints.pool import Pool, open_pool
+from negmerge_kit.lab.comparison import Comparison, compare_rules
+from negmerge_kit.lab.kept_rows import KeptRows
 from negmerge_kit.lab.recipe import Recipe, grid
-from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.rows import Pair
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging import chance, total
 from negmerge_kit.scoring import paired_difference
+from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.sweeps.jobs import missing_jobs
 from negmerge_kit.sweeps.local import run_sweep
 
 README = Path(__file__).parents[1] / "README.md"
+SCENE = "tiny:digits"
 
 
-def share(score) -> str:
-    low, high = score.interval
-    return f"{100 * score.value:.1f} % ({100 * low:.1f}-{100 * high:.1f})"
+def made(seed: int) -> Pool:
+    """The pool of that seed: every candidate's image order is another one."""
+    recipes = grid("tiny")
+    pool, _ = start_pool(SCENE)
+    if seed:
+        pool, _ = start_pool(SCENE, pool.folder.with_name(f"{pool.folder.name}-seed{seed}"))
+    jobs = missing_jobs(pool, [replace(recipe, seed=recipe.seed + seed * len(recipes)) for recipe in recipes])
+    for outcome in run_sweep(jobs, store=pool):
+        assert outcome.failure is None, outcome.failure
+    return pool.reload()
 
 
-def row(title: str, scale: str, scores: Scores, base: Scores) -> str:
-    kept = scores.retain.value / base.retain.value
-    return f"| {title} | {scale} | {share(scores.forget)} | {share(scores.retain)} | {100 * kept:.1f} % |"
+def compared(pool: Pool) -> tuple[Workbench, Comparison]:
+    bench = Workbench(pool)
+    kept = KeptRows(pool, keep=KEEP, scales=DEFAULT_SCALES)
+
+    def tell(done, total, entrant):
+        print(f"{pool.folder.name}: {done}/{total} {entrant.title}", file=sys.stderr, flush=True)
+
+    return bench, compare_rules(bench, keep=KEEP, scales=DEFAULT_SCALES, kept=kept, on_row=tell)
 
 
-def paired(bench: Workbench, choice: Choice, scale: float) -> tuple[float, float, float]:
-    """Change in forget accuracy on test, image by image, with its 95 % interval."""
-    forget = bench.images("test").forget
-    right = []
-    for which, at in ((None, 0.0), (choice, scale)):
-        _, (names,) = bench.look(which, at, [forget])
-        right.append([name == forget.classes[int(label)] for name, label in zip(names, forget.labels, strict=True)])
-    lost = sum(a and not b for a, b in zip(*right, strict=True))
-    gained = sum(b and not a for a, b in zip(*right, strict=True))
-    return (gained - lost) / len(forget), *paired_difference(lost, gained, len(forget))
+def unluckiest(bench: Workbench) -> tuple[float, Pair]:
+    """The candidate that forgets least at its own best scale on validation, scored on test there."""
+    entry = max((e for e in bench.pool.entries if e.scores["forget"]), key=lambda e: e.scores["forget"]["value"])
+    scores = bench.score(bench.choose([entry.id]), entry.scores["scale"], "test")
+    return entry.scores["scale"], Pair(scores.forget, scores.retain)
+
+
+def points(values) -> str:
+    """A point a pool, and their range; no interval is pretended."""
+    shown = [value for value in values if value is not None]
+    if not shown:
+        return "-"
+    told = ", ".join("-" if value is None else f"{100 * value:.1f}" for value in values)
+    return f"{told} ({100 * min(shown):.1f}-{100 * max(shown):.1f})" if len(shown) > 1 else told
+
+
+def line(title, scales, forget, retain, matched_forget=(), matched_retain=()) -> str:
+    scale = ", ".join("-" if scale is None else f"{scale:.2f}" for scale in scales) or "-"
+    cells = [title, scale, *(points(values) for values in (forget, retain, matched_forget, matched_retain))]
+    return f"| {' | '.join(cells)} |"
+
+
+def table(benches, comparisons) -> str:
+    first = comparisons[0].base["test"]
+    many = f"{len(comparisons)} pools: a point each, and their range" if len(comparisons) > 1 else "one pool"
+    lines = [
+        f"| test accuracy, % ({many}) | scale | forget, n = {first.forget.n} | retain, n = {first.retain.n} "
+        "| forget at matched retention | retain there |",
+        "|---|---|---|---|---|---|",
+        line(
+            "base",
+            [],
+            [c.base["test"].forget.value for c in comparisons],
+            [c.base["test"].retain.value for c in comparisons],
+        ),
+    ]
+    worst = [unluckiest(bench) for bench in benches]
+    lines.append(
+        line(
+            "unluckiest candidate",
+            [scale for scale, _ in worst],
+            [pair.forget.value for _, pair in worst],
+            [pair.retain.value for _, pair in worst],
+        )
+    )
+    for rows in zip(*(comparison.rows for comparison in comparisons), strict=True):
+        title = rows[0].entrant.title
+        lines.append(
+            line(
+                f"**{title}**" if rows[0].entrant.name == "negmerge" else title,
+                [row.scale for row in rows],
+                [row.test and row.test.forget.value for row in rows],
+                [row.test and row.test.retain.value for row in rows],
+                [row.matched and row.matched.test.forget.value for row in rows],
+                [row.matched and row.matched.test.retain.value for row in rows],
+            )
+        )
+    return "\n".join(lines)
+
+
+def say_of_the_first(bench: Workbench, comparison: Comparison) -> None:
+    """NegMerge against the base, image by image, and how often all signs agree."""
+    (row,) = (row for row in comparison.rows if row.entrant.name == "negmerge")
+    examiner = comparison.contest.examiner
+    before = examiner.hits(None, 0.0, "test").forget
+    after = examiner.hits(bench.choose(rule="negmerge"), row.scale, "test").forget
+    lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
+    low, high = paired_difference(lost, gained, len(before))
+    change = (gained - lost) / len(before)
+    print(f"\nfirst pool: forget, NegMerge minus base, paired: {change:+.3f} (95 % interval {low:+.3f} to {high:+.3f})")
+    every, n = total(bench.agreement()), len(bench.pool.ids)
+    share = every.unanimous_of_moved
+    print(f"unanimous: {share:.3f} of moved, chance {chance(n):.4f}, {share / chance(n):.0f} times")
+    recipes = {entry.id: Recipe.from_json(entry.recipe).label for entry in bench.pool.entries}
+    (single,) = (row for row in comparison.rows if row.entrant.name == "single")
+    print(f"best single candidate: {recipes[single.candidates[0]]}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pool", nargs="?", type=Path)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pool", nargs="*", type=Path)
+    parser.add_argument("--seeds", type=int, default=3, help="pools to make where none is named (default 3)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="the rules and their frontier")
     parser.add_argument("--write", action="store_true", help="replace the table in README.md")
     options = parser.parse_args()
-    if options.pool:
-        pool = open_pool(options.pool)
-    else:
-        pool, _ = start_pool("tiny:digits")
-        for outcome in run_sweep(missing_jobs(pool, grid("tiny")), store=pool):
-            assert outcome.failure is None, outcome.failure
-        pool = pool.reload()
-    bench = Workbench(pool)
-    base = bench.base_scores("test")
+    pools = [open_pool(folder) for folder in options.pool] or [made(seed) for seed in range(options.seeds)]
+    benches, comparisons = zip(*(compared(pool) for pool in pools), strict=True)
+    shown = table(benches, comparisons)
+    print(shown)
+    say_of_the_first(benches[0], comparisons[0])
+    if options.plot:
+        from negmerge_kit.views.frontier import rule_frontier
+        from negmerge_kit.views.save import save_figure
 
-    singles = []
-    for entry in pool.entries:
-        choice = bench.choose([entry.id])
-        found = bench.search(choice).best
-        singles.append((found.forget.correct, entry, choice, found.scale))
-    singles.sort(key=lambda item: item[0])
-    lines = [
-        f"| test accuracy | scale | forget: {base.forget.n} images | retain: {base.retain.n} images | retention |",
-        "|---|---|---|---|---|",
-        row("base", "-", base, base),
-    ]
-    for title, (_, entry, choice, scale) in (("unluckiest candidate", singles[-1]), ("luckiest candidate", singles[0])):
-        label = Recipe.from_json(entry.recipe).label
-        lines.append(row(f"{title} ({label})", f"{scale:.2f}", bench.score(choice, scale, "test"), base))
-    for rule in ("uniform", "negmerge"):
-        choice = bench.choose(rule=rule)
-        found = bench.search(choice).best
-        title = f"{rule}, all {len(pool.ids)}"
-        if rule == "negmerge":
-            title = f"**NegMerge, all {len(pool.ids)}**"
-            change = paired(bench, choice, found.scale)
-        lines.append(row(title, f"{found.scale:.2f}", bench.score(choice, found.scale, "test"), base))
-    table = "\n".join(lines)
-    print(table)
-    value, low, high = change
-    print(f"\nforget, NegMerge minus base, paired: {value:+.3f} (95 % interval {low:+.3f} to {high:+.3f})")
-    every = total(bench.agreement())
-    print(
-        f"unanimous: {every.unanimous_of_moved:.3f} of moved, chance {chance(len(pool.ids)):.4f}, "
-        f"{every.unanimous_of_moved / chance(len(pool.ids)):.0f} times"
-    )
+        save_figure(rule_frontier(comparisons), options.plot)
     if options.write:
         text = README.read_text(encoding="utf-8")
         pattern = re.compile(r"(<!-- table: .*? -->\n).*?(\n<!-- /table -->)", re.DOTALL)
-        README.write_text(pattern.sub(lambda found: found[1] + table + found[2], text), encoding="utf-8")
+        README.write_text(pattern.sub(lambda found: found[1] + shown + found[2], text), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,102 @@
+"""`negmerge compare` as a user meets it: the JSON contract, tables, kept rows, several pools, one-line errors."""
+
+import json
+import shutil
+
+import pytest
+
+from negmerge_kit.cli import main
+
+SCORE = {"value", "n", "low", "high", "split"}
+QUICK = ("--rules", "negmerge,uniform,random-mask", "--baselines", "none", "--keep", "0.9", "--scales", "0:1:0.25")
+
+
+def run(capsys, *words):
+    code = main([str(word) for word in words])
+    shown = capsys.readouterr()
+    return code, shown.out, shown.err
+
+
+@pytest.fixture(scope="module")
+def compared(tiny_pool, tmp_path_factory):
+    """A copy of the quick pool whose rows the first test computes and the others find."""
+    return shutil.copytree(tiny_pool, tmp_path_factory.mktemp("compared") / "pool")
+
+
+def test_compare_prints_the_contract(capsys, compared, tmp_path):
+    plot = tmp_path / "frontier.png"
+    code, out, err = run(capsys, "compare", compared, *QUICK, "--plot", plot, "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert (told["keep"], told["seeds"], told["forced"]) == (0.9, 1, [])
+    assert [row["rule"] for row in told["rows"]] == ["negmerge", "uniform", "random-mask"]
+    for row in told["rows"]:
+        assert {
+            "rule", "params", "status", "scale", "validation", "test", "matched", "kept_fraction", "evaluations",
+            "seconds", "peak_memory",
+        } <= set(row)  # fmt: skip
+        for which, split in (("validation", "val"), ("test", "test"), ("matched", "test")):
+            for side in ("forget", "retain"):
+                assert set(row[which][side]) == SCORE and row[which][side]["split"] == split
+        assert row["validation"]["retain"]["value"] >= 0.9 * told["base"]["val"]["retain"]["value"]
+        assert row["cost"]["wall"] == pytest.approx(row["cost"]["train"] + row["seconds"])
+        assert row["cost"]["train"] > 0 and row["evaluations"] == 4
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_rows_are_found_again_and_shown_as_tables(capsys, compared):
+    kept = {path: path.stat().st_mtime_ns for path in (compared / "comparisons").iterdir()}
+    assert len(kept) == 3
+    code, out, _ = run(capsys, "compare", compared, *QUICK)
+    assert code == 0 and {path: path.stat().st_mtime_ns for path in (compared / "comparisons").iterdir()} == kept
+    for words in ("NegMerge", "Uniform average", "Control: random mask", "where retention meets the floor", "train"):
+        assert words in out
+    assert max(map(len, out.splitlines())) <= 125
+
+
+def test_differences_and_subsets_are_told(capsys, compared):
+    words = ("--rules", "negmerge,uniform", *QUICK[2:], "--resample", 60, "--subsets", 2, "--subset-size", 2)
+    code, out, err = run(capsys, "compare", compared, *words, "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    rules = told["resampled"]["rules"]
+    assert rules["negmerge"]["differences"]["matched forget"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    effect = rules["uniform"]["differences"]["protocol forget"]
+    by_name = {row["name"]: row["test"]["forget"]["value"] for row in told["rows"]}
+    assert effect["low"] <= effect["value"] <= effect["high"]
+    assert effect["value"] == pytest.approx(by_name["uniform"] - by_name["negmerge"])
+    assert len(told["subsets"]["draws"]) == 2 and all(len(draw) == 2 for draw in told["subsets"]["draws"])
+    code, out, _ = run(capsys, "compare", compared, *words)
+    assert "minus negmerge" in out and "2 subsets, which overlap" in out
+
+
+def test_several_pools_show_points_and_their_range(capsys, compared):
+    words = ("--rules", "negmerge,uniform", *QUICK[2:])
+    code, out, _ = run(capsys, "compare", compared, compared, *words, "--json")
+    told = json.loads(out)
+    assert code == 0 and told["seeds"] == 2 and len(told["rows"]) == 4 and len(told["pools"]) == 2
+    for item in told["across"]:
+        assert len(item["matched"]["forget"]["points"]) == 2 and item["matched"]["forget"]["interval"] is None
+    _, out, _ = run(capsys, "compare", compared, compared, *words)
+    assert "2 pools: forget, test" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--rules", "nonsense"), "no rule"),
+        (("--baselines", "none", "--rules", "none"), "nothing to compare"),
+        (("--keep", "1.5"), "keep is 1.5"),
+        (("--rules", "negmerge", "--baselines", "none", "--resample", "9", "--reference", "ties"), "ties is not"),
+        (("--rules", "negmerge", "--baselines", "none", "--subsets", "99"), "do not exist"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_2(capsys, compared, words, says):
+    code, out, err = run(capsys, "compare", compared, *QUICK[4:], *words)
+    assert code == 2 and out == "" and says in err.splitlines()[-1]
+
+
+def test_a_floor_that_no_rule_meets_exits_2(capsys, compared):
+    words = ("--rules", "uniform", "--baselines", "none", "--scales", "0,3,4")
+    code, out, err = run(capsys, "compare", compared, *words)
+    assert code == 2 and "infeasible" in err.splitlines()[-1] and "infeasible" in out
