@@ -9,7 +9,6 @@ Everything is named by the candidate's id, a digest of base, data and recipe, so
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -62,7 +61,7 @@ def record_finished(pool: Pool, entry: Candidate, order: Sequence[str] = ()) -> 
 def clear_up(pool: Pool) -> None:
     """Remove what killed writers left: half-written files, and the states of candidates that are recorded.
 
-    Call it with the pool held for writing, and with no worker at work.
+    Call it with the pool held for writing, and with no worker at work: one may just have made the folder.
     """
     for id in pool.reload().ids:
         _remove(pool.folder / FOLDER, id)
@@ -70,11 +69,11 @@ def clear_up(pool: Pool) -> None:
         for part in folder.glob(".*.part"):
             with suppress(OSError):
                 part.unlink()
+    with suppress(OSError):
+        (pool.folder / FOLDER).rmdir()  # only when nothing is left in it
 
 
 def _remove(folder: Path, id: str) -> None:
     for path in folder.glob(f"{id}*"):
         with suppress(OSError):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with suppress(OSError):
-        folder.rmdir()  # only when nothing is left in it
+            path.unlink()

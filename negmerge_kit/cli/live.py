@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -43,7 +44,7 @@ class LiveTable:
         self._out = out or sys.stderr
         self._clock = clock
         self._started = clock()
-        self._drawn = -REDRAW
+        self._drawn = -math.inf
         self._lines = 0
         self._ended = self._failed = 0
         self._running: dict[Job, Progress] = {}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.flags import Parser, print_json
-from negmerge_kit.cli.sweeping import add_executor_flags, executor_of, fill, scene_grid
+from negmerge_kit.cli.sweeping import add_executor_flags, executor_of, fill, scene_grid, tell
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
 
@@ -58,7 +58,7 @@ def build(arguments: list[str]) -> int:
 
     name = f"tiny:{options.forget}"
     store, damaged = start_pool(name, options.out, pretrain=pretrain if options.from_scratch else None)
-    return fill("pool build", store, scene_grid(store, options.grid), options, executor, damaged)
+    return tell(fill("pool build", store, scene_grid(store, options.grid), options, executor, damaged), options)
 
 
 def show(arguments: list[str]) -> int:

@@ -34,7 +34,7 @@ def sweep(arguments: list[str]) -> int:
 
     executor, _ = executor_of(options), grid(options.grid)  # what is misspelt is told before anything is made
     store, damaged = start_pool(options.scene, options.out)
-    return fill("sweep", store, scene_grid(store, options.grid), options, executor, damaged)
+    return tell(fill("sweep", store, scene_grid(store, options.grid), options, executor, damaged), options)
 
 
 def add_executor_flags(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +49,8 @@ def add_executor_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--workers", type=int, metavar="N", help="jobs at a time (default: one a GPU, or one a core)")
     group.add_argument("--address", metavar="HOST:PORT", help="Ray cluster to join (default: one on this machine)")
     group.add_argument("--gpus-per-job", type=float, metavar="X", help="share of a GPU that a Ray job takes, as 0.5")
+    group.add_argument("--micro-batch", type=int, metavar="N", help="images in one pass, where a batch needs too much")
+    group.add_argument("--compile", action="store_true", help="run the image tower through torch.compile")
 
 
 def executor_of(options: argparse.Namespace) -> Executor:
@@ -79,31 +81,41 @@ def fill(
     options: argparse.Namespace,
     executor: Executor,
     damaged: Sequence[str] = (),
-) -> int:
-    """Fine-tune what the pool lacks, show it as it goes, and say what came of it."""
+) -> Json:
+    """Fine-tune what the pool lacks and show it as it goes: the object of `sweep --json`."""
     from negmerge_kit.cli.live import LiveTable
+    from negmerge_kit.lab.execution import Execution
     from negmerge_kit.sweeps.jobs import missing_jobs, pool_order
     from negmerge_kit.sweeps.local import run_sweep
 
     started = time.perf_counter()
     for sentence in damaged:
         print(f"negmerge {verb}: {sentence}", file=sys.stderr)
-    jobs = missing_jobs(store, recipes, device=options.device)
+    execution = Execution(micro_batch=options.micro_batch, compile=options.compile)
+    jobs = missing_jobs(store, recipes, device=options.device, execution=execution)
     order = pool_order(store, recipes)
     outcomes: list[Outcome] = []
     with LiveTable(f"candidates of {store.scene['name']}", len(jobs), done=len(recipes) - len(jobs)) as table:
         for outcome in run_sweep(jobs, store=store, executor=executor, order=order, on_step=table.step):
             table.end(outcome)
             outcomes.append(outcome)
-    failed = [outcome for outcome in outcomes if outcome.failure]
-    result: Json = {
+    return {
         "pool": str(store.folder),
         "scene": store.scene["name"],
         "candidates": store.reload().ids,
         "made": [outcome.candidate.id for outcome in outcomes if outcome.candidate],
-        "failed": [{"recipe": outcome.job.recipe.json(), "why": outcome.failure} for outcome in failed],
+        "failed": [
+            {"recipe": outcome.job.recipe.json(), "why": outcome.failure, "bug": outcome.is_bug}
+            for outcome in outcomes
+            if outcome.failure
+        ],
         "seconds": time.perf_counter() - started,
     }
+
+
+def tell(result: Json, options: argparse.Namespace) -> int:
+    """Print what came of a sweep; the exit code."""
+    failed = result["failed"]
     if options.json:
         print_json(result)
     else:
@@ -113,4 +125,4 @@ def fill(
         print(f"took {seconds(result['seconds'])}")
     if not failed:
         return 0
-    return 1 if any(outcome.is_bug for outcome in failed) else 2
+    return 1 if any(failure["bug"] for failure in failed) else 2

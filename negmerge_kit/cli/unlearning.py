@@ -51,23 +51,34 @@ def search(arguments: list[str]) -> int:
 
 def unlearn(arguments: list[str]) -> int:
     """Search on validation, score once on test, and write the unlearned checkpoint with its card."""
+    parser = unlearn_parser(
+        "unlearn", "Write the unlearned checkpoint: scale chosen on validation, scored once on test."
+    )
+    parser.add_argument("pool", type=Path, metavar="POOL")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors file to write")
+    options = parser.parse_args(arguments)
+    return write_unlearned(options, options.pool, options.out)
+
+
+def unlearn_parser(verb: str, about: str) -> argparse.ArgumentParser:
+    """The options of every verb that writes an unlearned checkpoint from a pool."""
+    parser = search_parser(verb, about)
+    parser.add_argument("--card", type=Path, metavar="FILE", help="its card, JSON and Markdown (default: beside FILE)")
+    parser.add_argument("--audit", action="store_true", help="probe what is left, and tell it in the card (a minute)")
+    parser.add_argument("--scale", default="auto", help="auto, or a number to use instead of searching")
+    return parser
+
+
+def write_unlearned(options: argparse.Namespace, pool: Path, out: Path) -> int:
+    """Search, score, write checkpoint and card, and say so; the exit code."""
     from negmerge_kit.checkpoints.writer import save_checkpoint
     from negmerge_kit.lab.card import card, with_file
     from negmerge_kit.lab.report import searched
     from negmerge_kit.views.card_files import card_files, card_path, run_from
 
-    parser = search_parser(
-        "unlearn", "Write the unlearned checkpoint: scale chosen on validation, scored once on test."
-    )
-    parser.add_argument("pool", type=Path, metavar="POOL")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors file to write")
-    parser.add_argument("--card", type=Path, metavar="FILE", help="its card, JSON and Markdown (default: beside FILE)")
-    parser.add_argument("--audit", action="store_true", help="probe what is left, and tell it in the card (a minute)")
-    parser.add_argument("--scale", default="auto", help="auto, or a number to use instead of searching")
-    options = parser.parse_args(arguments)
-    beside = card_path(options.out, options.card)
+    beside = card_path(out, options.card)
     by_hand = scale_by_hand(options.scale)
-    bench, choice, result = run_search(options, options.pool, test=True, by_hand=by_hand)
+    bench, choice, result = run_search(options, pool, test=True, by_hand=by_hand)
     result |= {"out": None, "card": None}
     if result["status"] == "ok" and result["scale"] == 0 and by_hand is None:
         raise ParameterError(
@@ -79,9 +90,9 @@ def unlearn(arguments: list[str]) -> int:
         chosen = "by hand" if by_hand is not None else searched(result)
         record = card(bench, choice, result, chosen=chosen, probes=_audited(bench, choice, result, options.audit))
         with card_files(beside) as write:
-            out = save_checkpoint(options.out, items, like=bench.pool.base, metadata=record)
-            write(with_file(record, out) | run_from(bench.pool.folder, beside))
-        result |= {"out": str(out), "card": str(beside)}
+            written = save_checkpoint(out, items, like=bench.pool.base, metadata=record)
+            write(with_file(record, written) | run_from(bench.pool.folder, beside))
+        result |= {"out": str(written), "card": str(beside)}
     if options.json:
         print_json(result)
     else:

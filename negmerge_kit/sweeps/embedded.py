@@ -34,7 +34,7 @@ def default_folder(scene: Json) -> Path:
 
 
 def start_pool(
-    name: str | Path, folder: Path | None = None, *, pretrain: Callable[[], Weights] | None = None
+    name: str | Path | Scene, folder: Path | None = None, *, pretrain: Callable[[], Weights] | None = None
 ) -> tuple[Pool, list[str]]:
     """Make the pool of a scene, or open the one that is there.
 
@@ -43,7 +43,7 @@ def start_pool(
     candidates by the next sweep.
 
     Args:
-        name: a scene: `tiny:digits`, a pool's folder or a FILE.toml.
+        name: a scene, or what `open_scene` makes one of: `tiny:digits`, a pool's folder or a FILE.toml.
         folder: where the pool lies; by default, for embedded scenes only, in the user's cache folder.
         pretrain: makes other base weights than the shipped ones, where the folder holds no pool yet.
 
@@ -55,9 +55,10 @@ def start_pool(
         ParameterError: if a folder is needed and none is given.
         SceneError: if there is no such scene, or its images are not those that the pool was made with.
     """
-    scene = open_scene(name)
-    if folder is None and not str(name).startswith("tiny:"):
-        raise ParameterError(f"the pool of {name} needs a folder: name one with --out.")
+    scene = name if isinstance(name, Scene) else open_scene(name)
+    place = None if isinstance(name, Scene) else Path(name)
+    if folder is None and not scene.name.startswith("tiny:"):
+        raise ParameterError(f"the pool of {scene.name} needs a folder: name one with --out.")
     if pretrain is not None and folder is None:
         raise ParameterError("a base pretrained from scratch needs a folder of its own: name one with --out.")
     described = scene.describe()
@@ -65,14 +66,14 @@ def start_pool(
     try:
         with writing(folder):
             if not (folder / RECORD).exists():
-                create_pool(folder, described, *_weights(scene, Path(name), pretrain))
+                create_pool(folder, described, *_weights(scene, place, pretrain))
             pool = open_pool(folder)
             if pool.scene["name"] != scene.name:
                 raise PoolError(f"{folder} holds a pool of {pool.scene['name']}: choose another folder.")
             scene.require(pool.scene)
             told: list[str] = []
             if pool.problem(pool.base_file) or pool.problem(pool.heads_file):
-                told = restore_base(pool, *_weights(scene, Path(name), pretrain, but=folder))
+                told = restore_base(pool, *_weights(scene, place, pretrain, but=folder))
             pool, damaged = set_aside_damaged(pool)
             return pool, told + damaged
     except PoolBusyError:
@@ -82,10 +83,10 @@ def start_pool(
 
 
 def _weights(
-    scene: Scene, place: Path, pretrain: Callable[[], Weights] | None, *, but: Path | None = None
+    scene: Scene, place: Path | None, pretrain: Callable[[], Weights] | None, *, but: Path | None = None
 ) -> tuple[Weights, Weights]:
     """The scene's base and heads; those of the pool at `place`, if there is one and it is not the damaged one."""
-    if (place / RECORD).is_file() and (but is None or place.resolve() != but.resolve()):
+    if place and (place / RECORD).is_file() and (but is None or place.resolve() != but.resolve()):
         other = open_pool(place)
         return other.checked(other.base_file), other.checked(other.heads_file)
     model = scene.load(device="cpu")

@@ -12,6 +12,7 @@ from negmerge_kit.checkpoints.filling import candidate_id, save_candidate
 from negmerge_kit.checkpoints.pool import Candidate, Pool, open_pool
 from negmerge_kit.checkpoints.unfinished import find_written, note_written, state_file
 from negmerge_kit.errors import ParameterError
+from negmerge_kit.lab.execution import Execution
 from negmerge_kit.lab.recipe import Recipe
 from negmerge_kit.lab.training import Step, finetune
 from negmerge_kit.lab.workbench import Workbench
@@ -28,6 +29,7 @@ class FinetuneJob:
     folder: Path
     recipe: Recipe
     device: str = "auto"
+    execution: Execution | None = None
 
     @property
     def label(self) -> str:
@@ -68,14 +70,16 @@ class FinetuneJob:
     def _steps(self, bench: Workbench, model: Classifier, state: Path) -> Iterator[Step]:
         images, mirror = bench.scene.images("train").forget, bench.scene.sources[0].flips
         try:
-            yield from finetune(model, images, self.recipe, resume=state, may_mirror=mirror)
+            yield from finetune(model, images, self.recipe, resume=state, execution=self.execution, may_mirror=mirror)
         except ParameterError:
             # It would fail alike once more: nothing is kept to go on from.
             state.unlink(missing_ok=True)
             raise
 
 
-def missing_jobs(pool: Pool, recipes: Iterable[Recipe], *, device: str = "auto") -> list[FinetuneJob]:
+def missing_jobs(
+    pool: Pool, recipes: Iterable[Recipe], *, device: str = "auto", execution: Execution | None = None
+) -> list[FinetuneJob]:
     """A job for each recipe that the pool has no candidate of: finished work is never done twice."""
     done = set(pool.ids)
     jobs = []
@@ -83,7 +87,7 @@ def missing_jobs(pool: Pool, recipes: Iterable[Recipe], *, device: str = "auto")
         id = candidate_id(pool, recipe.json())
         if id not in done:
             done.add(id)
-            jobs.append(FinetuneJob(pool.folder.resolve(), recipe, device))
+            jobs.append(FinetuneJob(pool.folder.resolve(), recipe, device, execution))
     return jobs
 
 

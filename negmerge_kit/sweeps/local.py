@@ -47,6 +47,7 @@ def run_sweep(
         if store is not None:
             held.enter_context(writing(store.folder))
             clear_up(store)
+            held.callback(clear_up, store)
         folders = sorted({job.folder for job in todo})
         sentinels = held.enter_context(planted(folders)) if todo else ()
         outcomes = held.enter_context(closing(chosen.run(todo, on_step, sentinels)))

@@ -55,7 +55,8 @@ def serve(driver: Connection, place: Place, sentinels: Sequence[Sentinel]) -> No
     try:
         driver.send(None)  # ready: from here on a loss is a job's loss
         while True:
-            driver.send(attempt(driver.recv(), report, sentinels))
+            job, said = driver.recv(), 0.0
+            driver.send(attempt(job, report, sentinels))
     except (EOFError, OSError, SweepStopped):
         return
 

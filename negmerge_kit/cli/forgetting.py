@@ -1,0 +1,51 @@
+"""`negmerge forget`: from a model and images to an unlearned checkpoint with its card, in one command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from negmerge_kit.cli.sweeping import add_executor_flags, executor_of, fill, scene_grid
+from negmerge_kit.cli.unlearning import unlearn_parser, write_unlearned
+from negmerge_kit.errors import NegmergeError
+from negmerge_kit.scoring.floors import parse_keep
+from negmerge_kit.scoring.grid import parse_scales
+
+UNLEARNED = "unlearned.safetensors"
+
+
+def forget(arguments: list[str]) -> int:
+    """Fine-tune candidates on what is to be forgotten, search the scale, and write the unlearned checkpoint.
+
+    Everything lies in one folder, and the same command goes on where it was stopped: OUT/pool, OUT/unlearned.*.
+    """
+    parser = unlearn_parser("forget", "Make a model forget data of your own; goes on where it was stopped.")
+    parser.add_argument("--model", required=True, metavar="NAME", help="open_clip architecture, timm:NAME, or tiny")
+    parser.add_argument("--pretrained", metavar="TAG", help="its weights: a tag, or a file")
+    parser.add_argument("--forget", required=True, metavar="DATA", help="a data set's name, folder:PATH or hf:NAME")
+    parser.add_argument("--retain", required=True, action="append", metavar="DATA", help="what to keep; repeatable")
+    parser.add_argument("--grid", required=True, metavar="GRID", help="a preset's name, or FILE.toml")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for pool, checkpoint and card")
+    parser.add_argument("--mode", default="standard", choices=["standard", "linear"], help="how candidates are trained")
+    parser.add_argument("--corrupt", default="refuse", choices=["refuse", "skip"], help="images that cannot be decoded")
+    add_executor_flags(parser)
+    options = parser.parse_args(arguments)
+
+    from negmerge_kit.lab.recipe import grid
+    from negmerge_kit.sweeps.embedded import start_pool
+    from negmerge_kit.vision.data import find_data
+    from negmerge_kit.vision.scene import Scene
+
+    # What is misspelt is told before hours are spent.
+    executor, _ = executor_of(options), grid(options.grid)
+    parse_scales(options.scales), parse_keep(options.keep)
+    model = {"arch": options.model, "pretrained": options.pretrained} if options.pretrained else options.model
+    name = f"{find_data(options.forget).name} from {options.model}"
+    scene = Scene(name, model, options.forget, tuple(options.retain), options.mode, options.corrupt)
+    store, damaged = start_pool(scene, options.out / "pool")
+    swept = fill("forget", store, scene_grid(store, options.grid), options, executor, damaged)
+    if not swept["candidates"]:
+        raise NegmergeError(f"no candidate could be fine-tuned: {swept['failed'][0]['why'].strip().splitlines()[-1]}")
+    if swept["failed"]:
+        print(f"{len(swept['failed'])} candidates failed; going on with {len(swept['candidates'])}", file=sys.stderr)
+    return write_unlearned(options, store.folder, options.out / UNLEARNED)
