@@ -1,0 +1,204 @@
+"""The audit finds knowledge that was planted, finds none where there was none, and says what it cannot tell."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from negmerge_kit.checkpoints.pool import open_pool
+from negmerge_kit.errors import CheckpointError, MismatchError, ParameterError, SceneError
+from negmerge_kit.lab.audits.audit import PROBES, audit, build_case
+from negmerge_kit.lab.audits.case import few_of_each
+from negmerge_kit.lab.audits.membership import membership
+from negmerge_kit.lab.audits.other_prompts import other_prompts
+from negmerge_kit.lab.audits.probe import LEFTOVER, NONE, OPEN, judge
+from negmerge_kit.lab.audits.reference import FILE, retrained_reference
+from negmerge_kit.lab.audits.subjects import Stage, Subject, shuffled
+from negmerge_kit.lab.pretraining import Pretraining
+from negmerge_kit.lab.workbench import Workbench
+
+READ_OFF = ("zero-shot", "linear", "neighbours")
+BRIEF = Pretraining(epochs=1, warmup=20, seed=1)
+
+
+@pytest.fixture(scope="module")
+def own_bench(tiny_pool, tmp_path_factory):
+    """The quick pool in a folder that may get a retrained model beside it."""
+    import shutil
+
+    return Workbench(open_pool(shutil.copytree(tiny_pool, tmp_path_factory.mktemp("audit") / "pool")), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def without(own_bench):
+    """A model pretrained without the family to forget, briefly."""
+    return retrained_reference(own_bench, recipe=BRIEF)
+
+
+@pytest.fixture(scope="module")
+def hidden(own_bench):
+    """The base with its last projection's outputs in another order: every answer is lost, nothing in the features is.
+
+    The same as a head whose columns were swapped.
+    """
+    base = own_bench.fresh_model().weights("cpu")
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(1))
+    return {**base, "visual.proj": base["visual.proj"][:, order]}
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_knowledge_that_was_only_hidden_is_found(own_bench, hidden, without, alone):
+    found = audit(own_bench, unlearned=hidden, retrained=None if alone else without, probes=READ_OFF)
+    answers, linear, neighbours = found.probes
+    assert answers.readings["unlearned"].value < 0.25 < 0.75 < answers.readings["base"].value
+    assert linear.readings["unlearned"] == linear.readings["base"]
+    assert linear.verdict == neighbours.verdict == LEFTOVER
+    assert found.leftover[-2:] == ["linear probe", "nearest neighbours"] and "Knowledge is left" in found.finding
+
+
+def test_a_model_trained_without_the_family_is_cleared(own_bench, without):
+    found = audit(own_bench, unlearned=without, probes=(*READ_OFF, "prompts"))
+    assert found.leftover == []
+    answers, linear, *_ = found.probes
+    assert answers.readings["unlearned"].value < 0.25
+    assert linear.readings["shuffled"].value < linear.readings["unlearned"].value < linear.readings["base"].value
+    assert linear.verdict == OPEN and found.scale is None
+    same = audit(own_bench, unlearned=without, retrained=without, probes=("linear",))
+    assert same.probes[0].verdict == NONE and same.leftover == []
+
+
+def test_the_retrained_model_is_kept_and_made_once(own_bench, without):
+    steps = []
+    again = retrained_reference(own_bench, recipe=BRIEF, on_step=lambda step, steps_: steps.append(step))
+    assert not steps and (own_bench.pool.folder / FILE).is_file()
+    assert torch.equal(again["visual.proj"], without["visual.proj"])
+    assert own_bench.pool.verify() == []
+
+
+def case_of(bench, heads=None, steps=3):
+    model = bench.fresh_model()
+    stage, base = Stage(model), model.weights("cpu")
+    subjects = {
+        "base": Subject("base", base, model.heads, stage),
+        "unlearned": Subject("unlearned", base, heads or model.heads, stage),
+        "shuffled": Subject("shuffled", shuffled(base), model.heads, stage),
+    }
+    return build_case(bench, subjects, steps=steps)
+
+
+def test_a_swapped_head_is_seen_through_by_other_prompts(bench):
+    heads = {name: head.roll(1, 0) if name == "digits" else head for name, head in bench.model.heads.items()}
+    (probe,) = other_prompts(case_of(bench, heads))
+    assert probe.verdict == LEFTOVER
+    assert probe.readings["unlearned"].value == probe.readings["base"].value > 0.7
+    (honest,) = other_prompts(case_of(bench))
+    assert honest.verdict == NONE
+
+
+def test_membership_is_not_defined_where_nobody_knows_the_members(bench):
+    probes = list(membership(replace(case_of(bench), members=None)))
+    assert len(probes) == 2
+    for probe in probes:
+        told = probe.json()
+        assert told["base"] is told["unlearned"] is told["chance"] is None and told["undefined"].startswith(
+            "not defined"
+        )
+
+
+def test_every_probe_of_a_merge_is_told_with_its_interval(bench):
+    told = []
+    choice = bench.choose()
+    found = audit(bench, choice, 0.8, steps=3, on_probe=told.append)
+    assert found.scale == 0.8 and told == list(found.probes)
+    document = json.loads(json.dumps(found.json(), allow_nan=False))
+    assert set(document) >= {"scale", "probes"}
+    names = [probe["name"] for probe in document["probes"]]
+    assert len(set(names)) == len(names) >= 20
+    for probe in document["probes"]:
+        assert probe["asks"].endswith("?") and set(probe) >= {
+            "name",
+            "asks",
+            "base",
+            "unlearned",
+            "chance",
+            "retrained",
+        }
+        assert probe["retrained"] is None and 0 <= probe["chance"] <= 1
+        for who in ("base", "unlearned"):
+            score = probe[who]
+            assert 0 <= score["low"] <= score["value"] <= score["high"] <= 1 and score["n"] > 0
+    by_name = {probe["name"]: probe for probe in document["probes"]}
+    for split, side in (("test", "zero-shot"),):
+        for who, scores in (("base", bench.base_scores(split)), ("unlearned", bench.score(choice, 0.8, split))):
+            assert by_name[side][who] == scores.forget.json()
+            for name in bench.scene.retain:
+                assert by_name[f"control {name}"][who] == scores.families[name].json()
+    lost = [probe["details"]["change"] for probe in document["probes"] if probe["name"].startswith("control")]
+    assert lost == sorted(lost) and len(lost) == 6
+    for images in (1, 5, 20):
+        steps = by_name[f"relearning from {images} a class"]["details"]
+        assert [look["step"] for look in steps["unlearned"]["curve"]] == [0, 1, 2, 3] and steps["images"] == 10 * images
+    mass = by_name["nearest wrong class"]["details"]["unlearned"]["mass"]
+    assert sum(mass.values()) == pytest.approx(1, abs=1e-5) and set(mass) == {"digits", *bench.scene.retain}
+    # The bench is as it was.
+    assert bench.score(choice, 0.0, "live") == bench.base_scores("live")
+
+
+def hits(share, n=300, seed=0):
+    return torch.rand(n, generator=torch.Generator().manual_seed(seed)) < share
+
+
+@pytest.mark.parametrize(
+    ("unlearned", "retrained", "verdict"),
+    [
+        (0.9, None, LEFTOVER), (0.6, None, OPEN), (0.2, None, NONE),
+        (0.9, 0.6, LEFTOVER), (0.6, 0.6, NONE), (0.4, 0.6, NONE),
+    ],
+)  # fmt: skip
+def test_verdicts(unlearned, retrained, verdict):
+    found = {"base": hits(0.9), "unlearned": hits(unlearned), "shuffled": hits(0.2)}
+    assert judge(found | ({} if retrained is None else {"retrained": hits(retrained)})) == verdict
+
+
+def test_a_base_that_shows_nothing_either_leaves_it_open():
+    assert judge({"base": hits(0.2), "unlearned": hits(0.2), "shuffled": hits(0.2)}) == OPEN
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"probes": ("magic",)}, ParameterError, "linear"),
+        ({"steps": 0}, ParameterError, "at least one"),
+        ({"scale": None}, ParameterError, "nothing to audit"),
+        ({"unlearned": {"w": torch.zeros(1)}}, MismatchError, "unlearned"),
+        ({"retrained": {"w": torch.zeros(1)}}, MismatchError, "retrained"),
+    ],
+)
+def test_wrong_input(bench, change, error, says):
+    with pytest.raises(error, match=says):
+        audit(bench, **{"choice": bench.choose(), "scale": 0.5, "probes": ("zero-shot",), **change})
+
+
+def test_a_broken_model_is_refused(bench):
+    base = bench.fresh_model().weights("cpu")
+    broken = {**base, "visual.proj": torch.full_like(base["visual.proj"], float("nan"))}
+    with pytest.raises(CheckpointError, match="unlearned model answers with NaN"):
+        audit(bench, unlearned=broken, probes=("zero-shot",))
+
+
+def test_a_class_without_images_is_named(bench):
+    case = case_of(bench)
+    train = few_of_each(case.train, 3, seed=0)
+    some = train.labels != 7
+    with pytest.raises(SceneError, match="'7' of digits has no image on split train"):
+        replace(case, train=replace(train, images=train.images[some], labels=train.labels[some]))
+
+
+def test_the_list_of_probes_is_in_the_flags_help(capsys):
+    from negmerge_kit.cli import main
+
+    with pytest.raises(SystemExit):
+        main(["audit", "--help"])
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in PROBES)
