@@ -104,7 +104,7 @@ def evaluate(arguments: list[str]) -> int:
     """Score a checkpoint on a scene's forget and retain sets."""
     parser = Parser("evaluate", "Score a checkpoint on a scene's forget and retain sets.")
     parser.add_argument("file", type=Path, metavar="FILE", help="safetensors checkpoint with the base's key set")
-    parser.add_argument("--scene", required=True, metavar="SCENE", help="tiny:FAMILY, or a pool folder")
+    parser.add_argument("--scene", required=True, metavar="SCENE", help="tiny:FAMILY, a pool folder or a FILE.toml")
     parser.add_argument("--split", default="test", choices=["val", "test"])
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -113,22 +113,24 @@ def evaluate(arguments: list[str]) -> int:
     from negmerge_kit.checkpoints.pool import open_pool
     from negmerge_kit.checkpoints.reader import open_checkpoint
     from negmerge_kit.lab.evaluation import evaluate_splits
-    from negmerge_kit.vision.scene import open_scene
+    from negmerge_kit.vision.scene import Scene, open_scene
 
     weights = open_checkpoint(options.file)
     if (Path(options.scene) / "pool.json").exists():
         pool = open_pool(options.scene)
-        scene = open_scene(pool.scene["name"])
+        scene = Scene.from_json(pool.scene)
         scene.require(pool.scene)
-        model = scene.load(device=options.device)
+        model = scene.load(device=options.device, heads=pool.heads)
         model.load(pool.base.items())
-        model.heads = {name: head.to(model.device) for name, head in pool.heads.items()}
+        model.anchor()
     else:
         scene = open_scene(options.scene)
         model = scene.load(device=options.device)
     ours = model.weights()
     model.load(weights.items())
-    if any(not name.startswith("visual.") and not tensor.equal(ours[name]) for name, tensor in model.weights().items()):
+    text = [name for name in ours if not name.startswith("visual.")] if model.has_text else []
+    after = model.weights()
+    if any(not after[name].equal(ours[name]) for name in text):
         raise SceneError(
             f"{options.file} has another text tower than {options.scene}: give the pool it was made from as --scene."
         )
