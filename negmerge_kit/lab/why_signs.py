@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from math import comb, sqrt
+from statistics import fmean
 
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.directions import Direction
@@ -164,7 +165,7 @@ def why_signs(
         kinds=_grouped(tensors, lambda name: block_and_kind(name)[1]),
         blocks=_grouped(tensors, _block),
         zero_ratio=tuple(
-            ZeroRatio(size, sum(zeros) / len(zeros), zeros[0], zeros[-1], 1 - chance(size), 1 - expected[size - 1])
+            ZeroRatio(size, fmean(zeros), zeros[0], zeros[-1], 1 - chance(size), 1 - expected[size - 1])
             for size, zeros in enumerate(sizes, 1)
         ),
         halves=tuple(compare_halves(split, parts, halvings)) if halvings else (),

@@ -25,7 +25,6 @@ from negmerge_kit.lab.recipe import Recipe
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.types import Json, Weights
-from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.families import FAMILIES, family_images
 from negmerge_kit.vision.images import ImageSet
 
@@ -129,11 +128,12 @@ def audit(
     else:
         scale = None
     stage = Stage(model)
-    subjects = {"base": Subject("base", base, model.heads, stage)}
-    subjects["unlearned"] = _subject("unlearned", unlearned, base, subjects["base"], stage, bench)
+    known = Subject("base", base, model.heads, stage)
+    subjects = {"base": known, "unlearned": _subject(bench, stage, "unlearned", unlearned, known, around=known)}
     if retrained is not None:
-        subjects["retrained"] = _subject("retrained", retrained, base, subjects["base"], stage, bench)
-    subjects["shuffled"] = Subject("shuffled", shuffled(base, seed=seed), model.heads, stage)
+        subjects["retrained"] = _subject(bench, stage, "retrained", retrained, known)
+    tower = "visual." if model.has_text else ""
+    subjects["shuffled"] = Subject("shuffled", shuffled(base, tower=tower, seed=seed), known.heads, stage)
     case = build_case(bench, subjects, steps=steps, seed=seed)
     answers = []
     for name in (name for name in PROBES if name in probes):
@@ -153,7 +153,7 @@ def build_case(bench: Workbench, subjects: Mapping[str, Subject], *, steps: int 
         bench.scene.images("train").forget.to(bench.model.device),
         bench.images("val"),
         test,
-        {images.name: FAMILIES[images.name].templates for images in test},
+        {source.name: source.templates for source in bench.scene.sources},
         replace(recipes[0], lr=rate),
         members=_members(bench),
         seed=seed,
@@ -161,20 +161,28 @@ def build_case(bench: Workbench, subjects: Mapping[str, Subject], *, steps: int 
     )
 
 
-def _subject(name: str, weights: Weights, base: Weights, like: Subject, stage: Stage, bench: Workbench) -> Subject:
-    """A subject with the base's heads, or with heads of its own text tower where that is another."""
-    if set(weights) != set(base) or any(weights[key].shape != base[key].shape for key in base):
+def _subject(
+    bench: Workbench, stage: Stage, name: str, weights: Weights, base: Subject, *, around: Subject | None = None
+) -> Subject:
+    """A subject with the base's frozen heads; a model with another text tower, or retrained, has heads of its own."""
+    known = base.weights
+    if set(weights) != set(known) or any(weights[key].shape != known[key].shape for key in known):
         raise MismatchError(
             f"the {name} model does not hold the base's tensors: give a checkpoint of this pool's model."
         )
-    heads = like.heads
-    if any(not key.startswith("visual.") and not torch.equal(weights[key].cpu(), base[key]) for key in base):
-        model: Classifier = Subject(name, weights, {}, stage).shown()
-        for head in like.heads:
-            family = FAMILIES[head]
-            model.add_head(head, family.classes, family.templates)
-        heads = dict(model.heads)
-    return Subject(name, weights, heads, stage)
+    subject = Subject(name, weights, base.heads, stage, around=around)
+    texts = (key for key in known if not key.startswith("visual."))
+    own = any(not torch.equal(weights[key].cpu(), known[key]) for key in texts) if stage.model.has_text else not around
+    if own:
+        model, scene = subject.shown(), bench.scene
+        for source in scene.sources:
+            if model.has_text:
+                model.add_head(source.name, source.classes, source.templates)
+            else:
+                split = "train" if "train" in source.splits else "val"
+                model.add_prototypes(source.images(split, image_size=scene.transform, corrupt=scene.corrupt))
+        subject.heads = {head: weight.cpu() for head, weight in model.heads.items()}
+    return subject
 
 
 def _members(bench: Workbench) -> Members | None:
@@ -183,7 +191,7 @@ def _members(bench: Workbench) -> Members | None:
     As many kept images as the test split has, of each family; every forget image once, however often it was shown.
     """
     scene = bench.scene
-    if scene.model != "tiny":
+    if scene.model != "tiny" or not {scene.forget, *scene.retain} <= FAMILIES.keys():
         return None
     seen = [family_images(name, "pretrain").take(len(family_images(name, "test"))) for name in scene.retain]
     forget = family_images(scene.forget, "pretrain")

@@ -24,6 +24,10 @@ def other_prompts(case: Case) -> Iterator[Probe]:
     Heads: the set's own templates again with the model's own text tower, each of them alone, and GENERIC ones.
     Knowledge is left where another head gets significantly more out of the unlearned model than its own does.
     """
+    asks = f"Does the model name images of {case.forget.name} under a head built from other prompts?"
+    if not case.subjects["base"].shown().has_text:
+        yield Probe(SPARE, asks, undefined="not defined: the model has no text tower that prompts could be put to.")
+        return
     own = case.templates[case.forget.name]
     variants = {"own templates": own, **{text: (text,) for text in (*own, *GENERIC)}}
     readings: dict[str, Reading] = {}
@@ -39,7 +43,6 @@ def other_prompts(case: Case) -> Iterator[Probe]:
     more = change(case.subjects["unlearned"].hits(case.forget), found["unlearned"])
     verdict = LEFTOVER if more[0] > 0 else NONE
     details["unlearned"] |= {"more_than_own_low": more[0], "more_than_own_high": more[1]}
-    asks = f"Does the model name images of {case.forget.name} under a head built from other prompts?"
     yield Probe(SPARE, asks, readings, 1 / len(case.forget.classes), verdict, details=details)
 
 

@@ -29,20 +29,29 @@ class Subject:
         weights: the whole key set.
         heads: class weights by set, [C, D].
         stage: where the weights are put when features are asked for.
+        around: whose weights a linear model is linearised around, if not this subject's own.
     """
 
-    def __init__(self, name: str, weights: Weights, heads: Mapping[str, Tensor], stage: Stage) -> None:
+    def __init__(
+        self, name: str, weights: Weights, heads: Mapping[str, Tensor], stage: Stage, *, around: Subject | None = None
+    ) -> None:
         self.name = name
         self.weights = weights
         self.heads = {head: weight.cpu() for head, weight in heads.items()}
         self._stage = stage
+        self._around = around
         self._features: dict[ImageSet, Tensor] = {}
 
     def shown(self) -> Classifier:
         """The resident model with this subject's weights and heads; whoever trains it calls `disturbed` after."""
         if self._stage.shown is not self:
             self._stage.shown = None  # half loaded until all of it is
+            if self._around is not None:
+                self._stage.model.load(self._around.weights.items())
+                self._stage.model.anchor()
             self._stage.model.load(self.weights.items())
+            if self._around is None:
+                self._stage.model.anchor()
             device = self._stage.model.device
             self._stage.model.heads = {name: head.to(device) for name, head in self.heads.items()}
             self._stage.shown = self
@@ -78,11 +87,11 @@ class Subject:
         return torch.eq(self.logits(images).argmax(1), images.labels.cpu())
 
 
-def shuffled(weights: Weights, *, seed: int = 0) -> dict[str, Tensor]:
+def shuffled(weights: Weights, *, tower: str = "visual.", seed: int = 0) -> dict[str, Tensor]:
     """The same numbers in the image tower, in another order: what the architecture shows that has learnt nothing.
 
-    Every tensor under `visual.` keeps its values and loses their places (a randomisation control in the manner of
-    Adebayo et al. 2018, https://arxiv.org/abs/1810.03292); the rest stays.
+    Every tensor whose name starts with `tower` keeps its values and loses their places (a randomisation control in the
+    manner of Adebayo et al. 2018, https://arxiv.org/abs/1810.03292); the rest stays.
 
     >>> found = shuffled({"visual.w": torch.arange(4.0), "scale": torch.tensor(2.0)})
     >>> sorted(found["visual.w"].tolist()), found["scale"].item()
@@ -94,4 +103,4 @@ def shuffled(weights: Weights, *, seed: int = 0) -> dict[str, Tensor]:
         flat = tensor.cpu().reshape(-1)
         return flat[torch.randperm(len(flat), generator=random)].reshape(tensor.shape)
 
-    return {name: mixed(tensor) if name.startswith("visual.") else tensor for name, tensor in weights.items()}
+    return {name: mixed(tensor) if name.startswith(tower) else tensor for name, tensor in weights.items()}
