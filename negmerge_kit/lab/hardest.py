@@ -29,6 +29,11 @@ class HardestFirst:
         self._forget = _Side((splits.forget,), surest_first=True)
         self._retain = _Side(splits.retain, surest_first=False)
 
+    @property
+    def answered(self) -> int:
+        """How many images have been answered so far."""
+        return self._forget.answered + self._retain.answered
+
     def scores(self, model: Classifier) -> Scores:
         """Every set's accuracy, counted in full.
 
@@ -69,7 +74,7 @@ class _Side:
     """The sets of one side, in one line of images."""
 
     def __init__(self, sets: Sequence[ImageSet], *, surest_first: bool) -> None:
-        self._sets, self._surest_first = sets, surest_first
+        self._sets, self._surest_first, self.answered = sets, surest_first, 0
         self._margins = torch.zeros(sum(len(images) for images in sets), device=sets[0].images.device)
 
     def parts(self, model: Classifier) -> Iterator[tuple[str, int, int]]:
@@ -78,6 +83,7 @@ class _Side:
         for block in order.split(BATCH[order.device.type]):
             places = self._places(block)
             features = model.features(torch.cat([images.images[inside] for images, inside, _ in places]))
+            self.answered += len(block)
             counts, start = [], 0
             for images, inside, where in places:
                 labels = images.labels[inside]

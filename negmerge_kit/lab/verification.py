@@ -198,7 +198,7 @@ def _scale(bench: Workbench, choice: Choice, record: Json) -> Finding:
     if not record["search"]:
         return Finding("scale", None, f"chosen {record['chosen']}.")
     scales = [point["scale"] for point in record["search"]["curve"]]
-    best = bench.search(choice, keep=record["keep"], scales=scales).best
+    best = bench.search(choice, keep=record["keep"], scales=scales, remember=False).best
     same = best is not None and best.scale == record["scale"]
     found = "nothing feasible" if best is None else f"scale {best.scale:g}"
     return Finding("scale", same, f"the search over {len(scales)} scales finds {found}")

@@ -14,6 +14,7 @@ from negmerge_kit.checkpoints.pool import Candidate, Pool
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.evaluation import Scores, answer
 from negmerge_kit.lab.hardest import HardestFirst
+from negmerge_kit.lab.kept_points import KeptPoints
 from negmerge_kit.lab.resident import Choice, Merged, ResidentDeltas
 from negmerge_kit.merging import LayerAgreement, find_rule, subtract
 from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
@@ -162,8 +163,12 @@ class Workbench:
         method: Method = "early",
         split: str = "val",
         on_point: Callable[[Point], None] | None = None,
+        remember: bool = True,
     ) -> ScaleSearch:
-        """The scale that forgets most on validation with retention at the floor (see `search_scale`)."""
+        """The scale that forgets most on validation with retention at the floor (see `search_scale`).
+
+        Points are kept in the pool's folder and found there again, unless told not to `remember` (see `KeptPoints`).
+        """
 
         def score(scale: float, *, forget_at_most: int | None = None, retain_at_least: Least | None = None) -> Point:
             if scale == 0.0:
@@ -174,7 +179,10 @@ class Workbench:
                     self.model, scale, forget_at_most=forget_at_most, retain_at_least=retain_at_least
                 )
 
-        return search_scale(score, scales=scales, keep=keep, method=method, on_point=on_point)
+        if not remember:
+            return search_scale(score, scales=scales, keep=keep, method=method, on_point=on_point)
+        with KeptPoints(self.pool, choice, split, self.model.device) as kept:
+            return search_scale(kept.around(score), scales=scales, keep=keep, method=method, on_point=on_point)
 
     def fixed(self, choice: Choice, scale: float, *, keep: Keep = KEEP, split: str = "val") -> ScaleSearch:
         """The outcome of "searching" one scale that was chosen by hand, whatever it keeps."""
