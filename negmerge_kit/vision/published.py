@@ -1,9 +1,11 @@
-"""The training images of the authors' CLIP code, made by the very libraries that it uses: what ours is measured by."""
+"""The images of the authors' CLIP code, training and validation, made by the very libraries that it uses: what ours is measured by."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,3 +66,46 @@ def decode_once(folder: Path, size: tuple[int, int]) -> ImageSet:
     labels = torch.tensor([names.index(file.parent.name) for file in files])
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
     return ImageSet("bench", images, labels, tuple(names), "train")
+
+
+def published_validation(
+    folder: Path, size: tuple[int, int], *, mean: Sequence[float], std: Sequence[float], batch_size: int, workers: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(normalised images [n, 3, H, W], labels [n]) of such a folder, found, decoded and resized anew at every call.
+
+    CLIP's own preprocessing by torchvision: shorter side to size, centre crop, normalised on the CPU.
+    """
+    from torch.utils.data import DataLoader
+    from torchvision import transforms
+    from torchvision.datasets import ImageFolder
+
+    steps = [transforms.Resize(min(size), transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(size),
+             transforms.ToTensor(), transforms.Normalize(tuple(mean), tuple(std))]
+    files = ImageFolder(folder, transforms.Compose(steps), allow_empty=True)
+    yield from DataLoader(files, batch_size, num_workers=workers, pin_memory=torch.cuda.is_available())
+
+
+def write_set(folder: Path, images: ImageSet, *, quality: int = 90) -> None:
+    """A set's images as JPEG files, one subfolder a class, in label order."""
+    from PIL import Image
+
+    homes = [folder / f"{label:04}" for label in range(len(images.classes))]
+    for home in homes:
+        home.mkdir(parents=True)
+    for k, (pixels, label) in enumerate(zip(images.images, images.labels.tolist(), strict=True)):
+        Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()).save(homes[label] / f"{k:06}.jpg", quality=quality)
+
+
+def read_set(folder: Path, like: ImageSet, transform: Callable[[Any], Any], *, threads: int) -> ImageSet:
+    """The files that `write_set` wrote, decoded once by several threads, as a set of the same name and classes."""
+    from PIL import Image
+
+    def read(file: Path) -> Any:
+        with Image.open(file) as picture:
+            return transform(picture)
+
+    files = sorted(folder.glob("*/*.jpg"))
+    with ThreadPoolExecutor(threads) as pool:
+        pixels = torch.from_numpy(np.stack(list(pool.map(read, files))))
+    labels = torch.tensor([int(file.parent.name) for file in files])
+    return ImageSet(like.name, pixels, labels, like.classes, like.split)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from negmerge_kit.errors import SceneError
@@ -146,9 +147,8 @@ def _timm(arch: str, pretrained: str | None) -> Transform:
     from timm.data.config import resolve_data_config
 
     name = arch.removeprefix(TIMM)
-    config = timm.get_pretrained_cfg(f"{name}.{pretrained}", allow_unregistered=True) if pretrained else None
-    if config is None:
-        config = timm.get_pretrained_cfg(name)
+    tagged = name if pretrained is None or Path(pretrained).is_file() else f"{name}.{pretrained}"
+    config = timm.get_pretrained_cfg(tagged)
     wanted = resolve_data_config(pretrained_cfg=config.to_dict() if config else {})
     _, height, width = wanted["input_size"]
     resize = {"squash": "squash", "border": "longest"}.get(wanted.get("crop_mode", "center"), "shortest")
