@@ -22,6 +22,7 @@ _HOMES = {
     "Recipe": "lab.recipe",
     "Workbench": "lab.workbench",
     "apply_delta": "merging.negation",
+    "compare_rules": "lab.comparison",
     "evaluate": "lab.evaluation",
     "finetune": "lab.training",
     "load_model": "vision.clip",

@@ -15,6 +15,7 @@ from negmerge_kit.scoring.scale import parse_scales
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
+    from negmerge_kit.checkpoints.pool import Pool
     from negmerge_kit.lab.comparison import Comparison
     from negmerge_kit.lab.entrants import Entrant
     from negmerge_kit.lab.kept_rows import KeptRows
@@ -29,19 +30,20 @@ ABOUT = (
 def compare(arguments: list[str]) -> int:
     """Compare merge rules by the paper's protocol and at matched retention."""
     options = _parser().parse_args(arguments)
-    if len(options.pool) > 1 and (options.resample or options.subsets):
-        raise ParameterError("--resample and --subsets look at one pool: name one, or leave them out.")
 
+    from negmerge_kit.checkpoints.pool import open_pool
     from negmerge_kit.lab.comparison import across
     from negmerge_kit.lab.entrants import find_entrants
 
     entrants = find_entrants(options.rules, options.baselines)
+    pools = [open_pool(folder, force=options.force) for folder in options.pool]
+    _refuse(options, entrants, pools)
     comparisons: list[Comparison] = []
-    for folder in options.pool:
-        comparison, kept = _run(folder, entrants, options)
+    for pool in pools:
+        comparison, kept = _run(pool, entrants, options)
         comparisons.append(comparison)
         for warning in comparison.warnings:
-            print(f"negmerge compare: {folder}: {warning}", file=sys.stderr)
+            print(f"negmerge compare: {pool.folder}: {warning}", file=sys.stderr)
     first = comparisons[0]
     resampled = _resample(first, options) if options.resample else None
     subsets = _redraw(first, kept, options) if options.subsets else ()
@@ -94,17 +96,37 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(folder: Path, entrants: Sequence[Entrant], options: argparse.Namespace) -> tuple[Comparison, KeptRows]:
-    from negmerge_kit.checkpoints.pool import open_pool
+def _refuse(options: argparse.Namespace, entrants: Sequence[Entrant], pools: Sequence[Pool]) -> None:
+    """Say what cannot work before the long work begins."""
+    if len({pool.folder.resolve() for pool in pools}) < len(pools):
+        raise ParameterError("a pool is named twice: name each one once.")
+    if len(scenes := {pool.scene["name"] for pool in pools}) > 1:
+        raise ParameterError(f"these pools are of different scenes ({', '.join(sorted(scenes))}): compare one scene.")
+    if len(pools) > 1 and (options.resample or options.subsets):
+        raise ParameterError("--resample and --subsets look at one pool: name one, or leave them out.")
+    if options.resample and options.reference not in {entrant.name for entrant in entrants}:
+        raise ParameterError(f"--reference {options.reference} is not among the compared rules: name one of them.")
+    if options.subsets:
+        from negmerge_kit.lab.redraws import draw_subsets, half
+
+        ids = pools[0].ids
+        draw_subsets(ids, options.subsets, options.subset_size or half(ids), seed=options.seed)
+    if options.plot:
+        from negmerge_kit.views.save import check_format
+
+        check_format(options.plot)
+
+
+def _run(pool: Pool, entrants: Sequence[Entrant], options: argparse.Namespace) -> tuple[Comparison, KeptRows]:
     from negmerge_kit.cli.progress import progress_bar, say
     from negmerge_kit.lab.comparison import compare_rules
     from negmerge_kit.lab.kept_rows import KeptRows
     from negmerge_kit.lab.workbench import Workbench
 
     scales = parse_scales(options.scales)
-    bench = Workbench(open_pool(folder, force=options.force), device=options.device)
-    kept = KeptRows(bench.pool, keep=options.keep, scales=scales, anew=options.anew)
-    with progress_bar(f"comparing on {folder}", len(entrants), unit="rule") as bar:
+    bench = Workbench(pool, device=options.device)
+    kept = KeptRows(pool, keep=options.keep, scales=scales, anew=options.anew)
+    with progress_bar(f"comparing on {pool.folder}", len(entrants), unit="rule") as bar:
 
         def on_row(done: int, total: int, entrant: Entrant) -> None:
             say(bar, entrant.title, done=done)

@@ -12,6 +12,15 @@ from negmerge_kit.lab.comparison import Comparison, Keeper
 from negmerge_kit.lab.rows import Row
 
 
+def half(ids: Sequence[str]) -> int:
+    """Half of the candidates, rounded up, and at least two.
+
+    >>> half(["a", "b", "c"])
+    2
+    """
+    return max(2, (len(ids) + 1) // 2)
+
+
 def draw_subsets(ids: Sequence[str], count: int, size: int, *, seed: int = 0) -> list[tuple[str, ...]]:
     """Different subsets of one size, each in the pool's order.
 
@@ -54,7 +63,7 @@ def redraw(
     if contest is None:
         raise ParameterError("this comparison holds no models any more: compare anew, then redraw.")
     ids = contest.stand.pool.ids
-    subsets = draw_subsets(ids, count, max(2, (len(ids) + 1) // 2) if size is None else size, seed=seed)
+    subsets = draw_subsets(ids, count, half(ids) if size is None else size, seed=seed)
     drawn, total = [], len(subsets) * len(comparison.rows)
     for number, subset in enumerate(subsets):
         rows: list[Row] = []

@@ -12,6 +12,21 @@ from negmerge_kit.errors import ParameterError
 FORMATS = ("png", "svg", "pdf")
 
 
+def check_format(path: Path) -> str:
+    """The format that the file's ending asks for, before anything is drawn.
+
+    Raises:
+        ParameterError: for another ending; name the file .png, .svg or .pdf.
+
+    >>> check_format(Path("a.PNG"))
+    'png'
+    """
+    ending = path.suffix.lower().removeprefix(".")
+    if ending not in FORMATS:
+        raise ParameterError(f"{path}: name the figure with one of {', '.join('.' + name for name in FORMATS)}.")
+    return ending
+
+
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a figure on white as PNG, SVG or PDF, by the ending of its name.
 
@@ -23,9 +38,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
     Traceback (most recent call last):
     negmerge_kit.errors.ParameterError: a.gif: name the figure with one of .png, .svg, .pdf.
     """
-    ending = path.suffix.lower().removeprefix(".")
-    if ending not in FORMATS:
-        raise ParameterError(f"{path}: name the figure with one of {', '.join('.' + name for name in FORMATS)}.")
+    ending = check_format(path)
     with atomic_file(path) as file:
         figure.savefig(file, format=ending, dpi=200, facecolor="white")
     return path

@@ -70,15 +70,24 @@ def test_differences_and_subsets_are_told(capsys, compared):
     assert "minus negmerge" in out and "2 subsets, which overlap" in out
 
 
-def test_several_pools_show_points_and_their_range(capsys, compared):
+def test_several_pools_show_points_and_their_range(capsys, compared, tmp_path):
+    other = shutil.copytree(compared, tmp_path / "other")
     words = ("--rules", "negmerge,uniform", *QUICK[2:])
-    code, out, _ = run(capsys, "compare", compared, compared, *words, "--json")
+    code, out, _ = run(capsys, "compare", compared, other, *words, "--json")
     told = json.loads(out)
     assert code == 0 and told["seeds"] == 2 and len(told["rows"]) == 4 and len(told["pools"]) == 2
     for item in told["across"]:
         assert len(item["matched"]["forget"]["points"]) == 2 and item["matched"]["forget"]["interval"] is None
-    _, out, _ = run(capsys, "compare", compared, compared, *words)
+    _, out, _ = run(capsys, "compare", compared, other, *words)
     assert "2 pools: forget, test" in out
+    code, _, err = run(capsys, "compare", compared, compared, *words)
+    assert code == 2 and "named twice" in err
+    code, _, err = run(capsys, "compare", compared, other, *words, "--resample", 9)
+    assert code == 2 and "look at one pool" in err
+    record = (other / "pool.json").read_text()
+    (other / "pool.json").write_text(record.replace('"name": "tiny:digits"', '"name": "tiny:shapes"', 1))
+    code, _, err = run(capsys, "compare", compared, other, *words)
+    assert code == 2 and "different scenes" in err
 
 
 @pytest.mark.parametrize(
@@ -87,6 +96,7 @@ def test_several_pools_show_points_and_their_range(capsys, compared):
         (("--rules", "nonsense"), "no rule"),
         (("--baselines", "none", "--rules", "none"), "nothing to compare"),
         (("--keep", "1.5"), "keep is 1.5"),
+        (("--plot", "a.gif"), "name the figure"),
         (("--rules", "negmerge", "--baselines", "none", "--resample", "9", "--reference", "ties"), "ties is not"),
         (("--rules", "negmerge", "--baselines", "none", "--subsets", "99"), "do not exist"),
     ],
