@@ -74,6 +74,7 @@ def card(bench: Workbench, choice: Choice, result: Json, *, chosen: str, probes:
             "test": result["test"],
         },
         "probes": None if probes is None else probes["probes"],
+        "finding": None if probes is None else probes.get("finding"),
         "costs": {
             "training_seconds": sum(entry.seconds for entry in entries),
             "merge_seconds": merged.seconds,

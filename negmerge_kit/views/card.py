@@ -32,6 +32,7 @@ def card_markdown(record: Json, *, licence: str | None = None) -> str:
         "Accuracy with Wilson's 95 % interval.",
         _table(["split", "set", "base", "unlearned", "n"], _results(record)),
         "## Probes of forgetting",
+        *([record["finding"]] if record.get("finding") else []),
         _table(["probe", "asks", "base", "unlearned", "retrained", "chance", "verdict"], map(_probe, probes))
         if probes
         else "No audit was run. `negmerge audit` asks whether the knowledge can still be read out or relearned.",
@@ -137,16 +138,15 @@ def _files(record: Json) -> Iterator[list[Any]]:
 
 
 def _probe(probe: Json) -> list[Any]:
-    keys = ("base", "unlearned", "retrained", "chance")
+    answers = [_score(probe.get(key)) for key in ("base", "unlearned", "retrained")]
+    chance = "–" if probe.get("chance") is None else f"{100 * probe['chance']:.1f} %"
     verdict = f"not defined: {probe['undefined']}" if probe.get("undefined") else probe.get("verdict") or "–"
-    return [probe["name"], probe.get("asks", ""), *(_score(probe.get(key)) for key in keys), verdict]
+    return [probe["name"], probe.get("asks", ""), *answers, chance, verdict]
 
 
 def _score(score: Any) -> str:
     if score is None:
         return "–"
-    if not isinstance(score, dict):
-        return f"{score:.4g}" if isinstance(score, float) else str(score)
     return f"{100 * score['value']:.1f} % ({100 * score['low']:.1f}–{100 * score['high']:.1f})"
 
 

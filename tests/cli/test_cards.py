@@ -115,6 +115,26 @@ def test_a_changed_candidate_is_found_and_nothing_is_merged_from_it(capsys, fold
     assert claims["base"] is True and claims["merge"] is None and claims["scores"] is None
 
 
+def test_compare_audit_and_card_tell_the_same_numbers(capsys, made, own_pool):
+    card = read_card(made / "u.card.json")
+
+    def told(*words):
+        assert main([*map(str, words), "--scales", "0,0.2,0.3", "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    (row,) = told("compare", own_pool, "--rules", "negmerge", "--baselines", "none")["rows"]
+    assert (row["scale"], row["params"], row["kept_fraction"]) == (card["scale"], card["params"], card["kept_fraction"])
+    for split in ("validation", "test"):
+        assert row[split] == {side: card["scores"][split][side] for side in ("forget", "retain")}
+    asked = told("audit", own_pool, "--probes", "zero-shot")
+    (probe,) = asked["probes"]
+    assert asked["scale"] == card["scale"]
+    assert probe["unlearned"] == card["scores"]["test"]["forget"]
+    assert probe["base"] == card["scores"]["test"]["base"]["forget"]
+    search = told("search", own_pool, "--test")
+    assert search["test"] == card["scores"]["test"] and search["curve"] == card["search"]["curve"]
+
+
 @pytest.fixture
 def mixed_pool(own_pool):
     """A pool whose first candidate says that it was made from another base."""

@@ -20,6 +20,8 @@ PROBE = {
     "unlearned": {"value": 0.8, "n": 100, "low": 0.71, "high": 0.87, "split": "test"},
     "chance": 0.1,
     "retrained": None,
+    "verdict": "leftover",
+    "undefined": None,
 }
 
 
@@ -29,7 +31,7 @@ def record(bench, tmp_path_factory):
 
     choice = bench.choose()
     result = search_json(bench, choice, bench.search(choice, scales=(0.0, 0.2, 0.3)), test=True, started=0.0)
-    told = card(bench, choice, result, chosen=searched(result), probes={"scale": 0.3, "probes": [PROBE]})
+    told = card(bench, choice, result, chosen=searched(result), probes={"probes": [PROBE], "finding": "Much is left."})
     weights = {"w": bench.pool.base["visual.proj"]}
     return with_file(
         told, save_checkpoint(tmp_path_factory.mktemp("c") / "u.safetensors", weights.items(), like=weights)
@@ -66,7 +68,10 @@ def test_the_page_shows_it_and_the_hub_can_read_it(record):
         assert entry["sha256"] in text
     for score in (record["scores"]["test"]["forget"], record["scores"]["validation"]["base"]["retain"]):
         assert f"{100 * score['value']:.1f} % ({100 * score['low']:.1f}–{100 * score['high']:.1f})" in text
-    assert "Can a\\|linear model" in text and "80.0 % (71.0–87.0)" in text
+    assert "Can a\\|linear model" in text and "80.0 % (71.0–87.0) | – | 10.0 % | leftover |" in text
+    assert "Much is left." in text
+    undefined = card_markdown(record | {"probes": [PROBE | {"undefined": "nobody knows"}]})
+    assert "| not defined: nobody knows |" in undefined
     assert "No audit was run" in card_markdown(record | {"probes": None})
     forced = card_markdown(record | {"forced": ["abc"]})
     assert "`--force`" in forced and "abc" in forced and "--force" not in text
