@@ -22,6 +22,7 @@ class Execution:
         micro_batch: images in one forward and backward pass; gradients are added up to the whole batch's. None: all.
         compile: run the image tower through torch.compile (needs a C++ compiler; the first step takes a minute).
         ahead: batches that a background thread gathers and augments in advance.
+        processes: processes that train one candidate together, one GPU each (see `finetune_together`).
         save_seconds: time between two saves of the state that a killed run resumes from; 0 saves after every step.
 
     Raises:
@@ -34,6 +35,7 @@ class Execution:
     micro_batch: int | None = None
     compile: bool = False
     ahead: int = 2
+    processes: int = 1
     save_seconds: float = 60.0
 
     def __post_init__(self) -> None:
@@ -41,14 +43,18 @@ class Execution:
         rules = {
             "micro_batch": self.micro_batch is None or self.micro_batch >= 1,
             "ahead": self.ahead >= 1,
+            "processes": self.processes >= 1,
             "save_seconds": self.save_seconds >= 0,
         }
         if wrong := [f"{item.name} = {getattr(self, item.name)}" for item in fields(self)
                      if not rules.get(item.name, True)]:
             raise ParameterError(f"training cannot be run so: {', '.join(wrong)} is out of range.")
 
-    def check(self, model: Classifier, recipe: Recipe, processes: int) -> None:
+    def check(self, model: Classifier, recipe: Recipe, processes: int = 1) -> None:
         """Refuse what a model, a device or a recipe does not allow.
+
+        Args:
+            processes: how many train together now.
 
         Raises:
             ParameterError: half precision without CUDA, a compiled linear model, or parts of a batch under batch

@@ -35,28 +35,39 @@ def finetune_together(
     recipe: Recipe,
     *,
     pool: Path,
-    processes: int,
     resume: Path,
     execution: Execution | None = None,
     may_mirror: bool = False,
 ) -> Iterator[Step]:
-    """As `finetune`, by `processes` processes of torchrun on this machine, one GPU each (or gloo on the CPU).
+    """As `finetune`, by `execution.processes` processes of torchrun on this machine, one GPU each (or gloo on the CPU).
 
     The processes open `pool` for themselves; `model` ends with the weights that they trained. Loss and weights are
     those of one process but for the order of float32 sums. Killed, the run goes on from `resume` with any number of
     processes.
 
     Raises:
-        ParameterError, CheckpointError: as `finetune`; and if there are fewer than one process, or too few GPUs.
+        ParameterError, CheckpointError: as `finetune`; and if there are too few GPUs.
     """
     execution = execution or Execution()
-    _check(model, processes)
+    if execution.processes > 1:
+        yield from _by_torchrun(model, recipe, pool, resume, execution, may_mirror)
+    # What torchrun's processes did is in the state: the model only takes it over.
+    for step in finetune(model, images, recipe, resume=resume, execution=execution, may_mirror=may_mirror):
+        if execution.processes == 1:
+            yield step
+
+
+def _by_torchrun(
+    model: Classifier, recipe: Recipe, pool: Path, resume: Path, execution: Execution, may_mirror: bool
+) -> Iterator[Step]:
+    """Every step of a run that torchrun's processes do."""
+    _check(model, execution, recipe)
     job = {"pool": str(pool), "recipe": recipe.json(), "state": str(resume), "device": model.device.type,
            "execution": asdict(execution), "may_mirror": may_mirror}
     root = str(Path(negmerge_kit.__file__).parents[1])
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
-               "-m", "negmerge_kit.lab.together", json.dumps(job)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
+               str(execution.processes), "-m", "negmerge_kit.lab.together", json.dumps(job)]
     with tempfile.TemporaryFile("w+") as complaints, subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=complaints, text=True, env={**os.environ, "PYTHONPATH": paths}
     ) as crew:
@@ -73,8 +84,6 @@ def finetune_together(
                 raise RuntimeError(f"torchrun ended with code {crew.returncode}:\n{complaints.read()[-4000:]}")
         finally:
             crew.terminate()
-    for _ in finetune(model, images, recipe, resume=resume, execution=execution, may_mirror=may_mirror):
-        pass
 
 
 def train_part(job: Json) -> Iterator[Step]:
@@ -122,13 +131,14 @@ def main() -> int:
     return 0
 
 
-def _check(model: Classifier, processes: int) -> None:
+def _check(model: Classifier, execution: Execution, recipe: Recipe) -> None:
+    """Refuse before anything is started."""
     import torch
 
-    if processes < 1:
-        raise ParameterError(f"processes = {processes}: give 1 or more.")
-    if model.device.type == "cuda" and processes > torch.cuda.device_count():
-        raise ParameterError(f"processes = {processes}, but there are {torch.cuda.device_count()} GPUs: one each.")
+    execution.check(model, recipe, execution.processes)
+    if model.device.type == "cuda" and execution.processes > torch.cuda.device_count():
+        raise ParameterError(f"processes = {execution.processes}, but there are {torch.cuda.device_count()} GPUs: one "
+                             "each.")
     if model.device.type == "mps":
         raise ParameterError("several processes cannot share one Apple GPU: use one.")
 
