@@ -12,6 +12,7 @@ from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
 from negmerge_kit.errors import CheckpointError, ParameterError, PoolError, SceneError, SplitError
 from negmerge_kit.lab.comparison import across, compare_rules, strangers
 from negmerge_kit.lab.contest import Contest
+from negmerge_kit.lab.cost import metered
 from negmerge_kit.lab.entrants import find_entrant, find_entrants
 from negmerge_kit.lab.greedy import best_single, greedy
 from negmerge_kit.lab.hits import Examiner
@@ -279,3 +280,15 @@ def test_a_candidate_of_another_base_is_refused_unless_forced(own_pool):
     with pytest.raises(PoolError, match="another base.*--force"):
         strangers(open_pool(own_pool))
     assert strangers(open_pool(own_pool, force=True)) == (entry.id,)
+
+
+def test_peak_memory_is_that_of_the_block():
+    cpu = torch.device("cpu")
+    with metered(cpu) as small:
+        torch.ones(10)
+    with metered(cpu) as large:
+        torch.ones(50_000_000)
+    with metered(cpu) as after:
+        torch.ones(10)
+    assert large.peak - small.peak > 100_000_000  # of 200 MB
+    assert after.peak <= large.peak and min(small.seconds, after.seconds) >= 0
