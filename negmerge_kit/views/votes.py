@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import comb
 
 from matplotlib.figure import Figure
 
+from negmerge_kit.lab.why_signs import ZeroRatio
 from negmerge_kit.merging.agreement import LayerAgreement
-from negmerge_kit.merging.signs import chance
-from negmerge_kit.merging.subsets import Chain
 from negmerge_kit.views.style import AGREE, INK, MUTED, RULE, percent, percent_ticks, sheet, style
 
 
@@ -67,36 +66,29 @@ def vote_finding(layer: LayerAgreement, *, votes: int, of: str = "the model") ->
     return f"In {of}, {percent(share)} of {layer.moved:,} moved elements have {many} votes; chance gives {coin}"
 
 
-def consensus_by_count(chains: Sequence[Chain], *, expected: Mapping[int, float] | None = None) -> Figure:
-    """Share of moved elements that stay zero under unanimity as candidates join, over several orders of joining.
+def consensus_by_count(sizes: Sequence[ZeroRatio]) -> Figure:
+    """Share of the moved elements that unanimity sets to zero as candidates join (`why_signs(...).zero_ratio`).
 
-    The line is the mean over the orders and the band their range, which is no interval: the orders share candidates.
-
-    Args:
-        chains: `agreement_along` for each order, all of one length.
-        expected: the zero share that pairwise cosines alone explain, by number of candidates.
+    The line is the mean over random orders of joining and the band their range, which is no interval: the orders
+    share candidates. Crosses are what the cosines of whole task vectors let expect.
     """
-    zeros = [[1 - share for share in chain.shares] for chain in chains]
-    counts = range(1, len(zeros[0]) + 1)
-    mean = [sum(column) / len(column) for column in zip(*zeros, strict=True)]
-    low = [min(column) for column in zip(*zeros, strict=True)]
-    high = [max(column) for column in zip(*zeros, strict=True)]
-    last, coin = len(mean), [1 - chance(n) for n in counts]
-    finding = f"With {last} candidates {percent(mean[-1])} of what moved becomes zero; by chance {percent(coin[-1])}"
+    counts, last = [size.n for size in sizes], sizes[-1]
+    finding = f"With {last.n} candidates {percent(last.mean)} of what moved becomes zero; by chance "
     with style():
-        figure, (axes,) = sheet(finding, (5.2, 2.9))
+        figure, (axes,) = sheet(f"{finding}{percent(last.chance)}", (5.4, 3.1))
+        low, high = [size.least for size in sizes], [size.most for size in sizes]
         axes.fill_between(counts, low, high, color=AGREE, alpha=0.2, linewidth=0)
-        label = f"mean and range, {len(chains)} orders"
-        axes.plot(counts, mean, "o-", color=AGREE, markersize=4, gid="zeros", label=label)
-        label, dashes = "independent signs", (0, (4, 2.5))
-        axes.plot(counts, coin, color=INK, linewidth=1.2, linestyle=dashes, gid="chance", label=label)
-        if expected:
-            axes.plot(
-                list(expected), list(expected.values()), "x", color=MUTED, markersize=5, gid="expected",
-                label="cosines alone",
-            )  # fmt: skip
+        axes.plot(counts, [size.mean for size in sizes], "o-", color=AGREE, markersize=4, gid="zeros", label="mean")
+        axes.plot(
+            counts, [size.chance for size in sizes], color=INK, linewidth=1.2, linestyle=(0, (4, 2.5)), gid="chance",
+            label="independent signs",
+        )  # fmt: skip
+        axes.plot(
+            counts, [size.expected for size in sizes], "x", color=MUTED, markersize=5.5, gid="expected",
+            label="from cosines alone",
+        )  # fmt: skip
         axes.set(xlabel="candidates that must all agree", ylim=(0, 1.02), ylabel="zero share of moved elements")
-        axes.set_xticks(list(counts))
+        axes.set_xticks(counts)
         axes.yaxis.set_major_formatter(percent_ticks())
         axes.legend(loc="lower right")
     return figure

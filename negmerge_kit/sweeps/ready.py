@@ -1,0 +1,52 @@
+"""A pool that is ready to use: opened where it lies, and made or completed where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from negmerge_kit.checkpoints.pool import Pool
+from negmerge_kit.errors import PoolError
+from negmerge_kit.lab.recipe import Recipe, grid
+from negmerge_kit.sweeps.embedded import default_folder, start_pool
+from negmerge_kit.sweeps.jobs import missing_jobs, pool_order
+from negmerge_kit.sweeps.local import run_sweep
+from negmerge_kit.vision.scene import open_scene
+
+
+def ready_pool(
+    scene: str | Path = "tiny:digits",
+    recipes: Sequence[Recipe] | None = None,
+    *,
+    folder: Path | None = None,
+    part: str = "",
+    device: str = "auto",
+    tell: Callable[[str], None] = lambda line: None,
+) -> Pool:
+    """The scene's pool with a candidate for every recipe; only what is missing is fine-tuned.
+
+    Args:
+        scene: an embedded scene, a pool's folder or a FILE.toml.
+        recipes: by default the grid "tiny", whose eight candidates the app and the notebooks share.
+        folder: where the pool lies; by default, for embedded scenes only, in the user's cache folder.
+        part: keeps the pool of other recipes apart in the cache, so that those who share the default do not see them.
+        device: where candidates train.
+        tell: called with a line for each candidate that was made and each file that was set aside, e.g. `print`.
+
+    Raises:
+        PoolError: if a candidate failed, the folder cannot be used, or another process is filling it.
+        SceneError: if there is no such scene.
+    """
+    if folder is None and part:
+        shared = default_folder(open_scene(scene).describe())
+        folder = shared.with_name(f"{shared.name}-{part}")
+    pool, told = start_pool(scene, folder)
+    for line in told:
+        tell(line)
+    wanted = grid("tiny") if recipes is None else tuple(recipes)
+    jobs = missing_jobs(pool, wanted, device=device)
+    for count, outcome in enumerate(run_sweep(jobs, store=pool, order=pool_order(pool, wanted)), 1):
+        if outcome.candidate is None:
+            raise PoolError(f"the candidate with {outcome.job.label} failed: {outcome.failure}")
+        tell(f"candidate {count} of {len(jobs)}: {outcome.job.label}, {outcome.candidate.seconds:.0f} s")
+    return pool.reload()
