@@ -7,7 +7,10 @@ from pathlib import Path
 
 from negmerge_kit.checkpoints import operations
 from negmerge_kit.checkpoints.legacy import convert_files
+from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.cli.flags import Parser, add_rule_flags, print_json, rule_params, seconds
+from negmerge_kit.cli.sweeping import add_executor_flags, executor_of
+from negmerge_kit.errors import ParameterError
 from negmerge_kit.types import Json
 
 
@@ -28,10 +31,11 @@ def merge(arguments: list[str]) -> int:
     )
     parser.add_argument("--force", action="store_true", help="merge candidates that say they are of another base, too")
     add_rule_flags(parser)
+    add_executor_flags(parser)
     options = parser.parse_args(arguments)
     if options.out is None and options.delta_out is None:
         parser.error("nothing to write: give --out, --delta-out or both")
-    result = operations.merge_files(
+    result = _by_shard(options) if options.executor != "serial" else operations.merge_files(
         options.base,
         options.candidate,
         out=options.out,
@@ -52,6 +56,32 @@ def merge(arguments: list[str]) -> int:
         f"moved elements ({100 * result['kept_of_moved']:.1f} %; {100 * result['kept_fraction']:.1f} % of all "
         f"{result['elements']:,}) in {seconds(result['seconds'])}",
     )
+
+
+def _by_shard(options: Namespace) -> Json:
+    """The merge as one job a shard of the base."""
+    if options.delta_out or options.nonfinite != "refuse" or options.engine != "auto":
+        raise ParameterError("--executor merges shards into --out: leave out --delta-out, --nonfinite and --engine.")
+
+    from negmerge_kit.cli.live import LiveTable
+    from negmerge_kit.sweeps.shards import merge_sharded
+
+    shards = len(open_checkpoint(options.base).files)
+    with LiveTable(f"shards of {options.out}", shards) as table:
+        return merge_sharded(
+            options.base,
+            options.candidate,
+            out=options.out,
+            scale=options.scale,
+            rule=options.rule,
+            device=options.device,
+            buffers=options.buffers,
+            force=options.force,
+            executor=executor_of(options),
+            on_step=table.step,
+            on_end=table.end,
+            **rule_params(options),
+        )
 
 
 def apply(arguments: list[str]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from negmerge_kit.cli.sweeping import add_executor_flags, executor_of, fill, scene_grid
+from negmerge_kit.cli.sweeping import add_executor_flags, add_training_flags, executor_of, fill, scene_grid
 from negmerge_kit.cli.unlearning import unlearn_parser, write_unlearned
 from negmerge_kit.errors import NegmergeError
 from negmerge_kit.scoring.floors import parse_keep
@@ -29,6 +29,7 @@ def forget(arguments: list[str]) -> int:
     parser.add_argument("--mode", default="standard", choices=["standard", "linear"], help="how candidates are trained")
     parser.add_argument("--corrupt", default="refuse", choices=["refuse", "skip"], help="images that cannot be decoded")
     add_executor_flags(parser)
+    add_training_flags(parser)
     options = parser.parse_args(arguments)
 
     from negmerge_kit.lab.recipe import grid
@@ -43,7 +44,7 @@ def forget(arguments: list[str]) -> int:
     name = f"{find_data(options.forget).name} from {options.model}"
     scene = Scene(name, model, options.forget, tuple(options.retain), options.mode, options.corrupt)
     store, damaged = start_pool(scene, options.out / "pool")
-    swept = fill("forget", store, scene_grid(store, options.grid), options, executor, damaged)
+    swept = fill("forget", store, scene_grid(store, options.grid, options.precision), options, executor, damaged)
     if not swept["candidates"]:
         raise NegmergeError(f"no candidate could be fine-tuned: {swept['failed'][0]['why'].strip().splitlines()[-1]}")
     if swept["failed"]:

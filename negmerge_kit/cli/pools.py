@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.flags import Parser, print_json
-from negmerge_kit.cli.sweeping import add_executor_flags, executor_of, fill, scene_grid, tell
+from negmerge_kit.cli.sweeping import add_executor_flags, add_training_flags, executor_of, fill, scene_grid, tell
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
 
@@ -44,6 +44,7 @@ def build(arguments: list[str]) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_executor_flags(parser)
+    add_training_flags(parser)
     options = parser.parse_args(arguments)
 
     from negmerge_kit.cli.progress import progress_bar
@@ -58,7 +59,8 @@ def build(arguments: list[str]) -> int:
 
     name = f"tiny:{options.forget}"
     store, damaged = start_pool(name, options.out, pretrain=pretrain if options.from_scratch else None)
-    return tell(fill("pool build", store, scene_grid(store, options.grid), options, executor, damaged), options)
+    recipes = scene_grid(store, options.grid, options.precision)
+    return tell(fill("pool build", store, recipes, options, executor, damaged), options)
 
 
 def show(arguments: list[str]) -> int:
@@ -93,9 +95,11 @@ def show(arguments: list[str]) -> int:
         return 0
     scene = store.scene
     print(f"{store.folder}\nscene {scene['name']}: forget {scene['forget']}, retain {', '.join(scene['retain'])}")
-    print(f"\n{'candidate':14}{'recipe':34}{'scale':>6}{'forget':>9}{'kept':>9}{'trained':>10}")
+    labels = {item.id: Recipe.from_json(item.recipe).label for item in store.entries}
+    wide = max((34, *(len(label) + 2 for label in labels.values())))
+    print(f"\n{'candidate':14}{'recipe':{wide}}{'scale':>6}{'forget':>9}{'kept':>9}{'trained':>10}")
     for item in store.entries:
-        print(f"{item.id:14}{Recipe.from_json(item.recipe).label:34}{_own(item.scores)}{item.seconds:>8.1f} s")
+        print(f"{item.id:14}{labels[item.id]:{wide}}{_own(item.scores)}{item.seconds:>8.1f} s")
     print("\nforget, kept: the candidate negated alone at its own best scale, on validation, keeping 95 % of the base")
     return 0
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ def sweep(arguments: list[str]) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_executor_flags(parser)
+    add_training_flags(parser)
     options = parser.parse_args(arguments)
 
     from negmerge_kit.lab.recipe import grid
@@ -34,7 +36,8 @@ def sweep(arguments: list[str]) -> int:
 
     executor, _ = executor_of(options), grid(options.grid)  # what is misspelt is told before anything is made
     store, damaged = start_pool(options.scene, options.out)
-    return tell(fill("sweep", store, scene_grid(store, options.grid), options, executor, damaged), options)
+    recipes = scene_grid(store, options.grid, options.precision)
+    return tell(fill("sweep", store, recipes, options, executor, damaged), options)
 
 
 def add_executor_flags(parser: argparse.ArgumentParser) -> None:
@@ -49,14 +52,26 @@ def add_executor_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--workers", type=int, metavar="N", help="jobs at a time (default: one a GPU, or one a core)")
     group.add_argument("--address", metavar="HOST:PORT", help="Ray cluster to join (default: one on this machine)")
     group.add_argument("--gpus-per-job", type=float, metavar="X", help="share of a GPU that a Ray job takes, as 0.5")
+
+
+def add_training_flags(parser: argparse.ArgumentParser) -> None:
+    """How candidates are computed, whatever they are."""
+    group = parser.add_argument_group("memory and speed")
+    group.add_argument("--processes", type=int, default=1, metavar="N", help="GPUs that train one candidate together")
     group.add_argument("--micro-batch", type=int, metavar="N", help="images in one pass, where a batch needs too much")
     group.add_argument("--compile", action="store_true", help="run the image tower through torch.compile")
+    group.add_argument(
+        "--precision", metavar="float32|bfloat16|float16", help="what the image tower computes in (default: the grid's)"
+    )
 
 
 def executor_of(options: argparse.Namespace) -> Executor:
     """The executor that the flags name."""
+    from negmerge_kit.errors import ParameterError
     from negmerge_kit.sweeps.local import find_executor
 
+    if options.processes > 1 and options.executor == "process":
+        raise ParameterError("--executor process gives every candidate one GPU: use --executor serial for --processes.")
     return find_executor(
         options.executor,
         workers=options.workers,
@@ -66,12 +81,13 @@ def executor_of(options: argparse.Namespace) -> Executor:
     )
 
 
-def scene_grid(store: Pool, name: str) -> tuple[Recipe, ...]:
-    """The grid's recipes as they are meant for this pool's forget set."""
+def scene_grid(store: Pool, name: str, precision: str | None = None) -> tuple[Recipe, ...]:
+    """The grid's recipes as they are meant for this pool's forget set, in another precision where one is given."""
     from negmerge_kit.lab.recipe import grid
 
     trained = next(images for images in store.scene["sets"] if images["split"] == "train")
-    return grid(name, data=trained["name"], images=trained["n"])
+    recipes = grid(name, data=trained["name"], images=trained["n"])
+    return tuple(replace(recipe, precision=precision) for recipe in recipes) if precision else recipes
 
 
 def fill(
@@ -91,7 +107,9 @@ def fill(
     started = time.perf_counter()
     for sentence in damaged:
         print(f"negmerge {verb}: {sentence}", file=sys.stderr)
-    execution = Execution(micro_batch=options.micro_batch, compile=options.compile)
+    execution = Execution(
+        micro_batch=options.micro_batch, compile=options.compile, processes=options.processes
+    )
     jobs = missing_jobs(store, recipes, device=options.device, execution=execution)
     order = pool_order(store, recipes)
     outcomes: list[Outcome] = []

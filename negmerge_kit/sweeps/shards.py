@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from negmerge_kit.checkpoints.shards import finish_shards, merge_shard, plan_shards
 from negmerge_kit.errors import NegmergeError
 from negmerge_kit.sweeps.local import run_sweep
-from negmerge_kit.sweeps.protocol import Executor, OnStep, Progress, Report
+from negmerge_kit.sweeps.protocol import Executor, OnStep, Outcome, Progress, Report
 from negmerge_kit.types import Json
 
 
@@ -62,6 +62,7 @@ def merge_sharded(
     force: bool = False,
     executor: str | Executor = "process",
     on_step: OnStep = lambda job, progress: None,
+    on_end: Callable[[Outcome], None] = lambda outcome: None,
     **params: Any,
 ) -> Json:
     """Merge a sharded checkpoint, one job a shard; the files and the JSON are those of `merge_files`.
@@ -80,7 +81,10 @@ def merge_sharded(
         MergeJob(Path(base).resolve(), files, home, shard, json.dumps(record, sort_keys=True), device)
         for shard in range(count)
     ]
-    outcomes = list(run_sweep(jobs, executor=executor, on_step=on_step))
+    outcomes = []
+    for outcome in run_sweep(jobs, executor=executor, on_step=on_step):
+        outcomes.append(outcome)
+        on_end(outcome)
     if failed := [outcome for outcome in outcomes if outcome.failure]:
         raise NegmergeError(f"{len(failed)} of {count} shards failed; {failed[0].job.label}: {failed[0].failure}")
     elements, moved, kept = (sum(outcome.value[name] for outcome in outcomes) for name in ("elements", "moved", "kept"))
