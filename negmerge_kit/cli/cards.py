@@ -26,7 +26,7 @@ def verify(arguments: list[str]) -> int:
 
     from negmerge_kit.checkpoints.pool import RECORD, open_pool
     from negmerge_kit.lab.verification import Finding, verify_record
-    from negmerge_kit.views.card_files import RUN_FROM, page_agrees, read_card, weights_of
+    from negmerge_kit.views.card_files import RUN_FROM, read_card, weights_of
 
     record = read_card(options.card)
     weights = options.file or weights_of(options.card, record)
@@ -43,9 +43,7 @@ def verify(arguments: list[str]) -> int:
 
     page = options.card.with_suffix(".md")
     if page.is_file():
-        agrees, extra = page_agrees(page, record)
-        says = f"{extra} lines beyond the record's, which nobody checked" if extra else "says what the record says"
-        tell(Finding("the page", None if agrees and extra else agrees, says if agrees else f"{page} says otherwise"))
+        tell(Finding("the page", *_page(page, record)))
     for finding in verify_record(record, weights, pool, device=options.device, audit=audit):
         tell(finding)
     counts = {word: sum(f.holds is value for f in findings) for value, word in COUNTED.items()}
@@ -95,6 +93,21 @@ def push(arguments: list[str]) -> int:
 
 MARKS = {True: "holds", False: "DOES NOT", None: "not checked"}
 COUNTED = {True: "hold", False: "fail", None: "unchecked"}
+
+
+def _page(page: Path, record: Json) -> tuple[bool | None, str]:
+    from negmerge_kit import __version__
+    from negmerge_kit.views.card_files import page_agrees
+
+    agrees, extra = page_agrees(page, record)
+    if agrees and not extra:
+        return True, "says what the record says"
+    if agrees:
+        return None, f"says what the record says, and {extra} lines more, which nobody checked"
+    made_by = record["versions"].get("negmerge_kit")
+    if made_by != __version__:
+        return None, f"was laid out by version {made_by}, this is {__version__}: the record is checked instead"
+    return False, f"{page} does not say what the record says"
 
 
 def _audit(bench: Workbench, choice: Choice, scale: float) -> Json:

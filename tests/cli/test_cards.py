@@ -79,6 +79,20 @@ def test_a_card_without_its_pool_says_what_it_could_not_check(capsys, folder):
     assert code == 2 and told["hold"] == 0  # nothing could be checked: that is no success
 
 
+def test_the_page_is_held_to_the_record_of_the_same_version(capsys, folder):
+    page, card = folder / "u.card.md", folder / "u.card.json"
+    shown = page.read_text()
+    rewrite(folder, pool="../elsewhere", versions={"negmerge_kit": "0.0.1"})
+    page.write_text(shown)
+    assert verified(capsys, card)[1]["the page"] is None
+    rewrite(folder, versions=read_card(page)["versions"])
+    page.write_text(page.read_text() + "\nA line of one's own.\n")
+    assert verified(capsys, card)[1]["the page"] is None
+    page.write_text(page.read_text().replace("of 3 candidates", "of 30 candidates"))
+    code, claims, _ = verified(capsys, card)
+    assert code == 2 and claims["the page"] is False
+
+
 def test_changed_weights_are_found_by_hash_and_by_merging_anew(capsys, folder, tiny_pool):
     weights = folder / "u.safetensors"
     data = bytearray(weights.read_bytes())
