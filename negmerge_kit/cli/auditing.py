@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def audit(arguments: list[str]) -> int:
     """Probe a merge, or an unlearned file, for what is left of the forget set."""
-    from negmerge_kit.lab.audits.audit import PROBES
+    from negmerge_kit.lab.audits.audit import PROBES, check_asked
     from negmerge_kit.lab.audits.audit import audit as run_audit
 
     parser = search_parser("audit", "Probe an unlearned model for what is left: the pool's merge, or a file.")
@@ -36,6 +36,8 @@ def audit(arguments: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=60, help="fine-tuning steps that relearning may take (default 60)")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="all numbers as a figure, PNG, SVG or PDF")
     options = parser.parse_args(arguments)
+    names = [name.strip() for name in options.probes.split(",") if name.strip()]
+    check_asked(names, options.steps)
     by_hand = scale_by_hand(options.scale)
     if options.unlearned is not None and by_hand is not None:
         parser.error("--unlearned and --scale exclude each other: the file has been scaled already")
@@ -56,7 +58,6 @@ def audit(arguments: list[str]) -> int:
         return 2
     if options.retrain:
         retrained = _retrained(bench)
-    names = [name.strip() for name in options.probes.split(",") if name.strip()]
     with progress_bar("probes", unit="probe") as bar:
         found = run_audit(
             bench,

@@ -169,6 +169,7 @@ def test_a_base_that_shows_nothing_either_leaves_it_open():
     ("change", "error", "says"),
     [
         ({"probes": ("magic",)}, ParameterError, "linear"),
+        ({"probes": ()}, ParameterError, "at least one probe"),
         ({"steps": 0}, ParameterError, "at least one"),
         ({"scale": None}, ParameterError, "nothing to audit"),
         ({"unlearned": {"w": torch.zeros(1)}}, MismatchError, "unlearned"),

@@ -114,10 +114,7 @@ def audit(
         SceneError: for a class without images.
         CheckpointError: for a model that answers with NaN.
     """
-    if unknown := sorted(set(probes) - set(PROBES)):
-        raise ParameterError(f"there is no probe {unknown[0]!r}: choose among {', '.join(PROBES)}.")
-    if steps < 1:
-        raise ParameterError(f"steps is {steps}: give relearning at least one.")
+    check_asked(probes, steps)
     started = time.perf_counter()
     model = bench.fresh_model()
     base = model.weights("cpu")
@@ -141,6 +138,20 @@ def audit(
             answers.append(probe)
             on_probe(probe)
     return Audit(scale, tuple(answers), time.perf_counter() - started)
+
+
+def check_asked(probes: Sequence[str], steps: int = 1) -> None:
+    """Refuse what cannot be asked, before anything is computed.
+
+    Raises:
+        ParameterError: for an unknown probe, or no step of relearning.
+
+    >>> check_asked(["linear", "relearning"], steps=10)
+    """
+    if unknown := sorted(set(probes) - set(PROBES)):
+        raise ParameterError(f"there is no probe {unknown[0]!r}: choose among {', '.join(PROBES)}.")
+    if not probes or steps < 1:
+        raise ParameterError("there is nothing to ask: name at least one probe, and give relearning at least one step.")
 
 
 def build_case(bench: Workbench, subjects: Mapping[str, Subject], *, steps: int = 60, seed: int = 0) -> Case:

@@ -1,0 +1,83 @@
+"""`negmerge audit` and `negmerge agreement --why` from the command line."""
+
+import json
+
+import pytest
+
+from negmerge_kit.checkpoints.pool import open_pool
+from negmerge_kit.checkpoints.writer import save_checkpoint
+from negmerge_kit.cli import main
+
+
+def run(capsys, *words):
+    code = main([str(word) for word in words])
+    shown = capsys.readouterr()
+    return code, shown.out, shown.err
+
+
+def test_an_audit_prints_what_the_contract_says(capsys, tiny_pool, tmp_path):
+    figure = tmp_path / "probes.svg"
+    code, out, _ = run(
+        capsys, "audit", tiny_pool, "--scale", "0.5", "--probes", "zero-shot,neighbours", "--json", "--plot", figure
+    )
+    told = json.loads(out)
+    assert code == 0 and told["scale"] == 0.5 and told["audited"]["rule"] == "negmerge"
+    assert [probe["name"] for probe in told["probes"]] == ["zero-shot", "nearest neighbours"]
+    assert figure.read_bytes().startswith(b"<?xml")
+
+
+def test_a_file_is_audited_in_place_of_a_merge(capsys, tiny_pool, tmp_path):
+    pool = open_pool(tiny_pool)
+    same = save_checkpoint(tmp_path / "same.safetensors", pool.base.items(), like=pool.base)
+    code, out, _ = run(
+        capsys, "audit", tiny_pool, "--unlearned", same, "--retrained", same, "--probes", "neighbours,membership"
+    )
+    assert code == 0 and "nothing found" in out and "scale" not in out and "95 % interval" in out
+    assert "of test images, which none of them saw" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["audit"], "POOL"),
+        (["audit", "nowhere"], "negmerge pool build"),
+        (["audit", "{pool}", "--probes", "magic", "--scale", "1"], "neighbours"),
+        (["audit", "{pool}", "--steps", "0", "--scale", "1"], "at least one"),
+        (["audit", "{pool}", "--scale", "nan"], "scale"),
+        (["audit", "{pool}", "--unlearned", "u.safetensors", "--scale", "1"], "exclude"),
+        (["audit", "{pool}", "--unlearned", "missing.safetensors"], "missing.safetensors"),
+        (["audit", "{pool}", "--retrained", "{pool}/heads.safetensors", "--scale", "1"], "retrained"),
+        (["audit", "{pool}", "--scales", "3,4", "--keep", "1"], "infeasible"),
+        (["agreement", "{pool}/base.safetensors"], "POOL"),
+        (["agreement", "nowhere", "--why"], "POOL"),
+    ],
+)
+def test_wrong_input_is_one_clear_line(capsys, tiny_pool, tmp_path, monkeypatch, words, says):
+    monkeypatch.chdir(tmp_path)
+    code, out, said = run(capsys, *(word.format(pool=tiny_pool) for word in words))
+    lines = [line for line in said.splitlines() if line and "probes:" not in line]
+    assert code == 2 and not out and len(lines) == 1 and says in lines[0], said
+
+
+def test_agreement_takes_a_pool_and_says_why(capsys, tiny_pool, tmp_path):
+    pool = open_pool(tiny_pool)
+    files = [tiny_pool / entry.file for entry in pool.entries]
+    whole = json.loads(run(capsys, "agreement", tiny_pool, "--json")[1])
+    assert whole == json.loads(run(capsys, "agreement", tiny_pool / "base.safetensors", *files, "--json")[1])
+    figure = tmp_path / "why.png"
+    code, out, _ = run(capsys, "agreement", tiny_pool / "base.safetensors", *files, "--why", "--json", "--plot", figure)
+    why = json.loads(out)["why"]
+    assert code == 0 and figure.stat().st_size > 10_000
+    assert why["whole"]["unanimous"] == whole["unanimous"] and why["hyperparameters"] == {} and why["directions"] == []
+    assert [size["n"] for size in why["zero_ratio"]] == [1, 2, 3]
+
+
+def test_why_of_a_pool_takes_steps_and_asks_its_hyperparameters(capsys, tiny_pool, monkeypatch):
+    from negmerge_kit.lab import directions
+
+    monkeypatch.setattr(
+        directions.step_along, "__kwdefaults__", {**directions.step_along.__kwdefaults__, "shares": (0.5,)}
+    )
+    code, out, _ = run(capsys, "agreement", tiny_pool, "--why")
+    assert code == 0 and "expected from cosines" in out and "two halves" in out
+    assert "lr" in out and "by lot" in out and "consensus" in out and "conflict" in out
