@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -147,16 +148,23 @@ def _tokenizer(arch: str) -> Callable[[Sequence[str]], Tensor]:
     """The architecture's tokenizer, fetched when the first head is built: some live on the Hub."""
 
     def tokenize(texts: Sequence[str]) -> Tensor:
-        import open_clip
-
         try:
-            tokens: Tensor = open_clip.get_tokenizer(arch)(texts)
+            tokens: Tensor = _open_tokenizer(arch)(texts)
         except (OSError, ImportError, RuntimeError, ValueError) as error:
             raise SceneError(f"the tokenizer of {arch} could not be had ({_first_line(error)}): check the network, or "
                              "fetch it into the Hub's cache beforehand.") from error
         return tokens
 
     return tokenize
+
+
+@lru_cache(maxsize=4)
+def _open_tokenizer(arch: str) -> Callable[[Sequence[str]], Tensor]:
+    """Read once: unpacking its vocabulary takes longer than all prompts of a head."""
+    import open_clip
+
+    tokenizer: Callable[[Sequence[str]], Tensor] = open_clip.get_tokenizer(arch)
+    return tokenizer
 
 
 @contextmanager
