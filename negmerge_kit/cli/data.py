@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TextIO
 
 from negmerge_kit.cli.flags import Parser, print_json
 from negmerge_kit.errors import NegmergeError, ParameterError
@@ -12,7 +13,7 @@ from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
     from negmerge_kit.vision.data import DataSource, Transform
-    from negmerge_kit.vision.data.stored import StoredSource
+    from negmerge_kit.vision.scene import Scene
 
 
 def data(arguments: list[str]) -> int:
@@ -58,11 +59,18 @@ def prepare(arguments: list[str]) -> int:
 
     transform = _transform(options)
     sources = [find_data(text) for text in options.data]
+    wanted = [word.strip() for word in options.splits.split(",")] if options.splits else None
+    for source in sources:
+        for split in wanted or ():
+            source.check_split(split)
     # Everything is told before anything is fetched.
-    told = [_tell(source, transform, quiet=options.json) for source in sources]
+    told = [_tell(source, wanted or source.splits, transform, quiet=options.json) for source in sources]
     if not options.dry_run:
         for source, facts in zip(sources, told, strict=True):
-            facts["decoded"] = _prepare(source, transform, options)
+            splits = wanted or source.splits
+            _decode(source, splits, transform, options.corrupt)
+            facts["data"] = source.text
+            facts["decoded"] = _made(source, splits, transform, options.corrupt, quiet=options.json)
     if options.json:
         print_json({"data": told})
     return 0
@@ -121,7 +129,9 @@ def _facts(source: DataSource) -> Json:
             "homepage": source.homepage, "splits": list(source.splits), "flips": source.flips}
 
 
-def _tell(source: DataSource, transform: Transform, *, quiet: bool) -> Json:
+def _tell(
+    source: DataSource, splits: Sequence[str], transform: Transform, *, quiet: bool, to: TextIO | None = None
+) -> Json:
     """Say what is about to be fetched, under which licence, and where it goes."""
     from negmerge_kit.vision.data.cache import cache_folder
     from negmerge_kit.vision.data.hub import HubSource
@@ -131,57 +141,60 @@ def _tell(source: DataSource, transform: Transform, *, quiet: bool) -> Json:
     if source.homepage:
         lines.append(f"  more         {source.homepage}")
     if isinstance(source, HubSource):
-        from huggingface_hub.constants import HF_HUB_CACHE
+        from huggingface_hub import constants
 
-        revision, missing = source.resolved()
-        facts |= {"repository": source.repo, "revision": revision, "download": missing, "hub_cache": str(HF_HUB_CACHE)}
+        ready = source.is_ready(splits, image_size=transform)
+        revision, missing = (source.revision, 0) if ready else source.resolved()
+        place = str(constants.HF_HUB_CACHE)
+        facts |= {"repository": source.repo, "revision": revision, "download": missing, "hub_cache": place}
         size = f"{_size(missing)} from {source.repo}" if missing else "nothing, all files are there"
-        lines += [f"  commit       {revision}", f"  to download  {size}", f"  to           {HF_HUB_CACHE}"]
+        lines += [f"  commit       {revision}", f"  to download  {size}", f"  to           {place}"]
     lines.append(f"  decoded      {_size(transform.nbytes)} an image, {transform.height} x {transform.width}, to "
                  f"{cache_folder() / 'images'}")
     if not quiet:
-        print("\n".join(lines))
+        print("\n".join(lines), file=to)
     return facts
 
 
-def _prepare(source: DataSource, transform: Transform, options: argparse.Namespace) -> Json:
-    from negmerge_kit.vision.data.hub import HubSource
-    from negmerge_kit.vision.data.stored import StoredSource
-
-    splits = [word.strip() for word in options.splits.split(",")] if options.splits else list(source.splits)
-    for split in splits:
-        source.check_split(split)
-    if not isinstance(source, StoredSource):
-        return {}
-    if isinstance(source, HubSource):
-        source.fetch()
-    result = {}
-    for split in splits:
-        result[split] = _decode(source, split, transform, options)
-    return result
+def prepare_scene(scene: Scene) -> None:
+    """Fetch and decode what a scene needs, telling size, licence and destination first; silent if all is there."""
+    for source, splits in scene.needs():
+        if not source.is_ready(splits, image_size=scene.transform):
+            _tell(source, splits, scene.transform, quiet=False, to=sys.stderr)
+            _decode(source, splits, scene.transform, scene.corrupt)
 
 
-def _decode(source: StoredSource, split: str, transform: Transform, options: argparse.Namespace) -> Json:
+def _decode(source: DataSource, splits: Sequence[str], transform: Transform, corrupt: str) -> None:
     from negmerge_kit.cli.progress import progress_bar, say
 
-    if source.is_decoded(split, transform):
-        record = source.decode(split, image_size=transform, corrupt=options.corrupt)
-    else:
+    for split in splits:
+        if source.is_ready([split], image_size=transform):
+            source.prepare([split], image_size=transform, corrupt=corrupt)
+            continue
         with progress_bar(f"{source.name} {split}", unit="image") as bar:
 
-            def on_images(done: int, total: int) -> None:
+            def on_images(split: str, done: int, total: int) -> None:
                 bar.total = total
                 say(bar, "", done=done)
 
-            record = source.decode(split, image_size=transform, corrupt=options.corrupt, on_images=on_images)
-    if record.corrupt:
-        shown = ", ".join(record.corrupt[:5]) + (" …" if len(record.corrupt) > 5 else "")
-        print(f"negmerge data prepare: {len(record.corrupt)} images of {source.name} ({split}) cannot be decoded and "
-              f"were left out: {shown}", file=sys.stderr)
-    if not options.json:
-        print(f"  {split:13}{len(record.labels):,} images, {len(record.classes)} classes, {record.fingerprint[:12]}…")
-    return {"n": len(record.labels), "classes": len(record.classes), "fingerprint": record.fingerprint,
-            "corrupt": list(record.corrupt)}
+            source.prepare([split], image_size=transform, corrupt=corrupt, on_images=on_images)
+
+
+def _made(source: DataSource, splits: Sequence[str], transform: Transform, corrupt: str, *, quiet: bool) -> Json:
+    """What is there now, split by split; images that were left out are named."""
+    made = {}
+    for split in splits:
+        told = source.described(split, image_size=transform, corrupt=corrupt)
+        left_out = told.get("corrupt", [])
+        if left_out:
+            shown = ", ".join(left_out[:5]) + (" …" if len(left_out) > 5 else "")
+            print(f"negmerge data prepare: {len(left_out)} images of {source.name} ({split}) cannot be decoded and "
+                  f"were left out: {shown}", file=sys.stderr)
+        made[split] = {"n": told["n"], "classes": len(source.classes), "fingerprint": told["fingerprint"],
+                       "corrupt": left_out}
+        if not quiet:
+            print(f"  {split:13}{told['n']:,} images, {len(source.classes)} classes, {told['fingerprint'][:12]}…")
+    return made
 
 
 def _size(value: float | None) -> str:

@@ -15,7 +15,7 @@ from negmerge_kit.vision.clip import Classifier, load_model
 from negmerge_kit.vision.data import DataSource, Transform, find_data, transform_of
 from negmerge_kit.vision.families import FAMILIES, find_family
 from negmerge_kit.vision.images import ImageSet
-from negmerge_kit.vision.model_spec import find_model
+from negmerge_kit.vision.model_spec import TIMM, find_model
 from negmerge_kit.vision.scene_file import read_scene
 
 if TYPE_CHECKING:
@@ -113,6 +113,15 @@ class Scene:
             return Splits(_first(whole.forget, LIVE), tuple(_first(images, share) for images in whole.retain))
         forget, *retain = (self._of(source, split) for source in self.sources)
         return Splits(forget, tuple(retain))
+
+    def needs(self) -> Iterator[tuple[DataSource, tuple[str, ...]]]:
+        """Every source with the splits that a pool of this scene uses: what is only kept trains no candidate.
+
+        A model without a text tower builds every head from training images.
+        """
+        text = not find_model(self.model).arch.startswith(TIMM)
+        for number, source in enumerate(self.sources):
+            yield source, ("val", "test") if number and text else ("train", "val", "test")
 
     def _of(self, source: DataSource, split: str) -> ImageSet:
         return source.images(split, image_size=self.transform, corrupt=self.corrupt)

@@ -16,8 +16,8 @@ TIMEOUT = 5.0
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\..*)")
 
 
-def resolve(repo: str, revision: str | None, patterns: Sequence[str]) -> tuple[str, int]:
-    """The commit that a revision stands for now, and the bytes of the files that match; asks the Hub.
+def resolve(repo: str, revision: str | None, patterns: Sequence[str]) -> tuple[str, dict[str, int]]:
+    """The commit that a revision stands for now, and the matching files with their bytes; asks the Hub.
 
     Raises:
         SceneError: no network, no such repository or revision, or one that wants a login.
@@ -26,20 +26,30 @@ def resolve(repo: str, revision: str | None, patterns: Sequence[str]) -> tuple[s
 
     with _telling(repo, revision):
         told = HfApi().dataset_info(repo, revision=revision, timeout=TIMEOUT, files_metadata=True)
-    files = [file for file in told.siblings or () if not patterns or any(fnmatch(file.rfilename, p) for p in patterns)]
-    return str(told.sha), sum(file.size or 0 for file in files)
+    return str(told.sha), {file.rfilename: file.size or 0 for file in told.siblings or ()
+                           if not patterns or any(fnmatch(file.rfilename, pattern) for pattern in patterns)}
+
+
+def bytes_missing(repo: str, commit: str, files: dict[str, int]) -> int:
+    """How much of a repository's files is not in the local Hub cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return sum(size for name, size in files.items()
+               if not isinstance(try_to_load_from_cache(repo, name, repo_type="dataset", revision=commit), str))
 
 
 def local_files(repo: str, revision: str | None, patterns: Sequence[str]) -> Path | None:
     """The folder of a repository's files in the local Hub cache, if all that is wanted is there.
 
-    Its name is the commit. A shard of a numbered series that is missing counts as not there.
+    Its name is the commit. The Hub's client knows what belongs to a snapshot that it fetched; of one that was copied, a
+    missing shard of a numbered series, or a file that is not whole, counts as not there.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(repo, repo_type="dataset", revision=revision, local_files_only=True))
+        folder = Path(snapshot_download(repo, repo_type="dataset", revision=revision, local_files_only=True,
+                                        allow_patterns=list(patterns) or None))
     except (LocalEntryNotFoundError, HFValidationError):
         return None
     files = sorted(str(path.relative_to(folder).as_posix()) for path in folder.rglob("*") if path.is_file())
@@ -50,10 +60,11 @@ def local_files(repo: str, revision: str | None, patterns: Sequence[str]) -> Pat
             before, _, count, after = shard.groups()
             if any(f"{before}-{number:05}-of-{count}{after}" not in files for number in range(int(count))):
                 return None
-    return folder if files else None
+    cut = any((folder.parents[1] / "blobs").glob("*.incomplete"))
+    return folder if files and not cut else None
 
 
-def fetch(repo: str, revision: str, patterns: Sequence[str]) -> Path:
+def download(repo: str, revision: str, patterns: Sequence[str]) -> Path:
     """Download what matches into the Hub's cache, going on where an earlier download stopped.
 
     Raises:

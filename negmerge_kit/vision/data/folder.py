@@ -64,7 +64,12 @@ class FolderSource(StoredSource):
         return PLAIN_TEMPLATES
 
     def identity(self) -> Json:
-        """A digest of every file's path, size and time: an image that is changed makes another state of the data."""
+        """A digest of every file: an image that is changed makes another state of the data."""
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> Json:
+        """By path, size and time."""
         sha, total = hashlib.sha256(), 0
         for folder, (root, _) in self._parts.items():
             for file in self._listed(folder).files:
@@ -136,8 +141,9 @@ class LocalSource(FolderSource):
         """The set's prompts."""
         return self._known.templates
 
-    def identity(self) -> Json:
-        """A digest of every file's path: such sets do not change, and a million files are not asked for their size."""
+    @cached_property
+    def _identity(self) -> Json:
+        """By path only: such sets do not change, and a million files are not asked for their size."""
         sha = hashlib.sha256()
         for folder in self._parts:
             listed = self._listed(folder)

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from negmerge_kit.errors import SceneError
 from negmerge_kit.types import Json
 from negmerge_kit.vision.data.columns import HubRows, find_columns, open_repository
-from negmerge_kit.vision.data.download import fetch, local_files, resolve
+from negmerge_kit.vision.data.download import bytes_missing, download, local_files, resolve
 from negmerge_kit.vision.data.labels import check_order, class_names, said
 from negmerge_kit.vision.data.pins import COMMIT, Pin, check_pin, read_pin
 from negmerge_kit.vision.data.registry import DATASETS
 from negmerge_kit.vision.data.rows import Rows, draw_all, draw_splits
 from negmerge_kit.vision.data.source import PLAIN_TEMPLATES, SPLITS
 from negmerge_kit.vision.data.stored import StoredSource
+
+if TYPE_CHECKING:
+    from negmerge_kit.vision.data.transform import Transform
 
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "testing")
@@ -80,36 +83,47 @@ class HubSource(StoredSource):
             check_pin(pin, self.wanted, self.stem)
         return pin
 
-    def fetch(self) -> Pin:
+    def fetch(self) -> None:
         """Have the files in the local Hub cache, download what is missing, and note commit, classes and columns.
 
         Raises:
             SceneError: no network, labels in another order, no images or labels, or another commit than before.
         """
         pin = read_pin(self.repo, self.config)
-        wanted = pin.revision if pin else self.wanted
-        if self.wanted is not None and COMMIT.fullmatch(self.wanted):
-            check_pin(pin, self.wanted, self.stem)
-        folder = local_files(self.repo, wanted, self.patterns)
-        if folder is None:
-            folder = fetch(self.repo, self.resolved()[0], self.patterns)
-        fresh = self.inspect(folder)
+        commit, missing = self.resolved()
+        folder = None if missing else local_files(self.repo, commit, self.patterns)
+        fresh = self.inspect(folder or download(self.repo, commit, self.patterns))
         if pin is not None and pin != fresh:
             raise SceneError(f"{self.text} is no longer what was prepared: its classes, columns or splits changed; "
                              "fetch it into the Hub cache again.")
         fresh.write()
-        return fresh
 
     def resolved(self) -> tuple[str, int]:
-        """The commit that will be used and the bytes to download; asks the Hub unless the files are here.
+        """The commit that will be used and the bytes to download.
+
+        Asks the Hub, unless all was prepared before and is still here, or there is no network and a whole copy here.
 
         Raises:
             SceneError: as `fetch`.
         """
         pin = read_pin(self.repo, self.config)
+        if self.wanted is not None and COMMIT.fullmatch(self.wanted):
+            check_pin(pin, self.wanted, self.stem)
         wanted = pin.revision if pin else self.wanted
-        folder = local_files(self.repo, wanted, self.patterns)
-        return (folder.name, 0) if folder is not None else resolve(self.repo, wanted, self.patterns)
+        here = local_files(self.repo, wanted, self.patterns)
+        if pin is not None and here is not None:
+            return pin.revision, 0
+        try:
+            commit, files = resolve(self.repo, wanted, self.patterns)
+        except SceneError:
+            if here is None:
+                raise
+            return here.name, 0
+        return commit, bytes_missing(self.repo, commit, files)
+
+    def is_ready(self, splits: Sequence[str], *, image_size: int | tuple[int, int] | Transform) -> bool:
+        """Whether the data were prepared and every split lies in the cache, whole."""
+        return read_pin(self.repo, self.config) is not None and super().is_ready(splits, image_size=image_size)
 
     def inspect(self, folder: Path) -> Pin:
         """What a repository's files say of themselves."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from negmerge_kit.errors import ParameterError, SceneError
@@ -20,6 +21,10 @@ CORRUPT = ("refuse", "skip")
 
 PLAIN_TEMPLATES = ("a photo of a {}.",)
 """The prompt for classes of which nothing is known but their names (CLIP's own first template)."""
+
+
+OnSplit = Callable[[str, int, int], None]
+"""Told while images are decoded: the split, how many are done, of how many."""
 
 
 class DataSource(ABC):
@@ -71,6 +76,26 @@ class DataSource(ABC):
     @abstractmethod
     def described(self, split: str, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse") -> Json:
         """What a pool stores of a split: name, split, seed, n, fingerprint, and where it came from."""
+
+    def prepare(
+        self,
+        splits: Sequence[str],
+        *,
+        image_size: int | tuple[int, int] | Transform,
+        corrupt: str = "refuse",
+        on_images: OnSplit = lambda split, done, total: None,
+    ) -> None:
+        """Fetch what is not here and decode what is not decoded, so that `images` only opens; drawn data need neither.
+
+        Raises:
+            SceneError: as `images`; and no network, where something has to be fetched.
+        """
+        for split in splits:
+            self.check_split(split)
+
+    def is_ready(self, splits: Sequence[str], *, image_size: int | tuple[int, int] | Transform) -> bool:
+        """Whether `images` of these splits has nothing left to fetch or decode."""
+        return True
 
     def check_split(self, split: str) -> None:
         """Refuse a split that this source does not have.

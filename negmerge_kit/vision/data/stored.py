@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from negmerge_kit.types import Json
 from negmerge_kit.vision.data.cache import Record, open_images, problem, read_record, split_folder
 from negmerge_kit.vision.data.decoding import OnImages, Request, decode_split
 from negmerge_kit.vision.data.rows import SEED, Rows
-from negmerge_kit.vision.data.source import DataSource, check_corrupt
+from negmerge_kit.vision.data.source import DataSource, OnSplit, check_corrupt
 from negmerge_kit.vision.data.transform import Transform, as_transform
 
 if TYPE_CHECKING:
@@ -39,9 +40,28 @@ class StoredSource(DataSource):
         folder = split_folder(self.name, identity, transform)
         return Request(folder, self.text, split, identity, transform, self.classes)
 
-    def is_decoded(self, split: str, transform: Transform) -> bool:
-        """Whether a split lies in the cache, whole."""
-        return read_record(self.request(split, transform).folder, split) is not None
+    def fetch(self) -> None:
+        """Have the encoded images here."""
+
+    def prepare(
+        self,
+        splits: Sequence[str],
+        *,
+        image_size: int | tuple[int, int] | Transform,
+        corrupt: str = "refuse",
+        on_images: OnSplit = lambda split, done, total: None,
+    ) -> None:
+        """Fetch what is not here and decode what is not decoded; goes on where an earlier run stopped."""
+        super().prepare(splits, image_size=image_size)
+        if not self.is_ready(splits, image_size=image_size):
+            self.fetch()
+        for split in splits:
+            self.decode(split, image_size=image_size, corrupt=corrupt, on_images=partial(on_images, split))
+
+    def is_ready(self, splits: Sequence[str], *, image_size: int | tuple[int, int] | Transform) -> bool:
+        """Whether every split lies in the cache, whole."""
+        transform = as_transform(image_size)
+        return all(read_record(self.request(split, transform).folder, split) for split in splits)
 
     def decode(
         self,
