@@ -187,7 +187,7 @@ def _hashes(base: Weights, others: Sequence[Weights]) -> Json:
 
 
 def _strangers(others: Sequence[Weights], base: Json, names: Sequence[str | Path], force: bool) -> Json:
-    """{"forced": paths} of the candidates that were fine-tuned from another base, as far as their files say."""
+    """{"forced": names} of the candidates that were fine-tuned from another base, as far as their files say."""
     told = [getattr(weights, "metadata", {}).get(MADE_FROM) for weights in others]
     strangers = [str(name) for name, made_from in zip(names, told, strict=True)
                  if made_from is not None and made_from not in base.values()]  # fmt: skip
@@ -196,7 +196,7 @@ def _strangers(others: Sequence[Weights], base: Json, names: Sequence[str | Path
             f"{strangers[0]} was fine-tuned from another base than {next(iter(base))} (by the SHA-256 in its file): "
             "give its own base, or merge it all the same with --force."
         )
-    return {"forced": strangers} if strangers else {}
+    return {"forced": [Path(name).name for name in strangers]} if strangers else {}
 
 
 def _done(base: str | Path, delta: str | Path, scale: float, out: Path, started: float) -> Json:

@@ -6,7 +6,7 @@ import platform
 import re
 import time
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from negmerge_kit.checkpoints.writer import sha256_file
@@ -63,7 +63,7 @@ def card(bench: Workbench, choice: Choice, result: Json, *, chosen: str, probes:
         "forced": [entry.id for entry in entries if pool.stranger(entry)],
         "base": {"sha256": pool.base_file.sha256},
         "heads": {"sha256": pool.heads_file.sha256},
-        "scene": pool.scene,
+        "scene": public(pool.scene),
         "elements": counts.elements,
         "moved": counts.moved,
         "kept": counts.kept,
@@ -123,6 +123,22 @@ def checked_record(record: Any) -> Json:
         if not isinstance(entry, dict) or not SHA256.fullmatch(str(entry.get("sha256"))):
             raise CardError(f"this card gives no SHA-256 of its {name}: write the card anew.")
     return record
+
+
+def public(told: Any) -> Any:
+    """The same with every local path cut to its last part: a card travels, the folders of its maker do not.
+
+    >>> public({"forget": "folder:/home/me/cars", "model": {"arch": "ViT-B-32", "pretrained": "/data/b.safetensors"}})
+    {'forget': 'folder:cars', 'model': {'arch': 'ViT-B-32', 'pretrained': 'b.safetensors'}}
+    """
+    if isinstance(told, dict):
+        return {key: public(value) for key, value in told.items()}
+    if isinstance(told, list):
+        return [public(value) for value in told]
+    if not isinstance(told, str):
+        return told
+    kind, path = ("folder:", told.removeprefix("folder:")) if told.startswith("folder:") else ("", told)
+    return kind + PurePath(path).name if kind or PurePath(path).is_absolute() else told
 
 
 def versions() -> Json:

@@ -14,7 +14,7 @@ from negmerge_kit.checkpoints.pool import Candidate, Pool, StoredFile
 from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.checkpoints.writer import sha256_file
 from negmerge_kit.errors import NegmergeError
-from negmerge_kit.lab.card import versions
+from negmerge_kit.lab.card import public, versions
 from negmerge_kit.lab.evaluation import Scores, evaluate_splits
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.types import Items, Json
@@ -140,7 +140,7 @@ def _origin(pool: Pool, record: Json) -> Finding:
 
 def _opened(pool: Pool, record: Json, device: str) -> tuple[Workbench | None, Finding]:
     """The pool on a device, which checks every image set's fingerprint, and what is to be said of its images."""
-    if pool.scene != record["scene"]:
+    if public(pool.scene) != record["scene"]:
         return None, Finding("images", False, "the pool's scene is not the card's.")
     try:
         bench = Workbench(pool, device=device)

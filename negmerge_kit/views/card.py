@@ -62,7 +62,7 @@ def front_matter(record: Json, *, licence: str | None = None) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     scene, test = record["scene"], record["scores"].get("test") or {}
-    model = str(scene.get("model", ""))
+    model = _model(scene)
     results = [
         EvalResult(
             task_type="image-classification",
@@ -94,7 +94,12 @@ def dumped(record: Json) -> str:
 
 def _title(record: Json) -> str:
     scene = record["scene"]
-    return f"{scene.get('model', 'model')} without {scene.get('forget', 'its forget set')}"
+    return f"{_model(scene)} without {scene.get('forget', 'its forget set')}"
+
+
+def _model(scene: Json) -> str:
+    model = scene.get("model", "model")
+    return str(model.get("arch")) if isinstance(model, dict) else str(model)
 
 
 def _how(record: Json) -> str:
@@ -102,11 +107,11 @@ def _how(record: Json) -> str:
 
 
 def _usage(record: Json) -> str:
-    model, file = record["scene"].get("model", "MODEL"), (record.get("file") or {}).get("name", "FILE")
+    model, file = record["scene"].get("model"), (record.get("file") or {}).get("name", "FILE")
     lines = [
         "from negmerge_kit import load_model, open_checkpoint",
-        f"model = load_model({json.dumps(model)})",
-        f"model.load(open_checkpoint({json.dumps(file)}).items())",
+        f"model = load_model({model!r})",
+        f"model.load(open_checkpoint({file!r}).items())",
     ]
     return "\n".join(["```python", *lines, "```"])
 

@@ -223,7 +223,7 @@ def test_a_candidate_of_another_base_is_refused_unless_forced_and_then_named(cap
     assert main(["merge", *map(str, (base, second, third)), "--out", str(out)]) == 0
     assert "forced" not in open_checkpoint(out).metadata
     assert main(["merge", *map(str, (base, first, second)), "--out", str(out), "--force"]) == 0
-    assert open_checkpoint(out).metadata["forced"] == [str(first)]
+    assert open_checkpoint(out).metadata["forced"] == [first.name]
 
 
 def test_scalars_empty_tensors_and_a_single_candidate_are_nothing_bad(capsys, folder):

@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from negmerge_kit.errors import CardError
-from negmerge_kit.lab.card import LIMITS, card, with_file
+from negmerge_kit.lab.card import LIMITS, card, public, with_file
 from negmerge_kit.lab.report import search_json, searched
 from negmerge_kit.views.card import card_markdown
 from negmerge_kit.views.card_files import card_files, card_path, page_agrees, read_card, weights_of
@@ -75,6 +75,20 @@ def test_the_page_shows_it_and_the_hub_can_read_it(record):
     assert "No audit was run" in card_markdown(record | {"probes": None})
     forced = card_markdown(record | {"forced": ["abc"]})
     assert "`--force`" in forced and "abc" in forced and "--force" not in text
+
+
+def test_a_card_of_ones_own_model_and_folders_names_no_folder_of_its_maker(record):
+    scene = {
+        **record["scene"],
+        "model": {"arch": "ViT-B-32", "pretrained": "/home/me/base.safetensors"},
+        "forget": "folder:/home/me/cars",
+        "retain": ["hf:owner/name", "folder:../mine/birds"],
+    }
+    text = card_markdown(record | {"scene": public(scene)})
+    assert "# ViT-B-32 without folder:cars" in text and "folder:birds" in text and "hf:owner/name" in text
+    assert "/home/me" not in text and "../mine" not in text
+    assert "load_model({'arch': 'ViT-B-32', 'pretrained': 'base.safetensors'})" in text
+    assert public(record["scene"]) == record["scene"]
 
 
 def test_both_files_hold_one_record_and_the_page_is_held_to_it(record, tmp_path):
