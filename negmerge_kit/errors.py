@@ -15,6 +15,10 @@ class ParameterError(NegmergeError, ValueError):
     """An argument outside what its function can mean: the message names it, the value and the range."""
 
 
+class DivergedError(ParameterError):
+    """Training whose loss stopped being a number: the message names the step and the recipe."""
+
+
 class CheckpointError(NegmergeError):
     """A weight file that is missing, truncated, foreign or cannot be written."""
 

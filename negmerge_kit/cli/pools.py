@@ -87,6 +87,8 @@ def show(arguments: list[str]) -> int:
                         "recipe": item.recipe,
                         "scores": item.scores,
                         "seconds": item.seconds,
+                        "losses": item.losses,
+                        "rates": item.rates,
                     }
                     for item in store.entries
                 ],

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.flags import Parser, print_json, seconds
+from negmerge_kit.errors import NegmergeError
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
     from negmerge_kit.checkpoints.pool import Pool
     from negmerge_kit.lab.recipe import Recipe
-    from negmerge_kit.sweeps.protocol import Executor, Outcome
+    from negmerge_kit.sweeps.protocol import Executor, Job, Outcome
 
 
 def sweep(arguments: list[str]) -> int:
@@ -81,6 +82,21 @@ def executor_of(options: argparse.Namespace) -> Executor:
     )
 
 
+def spread(title: str, jobs: Sequence[Job], options: argparse.Namespace) -> None:
+    """Run jobs where the flags say, whose values are kept in files; the first failure is the error."""
+    from negmerge_kit.cli.live import LiveTable
+    from negmerge_kit.sweeps.local import run_sweep
+
+    failed = []
+    with LiveTable(title, len(jobs)) as table:
+        for outcome in run_sweep(jobs, executor=executor_of(options), on_step=table.step):
+            table.end(outcome)
+            failed += [outcome] if outcome.failure else []
+    if failed:
+        first = failed[0]
+        raise NegmergeError(f"{len(failed)} of {len(jobs)} failed; {first.job.label}: {first.failure}")
+
+
 def scene_grid(store: Pool, name: str, precision: str | None = None) -> tuple[Recipe, ...]:
     """The grid's recipes as they are meant for this pool's forget set, in another precision where one is given."""
     from negmerge_kit.lab.recipe import grid
@@ -107,9 +123,7 @@ def fill(
     started = time.perf_counter()
     for sentence in damaged:
         print(f"negmerge {verb}: {sentence}", file=sys.stderr)
-    execution = Execution(
-        micro_batch=options.micro_batch, compile=options.compile, processes=options.processes
-    )
+    execution = Execution(micro_batch=options.micro_batch, compile=options.compile, processes=options.processes)
     jobs = missing_jobs(store, recipes, device=options.device, execution=execution)
     order = pool_order(store, recipes)
     outcomes: list[Outcome] = []

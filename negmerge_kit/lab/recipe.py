@@ -96,7 +96,8 @@ class Recipe:
     def label(self) -> str:
         """The recipe in a line, as tables and figures show it."""
         mantissa, exponent = f"{self.lr:.3e}".split("e")
-        parts = [f"lr {float(mantissa):g}e{int(exponent)}", f"{self.epochs} epochs", f"wd {self.weight_decay:g}"]
+        epochs = f"{self.epochs} epoch{'s' * (self.epochs > 1)}"
+        parts = [f"lr {float(mantissa):g}e{int(exponent)}", epochs, f"wd {self.weight_decay:g}"]
         if self.label_smoothing:
             parts.append(f"smoothing {self.label_smoothing:g}")
         if self.augment != "none":

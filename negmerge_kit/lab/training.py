@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from negmerge_kit.errors import ParameterError
+from negmerge_kit.errors import DivergedError
 from negmerge_kit.lab.batches import Batch, batches, steps_of
 from negmerge_kit.lab.crew import Crew
 from negmerge_kit.lab.execution import Execution
@@ -59,7 +59,8 @@ def finetune(
         may_mirror: whether a mirrored image of this data set still shows its class (`DataSource.flips`).
 
     Raises:
-        ParameterError: if the loss stops being a number, or the recipe does not fit the model or the device.
+        DivergedError: if the loss stops being a number.
+        ParameterError: if the recipe or the execution does not fit the model or the device.
         CheckpointError: if the state cannot be written, or is another run's.
 
     >>> from negmerge_kit.vision.clip import load_model
@@ -102,7 +103,7 @@ def finetune(
             training.order = batch.order
             index = len(training.losses)
             if not isfinite(value):
-                raise ParameterError(
+                raise DivergedError(
                     f"the loss became {value} at step {index} with {recipe.label}: lower the learning rate."
                 )
             if crew.rank == 0:

@@ -11,10 +11,11 @@ from pathlib import Path
 from negmerge_kit.checkpoints.filling import candidate_id, save_candidate
 from negmerge_kit.checkpoints.pool import Candidate, Pool, open_pool
 from negmerge_kit.checkpoints.unfinished import find_written, note_written, state_file
-from negmerge_kit.errors import ParameterError
+from negmerge_kit.errors import DivergedError
 from negmerge_kit.lab.execution import Execution
 from negmerge_kit.lab.recipe import Recipe
-from negmerge_kit.lab.training import Step, finetune
+from negmerge_kit.lab.together import finetune_together
+from negmerge_kit.lab.training import Step
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.scale import KEEP
 from negmerge_kit.sweeps.protocol import Progress, Report
@@ -43,7 +44,7 @@ class FinetuneJob:
 
         Raises:
             SceneError: if the pool's heads or images do not fit its scene.
-            ParameterError: if the loss stops being a number.
+            DivergedError: if the loss stops being a number.
         """
         pool = open_pool(self.folder)
         bench = open_workbench(self.folder, pool.base_file.sha256, self.device)
@@ -70,8 +71,16 @@ class FinetuneJob:
     def _steps(self, bench: Workbench, model: Classifier, state: Path) -> Iterator[Step]:
         images, mirror = bench.scene.images("train").forget, bench.scene.sources[0].flips
         try:
-            yield from finetune(model, images, self.recipe, resume=state, execution=self.execution, may_mirror=mirror)
-        except ParameterError:
+            yield from finetune_together(
+                model,
+                images,
+                self.recipe,
+                pool=self.folder,
+                resume=state,
+                execution=self.execution,
+                may_mirror=mirror,
+            )
+        except DivergedError:
             # It would fail alike once more: nothing is kept to go on from.
             state.unlink(missing_ok=True)
             raise
