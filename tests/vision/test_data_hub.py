@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from negmerge_kit.vision.data.labels import check_order, class_names
 from negmerge_kit.vision.data.pins import pin_file
 from negmerge_kit.vision.data.rows import draw_splits
 from tests.vision.pictures import CLASSES, COMMIT, hub_repository, write_folder, write_parquet
+from tests.vision.small_hub import small_hub
 
 ROOT = Path(__file__).parents[2]
 
@@ -251,24 +253,58 @@ def test_damaged_and_foreign_files(hub):
 # --- no network -----------------------------------------------------------------------------------
 
 
-def negmerge(tmp_path, endpoint, *words):
+def run(code, tmp_path, endpoint):
     environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home"),
-                   "NEGMERGE_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
-    code = ("import sys, time, negmerge_kit.vision.data.download as d\n"
-            "from negmerge_kit.cli import main; d.TIMEOUT = 1\n"
-            "start = time.monotonic(); code = main(sys.argv[1:])\n"
-            "import json; print(json.dumps([code, time.monotonic() - start]))")
-    done = subprocess.run([sys.executable, "-c", code, *words], env=environment, capture_output=True, text=True)
-    return *json.loads(done.stdout.splitlines()[-1]), done.stderr
+                   "HF_HUB_DISABLE_XET": "1", "NEGMERGE_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True,
+                          text=True, check=True).stdout.splitlines()
+
+
+def test_what_the_hub_serves_is_fetched_once_and_a_cut_download_goes_on(tmp_path):
+    pets(tmp_path / "served")
+    code = """
+        import json, sys, urllib.request, os
+        from contextlib import redirect_stderr, redirect_stdout
+        from io import StringIO
+        from pathlib import Path
+        from negmerge_kit.cli import main
+
+        def negmerge(*words):
+            with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+                code = main(["data", "prepare", *words, "--size", "8"])
+            print(json.dumps([code, out.getvalue(), err.getvalue(), Path(os.environ["NEGMERGE_CACHE"]).exists()]))
+
+        negmerge("hf:owner/pets")
+        urllib.request.urlopen(os.environ["HF_ENDPOINT"] + "/heal")
+        negmerge("hf:owner/pets")
+        urllib.request.urlopen(os.environ["HF_ENDPOINT"] + "/heal")
+        negmerge("hf:owner/pets")
+        negmerge("hf:owner/none")
+    """
+    with small_hub("owner/pets", tmp_path / "served", COMMIT, stop_after=1) as (endpoint, asked):
+        cut, whole, again, none = (json.loads(line) for line in run(code, tmp_path, endpoint))
+    assert cut[0] == 2 and COMMIT in cut[1] and "the Hub cannot be reached for owner/pets" in cut[2] and not cut[3]
+    assert whole[0] == 0 and "54 images, 3 classes" in whole[1]
+    assert again[0] == 0 and "nothing, all files are there" in again[1]
+    assert none[0] == 2 and none[2].count("\n") == 1 and "there is no data set owner/none on the Hub" in none[2]
+    first, second = (number for number, (_, path) in enumerate(asked) if path == "/heal")
+    fetched_later = {path for verb, path in asked[first:second] if verb == "GET" and "/resolve/" in path}
+    assert len(fetched_later) == 2, "what was whole before the cut is not fetched again"
+    assert not [path for _, path in asked[second:] if "owner/pets" in path], "all is here: nothing is asked"
 
 
 def test_a_network_that_is_not_there_is_one_sentence_at_once(tmp_path):
+    code = """
+        import sys, time
+        from negmerge_kit.cli import main
+        started = time.monotonic()
+        sys.stderr = sys.stdout
+        print(main(["data", "prepare", "mnist"]), time.monotonic() - started < 20)
+    """
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
-        endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        code, seconds, said = negmerge(tmp_path, endpoint, "data", "prepare", "mnist")
-    assert code == 2 and seconds < 15
-    assert said.startswith("negmerge data: the Hub cannot be reached for ylecun/mnist (") and said.count("\n") == 1
+        said, outcome = run(code, tmp_path, f"http://127.0.0.1:{taken.getsockname()[1]}")
+    assert said.startswith("negmerge data: the Hub cannot be reached for ylecun/mnist (") and outcome == "2 True"
     assert "check the network" in said
 
 
