@@ -22,6 +22,7 @@ _HOMES = {
     "Recipe": "lab.recipe",
     "Workbench": "lab.workbench",
     "apply_delta": "merging.negation",
+    "audit": "lab.audits.audit",
     "compare_rules": "lab.comparison",
     "evaluate": "lab.evaluation",
     "finetune": "lab.training",
@@ -36,6 +37,7 @@ _HOMES = {
     "select_scale": "scoring.scale",
     "sign_agreement": "merging.agreement",
     "unlearn": "merging.negation",
+    "why_signs": "lab.why_signs",
     "wilson": "scoring.intervals",
 }
 

@@ -49,3 +49,14 @@ def test_scaling_the_delta_scales_the_features_as_in_the_linear_model(linear_ben
     with torch.no_grad():
         other = plain.clip.encode_image(plain.pixels(images))
     assert float((other - base - 3 * whole).norm()) > 0.05 * float(3 * whole.norm())
+
+
+def test_an_audit_probes_the_linear_model_and_a_retrained_one_around_its_own_weights(linear_bench):
+    from negmerge_kit.lab.audits.audit import audit
+
+    choice = linear_bench.choose(rule="uniform")
+    base = linear_bench.fresh_model().weights("cpu")
+    found = audit(linear_bench, choice, 3.0, retrained=base, probes=("zero-shot",))
+    readings = {who: reading.json() for who, reading in found.probes[0].readings.items()}
+    assert readings["unlearned"] == linear_bench.score(choice, 3.0, "test").forget.json()
+    assert readings["base"] == readings["retrained"] == linear_bench.base_scores("test").forget.json()
