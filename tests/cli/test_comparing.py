@@ -6,6 +6,12 @@ import shutil
 import pytest
 
 from negmerge_kit.cli import main
+from negmerge_kit.cli.comparing_tables import differences_table, spread_table
+from negmerge_kit.lab.comparison import across, compare_rules
+from negmerge_kit.lab.resampling import resample
+from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.vision.scene import Splits
+from tests.lab.small_stand import GRID, stand
 
 SCORE = {"value", "n", "low", "high", "split"}
 QUICK = ("--rules", "negmerge,uniform,random-mask", "--baselines", "none", "--keep", "0.9", "--scales", "0:1:0.25")
@@ -15,6 +21,20 @@ def run(capsys, *words):
     code = main([str(word) for word in words])
     shown = capsys.readouterr()
     return code, shown.out, shown.err
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_images():
+    """A quarter of the images of every set: these tests are about words and shapes of answers."""
+    whole = Workbench.images
+
+    def images(self, split):
+        splits = whole(self, split)
+        return Splits(splits.forget.take(60), tuple(images.take(60) for images in splits.retain))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Workbench, "images", images)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +75,7 @@ def test_the_same_rows_are_found_again_and_shown_as_tables(capsys, compared):
 
 
 def test_differences_and_subsets_are_told(capsys, compared):
-    words = ("--rules", "negmerge,uniform", *QUICK[2:], "--resample", 60, "--subsets", 2, "--subset-size", 2)
+    words = ("--rules", "negmerge,uniform", *QUICK[2:], "--resample", 60, "--subsets", 1, "--subset-size", 2)
     code, out, err = run(capsys, "compare", compared, *words, "--json")
     assert code == 0, err
     told = json.loads(out)
@@ -65,9 +85,16 @@ def test_differences_and_subsets_are_told(capsys, compared):
     by_name = {row["name"]: row["test"]["forget"]["value"] for row in told["rows"]}
     assert effect["low"] <= effect["value"] <= effect["high"]
     assert effect["value"] == pytest.approx(by_name["uniform"] - by_name["negmerge"])
-    assert len(told["subsets"]["draws"]) == 2 and all(len(draw) == 2 for draw in told["subsets"]["draws"])
-    code, out, _ = run(capsys, "compare", compared, *words)
-    assert "minus negmerge" in out and "2 subsets, which overlap" in out
+    assert [len(draw) for draw in told["subsets"]["draws"]] == [2]
+
+
+def test_tables_of_differences_and_spreads():
+    comparison = compare_rules(stand(), ["uniform", "negmerge"], scales=GRID)
+    table = differences_table(comparison, resample(comparison, replicates=30), "negmerge")
+    assert "minus negmerge" in table and "Uniform average" in table and "NegMerge " not in table
+    table = spread_table(across([comparison] * 8), "8 pools")
+    value = 100 * comparison.rows[0].test.forget.value
+    assert table.count(f"{value:.1f}") >= 6 and " … (" in table
 
 
 def test_several_pools_show_points_and_their_range(capsys, compared, tmp_path):

@@ -92,3 +92,22 @@ def small_images(seed, forget, retain, *, n_forget=150, n_retain=600):
             image_set("forget", split, forget(draw, n_forget)), (image_set("keep", split, retain(draw, n_retain)),)
         )
     return made
+
+
+GRID = [step / 10 for step in range(11)]
+
+
+def stand(n=4, seed=0, step=0.35):
+    """Candidates that share a direction which both sides look at, plus noise of their own."""
+    draw = torch.Generator().manual_seed(seed)
+    weights = torch.zeros(SIZE)
+    weights[0] = 3.0
+    common = step * torch.randn(SIZE, generator=draw)
+    deltas = [common * (torch.arange(SIZE) > 0) + 0.2 * torch.randn(SIZE, generator=draw) for _ in range(n)]
+
+    def images(generator, count):
+        x = 0.3 * torch.randn(count, SIZE, generator=generator)
+        x[:, 0] = 1.0
+        return x
+
+    return SmallStand(weights, deltas, small_images(seed, lambda g, n: images(g, n) + 0.03 * common.sign(), images))

@@ -25,25 +25,7 @@ from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.accuracy import Accuracy
 from negmerge_kit.scoring.scale import Point, ScaleSearch, search_scale, select_scale
 from negmerge_kit.vision.scene import Splits
-from tests.lab.small_stand import SIZE, SmallStand, small_images
-
-GRID = [step / 10 for step in range(11)]
-
-
-def stand(n=4, seed=0, step=0.35):
-    """Candidates that share a direction which both sides look at, plus noise of their own."""
-    draw = torch.Generator().manual_seed(seed)
-    weights = torch.zeros(SIZE)
-    weights[0] = 3.0
-    common = step * torch.randn(SIZE, generator=draw)
-    deltas = [common * (torch.arange(SIZE) > 0) + 0.2 * torch.randn(SIZE, generator=draw) for _ in range(n)]
-
-    def images(generator, count):
-        x = 0.3 * torch.randn(count, SIZE, generator=generator)
-        x[:, 0] = 1.0
-        return x
-
-    return SmallStand(weights, deltas, small_images(seed, lambda g, n: images(g, n) + 0.03 * common.sign(), images))
+from tests.lab.small_stand import GRID, stand
 
 
 @pytest.fixture(scope="module")
