@@ -1,4 +1,4 @@
-"""Reading open_clip tensor names: which block, which kind, in the order in which an image passes through them.
+"""Reading open_clip's and timm's tensor names: which block, which kind, in the order in which an image passes them.
 
 open_clip keeps the query, key and value projections of an attention layer in one tensor, `attn.in_proj_weight`; a
 report by layer wants them apart. `split_attention` shows them as three views; nothing is copied.
@@ -17,14 +17,19 @@ if TYPE_CHECKING:
 
 THIRDS = ("q", "k", "v")
 
-_BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)")
+_BLOCK = re.compile(r"(?:transformer\.resblocks|^blocks|\btrunk\.blocks)\.(\d+)\.(.+)")
+_TEXT = re.compile(
+    r"(?:.*\.)?(?:text|transformer|token_embedding|positional_embedding|ln_final|text_projection)(?:\.|$)")
 _THIRD = re.compile(r"(.*attn\.)in_proj_([qkv])_(weight|bias)")
 _IN_BLOCK = (("attn.in_proj_q_", "q"), ("attn.in_proj_k_", "k"), ("attn.in_proj_v_", "v"), ("attn.in_proj_", "qkv"),
-             ("attn.out_proj.", "out"), ("mlp.", "mlp"), ("ln_", "ln"), ("ls_", "ls"), ("attn.", "attn"))
+             ("attn.out_proj.", "out"), ("attn.qkv.", "qkv"), ("attn.proj.", "out"), ("mlp.", "mlp"), ("ln_", "ln"),
+             ("norm", "ln"), ("ls", "ls"), ("attn.", "attn"))
 _OUTSIDE = {"conv1": "patch", "class_embedding": "class", "cls_emb": "class", "positional_embedding": "pos",
             "token_embedding": "token", "attn_pool": "pool", "ln_pre": "ln in", "ln_post": "ln out",
             "ln_final": "ln out", "proj": "proj", "text_projection": "proj", "logit_scale": "scale",
-            "logit_bias": "scale"}
+            "logit_bias": "scale",
+            "patch_embed": "patch", "cls_token": "class", "pos_embed": "pos", "norm_pre": "ln in", "norm": "ln out",
+            "fc_norm": "ln out", "head": "proj"}
 _ORDER = ("patch", "token", "class", "pos", "ln in", "ln", "q", "k", "v", "qkv", "attn", "out", "ls", "mlp",
           "pool", "ln out", "proj", "scale")
 
@@ -66,14 +71,14 @@ def block_and_kind(name: str) -> tuple[int | None, str]:
 
     >>> block_and_kind("visual.transformer.resblocks.0.attn.in_proj_q_weight")
     (1, 'q')
-    >>> block_and_kind("visual.positional_embedding")
-    (None, 'pos')
+    >>> block_and_kind("visual.positional_embedding"), block_and_kind("blocks.2.norm1.weight")
+    ((None, 'pos'), (3, 'ln'))
     """
     block = _BLOCK.search(name)
     if block:
         rest = block[2]
         return int(block[1]) + 1, next((kind for start, kind in _IN_BLOCK if rest.startswith(start)), rest)
-    module = name.removeprefix("visual.").removeprefix("text.").partition(".")[0]
+    module = name.removeprefix("visual.").removeprefix("text.").removeprefix("trunk.").partition(".")[0]
     return None, _OUTSIDE.get(module, module)
 
 
@@ -96,7 +101,8 @@ def reading_order(names: Iterable[str]) -> list[str]:
 
 
 def _is_visual(name: str) -> bool:
-    return name.startswith("visual.") or ".visual." in name
+    """A timm tower alone has no "visual." before its names: what is not the text's is the image's."""
+    return name.startswith("visual.") or ".visual." in name or not _TEXT.match(name)
 
 
 def _position(name: str) -> tuple[int, int, int]:

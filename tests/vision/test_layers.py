@@ -52,6 +52,18 @@ def test_the_text_tower_comes_second_and_says_so(weights):
     assert all(label.startswith("text ") for label in labels[text:-1])
 
 
+def test_timms_names_are_read_alone_and_inside_a_clip():
+    import timm
+
+    with torch.device("meta"):
+        names = list(timm.create_model("vit_tiny_patch16_224").state_dict())
+    for before in ("", "visual.trunk."):
+        labels = [label for label, _ in itertools.groupby(map(layer_of, reading_order(before + n for n in names)))]
+        block = ["ln", "qkv", "out", "mlp"]
+        assert labels == ["patch", "class", "pos", *(f"b{k} {kind}" for k in range(1, 13) for kind in block),
+                          "ln out", "proj"]
+
+
 def test_labels_do_not_mix_blocks_or_towers(weights):
     by_label = {}
     for name in split_attention(weights):
