@@ -120,7 +120,8 @@ def verify(arguments: list[str]) -> int:
     problems = store.verify()
     if problems:
         raise NegmergeError("\n".join(problems))
-    check = check_pool(store.base, store.candidates, names=store.ids) if store.ids else None
+    bases = [store.base_file.sha256, *(store.stranger(entry) or store.base_file.sha256 for entry in store.entries)]
+    check = check_pool(store.base, store.candidates, names=store.ids, base_hashes=bases) if store.ids else None
     if options.json:
         print_json({"pool": str(store.folder), "candidates": store.ids, **(check.as_json() if check else {})})
         return 0

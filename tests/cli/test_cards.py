@@ -170,6 +170,7 @@ def test_a_candidate_of_another_base_is_refused_unless_forced_and_then_named(cap
     said = capsys.readouterr().err
     assert "another base" in said and stranger in said and "--force" in said and said.count("\n") == 1
     assert not out.exists()
+    assert main(["pool", "verify", str(pool)]) == 0 and "different bases" in capsys.readouterr().out
     assert main([*words, "--force"]) == 0
     capsys.readouterr()
     card = tmp_path / "u.card.json"
