@@ -32,6 +32,7 @@ def forget(arguments: list[str]) -> int:
     add_training_flags(parser)
     options = parser.parse_args(arguments)
 
+    from negmerge_kit.cli.data import prepare_scene
     from negmerge_kit.lab.recipe import grid
     from negmerge_kit.sweeps.embedded import start_pool
     from negmerge_kit.vision.data import find_data
@@ -43,6 +44,7 @@ def forget(arguments: list[str]) -> int:
     model = {"arch": options.model, "pretrained": options.pretrained} if options.pretrained else options.model
     name = f"{find_data(options.forget).name} from {options.model}"
     scene = Scene(name, model, options.forget, tuple(options.retain), options.mode, options.corrupt)
+    prepare_scene(scene)
     store, damaged = start_pool(scene, options.out / "pool")
     swept = fill("forget", store, scene_grid(store, options.grid, options.precision), options, executor, damaged)
     if not swept["candidates"]:

@@ -32,11 +32,15 @@ def sweep(arguments: list[str]) -> int:
     add_training_flags(parser)
     options = parser.parse_args(arguments)
 
+    from negmerge_kit.cli.data import prepare_scene
     from negmerge_kit.lab.recipe import grid
     from negmerge_kit.sweeps.embedded import start_pool
+    from negmerge_kit.vision.scene import open_scene
 
     executor, _ = executor_of(options), grid(options.grid)  # what is misspelt is told before anything is made
-    store, damaged = start_pool(options.scene, options.out)
+    scene = open_scene(options.scene)
+    prepare_scene(scene)
+    store, damaged = start_pool(scene, options.out)
     recipes = scene_grid(store, options.grid, options.precision)
     return tell(fill("sweep", store, recipes, options, executor, damaged), options)
 

@@ -13,6 +13,7 @@ from negmerge_kit.errors import SceneError
 from negmerge_kit.types import Json, Weights
 from negmerge_kit.vision.clip import Classifier, load_model
 from negmerge_kit.vision.data import DataSource, Transform, find_data, transform_of
+from negmerge_kit.vision.data.source import check_corrupt
 from negmerge_kit.vision.families import FAMILIES, find_family
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.model_spec import TIMM, find_model
@@ -78,6 +79,7 @@ class Scene:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise SceneError(f"mode {self.mode!r} of scene {self.name} is not known: choose {' or '.join(MODES)}.")
+        check_corrupt(self.corrupt)
         if not self.retain:
             raise SceneError(f"scene {self.name} names nothing to keep: give at least one retain set.")
         names = [source.name for source in self.sources]
@@ -179,7 +181,7 @@ class Scene:
         sets = [source.described(split, image_size=self.transform, corrupt=self.corrupt) for source, split in wanted]
         forget, *retain = (source.text for source in self.sources)
         extra = {} if self.corrupt == "refuse" else {"corrupt": self.corrupt}
-        return {"name": self.name, "model": find_model(self.model).as_json(), "mode": self.mode, "forget": forget,
+        return {"name": self.name, "model": _findable(self.model), "mode": self.mode, "forget": forget,
                 "retain": retain, **extra, "sets": sets}
 
     @classmethod
@@ -237,6 +239,14 @@ def open_scene(text: str | Path) -> Scene:
         return Scene(**read_scene(path))
     choices = ", ".join(f"tiny:{name}" for name in FAMILIES)
     raise SceneError(f"scene {str(text)!r} does not exist: choose one of {choices}, a pool folder, or a FILE.toml.")
+
+
+def _findable(model: str | dict[str, str | None]) -> str | dict[str, str | None]:
+    """The model's spec with a weight file by its whole path, so that a pool opens from any folder."""
+    spec = find_model(model)
+    if spec.pretrained is not None and Path(spec.pretrained).is_file():
+        spec = replace(spec, pretrained=str(Path(spec.pretrained).resolve()))
+    return spec.as_json()
 
 
 def _blank(model: Classifier) -> torch.Tensor:

@@ -46,7 +46,20 @@ def read_scene(path: Path) -> dict[str, Any]:
         raise SceneError(f"scene {path} names its model or its data by something else than text: write "
                          'forget = "DATA" and retain = ["DATA", "DATA"].')
     forget, *kept = (_from_here(text, path.parent) for text in texts)
-    return {"name": path.stem, **told, "forget": forget, "retain": tuple(kept)}
+    model = _model_from_here(told["model"], path.parent)
+    return {"name": path.stem, **told, "model": model, "forget": forget, "retain": tuple(kept)}
+
+
+def _model_from_here(model: Any, folder: Path) -> Any:
+    """A weight file that lies where the scene's file says, by its whole path."""
+    if isinstance(model, dict):
+        return {key: _model_from_here(value, folder) if key == "pretrained" else value for key, value in model.items()}
+    arch, slash, weights = model.partition("/")
+    if (folder / model).is_file():
+        return str((folder / model).resolve())
+    if slash and (folder / weights).is_file():
+        return f"{arch}/{(folder / weights).resolve()}"
+    return model
 
 
 def _from_here(text: str, folder: Path) -> str:

@@ -16,6 +16,7 @@ from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.vision.families import FAMILIES, family_images
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.scene import Scene, open_scene
+from negmerge_kit.vision.tiny import TINY, tiny_weights
 
 
 def draw(family, root, splits=("train", "val", "test"), n=60):
@@ -131,6 +132,17 @@ def test_a_tower_without_text_gets_heads_from_training_images(toml, tmp_path):
     assert Scene.from_json(json.loads(json.dumps(scene.describe()))).require(scene.describe()) is None
 
 
+@pytest.mark.parametrize("model", ['"base.safetensors"', '"negmerge-tiny/base.safetensors"',
+                                   '{arch = "negmerge-tiny", pretrained = "base.safetensors"}'])
+def test_weights_beside_the_file_are_found_from_anywhere(tmp_path, monkeypatch, model):
+    save_file(tiny_weights(), tmp_path / "base.safetensors")
+    (tmp_path / "s.toml").write_text(f'model = {model}\nforget = "digits"\nretain = "arrows"\n')
+    described = open_scene(tmp_path / "s.toml").describe()
+    assert described["model"] == {"arch": TINY, "pretrained": str(tmp_path / "base.safetensors")}
+    monkeypatch.chdir("/")
+    Scene.from_json(described).require(described)
+
+
 @pytest.mark.parametrize(("text", "told"), [
     ("not toml", "cannot be read"),
     ('model = "tiny"\nforget = "digits"', "does not say retain"),
@@ -147,6 +159,19 @@ def test_scene_files_that_make_no_scene(tmp_path, text, told):
     path.write_text(text)
     with pytest.raises(SceneError, match=told):
         open_scene(path)
+
+
+def test_a_scene_says_what_it_needs_and_prepares_it_once(toml, capsys):
+    from negmerge_kit.cli.data import prepare_scene
+
+    scene = open_scene(toml)
+    assert [(source.name, splits) for source, splits in scene.needs()] == [
+        ("my_arrows", ("train", "val", "test")), ("my_shapes", ("val", "test")), ("digits", ("val", "test"))]
+    prepare_scene(scene)
+    told = capsys.readouterr()
+    assert "images in" in told.err and "licence" in told.err and told.out == ""
+    prepare_scene(open_scene(toml))
+    assert capsys.readouterr().err == ""
 
 
 def test_descriptions_that_lack_something_are_refused():
