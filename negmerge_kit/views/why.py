@@ -92,8 +92,8 @@ def _steps(axes: Axes, directions: Sequence[Direction]) -> None:
         f"distance in weight space; {first.forget.split}, 95 % intervals\norange: forget, n = {first.forget.n:,}; "
         f"blue: retain, n = {first.retain.n:,}"
     )
-    axes.set_ylabel("change of accuracy")
-    axes.yaxis.set_major_formatter(percent_ticks())
+    axes.set_ylabel("change of accuracy, points")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:+.0f}" if value else "0")
     axes.legend(loc="lower left", fontsize=7.5)
 
 

@@ -161,6 +161,11 @@ def test_verdicts(unlearned, retrained, verdict):
     assert judge(found | ({} if retrained is None else {"retrained": hits(retrained)})) == verdict
 
 
+def test_few_images_accuse_nobody():
+    few = {"base": hits(0.9, 20), "unlearned": hits(0.8, 20), "shuffled": hits(0.2, 20)}
+    assert judge(few) == OPEN
+
+
 def test_a_base_that_shows_nothing_either_leaves_it_open():
     assert judge({"base": hits(0.2), "unlearned": hits(0.2), "shuffled": hits(0.2)}) == OPEN
 

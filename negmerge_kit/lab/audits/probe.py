@@ -16,6 +16,10 @@ LEFTOVER, NONE, OPEN = "leftover", "none", "open"
 """Verdicts: knowledge is left; the probe finds none; it cannot tell (a retrained model would)."""
 
 
+MARGIN = 0.05
+"""How far below the base still counts as the base's own, at 95 % confidence: few images prove nothing either way."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """One model's number on `n` images of a split, with its 95 % interval.
@@ -100,9 +104,9 @@ def judge(hits: Mapping[str, Tensor]) -> str:
     """Whether what the probe read off the unlearned model is knowledge of the forget set, by paired intervals.
 
     With a model retrained without the set, knowledge is left where the unlearned model shows more than that one.
-    Without, features that read off as well as the base's show that it is left, and features that read off no better
-    than those of shuffled weights that none is; in between the probe cannot tell, because features that were never
-    taught the set may serve it too.
+    Without, it is left where the unlearned model falls short of the base by less than MARGIN for sure, and none is
+    found where it shows no more than shuffled weights do; in between the probe cannot tell, because features that were
+    never taught the set may serve it too.
 
     >>> from torch import arange
     >>> knows, guesses = arange(200) % 10 > 0, arange(200) % 10 == 0
@@ -117,6 +121,6 @@ def judge(hits: Mapping[str, Tensor]) -> str:
     floor = hits["shuffled"]
     if change(floor, base)[0] <= 0:
         return OPEN  # the base shows nothing here either
-    if change(base, unlearned)[1] >= 0:
+    if change(base, unlearned)[0] > -MARGIN:
         return LEFTOVER
     return OPEN if change(floor, unlearned)[0] > 0 else NONE
