@@ -68,7 +68,9 @@ class Endpoints:
             if not isinstance(value, bool):
                 raise ParameterError(f"{name} is {value!r}: give true or false.")
         method: Method = "exhaustive" if exhaustive else "early"
-        found = self._bench.search(choice, keep=_number(keep, "keep", 0.0, 1.0), scales=grid, method=method)
+        floor = _number(keep, "keep", 0.0, 1.0)
+        # Visitors choose the parameters: nothing of theirs is written to the pool's disk.
+        found = self._bench.search(choice, keep=floor, scales=grid, method=method, remember=False)
         return search_json(self._bench, choice, found, test=test, started=started)
 
     def _choice(self, pool: object, candidates: object, rule: object, params: object) -> Choice:

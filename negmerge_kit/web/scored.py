@@ -99,7 +99,7 @@ class Scored:
 
         def work() -> None:
             try:
-                news.put(self.bench.search(choice, keep=keep, on_point=tell))
+                news.put(self.bench.search(choice, keep=keep, on_point=tell, remember=False))
             except BaseException as error:  # handed over to the reader, who raises it
                 news.put(error)
 
