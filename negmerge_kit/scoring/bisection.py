@@ -8,7 +8,7 @@ from typing import Protocol
 
 from negmerge_kit.scoring.curve import NOT_BETTER, Point
 
-SPLIT = 0.75
+SPLIT = 0.8
 """Where the open scales are split: a scale that keeps enough costs every retain image, one that does not only a few."""
 
 
@@ -37,7 +37,7 @@ def bisect(scales: Sequence[float], look: Look, feasible: Callable[[Point], bool
     ...     return Point(scale, Accuracy(9 - int(scale), 10, "val"), Accuracy(10 - int(scale), 10, "val"))
     >>> looked = []
     >>> bisect(range(1, 9), look, lambda point: point.retain.correct >= 5, look(0)), looked
-    (True, [0, 6, 4, 5])
+    (True, [0, 7, 5, 6, 4])
     """
     seen: dict[int, Point] = {-1: base}
     low, high = -1, len(scales)
@@ -54,8 +54,8 @@ def bisect(scales: Sequence[float], look: Look, feasible: Callable[[Point], bool
     first = min(k for k in seen if 0 <= k <= low and _correct(seen[k]) == most)
     step = first - 1
     while first - below > 1:
-        seen[step] = look(scales[step], most=most)
-        if seen[step].stopped == NOT_BETTER:
+        point = seen[step] = look(scales[step], most=most)
+        if point.stopped == NOT_BETTER or (point.forget and point.forget.correct > most):
             below = step
         elif not feasible(seen[step]) or not falls(seen):
             return False

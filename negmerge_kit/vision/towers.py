@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -78,9 +79,12 @@ def build_untrained(arch: str, device: torch.device) -> Built:
     from negmerge_kit.vision.tiny import register
 
     register()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # it says that the weights are random, as is wanted here
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # it says that the weights are random, as is wanted here
+    try:
         return _described(open_clip.create_model(arch, pretrained=None, device=device), arch)
+    finally:
+        logging.disable(before)
 
 
 def _described(clip: nn.Module, arch: str) -> Built:
