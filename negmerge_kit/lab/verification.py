@@ -13,11 +13,12 @@ from torch import Tensor
 from negmerge_kit.checkpoints.pool import Candidate, Pool, StoredFile
 from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.checkpoints.writer import sha256_file
-from negmerge_kit.errors import NegmergeError
+from negmerge_kit.errors import NegmergeError, SceneError
 from negmerge_kit.lab.card import public, versions
 from negmerge_kit.lab.evaluation import Scores, evaluate_splits
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.types import Items, Json
+from negmerge_kit.vision.scene import Scene
 
 if TYPE_CHECKING:
     from negmerge_kit.lab.resident import Choice
@@ -144,9 +145,18 @@ def _opened(pool: Pool, record: Json, device: str) -> tuple[Workbench | None, Fi
         return None, Finding("images", False, "the pool's scene is not the card's.")
     try:
         bench = Workbench(pool, device=device)
-    except NegmergeError as error:
-        return None, Finding("images", False, str(error))
+    except SceneError as error:
+        return None, Finding("images", False if _drawn(pool) else None, str(error))
     return bench, Finding("images", True, f"{len(pool.scene['sets'])} sets with the recorded fingerprints")
+
+
+def _drawn(pool: Pool) -> bool:
+    """Whether the scene's images are here at all: only then can they differ; images that are not here are no fault."""
+    try:
+        Scene.from_json(pool.scene).describe()
+    except SceneError:
+        return False
+    return True
 
 
 def _merge(bench: Workbench, choice: Choice, record: Json, weights: Path) -> Iterator[Finding]:

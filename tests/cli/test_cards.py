@@ -12,6 +12,7 @@ from negmerge_kit.checkpoints.pool import MADE_FROM, open_pool
 from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
 from negmerge_kit.cli import main
+from negmerge_kit.errors import SceneError
 from negmerge_kit.lab.card import with_file
 from negmerge_kit.views.card_files import card_files, read_card
 
@@ -147,6 +148,22 @@ def test_compare_audit_and_card_tell_the_same_numbers(capsys, made, own_pool):
     assert probe["base"] == card["scores"]["test"]["base"]["forget"]
     search = told("search", own_pool, "--test")
     assert search["test"] == card["scores"]["test"] and search["curve"] == card["search"]["curve"]
+
+
+def test_images_that_differ_fail_and_images_that_are_not_here_are_not_checked(capsys, folder, tiny_pool, monkeypatch):
+    from negmerge_kit.vision.scene import Scene
+
+    real = Scene.describe
+    monkeypatch.setattr(Scene, "describe", lambda self: real(self) | {"sets": []})
+    _, claims, _ = verified(capsys, folder / "u.card.json", "--pool", tiny_pool)
+    assert claims["images"] is False and claims["merge"] is claims["scores"] is None
+
+    def absent(self):
+        raise SceneError("these images are not prepared.")
+
+    monkeypatch.setattr(Scene, "describe", absent)
+    code, claims, _ = verified(capsys, folder / "u.card.json", "--pool", tiny_pool)
+    assert code == 0 and claims["images"] is claims["merge"] is None and claims["base"] is True
 
 
 @pytest.fixture

@@ -87,6 +87,13 @@ def test_the_chunk_never_changes_a_bit(rule, params):
         assert all(torch.equal(split[name].view(torch.int32), whole[name].view(torch.int32)) for name in whole)
 
 
+def test_task_arithmetic_takes_the_candidate_that_is_named():
+    for dtype in DTYPES:
+        base, candidates = make(4, seed=2, dtype=dtype, shapes=FEW)
+        for candidate in range(1, 5):
+            check(base, candidates, "task-arithmetic", {"candidate": candidate}, dtype)
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_every_chunk_from_one_to_the_whole_gives_the_same_bits(rule):
     base, candidates = make(3, seed=3, shapes=FEW)
