@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 from negmerge_kit.checkpoints.filling import create_pool, restore_base, set_aside_damaged, writing
 from negmerge_kit.checkpoints.pool import RECORD, Pool, open_pool
 from negmerge_kit.checkpoints.writer import sha256_file
@@ -17,6 +15,7 @@ from negmerge_kit.errors import ParameterError, PoolBusyError, PoolError
 from negmerge_kit.lab.pretraining import pretrain_tiny
 from negmerge_kit.types import Json, Weights
 from negmerge_kit.vision.clip import pick_device
+from negmerge_kit.vision.data.cache import cache_folder
 from negmerge_kit.vision.families import FAMILIES
 from negmerge_kit.vision.scene import Scene, open_scene
 from negmerge_kit.vision.tiny import SHIPPED, TOKEN_EMBEDDING, fresh_clip, token_embedding
@@ -30,7 +29,7 @@ def default_folder(scene: Json) -> Path:
     """
     made_from = [scene, sha256_file(SHIPPED)]
     digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:8]
-    return user_cache_path("negmerge-kit") / "pools" / f"{scene['name'].replace(':', '-')}-{digest}"
+    return cache_folder() / "pools" / f"{scene['name'].replace(':', '-')}-{digest}"
 
 
 def start_pool(

@@ -1,5 +1,6 @@
 """The Hub's layouts from a local Hub cache: parquet and image folders, labels, commits, and no network."""
 
+import io
 import json
 import os
 import shutil
@@ -11,13 +12,16 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from negmerge_kit.errors import SceneError
 from negmerge_kit.vision.data import DATASETS, download, find_data
 from negmerge_kit.vision.data.labels import check_order, class_names
 from negmerge_kit.vision.data.pins import pin_file
 from negmerge_kit.vision.data.rows import draw_splits
-from tests.vision.pictures import CLASSES, COMMIT, hub_repository, write_folder, write_parquet
+from negmerge_kit.vision.data.transform import Transform
+from negmerge_kit.vision.scene import Scene
+from tests.vision.pictures import CLASSES, COMMIT, encoded, hub_repository, write_folder, write_parquet
 from tests.vision.small_hub import small_hub
 
 ROOT = Path(__file__).parents[2]
@@ -48,13 +52,6 @@ def fetched(text):
 
 
 def test_parquet_gives_the_pixels_labels_and_splits_of_its_rows(hub):
-    import io
-
-    from PIL import Image
-
-    from negmerge_kit.vision.data.transform import Transform
-    from tests.vision.pictures import encoded
-
     hub_repository(hub, "owner/pets", pets)
     source = fetched("hf:owner/pets")
     assert source.text == f"hf:owner/pets@{COMMIT}" and source.name == "pets" and source.classes == CLASSES
@@ -179,6 +176,34 @@ def test_labels_without_names_are_taken_where_the_registry_has_them(hub):
         fetched("hf:owner/numbers")
 
 
+def test_parquet_of_another_library_has_no_features_and_loads_all_the_same(hub):
+    import pyarrow.parquet
+
+    named(hub, "mnist", class_names("mnist").classes)
+    for path in hub.rglob("*.parquet"):
+        table = pyarrow.parquet.read_table(path).replace_schema_metadata({})
+        path.unlink()
+        pyarrow.parquet.write_table(table, path)
+    source = fetched("mnist")
+    assert source.images("val", image_size=8).labels.max() <= 9 and len(source.images("test", image_size=8)) == 40
+
+
+def test_a_scene_remembers_the_commit_and_tells_it_where_it_is_not_prepared(hub, tmp_path, monkeypatch):
+    hub_repository(hub, "owner/pets", pets)
+    fetched("hf:owner/pets")
+    scene = Scene("own", "tiny", "digits", ("hf:owner/pets",))
+    described = scene.describe()
+    assert described["retain"] == [f"hf:owner/pets@{COMMIT}"]
+    again = Scene.from_json(described)
+    again.require(described)
+    assert again.describe() == described and again.sources[1].name == "pets"
+    monkeypatch.setenv("NEGMERGE_CACHE", str(tmp_path / "another machine"))
+    with pytest.raises(SceneError, match=f"run `negmerge data prepare hf:owner/pets@{COMMIT}` first"):
+        Scene.from_json(described).require(described)
+    fetched(f"hf:owner/pets@{COMMIT}")
+    Scene.from_json(described).require(described)
+
+
 def test_a_set_without_the_expected_column_is_refused(hub):
     named(hub, "cifar100", class_names("cifar100").classes, label="coarse")
     with pytest.raises(SceneError, match="has no column fine_label: it has img, coarse"):
@@ -226,6 +251,10 @@ def test_a_download_that_was_cut_off_is_not_taken_for_whole(hub):
     (snapshot / "data/train-00001-of-00002.parquet").unlink()
     with pytest.raises(SceneError, match="HF_HUB_OFFLINE is set"):
         fetched("hf:owner/pets")
+    snapshot = hub_repository(hub, "owner/tree", lambda folder: write_folder(folder / "train", (10, 10, 10)))
+    (snapshot.parents[1] / "blobs" / "abc.incomplete").touch()
+    with pytest.raises(SceneError, match="HF_HUB_OFFLINE is set"):
+        fetched("hf:owner/tree")
 
 
 def test_damaged_and_foreign_files(hub):

@@ -50,7 +50,9 @@ def find_columns(features: Any, where: str) -> tuple[str, str, tuple[str, ...]]:
     from datasets import ClassLabel, Image
 
     columns = dict(features or {})
-    image = next((name for name, kind in columns.items() if isinstance(kind, Image)), None)
+    # A parquet file that another library wrote does not say that such a column holds images.
+    image = next((name for name, kind in columns.items()
+                  if isinstance(kind, Image) or (isinstance(kind, dict) and {"bytes", "path"} <= set(kind))), None)
     label = next((name for name, kind in columns.items() if isinstance(kind, ClassLabel)), None)
     if image is None:
         raise SceneError(f"{where} has no column of images (it has {', '.join(columns) or 'none'}): choose an image "

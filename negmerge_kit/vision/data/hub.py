@@ -39,6 +39,7 @@ class HubSource(StoredSource):
         self.repo, self.config, self.wanted = repo, config, revision
         self.subset = config
         self.stem = f"hf:{'/'.join(part for part in (repo, config) if part)}"
+        self.asked = f"{self.stem}@{revision}" if revision else self.stem
         self.name = repo.rpartition("/")[2]
         self.title = f"{repo} on the Hub"
         self.licence = "as its page on the Hub says"
@@ -78,7 +79,7 @@ class HubSource(StoredSource):
         pin = read_pin(self.repo, self.config)
         if pin is None:
             raise SceneError(f"{self.stem} is not prepared ({self._size()} to download): run "
-                             f"`negmerge data prepare {self.stem}` first.")
+                             f"`negmerge data prepare {self.asked}` first.")
         if self.wanted is not None and COMMIT.fullmatch(self.wanted):
             check_pin(pin, self.wanted, self.stem)
         return pin
@@ -154,7 +155,7 @@ class HubSource(StoredSource):
         folder = local_files(self.repo, pin.revision, self.patterns)
         if folder is None:
             raise SceneError(f"the files of {self.text} are no longer in the Hub cache ({self._size()} to download): "
-                             f"run `negmerge data prepare {self.stem}` again.")
+                             f"run `negmerge data prepare {self.asked}` again.")
         there, splits = self.taken_from(split, pin.splits)
         rows = HubRows(folder, self.subset, self.files(folder), there, pin.image, pin.label)
         if rows.labels and not 0 <= min(rows.labels) <= max(rows.labels) < len(self.classes):
@@ -191,6 +192,7 @@ class NamedSource(HubSource):
         self.entry = DATASETS[name]
         super().__init__(self.entry.repo, "", revision or self.entry.revision)
         self.stem = self.name = name
+        self.asked = f"{name}@{revision}" if revision else name
         # Two names may use one repository: each notes its own commit.
         self.config, self.subset = name, ""
         self.title, self.licence, self.homepage = self.entry.title, self.entry.licence, self.entry.homepage
