@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from negmerge_kit.checkpoints.pool import Pool
-from negmerge_kit.errors import PoolError
+from negmerge_kit.errors import PoolBusyError, PoolError
 from negmerge_kit.lab.recipe import Recipe, grid
 from negmerge_kit.sweeps.embedded import default_folder, start_pool
 from negmerge_kit.sweeps.jobs import missing_jobs, pool_order
 from negmerge_kit.sweeps.local import run_sweep
 from negmerge_kit.vision.scene import open_scene
+
+POLL_SECONDS = 1.0
 
 
 def ready_pool(
@@ -25,6 +28,8 @@ def ready_pool(
 ) -> Pool:
     """The scene's pool with a candidate for every recipe; only what is missing is fine-tuned.
 
+    Where another process is filling the pool, it waits for that one, and takes over if it ends.
+
     Args:
         scene: an embedded scene, a pool's folder or a FILE.toml.
         recipes: by default the grid "tiny", whose eight candidates the app and the notebooks share.
@@ -34,7 +39,7 @@ def ready_pool(
         tell: called with a line for each candidate that was made and each file that was set aside, e.g. `print`.
 
     Raises:
-        PoolError: if a candidate failed, the folder cannot be used, or another process is filling it.
+        PoolError: if a candidate failed or the folder cannot be used.
         SceneError: if there is no such scene.
     """
     if folder is None and part:
@@ -44,9 +49,17 @@ def ready_pool(
     for line in told:
         tell(line)
     wanted = grid("tiny") if recipes is None else tuple(recipes)
-    jobs = missing_jobs(pool, wanted, device=device)
-    for count, outcome in enumerate(run_sweep(jobs, store=pool, order=pool_order(pool, wanted)), 1):
-        if outcome.candidate is None:
-            raise PoolError(f"the candidate with {outcome.job.label} failed: {outcome.failure}")
-        tell(f"candidate {count} of {len(jobs)}: {outcome.job.label}, {outcome.candidate.seconds:.0f} s")
-    return pool.reload()
+    waiting = False
+    while jobs := missing_jobs(pool, wanted, device=device):
+        try:
+            for count, outcome in enumerate(run_sweep(jobs, store=pool, order=pool_order(pool, wanted)), 1):
+                if outcome.candidate is None:
+                    raise PoolError(f"the candidate with {outcome.job.label} failed: {outcome.failure}")
+                tell(f"candidate {count} of {len(jobs)}: {outcome.job.label}, {outcome.candidate.seconds:.0f} s")
+        except PoolBusyError:
+            if not waiting:
+                tell("another process, such as the app, is fine-tuning these candidates: waiting for it")
+            waiting = True
+            time.sleep(POLL_SECONDS)
+        pool = pool.reload()
+    return pool

@@ -35,8 +35,9 @@ def curve_panels(curves: Mapping[str, Curve], *, keep: float, finding: str) -> F
             draw_series(axes, [curve.base, *curve.points])
             if curve.base.retain is not None:
                 axes.axhline(
-                    keep * curve.base.retain.value, color=RETAIN, linewidth=0.9, linestyle=(0, (1, 1.6)), gid="floor"
-                )
+                    keep * curve.base.retain.value, color=RETAIN, linewidth=0.9, linestyle=(0, (1, 1.6)), gid="floor",
+                    label=f"floor, {percent(keep, 0)}",
+                )  # fmt: skip
             best = curve.best
             if best is not None and best.forget is not None and best.retain is not None:
                 axes.plot(
@@ -47,5 +48,5 @@ def curve_panels(curves: Mapping[str, Curve], *, keep: float, finding: str) -> F
             axes.set(xlabel="scale λ", xlim=(0, None), ylim=(0, 1))
             axes.legend(loc="lower left", handlelength=1.6)
         panels[0].yaxis.set_major_formatter(percent_ticks())
-        panels[0].set_ylabel(f"accuracy, 95 % bands; dotted: floor {percent(keep, 0)}")
+        panels[0].set_ylabel("accuracy, 95 % bands")
     return figure

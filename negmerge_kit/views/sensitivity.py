@@ -56,7 +56,8 @@ def sensitivity(families: Mapping[str, Spread], *, keep: float) -> Figure:
         figure, panels = sheet(sensitivity_finding(families), (3.5 * len(families) + 0.4, 3.8), len(families))
         for axes, (name, spread) in zip(panels, families.items(), strict=True):
             _plane(axes, spread, keep)
-            axes.set_title(f"{name} ({spread.base.forget.split}, n = {spread.base.forget.n:,})")
+            n, split = spread.base.forget.n, spread.base.forget.split
+            axes.set_title(f"{name}: {len(spread.alone)} alone ({split}, n = {n:,})")
         panels[0].set_ylabel("forget accuracy; bars: 95 % intervals")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower left", ncols=len(labels), handletextpad=0.3)
@@ -126,10 +127,9 @@ def _plane(axes: Axes, spread: Spread, keep: float) -> None:
              [s.interval[1] - v for v, s in zip(values, scored, strict=True)]]
             for values, scored in ((x, [p.retain for p in points]), (y, [p.forget for p in points]))
         ]  # fmt: skip
-        label = f"{len(points)} alone" if gid == "alone" else gid
         axes.errorbar(
             x, y, xerr=bars[0], yerr=bars[1], fmt=mark, color=colour, markersize=9 if mark == "*" else 5.5,
-            elinewidth=0.8, alpha=0.85, label=label, gid=gid, zorder=3 if colour == FORGET else 4,
+            elinewidth=0.8, alpha=0.85, label=gid, gid=gid, zorder=3 if colour == FORGET else 4,
             markerfacecolor=colour if mark != "s" else "white",
         )  # fmt: skip
     n = spread.base.retain.n

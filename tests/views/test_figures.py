@@ -1,0 +1,174 @@
+"""The teaching figures, checked by their data: what is drawn is what was measured, and the title says it."""
+
+import pytest
+import torch
+from matplotlib import rcParams
+from matplotlib.colors import to_hex
+
+from negmerge_kit.lab.evaluation import Scores
+from negmerge_kit.lab.recipe import Recipe
+from negmerge_kit.lab.why_signs import ZeroRatio
+from negmerge_kit.merging.agreement import LayerAgreement
+from negmerge_kit.scoring import Accuracy, Point
+from negmerge_kit.views.blocks import agreement_map
+from negmerge_kit.views.grids import grid_ranking
+from negmerge_kit.views.panels import Curve, curve_panels
+from negmerge_kit.views.pictures import Answered, before_after, shown_images
+from negmerge_kit.views.sensitivity import Negated, Spread, sensitivity, sensitivity_by_setting
+from negmerge_kit.views.style import AGREE, FORGET
+from negmerge_kit.views.votes import coin_votes, consensus_by_count, shares_of_what, vote_histogram
+from negmerge_kit.vision.images import ImageSet
+from negmerge_kit.vision.scene import Splits
+
+
+def lines(axes, gid):
+    return [line for line in axes.get_lines() if line.get_gid() == gid]
+
+
+def title(figure):
+    return figure.get_suptitle().replace("\n", " ").replace("\N{NO-BREAK SPACE}", " ")
+
+
+def scores(forget, retain=90, n=100):
+    return Scores(Accuracy(forget, n, "test"), Accuracy(retain, n, "test"), {})
+
+
+BLOCKS = [
+    LayerAgreement("visual.transformer.resblocks.0.mlp.c_fc.weight", 100, 100, (0, 0, 60, 40)),
+    LayerAgreement("visual.transformer.resblocks.1.mlp.c_fc.weight", 100, 100, (0, 0, 90, 10)),
+    LayerAgreement("visual.proj", 10, 10, (0, 0, 2, 8)),
+]
+
+
+def test_coins_vote_by_the_binomial():
+    assert sum(coin_votes(8)) == pytest.approx(1) and coin_votes(8)[-1] == 2 / 2**8
+    assert coin_votes(4) == [0.0, 6 / 16, 8 / 16, 2 / 16]
+
+
+def test_histogram_shows_shares_of_what_moved_over_coins():
+    figure = vote_histogram(BLOCKS[0], votes=3, of="block 1")
+    axes = figure.axes[0]
+    assert [bar.get_height() for bar in axes.patches] == [0.0, 0.6, 0.4]
+    assert [to_hex(bar.get_facecolor()) for bar in axes.patches] == ["#ffffff", "#ffffff", AGREE]
+    assert list(lines(axes, "chance")[0].get_ydata()) == coin_votes(3)
+    assert lines(axes, "threshold")[0].get_xdata()[0] == 2.5
+    assert title(figure) == "In block 1, 40.0 % of 100 moved elements have 3 of 3 votes; chance gives 25.0 %"
+
+
+def test_zeros_as_candidates_join():
+    sizes = [ZeroRatio(1, 0.0, 0.0, 0.0, 0.0, 0.0), ZeroRatio(2, 0.3, 0.2, 0.4, 0.5, 0.35)]
+    figure = consensus_by_count(sizes)
+    axes = figure.axes[0]
+    assert [list(lines(axes, gid)[0].get_ydata()) for gid in ("zeros", "chance", "expected")] == [
+        [0.0, 0.3],
+        [0.0, 0.5],
+        [0.0, 0.35],
+    ]
+    band = axes.collections[0].get_paths()[0].vertices
+    assert band[:, 1].max() == 0.4
+    assert title(figure) == "With 2 candidates 30.0 % of what moved becomes zero; by chance 50.0 %"
+
+
+def test_shares_name_three_denominators():
+    layers = [LayerAgreement("w", 100, 50, (0, 0, 40, 10))]
+    figure = shares_of_what(layers, whole=1000)
+    assert [bar.get_width() for bar in figure.axes[0].patches] == [1000, 100, 50, 10, 10, 10]
+    texts = [text.get_text().replace("\N{NO-BREAK SPACE}", " ") for text in figure.axes[0].texts]
+    assert texts == ["1.0 % of 1,000", "10.0 % of 100", "20.0 % of 50"]
+    assert "1.0 % or 10.0 % or 20.0 %" in title(figure)
+
+
+def test_the_map_has_blocks_down_kinds_across_and_the_rest_at_the_foot():
+    figure = agreement_map(BLOCKS, votes=3, chance=0.25)
+    axes = figure.axes[0]
+    written = [text.get_text() for text in axes.texts]
+    assert written == ["40", "10", "80", "proj"]
+    shades = axes.collections[0].get_array()
+    assert list(shades) == pytest.approx([0.15 / 0.55, 0.0, 1.0])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["block 1", "block 2"]
+    assert "highest in proj (80.0 %) and lowest in b2 mlp (10.0 %)" in title(figure)
+
+
+@pytest.fixture
+def families():
+    def one(lr, forget, **settings):
+        return Negated(Recipe(lr=lr, epochs=4, **settings), scores(forget))
+
+    plain = Spread(scores(80, 95), (one(1e-3, 40), one(1e-3, 52), one(2e-3, 60)), {"negmerge": scores(45)})
+    augmented = Spread(scores(90, 96), (one(1e-3, 70, augment="rand-m2-n1-mstd0.5"),), {"negmerge": scores(65)})
+    return {"digits": plain, "shapes": augmented}
+
+
+def test_sensitivity_draws_every_candidate_with_both_intervals(families):
+    figure = sensitivity(families, keep=0.9)
+    first = figure.axes[0]
+    (alone,) = lines(first, "alone")
+    assert list(alone.get_ydata()) == [0.4, 0.52, 0.6] and list(alone.get_xdata()) == [0.9] * 3
+    assert list(lines(first, "base")[0].get_ydata()) == [0.8] and list(lines(first, "negmerge")[0].get_ydata()) == [
+        0.45
+    ]
+    assert set(lines(first, "floor")[0].get_xdata()) == {0.9 * 0.95}
+    bars = [path.vertices for collection in first.collections for path in collection.get_paths()]
+    low, high = Accuracy(40, 100, "test").interval
+    assert any(bar[:, 1].min() == pytest.approx(low) and bar[:, 1].max() == pytest.approx(high) for bar in bars)
+    assert title(figure) == (
+        "What one candidate leaves depends on its hyperparameters: digits 40.0 % to 60.0 %; shapes 70.0 % to 70.0 %"
+    )
+    assert "n = 100" in first.get_title(loc="left")
+
+
+def test_settings_are_told_apart_and_the_gap_within_one_value_is_told(families):
+    figure = sensitivity_by_setting(families)
+    rates, *_, augmentation = figure.axes
+    assert [label.get_text() for label in rates.get_xticklabels()] == ["1e-3", "2e-3"]
+    assert [label.get_text() for label in augmentation.get_xticklabels()] == ["none", "m2-n1"]
+    assert list(lines(augmentation, "shapes")[0].get_ydata()) == [0.7]
+    assert title(figure).endswith("(1e-3, digits), what candidates leave still differs by 12.0 points")
+
+
+def test_panels_share_the_scale_and_mark_the_choice():
+    base = Point(0.0, Accuracy(80, 100, "val"), Accuracy(90, 100, "val"))
+    point = Point(0.5, Accuracy(40, 100, "val"), Accuracy(88, 100, "val"))
+    figure = curve_panels({"a": Curve(base, [point], point), "b": Curve(base, [])}, keep=0.95, finding="So it is.")
+    a, b = figure.axes
+    assert list(lines(a, "forget")[0].get_ydata()) == [0.8, 0.4] and list(lines(a, "best")[0].get_xdata()) == [0.5, 0.5]
+    assert set(lines(a, "floor")[0].get_ydata()) == {0.95 * 0.9} and not lines(b, "best")
+    assert title(figure) == "So it is."
+
+
+def test_grids_show_the_point_that_each_chose_and_leave_out_the_infeasible():
+    point = Point(0.5, Accuracy(40, 100, "val"), Accuracy(88, 100, "val"))
+    chosen = {"coarse": {"negmerge": point, "uniform": None}, "fine": {"negmerge": point, "uniform": point}}
+    axes = grid_ranking(chosen, finding="f").axes[0]
+    assert len(lines(axes, "negmerge")[0].get_xdata()) == 2 and len(lines(axes, "uniform")[0].get_xdata()) == 1
+    assert to_hex(lines(axes, "negmerge")[0].get_color()) == FORGET
+    assert [text.get_text() for text in axes.texts] == ["0.5"] * 3 and "n = 100" in axes.get_ylabel()
+
+
+def test_pictures_carry_both_answers():
+    def one(side, name, before, after):
+        return Answered(side, "f", torch.zeros(3, 4, 4, dtype=torch.uint8), name, before, after)
+
+    figure = before_after([one("forget", "7", "7", "1"), one("retain", "A", "A", "A")])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["was 7 ✓", "now 1 ✗"]
+    assert [text.get_text() for text in figure.axes[1].texts] == ["was A ✓", "now A ✓"]
+    assert title(figure) == "Named rightly, before → after: forget 1 → 0 of 1; retain 1 → 1 of 1"
+
+
+@pytest.mark.parametrize("each", [1, 2, 3, 7])
+def test_shown_images_are_spread_over_classes_and_families(each):
+    def images(name, classes):
+        labels = torch.arange(classes).repeat(3)
+        return ImageSet(name, torch.zeros(len(labels), 3, 4, 4, dtype=torch.uint8), labels, tuple("abcdefgh"), "test")
+
+    shown = shown_images(Splits(images("x", 8), (images("y", 8), images("z", 8))), each)
+    assert len(shown[0]) == each and sum(len(part) for part in shown[1:]) == each
+    for part in shown:
+        assert len(set(part.labels.tolist())) == len(part)
+
+
+def test_drawing_leaves_matplotlib_as_it_was(families):
+    before = dict(rcParams)
+    sensitivity(families, keep=0.9)
+    vote_histogram(BLOCKS[0], votes=3)
+    assert dict(rcParams) == before
