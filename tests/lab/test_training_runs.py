@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -137,6 +138,21 @@ def test_half_precision_computes_only(digits, whole):
     assert losses != exact and losses == pytest.approx(exact, rel=0.05)
     with pytest.raises(ParameterError, match="float16 needs a CUDA device"):
         _trained(digits, replace(RECIPE, precision="float16"))
+
+
+def test_scaled_gradients_of_float16_train_alike_and_resume(digits, whole, tmp_path, monkeypatch):
+    """The scaler, on the CPU, where nobody would want it: what it does to gradients must come out of them again."""
+    monkeypatch.setattr(Execution, "check", lambda *args: None)
+    # From its usual start of 65,536 the scaler skips the first steps, as it is meant to; here none may be missing.
+    monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=256.0))
+    recipe, state = replace(RECIPE, precision="float16"), tmp_path / "state.safetensors"
+    model, steps = _trained(digits, recipe)
+    assert [step.loss for step in steps] == pytest.approx([step.loss for step in whole[1]], rel=0.02)
+    run = finetune(load_model("tiny", device="cpu"), digits, recipe, resume=state, execution=EVERY_STEP)
+    assert [next(run) for _ in range(4)] == steps[:4]
+    run.close()
+    other, again = _trained(digits, recipe, resume=state)
+    assert again == steps and _same(other.weights(), model.weights())
 
 
 def test_a_linear_model_trains_and_its_loss_falls(digits, base):
