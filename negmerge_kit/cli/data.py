@@ -149,8 +149,10 @@ def _tell(
         facts |= {"repository": source.repo, "revision": revision, "download": missing, "hub_cache": place}
         size = f"{_size(missing)} from {source.repo}" if missing else "nothing, all files are there"
         lines += [f"  commit       {revision}", f"  to download  {size}", f"  to           {place}"]
-    lines.append(f"  decoded      {_size(transform.nbytes)} an image, {transform.height} x {transform.width}, to "
-                 f"{cache_folder() / 'images'}")
+    if (count := source.count(splits)) is not None:
+        facts["decoded_bytes"] = count * transform.nbytes
+        what = f"{count:,} images of {transform.height} x {transform.width}"
+        lines.append(f"  decoded      about {_size(count * transform.nbytes)} ({what}) into {facts['cache']}")
     if not quiet:
         print("\n".join(lines), file=to)
     return facts

@@ -35,6 +35,7 @@ def test_list_names_every_set_with_size_and_licence(capsys):
 def test_prepare_then_verify(capsys, pets, tmp_path):
     code, out, err = run(capsys, "prepare", f"folder:{pets}", "digits", "--size", "16")
     assert code == 0 and "licence      your own" in out and str(tmp_path / "cache") in out
+    assert "about 23.0 kB (30 images of 16 x 16)" in out
     assert "train" in out and "24 images, 3 classes" in out
     code, out, _ = run(capsys, "prepare", f"folder:{pets}", "--size", "16", "--json")
     told = json.loads(out)["data"][0]

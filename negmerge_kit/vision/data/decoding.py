@@ -11,12 +11,13 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from filelock import FileLock
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 CHUNK = 256
 """Images between two lines of the journal: what a kill can cost at most."""
+
+Decoded: TypeAlias = "tuple[str, NDArray[np.uint8] | None]"
+"""An image's name and its pixels, [3, H, W]; None if it is corrupt."""
 
 OnImages = Callable[[int, int], None]
 """Told after every chunk: how many images of the split are decoded, of how many."""
@@ -117,9 +121,7 @@ def _decode(request: Request, rows: Rows, indices: Sequence[int], corrupt: str, 
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")  # odd EXIF and palettes with transparency: common and harmless
-        stream = rows.read(ascending[done:])
-        while todo := ascending[done : done + CHUNK]:
-            answers = list(pool.map(_decoder(request.transform), islice(stream, len(todo))))
+        for todo, answers in _in_chunks(rows, ascending[done:], request.transform, pool):
             fresh = {str(row): name for row, (name, pixels) in zip(todo, answers, strict=True) if pixels is None}
             if fresh and corrupt == "refuse":
                 raise SceneError(f"{next(iter(fresh.values()))} of {request.source} cannot be decoded: mend or remove "
@@ -136,6 +138,21 @@ def _decode(request: Request, rows: Rows, indices: Sequence[int], corrupt: str, 
             journal.flush()
             on_images(done, len(ascending))
     return _finish(request, rows, indices, bad)
+
+
+def _in_chunks(
+    rows: Rows, wanted: Sequence[int], transform: Transform, pool: ThreadPoolExecutor
+) -> Iterator[tuple[Sequence[int], list[Decoded]]]:
+    """Chunks of row numbers and what became of them; while one is taken, the next is read and decoded."""
+    stream, waiting = rows.read(wanted), deque[tuple[Sequence[int], Iterator[Decoded]]]()
+    for start in range(0, len(wanted), CHUNK):
+        todo = wanted[start : start + CHUNK]
+        waiting.append((todo, pool.map(_decoder(transform), list(islice(stream, len(todo))))))
+        if len(waiting) > 1:
+            rows_done, answers = waiting.popleft()
+            yield rows_done, list(answers)
+    for rows_done, answers in waiting:
+        yield rows_done, list(answers)
 
 
 def _finish(request: Request, rows: Rows, indices: Sequence[int], bad: dict[str, str]) -> Record:
@@ -208,10 +225,10 @@ def workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _decoder(transform: Transform) -> Callable[[tuple[str, Callable[[], bytes]]], tuple[str, NDArray[np.uint8] | None]]:
+def _decoder(transform: Transform) -> Callable[[tuple[str, Callable[[], bytes]]], Decoded]:
     from PIL import Image, UnidentifiedImageError
 
-    def decode(named: tuple[str, Callable[[], bytes]]) -> tuple[str, NDArray[np.uint8] | None]:
+    def decode(named: tuple[str, Callable[[], bytes]]) -> Decoded:
         name, read = named
         try:
             with Image.open(io.BytesIO(read())) as image:

@@ -94,6 +94,11 @@ class FolderSource(StoredSource):
                 return listed, draw_splits(n, splits[1:], name=self.name)[split]
         raise SceneError(f"{self.path} has no {split} images: add a folder {split}.")
 
+    def count(self, splits: Sequence[str]) -> int:
+        """All the files that these splits, and what is drawn beside them, are taken from."""
+        return sum(len(self._listed(folder).files) for folder, (_, taken) in self._parts.items()
+                   if set(taken) & set(splits))
+
     @cached_property
     def _parts(self) -> dict[str, tuple[Path, tuple[str, ...]]]:
         """Folder name -> (where it is, the splits that are taken from it)."""

@@ -16,7 +16,7 @@ from negmerge_kit.vision.data.download import bytes_missing, download, local_fil
 from negmerge_kit.vision.data.labels import check_order, class_names, said
 from negmerge_kit.vision.data.pins import COMMIT, Pin, check_pin, read_pin
 from negmerge_kit.vision.data.registry import DATASETS
-from negmerge_kit.vision.data.rows import Rows, draw_all, draw_splits
+from negmerge_kit.vision.data.rows import VALIDATION_AT_MOST, VALIDATION_SHARE, Rows, draw_all, draw_splits
 from negmerge_kit.vision.data.source import PLAIN_TEMPLATES, SPLITS
 from negmerge_kit.vision.data.stored import StoredSource
 
@@ -209,6 +209,13 @@ class NamedSource(HubSource):
     def templates(self) -> tuple[str, ...]:
         """The prompts of the registry."""
         return class_names(self.entry.classes or self.name).templates
+
+    def count(self, splits: Sequence[str]) -> int:
+        """By the registry's numbers and the authors' validation rule."""
+        train, test = self.entry.images
+        held = min(int((train or test) * VALIDATION_SHARE), VALIDATION_AT_MOST)
+        sizes = {"train": train - held, "val": held, "test": test if self.entry.train else held}
+        return sum(sizes[split] for split in splits)
 
     def files(self, folder: Path) -> dict[str, list[str]]:
         """The parquet files of each split; other files of the repository are left alone."""

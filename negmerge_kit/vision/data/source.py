@@ -97,6 +97,10 @@ class DataSource(ABC):
         """Whether `images` of these splits has nothing left to fetch or decode."""
         return True
 
+    def count(self, splits: Sequence[str]) -> int | None:
+        """About how many images these splits hold; None if nobody has said."""
+        return None
+
     def check_split(self, split: str) -> None:
         """Refuse a split that this source does not have.
 
