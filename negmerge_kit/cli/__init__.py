@@ -26,6 +26,7 @@ VERBS = {
     "convert": ("files", "turn old pickled checkpoints into safetensors, executing nothing"),
     "verify": ("cards", "recompute what an unlearning card claims"),
     "push": ("cards", "send unlearned weights and their card to the Hub"),
+    "reproduce": ("reproducing", "the paper's table, measured beside the published one"),
     "bench": ("benchmarks", "measure the kit against a baseline in the same run"),
 }
 

@@ -1,0 +1,196 @@
+"""`negmerge reproduce clip-negation`: the paper's table beside one measured here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from negmerge_kit.cli.flags import Parser, percent, print_json, seconds
+from negmerge_kit.cli.sweeping import add_executor_flags, add_training_flags, executor_of, fill, scene_grid
+from negmerge_kit.errors import NegmergeError, ParameterError
+from negmerge_kit.types import Json
+
+if TYPE_CHECKING:
+    from negmerge_kit.lab.reproduction import Published
+
+TABLES = ("clip-negation",)
+RESULT = "clip-negation.json"
+
+
+def reproduce(arguments: list[str]) -> int:
+    """Fine-tune, search and score every row of a published table; goes on where it was stopped."""
+    parser = Parser("reproduce", "Measure a table of the paper beside the published one; goes on where it was stopped.")
+    parser.add_argument("table", choices=TABLES, help="clip-negation: forget one data set, keep a control")
+    parser.add_argument(
+        "--model", default="ViT-B-32/openai", metavar="ARCH/TAG", help="or ARCH/FILE; default %(default)s"
+    )
+    parser.add_argument(
+        "--datasets", default="all", metavar="DATA,DATA", help="what to forget, in turn (default all 8)"
+    )
+    parser.add_argument("--control", default="imagenet", metavar="DATA", help="what to keep (default %(default)s)")
+    parser.add_argument("--grid", default="paper-randaugment", metavar="GRID", help="candidates; default %(default)s")
+    parser.add_argument(
+        "--rows", default="all", metavar="ROW,ROW", help="base, single, uniform, ties, magmax, negmerge"
+    )
+    parser.add_argument("--keep", type=float, default=0.95, help="share of the control to keep (default %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("reproduction"), metavar="DIR", help="pools and results")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--bisect", action="store_true", help="look only at scales that split the question")
+    parser.add_argument("--dry-run", action="store_true", help="tell downloads, GPU hours and disk; do nothing")
+    parser.add_argument("--tflops", type=float, default=None, metavar="X", help="what the GPU sustains, for --dry-run")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_executor_flags(parser)
+    add_training_flags(parser)
+    options = parser.parse_args(arguments)
+
+    from negmerge_kit.lab.recipe import grid
+    from negmerge_kit.lab.reproduction import ROWS, averages, find_published, measure
+    from negmerge_kit.lab.workbench import Workbench
+    from negmerge_kit.scoring.floors import check_keep
+    from negmerge_kit.scoring.scale import Method
+    from negmerge_kit.sweeps.embedded import start_pool
+    from negmerge_kit.vision.data import find_data
+    from negmerge_kit.vision.model_spec import find_model
+    from negmerge_kit.vision.scene import Scene
+
+    # What is misspelt is told before hours are spent.
+    spec, published = find_model(options.model), find_published(str(find_model(options.model)))
+    texts = list(published.sets) if options.datasets == "all" else _names(options.datasets)
+    rows = list(ROWS) if options.rows == "all" else _names(options.rows)
+    if unknown := [row for row in rows if row not in ROWS]:
+        raise ParameterError(f"there is no row '{unknown[0]}': choose among {', '.join(ROWS)}.")
+    executor, _, keep = executor_of(options), grid(options.grid), check_keep(options.keep)
+    assert isinstance(keep, float)
+    sources = [find_data(text) for text in texts]
+    if len({source.name for source in sources}) < len(sources):
+        raise ParameterError(f"--datasets names one set twice: {options.datasets}.")
+    if options.dry_run:
+        return _dry_run(options, texts, rows)
+
+    parts: list[Json] = []
+    for text, source in zip(texts, sources, strict=True):
+        scene = Scene(f"{source.name} from {spec}", spec.as_json(), text, (options.control,))
+        store, damaged = start_pool(scene, options.out / source.name)
+        recipes = scene_grid(store, options.grid, options.precision)
+        swept = fill("reproduce", store, recipes, options, executor, damaged)
+        if not swept["candidates"]:
+            why = swept["failed"][0]["why"].strip().splitlines()[-1]
+            raise NegmergeError(f"no candidate of {source.name} could be fine-tuned: {why}")
+        bench = Workbench(store.reload(), device=options.device)
+
+        def tell(title: str, name: str = source.name) -> None:
+            print(f"{name}: {title}", file=sys.stderr)
+
+        method: Method = "bisect" if options.bisect else "early"
+        part = measure(bench, published, rows=rows, keep=keep, method=method, on_row=tell)
+        parts.append(part | {"failed": swept["failed"]})
+        result = {
+            "table": options.table,
+            "model": str(spec),
+            "grid": options.grid,
+            "control": options.control,
+            "keep": keep,
+            "datasets": parts,
+            "averages": averages(parts, published),
+            "published": published.told | {"sources": published.sources},
+        }
+        _write(options.out / RESULT, result)
+    if options.json:
+        print_json(result)
+    else:
+        _show(result, published)
+    return 0
+
+
+def _dry_run(options: argparse.Namespace, texts: list[str], rows: list[str]) -> int:
+    from negmerge_kit.lab.forecast import SUSTAINED, forecast
+    from negmerge_kit.lab.recipe import Recipe, grid
+    from negmerge_kit.vision.clip import untrained
+    from negmerge_kit.vision.data import find_data, transform_of
+    from negmerge_kit.vision.model_spec import TIMM, find_model
+
+    spec = find_model(options.model)
+    if spec.arch.startswith(TIMM):
+        raise ParameterError(f"{spec} has no text tower, which this table needs: give an open_clip model.")
+
+    def recipes(name: str, images: int) -> tuple[Recipe, ...]:
+        return grid(options.grid, data=name, images=images)
+
+    merged = len([row for row in rows if row not in ("base", "single")])
+    told = forecast(
+        [find_data(text) for text in texts],
+        find_data(options.control),
+        untrained(spec.arch, device="cpu"),
+        transform_of(spec.as_json()),
+        recipes,
+        merged=merged,
+        single="single" in rows,
+        tflops=options.tflops or SUSTAINED,
+    )
+    told = {"table": options.table, "model": str(spec), "grid": options.grid, **told}
+    if options.json:
+        print_json(told)
+        return 0
+    control = told["control"]
+    print(f"{told['model']}: {_size(told['model_bytes'])}; {control['data']}: {_size(control['download_bytes'])}")
+    for row in told["rows"]:
+        print(
+            f"{row['data']:12} {_size(row['download_bytes']):>8} to download ({row['licence']}), {row['candidates']} "
+            f"candidates, {row['training_hours']:.1f} h training, {row['search_hours']:.2f} h searching, "
+            f"{_size(row['disk_bytes'])} on disk"
+        )
+    print(
+        f"in all       {_size(told['download_bytes']):>8} to download, {told['gpu_hours']:.1f} GPU hours at an assumed "
+        f"{told['assumed_tflops']:g} TFLOP/s, {_size(told['disk_bytes'])} on disk"
+    )
+    return 0
+
+
+def _show(result: Json, published: Published) -> None:
+    for part in result["datasets"]:
+        hours = seconds(part["training_seconds"])
+        print(f"\n{part['data']} ({part['candidates']} candidates, {hours} to train), test")
+        for line in part["rows"]:
+            told = line["published"] or {}
+            at = "infeasible" if line["scale"] is None else f"scale {line['scale']:g}"
+            print(f"  {line['title']:40} {at:11} {seconds(line['seconds']):>6}")
+            for side in ("forget", "retain"):
+                score = line["test"] and line["test"][side]
+                print(f"    {side} {percent(score)}   published {_share(told.get(side))}")
+    print("\naverages over the sets above; published: over the paper's eight")
+    for line in result["averages"]:
+        told = line["published"] or {}
+        sides = [
+            f"{side} {_share(line['measured'][side])} (published {_share(told.get(side))})"
+            for side in ("forget", "retain")
+        ]
+        print(f"  {line['title']:40} {'   '.join(sides)}")
+    for name, source in published.sources.items():
+        print(f"{name}: {source}")
+
+
+def _write(path: Path, result: Json) -> None:
+    from negmerge_kit.checkpoints.atomic import atomic_file
+
+    with atomic_file(path) as file:
+        file.write(json.dumps(result, indent=1, allow_nan=False).encode())
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ParameterError("an empty list was given: name at least one, or leave the option out.")
+    return names
+
+
+def _share(value: float | None) -> str:
+    return "  —   " if value is None else f"{100 * value:.2f} %"
+
+
+def _size(count: int | None) -> str:
+    if count is None:
+        return "yours"
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

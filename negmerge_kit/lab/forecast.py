@@ -1,0 +1,110 @@
+"""What a reproduction would cost, before anything is fetched: downloads, computing time and disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from negmerge_kit.errors import SceneError
+from negmerge_kit.lab.recipe import Recipe
+from negmerge_kit.scoring.scale import DEFAULT_SCALES
+from negmerge_kit.types import Json
+from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.data import DataSource
+from negmerge_kit.vision.data.registry import DATASETS
+from negmerge_kit.vision.data.transform import Transform
+
+SUSTAINED = 40.0
+"""Tera floating-point operations a second that a large GPU is assumed to sustain: an assumption, not a measurement."""
+
+TRAINING = 3.0
+"""Forward and backward pass in forward passes."""
+
+
+def forecast(
+    sources: Sequence[DataSource],
+    control: DataSource,
+    model: Classifier,
+    transform: Transform,
+    grid: Callable[[str, int], Sequence[Recipe]],
+    *,
+    merged: int = 1,
+    single: bool = False,
+    tflops: float = SUSTAINED,
+) -> Json:
+    """Downloads, GPU hours and disk of a table over these data sets.
+
+    Args:
+        transform: how large an image is once it is decoded.
+        grid: the recipes for a data set, by its name and number of training images.
+        merged: rules whose scale is searched.
+        single: whether every candidate's own scale is searched, too.
+        tflops: what the device sustains. A search is counted as if no scale were ever given up early.
+    """
+    flops = flops_per_image(model)
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.weights("meta").values())
+    kept = {split: count_images(control, split, transform) for split in ("val", "test")}
+    downloads = {control.text: control.bytes}
+    rows: list[Json] = []
+    for source in sources:
+        images = {split: count_images(source, split, transform) for split in ("train", "val", "test")}
+        recipes = grid(source.name, images["train"])
+        trained = sum(recipe.epochs * images["train"] for recipe in recipes)
+        searches = merged + len(recipes) * single
+        looked = searches * len(DEFAULT_SCALES) * (images["val"] + kept["val"])
+        searched = looked + (1 + merged + single) * (images["test"] + kept["test"])
+        downloads[source.text] = source.bytes
+        disk = (1 + len(recipes)) * weights + sum(images.values()) * transform.nbytes + (source.bytes or 0)
+        rows.append(
+            {
+                "data": source.name,
+                "title": source.title,
+                "download_bytes": source.bytes,
+                "licence": source.licence,
+                "candidates": len(recipes),
+                "training_images": images["train"],
+                "training_hours": TRAINING * trained * flops / (tflops * 1e12) / 3600,
+                "search_hours": searched * flops / (tflops * 1e12) / 3600,
+                "disk_bytes": disk,
+            }
+        )
+    stored = (control.bytes or 0) + weights
+    return {
+        "model_bytes": weights,
+        "control": {"data": control.name, "title": control.title, "download_bytes": control.bytes},
+        "download_bytes": sum(size or 0 for size in downloads.values()) + weights,
+        "assumed_tflops": tflops,
+        "gpu_hours": sum(row["training_hours"] + row["search_hours"] for row in rows),
+        "disk_bytes": sum(row["disk_bytes"] for row in rows) + sum(kept.values()) * transform.nbytes + stored,
+        "rows": rows,
+    }
+
+
+def flops_per_image(model: Classifier) -> float:
+    """Floating-point operations of one image's forward pass through the image tower, as torch counts them."""
+    pixels = torch.zeros(1, 3, *model.image_size, device=model.device)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.encode(pixels)
+    return float(counter.get_total_flops())
+
+
+def count_images(source: DataSource, split: str, transform: Transform) -> int:
+    """How many images a split has: from the registry for named data that is not here yet, else by looking.
+
+    >>> from negmerge_kit.vision.data import find_data
+    >>> count_images(find_data("cars"), "train", Transform(224, 224))
+    7330
+    """
+    entry = DATASETS.get(source.text.partition("@")[0])
+    if entry is None:
+        try:
+            return len(source.images(split, image_size=transform))
+        except SceneError:
+            return 0
+    train, test = entry.images
+    drawn = 5000 if entry.control else min(train // 10, 5000)
+    if split == "test":
+        return 5000 if entry.control and not train else test
+    return drawn if split == "val" else max(0, train - drawn)

@@ -1,0 +1,180 @@
+"""The paper's table of CLIP negation: what was published, what is measured here, row by row."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from negmerge_kit.lab.greedy import best_single
+from negmerge_kit.lab.kept_points import KeptPoints
+from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.scoring.curve import Least, Point
+from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, Method, ScaleSearch
+from negmerge_kit.types import Json
+
+ROWS = {
+    "base": "Pre-trained",
+    "single": "Task arithmetic, best single candidate",
+    "uniform": "Uniform merge",
+    "ties": "TIES",
+    "magmax": "MagMax",
+    "negmerge": "NegMerge",
+}
+"""The rows of the paper's table, in its order."""
+
+RECORD = Path(__file__).parent / "published" / "clip_negation.json"
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the paper and its code tell of one architecture; empty for any other.
+
+    >>> published = find_published("ViT-B-32-quickgelu/openai")
+    >>> published.row("negmerge", "cars"), published.average("ties")["forget"]
+    ({'scale': 0.9, 'forget': 0.274, 'retain': 0.6038}, 0.2621)
+    >>> find_published("tiny").average("ties") is None
+    True
+    """
+
+    sets: tuple[str, ...]
+    told: Json = field(repr=False)
+    sources: Json = field(repr=False)
+
+    def row(self, row: str, name: str) -> Json | None:
+        """`{"forget", "retain"}` on test of one row and data set, as far as it was published."""
+        if row == "base":
+            scores = self.told.get("zero_shot", {}).get("test", {})
+            return {"forget": scores[name], "retain": scores["imagenet"]} if name in self.sets and scores else None
+        found: Json | None = self.told.get("rows", {}).get(row, {}).get(name)
+        return found
+
+    def average(self, row: str) -> Json | None:
+        """The same, averaged over all the paper's data sets."""
+        found: Json | None = self.told.get("averages", {}).get(row)
+        return found
+
+
+def find_published(model: str) -> Published:
+    """The published numbers of a model's architecture, whatever its activation's name and its tag."""
+    record = json.loads(RECORD.read_text(encoding="utf-8"))
+    arch = model.partition("/")[0].removesuffix("-quickgelu")
+    return Published(tuple(record["sets"]), record["models"].get(arch, {}), record["sources"])
+
+
+def measure(
+    bench: Workbench,
+    published: Published,
+    *,
+    rows: Sequence[str] = tuple(ROWS),
+    keep: float = KEEP,
+    scales: Sequence[float] = DEFAULT_SCALES,
+    method: Method = "early",
+    on_row: Callable[[str], None] = lambda title: None,
+) -> Json:
+    """One data set's part of the table: every row's scale chosen on validation, scored once on test.
+
+    Searches and test scores are kept in the pool's folder, so that what was measured before is not measured again:
+    "seconds" tells what a row took now.
+
+    Args:
+        on_row: told the title of the row that comes next.
+    """
+    pool, name = bench.pool, bench.scene.sources[0].name
+    measured = []
+    for row in rows:
+        on_row(ROWS[row])
+        started = time.perf_counter()
+        choice, found, searches = _searched(bench, row, keep, scales, method)
+        best = found.best if found else None
+        at = 0.0 if row == "base" else (best.scale if best else None)
+        test = None if at is None else _on_test(bench, choice, at)
+        measured.append(
+            {
+                "row": row,
+                "title": ROWS[row],
+                "status": found.status if found else "ok",
+                "scale": at,
+                "validation": _pair(best if found else bench.base_scores("val").point(0.0)),
+                "test": _pair(test),
+                "published": published.row(row, name),
+                "searches": searches,
+                "merge_seconds": bench.merged(choice).seconds if row != "base" else 0.0,
+                "seconds": time.perf_counter() - started,
+            }
+        )
+    return {
+        "data": name,
+        "forget": bench.scene.forget,
+        "retain": list(bench.scene.retain),
+        "candidates": len(pool.ids),
+        "training_seconds": sum(entry.seconds for entry in pool.entries),
+        "rows": measured,
+    }
+
+
+def averages(parts: Sequence[Json], published: Published) -> list[Json]:
+    """Each row's mean over the data sets that have it, beside the paper's mean over all of its.
+
+    >>> part = {"data": "cars", "rows": [{"row": "base", "title": "Pre-trained", "test": {
+    ...     "forget": {"value": 0.5}, "retain": {"value": 0.6}}}]}
+    >>> averages([part], find_published("ViT-B-32/openai"))[0]["measured"]
+    {'forget': 0.5, 'retain': 0.6, 'sets': ['cars']}
+    """
+    told = []
+    for row, title in ROWS.items():
+        found = [(part["data"], line["test"]) for part in parts for line in part["rows"] if line["row"] == row]
+        scored = [(name, test) for name, test in found if test]
+        if not found:
+            continue
+        mean = {
+            side: fmean(test[side]["value"] for _, test in scored) if scored else None for side in ("forget", "retain")
+        }
+        told.append(
+            {
+                "row": row,
+                "title": title,
+                "measured": mean | {"sets": [name for name, _ in scored]},
+                "published": published.average(row),
+                "complete": {name for name, _ in scored} == set(published.sets),
+            }
+        )
+    return told
+
+
+def _searched(
+    bench: Workbench, row: str, keep: float, scales: Sequence[float], method: Method
+) -> tuple[Choice, ScaleSearch | None, int]:
+    """What a row subtracts, its scale search, and how many searches that took."""
+    if row == "base":
+        return bench.choose(), None, 0
+    if row != "single":
+        choice = bench.choose(rule=row)
+        return choice, bench.search(choice, keep=keep, scales=scales, method=method), 1
+
+    def search(ids: tuple[str, ...]) -> ScaleSearch:
+        # One candidate merged by any rule is itself; this is the choice that the sweep has searched already.
+        return bench.search(bench.choose(ids), keep=keep, scales=scales, method=method)
+
+    selection = best_single(bench.pool.ids, search)
+    return bench.choose(selection.candidates), selection.search, selection.searches
+
+
+def _on_test(bench: Workbench, choice: Choice, scale: float) -> Point:
+    def score(scale: float, *, forget_at_most: int | None = None, retain_at_least: Least | None = None) -> Point:
+        return bench.score(choice, scale, "test").point(scale)
+
+    with KeptPoints(bench.pool, choice, "test", bench.model.device) as kept:
+        return kept.around(score)(scale)
+
+
+def _pair(point: Point | None) -> Json | None:
+    if point is None or point.forget is None or point.retain is None:
+        return None
+    pair: dict[str, Any] = {"forget": point.forget.json(), "retain": point.retain.json()}
+    return pair

@@ -1,0 +1,149 @@
+"""`negmerge reproduce clip-negation` on small files of the real formats: every row, again at no cost, and dry."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from negmerge_kit.checkpoints import save_checkpoint
+from negmerge_kit.checkpoints.pool import open_pool
+from negmerge_kit.cli import main
+from negmerge_kit.lab.forecast import count_images
+from negmerge_kit.lab.reproduction import ROWS, averages, find_published
+from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.vision.data import find_data
+from negmerge_kit.vision.data.transform import Transform
+from negmerge_kit.vision.families import FAMILIES, family_images
+from negmerge_kit.vision.tiny import TINY, tiny_weights
+
+GRID = "[recipe]\nlr = 1e-3\nepochs = 2\n[vary]\nweight_decay = [0.1, 0.2]\n"
+
+
+def write_images(folder, family, split, n, name=str):
+    """A family's pictures as PNG files, one folder a class, as data sets of classification come."""
+    images = family_images(family, split).take(n)
+    for k, (pixels, label) in enumerate(zip(images.images, images.labels.tolist(), strict=True)):
+        place = folder / name(FAMILIES[family].classes[label])
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(place / f"{k:04d}.png")
+
+
+@pytest.fixture
+def words(tmp_path, monkeypatch):
+    """The command over an open_clip checkpoint, a local copy of MNIST's layout and a folder to keep."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    weights = tiny_weights()
+    base = save_checkpoint(tmp_path / "base.safetensors", weights.items(), like=weights)
+    (tmp_path / "grid.toml").write_text(GRID)
+    digits = dict(zip(FAMILIES["digits"].classes, "0123456789", strict=True))
+    for split, n in (("train", 400), ("test", 120)):
+        write_images(tmp_path / "mnist" / split, "digits", split, n, digits.get)
+    write_images(tmp_path / "colours", "colours", "train", 400)
+    return [
+        *("reproduce", "clip-negation", "--model", f"{TINY}/{base}", "--datasets", f"mnist:{tmp_path / 'mnist'}"),
+        *("--control", f"folder:{tmp_path / 'colours'}", "--grid", str(tmp_path / "grid.toml")),
+        *("--out", str(tmp_path / "out"), "--device", "cpu", "--json"),
+    ]
+
+
+def run(words, capsys):
+    code = main(words)
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_from_files_to_the_table_and_again_without_a_step(words, tmp_path, capsys, monkeypatch):
+    code, told = run(words, capsys)
+    assert code == 0
+    (part,) = told["datasets"]
+    assert (part["data"], part["candidates"], part["failed"]) == ("mnist", 2, [])
+    rows = {row["row"]: row for row in part["rows"]}
+    assert list(rows) == list(ROWS)
+    base = rows["base"]["test"]
+    assert base["forget"]["n"] == 120 and base["forget"]["split"] == "test" and base["forget"]["value"] > 0.5
+    for row in rows.values():
+        if row["status"] == "ok":
+            for side in ("forget", "retain"):
+                assert row["test"][side]["low"] <= row["test"][side]["value"] <= row["test"][side]["high"]
+        else:
+            assert row["test"] is None and row["scale"] is None
+    assert rows["negmerge"]["status"] == "ok"
+    assert rows["negmerge"]["test"]["forget"]["value"] < base["forget"]["value"]
+    assert rows["single"]["searches"] == 2 and part["training_seconds"] > 0
+    mean = {line["row"]: line for line in told["averages"]}
+    assert mean["negmerge"]["measured"]["forget"] == rows["negmerge"]["test"]["forget"]["value"]
+    assert json.loads((tmp_path / "out" / "clip-negation.json").read_text()) == told
+
+    made = open_pool(tmp_path / "out" / "mnist").entries
+    asked = []
+    monkeypatch.setattr(Workbench, "score", lambda *things: asked.append(things))
+    _, again = run(words, capsys)
+    assert open_pool(tmp_path / "out" / "mnist").entries == made and not asked
+
+    def lasting(result):
+        return [{k: v for k, v in row.items() if "seconds" not in k} for row in result["datasets"][0]["rows"]]
+
+    assert lasting(again) == lasting(told)
+
+    assert main([word for word in words if word != "--json"]) == 0
+    said = capsys.readouterr().out
+    assert "NegMerge" in said and "published" in said and "interval" in said
+
+
+def test_a_dry_run_tells_and_makes_nothing(words, tmp_path, capsys):
+    code, told = run([*words, "--dry-run"], capsys)
+    assert code == 0 and not (tmp_path / "out").exists()
+    (row,) = told["rows"]
+    assert (row["candidates"], row["training_images"]) == (2, 360)
+    assert told["gpu_hours"] > 0 and told["disk_bytes"] > 3 * told["model_bytes"]
+    _, twice = run([*words, "--dry-run", "--tflops", "80"], capsys)
+    assert twice["gpu_hours"] == pytest.approx(told["gpu_hours"] / 2)
+    assert main([word for word in [*words, "--dry-run"] if word != "--json"]) == 0
+    assert "GPU hours" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (["--rows", "nope"], "choose among base"),
+        (["--datasets", "digits,digits"], "twice"),
+        (["--datasets", ","], "empty list"),
+        (["--datasets", "nope"], "not known"),
+        (["--grid", "nope"], "grid"),
+        (["--keep", "2"], "keep"),
+        (["--model", "timm:resnet18/a1_in1k", "--dry-run"], "text tower"),
+    ],
+)
+def test_what_is_misspelt_is_told_before_anything_is_made(words, tmp_path, capsys, change, says):
+    assert main([*words, *change]) == 2
+    said = capsys.readouterr().err
+    assert says in said and said.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_the_published_numbers_are_those_of_the_record():
+    published = find_published("ViT-B-32-quickgelu/openai")
+    bases = [published.row("base", name)["forget"] for name in published.sets]
+    assert len(bases) == 8 and sum(bases) / 8 == pytest.approx(published.average("base")["forget"], abs=5e-5)
+    assert published.row("base", "cars")["retain"] == 0.6334 and published.row("base", "folder") is None
+    points = published.told["curve"]["points"]
+    kept = [(forget, scale) for scale, forget, retain in points if retain >= published.told["curve"]["floor"]]
+    assert min(kept)[1] == published.row("negmerge", "cars")["scale"] == 0.9
+    assert find_published("tiny").row("negmerge", "cars") is None
+
+
+def test_averages_say_which_sets_they_are_over():
+    def part(name, forget):
+        test = forget and {"forget": {"value": forget}, "retain": {"value": 0.6}}
+        return {"data": name, "rows": [{"row": "negmerge", "test": test}]}
+
+    (line,) = averages([part("cars", 0.2), part("dtd", 0.4), part("svhn", None)], find_published("ViT-B-32/openai"))
+    assert line["measured"] == {"forget": pytest.approx(0.3), "retain": 0.6, "sets": ["cars", "dtd"]}
+    assert line["published"] == {"forget": 0.2076, "retain": 0.6036} and line["complete"] is False
+
+
+@pytest.mark.parametrize(
+    ("text", "split", "n"),
+    [("cars", "val", 814), ("imagenet", "val", 5000), ("imagenet", "test", 50000), ("imagenet-small", "test", 5000),
+     ("digits", "val", 240), ("svhn", "train", 68257)],
+)  # fmt: skip
+def test_images_are_counted_before_they_are_here(text, split, n):
+    assert count_images(find_data(text), split, Transform(32, 32)) == n
