@@ -126,7 +126,8 @@ def _transform(options: argparse.Namespace) -> Transform:
 
 def _facts(source: DataSource) -> Json:
     return {"name": source.name, "title": source.title, "bytes": source.bytes, "licence": source.licence,
-            "homepage": source.homepage, "splits": list(source.splits), "flips": source.flips}
+            "class_names": source.names_from, "homepage": source.homepage, "splits": list(source.splits),
+            "flips": source.flips}
 
 
 def _tell(
@@ -138,6 +139,7 @@ def _tell(
 
     facts = {**_facts(source), "data": source.text, "cache": str(cache_folder() / "images")}
     lines = [f"{source.title}", f"  licence      {source.licence}"]
+    lines.append(f"  class names  from {source.names_from}")
     if source.homepage:
         lines.append(f"  more         {source.homepage}")
     if isinstance(source, HubSource):

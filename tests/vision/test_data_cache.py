@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,14 @@ def test_what_is_decoded_is_not_decoded_again(pets, monkeypatch):
     for other in (lambda: source(pets).images("val", image_size=8), lambda: source(pets).images("train", image_size=9)):
         with pytest.raises(pytest.fail.Exception, match="decoded again"):
             other()
+
+
+def test_two_at_a_time_decode_once(pets, monkeypatch):
+    calls, decode = [], decoding._decode
+    monkeypatch.setattr(decoding, "_decode", lambda *given: calls.append(1) or decode(*given))
+    with ThreadPoolExecutor(2) as pool:
+        one, two = pool.map(lambda _: source(pets).decode("train", image_size=8), range(2))
+    assert one == two and len(calls) == 1
 
 
 def test_a_kill_costs_one_chunk_at_most(pets, monkeypatch):

@@ -51,6 +51,7 @@ class FolderSource(StoredSource):
         self.text = f"folder:{self.path}"
         self.name = self.path.name or "images"
         self.title = f"images in {self.path}"
+        self.names_from = "the folders' names"
         self._listings: dict[str, FolderRows] = {}
 
     @property
@@ -135,6 +136,7 @@ class LocalSource(FolderSource):
         self.licence, self.homepage, self.flips = entry.licence, entry.homepage, entry.flips
         self.splits = ("val", "test") if entry.control else SPLITS
         self._known, self._entry = class_names(entry.classes or name), entry
+        self.names_from = self._known.source
 
     @property
     def classes(self) -> tuple[str, ...]:

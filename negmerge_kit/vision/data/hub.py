@@ -13,7 +13,7 @@ from negmerge_kit.errors import SceneError
 from negmerge_kit.types import Json
 from negmerge_kit.vision.data.columns import HubRows, find_columns, open_repository
 from negmerge_kit.vision.data.download import bytes_missing, download, local_files, resolve
-from negmerge_kit.vision.data.labels import check_order, class_names, said
+from negmerge_kit.vision.data.labels import check_order, class_names, names_source, said
 from negmerge_kit.vision.data.pins import COMMIT, Pin, check_pin, read_pin
 from negmerge_kit.vision.data.registry import DATASETS
 from negmerge_kit.vision.data.rows import VALIDATION_AT_MOST, VALIDATION_SHARE, Rows, draw_all, draw_splits
@@ -43,6 +43,7 @@ class HubSource(StoredSource):
         self.name = repo.rpartition("/")[2]
         self.title = f"{repo} on the Hub"
         self.licence = "as its page on the Hub says"
+        self.names_from = "the label column of the data set itself"
         self.homepage = f"https://huggingface.co/datasets/{repo}"
         self.patterns: tuple[str, ...] = ()
 
@@ -197,6 +198,7 @@ class NamedSource(HubSource):
         self.config, self.subset = name, ""
         self.title, self.licence, self.homepage = self.entry.title, self.entry.licence, self.entry.homepage
         self.bytes, self.flips = self.entry.bytes, self.entry.flips
+        self.names_from = names_source(self.entry.classes or name)
         self.splits = ("val", "test") if self.entry.control else SPLITS
         self.patterns = tuple(pattern for pattern in (self.entry.train, self.entry.test) if pattern)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from negmerge_kit.errors import SceneError
 
+IMAGENET = "imagenet"
 FOLDER = Path(__file__).parent / "classes"
 
 
@@ -34,17 +35,28 @@ class ClassNames:
 @cache
 def class_names(name: str) -> ClassNames:
     """The class names and templates of a named data set; ImageNet's come from open_clip, its synset ids from timm."""
-    if name == "imagenet":
+    if name == IMAGENET:
         from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
         from timm.data.imagenet_info import ImageNetInfo
 
         info = ImageNetInfo()
-        return ClassNames("open_clip IMAGENET_CLASSNAMES and OPENAI_IMAGENET_TEMPLATES", tuple(IMAGENET_CLASSNAMES),
+        return ClassNames(names_source(name), tuple(IMAGENET_CLASSNAMES),
                           tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES),
                           (tuple(info.label_names()), tuple(info.label_descriptions())))
     told = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     labels = (tuple(told["labels"]),) if "labels" in told else ()
     return ClassNames(told["source"], tuple(told["classes"]), tuple(told["templates"]), labels)
+
+
+def names_source(name: str) -> str:
+    """Where the class names and templates of a named data set come from.
+
+    >>> names_source("imagenet")
+    'open_clip, IMAGENET_CLASSNAMES and OPENAI_IMAGENET_TEMPLATES'
+    """
+    if name == IMAGENET:  # told without opening open_clip, which takes seconds
+        return "open_clip, IMAGENET_CLASSNAMES and OPENAI_IMAGENET_TEMPLATES"
+    return class_names(name).source
 
 
 def check_order(known: ClassNames, found: Sequence[str], where: str) -> None:

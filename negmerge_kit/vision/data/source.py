@@ -34,6 +34,7 @@ class DataSource(ABC):
         text: what `find_data` reads back, with the revision if there is one.
         name: its short name, which the head that classifies it has too.
         title, licence, homepage: what people want to know before they use it.
+        names_from: where the class names come from.
         bytes: about how much has to be fetched; None if nobody has said.
         flips: whether a mirrored image still shows its class; not so for digits and signs.
         splits: the splits that it has; a control that is only kept has no "train".
@@ -43,6 +44,7 @@ class DataSource(ABC):
     name: str
     title: str
     licence: str = "your own"
+    names_from: str = "this package"
     homepage: str = ""
     bytes: int | None = None
     flips: bool = True
