@@ -11,7 +11,7 @@ from torch import Tensor
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.merging.alike import check_alike
 from negmerge_kit.merging.deltas import divided
-from negmerge_kit.merging.sources import Sources
+from negmerge_kit.merging.sources import SURVEY_CHUNK, Sources
 from negmerge_kit.types import Weights
 
 Order = Sequence[int]
@@ -79,9 +79,8 @@ def agreement_along(base: Weights, candidates: Sequence[Weights], orders: Sequen
     for signs, _ in _signs(base, candidates):
         for order, count in zip(orders, counts, strict=True):
             rows = signs[list(order)]
-            up, down = (rows > 0).char().cummin(0).values, (rows < 0).char().cummin(0).values
-            moved = (rows != 0).char().cummax(0).values
-            count += torch.stack([up.sum(1) + down.sum(1), moved.sum(1)])
+            up, down, still = (_all_so_far(votes) for votes in (rows > 0, rows < 0, rows == 0))
+            count += torch.stack([up + down, rows.shape[1] - still])
     return [Chain(tuple(count[0].tolist()), tuple(count[1].tolist())) for count in counts]
 
 
@@ -113,6 +112,11 @@ def compare_halves(base: Weights, candidates: Sequence[Weights], splits: Sequenc
     return found
 
 
+def _all_so_far(votes: Tensor) -> Tensor:
+    """In how many columns the first 1, 2, … rows are all true."""
+    return votes.cumprod(0, dtype=torch.int8).sum(1)
+
+
 def _consensus(signs: Tensor, deltas: Tensor, part: Order) -> tuple[Tensor, Tensor]:
     """The sign that all of a part share (0 where they do not), and their mean there in float64."""
     rows = signs[list(part)]
@@ -126,7 +130,7 @@ def _signs(base: Weights, candidates: Sequence[Weights]) -> Iterator[tuple[Tenso
     check_alike(base, candidates)
     sources = Sources(base, candidates)
     for name in sources.counted():
-        for chunk in sources.chunks(name):
+        for chunk in sources.chunks(name, SURVEY_CHUNK):
             deltas = torch.stack(list(chunk))
             signs = deltas.sign().char()
             if bool(signs.any()):

@@ -201,6 +201,13 @@ def test_a_class_without_images_is_named(bench):
         replace(case, train=replace(train, images=train.images[some], labels=train.labels[some]))
 
 
+def test_a_set_of_one_class_cannot_be_probed(bench):
+    case = case_of(bench)
+    one = replace(case.train, labels=torch.zeros_like(case.train.labels), classes=("digit",))
+    with pytest.raises(SceneError, match="one class"):
+        replace(case, train=one)
+
+
 def test_the_list_of_probes_is_in_the_flags_help(capsys):
     from negmerge_kit.cli import main
 

@@ -18,6 +18,9 @@ from negmerge_kit.vision.scene import Splits
 
 Hits = Callable[[Subject], Tensor]
 
+PER_CLASS = 100
+"""Training images of each class that feature probes learn from, at most."""
+
 
 @dataclass(frozen=True)
 class Members:
@@ -34,7 +37,7 @@ class Case:
 
     Attributes:
         subjects: base and unlearned, retrained where there is one, and `shuffled`, the floor of feature probes.
-        train: forget images that a probe may learn from.
+        train: forget images that a probe may learn from; `fit`: at most PER_CLASS of each class, by the seed.
         val, test: both sides; a probe that chooses does so on val, every number is of test.
         templates: prompt templates of each set, for heads that are built anew.
         recipe: how relearning trains.
@@ -51,9 +54,14 @@ class Case:
     seed: int = 0
     steps: int = 60
     asked: Mapping[str, Subject] = field(init=False)
+    fit: ImageSet = field(init=False)
 
     def __post_init__(self) -> None:
         """Keep the models whose knowledge is in question apart from the floor; refuse classes without images."""
+        if len(self.train.classes) < 2:
+            raise SceneError(
+                f"{self.train.name} has one class: a probe needs two to tell apart; split it, or add some."
+            )
         asked = {name: subject for name, subject in self.subjects.items() if name != "shuffled"}
         object.__setattr__(self, "asked", asked)
         for images in (self.train, self.test.forget):
@@ -63,6 +71,7 @@ class Case:
                     f"class {empty[0]!r} of {images.name} has no image on split {images.split}: "
                     "leave it out of the scene or add images, a probe needs every class."
                 )
+        object.__setattr__(self, "fit", few_of_each(self.train, PER_CLASS, seed=self.seed))
 
     @property
     def forget(self) -> ImageSet:

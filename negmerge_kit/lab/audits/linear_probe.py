@@ -7,12 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from negmerge_kit.lab.audits.case import Case, few_of_each
+from negmerge_kit.lab.audits.case import Case
 from negmerge_kit.lab.audits.probe import Probe
 from negmerge_kit.lab.audits.subjects import Subject
 
-PER_CLASS = 100
-"""Training images of each class that the probe learns from, at most."""
 SETTINGS = {"C": 1.0, "max_iter": 2000}
 """scikit-learn's LogisticRegression, on standardised features."""
 
@@ -23,7 +21,7 @@ def linear_probe(case: Case) -> Iterator[Probe]:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    train = few_of_each(case.train, PER_CLASS, seed=case.seed)
+    train = case.fit
 
     def hits(subject: Subject) -> Tensor:
         probe = make_pipeline(StandardScaler(), LogisticRegression(**SETTINGS))

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from negmerge_kit.lab.audits.case import Case, few_of_each
-from negmerge_kit.lab.audits.linear_probe import PER_CLASS
+from negmerge_kit.lab.audits.case import Case
 from negmerge_kit.lab.audits.probe import Probe
 from negmerge_kit.lab.audits.subjects import Subject
 
@@ -19,7 +18,7 @@ def nearest_neighbours(case: Case) -> Iterator[Probe]:
     """Majority of the nearest training images by cosine, scikit-learn's KNeighborsClassifier."""
     from sklearn.neighbors import KNeighborsClassifier
 
-    train = few_of_each(case.train, PER_CLASS, seed=case.seed)
+    train = case.fit
     neighbours = min(NEIGHBOURS, len(train))
 
     def hits(subject: Subject) -> Tensor:
