@@ -1,4 +1,4 @@
-"""The images of the authors' CLIP code, training and validation, made by the very libraries that it uses: what ours is measured by."""
+"""The images of the authors' CLIP code, made by the very libraries that it uses: what ours is measured by."""
 
 from __future__ import annotations
 
