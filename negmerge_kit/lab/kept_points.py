@@ -75,10 +75,12 @@ class KeptPoints:
             scale: float, *, forget_at_most: int | None = None, retain_at_least: Least | None = None
         ) -> Point:
             point = self.find(scale, forget_at_most, retain_at_least)
-            if point is None:
-                point = score(scale, forget_at_most=forget_at_most, retain_at_least=retain_at_least)
-                self.keep(point, forget_at_most, retain_at_least)
-            return point
+            if point is not None:
+                return point
+            point = score(scale, forget_at_most=forget_at_most, retain_at_least=retain_at_least)
+            self.keep(point, forget_at_most, retain_at_least)
+            # As a repeated search will be told it, with what was known of this scale before.
+            return self.find(scale, forget_at_most, retain_at_least) or point
 
         return remembered
 
