@@ -166,6 +166,7 @@ def _written(merged: Iterator[Item], writer: DeltaWriter) -> Iterator[Item]:
     for name, delta in merged:
         writer.put(name, delta)
         yield name, delta
+        del delta  # its memory serves the next one
     writer.finish()  # before the model's file appears: both are there, or neither
 
 

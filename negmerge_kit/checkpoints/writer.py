@@ -62,6 +62,7 @@ def save_checkpoint(path: str | Path, items: Items, *, like: Weights, metadata: 
                     "write the base's names, no others."
                 )
             places[name].put(name, tensor)
+            del tensor  # its memory serves the next one
         missing = [name for sink in sinks for name in sink.missing()]
         if missing:
             raise MismatchError(

@@ -163,24 +163,28 @@ def negate(
     base: Weights, deltas: Iterator[Item], scale: float, *, device: torch.device | None = None
 ) -> Iterator[Item]:
     """The unlearned model from a stream of deltas in the base's order: the loop behind `unlearn` and `apply_delta`."""
-    for name, (shape, dtype) in layout_of(base).items():
-        weights = peek(base, name)
-        weights = weights if device is None else weights.to(device)
-        if not dtype.is_floating_point:
-            yield name, weights.clone()
-            continue
-        found, delta = next(deltas, ("", weights))
-        if found != name or tuple(delta.shape) != shape:
-            raise MismatchError(
-                f"the delta has {found or 'nothing'} where the base has {name} {list(shape)}: "
-                "apply it to the base that it was merged from."
-            )
-        result = subtract(weights.to(delta.device), delta, scale)
-        if name.endswith("running_var") and bool((result < 0).any()):
-            raise CheckpointError(
-                f"{name} would become negative at scale {scale:g}: a variance cannot be; "
-                'use buffers="keep" or a smaller scale.'
-            )
-        yield name, result
+    for name in layout_of(base):
+        # Nothing here holds a tensor while the next delta is merged: two large ones in memory are the most.
+        yield name, _negated(base, name, deltas, scale, device)
     if next(deltas, None) is not None:
         raise MismatchError("the delta has tensors that the base lacks: apply it to the base that it was merged from.")
+
+
+def _negated(base: Weights, name: str, deltas: Iterator[Item], scale: float, device: torch.device | None) -> Tensor:
+    weights = peek(base, name)
+    weights = weights if device is None else weights.to(device)
+    if not weights.dtype.is_floating_point:
+        return weights.clone()
+    found, delta = next(deltas, ("", weights))
+    if found != name or delta.shape != weights.shape:
+        raise MismatchError(
+            f"the delta has {found or 'nothing'} where the base has {name} {list(weights.shape)}: "
+            "apply it to the base that it was merged from."
+        )
+    result = subtract(weights.to(delta.device), delta, scale)
+    if name.endswith("running_var") and bool((result < 0).any()):
+        raise CheckpointError(
+            f"{name} would become negative at scale {scale:g}: a variance cannot be; "
+            'use buffers="keep" or a smaller scale.'
+        )
+    return result
