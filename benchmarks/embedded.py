@@ -66,7 +66,9 @@ def points(values) -> str:
     if not shown:
         return "-"
     told = ", ".join("-" if value is None else f"{100 * value:.1f}" for value in values)
-    return f"{told} ({100 * min(shown):.1f}-{100 * max(shown):.1f})" if len(shown) > 1 else told
+    if len(set(values)) == 1:
+        return f"{100 * shown[0]:.1f}"
+    return f"{told} ({100 * min(shown):.1f}-{100 * max(shown):.1f})"
 
 
 def line(title, scales, forget, retain, matched_forget=(), matched_retain=()) -> str:
