@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.comparing_tables import costs_table, differences_table, rules_table, spread_table
 from negmerge_kit.cli.flags import Parser, print_json
+from negmerge_kit.cli.sweeping import add_executor_flags, spread
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.scoring.scale import parse_scales
 from negmerge_kit.types import Json
@@ -93,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--force", action="store_true", help="let candidates of another base in; the result names them")
     add("--device", default="auto", help="auto, cpu, cuda or mps")
     add("--json", action="store_true", help="print JSON")
+    add_executor_flags(parser)
     return parser
 
 
@@ -123,9 +125,15 @@ def _run(pool: Pool, entrants: Sequence[Entrant], options: argparse.Namespace) -
     from negmerge_kit.lab.kept_rows import KeptRows
     from negmerge_kit.lab.workbench import Workbench
 
-    scales = parse_scales(options.scales)
+    scales, anew = parse_scales(options.scales), options.anew
+    if options.executor != "serial":
+        from negmerge_kit.sweeps.searches import comparison_jobs
+
+        jobs = comparison_jobs(pool, entrants, keep=options.keep, scales=scales, device=options.device, anew=anew)
+        spread(f"comparing on {pool.folder}", jobs, options)
+        anew = False  # the rows are there now: what follows finds them
     bench = Workbench(pool, device=options.device)
-    kept = KeptRows(pool, keep=options.keep, scales=scales, anew=options.anew)
+    kept = KeptRows(pool, keep=options.keep, scales=scales, anew=anew)
     with progress_bar(f"comparing on {pool.folder}", len(entrants), unit="rule") as bar:
 
         def on_row(done: int, total: int, entrant: Entrant) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import socket
 import threading
 import time
 from collections import deque
@@ -17,7 +18,6 @@ from typing import Any
 
 import ray
 from ray.exceptions import (
-    AuthenticationError,
     LocalRayletDiedError,
     NodeDiedError,
     ObjectLostError,
@@ -134,19 +134,36 @@ def connected(address: str | None, workers: int | None) -> Iterator[int]:
             "object_store_memory": STORE_BYTES,
         }
     else:
+        _knock(address)
         settings["address"] = address
     try:
         ray.init(**settings)
-    except (ConnectionError, AuthenticationError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises plain Exceptions, too, when a node does not start in time
+        ray.shutdown()
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
-        raise NegmergeError(
-            f"the Ray cluster at {address or 'this machine'} cannot be used ({reason}): check that `ray status` sees "
-            "it, and that this machine has its token (RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token)."
-        ) from error
+        raise _unusable(address or "this machine", reason) from error
     try:
         yield threads
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise at once where nothing answers: Ray itself would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon:
+        return  # "auto": Ray looks in this machine's own files
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise _unusable(address, str(error)) from error
+
+
+def _unusable(address: str, reason: str) -> NegmergeError:
+    return NegmergeError(
+        f"the Ray cluster at {address} cannot be used ({reason}): check that `ray status` sees it, and that this "
+        "machine has its token (RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token)."
+    )
 
 
 def stream(job: Job, sentinels: Sequence[Sentinel]) -> Iterator[Progress | Outcome]:

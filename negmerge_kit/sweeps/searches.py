@@ -72,6 +72,7 @@ class ComparisonJob:
     scales: tuple[float, ...] = DEFAULT_SCALES
     device: str = "auto"
     force: bool = False
+    anew: bool = False
 
     @property
     def label(self) -> str:
@@ -83,7 +84,7 @@ class ComparisonJob:
         on_step(Progress(0, 1))
         pool = open_pool(self.folder, force=self.force)
         bench = Workbench(pool, device=self.device) if self.force else _fresh(self.folder, self.device)
-        kept = KeptRows(bench.pool, keep=self.keep, scales=self.scales)
+        kept = KeptRows(bench.pool, keep=self.keep, scales=self.scales, anew=self.anew)
         comparison = compare_rules(bench, [self.entrant], keep=self.keep, scales=self.scales, kept=kept)
         return comparison.rows[0].json()
 
@@ -95,10 +96,11 @@ def comparison_jobs(
     keep: float = KEEP,
     scales: Sequence[float] = DEFAULT_SCALES,
     device: str = "auto",
+    anew: bool = False,
 ) -> list[ComparisonJob]:
-    """One job a rule; rules whose rows the pool keeps from before cost nothing."""
+    """One job a rule; rules whose rows the pool keeps from before cost nothing, unless `anew`."""
     folder = pool.folder.resolve()
-    return [ComparisonJob(folder, entrant, keep, tuple(scales), device, pool.forced) for entrant in entrants]
+    return [ComparisonJob(folder, entrant, keep, tuple(scales), device, pool.forced, anew) for entrant in entrants]
 
 
 def _fresh(folder: Path, device: str) -> Workbench:

@@ -1,0 +1,125 @@
+"""`negmerge sweep` and its live table."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import pytest
+
+from negmerge_kit.checkpoints.pool import open_pool
+from negmerge_kit.cli import main
+from negmerge_kit.cli.live import LiveTable
+from negmerge_kit.sweeps.protocol import Outcome, Progress
+
+GRID = "[recipe]\nlr = 2e-3\nepochs = 1\n[vary]\nweight_decay = [0.1, 0.2]\n"
+
+
+@dataclass(frozen=True)
+class Named:
+    label: str
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_the_table_shows_jobs_losses_and_the_time_that_is_left():
+    now, out = [0.0], Terminal()
+    a, b = Named("lr 1e-3"), Named("lr 2e-3")
+    with LiveTable("candidates", 4, done=1, out=out, clock=lambda: now[0]) as table:
+        now[0] = 10.0
+        table.step(a, Progress(22, 44, 0.53))
+        now[0] = 20.0
+        table.step(b, Progress(11, 44))
+        head, first, second = table.lines()
+        assert "1/5" in head and "about 87 s left" in head  # 0.75 of 4 jobs in 20 s
+        assert head.count("#") == int(24 * 1.75 / 5)
+        assert first == "  lr 1e-3: step 22/44, loss 0.53" and second == "  lr 2e-3: step 11/44"
+        now[0] = 30.0
+        table.end(Outcome(a, value={}, seconds=12.0))
+        table.end(Outcome(b, failure="too small: give more.", attempts=2))
+        assert table.lines()[0].startswith("candidates [##############..........] 3/5, 1 failed, about 30 s left")
+    shown = out.getvalue()
+    assert "2/5 lr 1e-3: 12 s\n" in shown and "3/5 lr 2e-3 failed, 2 tries: too small: give more.\n" in shown
+    # Three lines are drawn over before the first job's line is printed.
+    assert "\x1b[3F\x1b[J2/5" in shown
+
+
+def test_a_log_file_gets_plain_lines_now_and_then():
+    now, out = [0.0], io.StringIO()
+    with LiveTable("candidates", 2, out=out, clock=lambda: now[0]) as table:
+        for step in range(100):
+            now[0] += 0.5
+            table.step(Named("a"), Progress(step, 100, 1.0))
+        table.end(Outcome(Named("a"), value={}, seconds=50.0))
+    lines = out.getvalue().splitlines()
+    assert "\x1b" not in out.getvalue() and len(lines) == 4
+    assert lines[0].endswith("0/2") and "step 5" in lines[2] and lines[3] == "1/2 a: 50 s"
+
+
+def test_sweep_makes_what_is_missing_and_says_so(tmp_path, capsys):
+    grid, pool = tmp_path / "grid.toml", tmp_path / "pool"
+    grid.write_text(GRID)
+    command = ["sweep", "--scene", "tiny:arrows", "--grid", str(grid), "--out", str(pool), "--device", "cpu", "--json"]
+    assert main(command) == 0
+    shown = capsys.readouterr()
+    made = json.loads(shown.out)
+    assert set(made) == {"pool", "scene", "candidates", "made", "failed", "seconds"}
+    assert made["made"] == made["candidates"] == open_pool(pool).ids and len(made["made"]) == 2
+    assert "2/2 lr 2e-3" in shown.err and "alone it forgets to" in shown.err
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["made"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--scene", "nowhere"], "FILE.toml"),
+        (["--grid", "huge"], "tiny"),
+        (["--executor", "slurm"], "serial, process, ray"),
+        (["--workers", "2"], "serial"),
+        (["--executor", "process", "--address", "auto"], "ray"),
+        (["--executor", "ray", "--workers", "0"], "at least 1"),
+    ],
+)
+def test_what_is_misspelt_is_told_before_anything_is_made(tmp_path, capsys, words, says):
+    wanted = {"--scene": "tiny:digits", "--grid": "tiny", "--out": str(tmp_path / "pool")}
+    wanted |= dict(zip(words[::2], words[1::2], strict=True))
+    assert main(["sweep", *(word for pair in wanted.items() for word in pair)]) == 2
+    said = capsys.readouterr().err
+    assert says in said and said.count("\n") == 1
+    assert not (tmp_path / "pool").exists()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_sweep_in_processes_that_is_ended_goes_on_where_it_was(tmp_path, how):
+    grid, pool = tmp_path / "grid.toml", tmp_path / "pool"
+    grid.write_text(GRID.replace("[0.1, 0.2]", "[0.1, 0.2, 0.3]"))
+    words = ["sweep", "--scene", "tiny:digits", "--grid", str(grid), "--out", str(pool), "--device", "cpu"]
+    command = [sys.executable, "-m", "negmerge_kit.cli", *words, "--executor", "process", "--workers", "2"]
+    # A group of its own: Ctrl-C reaches driver and workers alike, as from a terminal.
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as driver:
+        until = time.monotonic() + 180
+        while time.monotonic() < until and driver.poll() is None:
+            if (pool / "pool.json").exists() and open_pool(pool).ids:
+                break
+            time.sleep(0.05)
+        os.killpg(driver.pid, how) if how == signal.SIGINT else driver.kill()
+        _, said = driver.communicate(timeout=60)
+    made = open_pool(pool)
+    assert 1 <= len(made.ids) < 3 and made.verify() == []
+    if how == signal.SIGINT:
+        assert driver.returncode == 130 and said.endswith("stopped; what was finished is kept.\n")
+        assert "Traceback" not in said and not list(pool.rglob("*.part"))
+        return
+    assert driver.returncode == -signal.SIGKILL
+    assert main(words) == 0
+    done = open_pool(pool)
+    assert len(done.ids) == 3 and done.verify() == [] and all(entry in done.entries for entry in made.entries)
+    assert not list(pool.rglob("*.part")) and not (pool / "unfinished").exists()

@@ -1,0 +1,51 @@
+"""Questions to a pool as jobs: the answers of the workbench, in this process or in others."""
+
+import json
+import pickle
+
+from negmerge_kit.checkpoints.pool import open_pool
+from negmerge_kit.cli import main
+from negmerge_kit.lab.comparison import compare_rules
+from negmerge_kit.lab.entrants import find_entrants
+from negmerge_kit.lab.kept_rows import KeptRows
+from negmerge_kit.lab.report import search_json
+from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.sweeps.local import run_sweep
+from negmerge_kit.sweeps.processes import Processes
+from negmerge_kit.sweeps.searches import SearchJob, comparison_jobs
+
+SCALES = (0.0, 0.3, 0.6)
+
+
+def test_searches_in_processes_answer_as_the_workbench_does(bench, tiny_pool):
+    choices = [bench.choose(), bench.choose(rule="uniform"), bench.choose(bench.pool.ids[:1])]
+    jobs = [SearchJob(tiny_pool, choice, scales=SCALES, test=True, device="cpu") for choice in choices]
+    steps = []
+    outcomes = list(run_sweep(jobs, executor=Processes(1, "cpu"), on_step=lambda job, step: steps.append(job)))
+    assert [outcome.failure for outcome in outcomes] == [None] * 3 and set(steps) == set(jobs)
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        expected = search_json(bench, job.choice, bench.search(job.choice, scales=SCALES), test=True, started=0.0)
+        assert {**outcome.value, "seconds": 0} == {**expected, "seconds": 0}
+        # What travels is small: weights are in files.
+        assert len(pickle.dumps(job)) + len(pickle.dumps(outcome)) < 20_000
+
+
+def test_a_comparison_is_one_job_a_rule(own_pool):
+    pool = open_pool(own_pool)
+    entrants = find_entrants("negmerge,uniform", "none")
+    jobs = comparison_jobs(pool, entrants, scales=SCALES, device="cpu")
+    rows = {outcome.job.entrant.name: outcome.value for outcome in run_sweep(jobs)}
+    bench = Workbench(pool, device="cpu")
+    found = compare_rules(bench, entrants, scales=SCALES, kept=KeptRows(pool, keep=0.95, scales=SCALES))
+    assert {row.entrant.name: row.json() for row in found.rows} == rows
+    assert [job.label for job in jobs] == [row.entrant.title for row in found.rows]
+
+
+def test_compare_spreads_its_rules_over_workers(own_pool, capsys):
+    words = ["compare", str(own_pool), "--rules", "negmerge,uniform", "--baselines", "none", "--scales", "0,0.3"]
+    words += ["--device", "cpu", "--json"]
+    assert main([*words, "--executor", "process", "--workers", "1"]) == 0
+    shown = capsys.readouterr()
+    assert "2/2 " in shown.err and len(list((own_pool / "comparisons").glob("*.json"))) == 2
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(shown.out)
