@@ -161,14 +161,19 @@ def _tell(
 
 
 def prepare_scene(scene: Scene) -> None:
-    """Fetch and decode what a scene needs, telling size, licence and destination first; silent if all is there."""
+    """Fetch and decode what a scene needs; of what is fetched, size, licence and destination are told first."""
+    from negmerge_kit.vision.data.hub import HubSource
+
     for source, splits in scene.needs():
         if not source.is_ready(splits, image_size=scene.transform):
-            _tell(source, splits, scene.transform, quiet=False, to=sys.stderr)
-            _decode(source, splits, scene.transform, scene.corrupt)
+            if isinstance(source, HubSource):
+                _tell(source, splits, scene.transform, quiet=False, to=sys.stderr)
+            _decode(source, splits, scene.transform, scene.corrupt, leave=False)
 
 
-def _decode(source: DataSource, splits: Sequence[str], transform: Transform, corrupt: str) -> None:
+def _decode(
+    source: DataSource, splits: Sequence[str], transform: Transform, corrupt: str, *, leave: bool = True
+) -> None:
     from negmerge_kit.cli.progress import progress_bar, say
 
     for split in splits:
@@ -176,6 +181,7 @@ def _decode(source: DataSource, splits: Sequence[str], transform: Transform, cor
             source.prepare([split], image_size=transform, corrupt=corrupt)
             continue
         with progress_bar(f"{source.name} {split}", unit="image") as bar:
+            bar.leave = leave
 
             def on_images(split: str, done: int, total: int) -> None:
                 bar.total = total
