@@ -7,7 +7,7 @@ from textwrap import fill
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.comparison import REFERENCE, Comparison
@@ -80,8 +80,10 @@ def frontier_finding(comparisons: Sequence[Comparison], resampled: Mapping[str, 
     if resampled and best in resampled and REFERENCE in resampled:
         effect = resampled[best].differences["matched forget"]
         apart = "apart" if effect.low > 0 or effect.high < 0 else "not told apart"
-        text += f" ({apart}: {100 * effect.low:+.1f} to {100 * effect.high:+.1f} points)"
-    return text
+        return f"{text} ({apart}: {100 * effect.low:+.1f} to {100 * effect.high:+.1f} points)"
+    (low, high), (other_low, other_high) = (_reach(comparisons, name) for name in (REFERENCE, best))
+    meet = "overlap" if low <= other_high and other_low <= high else "do not overlap"
+    return f"{text} (their {'ranges' if pools > 1 else 'intervals'} {meet})"
 
 
 def _marks(axes: Axes, comparisons: Sequence[Comparison], order: Sequence[str], side: str, colour: str) -> None:
@@ -114,6 +116,7 @@ def _marks(axes: Axes, comparisons: Sequence[Comparison], order: Sequence[str], 
         axes.axvline(_middle(floors), color=RETAIN, linewidth=0.9, linestyle=(0, (1, 1.6)), gid="floor")
         axes.set_xlabel(f"retain, test (n = {n:,})\ndotted: {percent(comparisons[0].keep, 0)} of base")
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol="\N{NO-BREAK SPACE}%"))
+    axes.xaxis.set_major_locator(MaxNLocator(6 if side == "forget" else 3, steps=[1, 2, 5, 10]))
     axes.grid(True, axis="x")
     axes.set_ylim(-0.8, len(order) - 0.4)
 
@@ -153,6 +156,12 @@ def _middle(values: Sequence[float]) -> float:
     if not ordered:
         return 2.0
     return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+
+
+def _reach(comparisons: Sequence[Comparison], name: str) -> tuple[float, float]:
+    """What a row's matched forget accuracy spans: its interval in one pool, the range of several."""
+    scores = [row.matched.test.forget for row in _rows(comparisons, name) if row.matched]
+    return scores[0].interval if len(comparisons) == 1 else _extent([score.value for score in scores])
 
 
 def _extent(values: Sequence[float]) -> tuple[float, float]:
