@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import platform
-import re
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from negmerge_kit.checkpoints.writer import sha256_file
-from negmerge_kit.errors import CardError
+from negmerge_kit.lab.card_schema import SCHEMA
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
     from negmerge_kit.lab.resident import Choice
     from negmerge_kit.lab.workbench import Workbench
 
-SCHEMA = 2
 LIMITS = (
     "This card is no proof of deletion: lower accuracy on the forget set does not prove that the knowledge is gone. "
     "It may still be read from the features or relearned quickly, and what holds on these images need not hold on "
     "others."
 )
 """What every card says about itself."""
-
-SHA256 = re.compile(r"[0-9a-f]{64}")
 _PACKAGES = ("negmerge_kit", "torch", "open_clip_torch", "safetensors", "numpy")
-_FIELDS: dict[str, type | tuple[type, ...]] = {
-    "made": str, "operation": str, "rule": str, "params": dict, "buffers": str, "scale": (int, float), "chosen": str,
-    "keep": (int, float, dict, type(None)), "search": (dict, type(None)), "candidates": list, "base": dict,
-    "heads": dict, "scene": dict, "elements": int, "moved": int, "kept": int, "scores": dict, "costs": dict,
-    "versions": dict, "limits": str,
-}  # fmt: skip
 
 
 def card(bench: Workbench, choice: Choice, result: Json, *, chosen: str, probes: Json | None = None) -> Json:
@@ -96,33 +86,6 @@ def with_file(record: Json, weights: Path) -> Json:
     hashes = {file.name: sha256_file(file) for file in open_checkpoint(weights).files}
     return record | {"file": {"name": weights.name, "sha256": hashes[weights.name]} if weights.name in hashes
                      else {"name": weights.name, "shards": hashes}}  # fmt: skip
-
-
-def checked_record(record: Any) -> Json:
-    """The record itself, if it has what a card has.
-
-    Raises:
-        CardError: naming the first entry that is missing or of the wrong kind.
-
-    >>> checked_record({"schema": 1})
-    Traceback (most recent call last):
-    negmerge_kit.errors.CardError: this card has schema 1, this version reads 2: write it anew with `negmerge unlearn`.
-    """
-    if not isinstance(record, dict):
-        raise CardError("this is no unlearning card: give the .json or .md that `negmerge unlearn` wrote.")
-    if record.get("schema") != SCHEMA:
-        raise CardError(
-            f"this card has schema {record.get('schema')}, this version reads {SCHEMA}: "
-            "write it anew with `negmerge unlearn`."
-        )
-    for name, kind in _FIELDS.items():
-        if not isinstance(record.get(name), kind) or isinstance(record.get(name), bool):
-            raise CardError(f"this card's entry '{name}' is missing or of the wrong kind: write the card anew.")
-    hashes = [("base", record["base"]), ("heads", record["heads"]), *(("candidate", c) for c in record["candidates"])]
-    for name, entry in hashes:
-        if not isinstance(entry, dict) or not SHA256.fullmatch(str(entry.get("sha256"))):
-            raise CardError(f"this card gives no SHA-256 of its {name}: write the card anew.")
-    return record
 
 
 def public(told: Any) -> Any:

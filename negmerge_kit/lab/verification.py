@@ -99,7 +99,7 @@ def verify_record(
 def _weights(record: Json, weights: Path) -> Iterator[Finding]:
     file = record.get("file") or {}
     hashes = file.get("shards") or {file.get("name"): file.get("sha256")}
-    places = [weights.with_name(str(name)) for name in hashes] if file.get("shards") else [weights]
+    places = [weights.parent / Path(str(name)).name for name in hashes] if file.get("shards") else [weights]
     if not all(place.is_file() for place in places):
         yield Finding("weights", None, f"{weights} is not there: give --file FILE.")
         return

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.errors import CardError
-from negmerge_kit.lab.card import checked_record, with_file
+from negmerge_kit.lab.card import with_file
+from negmerge_kit.lab.card_schema import checked_record
 from negmerge_kit.types import Json
 from negmerge_kit.views.card import FENCE, card_markdown, dumped
 
@@ -71,12 +72,16 @@ def read_card(path: Path) -> Json:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".md":
             text = text.rpartition(FENCE)[2].partition("\n```")[0]
-        record = json.loads(text)
+        record = json.loads(text, parse_constant=_refused)
     except OSError as error:
         raise CardError(f"{path} cannot be read: {error.strerror or error}. Check the path.") from error
     except (ValueError, RecursionError) as error:
         raise CardError(f"{path} is no card: give the .json or .md that `negmerge unlearn` wrote.") from error
     return checked_record(record)
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def weights_of(card: Path, record: Json) -> Path:
@@ -120,10 +125,14 @@ def page_agrees(page: Path, record: Json) -> tuple[bool, int]:
 
     Lines of one's own are allowed, such as a licence; they are counted, because nobody checked them.
     """
+    import yaml
     from huggingface_hub import ModelCard
 
     fresh = ModelCard(card_markdown(record))
-    found = ModelCard(page.read_text(encoding="utf-8"), ignore_metadata_errors=True)
+    try:
+        found = ModelCard(page.read_text(encoding="utf-8"), ignore_metadata_errors=True)
+    except (ValueError, yaml.YAMLError):  # front matter that is none any more
+        return False, 0
     if found.data.to_dict().get("model-index") != fresh.data.to_dict().get("model-index"):
         return False, 0
     ours = [line for line in fresh.text.splitlines() if line.strip()]

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 
 from negmerge_kit.errors import CardError
 from negmerge_kit.lab.card import LIMITS, card, public, with_file
+from negmerge_kit.lab.card_schema import checked_record
 from negmerge_kit.lab.report import search_json, searched
 from negmerge_kit.views.card import card_markdown
 from negmerge_kit.views.card_files import card_files, card_path, page_agrees, read_card, weights_of
@@ -143,7 +144,39 @@ def test_what_is_no_card_is_one_sentence(record, tmp_path, change):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "# A page\n\nwithout a record\n"])
+def paths(told, path=()):
+    """The way to every entry inside a record."""
+    for key, value in told.items() if isinstance(told, dict) else enumerate(told) if isinstance(told, list) else ():
+        yield (*path, key)
+        yield from paths(value, (*path, key))
+
+
+@pytest.mark.parametrize("instead", [None, 3, "text", [], {}, True, [[]], {"value": "x"}], ids=str)
+def test_a_card_with_any_entry_exchanged_is_refused_or_shown(record, instead):
+    """Whatever stands in place of an entry: one sentence, or a page; never anything else."""
+    refused = 0
+    for path in paths(record | {"search": {"curve": record["search"]["curve"][:1]}}):
+        other = json.loads(json.dumps(record))
+        inner = other
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = instead
+        try:
+            assert card_markdown(checked_record(other)).startswith("---")
+        except CardError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 50
+
+
+def test_a_page_whose_front_matter_is_broken_does_not_agree(record, tmp_path):
+    page = tmp_path / "c.md"
+    for front in ("---\n: [\n---", "---\n- a\n---", ""):
+        page.write_text(front + card_markdown(record).split("\n---", 1)[1])
+        assert page_agrees(page, record) == (False, 0)
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"scale": NaN}', "[" * 100_000, "# A page\n\nwithout a record\n"])
 def test_a_file_without_a_record_is_one_sentence(tmp_path, text):
     for name in ("c.json", "c.md"):
         (tmp_path / name).write_text(text)
