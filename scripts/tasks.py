@@ -7,6 +7,7 @@ calls it; without make, `python scripts/tasks.py demo` is the same thing.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ STAMP = VENV / ".stamp"
 TASKS = {
     "demo": "serve the app on the embedded scene (ARGS go to `negmerge demo`)",
     "test": "lint, types and the whole test suite (ARGS go to pytest)",
-    "lab": "open JupyterLab on the notebooks",
+    "lab": "open JupyterLab on the first notebook (ARGS go to JupyterLab)",
     "setup": "only build the environment in .venv",
     "clean": "remove .venv and what the tools left behind",
     "help": "print this list",
@@ -71,6 +72,15 @@ def test(arguments: list[str]) -> int:
     return run("-m", "pytest", *arguments)
 
 
+def lab(arguments: list[str]) -> int:
+    """JupyterLab on the first notebook, without its question about news: nothing here asks the network."""
+    settings = VENV / "share" / "jupyter" / "lab" / "settings"
+    settings.mkdir(parents=True, exist_ok=True)
+    quiet = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
+    (settings / "overrides.json").write_text(json.dumps(quiet))
+    return run("-m", "jupyterlab", "--notebook-dir", "notebooks", "notebooks/01_forget_in_ten_lines.ipynb", *arguments)
+
+
 def clean() -> None:
     """Remove the environment and the caches of the tools; the user's pools stay."""
     for name in (".venv", ".pytest_cache", ".ruff_cache", ".mypy_cache", ".hypothesis", "dist"):
@@ -100,7 +110,7 @@ def main(arguments: list[str]) -> int:
     if task == "demo":
         return run("-m", "negmerge_kit.cli", "demo", *rest)
     if task == "lab":
-        return run("-m", "jupyterlab", "--notebook-dir", "notebooks", *rest)
+        return lab(rest)
     return test(rest) if task == "test" else 0
 
 

@@ -49,7 +49,8 @@ class Explorer:
         self._picture, self._line, self._beneath = widgets.HTML(), widgets.HTML(), widgets.HTML()
         shown = [getattr(control, "box", control) for control in self.controls.values()]
         left = widgets.VBox([*shown, *self.buttons.values()])
-        right = widgets.VBox([self._picture, self._line])
+        # Its own width, not that of its longest line, decides whether it fits beside the controls.
+        right = widgets.VBox([self._picture, self._line], layout=widgets.Layout(flex="1 1 28em", min_width="20em"))
         beside = widgets.HBox([left, right], layout=widgets.Layout(flex_flow="row wrap", grid_gap="0 1.5em"))
         self.box = widgets.VBox([beside, self._beneath])
         for control in self.controls.values():
