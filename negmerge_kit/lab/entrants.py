@@ -71,7 +71,7 @@ def find_entrant(text: str) -> Entrant:
             f"there is no rule {text.strip()!r}: choose among {', '.join([*SEARCHES, *RULES])}, "
             "with dials as in negmerge:agreement=0.75."
         )
-    given = dict(dial.split("=", 1) if "=" in dial else (dial, "") for dial in dials)
+    given = {name: value for name, _, value in (dial.partition("=") for dial in dials)}
     resolved = find_rule(rule).resolve(given)
     return Entrant(text.strip(), rule, tuple((name, resolved[name]) for name in given))
 

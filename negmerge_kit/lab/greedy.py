@@ -35,7 +35,8 @@ def greedy(ids: Sequence[str], search: Callable[[tuple[str, ...]], ScaleSearch])
     forgets strictly more on validation. One pass.
     """
     order = ranked(ids, search)
-    chosen, found, searches = (order[0],), search((order[0],)), len(ids)
+    chosen: tuple[str, ...] = (order[0],)
+    found, searches = search(chosen), len(ids)
     for id in order[1:]:
         if search((id,)).best is None:
             continue
