@@ -23,7 +23,8 @@ class Execution:
         compile: run the image tower through torch.compile (needs a C++ compiler; the first step takes a minute).
         ahead: batches that a background thread gathers and augments in advance.
         processes: processes that train one candidate together, one GPU each (see `finetune_together`).
-        save_seconds: time between two saves of the state that a killed run resumes from; 0 saves after every step.
+        save_seconds: least time between two saves of the state that a killed run resumes from, which is longer where
+            saving takes long; 0 saves after every step.
 
     Raises:
         ParameterError: for a value out of range.

@@ -51,28 +51,35 @@ class Training:
             yield "order", self.order
 
 
+WRITING_SHARE = 0.02
+"""Saving takes at most about this share of a run: where the state is large or the disk slow, it is saved less often."""
+
+
 class StateFile:
     """Where a run keeps its state: written whole or not at all, read without unpickling.
 
     Args:
         path: a safetensors file, there or not; `None` keeps nothing.
         run: what the run is, as `describe_run` tells it: a file of another run is refused.
-        every: seconds between two saves.
+        every: least seconds between two saves; 0 saves whenever asked.
     """
 
     def __init__(self, path: Path | None, run: str, *, every: float) -> None:
         self._path, self._run, self._every = path, run, every
-        self._saved = time.monotonic()
+        self._saved, self._took = time.monotonic(), 0.0
 
     def save(self, training: Training, *, last: bool) -> None:
         """Write the state if it is time or the run is at its end."""
-        if self._path is None or (not last and time.monotonic() - self._saved < self._every):
+        wait = max(self._every, self._took / WRITING_SHARE) if self._every else 0.0
+        started = time.monotonic()
+        if self._path is None or (not last and started - self._saved < wait):
             return
         layout = dict(training.tensors())
         record: Json = {"run": self._run, "losses": training.losses, "scaler": training.scaler.state_dict()}
         items = ((name, tensor.cpu()) for name, tensor in layout.items())
         save_checkpoint(self._path, items, like=layout, metadata=record)
         self._saved = time.monotonic()
+        self._took = self._saved - started
 
     @torch.no_grad()
     def restore(self, training: Training) -> None:

@@ -232,3 +232,23 @@ def test_the_first_process_tells_what_went_wrong(monkeypatch, capsys):
         told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert len(told) == lines
         assert not told or (told[0]["loss"], told[1]["error"]) == (0.5, "the loss became nan on P.")
+
+
+def test_saving_takes_a_small_share_of_a_run(tmp_path, monkeypatch):
+    """On a clock of the test's own: saves of 3 s, asked for every second, come at 60 s and then 150 s apart."""
+    from negmerge_kit.lab import resuming
+
+    now, saves = [0.0], []
+
+    def slow(*args, **settings):
+        saves.append(now[0])
+        now[0] += 3
+
+    monkeypatch.setattr(resuming.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(resuming, "save_checkpoint", slow)
+    training = SimpleNamespace(tensors=dict, losses=[], scaler=SimpleNamespace(state_dict=dict))
+    state = resuming.StateFile(tmp_path / "s.safetensors", "run", every=60.0)
+    for _ in range(400):
+        now[0] += 1
+        state.save(training, last=False)
+    assert saves[:3] == [60.0, 213.0, 366.0]
