@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from negmerge_kit.errors import SceneError
 from negmerge_kit.lab.evaluation import Scores, logits_of
 from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
 from negmerge_kit.scoring.curve import Least, Point, stop_early
@@ -22,9 +23,14 @@ class HardestFirst:
     forgets too little over the forget images that are surest. Both are guessed from the margins of earlier answers
     (the label's logit less the highest other), at any scale and of any choice. The guess only sets the order: every
     count is the one that any order gives.
+
+    Raises:
+        SceneError: if a set has no image.
     """
 
     def __init__(self, splits: Splits) -> None:
+        if empty := [images.name for images in splits if not len(images)]:
+            raise SceneError(f"{empty[0]} has no {splits.forget.split} image, so nothing can be scored: add some.")
         self.splits = splits
         self._forget = _Side((splits.forget,), surest_first=True)
         self._retain = _Side(splits.retain, surest_first=False)

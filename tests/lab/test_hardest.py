@@ -1,9 +1,11 @@
 """Order never changes a count: hardest first answers as any order does, and sooner."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from negmerge_kit.errors import CheckpointError
+from negmerge_kit.errors import CheckpointError, SceneError
 from negmerge_kit.lab.evaluation import evaluate_splits
 from negmerge_kit.lab.hardest import HardestFirst
 from negmerge_kit.scoring.scale import search_scale
@@ -20,7 +22,7 @@ def test_every_count_is_that_of_the_plain_order(bench):
         assert dict(point.sets) == {name: plain.families[name] for name in bench.scene.retain}
 
 
-@pytest.mark.parametrize(("method", "most"), [("early", 0.35), ("bisect", 0.2)])
+@pytest.mark.parametrize(("method", "most"), [("early", 0.35), ("bisect", 0.3)])
 def test_a_search_asks_a_fraction_of_the_images(bench, method, most, monkeypatch):
     choice, asked = bench.choose(), []
     features = bench.model.features
@@ -65,3 +67,9 @@ def test_a_nan_is_an_error_not_a_class(bench):
                 hardest.scores(model)
         finally:
             model.heads = broken
+
+
+def test_a_set_without_images_is_refused(bench):
+    splits = bench.images("val")
+    with pytest.raises(SceneError, match="shapes has no val image"):
+        HardestFirst(replace(splits, retain=(splits.retain[0].take(0), *splits.retain[1:])))
