@@ -128,6 +128,7 @@ def connected(address: str | None, workers: int | None) -> Iterator[int]:
         count = workers or cores()
         threads = max(1, cores() // count)
         settings |= {
+            "address": "local",  # whatever RAY_ADDRESS says
             "num_cpus": count * threads,
             "num_gpus": len(visible_gpus()),
             "include_dashboard": False,

@@ -33,9 +33,11 @@ def cluster(tmp_path_factory):
     os.environ |= settings
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}
+    # Nothing but the nodes: a raylet gives up when its helpers have not started within 15 s.
+    bare = {"num_cpus": 1, "object_store_memory": STORE, "include_log_monitor": False}
+    head = {**bare, "include_dashboard": False, "no_monitor": True}
     started = Cluster(initialize_head=True, head_node_args=head)
-    started.second = started.add_node(num_cpus=1, object_store_memory=STORE)
+    started.second = started.add_node(**bare)
     yield started
     pids = [
         info.process.pid for node in started.list_all_nodes() for infos in node.all_processes.values() for info in infos
