@@ -1,7 +1,8 @@
 """Live controls for notebooks: ipywidgets over the same Workbench and the same figures as the app.
 
-Controls compute when they are let go, not while they are dragged; every one of them works with the keyboard alone
-(Tab, Space, arrow keys). With `interactive=False` an explorer is its static figure, for a printed page.
+Controls compute when they are let go, not while they are dragged. Every one works with the keyboard alone: Tab from one
+to the next, Space ticks a box, presses a button or opens a menu, left and right arrows move a slider. With
+`interactive=False` an explorer is its static figure, for a printed page.
 """
 
 from negmerge_kit.views.widgets.agreement import agreement_explorer

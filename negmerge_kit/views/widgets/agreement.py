@@ -69,9 +69,10 @@ def agreement_explorer(bench: Workbench, *, interactive: bool = True) -> Explore
     if not interactive:
         return vote_histogram(total(layers), votes=n)
     controls: dict[str, Any] = {
-        "where": widgets.Select(
+        # A list that is always open would lose its arrow keys to JupyterLab, which moves between cells with them.
+        "where": widgets.Dropdown(
             options=[(f"{INDENT * branch.depth}{branch.name}", place) for place, branch in enumerate(tree)],
-            value=0, description="tensor tree", rows=14, style=LABELS, layout=widgets.Layout(width="38em"),
+            value=0, description="tensor tree", style=LABELS, layout=widgets.Layout(width="36em"),
         ),
         "votes": widgets.IntSlider(
             n, min=votes_needed(n, 0.5 + 1e-6), max=n, description=f"votes of {n}", continuous_update=False,
