@@ -20,8 +20,8 @@ from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import CheckpointError
 from negmerge_kit.lab.resident import Choice
-from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
-from negmerge_kit.scoring.curve import NOT_BETTER, Least, Point, Score
+from negmerge_kit.scoring.accuracy import Accuracy
+from negmerge_kit.scoring.curve import NOT_BETTER, Least, Point, Score, stop_early
 from negmerge_kit.types import Json
 
 SCHEMA = 1
@@ -36,7 +36,8 @@ class KeptPoints:
 
     Base, heads, candidate files, rule, parameters, images, the code that merges and scores, torch's version and the
     kind of device: anything changed is another file, and a file that cannot be read counts as none. A point that was
-    given up is reused only where the bound that it was proved against proves it again. A folder that cannot be written
+    given up is reused only where the bound that it was proved against proves it again; a search is told the same, no
+    matter what was asked before it. A folder that cannot be written
     keeps nothing, and the search is merely not remembered.
     """
 
@@ -75,27 +76,34 @@ class KeptPoints:
             scale: float, *, forget_at_most: int | None = None, retain_at_least: Least | None = None
         ) -> Point:
             point = self.find(scale, forget_at_most, retain_at_least)
-            if point is not None:
-                return point
-            point = score(scale, forget_at_most=forget_at_most, retain_at_least=retain_at_least)
-            self.keep(point, forget_at_most, retain_at_least)
-            # As a repeated search will be told it, with what was known of this scale before.
-            return self.find(scale, forget_at_most, retain_at_least) or point
+            if point is None:
+                point = score(scale, forget_at_most=forget_at_most, retain_at_least=retain_at_least)
+                self.keep(point, forget_at_most, retain_at_least)
+            return point
 
         return remembered
 
     def find(self, scale: float, forget_at_most: int | None, retain_at_least: Least | None) -> Point | None:
-        """The point, if it is known in full or its kept bound proves that it cannot be chosen."""
+        """The point as a scorer would tell it, if it is known in full or its kept bound proves that it cannot win."""
         entry = self._entries.get(scale, {})
         if "sets" in entry:
-            sets = {name: _accuracy(score) for name, score in entry["sets"].items()}
-            return Point(scale, _accuracy(entry["forget"]), pool_accuracies(sets.values()), sets=sets)
+            forget, sets = entry["forget"], entry["sets"]
+            return stop_early(
+                [("", forget[0], forget[1])],
+                [(name, correct, n) for name, (correct, n, _) in sets.items()],
+                forget_n=forget[1],
+                retain_n={name: n for name, (_, n, _) in sets.items()},
+                forget_at_most=forget_at_most,
+                retain_at_least=retain_at_least,
+                scale=scale,
+                split=forget[2],
+            )
         if forget_at_most is not None and entry.get("forget_above", -1) >= forget_at_most:
             return Point(scale, None, None, NOT_BETTER)
         below = entry.get("retain_below")
         if below is not None and retain_at_least is not None and _implied(below["least"], retain_at_least):
-            forget = _accuracy(entry["forget"]) if "forget" in entry else None
-            return Point(scale, forget, None, below["why"])
+            known = entry.get("forget") if forget_at_most is not None else None
+            return Point(scale, Accuracy(*known) if known else None, None, below["why"])
         return None
 
     def keep(self, point: Point, forget_at_most: int | None, retain_at_least: Least | None) -> None:
@@ -183,7 +191,3 @@ def _checked(entry: dict[str, Any]) -> dict[str, Any]:
 
 def _counts(score: Accuracy) -> list[int | str]:
     return [score.correct, score.n, score.split]
-
-
-def _accuracy(counts: list[Any]) -> Accuracy:
-    return Accuracy(*counts)
