@@ -62,7 +62,7 @@ def batches(
     and its place in the batch only. So a run goes on where another stopped, on any number of processes.
 
     Args:
-        order: the state of the order's generator before the epoch that holds step `done`.
+        order: the `order` of the last batch done, if any was: the generator's state before that batch's epoch.
         part: takes the places of a whole batch and returns this process's.
         mirror: whether augmented images may be mirrored.
         ahead: how many batches are prepared in advance.
@@ -97,7 +97,8 @@ def batches(
 def _plan(n: int, recipe: Recipe, done: int, generator: torch.Generator) -> Iterator[tuple[int, Tensor, Tensor]]:
     """(step, places in the data set, generator's state before the epoch) from step `done` on."""
     per_epoch = -(-n // recipe.batch_size)
-    for epoch in range(done // per_epoch, recipe.epochs):
+    # The generator stands before the epoch of the last step done, which may have been that epoch's last.
+    for epoch in range(max(0, done - 1) // per_epoch, recipe.epochs):
         state = generator.get_state()
         for k, chosen in enumerate(torch.randperm(n, generator=generator).split(recipe.batch_size)):
             if (step := epoch * per_epoch + k) >= done:

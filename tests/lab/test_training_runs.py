@@ -76,9 +76,9 @@ def test_parts_of_a_batch_give_the_whole_batchs_gradient(digits):
     assert len(gradients) == 12
 
 
-@pytest.mark.parametrize("stops", [(2, 5), (6,)])
+@pytest.mark.parametrize("stops", [(2, 5), (3,), (6,)])
 def test_a_run_that_was_stopped_ends_bit_for_bit_alike(digits, whole, tmp_path, stops):
-    """Stopped in the middle of an epoch, several times, and after the last step but before the candidate was saved."""
+    """Stopped within an epoch, several times, between two, and after the last step, before the candidate was saved."""
     weights, steps = whole
     state = tmp_path / "state.safetensors"
     for stop in stops:
