@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-from dataclasses import replace
 from html import escape
 
 import torch
 from PIL import Image
 
-from negmerge_kit.vision.images import ImageSet
+from negmerge_kit.views.pictures import shown_images
 from negmerge_kit.vision.scene import Splits
 
 EACH = 6
@@ -23,10 +22,7 @@ class Gallery:
     """
 
     def __init__(self, test: Splits, device: torch.device) -> None:
-        forget, retain = test.forget, test.retain
-        share = [EACH // len(retain) + (place < EACH % len(retain)) for place in range(len(retain))]
-        chosen = [(forget, EACH), *((images, count) for images, count in zip(retain, share, strict=True) if count)]
-        self.sets = [_spread(images, count).to(device) for images, count in chosen]
+        self.sets = [images.to(device) for images in shown_images(test, EACH)]
         self._labels = [[images.classes[int(label)] for label in images.labels] for images in self.sets]
 
     def style(self) -> str:
@@ -63,16 +59,6 @@ def _figure(place: int, family: str, label: str, was: str, now: str) -> str:
         f'<figure><span class="nm-pic nm-pic-{place}" role="img" aria-label="{about}" title="{about}"></span>'
         f"<figcaption>{said(was, 'was')}{said(now, 'now')}</figcaption></figure>"
     )
-
-
-def _spread(images: ImageSet, count: int) -> ImageSet:
-    """The first image of each of `count` classes, spread over the class list; always the same ones."""
-    labels = images.labels.tolist()
-    present = sorted(set(labels))
-    if len(present) < count:
-        return images.take(count)
-    places = [labels.index(present[(2 * place + 1) * len(present) // (2 * count)]) for place in range(count)]
-    return replace(images, images=images.images[places], labels=images.labels[places])
 
 
 def _png(picture: torch.Tensor) -> str:
