@@ -47,7 +47,10 @@ def checked_record(record: Any) -> Json:
             f"this card has schema {record.get('schema')}, this version reads {SCHEMA}: "
             "write it anew with `negmerge unlearn`."
         )
-    if wrong := _wrong(record, FIELDS, ""):
+    wrong = _wrong(record, FIELDS, "")
+    if not wrong and isinstance(floors := record.get("keep"), dict):
+        wrong = _wrong(list(floors.values()), [NUMBER], "keep")
+    if wrong:
         raise CardError(f"this card's entry '{wrong}' is missing or of the wrong kind: write the card anew.")
     return record
 

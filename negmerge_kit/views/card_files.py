@@ -72,7 +72,7 @@ def read_card(path: Path) -> Json:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".md":
             text = text.rpartition(FENCE)[2].partition("\n```")[0]
-        record = json.loads(text, parse_constant=_refused)
+        record = json.loads(text, parse_constant=_refused, parse_int=_counted)
     except OSError as error:
         raise CardError(f"{path} cannot be read: {error.strerror or error}. Check the path.") from error
     except (ValueError, RecursionError) as error:
@@ -82,6 +82,12 @@ def read_card(path: Path) -> Json:
 
 def _refused(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
+
+
+def _counted(digits: str) -> int:
+    if len(digits) > 18:  # no model has as many elements, and no float holds any such number
+        raise ValueError("no count of anything")
+    return int(digits)
 
 
 def weights_of(card: Path, record: Json) -> Path:

@@ -144,6 +144,16 @@ def test_what_is_no_card_is_one_sentence(record, tmp_path, change):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("keep", ['{"shapes": "x"}', '{"shapes": null}', '{"shapes?": [0.9]}', "1" + "0" * 400])
+def test_floors_that_are_no_numbers_are_refused(record, tmp_path, keep):
+    text = json.dumps(record | {"keep": "HERE"}).replace('"HERE"', keep)
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(CardError, match="keep|no card"):
+        read_card(tmp_path / "c.json")
+    (tmp_path / "c.json").write_text(json.dumps(record | {"keep": {"shapes": 0.97}}))
+    assert read_card(tmp_path / "c.json")["keep"] == {"shapes": 0.97}
+
+
 def paths(told, path=()):
     """The way to every entry inside a record."""
     for key, value in told.items() if isinstance(told, dict) else enumerate(told) if isinstance(told, list) else ():
