@@ -3,11 +3,15 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from negmerge_kit.vision.families import family_images
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -23,6 +27,8 @@ STARTERS = (
     "uv ",
     "negmerge demo",
     "negmerge pool build",
+    "negmerge sweep",  # tested in tests/cli and tests/sweeps with fewer candidates
+    "negmerge forget",  # the same; here it would download weights
 )
 
 
@@ -51,9 +57,20 @@ def _expanded(word, folder):
     return sorted(str(path.relative_to(folder)) for path in folder.glob(word)) if "*" in word else [word]
 
 
+def _write_faces(folder):
+    """Two classes of pictures, as one's own folder would hold them."""
+    images = family_images("shapes", "train")
+    for index, (pixels, label) in enumerate(zip(images.images[:40], images.labels[:40].tolist(), strict=True)):
+        place = folder / f"person_{label % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(place / f"{index}.png")
+
+
 def test_shell_commands_run(tiny_pool, tmp_path):
-    (tmp_path / "POOL").symlink_to(tiny_pool)
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    shutil.copytree(tiny_pool, tmp_path / "POOL")  # searches and comparisons leave what they found in it
+    _write_faces(tmp_path / "faces")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "NEGMERGE_CACHE": str(tmp_path / "cache"), "PATH": path}
     ran = 0
     for command in commands():
         if command.startswith(STARTERS):
