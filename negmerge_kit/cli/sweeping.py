@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.flags import Parser, print_json, seconds
-from negmerge_kit.errors import NegmergeError
+from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
@@ -72,10 +72,10 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
 
 def executor_of(options: argparse.Namespace) -> Executor:
     """The executor that the flags name."""
-    from negmerge_kit.errors import ParameterError
     from negmerge_kit.sweeps.local import find_executor
 
-    if options.processes > 1 and options.executor == "process":
+    # Only the verbs that train have --processes.
+    if getattr(options, "processes", 1) > 1 and options.executor == "process":
         raise ParameterError("--executor process gives every candidate one GPU: use --executor serial for --processes.")
     return find_executor(
         options.executor,

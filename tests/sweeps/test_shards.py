@@ -8,6 +8,7 @@ from huggingface_hub import save_torch_state_dict
 
 from negmerge_kit.checkpoints import open_checkpoint
 from negmerge_kit.checkpoints.operations import merge_files
+from negmerge_kit.cli import main
 from negmerge_kit.errors import MismatchError, NegmergeError
 from negmerge_kit.merging.rules import RULES
 from negmerge_kit.sweeps.processes import Processes
@@ -104,3 +105,18 @@ def test_records_hold_the_inputs(models, tmp_path):
     record = open_checkpoint(found["out"]).metadata
     assert record["params"]["agreement"] == 0.6 and len(record["inputs"]["others"]) == 3
     assert json.dumps(record)
+
+
+def test_the_merge_verb_spreads_shards_over_workers(models, tmp_path, capsys):
+    words = ["merge", *map(str, models), "--json", "--out"]
+    assert main([*words, str(tmp_path / "a.safetensors"), "--executor", "process", "--workers", "1"]) == 0
+    spread = json.loads(capsys.readouterr().out)
+    assert main([*words, str(tmp_path / "b.safetensors")]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert {name: whole[name] for name in set(whole) - {"out", "seconds"}} == {
+        name: spread[name] for name in set(spread) - {"out", "seconds"}
+    }
+    one, two = (sorted(tmp_path.glob(f"{name}-*.safetensors")) for name in "ab")
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two] and len(one) == SHARDS
+    assert main([*words, str(tmp_path / "c.safetensors"), "--executor", "process", "--engine", "plain"]) == 2
+    assert "leave out" in capsys.readouterr().err
