@@ -16,9 +16,13 @@ def demo(arguments: list[str]) -> int:
     parser.add_argument("--pool", type=Path, metavar="DIR", help="a pool of your own (default: the embedded scene)")
     parser.add_argument("--forget", metavar="FAMILY", help="the embedded family to forget (default: digits)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; others than loopback need --auth")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; others than loopback need --auth or --public"
+    )
     parser.add_argument("--port", type=int, default=7860)
-    parser.add_argument("--auth", type=Path, metavar="FILE", help="file with one user:password a line")
+    who = parser.add_mutually_exclusive_group()
+    who.add_argument("--auth", type=Path, metavar="FILE", help="file with one user:password a line")
+    who.add_argument("--public", action="store_true", help="let anybody in: the pool is read only, nothing is trained")
     options = parser.parse_args(arguments)
     if options.pool and options.forget:
         parser.error("--forget is for the embedded scene: a pool of your own says itself what it forgets")
@@ -27,6 +31,7 @@ def demo(arguments: list[str]) -> int:
 
     from negmerge_kit.checkpoints.pool import open_pool
     from negmerge_kit.cli.progress import watch
+    from negmerge_kit.errors import PoolError
     from negmerge_kit.lab.recipe import grid
     from negmerge_kit.sweeps.background import BackgroundSweep
     from negmerge_kit.sweeps.embedded import start_pool
@@ -39,7 +44,12 @@ def demo(arguments: list[str]) -> int:
         pool, damaged = start_pool(f"tiny:{options.forget or 'digits'}")
         for sentence in damaged:
             print(f"negmerge demo: {sentence}", file=sys.stderr)
-        sweep = BackgroundSweep(pool, grid("tiny"), device=options.device)
+        if options.public and not pool.ids:
+            raise PoolError(
+                "the embedded pool is empty, and a public app trains nothing: run `negmerge pool build tiny`."
+            )
+        if not options.public:
+            sweep = BackgroundSweep(pool, grid("tiny"), device=options.device)
 
     def ready(address: str) -> None:
         print(f"negmerge is at {address} (Ctrl-C ends it)", flush=True)
@@ -53,6 +63,7 @@ def demo(arguments: list[str]) -> int:
         host=options.host,
         port=options.port,
         auth=options.auth,
+        public=options.public,
         ready=ready,
     )
     return 0

@@ -14,11 +14,12 @@ _NAMES = {FORGET: "forget", RETAIN: "retain", INK: "ink", MUTED: "muted", RULE: 
 _THEMED = {colour: f"var(--nm-{name})" for colour, name in _NAMES.items()}
 
 
-def inline(figure: Figure, finding: str, *, name: str) -> str:
+def inline(figure: Figure, finding: str, *, name: str, marks: bool = False) -> str:
     """The figure as an `<svg role="img">` element; `finding` is what a screen reader says.
 
     Args:
         name: put before every id, so that two figures on one page do not share any.
+        marks: leave the figure's own ids, those with a hyphen in them, as `data-mark`: a page may listen for clicks.
     """
     file = StringIO()
     with style():
@@ -31,7 +32,13 @@ def inline(figure: Figure, finding: str, *, name: str) -> str:
     text = re.sub(r"font: ([^;\"']*?)([\d.]+px) [^;\"]*", r"font: \1\2 var(--nm-font)", text)
     # Only ids that something refers to are needed; the rest would repeat from figure to figure.
     used = set(re.findall(r"#([\w-]+)", text))
-    text = re.sub(r' id="([\w-]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", text)
+
+    def renamed(found: re.Match[str]) -> str:
+        if found[1] in used:
+            return f' id="{name}-{found[1]}"'
+        return f' data-mark="{found[1]}"' if marks and "-" in found[1] else ""
+
+    text = re.sub(r' id="([^"]+)"', renamed, text)
     text = re.sub(r"(url\(#|href=\"#)([\w-]+)", rf"\g<1>{name}-\2", text)
     text = text.replace("xlink:href", "href")
     head = f'<svg role="img" aria-label="{escape(finding, quote=True)}" class="nm-figure"'

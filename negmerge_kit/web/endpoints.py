@@ -1,4 +1,4 @@
-"""The named endpoints that scripts call: /pools, /score and /search. Every argument is checked here."""
+"""The named endpoints that scripts call: /pools, /score, /search and /compare. Every argument is checked here."""
 
 from __future__ import annotations
 
@@ -10,21 +10,27 @@ from typing import Any
 import gradio as gr
 
 from negmerge_kit.errors import NegmergeError, ParameterError, PoolError
+from negmerge_kit.lab.entrants import find_entrants
 from negmerge_kit.lab.report import score_json, search_json
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.scale import Method, parse_scales
+from negmerge_kit.types import Json
+from negmerge_kit.web.comparing import Compare
+from negmerge_kit.web.jobs import Job, Jobs
 
 SPLITS = ("val", "test", "live")
 MOST_SCALES = 201
+MOST_ROWS = 64
 LARGEST = 1000.0
 
 
 class Endpoints:
-    """The functions behind the endpoints, over one workbench."""
+    """The functions behind the endpoints, over one workbench; heavy ones take turns with the pages' jobs."""
 
-    def __init__(self, bench: Workbench, name: str) -> None:
+    def __init__(self, bench: Workbench, name: str, compare: Compare | None = None) -> None:
         self._bench, self._name = bench, name
+        self._comparing = compare or Compare(bench, Jobs())
 
     def pools(self) -> list[str]:
         """The ids of the pools that this app has open."""
@@ -59,23 +65,41 @@ class Endpoints:
         """The scale that forgets most on validation with retention at its floor, as `negmerge search --json`."""
         started = time.perf_counter()
         choice = self._choice(pool, candidates, rule, params)
-        if not isinstance(scales, str) or len(scales) > 10_000:
-            raise ParameterError("scales must be a short text: write START:STOP:STEP or a list such as 0.5,0.7.")
-        grid = [_number(scale, "scale", 0.0, LARGEST) for scale in parse_scales(scales)]
-        if len(grid) > MOST_SCALES:
-            raise ParameterError(f"{len(grid)} scales are too many for one call: give at most {MOST_SCALES}.")
+        grid = _grid(scales)
         for name, value in (("exhaustive", exhaustive), ("test", test)):
             if not isinstance(value, bool):
                 raise ParameterError(f"{name} is {value!r}: give true or false.")
         method: Method = "exhaustive" if exhaustive else "early"
         floor = _number(keep, "keep", 0.0, 1.0)
         # Visitors choose the parameters: nothing of theirs is written to the pool's disk.
-        found = self._bench.search(choice, keep=floor, scales=grid, method=method, remember=False)
-        return search_json(self._bench, choice, found, test=test, started=started)
+
+        def work(job: Job) -> Json:
+            found = self._bench.search(choice, keep=floor, scales=grid, method=method, remember=False)
+            return search_json(self._bench, choice, found, test=test, started=started)
+
+        answer: Json = self._comparing.jobs.do(work)
+        return answer
+
+    def compare(
+        self, pool: str, rules: str = "all", baselines: str = "all", keep: float = 0.95, scales: str = "0:1:0.05"
+    ) -> dict[str, Any]:
+        """All rules at equal retention, as `negmerge compare --json` but for "pool", which is the id that came in."""
+        self._is_open(pool)
+        for name, value in (("rules", rules), ("baselines", baselines)):
+            if not isinstance(value, str) or len(value) > 10_000:
+                raise ParameterError(f"{name} is {_short(value)}: give names with commas between them, all or none.")
+        entrants = find_entrants(rules, baselines)
+        if len(entrants) > MOST_ROWS:
+            raise ParameterError(f"{len(entrants)} rows are too many for one call: name at most {MOST_ROWS}.")
+        floor, grid = _number(keep, "keep", 0.0, 1.0), _grid(scales)
+        return self._comparing.answer(entrants, floor, grid).json() | {"pool": self._name}
+
+    def _is_open(self, pool: object) -> None:
+        if not isinstance(pool, str) or pool != self._name:
+            raise PoolError(f"there is no pool {_short(pool)} here: /pools lists those that are open ({self._name}).")
 
     def _choice(self, pool: object, candidates: object, rule: object, params: object) -> Choice:
-        if pool != self._name:
-            raise PoolError(f"there is no pool {_short(pool)} here: /pools lists those that are open ({self._name}).")
+        self._is_open(pool)
         if not isinstance(rule, str):
             raise ParameterError(f"rule is {_short(rule)}: give a rule's name.")
         if candidates is not None and not (
@@ -92,10 +116,9 @@ class Endpoints:
 
 def publish(endpoints: Endpoints) -> None:
     """Add the endpoints to the Blocks that are being built."""
-    for name in ("pools", "score", "search"):
+    for name in ("pools", "score", "search", "compare"):
         function = getattr(endpoints, name)
-        heavy = {"concurrency_limit": 1, "concurrency_id": "heavy"} if name == "search" else {"concurrency_limit": 4}
-        gr.api(told(function), api_name=name, api_description=function.__doc__, **heavy)
+        gr.api(told(function), api_name=name, api_description=function.__doc__, concurrency_limit=4)
 
 
 def told(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -109,6 +132,15 @@ def told(function: Callable[..., Any]) -> Callable[..., Any]:
             raise gr.Error(str(error), print_exception=False) from error
 
     return call
+
+
+def _grid(scales: object) -> list[float]:
+    if not isinstance(scales, str) or len(scales) > 10_000:
+        raise ParameterError("scales must be a short text: write START:STOP:STEP or a list such as 0.5,0.7.")
+    grid = [_number(scale, "scale", 0.0, LARGEST) for scale in parse_scales(scales)]
+    if len(grid) > MOST_SCALES:
+        raise ParameterError(f"{len(grid)} scales are too many for one call: give at most {MOST_SCALES}.")
+    return grid
 
 
 def _number(value: object, name: str, low: float, high: float) -> float:

@@ -49,14 +49,13 @@ class Shown:
     timer: gr.Timer
 
 
-def lay_out(page: Unlearn, *, pool_name: str, device: str, growing: bool) -> tuple[Controls, Shown]:
+def lay_out(page: Unlearn, *, growing: bool) -> tuple[Controls, Shown]:
     """Build the page inside the Blocks that are being built; it starts with every finished candidate chosen."""
     ids = page.bench.pool.ids
     defaults = [parameter.default for rule in RULES.values() for parameter in rule.parameters]
     first = page.chosen("", ids, RULE, KEEP, 0.0, *defaults)
     known, timer = gr.State(list(ids)), gr.Timer(1.0, active=growing)
     gr.HTML(page.gallery.style(), elem_classes="nm-unseen")
-    gr.HTML(fragments.header(pool_name, device))
     with gr.Row(elem_id="nm-body"):
         with gr.Column(elem_id="nm-steps"):
             choose, progress = _step_choose(page, ids)

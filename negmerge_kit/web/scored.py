@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from threading import Thread
 
 from negmerge_kit.errors import NegmergeError
 from negmerge_kit.lab.report import on_test
@@ -16,6 +15,7 @@ from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.scale import DEFAULT_SCALES, Point, ScaleSearch
 from negmerge_kit.types import Json
 from negmerge_kit.vision.images import ImageSet
+from negmerge_kit.web.jobs import Job, Jobs
 
 REMEMBERED = 64
 
@@ -36,8 +36,8 @@ class Known:
 class Scored:
     """A workbench with a memory, shared by all visitors: the same choice has the same numbers for everyone."""
 
-    def __init__(self, bench: Workbench) -> None:
-        self.bench = bench
+    def __init__(self, bench: Workbench, jobs: Jobs | None = None) -> None:
+        self.bench, self.jobs = bench, jobs or Jobs()
         self._known: OrderedDict[Choice | None, Known] = OrderedDict()
         self._turn = threading.Lock()
 
@@ -97,14 +97,16 @@ class Scored:
             if left.is_set():
                 raise _LeftError
 
-        def work() -> None:
+        def work(job: Job) -> None:
             try:
+                if left.is_set():
+                    raise _LeftError
                 news.put(self.bench.search(choice, keep=keep, on_point=tell, remember=False))
             except BaseException as error:  # handed over to the reader, who raises it
                 news.put(error)
 
-        Thread(target=work, name="search", daemon=True).start()
         try:
+            self.jobs.begin(work)
             while not isinstance(item := news.get(), ScaleSearch):
                 if isinstance(item, BaseException):
                     raise item

@@ -19,6 +19,12 @@ from negmerge_kit.checkpoints.pool import Pool, open_pool
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps.background import BackgroundSweep
+from negmerge_kit.web import agreement_page, audit_page, compare_page, fragments
+from negmerge_kit.web.agreeing import Agreeing
+from negmerge_kit.web.agreement_page import AgreementPage
+from negmerge_kit.web.audit_page import AuditPage
+from negmerge_kit.web.auditing import Auditing
+from negmerge_kit.web.comparing import Compare
 from negmerge_kit.web.endpoints import Endpoints, publish
 from negmerge_kit.web.page import lay_out
 from negmerge_kit.web.scored import Scored
@@ -35,6 +41,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 7860,
     auth: str | Path | None = None,
+    public: bool = False,
     block: bool = True,
     ready: Callable[[str], None] | None = None,
 ) -> gr.Blocks:
@@ -44,18 +51,22 @@ def serve(
         pool: an open pool or its folder; it may have no finished candidate yet.
         sweep: fine-tunes what the pool lacks; started once the page is up, stopped when it goes down.
         auth: file with one `user:password` a line.
+        public: let anybody in who reaches the host; the pool is then read only, and nothing is fine-tuned.
         ready: called with the page's address once it answers.
         block: False returns at once, with the server in a thread; `close()` of the returned Blocks ends it.
 
     Raises:
-        ParameterError: if the port is in use, or the host is not this machine's own and no auth is given.
+        ParameterError: if the port is in use, the host is not this machine's own and neither auth nor public is
+            given, or a sweep is to fill a public pool.
         PoolError: if the pool cannot be opened.
     """
     people = read_auth(auth) if auth is not None else None
-    check_address(host, port, guarded=bool(people))
+    if public and sweep:
+        raise ParameterError("a public app fine-tunes nothing: build the pool before, and serve it with --pool.")
+    check_address(host, port, guarded=bool(people) or public)
     bench = Workbench(pool if isinstance(pool, Pool) else open_pool(pool), device=device)
     folder = _private_folder()
-    blocks = build(bench, folder / "made", sweep)
+    blocks = build(bench, folder / "made", sweep, read_only=public)
     if sweep:
         sweep.start()
     _launch(
@@ -82,15 +93,25 @@ def _launch(blocks: gr.Blocks, **options: Any) -> None:
         raise ParameterError(f"the app cannot listen on port {port} ({error}): choose another with --port.") from error
 
 
-def build(bench: Workbench, made: Path, sweep: BackgroundSweep | None = None) -> gr.Blocks:
-    """The page and the endpoints over a workbench, not served yet; downloads are written under `made`."""
+def build(bench: Workbench, made: Path, sweep: BackgroundSweep | None = None, *, read_only: bool = False) -> gr.Blocks:
+    """The pages and the endpoints over a workbench, not served yet; downloads are written under `made`."""
     name = bench.pool.folder.resolve().name
     scored = Scored(bench)
     page = Unlearn(scored, growing=sweep is not None)
+    compare, takeaway = Compare(bench, scored.jobs, read_only=read_only), TakeAway(scored, made)
     with gr.Blocks(title="negmerge-kit", fill_width=True, analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
-        controls, shown = lay_out(page, pool_name=name, device=device_words(bench), growing=sweep is not None)
-        wire(blocks, page, controls, shown, TakeAway(scored, made), sweep)
-        publish(Endpoints(bench, name))
+        gr.HTML(fragments.header(name, device_words(bench)))
+        with gr.Tabs(selected="unlearn", elem_id="nm-pages") as tabs:
+            with gr.Tab("Unlearn", id="unlearn"):
+                controls, shown = lay_out(page, growing=sweep is not None)
+            with gr.Tab("Compare", id="compare") as tab:
+                compare_page.lay_out(compare, controls, tabs, tab)
+            with gr.Tab("Agreement", id="agreement") as tab:
+                agreement_page.lay_out(AgreementPage(page, Agreeing(bench, scored.jobs)), controls, tab)
+            with gr.Tab("Audit", id="audit") as tab:
+                audit_page.lay_out(AuditPage(page, Auditing(bench, scored.jobs), takeaway), controls, tab)
+        wire(blocks, page, controls, shown, takeaway, sweep)
+        publish(Endpoints(bench, name, compare))
     blocks.queue(default_concurrency_limit=2, max_size=64)
     return blocks
 
@@ -104,7 +125,7 @@ def check_address(host: str, port: int, *, guarded: bool) -> None:
     if not guarded and not _is_loopback(host):
         raise ParameterError(
             f"host {host} can be reached from other machines: add --auth FILE with user:password lines, "
-            "or keep the default 127.0.0.1."
+            "or --public to let anybody in (the pool is then read only); or keep the default 127.0.0.1."
         )
     if not 1 <= port <= 65535:
         raise ParameterError(f"port is {port}: give a number from 1 to 65535.")

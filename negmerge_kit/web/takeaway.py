@@ -1,4 +1,4 @@
-"""Step 4: the unlearned checkpoint and the record of how it was made, written to the app's own folder."""
+"""What a visitor takes away: weights, the record of how they were made, its page, and all of it with the audit."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import json
 import shutil
 import threading
 import time
+import zipfile
 from pathlib import Path
 
+from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.writer import save_checkpoint
+from negmerge_kit.lab.audits.audit import Audit
 from negmerge_kit.lab.card import card, with_file
 from negmerge_kit.lab.report import search_json, searched
 from negmerge_kit.lab.resident import Choice
@@ -18,7 +21,8 @@ from negmerge_kit.types import Json
 from negmerge_kit.views.card_files import card_files
 from negmerge_kit.web.scored import Scored
 
-WEIGHTS, RECORD = "unlearned.safetensors", "unlearned.json"
+WEIGHTS, RECORD, PAGE, EVERYTHING = "unlearned.safetensors", "unlearned.json", "unlearned.md", "unlearned.zip"
+AUDIT = "audit.json"
 MADE_AT_ONCE = 8
 
 
@@ -29,7 +33,7 @@ class TakeAway:
         self._scored, self._folder = scored, folder
         self._turn = threading.Lock()
 
-    def weights(self, choice: Choice, scale: float, keep: float) -> Path:
+    def weights(self, choice: Choice, scale: float, keep: float, audit: Audit | None = None) -> Path:
         """The base's whole key set with the merged delta subtracted; open_clip loads it.
 
         Raises:
@@ -39,10 +43,10 @@ class TakeAway:
             found = self._scored.known(choice).searches.get(keep)
             if found and (found.best is None or found.best.scale != scale):
                 found = None
-            place = self._place(choice, scale, keep if found else None)
+            place = self._place(choice, scale, keep if found else None, audit)
             weights, record = place / WEIGHTS, place / RECORD
             if not record.exists():
-                bench, told = self._scored.bench, self._card(choice, scale, found)
+                bench, told = self._scored.bench, self._card(choice, scale, found, audit)
                 # The record comes last: where it is, the weights beside it are whole.
                 with card_files(record) as write:
                     save_checkpoint(weights, bench.unlearned(choice, scale), like=bench.pool.base, metadata=told)
@@ -53,17 +57,34 @@ class TakeAway:
         """What was done, as JSON: choice, scores, hashes, versions, and the hash of the weights that go with it."""
         return self.weights(choice, scale, keep).with_name(RECORD)
 
-    def _card(self, choice: Choice, scale: float, found: ScaleSearch | None) -> Json:
+    def page(self, choice: Choice, scale: float, keep: float, audit: Audit | None = None) -> Path:
+        """The card as Markdown, with the audit's probes if there was one."""
+        return self.weights(choice, scale, keep, audit).with_name(PAGE)
+
+    def everything(self, choice: Choice, scale: float, keep: float, audit: Audit | None = None) -> Path:
+        """One zip of weights, record, card and audit."""
+        weights = self.weights(choice, scale, keep, audit)
+        path = weights.with_name(EVERYTHING)
+        with self._turn, atomic_file(path) as file, zipfile.ZipFile(file, "w") as archive:
+            for name in (WEIGHTS, RECORD, PAGE):
+                archive.write(weights.with_name(name), name)
+            if audit:
+                archive.writestr(AUDIT, json.dumps(audit.json(), indent=1, allow_nan=False))
+        return path
+
+    def _card(self, choice: Choice, scale: float, found: ScaleSearch | None, audit: Audit | None = None) -> Json:
+        probes = audit.json() if audit else None
         bench, started = self._scored.bench, time.perf_counter()
         if found:
             told = search_json(bench, choice, found, test=True, started=started)
-            return card(bench, choice, told, chosen=searched(told))
+            return card(bench, choice, told, chosen=searched(told), probes=probes)
         by_hand = bench.fixed(choice, scale)
         told = search_json(bench, choice, by_hand, test=True, started=started) | {"keep": None}
-        return card(bench, choice, told, chosen="by hand, on the page's slider")
+        return card(bench, choice, told, chosen="by hand, on the page's slider", probes=probes)
 
-    def _place(self, choice: Choice, scale: float, keep: float | None) -> Path:
-        digest = hashlib.sha256(json.dumps([choice.json(), scale, keep], sort_keys=True).encode()).hexdigest()[:16]
+    def _place(self, choice: Choice, scale: float, keep: float | None, audit: Audit | None) -> Path:
+        made_of = [choice.json(), scale, keep, audit and audit.json()]
+        digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
         place = self._folder / digest
         place.mkdir(parents=True, exist_ok=True)
         place.touch()

@@ -21,6 +21,7 @@ from negmerge_kit.web.dials import params_of
 from negmerge_kit.web.gallery import Gallery
 from negmerge_kit.web.scored import Scored
 
+MOST_CANDIDATES = 10_000
 SEARCHES_AT_ONCE = len(DEFAULT_SCALES)
 WAITING = "Candidates are being fine-tuned. Until the first one is done you see the base model."
 EMPTY = "this pool has no finished candidate: fine-tune some with `negmerge pool build`, then reload the page."
@@ -77,7 +78,9 @@ class Unlearn:
             raise PoolError(WAITING if self.growing else EMPTY)
         if not ids:
             raise ParameterError("no candidate is selected: tick at least one in step 1.")
-        if rule not in RULES:
+        if not isinstance(ids, list) or len(ids) > MOST_CANDIDATES or not all(isinstance(id, str) for id in ids):
+            raise ParameterError("candidates must be a list of candidate ids: reload the page.")
+        if not isinstance(rule, str) or rule not in RULES:
             raise ParameterError(f"there is no rule '{rule}': choose among {', '.join(RULES)}.")
         return self.bench.choose(list(ids), rule, params_of(rule, dials))
 
@@ -153,6 +156,9 @@ class Unlearn:
         """
         choice, keep = self.choice(ids, rule, dials), self.keep(keep)
         self._now(session, choice)
+        if self.scored.jobs.busy and keep not in self.scored.known(choice).searches:
+            waiting = fragments.progress("Waiting for another job to end", 0.0, "One heavy job runs at a time.")
+            yield f'<div class="nm-card">{waiting}</div>', None
         for count, point in enumerate(self.scored.search(choice, keep), 1):
             if self._latest.get(session) != choice:
                 return
@@ -248,4 +254,3 @@ def _agreement_html(layers: Sequence[LayerAgreement], n: int, agreement: float) 
 
 def _title(family: str) -> str:
     return FAMILIES[family].title.lower() if family in FAMILIES else family
-

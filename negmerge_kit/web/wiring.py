@@ -15,12 +15,10 @@ from negmerge_kit.web import candidates
 from negmerge_kit.web.dials import explanation
 from negmerge_kit.web.endpoints import told
 from negmerge_kit.web.fragments import notice
+from negmerge_kit.web.job_buttons import LIGHT, PRESS
 from negmerge_kit.web.page import Controls, Shown
 from negmerge_kit.web.takeaway import TakeAway
 from negmerge_kit.web.unlearn import Unlearn
-
-_LIGHT: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-_PRESS = "() => document.querySelector('#nm-file-{kind} a, a#nm-file-{kind}, #nm-file-{kind}')?.click()"
 
 
 def wire(
@@ -56,17 +54,17 @@ def _picking(blocks: gr.Blocks, page: Unlearn, controls: Controls, shown: Shown,
 
     outputs = [controls.picker, shown.known, shown.progress, shown.timer]
     for trigger in (blocks.load, shown.timer.tick):
-        trigger(look, [controls.picker, shown.known, controls.scale], outputs, **_LIGHT)
-    controls.every.click(lambda: page.bench.pool.ids, None, controls.picker, **_LIGHT)
-    controls.none.click(lambda: [], None, controls.picker, **_LIGHT)
-    controls.best.click(lambda: candidates.best(page.bench.pool), None, controls.picker, **_LIGHT)
+        trigger(look, [controls.picker, shown.known, controls.scale], outputs, **LIGHT)
+    controls.every.click(lambda: page.bench.pool.ids, None, controls.picker, **LIGHT)
+    controls.none.click(lambda: [], None, controls.picker, **LIGHT)
+    controls.best.click(lambda: candidates.best(page.bench.pool), None, controls.picker, **LIGHT)
 
 
 def _merging(page: Unlearn, controls: Controls, shown: Shown) -> None:
     def ruled(rule: str) -> list[Any]:
         return [explanation(rule), *(gr.Column(visible=name == rule) for name in RULES)]
 
-    controls.rule.change(ruled, controls.rule, [shown.explains, *controls.dial_groups.values()], **_LIGHT)
+    controls.rule.change(ruled, controls.rule, [shown.explains, *controls.dial_groups.values()], **LIGHT)
 
 
 def _subtracting(blocks: gr.Blocks, page: Unlearn, controls: Controls, shown: Shown) -> None:
@@ -92,19 +90,19 @@ def _subtracting(blocks: gr.Blocks, page: Unlearn, controls: Controls, shown: Sh
         return gr.Button("Find the best scale", interactive=True)
 
     changes = [control.change for control in (controls.picker, controls.rule, controls.keep, *controls.dials)]
-    gr.on([blocks.load, *changes], choose, at_scale, list(pieces), trigger_mode="always_last", **_LIGHT).then(
-        fill, whole, pieces.curve, trigger_mode="multiple", concurrency_limit=4, **_LIGHT
+    gr.on([blocks.load, *changes], choose, at_scale, list(pieces), trigger_mode="always_last", **LIGHT).then(
+        fill, whole, pieces.curve, trigger_mode="multiple", concurrency_limit=4, **LIGHT
     )
     controls.scale.change(
-        page.moved, at_scale, list(pieces[:4]), trigger_mode="always_last", concurrency_limit=4, **_LIGHT
+        page.moved, at_scale, list(pieces[:4]), trigger_mode="always_last", concurrency_limit=4, **LIGHT
     )
     searching = controls.find.click(
         told_on_the_way(find), whole, [controls.find, pieces.result, controls.scale],
-        concurrency_limit=2, concurrency_id="heavy", **_LIGHT,
+        concurrency_limit=2, concurrency_id="heavy", **LIGHT,
     )  # fmt: skip
-    searching.then(release, None, controls.find, **_LIGHT)
-    searching.success(choose, at_scale, list(pieces), **_LIGHT).then(
-        fill, whole, pieces.curve, trigger_mode="multiple", concurrency_limit=4, **_LIGHT
+    searching.then(release, None, controls.find, **LIGHT)
+    searching.success(choose, at_scale, list(pieces), **LIGHT).then(
+        fill, whole, pieces.curve, trigger_mode="multiple", concurrency_limit=4, **LIGHT
     )
 
 
@@ -122,7 +120,7 @@ def _taking(page: Unlearn, controls: Controls, shown: Shown, takeaway: TakeAway)
         button.click(
             told(take), inputs, file, api_visibility="private", show_progress="minimal", show_progress_on=button,
             concurrency_limit=2, concurrency_id="heavy",
-        ).success(None, None, None, js=_PRESS.format(kind=kind), api_visibility="private")  # fmt: skip
+        ).success(None, None, None, js=PRESS.format(kind=kind), api_visibility="private")  # fmt: skip
 
 
 def told_on_the_way(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:

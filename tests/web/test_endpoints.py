@@ -25,8 +25,8 @@ def test_pools(client, tiny_pool):
     assert client.predict(api_name="/pools") == [tiny_pool.name]
 
 
-def test_only_the_three_endpoints_are_public(client):
-    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/pools", "/score", "/search"}
+def test_only_the_named_endpoints_are_public(client):
+    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/pools", "/score", "/search", "/compare"}
 
 
 @pytest.mark.parametrize("split", ["val", "test", "live"])

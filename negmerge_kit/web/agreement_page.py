@@ -1,0 +1,81 @@
+"""The Agreement page: on which weights the candidates chosen on Unlearn agree, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from negmerge_kit.errors import NegmergeError
+from negmerge_kit.web import fragments
+from negmerge_kit.web.agreeing import WHOLE, Agreeing
+from negmerge_kit.web.job_buttons import LIGHT, connect, told_by
+from negmerge_kit.web.page import Controls
+from negmerge_kit.web.unlearn import Unlearn
+
+
+class AgreementPage:
+    """The page's handlers over the controls of Unlearn: candidates, rule and dials."""
+
+    def __init__(self, page: Unlearn, agreeing: Agreeing) -> None:
+        self.page, self.agreeing = page, agreeing
+
+    def show(self, of: object, ids: list[str], rule: str, *dials: Any) -> tuple[str, Any, str, str, str, str]:
+        """(notice, layers to choose from, histogram, map, table, explanation) of the choice on Unlearn."""
+        try:
+            choice = self.page.choice(ids, rule, dials)
+            seen = self.agreeing.see(choice, of if isinstance(of, str) else WHOLE)
+        except NegmergeError as error:
+            return fragments.notice(str(error)), gr.skip(), "", "", "", ""
+        chosen = of if of in seen.layers else WHOLE
+        what = f"{len(choice.candidates)} candidates as chosen on Unlearn. {seen.finding}."
+        return (
+            f'<p class="nm-card nm-fine" role="status">{what}</p>', gr.Dropdown(choices=seen.layers, value=chosen),
+            seen.histogram, seen.map, seen.table, self.agreeing.explained(choice),
+        )  # fmt: skip
+
+    def votes(self, of: object, ids: list[str], rule: str, *dials: Any) -> str:
+        """The histogram of another layer."""
+        try:
+            return self.agreeing.histogram(self.page.choice(ids, rule, dials), of)
+        except NegmergeError as error:
+            return fragments.notice(str(error))
+
+    def explain(self, visitor: str, ids: list[str], rule: str, *dials: Any) -> Iterator[tuple[str, str]]:
+        """(progress or notice, figures) until they are there."""
+        yield from told_by(lambda: self.agreeing.explain(visitor, self.page.choice(ids, rule, dials)))
+
+
+def lay_out(handlers: AgreementPage, controls: Controls, tab: gr.Tab) -> None:
+    """Build the page within its tab and connect it."""
+    with gr.Column(elem_classes="nm-page"):
+        notice = gr.HTML("", elem_id="nm-agreed")
+        with gr.Row(elem_classes="nm-pair"):
+            with gr.Column(elem_classes="nm-card"):
+                gr.HTML("<h2>How the signs vote <small>filled: enough votes to be kept</small></h2>")
+                of = gr.Dropdown([WHOLE], value=WHOLE, label="Votes of", interactive=True, elem_id="nm-votes-of")
+                histogram = gr.HTML("", elem_id="nm-votes", elem_classes="nm-paper")
+            with gr.Column(elem_classes="nm-card"):
+                gr.HTML("<h2>By block and kind <small>share of what moved</small></h2>")
+                with gr.Column(elem_classes="nm-scroll"):
+                    heat = gr.HTML("", elem_id="nm-map", elem_classes="nm-paper")
+        with gr.Column(elem_classes="nm-card"):
+            gr.HTML("<h2>Tensor by tensor <small>a block opens to its tensors</small></h2>")
+            table = gr.HTML("", elem_id="nm-tree")
+        with gr.Column(elem_classes="nm-card"):
+            gr.HTML(
+                "<h2>Why signs agree, and what that is good for</h2>"
+                '<p class="nm-fine">Zeros as candidates join, agreement beside what cosines alone let expect, and '
+                "steps of equal length along consensus and along conflict. Half a minute on the embedded pool.</p>"
+            )
+            with gr.Row(elem_classes="nm-buttons"):
+                start = gr.Button("Explain this choice", variant="primary", elem_id="nm-explain")
+                stop = gr.Button("Cancel", size="sm", interactive=False, elem_id="nm-explain-stop")
+            progress = gr.HTML("", elem_id="nm-explain-progress", elem_classes="nm-told")
+            why = gr.HTML("", elem_id="nm-why")
+    chosen = [controls.picker, controls.rule, *controls.dials]
+    tab.select(handlers.show, [of, *chosen], [notice, of, histogram, heat, table, why],
+               trigger_mode="always_last", **LIGHT)  # fmt: skip
+    of.input(handlers.votes, [of, *chosen], histogram, trigger_mode="always_last", **LIGHT)
+    connect(start, stop, handlers.explain, chosen, [progress, why], handlers.agreeing.jobs.cancel)

@@ -1,0 +1,129 @@
+"""What the Audit page answers: what can still be got out of the model on Unlearn, beside the base and chance."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from html import escape
+
+from negmerge_kit.errors import ParameterError
+from negmerge_kit.lab.audits.audit import LIMITS, PROBES, Audit, audit, check_asked
+from negmerge_kit.lab.audits.probe import LEFTOVER, Probe, Reading
+from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.views import svg
+from negmerge_kit.views.probes import SAYS, audit_figure, relearning_figure, relearning_finding
+from negmerge_kit.views.style import percent
+from negmerge_kit.web.jobs import Done, Job, Jobs, Progress
+
+REMEMBERED = 64
+NBSP = "\N{NO-BREAK SPACE}"
+
+Asked = tuple[Choice, float, tuple[str, ...]]
+"""What an audit is of: a choice, its scale, and the probes."""
+
+
+class Auditing:
+    """Audits on one workbench, each run once and shared by all visitors."""
+
+    def __init__(self, bench: Workbench, jobs: Jobs) -> None:
+        self.bench, self.jobs = bench, jobs
+        self._known: OrderedDict[Asked, Audit] = OrderedDict()
+        self._latest: dict[tuple[Choice, float], Asked] = {}
+        self._turn = threading.Lock()
+
+    def asked(self, choice: Choice, scale: float, probes: object) -> Asked:
+        """What the controls ask for.
+
+        Raises:
+            ParameterError: at scale 0, and for probes that do not exist.
+        """
+        if not scale:
+            raise ParameterError("scale 0 is the base itself: find the best scale on Unlearn, or move its slider.")
+        if not isinstance(probes, list) or not all(isinstance(name, str) for name in probes):
+            raise ParameterError("probes must be a list of names: reload the page.")
+        check_asked(probes)
+        return choice, scale, tuple(name for name in PROBES if name in probes)
+
+    def known(self, choice: Choice, scale: float) -> Audit | None:
+        """The last audit of this very model, if there was one."""
+        with self._turn:
+            asked = self._latest.get((choice, scale))
+            return self._known.get(asked) if asked else None
+
+    def follow(self, visitor: str, asked: Asked) -> Iterator[Progress | Done]:
+        """Put the probes, telling which has answered; the result is an Audit.
+
+        Raises:
+            NegmergeError: with a sentence for the page.
+        """
+        with self._turn:
+            found = self._known.get(asked)
+        if found is None:
+            for news in self.jobs.follow(visitor, ("audit", asked), lambda job: self._audit(job, asked)):
+                if isinstance(news, Done):
+                    found = news.result
+                else:
+                    yield news
+        assert found is not None, "a job ends with a result or an error"
+        with self._turn:
+            self._known[asked] = found
+            self._latest[asked[0], asked[1]] = asked
+            if len(self._known) > REMEMBERED:
+                old, _ = self._known.popitem(last=False)
+                if self._latest.get(old[:2]) == old:
+                    del self._latest[old[:2]]
+        yield Done(found)
+
+    def _audit(self, job: Job, asked: Asked) -> Audit:
+        choice, scale, probes = asked
+        answers = 0
+
+        def on_probe(probe: Probe) -> None:
+            nonlocal answers
+            answers += 1
+            job.tell(f"{answers} answers so far, the last to: {probe.name}")
+
+        job.tell("Asking the base, the unlearned model and shuffled weights")
+        return audit(self.bench, choice, scale, probes=probes, on_probe=on_probe)
+
+
+def audit_html(found: Audit) -> str:
+    """Finding, table and figures of an audit; what it cannot show stands with it."""
+    rows = "".join(map(_row, found.probes))
+    figures = [("audit", svg.inline(audit_figure(found), found.finding, name="audit"))]
+    relearned = [probe for probe in found.probes if "most_steps" in probe.details]
+    if relearned:
+        figures.append(("relearning", svg.inline(relearning_figure(found), relearning_finding(relearned), name="back")))
+    drawn = "".join(
+        f'<section class="nm-card"><div class="nm-scroll" tabindex="0" role="region" aria-label="figure of the {name}">'
+        f'<div class="nm-paper nm-broad">{figure}</div></div></section>'
+        for name, figure in figures
+    )
+    return (
+        f'<div class="nm-stack"><section class="nm-card" id="nm-audited"><h2>{escape(found.finding)}</h2>'
+        f'<p class="nm-fine">At scale {found.scale:g}. {escape(LIMITS)}</p>'
+        '<div class="nm-scroll" tabindex="0" role="region" aria-label="probes">'
+        '<table class="nm-table"><thead><tr><th scope=col>probe<th scope=col>unlearned<th scope=col>base'
+        "<th scope=col>chance<th scope=col>shuffled weights<th scope=col>verdict</tr></thead>"
+        f"<tbody>{rows}</tbody></table></div></section>{drawn}</div>"
+    )
+
+
+def _row(probe: Probe) -> str:
+    head = f'<tr><th scope="row">{escape(probe.name)}<small>{escape(probe.asks)}</small>'
+    if probe.undefined:
+        return f'{head}<td colspan="5">{escape(probe.undefined)}</tr>'
+    chance = "–" if probe.chance is None else percent(probe.chance)
+    verdict = SAYS[probe.verdict] if probe.verdict else "–"
+    kind = ' class="nm-left"' if probe.verdict == LEFTOVER else ""
+    cells = "".join(f"<td>{_reading(probe.readings.get(who))}" for who in ("unlearned", "base"))
+    return f"{head}{cells}<td>{chance}<td>{_reading(probe.readings.get('shuffled'))}<td{kind}>{verdict}</tr>"
+
+
+def _reading(reading: Reading | None) -> str:
+    if reading is None:
+        return "–"
+    spread = f"{100 * reading.low:.0f}–{100 * reading.high:.0f}{NBSP}%, n ={NBSP}{reading.n:,}"
+    return f"<b>{percent(reading.value)}</b><small>{spread}</small>"

@@ -1,0 +1,190 @@
+"""What the Compare page and `/compare` answer: every rule on the pool's candidates, kept and shared by all visitors."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from negmerge_kit.checkpoints.pool import Pool
+from negmerge_kit.errors import ParameterError
+from negmerge_kit.lab.comparison import Comparison, compare_rules
+from negmerge_kit.lab.entrants import SEARCHES, Entrant, find_entrants
+from negmerge_kit.lab.kept_rows import KeptRows
+from negmerge_kit.lab.resident import Choice, Merged
+from negmerge_kit.lab.rows import Row
+from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.scoring.scale import DEFAULT_SCALES
+from negmerge_kit.views.plots import LARGEST_SCALE
+from negmerge_kit.vision.scene import Splits
+from negmerge_kit.web.jobs import Done, Job, Jobs, Progress
+
+REMEMBERED_ROWS, REMEMBERED = 512, 16
+WHICH = ("protocol", "matched")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A row as the controls of the Unlearn page: what it merges, and at which scale."""
+
+    candidates: tuple[str, ...]
+    rule: str
+    params: Mapping[str, Any]
+    scale: float
+
+
+class Compare:
+    """Comparisons of one workbench's pool. What a page asks for is kept in the pool too, unless it is read-only."""
+
+    def __init__(self, bench: Workbench, jobs: Jobs, *, read_only: bool = False) -> None:
+        self.bench, self.jobs, self._read_only = bench, jobs, read_only
+        self._rows: OrderedDict[tuple[Any, ...], Row] = OrderedDict()
+        self._done: OrderedDict[tuple[tuple[str, ...], float], Comparison] = OrderedDict()
+        self._turn = threading.Lock()
+
+    def known(self, keep: float) -> Comparison | None:
+        """The comparison of all rules at this floor, if it is finished for the pool as it is now."""
+        with self._turn:
+            return self._done.get((tuple(self.bench.pool.ids), keep))
+
+    def ready(self, keep: float) -> bool:
+        """Whether every row is kept from before, so that nothing long is left to do."""
+        pool = self.bench.pool
+        rows = _Rows(self, pool, keep, DEFAULT_SCALES, write=False)
+        return len(pool.ids) > 1 and all(rows.find(entrant, pool.ids) for entrant in find_entrants())
+
+    def follow(self, visitor: str, keep: float) -> Iterator[Progress | Done]:
+        """Compare all rules, telling which comes next; rows of before are found again.
+
+        Raises:
+            NegmergeError: with a sentence for the page.
+        """
+        pool = self.bench.refresh()
+        key = (tuple(pool.ids), keep)
+        found = self.known(keep)
+        if found:
+            yield Done(found)
+            return
+        for news in self.jobs.follow(visitor, ("compare", key), lambda job: self._compare(job, pool, keep)):
+            if isinstance(news, Done):
+                with self._turn:
+                    self._done[key] = news.result
+                    if len(self._done) > REMEMBERED:
+                        self._done.popitem(last=False)
+            yield news
+
+    def answer(self, entrants: Sequence[Entrant], keep: float, scales: Sequence[float]) -> Comparison:
+        """The comparison that a script asks for; nothing of it is written to the pool.
+
+        Raises:
+            NegmergeError: as `compare_rules`.
+        """
+        pool = self.bench.refresh()
+        found: Comparison = self.jobs.do(lambda job: self._compare(job, pool, keep, scales, entrants, write=False))
+        return found
+
+    def load(self, name: object, which: object, keep: float) -> Loaded:
+        """The finished row `name` at its scale by the protocol, or at matched retention.
+
+        Raises:
+            ParameterError: for a row that is not there, or a scale that the Unlearn page does not reach.
+        """
+        comparison = self.known(keep)
+        rows = {row.entrant.name: row for row in comparison.rows} if comparison else {}
+        row = rows.get(name) if isinstance(name, str) else None
+        if row is None or which not in WHICH:
+            raise ParameterError("that row is not there any more: press “Compare all rules” again.")
+        scale = row.scale if which == "protocol" else row.matched.crossing.scale if row.matched else None
+        if scale is None:
+            raise ParameterError(f"{row.entrant.title} has no scale by that measure: choose another row.")
+        if scale > LARGEST_SCALE:
+            raise ParameterError(
+                f"{row.entrant.title} stands at scale {scale:.2f} there, and the slider of Unlearn ends at "
+                f"{LARGEST_SCALE:g}: load its scale by the protocol."
+            )
+        rule = "uniform" if row.entrant.rule in SEARCHES else row.entrant.rule
+        return Loaded(row.candidates, rule, row.params, scale)
+
+    def _compare(
+        self,
+        job: Job,
+        pool: Pool,
+        keep: float,
+        scales: Sequence[float] = DEFAULT_SCALES,
+        entrants: Sequence[Entrant] | None = None,
+        *,
+        write: bool = True,
+    ) -> Comparison:
+        rows = _Rows(self, pool, keep, scales, write=write and not self._read_only)
+        entrants = find_entrants() if entrants is None else entrants
+
+        def on_row(done: int, total: int, entrant: Entrant) -> None:
+            job.tell(f"{entrant.title}, {done + 1} of {total}", done / total)
+
+        stand = _Stand(self.bench, pool, job)
+        found = compare_rules(stand, entrants, keep=keep, scales=scales, kept=rows, on_row=on_row)
+        return replace(found, contest=None)  # which holds every answer to every image
+
+    def remembered(self, key: tuple[Any, ...]) -> Row | None:
+        """A row of this process."""
+        with self._turn:
+            return self._rows.get(key)
+
+    def remember(self, key: tuple[Any, ...], row: Row) -> None:
+        """Take in a row; the oldest are forgotten first."""
+        with self._turn:
+            self._rows[key] = row
+            if len(self._rows) > REMEMBERED_ROWS:
+                self._rows.popitem(last=False)
+
+
+class _Stand:
+    """A workbench on the pool as it was when the job began, which ends the job between two looks at images."""
+
+    def __init__(self, bench: Workbench, pool: Pool, job: Job) -> None:
+        self._bench, self.pool, self._job = bench, pool, job
+
+    def at(self, choice: Choice | None, scale: float) -> AbstractContextManager[Any]:
+        self._job.tell()
+        return self._bench.at(choice, scale)
+
+    def images(self, split: str) -> Splits:
+        return self._bench.images(split)
+
+    def merged(self, choice: Choice) -> Merged:
+        self._job.tell()
+        return self._bench.merged(choice)
+
+    def choose(
+        self,
+        candidates: Iterable[str] | None = None,
+        rule: str = "negmerge",
+        params: Mapping[str, Any] | None = None,
+        *,
+        buffers: str = "keep",
+    ) -> Choice:
+        return self._bench.choose(self.pool.ids if candidates is None else candidates, rule, params, buffers=buffers)
+
+
+class _Rows:
+    """Finished rows: those of this process, and those that the pool's folder keeps."""
+
+    def __init__(self, compare: Compare, pool: Pool, keep: float, scales: Sequence[float], *, write: bool) -> None:
+        self._compare, self._write = compare, write
+        self._kept = KeptRows(pool, keep=keep, scales=scales)
+        self._made_from = (keep, tuple(scales), tuple(entry.sha256 for entry in pool.entries))
+
+    def find(self, entrant: Entrant, ids: Sequence[str]) -> Row | None:
+        found = self._compare.remembered(self._key(entrant, ids))
+        return found or self._kept.find(entrant, ids)
+
+    def keep(self, row: Row, ids: Sequence[str]) -> None:
+        self._compare.remember(self._key(row.entrant, ids), row)
+        if self._write:
+            self._kept.keep(row, ids)
+
+    def _key(self, entrant: Entrant, ids: Sequence[str]) -> tuple[Any, ...]:
+        return (entrant, tuple(ids), *self._made_from)

@@ -1,0 +1,59 @@
+"""A button that starts heavy work, one that cancels it, and what is told between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import gradio as gr
+
+from negmerge_kit.errors import NegmergeError
+from negmerge_kit.web import fragments
+from negmerge_kit.web.jobs import CancelledError, Done, Progress
+
+LIGHT: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+"""What every private handler of a page is connected with."""
+
+PRESS = "() => document.querySelector('#nm-file-{kind} a, a#nm-file-{kind}, #nm-file-{kind}')?.click()"
+"""Presses the hidden download button beside the one that had the file written."""
+
+
+def told_by(begin: Callable[[], Iterator[Progress | Done]]) -> Iterator[tuple[str, str]]:
+    """(progress, content) of a job whose result is HTML; an error is a sentence in the place of the progress."""
+    try:
+        for news in begin():
+            if isinstance(news, Done):
+                yield "", news.result
+            else:
+                yield fragments.progress(news.text, news.share or 0.0, news.hint), ""
+    except CancelledError as error:
+        yield fragments.notice(str(error), "hint"), ""
+    except NegmergeError as error:
+        yield fragments.notice(str(error)), ""
+
+
+def connect(
+    start: gr.Button,
+    stop: gr.Button,
+    follow: Callable[..., Iterator[tuple[str, str]]],
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    cancel: Callable[[str], None],
+) -> None:
+    """A button that starts a job and one that cancels it; `follow` tells (progress, content or "" to leave it)."""
+
+    def run(request: gr.Request, *values: Any) -> Iterator[Any]:
+        yield gr.Button(interactive=False), gr.Button(interactive=True), gr.skip(), gr.skip()
+        for told, html in follow(str(request.session_hash), *values):
+            yield gr.skip(), gr.skip(), told, html or gr.skip()
+        yield gr.Button(interactive=True), gr.Button(interactive=False), gr.skip(), gr.skip()
+
+    def end(request: gr.Request) -> None:
+        cancel(str(request.session_hash))
+
+    def release() -> tuple[gr.Button, gr.Button]:
+        return gr.Button(interactive=True), gr.Button(interactive=False)
+
+    running = start.click(run, list(inputs), [start, stop, *outputs], concurrency_limit=8, **LIGHT)
+    running.then(release, None, [start, stop], **LIGHT)
+    stop.click(end, None, None, concurrency_limit=8, **LIGHT)

@@ -1,0 +1,95 @@
+"""The Audit page: the probes of the model on Unlearn beside base and chance, and what one takes away."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from negmerge_kit.checkpoints.writer import sha256_file
+from negmerge_kit.lab.audits.audit import LIMITS, audit
+from negmerge_kit.views.card_files import read_card
+from negmerge_kit.views.style import percent
+from negmerge_kit.web.audit_page import AuditPage
+from negmerge_kit.web.auditing import Auditing
+from negmerge_kit.web.jobs import Jobs
+from negmerge_kit.web.takeaway import TakeAway
+
+from .conftest import DIALS
+
+MODEL = ("negmerge", 0.95, 0.5)
+PROBES = ["zero-shot", "confidence"]
+
+
+@pytest.fixture(scope="module")
+def audits(page, bench, tmp_path_factory):
+    return AuditPage(page, Auditing(bench, Jobs()), TakeAway(page.scored, tmp_path_factory.mktemp("made")))
+
+
+@pytest.fixture(scope="module")
+def audited(audits, bench):
+    """What the page told until the probes had answered."""
+    return list(audits.run("me", PROBES, bench.pool.ids, *MODEL, *DIALS))
+
+
+def test_each_probe_stands_beside_base_and_chance(audited, bench):
+    progress, html = audited[-1]
+    found = audit(bench, bench.choose(), 0.5, probes=PROBES)
+    assert progress == "" and found.finding in html and LIMITS.split(":")[0] in html
+    for probe in found.probes:
+        assert probe.name in html
+        for who in ("unlearned", "base"):
+            assert percent(probe.readings[who].value) in html
+    assert percent(found.probes[0].chance) in html and html.count("<svg") == 1
+    assert any('role="progressbar"' in text for text, _ in audited[:-1])
+
+
+def test_an_audit_is_found_again_for_this_model_only(audits, audited, bench):
+    ids = bench.pool.ids
+    title, notice, html = audits.show(ids, *MODEL, *DIALS)
+    assert html == audited[-1][1] and notice == "" and "scale 0.5" in title
+    assert list(audits.run("other", PROBES, ids, *MODEL, *DIALS)) == [("", html)]
+    assert audits.show(ids, "negmerge", 0.95, 0.6, *DIALS)[2] == ""
+    assert "scale 0 is the base" in audits.show(ids, "negmerge", 0.95, 0, *DIALS)[1]
+
+
+def test_card_and_all_hold_the_audit(audits, audited, bench):
+    ids = bench.pool.ids
+    page = Path(audits.card(ids, *MODEL, *DIALS))
+    record = read_card(page)
+    assert [probe["name"] for probe in record["probes"]] and record["finding"] in page.read_text()
+    whole = Path(audits.everything(ids, *MODEL, *DIALS))
+    with zipfile.ZipFile(whole) as archive:
+        assert archive.namelist() == ["unlearned.safetensors", "unlearned.json", "unlearned.md", "audit.json"]
+        assert archive.testzip() is None
+        told = json.loads(archive.read("audit.json"))
+    assert told["scale"] == 0.5 and told["probes"] == record["probes"]
+    assert record["file"]["sha256"] == sha256_file(page.with_name("unlearned.safetensors"))
+
+
+def test_without_an_audit_the_card_says_so(audits, bench):
+    page = Path(audits.card(bench.pool.ids, "negmerge", 0.95, 0.45, *DIALS))
+    assert "No audit was run" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("probes", "scale", "says"),
+    [
+        (PROBES, 0, "cale 0 is the base itself"),
+        (PROBES, float("nan"), "cale is nan"),
+        (["fortune"], 0.5, "no probe 'fortune'"),
+        ([], 0.5, "nothing to ask"),
+        ("zero-shot", 0.5, "list of names"),
+        ([["zero-shot"]], 0.5, "list of names"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_sentence(audits, bench, probes, scale, says):
+    told = list(audits.run("me", probes, bench.pool.ids, "negmerge", 0.95, scale, *DIALS))
+    assert len(told) == 1 and says in told[0][0] and told[0][1] == ""
+
+
+def test_a_cancelled_audit_says_so(audits, bench):
+    news = audits.run("me", PROBES, bench.pool.ids, "negmerge", 0.95, 0.7, *DIALS)
+    next(news)
+    audits.auditing.jobs.cancel("me")
+    assert "Cancelled" in list(news)[-1][0]

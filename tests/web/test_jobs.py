@@ -1,0 +1,100 @@
+"""Heavy work takes turns, is shared by who asks for the same, ends when nobody waits, and never takes the app down."""
+
+import threading
+
+import pytest
+
+from negmerge_kit.errors import ParameterError
+from negmerge_kit.web.jobs import CancelledError, Done, JobFailedError, Jobs, Progress
+
+WAIT = 10
+
+
+def last(news):
+    return list(news)[-1]
+
+
+def test_a_job_tells_how_far_it_is_and_ends_with_its_result():
+    seen, go = [], threading.Event()
+
+    def work(job):
+        job.tell("half", 0.5)
+        assert go.wait(WAIT)
+        return 7
+
+    for news in Jobs().follow("a", "key", work):
+        seen.append(news)
+        if isinstance(news, Progress) and news.share == 0.5:
+            go.set()
+    assert seen[-1] == Done(7) and Progress("half", 0.5, seen[-2].hint) == seen[-2]
+
+
+def test_one_job_at_a_time_in_order():
+    jobs, order, go = Jobs(), [], threading.Event()
+    first = jobs.begin(lambda job: (go.wait(WAIT), order.append("first")))
+    second = jobs.begin(lambda job: order.append("second"))
+    assert jobs.busy and not second.future.done()
+    assert "Waiting" in second.progress.text
+    go.set()
+    second.future.result(WAIT)
+    assert order == ["first", "second"] and first.future.done() and not jobs.busy
+
+
+def test_who_asks_for_the_same_shares_one_job_and_cancelling_ends_it_only_for_the_last():
+    jobs, runs, began = Jobs(), [], threading.Event()
+
+    def work(job):
+        runs.append(job)
+        began.set()
+        while True:
+            job.tell("on and on")
+
+    mine, theirs = jobs.follow("me", "key", work), jobs.follow("they", "key", work)
+    next(mine), next(theirs)
+    assert began.wait(WAIT)
+    jobs.cancel("me")
+    with pytest.raises(CancelledError):
+        last(mine)
+    next(theirs)
+    assert len(runs) == 1 and not runs[0].stopping
+    jobs.cancel("they")
+    with pytest.raises(CancelledError):
+        last(theirs)
+    with pytest.raises(CancelledError):
+        runs[0].future.result(WAIT)
+    # What was cancelled can be asked for again.
+    assert last(jobs.follow("me", "key", lambda job: 3)) == Done(3)
+
+
+def test_a_visitor_who_leaves_ends_the_job():
+    jobs, held = Jobs(), []
+
+    def work(job):
+        held.append(job)
+        while True:
+            job.tell("on and on")
+
+    news = jobs.follow("me", "key", work)
+    next(news)
+    news.close()
+    assert jobs.do(lambda job: 5) == 5  # its turn came, so the other has ended
+
+
+def test_a_bug_ends_its_job_and_nothing_else(caplog):
+    jobs = Jobs()
+    with pytest.raises(JobFailedError, match="ZeroDivisionError"):
+        last(jobs.follow("me", "key", lambda job: 1 / 0))
+    assert "a job failed" in caplog.text
+    with pytest.raises(ParameterError, match="no"):
+        jobs.do(lambda job: (_ for _ in ()).throw(ParameterError("no")))
+    assert jobs.do(lambda job: 1) == 1
+
+
+def test_the_line_has_an_end():
+    jobs, go = Jobs(), threading.Event()
+    begun = []
+    with pytest.raises(ParameterError, match="try again"):
+        for _ in range(100):
+            begun.append(jobs.begin(lambda job: go.wait(WAIT)))
+    go.set()
+    begun[-1].future.result(WAIT)
