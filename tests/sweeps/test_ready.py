@@ -7,6 +7,7 @@ from negmerge_kit.errors import ParameterError, PoolBusyError, PoolError
 from negmerge_kit.lab.recipe import Recipe
 from negmerge_kit.sweeps import ready
 from negmerge_kit.sweeps.ready import ready_pool
+from negmerge_kit.vision.data.cache import PLACE
 
 
 def recipes_of(folder):
@@ -42,7 +43,7 @@ def test_a_candidate_that_cannot_be_trained_is_an_error_that_names_it(own_pool):
 
 
 def test_a_part_lies_apart_from_the_shared_pool(tmp_path, monkeypatch):
-    monkeypatch.setattr("negmerge_kit.sweeps.embedded.user_cache_path", lambda name: tmp_path / name)
+    monkeypatch.setenv(PLACE, str(tmp_path))
     shared, part = ready_pool("tiny:digits", []), ready_pool("tiny:digits", [], part="mine")
     assert part.folder.parent == shared.folder.parent and part.folder.name == f"{shared.folder.name}-mine"
     assert shared.ids == part.ids == []
