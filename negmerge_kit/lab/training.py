@@ -59,7 +59,7 @@ def finetune(
         may_mirror: whether a mirrored image of this data set still shows its class (`DataSource.flips`).
 
     Raises:
-        DivergedError: if the loss stops being a number.
+        DivergedError: if the loss or, by the last step, a weight stops being a number.
         ParameterError: if the recipe or the execution does not fit the model or the device.
         CheckpointError: if the state cannot be written, or is another run's.
 
@@ -105,6 +105,12 @@ def finetune(
             if not isfinite(value):
                 raise DivergedError(
                     f"the loss became {value} at step {index} with {recipe.label}: lower the learning rate."
+                )
+            if index == total and not all(bool(weight.isfinite().all()) for weight in weights):
+                # No further loss would tell.
+                raise DivergedError(
+                    f"weights became NaN or infinite at step {index}, the last, with {recipe.label}: "
+                    "lower the learning rate."
                 )
             if crew.rank == 0:
                 state.save(training, last=index == total)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from negmerge_kit.errors import ParameterError
+from negmerge_kit.errors import DivergedError, ParameterError
 from negmerge_kit.lab.grid_files import PRESETS
 from negmerge_kit.lab.recipe import Recipe, grid
 from negmerge_kit.lab.training import finetune
@@ -49,6 +49,12 @@ def test_the_same_recipe_gives_the_same_weights_and_another_seed_does_not():
 def test_a_rate_that_explodes_is_named():
     with pytest.raises(ParameterError, match="lower the learning rate"):
         _trained(Recipe(lr=1e30, epochs=40, warmup=0, clip_norm=1e30))
+
+
+def test_weights_that_the_last_step_broke_are_no_candidate():
+    """Every loss was a number: the one that would not be is never computed."""
+    with pytest.raises(DivergedError, match="the last, with"):
+        _trained(Recipe(lr=1e30, epochs=1, warmup=0, weight_decay=1e10, batch_size=4096))
 
 
 @pytest.mark.parametrize(
