@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from negmerge_kit.errors import CheckpointError
-from negmerge_kit.vision.families import FAMILIES
 
 if TYPE_CHECKING:
     from open_clip import CLIP
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
 
 TINY = "negmerge-tiny"
 """The architecture's name in open_clip, once `register()` was called."""
-
-TINY_FAMILIES = tuple(FAMILIES)
-"""The families that the embedded base was trained to tell apart."""
 
 SHIPPED = Path(__file__).parent / "data" / "tiny_clip.safetensors"
 TOKEN_EMBEDDING = "token_embedding.weight"
