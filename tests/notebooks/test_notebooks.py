@@ -45,7 +45,6 @@ PROBES = {
         for votes in (5, 8):
             explorer.controls["votes"].value = votes
             beneath = [bar.get_height() for bar in explorer.drawn.beneath.axes[0].patches]
-            shares = {}
             from negmerge_kit.views.plots import agreement_shares
             assert beneath == list(agreement_shares(layers, votes).values())
         place = next(value for text, value in explorer.controls["where"].options if text.endswith("block 3"))
@@ -56,7 +55,10 @@ PROBES = {
     """,
     "04_choosing_the_scale": "",
     "05_is_it_gone": "",
-    "06_your_own_model": "",
+    "06_your_own_model": """
+        explorer.set(scale=0.4, candidates=bench.pool.ids[:2])
+        assert mark(explorer.figure) == at(bench, 0.4, bench.pool.ids[:2])
+    """,
 }
 
 
@@ -65,10 +67,11 @@ def cache(whole_pool, tmp_path_factory):
     """A user's cache folder that already holds the embedded pool; the rest is made anew in it."""
     from negmerge_kit.checkpoints.pool import open_pool
     from negmerge_kit.sweeps.embedded import default_folder
+    from negmerge_kit.vision.data.cache import PLACE
 
     home = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(home))
+        patch.setenv(PLACE, str(home))
         patch.setenv("OMP_NUM_THREADS", "1")  # two kernels at a time, on the two cores that CI has
         folder = default_folder(open_pool(whole_pool).scene)
         folder.parent.mkdir(parents=True)
