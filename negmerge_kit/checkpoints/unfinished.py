@@ -16,7 +16,7 @@ from pathlib import Path
 
 from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.filling import record_candidate
-from negmerge_kit.checkpoints.pool import Candidate, Pool
+from negmerge_kit.checkpoints.pool import RECORD, Candidate, Pool
 from negmerge_kit.errors import PoolError
 
 FOLDER = "unfinished"
@@ -61,14 +61,18 @@ def record_finished(pool: Pool, entry: Candidate, order: Sequence[str] = ()) -> 
 def clear_up(pool: Pool) -> None:
     """Remove what killed writers left: half-written files, and the states of candidates that are recorded.
 
-    Call it with the pool held for writing, and with no worker at work: one may just have made the folder.
+    Call it with the pool held for writing, and with no worker at work: one may just have made the folder. What others
+    write beside the pool's own files (an unlearned checkpoint, a retrained reference) is theirs.
     """
     for id in pool.reload().ids:
         _remove(pool.folder / FOLDER, id)
-    for folder in (pool.folder, pool.folder / "candidates", pool.folder / FOLDER):
-        for part in folder.glob(".*.part"):
-            with suppress(OSError):
-                part.unlink()
+    own = [".sentinel", RECORD, pool.base_file.file, pool.heads_file.file]
+    left = [part for name in own for part in pool.folder.glob(f".{name}.*.part")]
+    for folder in (pool.folder / "candidates", pool.folder / FOLDER):
+        left += folder.glob(".*.part")
+    for part in left:
+        with suppress(OSError):
+            part.unlink()
     with suppress(OSError):
         (pool.folder / FOLDER).rmdir()  # only when nothing is left in it
 

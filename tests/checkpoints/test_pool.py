@@ -16,6 +16,7 @@ from negmerge_kit.checkpoints.filling import (
     writing,
 )
 from negmerge_kit.checkpoints.pool import open_pool
+from negmerge_kit.checkpoints.unfinished import clear_up
 from negmerge_kit.errors import CheckpointError, MismatchError, PoolBusyError, PoolError
 
 
@@ -138,3 +139,12 @@ def test_atomic_files_are_whole_or_absent(tmp_path):
     assert path.read_bytes() == b"old" and [path.name for path in tmp_path.iterdir()] == ["a"]
     with pytest.raises(CheckpointError, match="folder that exists"), atomic_file(tmp_path / "no" / "b"):
         pass
+
+
+def test_clearing_up_takes_the_pools_own_half_written_files_only(own_pool):
+    own = [".pool.json.x.part", ".base.safetensors.x.part", "..sentinel.x.part", "candidates/.c.safetensors.x.part"]
+    others = [".unlearned.safetensors.x.part", ".retrained.safetensors.x.part"]
+    for name in [*own, *others]:
+        (own_pool / name).write_bytes(b"half")
+    clear_up(open_pool(own_pool))
+    assert {path.name for path in own_pool.rglob("*.part")} == set(others)
