@@ -71,7 +71,7 @@ class Parameter:
             raise ParameterError(f"{self.name} is {value!r}: give a number {self.range}.")
         try:
             number = float(value)
-        except ValueError:
+        except (ValueError, OverflowError):  # an integer may be too long for a float
             raise ParameterError(f"{self.name} is {value!r}: give a number {self.range}.") from None
         if not math.isfinite(number) or (self.kind == "int" and number != int(number)):
             raise ParameterError(f"{self.name} is {number:g}: give a {self._noun} {self.range}.")

@@ -55,7 +55,7 @@ def rule_frontier(comparisons: Sequence[Comparison], resampled: Mapping[str, Res
         forget.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, borderaxespad=0.2, handletextpad=0.3,
                       columnspacing=1.0, fontsize=8)  # fmt: skip
         _frontiers(curves, first, many=len(comparisons) > 1)
-        figure.text(0.012, 0.985, fill(frontier_finding(comparisons, resampled), 150), va="top", fontsize=9.5,
+        figure.text(0.012, 0.985, fill(frontier_finding(comparisons, resampled), 112), va="top", fontsize=9.5,
                     fontweight="bold")  # fmt: skip
     return figure
 

@@ -174,7 +174,7 @@ class _Rows:
 
     def __init__(self, compare: Compare, pool: Pool, keep: float, scales: Sequence[float], *, write: bool) -> None:
         self._compare, self._write = compare, write
-        self._kept = KeptRows(pool, keep=keep, scales=scales)
+        self._kept = KeptRows(pool, keep=keep, scales=scales, device=compare.bench.model.device)
         self._made_from = (keep, tuple(scales), tuple(entry.sha256 for entry in pool.entries))
 
     def find(self, entrant: Entrant, ids: Sequence[str]) -> Row | None:

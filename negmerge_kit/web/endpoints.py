@@ -17,6 +17,7 @@ from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.scale import Method, parse_scales
 from negmerge_kit.types import Json
 from negmerge_kit.web.comparing import Compare
+from negmerge_kit.web.fragments import brief
 from negmerge_kit.web.jobs import Job, Jobs
 
 SPLITS = ("val", "test", "live")
@@ -129,7 +130,7 @@ def told(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*args, **kwargs)
         except NegmergeError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            raise gr.Error(brief(str(error)), print_exception=False) from error
 
     return call
 

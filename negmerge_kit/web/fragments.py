@@ -11,6 +11,7 @@ from negmerge_kit.views.plots import CURVE_AREA, LARGEST_SCALE
 from negmerge_kit.views.style import percent
 
 TAGLINE = "make a model forget, and see what it costs"
+LONGEST_MESSAGE = 2_000
 
 
 def header(pool: str, device: str) -> str:
@@ -31,8 +32,13 @@ def notice(text: str, kind: str = "alert") -> str:
     """One sentence in a visible place; nothing for an empty text."""
     if not text:
         return ""
-    text = text[0].upper() + text[1:]
+    text = brief(text[0].upper() + text[1:])
     return f'<p class="nm-notice nm-{kind}" role="{"alert" if kind == "alert" else "status"}">{escape(text)}</p>'
+
+
+def brief(text: str) -> str:
+    """A message that does not send a visitor's own long text back whole; what is cut shows as an ellipsis."""
+    return text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]} …"
 
 
 def cards(forget_title: str, retain_title: str, classes: int, base: Point, now: Point, keep: float) -> str:

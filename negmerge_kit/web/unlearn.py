@@ -92,10 +92,9 @@ class Unlearn:
         """
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ParameterError(f"scale is {value!r}: give a number.")
-        scale = check_scale(value)
-        if scale > plots.LARGEST_SCALE:
-            raise ParameterError(f"scale is {scale:g}: this page goes up to {plots.LARGEST_SCALE:g}.")
-        return scale
+        if value > plots.LARGEST_SCALE:  # before anything makes a float of it: an integer may be too long for one
+            raise ParameterError(f"scale is {value!r}: this page goes up to {plots.LARGEST_SCALE:g}.")
+        return check_scale(value)
 
     def keep(self, value: object) -> float:
         """The share of retention to keep that the slider sent.

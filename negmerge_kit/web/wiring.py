@@ -14,7 +14,7 @@ from negmerge_kit.sweeps.background import BackgroundSweep
 from negmerge_kit.web import candidates
 from negmerge_kit.web.dials import explanation
 from negmerge_kit.web.endpoints import told
-from negmerge_kit.web.fragments import notice
+from negmerge_kit.web.fragments import brief, notice
 from negmerge_kit.web.job_buttons import LIGHT, PRESS
 from negmerge_kit.web.page import Controls, Shown
 from negmerge_kit.web.takeaway import TakeAway
@@ -131,7 +131,7 @@ def told_on_the_way(function: Callable[..., Iterator[Any]]) -> Callable[..., Ite
         try:
             yield from function(*args, **kwargs)
         except NegmergeError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            raise gr.Error(brief(str(error)), print_exception=False) from error
 
     return call
 

@@ -1,5 +1,6 @@
 """The page over the quick pool: as functions, and served on a free port."""
 
+import shutil
 import socket
 
 import pytest
@@ -33,3 +34,31 @@ def address(tiny_pool):
     blocks = serve(tiny_pool, device="cpu", port=port, block=False)
     yield f"http://127.0.0.1:{port}/"
     blocks.close(verbose=False)
+
+
+@pytest.fixture(scope="session")
+def two():
+    """Two rules, so that a comparison is quick."""
+    from negmerge_kit.lab.entrants import find_entrants
+
+    return find_entrants("uniform,negmerge", "none")
+
+
+@pytest.fixture(scope="session")
+def compared(tiny_pool, two, tmp_path_factory):
+    """A page's comparison of two rules on a pool of its own, with what was told on the way."""
+    from negmerge_kit.checkpoints.pool import open_pool
+    from negmerge_kit.lab.entrants import find_entrants
+    from negmerge_kit.lab.workbench import Workbench
+    from negmerge_kit.web import comparing
+    from negmerge_kit.web.compare_page import follow
+    from negmerge_kit.web.comparing import Compare
+    from negmerge_kit.web.jobs import Jobs
+
+    folder = shutil.copytree(tiny_pool, tmp_path_factory.mktemp("compared") / "pool")
+    compare = Compare(Workbench(open_pool(folder), device="cpu"), Jobs())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparing, "find_entrants", lambda *texts: two if not texts else find_entrants(*texts))
+        assert not compare.ready(0.95)
+        told = list(follow(compare, "me", 0.95))
+        yield compare, told, folder

@@ -77,7 +77,7 @@ def test_without_an_audit_the_card_says_so(audits, bench):
     [
         (PROBES, 0, "cale 0 is the base itself"),
         (PROBES, float("nan"), "cale is nan"),
-        (["fortune"], 0.5, "no probe 'fortune'"),
+        (["fortune"], 0.5, "choose among zero-shot"),
         ([], 0.5, "nothing to ask"),
         ("zero-shot", 0.5, "list of names"),
         ([["zero-shot"]], 0.5, "list of names"),

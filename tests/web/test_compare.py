@@ -11,7 +11,6 @@ from gradio_client.exceptions import AppError
 
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.entrants import find_entrants
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.views.style import percent
 from negmerge_kit.web import comparing
@@ -26,25 +25,6 @@ def without_cost(told):
     if isinstance(told, dict):
         return {key: without_cost(value) for key, value in told.items() if key not in SPENT}
     return [without_cost(value) for value in told] if isinstance(told, list) else told
-
-
-@pytest.fixture(scope="module")
-def two():
-    return find_entrants("uniform,negmerge", "none")
-
-
-@pytest.fixture(scope="module")
-def compared(tiny_pool, two, tmp_path_factory):
-    """A page's comparison of two rules on a pool of its own, with what was told on the way."""
-    import shutil
-
-    folder = shutil.copytree(tiny_pool, tmp_path_factory.mktemp("compared") / "pool")
-    compare = Compare(Workbench(open_pool(folder), device="cpu"), Jobs())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparing, "find_entrants", lambda *texts: two if not texts else find_entrants(*texts))
-        assert not compare.ready(0.95)
-        told = list(follow(compare, "me", 0.95))
-        yield compare, told, folder
 
 
 def test_progress_names_the_rules_and_the_table_holds_the_rows(compared):

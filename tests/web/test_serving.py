@@ -63,3 +63,51 @@ def test_a_start_on_a_taken_port_is_refused_before_anything_is_loaded(tmp_path, 
     port = int(address.rstrip("/").rpartition(":")[2])
     with pytest.raises(ParameterError, match=f"port {port} is in use"):
         serve(tmp_path / "no-pool-here", port=port)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_a_public_host_is_served_when_that_is_said(host):
+    from .conftest import free_port
+
+    check_address(host, free_port(), guarded=True)
+    with pytest.raises(ParameterError, match="--public"):
+        check_address(host, free_port(), guarded=False)
+
+
+def test_a_public_app_fine_tunes_nothing(tiny_pool):
+    from negmerge_kit.checkpoints.pool import open_pool
+    from negmerge_kit.sweeps.background import BackgroundSweep
+    from negmerge_kit.web import serve
+
+    pool = open_pool(tiny_pool)
+    with pytest.raises(ParameterError, match="fine-tunes nothing"):
+        serve(pool, sweep=BackgroundSweep(pool, []), public=True)
+
+
+def test_the_command_serves_a_public_pool_read_only(tiny_pool, monkeypatch):
+    from negmerge_kit import web
+    from negmerge_kit.cli import main
+
+    asked = {}
+    monkeypatch.setattr(web, "serve", lambda pool, **options: asked.update(options), raising=False)
+    assert main(["demo", "--pool", str(tiny_pool), "--host", "0.0.0.0", "--public"]) == 0
+    assert asked["public"] is True and asked["sweep"] is None and asked["auth"] is None
+
+
+def test_public_and_auth_exclude_each_other(tiny_pool, tmp_path, capsys):
+    from negmerge_kit.cli import main
+
+    assert main(["demo", "--pool", str(tiny_pool), "--public", "--auth", str(tmp_path / "people")]) == 2
+    assert "not allowed with" in capsys.readouterr().err
+
+
+def test_an_empty_embedded_pool_cannot_be_public(monkeypatch, capsys, tmp_path):
+    from negmerge_kit.cli import main
+    from negmerge_kit.sweeps import embedded
+
+    class Empty:
+        ids: tuple[str, ...] = ()
+
+    monkeypatch.setattr(embedded, "start_pool", lambda scene: (Empty(), []))
+    assert main(["demo", "--public"]) == 2
+    assert "negmerge pool build tiny" in capsys.readouterr().err

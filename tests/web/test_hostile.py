@@ -1,0 +1,132 @@
+"""A thousand hostile calls, seeded: each gets a plain answer or a sentence, none a bug, none a byte from elsewhere."""
+
+import json
+import random
+
+import gradio as gr
+import pytest
+
+from negmerge_kit.checkpoints.pool import open_pool
+from negmerge_kit.errors import NegmergeError
+from negmerge_kit.web.agreeing import WHOLE, Agreeing
+from negmerge_kit.web.agreement_page import AgreementPage
+from negmerge_kit.web.audit_page import AuditPage
+from negmerge_kit.web.auditing import Auditing
+from negmerge_kit.web.compare_page import follow, shown_first
+from negmerge_kit.web.comparing import Compare
+from negmerge_kit.web.endpoints import Endpoints, told
+from negmerge_kit.web.jobs import Jobs
+from negmerge_kit.web.takeaway import TakeAway
+
+from .conftest import DIALS
+
+CALLS = 1000
+SECRET = "a-secret-that-no-answer-may-hold"
+NUMBERS = [float("nan"), float("inf"), -float("inf"), 1e9, -1, 1e-300, 10**400, -0.0, 2**63]
+TEXTS = [
+    "", "\0", "../../etc/passwd", "/etc/passwd", "..\\..\\pool.json", "pool.json", "base.safetensors", "null", "NaN",
+    "<script>alert(1)</script>", "x" * 100_000, "0:1:1e-9", "1e999", "0:1e99:1", "\ud800", "%00", ":::",
+    "{0.__class__}", "a\r\nSet-Cookie: b", "ties:density=nan", "negmerge:agreement=", "file:///etc/passwd",
+]  # fmt: skip
+OTHERS = [
+    None, True, False, [], {}, [[]], [None], {"a": {"b": []}}, {"__class__": 1}, b"\0", ["../x"] * 20_000, [0] * 20_000,
+    {"agreement": "high"}, {"agreement": float("nan")}, {"agreement": [1]}, {1: 2}, {"path": "/etc/passwd"},
+]  # fmt: skip
+
+
+@pytest.fixture
+def secret(tmp_path):
+    """A file beside the pool that nothing may read, and more ways to name it."""
+    file = tmp_path / "secret.txt"
+    file.write_text(SECRET)
+    (tmp_path / "link").symlink_to(file)
+    return [str(file), f"file://{file}", str(tmp_path / "link"), "../secret.txt", f"{tmp_path.name}/../secret.txt"]
+
+
+def hostile(lot, secret):
+    return lot.choice(lot.choice([NUMBERS, TEXTS, OTHERS, secret]))
+
+
+def drained(answer):
+    return list(answer) if hasattr(answer, "__next__") else answer
+
+
+def test_a_thousand_calls_are_answered_or_refused_in_a_sentence(page, bench, tmp_path, secret):
+    jobs, name = Jobs(), bench.pool.folder.name
+    compare = Compare(bench, jobs, read_only=True)
+    endpoints = Endpoints(bench, name, compare)
+    audits = AuditPage(page, Auditing(bench, jobs), TakeAway(page.scored, tmp_path / "made"))
+    agreements = AgreementPage(page, Agreeing(bench, jobs))
+    ids, folder = bench.pool.ids, bench.pool.folder
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    # At least one argument of each is replaced; those that would run long by themselves start from a refused one.
+    calls = {
+        "score": (endpoints.score, [name, ids, "negmerge", 0.5, {}, "live"]),
+        "search": (endpoints.search, ["other-pool", ids, "negmerge", {}, 0.95, "0:1:0.5", False, False]),
+        "compare": (endpoints.compare, ["other-pool", "uniform", "none", 0.95, "0:1:0.5"]),
+        "moved": (page.moved, [ids, "negmerge", 0.95, 0.5, *DIALS]),
+        "find": (lambda *values: page.find("me", *values), [[], "negmerge", 0.95, *DIALS]),
+        "floor": (lambda keep: (shown_first(compare, keep), list(follow(compare, "me", keep)) if keep != keep else ""),
+                  [0.95]),
+        "row": (lambda row, which: compare.load(row, which, 0.95), ["negmerge", "matched"]),
+        "votes": (agreements.votes, [WHOLE, ids, "negmerge", *DIALS]),
+        "layers": (agreements.show, [WHOLE, ids, "negmerge", *DIALS]),
+        "audit": (lambda *values: audits.run("me", *values), [["fortune"], ids, "negmerge", 0.95, 0.5, *DIALS]),
+        "audited": (audits.show, [ids, "negmerge", 0.95, 0.5, *DIALS]),
+        "card": (audits.card, [[], "negmerge", 0.95, 0.5, *DIALS]),
+    }  # fmt: skip
+    lot, refused = random.Random(7), 0
+    for number in range(CALLS):
+        which = lot.choice(list(calls))
+        function, good = calls[which]
+        values = list(good)
+        for place in lot.sample(range(len(values)), min(len(values), lot.randint(1, 3))):
+            values[place] = hostile(lot, secret)
+        said = ""
+        try:
+            said = str(drained(told(function)(*values)))
+        except (gr.Error, NegmergeError) as error:
+            said, refused = str(error), refused + 1
+            assert len(said) < 12_000 and "Traceback" not in said
+        except Exception as error:
+            raise AssertionError(f"call {number}, {which}{str(values)[:300]}: {error!r}") from error
+        assert SECRET not in said and "root:" not in said, (which, values)
+        # What a visitor sends comes back as text only.
+        assert "<script>" not in said or which in ("score", "search", "compare", "row", "card", "find")
+    assert refused > CALLS / 4
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert jobs.do(lambda job: "alive") == "alive"
+    assert endpoints.score(name, ids, "negmerge", 0.5, {}, "live")["forget"]["n"] == 240
+
+
+@pytest.fixture(scope="module")
+def http(address):
+    import httpx
+
+    with httpx.Client(base_url=address, timeout=60) as http:
+        yield http
+
+
+def test_hidden_handlers_take_no_bytes_from_elsewhere(http, bench, tmp_path, secret):
+    """Every handler of the page can be called by number; nonsense ends in an error event, and the app goes on."""
+    config = http.get("config").json()
+    lot = random.Random(11)
+    for dependency in config["dependencies"]:
+        data = [hostile(lot, secret) for _ in dependency["inputs"]]
+        body = json.dumps({"data": data, "fn_index": dependency["id"], "session_hash": "hostile"}, default=str)
+        answer = http.post("gradio_api/run/predict", content=body.encode("utf-8", "replace"))
+        assert SECRET not in answer.text and "root:" not in answer.text and "Traceback" not in answer.text
+    pool = open_pool(bench.pool.folder)
+    assert pool.verify() == []
+    assert http.get("").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "where", ["gradio_api/file=", "file=", "gradio_api/file/", "static/", "assets/", "theme.css/../"]
+)
+def test_no_file_is_served_from_elsewhere(http, bench, secret, where):
+    for path in (*secret, "/etc/passwd", "../../../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd", "/proc/self/environ",
+                 str(bench.pool.folder / "pool.json"), str(bench.pool.folder / "base.safetensors")):  # fmt: skip
+        answer = http.get(f"{where}{path}")
+        assert SECRET not in answer.text and "root:" not in answer.text and '"candidates"' not in answer.text
+        assert answer.status_code >= 400 or "<html" in answer.text.lower()
