@@ -96,9 +96,10 @@ class Workbench:
             return self.pool
 
     def hold(self, entry: Candidate) -> None:
-        """Take in a candidate whose file is written but which is not recorded in pool.json yet."""
+        """Take in a candidate whose file is written but which is not recorded in pool.json yet; once, if told again."""
         with self._turn:
-            self.pool = replace(self.pool, entries=(*self.pool.entries, entry))
+            entries = {other.id: other for other in self.pool.entries} | {entry.id: entry}
+            self.pool = replace(self.pool, entries=tuple(entries.values()))
 
     def fresh_model(self) -> Classifier:
         """Another copy of the base on the same device, for training."""

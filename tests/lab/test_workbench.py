@@ -1,6 +1,7 @@
 """The workbench against the long way round: merge to a file, load it, count."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -39,6 +40,15 @@ def test_counts_are_those_of_the_whole_model(bench):
     assert counts.elements == sum(t.numel() for t in bench.pool.base.values() if t.is_floating_point())
     assert (total(layers).moved, total(layers).unanimous) == (counts.moved, counts.kept)
     assert 0 < counts.kept < counts.moved < counts.elements
+
+
+def test_a_candidate_that_is_held_again_is_there_once(tiny_pool):
+    bench = Workbench(open_pool(tiny_pool), device="cpu")
+    ids, first = bench.pool.ids, bench.pool.entries[0]
+    for entry in (first, replace(first, id="new"), replace(first, id="new", seconds=1.0)):
+        bench.hold(entry)
+    assert bench.pool.ids == list(bench.choose().candidates) == [*ids, "new"]
+    assert bench.pool.entry("new").seconds == 1.0
 
 
 def test_scale_zero_is_the_base_and_sliding_back_leaves_no_trace(bench):
