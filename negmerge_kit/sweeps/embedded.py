@@ -66,10 +66,7 @@ def start_pool(
         with writing(folder):
             if not (folder / RECORD).exists():
                 create_pool(folder, described, *_weights(scene, place, pretrain))
-            pool = open_pool(folder)
-            if pool.scene["name"] != scene.name:
-                raise PoolError(f"{folder} holds a pool of {pool.scene['name']}: choose another folder.")
-            scene.require(pool.scene)
+            pool = _open_of(scene, folder)
             told: list[str] = []
             if pool.problem(pool.base_file) or pool.problem(pool.heads_file):
                 told = restore_base(pool, *_weights(scene, place, pretrain, but=folder))
@@ -78,7 +75,16 @@ def start_pool(
     except PoolBusyError:
         # Another process fills this very pool: share it once its base is written.
         _wait_for(folder / RECORD)
-        return open_pool(folder), []
+        return _open_of(scene, folder), []
+
+
+def _open_of(scene: Scene, folder: Path) -> Pool:
+    """The pool in `folder`, if it is this scene's."""
+    pool = open_pool(folder)
+    if pool.scene["name"] != scene.name:
+        raise PoolError(f"{folder} holds a pool of {pool.scene['name']}: choose another folder.")
+    scene.require(pool.scene)
+    return pool
 
 
 def _weights(

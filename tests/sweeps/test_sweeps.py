@@ -169,6 +169,13 @@ def test_another_scenes_folder_is_refused(own_pool):
         start_pool("tiny:letters", own_pool)
 
 
+def test_another_scenes_folder_is_refused_while_it_is_being_filled(own_pool):
+    with writing(own_pool):
+        assert start_pool("tiny:digits", own_pool) == (open_pool(own_pool), [])
+        with pytest.raises(PoolError, match="choose another folder"):
+            start_pool("tiny:letters", own_pool)
+
+
 def test_from_scratch_keeps_out_of_the_cache_and_goes_on_where_it_was(tmp_path, monkeypatch):
     from negmerge_kit.vision.tiny import tiny_weights
 
