@@ -70,11 +70,13 @@ class OnRay:
         """
         if not jobs:
             return
+        if self.address is None and not ray.is_initialized():
+            self._gpus(len(visible_gpus()))  # a cluster takes long to start: what it cannot give is told before
         waiting = deque((job, 1) for job in jobs)
         running: dict[Any, tuple[Job, int]] = {}
         with connected(self.address, self.workers) as threads:
             task = ray.remote(stream).options(
-                num_cpus=threads, num_gpus=self._gpus(), max_retries=0, num_returns="streaming"
+                num_cpus=threads, num_gpus=self._gpus(_most_gpus()), max_retries=0, num_returns="streaming"
             )
             try:
                 while waiting or running:
@@ -99,18 +101,22 @@ class OnRay:
                 for stream_of in running:
                     ray.cancel(stream_of, force=True)
 
-    def _gpus(self) -> float:
-        """The share of a GPU that each job takes, checked against what the nodes have."""
-        most = max((node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
+    def _gpus(self, most: float) -> float:
+        """The share of a GPU that each job takes, checked against what the largest node has."""
         asked = self.gpus_per_job
         if asked is None:
             return 1.0 if most and self.device in ("auto", "cuda") else 0.0
-        if asked < 0 or asked > most or (asked > 1 and asked != int(asked)):
+        if not 0 <= asked <= most or (asked > 1 and asked != int(asked)):  # so that NaN is refused, too
             raise ParameterError(
                 f"each job asks for {asked:g} GPUs, but the largest node has {most:g}: give --gpus-per-job a share "
                 "that a node has, or 0."
             )
         return asked
+
+
+def _most_gpus() -> float:
+    """The GPUs of the cluster's largest node."""
+    return max((node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
 
 
 @contextmanager

@@ -130,6 +130,15 @@ def test_a_lost_node_s_job_runs_again_on_another(joined, cluster, tmp_path):
     assert len({outcome.value["node"] for outcome in outcomes}) == 1
 
 
+@pytest.mark.parametrize("share", [float("nan"), -0.5, 1.5, float("inf")])
+def test_a_share_that_cannot_be_is_told_before_a_cluster_is_started(tmp_path, share, monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", lambda **settings: pytest.fail("a cluster was started"))
+    monkeypatch.setattr("negmerge_kit.sweeps.on_ray.visible_gpus", lambda: ["0", "1"])
+    with pytest.raises(ParameterError, match="--gpus-per-job"):
+        list(run_sweep([Count(tmp_path, "a")], executor=find_executor("ray", gpus_per_job=share)))
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:port"])
 def test_a_cluster_that_is_not_there_is_one_sentence_at_once(tmp_path, address):
     started = time.monotonic()
