@@ -142,7 +142,7 @@ def test_atomic_files_are_whole_or_absent(tmp_path):
 
 
 def test_clearing_up_takes_the_pools_own_half_written_files_only(own_pool):
-    own = [".pool.json.x.part", ".base.safetensors.x.part", "..sentinel.x.part", "candidates/.c.safetensors.x.part"]
+    own = [".pool.json.x.part", ".base.safetensors.x.part", "candidates/.c.safetensors.x.part"]
     others = [".unlearned.safetensors.x.part", ".retrained.safetensors.x.part"]
     for name in [*own, *others]:
         (own_pool / name).write_bytes(b"half")

@@ -19,7 +19,7 @@ from negmerge_kit.sweeps.jobs import missing_jobs, pool_order
 from negmerge_kit.sweeps.local import find_executor, run_sweep
 from negmerge_kit.sweeps.processes import Processes, places
 from negmerge_kit.sweeps.protocol import SweepStopped
-from negmerge_kit.sweeps.sentinel import Sentinel
+from negmerge_kit.sweeps.sentinel import Sentinel, planted
 
 HERE = str(Path(__file__).parent)
 ONE, TWO = Processes(workers=1, device="cpu"), Processes(workers=2, device="cpu")
@@ -42,7 +42,7 @@ def test_a_lost_worker_is_replaced_and_failures_are_outcomes(tmp_path):
         assert str(found[name].value["pid"]) in found[name].worker and found[name].value["pid"] != os.getpid()
     assert (jobs[4], 1) in [(job, progress.index) for job, progress in steps]
     assert wait_for(lambda: not any(alive(pid) for job in jobs for pid in job.pids()), 10)
-    assert not (tmp_path / ".sentinel").exists()
+    assert not list(tmp_path.glob(".sentinel*"))
 
 
 def test_each_worker_has_its_gpu_and_its_share_of_the_cores(tmp_path, monkeypatch):
@@ -89,6 +89,18 @@ def test_a_worker_that_does_not_see_the_folder_stops_the_sweep(tmp_path):
     with pytest.raises(PoolError, match=f"does not see {tmp_path}.*every machine shares"):
         list(run_sweep([Count(tmp_path, "a")], executor=Astray()))
     assert not list(tmp_path.iterdir())
+
+
+def test_drivers_on_one_folder_do_not_take_each_others_sentinel_and_a_dead_ones_goes(own_pool):
+    pool, jobs = open_pool(own_pool), [Count(own_pool, "a"), Count(own_pool, "b")]
+    (own_pool / ".sentinel-dead").touch()
+    with planted([own_pool]) as (live,):  # as a comparison's driver does, without the pool's lock
+        assert [outcome.failure for outcome in run_sweep(jobs, store=pool)] == [None, None]
+        live.check()
+        assert [path.name for path in own_pool.glob(".sentinel*")] == [live.path.name]
+    assert not list(own_pool.glob(".sentinel*"))
+    with pytest.raises(PoolError, match="shares under one path"):
+        live.check()
 
 
 def test_a_script_without_a_guard_is_told_so(tmp_path):
