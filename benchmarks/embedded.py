@@ -45,7 +45,7 @@ def made(seed: int) -> Pool:
 
 def compared(pool: Pool) -> tuple[Workbench, Comparison]:
     bench = Workbench(pool)
-    kept = KeptRows(pool, keep=KEEP, scales=DEFAULT_SCALES)
+    kept = KeptRows(pool, keep=KEEP, scales=DEFAULT_SCALES, device=bench.model.device)
 
     def tell(done, total, entrant):
         print(f"{pool.folder.name}: {done}/{total} {entrant.title}", file=sys.stderr, flush=True)

@@ -32,6 +32,10 @@ def agreement(arguments: list[str]) -> int:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
+    if options.plot:
+        from negmerge_kit.views.save import check_place
+
+        check_place(options.plot)
     pool = _pool(options, parser)
     base, files = options.base, options.candidate
     if pool is not None:

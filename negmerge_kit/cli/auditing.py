@@ -38,6 +38,10 @@ def audit(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     names = [name.strip() for name in options.probes.split(",") if name.strip()]
     check_asked(names, options.steps)
+    if options.plot:
+        from negmerge_kit.views.save import check_place
+
+        check_place(options.plot)
     by_hand = scale_by_hand(options.scale)
     if options.unlearned is not None and by_hand is not None:
         parser.error("--unlearned and --scale exclude each other: the file has been scaled already")

@@ -104,6 +104,9 @@ def _refuse(options: argparse.Namespace, entrants: Sequence[Entrant], pools: Seq
         raise ParameterError("a pool is named twice: name each one once.")
     if len(scenes := {pool.scene["name"] for pool in pools}) > 1:
         raise ParameterError(f"these pools are of different scenes ({', '.join(sorted(scenes))}): compare one scene.")
+    for flag, count in (("--resample", options.resample), ("--subsets", options.subsets)):
+        if count < 0:
+            raise ParameterError(f"{flag} is {count}: give how many to draw, or leave it out.")
     if len(pools) > 1 and (options.resample or options.subsets):
         raise ParameterError("--resample and --subsets look at one pool: name one, or leave them out.")
     if options.resample and options.reference not in {entrant.name for entrant in entrants}:
@@ -114,9 +117,9 @@ def _refuse(options: argparse.Namespace, entrants: Sequence[Entrant], pools: Seq
         ids = pools[0].ids
         draw_subsets(ids, options.subsets, options.subset_size or half(ids), seed=options.seed)
     if options.plot:
-        from negmerge_kit.views.save import check_format
+        from negmerge_kit.views.save import check_place
 
-        check_format(options.plot)
+        check_place(options.plot)
 
 
 def _run(pool: Pool, entrants: Sequence[Entrant], options: argparse.Namespace) -> tuple[Comparison, KeptRows]:
@@ -133,7 +136,7 @@ def _run(pool: Pool, entrants: Sequence[Entrant], options: argparse.Namespace) -
         spread(f"comparing on {pool.folder}", jobs, options)
         anew = False  # the rows are there now: what follows finds them
     bench = Workbench(pool, device=options.device)
-    kept = KeptRows(pool, keep=options.keep, scales=scales, anew=anew)
+    kept = KeptRows(pool, keep=options.keep, scales=scales, device=bench.model.device, anew=anew)
     with progress_bar(f"comparing on {pool.folder}", len(entrants), unit="rule") as bar:
 
         def on_row(done: int, total: int, entrant: Entrant) -> None:

@@ -128,7 +128,7 @@ def _dry_run(options: argparse.Namespace, texts: list[str], rows: list[str]) -> 
         recipes,
         merged=merged,
         single="single" in rows,
-        tflops=options.tflops or SUSTAINED,
+        tflops=SUSTAINED if options.tflops is None else options.tflops,
     )
     told = {"table": options.table, "model": str(spec), "grid": options.grid, **told}
     if options.json:

@@ -12,12 +12,9 @@ from negmerge_kit.errors import CheckpointError
 from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
 from negmerge_kit.scoring.curve import Point
 from negmerge_kit.types import Json
-from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.clip import BATCH, Classifier
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.scene import Splits
-
-BATCH = 240
-"""Images scored at a time."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +48,10 @@ def evaluate(model: Classifier, images: ImageSet) -> Accuracy:
     >>> evaluate(load_model("tiny", device="cpu"), family_images("arrows", "val")).n
     240
     """
-    right = 0
-    for start in range(0, len(images), BATCH):
-        features = model.features(images.images[start : start + BATCH])
-        labels = images.labels[start : start + BATCH]
+    right, size = 0, BATCH[model.device.type]
+    for start in range(0, len(images), size):
+        features = model.features(images.images[start : start + size])
+        labels = images.labels[start : start + size]
         right += int((_classes(model, features, images) == labels.to(features.device)).sum())
     return Accuracy(right, len(images), images.split)
 

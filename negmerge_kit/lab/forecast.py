@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import isfinite
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from negmerge_kit.errors import SceneError
+from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.recipe import Recipe
 from negmerge_kit.scoring.scale import DEFAULT_SCALES
 from negmerge_kit.types import Json
 from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.data import DataSource
 from negmerge_kit.vision.data.registry import DATASETS
+from negmerge_kit.vision.data.stored import StoredSource
 from negmerge_kit.vision.data.transform import Transform
 
 SUSTAINED = 40.0
@@ -42,7 +44,12 @@ def forecast(
         merged: rules whose scale is searched.
         single: whether every candidate's own scale is searched, too.
         tflops: what the device sustains. A search is counted as if no scale were ever given up early.
+
+    Raises:
+        ParameterError: unless `tflops` is a finite number above 0.
     """
+    if not (isfinite(tflops) and tflops > 0):
+        raise ParameterError(f"--tflops is {tflops:g}: give what the device sustains, above 0.")
     flops = flops_per_image(model)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.weights("meta").values())
     kept = {split: count_images(control, split, transform) for split in ("val", "test")}
@@ -91,7 +98,10 @@ def flops_per_image(model: Classifier) -> float:
 
 
 def count_images(source: DataSource, split: str, transform: Transform) -> int:
-    """How many images a split has: from the registry for named data that is not here yet, else by looking.
+    """How many images a split has: from the registry for named data, else by listing; nothing is decoded or fetched.
+
+    Raises:
+        SceneError: for data of nobody's list that is not here yet; prepare it first.
 
     >>> from negmerge_kit.vision.data import find_data
     >>> count_images(find_data("cars"), "train", Transform(224, 224))
@@ -99,10 +109,11 @@ def count_images(source: DataSource, split: str, transform: Transform) -> int:
     """
     entry = DATASETS.get(source.text.partition("@")[0])
     if entry is None:
-        try:
-            return len(source.images(split, image_size=transform))
-        except SceneError:
-            return 0
+        if split not in source.splits:
+            return 0  # a control is never trained on
+        if isinstance(source, StoredSource):
+            return len(source.rows(split)[1])
+        return len(source.images(split, image_size=transform))
     train, test = entry.images
     drawn = 5000 if entry.control else min(train // 10, 5000)
     if split == "test":

@@ -87,7 +87,7 @@ class Examiner:
         self.images = 0
         self._sides: dict[str, tuple[_Side, _Side]] = {}
         self._looked: set[tuple[Choice | None, float, str]] = set()
-        self._below: dict[tuple[Choice | None, float], int] = {}
+        self._below: dict[tuple[Choice | None, float, str], int] = {}
 
     def hits(self, choice: Choice | None, scale: float, split: str = "val") -> Hits:
         """Every image's answer; scale 0 is the base, whatever the choice."""
@@ -103,7 +103,7 @@ class Examiner:
 
     def keeps(self, choice: Choice, scale: float, least: int, split: str = "val") -> bool:
         """Whether at least `least` retain images are right; given up as soon as they cannot be."""
-        if self._below.get((choice, scale), least + 1) <= least:
+        if self._below.get((choice, scale, split), least + 1) <= least:
             return False
         answers = self._ask(self._split(split)[1], choice, scale, split, at_least=least)
         return answers is not None and int(answers.sum()) >= least
@@ -175,7 +175,7 @@ class Examiner:
                 if at_most is not None and right > at_most:
                     return None
                 if at_least is not None and right + len(order) - seen < at_least:
-                    self._below[key] = min(at_least, self._below.get(key, at_least))
+                    self._below[*key, split] = min(at_least, self._below.get((*key, split), at_least))
                     return None
         side.known[key] = answers.cpu()
         return side.known[key]

@@ -10,28 +10,37 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import CheckpointError
 from negmerge_kit.lab.entrants import Entrant
+from negmerge_kit.lab.kept_points import code_digest
 from negmerge_kit.lab.rows import Row
+from negmerge_kit.merging.rules import RULES
 from negmerge_kit.types import Json
 
 SCHEMA = 1
 
 
 class KeptRows:
-    """Rows by a digest of base, candidates, images, floor, grid and rule: anything changed is another row.
+    """Rows by a digest of base, candidates, images, floor, grid, rule, our code, torch and device.
 
     With `anew` nothing is found, and what is finished replaces what was there.
     """
 
-    def __init__(self, pool: Pool, *, keep: float, scales: Sequence[float], anew: bool = False) -> None:
+    def __init__(
+        self, pool: Pool, *, keep: float, scales: Sequence[float], device: torch.device, anew: bool = False
+    ) -> None:
         self.folder = pool.folder / "comparisons"
         self._pool = pool
         self._anew = anew
         self._made_from: Json = {
             "schema": SCHEMA,
+            "code": code_digest(),
+            "torch": torch.__version__,
+            "device": device.type,
             "base": pool.base_file.sha256,
             "heads": pool.heads_file.sha256,
             "scene": pool.scene,
@@ -46,7 +55,7 @@ class KeptRows:
         try:
             record = json.loads(self._path(entrant, ids).read_text(encoding="utf-8"))
             return Row.from_json(entrant, record["row"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
     def keep(self, row: Row, ids: Sequence[str]) -> None:
@@ -72,4 +81,6 @@ class KeptRows:
 
     def _key(self, entrant: Entrant, ids: Sequence[str]) -> Json:
         files = [self._pool.entry(id).sha256 for id in ids]
-        return self._made_from | {"candidates": files, "rule": entrant.rule, "params": dict(entrant.params)}
+        given = dict(entrant.params)
+        params = RULES[entrant.rule].resolve(given) if entrant.rule in RULES else given
+        return self._made_from | {"candidates": files, "rule": entrant.rule, "params": params}

@@ -84,7 +84,9 @@ class ComparisonJob:
         on_step(Progress(0, 1))
         pool = open_pool(self.folder, force=self.force)
         bench = Workbench(pool, device=self.device) if self.force else _fresh(self.folder, self.device)
-        kept = KeptRows(bench.pool, keep=self.keep, scales=self.scales, anew=self.anew)
+        kept = KeptRows(
+            bench.pool, keep=self.keep, scales=self.scales, device=bench.model.device, anew=self.anew
+        )
         comparison = compare_rules(bench, [self.entrant], keep=self.keep, scales=self.scales, kept=kept)
         return comparison.rows[0].json()
 

@@ -12,18 +12,20 @@ from negmerge_kit.errors import ParameterError
 FORMATS = ("png", "svg", "pdf")
 
 
-def check_format(path: Path) -> str:
-    """The format that the file's ending asks for, before anything is drawn.
+def check_place(path: Path) -> str:
+    """The format that the file's ending asks for, and a folder for it, before anything is computed or drawn.
 
     Raises:
-        ParameterError: for another ending; name the file .png, .svg or .pdf.
+        ParameterError: for another ending; name the file .png, .svg or .pdf. Or for a folder that is not there.
 
-    >>> check_format(Path("a.PNG"))
+    >>> check_place(Path("a.PNG"))
     'png'
     """
     ending = path.suffix.lower().removeprefix(".")
     if ending not in FORMATS:
         raise ParameterError(f"{path}: name the figure with one of {', '.join('.' + name for name in FORMATS)}.")
+    if not path.parent.is_dir():
+        raise ParameterError(f"{path.parent} is not a folder: make it first, or name another place for the figure.")
     return ending
 
 
@@ -38,7 +40,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
     Traceback (most recent call last):
     negmerge_kit.errors.ParameterError: a.gif: name the figure with one of .png, .svg, .pdf.
     """
-    ending = check_format(path)
+    ending = check_place(path)
     with atomic_file(path) as file:
         figure.savefig(file, format=ending, dpi=200, facecolor="white")
     return path

@@ -111,6 +111,9 @@ def test_a_dry_run_tells_and_makes_nothing(words, tmp_path, capsys):
         (["--grid", "nope"], "grid"),
         (["--keep", "2"], "keep"),
         (["--model", "timm:resnet18/a1_in1k", "--dry-run"], "text tower"),
+        (["--dry-run", "--tflops", "nan"], "--tflops is nan"),
+        (["--dry-run", "--tflops", "-3"], "--tflops is -3"),
+        (["--dry-run", "--datasets", "hf:nobody/nothing"], "negmerge data prepare"),
     ],
 )
 def test_what_is_misspelt_is_told_before_anything_is_made(words, tmp_path, capsys, change, says):

@@ -10,6 +10,7 @@ import torch
 from negmerge_kit.checkpoints.pool import MADE_FROM, open_pool
 from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
 from negmerge_kit.errors import CheckpointError, ParameterError, PoolError, SceneError, SplitError
+from negmerge_kit.lab import kept_rows
 from negmerge_kit.lab.comparison import across, compare_rules, strangers
 from negmerge_kit.lab.contest import Contest
 from negmerge_kit.lab.cost import metered
@@ -220,7 +221,7 @@ def embedded(tiny_pool, tmp_path_factory):
     """The quick pool compared once; its rows lie in a copy."""
     folder = shutil.copytree(tiny_pool, tmp_path_factory.mktemp("compared") / "pool")
     bench = Workbench(open_pool(folder), device="cpu")
-    kept = KeptRows(bench.pool, keep=0.9, scales=GRID[::2])
+    kept = KeptRows(bench.pool, keep=0.9, scales=GRID[::2], device=torch.device("cpu"))
     return bench, compare_rules(bench, ["uniform", "negmerge"], keep=0.9, scales=GRID[::2], kept=kept)
 
 
@@ -235,20 +236,25 @@ def test_on_the_embedded_scene_the_rows_are_the_workbenchs_own(embedded):
         assert (row.test.forget, row.test.retain) == (scores.forget, scores.retain)
 
 
-def test_finished_rows_are_found_again_and_others_are_not(embedded):
+def test_finished_rows_are_found_again_and_others_are_not(embedded, monkeypatch):
     bench, comparison = embedded
     seen = []
-    kept = KeptRows(bench.pool, keep=0.9, scales=GRID[::2])
+    kept = KeptRows(bench.pool, keep=0.9, scales=GRID[::2], device=torch.device("cpu"))
     again = compare_rules(
         bench, ["negmerge"], keep=0.9, scales=GRID[::2], kept=kept, on_row=lambda *told: seen.append(told)
     )
     assert again.rows == comparison.rows[1:] and len(seen) == 1
     assert again.contest.examiner.evaluations == 2  # the base, on both splits
-    assert KeptRows(bench.pool, keep=0.8, scales=GRID[::2]).find(comparison.rows[0].entrant, bench.pool.ids) is None
+    other = KeptRows(bench.pool, keep=0.8, scales=GRID[::2], device=torch.device("cpu"))
+    assert other.find(comparison.rows[0].entrant, bench.pool.ids) is None
+    monkeypatch.setattr(kept_rows, "code_digest", lambda: "another version of the kit")
+    other = KeptRows(bench.pool, keep=0.9, scales=GRID[::2], device=torch.device("cpu"))
+    assert other.find(comparison.rows[0].entrant, bench.pool.ids) is None
     assert kept.find(comparison.rows[0].entrant, bench.pool.ids[:2]) is None
-    for path in kept.folder.iterdir():
-        path.write_text("{")
-    assert kept.find(comparison.rows[0].entrant, bench.pool.ids) is None
+    for damaged in ('{"row": {"cost": [], "matched": [], "status": 3}}', "{"):
+        for path in kept.folder.iterdir():
+            path.write_text(damaged)
+        assert kept.find(comparison.rows[0].entrant, bench.pool.ids) is None
 
 
 def test_a_candidate_of_another_base_is_refused_unless_forced(own_pool):

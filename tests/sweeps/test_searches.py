@@ -36,7 +36,8 @@ def test_a_comparison_is_one_job_a_rule(own_pool):
     jobs = comparison_jobs(pool, entrants, scales=SCALES, device="cpu")
     rows = {outcome.job.entrant.name: outcome.value for outcome in run_sweep(jobs)}
     bench = Workbench(pool, device="cpu")
-    found = compare_rules(bench, entrants, scales=SCALES, kept=KeptRows(pool, keep=0.95, scales=SCALES))
+    kept = KeptRows(pool, keep=0.95, scales=SCALES, device=bench.model.device)
+    found = compare_rules(bench, entrants, scales=SCALES, kept=kept)
     assert {row.entrant.name: row.json() for row in found.rows} == rows
     assert [job.label for job in jobs] == [row.entrant.title for row in found.rows]
 
