@@ -23,6 +23,10 @@ class CheckpointError(NegmergeError):
     """A weight file that is missing, truncated, foreign or cannot be written."""
 
 
+class NotFiniteError(CheckpointError):
+    """Weights that hold NaN or infinity, or answer with it: this candidate's or this rule's fault, not the disk's."""
+
+
 class MismatchError(CheckpointError):
     """Base and candidates that do not hold the same tensors: the message lists the differences."""
 

@@ -55,6 +55,13 @@ def find_written(pool: Pool, id: str) -> Candidate | None:
     return entry if entry.id == id and pool.problem(entry) is None else None
 
 
+def drop_written(pool: Pool, entry: Candidate) -> None:
+    """Remove a candidate's weights and their note: it cannot be recorded, and would fail alike once more."""
+    _remove(pool.folder / FOLDER, entry.id)
+    with suppress(OSError):
+        (pool.folder / entry.file).unlink()
+
+
 def record_finished(pool: Pool, entry: Candidate, order: Sequence[str] = ()) -> Pool:
     """Record a candidate at its place in `order`, and remove what an interrupted sweep would have gone on from."""
     pool = record_candidate(pool, entry, order=order)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from negmerge_kit.errors import CheckpointError
+from negmerge_kit.errors import NotFiniteError
 from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
 from negmerge_kit.scoring.curve import Point
 from negmerge_kit.types import Json
@@ -41,7 +41,7 @@ def evaluate(model: Classifier, images: ImageSet) -> Accuracy:
 
     Raises:
         SceneError: if the model has no head for the set; load the scene that the images belong to.
-        CheckpointError: if the model answers with NaN or infinity; its weights are damaged.
+        NotFiniteError: if the model answers with NaN or infinity; its weights are damaged.
 
     >>> from negmerge_kit.vision.clip import load_model
     >>> from negmerge_kit.vision.families import family_images
@@ -74,11 +74,11 @@ def logits_of(model: Classifier, features: Tensor, images: ImageSet) -> Tensor:
     """Logits of features under the set's head, [n, C]; a NaN must not pass as class 0.
 
     Raises:
-        CheckpointError: if any is NaN or infinite.
+        NotFiniteError: if any is NaN or infinite.
     """
     logits = features @ model.head(images.name).T
     if not bool(torch.isfinite(logits).all()):
-        raise CheckpointError(
+        raise NotFiniteError(
             "the model answers with NaN or infinity: its weights are damaged, or the scale is far too large."
         )
     return logits

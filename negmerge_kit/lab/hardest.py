@@ -45,7 +45,7 @@ class HardestFirst:
 
         Raises:
             SceneError: if the model has no head for a set.
-            CheckpointError: if the model answers with NaN or infinity.
+            NotFiniteError: if the model answers with NaN or infinity.
         """
         correct = dict.fromkeys((images.name for images in self.splits), 0)
         for side in (self._forget, self._retain):

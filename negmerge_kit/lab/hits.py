@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from negmerge_kit.errors import CheckpointError, ParameterError, SceneError
+from negmerge_kit.errors import NotFiniteError, ParameterError, SceneError
 from negmerge_kit.lab.resident import Choice, Merged
 from negmerge_kit.scoring.accuracy import Accuracy
 from negmerge_kit.scoring.scale import BELOW_FLOOR, NOT_BETTER, Point, Score
@@ -78,7 +78,7 @@ class Examiner:
 
     Raises:
         SceneError: from every method, if a side of the split has no image.
-        CheckpointError: from every method, if the model answers with NaN or infinity.
+        NotFiniteError: from every method, if the model answers with NaN or infinity.
     """
 
     def __init__(self, stand: Stand) -> None:
@@ -189,7 +189,7 @@ class Examiner:
             logits = features[start : start + len(inside)] @ model.head(images.name).T
             if not bool(torch.isfinite(logits).all()):
                 who = f"{key[0].rule} at scale {key[1]:g}" if key[0] else "the base"
-                raise CheckpointError(
+                raise NotFiniteError(
                     f"{who} answers with NaN or infinity: its weights are damaged, or the scale is far too large; "
                     "leave that rule out or give smaller scales."
                 )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from negmerge_kit.errors import CheckpointError
+from negmerge_kit.errors import NotFiniteError
 from negmerge_kit.merging.alike import counted
 from negmerge_kit.merging.deltas import Deltas
 from negmerge_kit.merging.fused import LEAST, PIECE, FusedUnavailable, Kernel, find_kernel
@@ -163,7 +163,7 @@ def check_finite(deltas: Deltas) -> None:
     """Refuse NaN and infinities: one anywhere in base or candidates reaches the sum of the task vectors."""
     if math.isfinite(float(deltas.total.sum())) or bool(torch.isfinite(deltas.total).all()):
         return
-    raise CheckpointError(
+    raise NotFiniteError(
         f"{deltas.name} holds NaN or infinite values in the base or a candidate: "
         'leave that checkpoint out, or let them pass with nonfinite="pass".'
     )

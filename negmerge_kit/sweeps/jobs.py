@@ -10,8 +10,8 @@ from pathlib import Path
 
 from negmerge_kit.checkpoints.filling import candidate_id, save_candidate
 from negmerge_kit.checkpoints.pool import Candidate, Pool, open_pool
-from negmerge_kit.checkpoints.unfinished import find_written, note_written, state_file
-from negmerge_kit.errors import DivergedError
+from negmerge_kit.checkpoints.unfinished import drop_written, find_written, note_written, state_file
+from negmerge_kit.errors import DivergedError, NotFiniteError
 from negmerge_kit.lab.execution import Execution
 from negmerge_kit.lab.recipe import Recipe
 from negmerge_kit.lab.together import finetune_together
@@ -45,6 +45,7 @@ class FinetuneJob:
         Raises:
             SceneError: if the pool's heads or images do not fit its scene.
             DivergedError: if the loss stops being a number.
+            NotFiniteError: if the trained model answers with NaN or infinity; its weights are dropped.
         """
         pool = open_pool(self.folder)
         bench = open_workbench(self.folder, pool.base_file.sha256, self.device)
@@ -53,7 +54,12 @@ class FinetuneJob:
             entry = self._trained(bench, on_step)
             note_written(pool, entry)
         bench.hold(entry)
-        return replace(entry, scores=own_scores(bench, entry.id))
+        try:
+            return replace(entry, scores=own_scores(bench, entry.id))
+        except NotFiniteError:
+            drop_written(pool, entry)
+            open_workbench.cache_clear()  # it holds the dropped weights
+            raise
 
     def _trained(self, bench: Workbench, on_step: Report) -> Candidate:
         """The candidate with its weights on disk, trained from the start or from where a killed sweep was."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from negmerge_kit.checkpoints.pool import Candidate
-from negmerge_kit.errors import CheckpointError, NegmergeError, PoolError
+from negmerge_kit.errors import CheckpointError, NegmergeError, NotFiniteError, PoolError
 from negmerge_kit.sweeps.sentinel import Sentinel
 
 
@@ -124,6 +124,8 @@ def attempt(job: Job, on_step: Report, sentinels: Sequence[Sentinel] = ()) -> Ou
         return ended(job.run(on_step))
     except SweepStopped:
         raise
+    except NotFiniteError as error:
+        return ended(failure=str(error))
     except (CheckpointError, PoolError) as error:
         return ended(failure=str(error), stops=True)
     except NegmergeError as error:

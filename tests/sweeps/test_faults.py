@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import stat
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from negmerge_kit.checkpoints import atomic, open_checkpoint, save_checkpoint, sha256_file
 from negmerge_kit.checkpoints.filling import candidate_id, record_candidate
 from negmerge_kit.checkpoints.pool import RECORD, open_pool
+from negmerge_kit.checkpoints.unfinished import note_written
 from negmerge_kit.errors import PoolError, SceneError
 from negmerge_kit.lab.execution import Execution
 from negmerge_kit.lab.recipe import Recipe
@@ -22,6 +24,7 @@ from negmerge_kit.sweeps.local import run_sweep
 from negmerge_kit.sweeps.protocol import SweepStopped, attempt
 
 FAST = Recipe(lr=2e-3, epochs=1, seed=7)
+OTHER = Recipe(lr=1e-3, epochs=1, seed=8)
 
 
 def edit_record(folder, change):
@@ -93,6 +96,23 @@ def test_a_note_of_a_damaged_file_is_not_believed(own_pool):
     (outcome,) = run_sweep(missing_jobs(pool, [FAST]), store=pool, on_step=lambda job, step: steps.append(step))
     assert steps and outcome.candidate.sha256 == written.sha256
     assert open_pool(own_pool).verify() == []
+
+
+def test_a_candidate_that_answers_nan_fails_alone_and_may_be_trained_again(own_pool):
+    pool = open_pool(own_pool)
+    written = FinetuneJob(own_pool, FAST, "cpu").run()  # its driver dies before it records this
+    path = own_pool / written.file
+    wild = {name: torch.full_like(tensor, 1e38) for name, tensor in open_checkpoint(path).items()}
+    save_checkpoint(path, wild.items(), like=wild)
+    note_written(pool, replace(written, sha256=sha256_file(path)))
+    sweep_jobs.open_workbench.cache_clear()
+
+    first, second = run_sweep([FinetuneJob(own_pool, FAST, "cpu"), FinetuneJob(own_pool, OTHER, "cpu")], store=pool)
+    assert "NaN or infinity" in first.failure and not first.is_bug and not first.stops
+    assert open_pool(own_pool).ids == [*pool.ids, second.candidate.id]
+    assert not path.exists() and not (own_pool / "unfinished").exists()
+    (again,) = run_sweep([FinetuneJob(own_pool, FAST, "cpu")], store=pool)
+    assert again.candidate.sha256 == written.sha256
 
 
 def test_a_loss_that_is_no_number_leaves_nothing_to_go_on_from(own_pool):

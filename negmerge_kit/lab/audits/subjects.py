@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from negmerge_kit.errors import CheckpointError
+from negmerge_kit.errors import NotFiniteError
 from negmerge_kit.types import Weights
 from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.images import ImageSet
@@ -65,12 +65,12 @@ class Subject:
         """Unit-length image features on the CPU, float32 [n, D].
 
         Raises:
-            CheckpointError: if they hold NaN or infinity.
+            NotFiniteError: if they hold NaN or infinity.
         """
         if images not in self._features:
             found = self.shown().features(images.images).cpu()
             if not bool(torch.isfinite(found).all()):
-                raise CheckpointError(
+                raise NotFiniteError(
                     f"the {self.name} model answers with NaN or infinity: its weights are damaged, or the scale is far "
                     "too large."
                 )
