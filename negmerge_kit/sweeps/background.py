@@ -102,6 +102,7 @@ class BackgroundSweep:
                 log.error("%s", outcome.failure)
             else:
                 self._set(done=self._status.done + 1)
+        self._set(done=self._done(self._pool.reload()))  # with what another sweep recorded meanwhile
 
     def _on_step(self, job: Job, step: Progress) -> None:
         if self._stop.is_set():

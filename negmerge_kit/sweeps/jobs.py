@@ -37,6 +37,10 @@ class FinetuneJob:
         """The recipe in a line."""
         return self.recipe.label
 
+    def id_in(self, pool: Pool) -> str:
+        """The id that its candidate has in that pool."""
+        return candidate_id(pool, self.recipe.json())
+
     def run(self, on_step: Report = lambda progress: None) -> Candidate:
         """Train, save and score; the returned entry is not in pool.json yet.
 
@@ -49,7 +53,7 @@ class FinetuneJob:
         """
         pool = open_pool(self.folder)
         bench = open_workbench(self.folder, pool.base_file.sha256, self.device)
-        entry = find_written(pool, candidate_id(pool, self.recipe.json()))
+        entry = find_written(pool, self.id_in(pool))
         if entry is None:
             entry = self._trained(bench, on_step)
             note_written(pool, entry)
@@ -63,7 +67,7 @@ class FinetuneJob:
 
     def _trained(self, bench: Workbench, on_step: Report) -> Candidate:
         """The candidate with its weights on disk, trained from the start or from where a killed sweep was."""
-        state = state_file(bench.pool, candidate_id(bench.pool, self.recipe.json()))
+        state = state_file(bench.pool, self.id_in(bench.pool))
         started = time.perf_counter()
         model, losses, rates = bench.fresh_model(), [], []
         for step in self._steps(bench, model, state):

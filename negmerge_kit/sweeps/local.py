@@ -11,7 +11,7 @@ from negmerge_kit.checkpoints.filling import writing
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.checkpoints.unfinished import clear_up, record_finished
 from negmerge_kit.errors import ParameterError, PoolError
-from negmerge_kit.sweeps.protocol import Executor, Job, OnStep, Outcome, SweepStopped, attempt
+from negmerge_kit.sweeps.protocol import AddsCandidate, Executor, Job, OnStep, Outcome, SweepStopped, attempt
 from negmerge_kit.sweeps.sentinel import Sentinel, planted
 
 EXECUTORS = ("serial", "process", "ray")
@@ -28,7 +28,8 @@ def run_sweep(
     """Run jobs and yield what became of each, as they end.
 
     A job that fails is an outcome, and the rest go on; one whose worker is lost runs again. Candidates are recorded in
-    the pool `store` as they come, in the sequence of `order` (ids), so that a pool does not depend on who was fastest.
+    the pool `store` as they come, in the sequence of `order` (ids), so that a pool does not depend on who was fastest;
+    a job whose candidate is recorded by then has no outcome.
     Killed at any moment, the next sweep goes on where this one was. If `on_step` raises SweepStopped, or the iterator
     is closed, the jobs that run are dropped.
 
@@ -46,6 +47,8 @@ def run_sweep(
     with ExitStack() as held:
         if store is not None:
             held.enter_context(writing(store.folder))
+            store = store.reload()  # another sweep may have recorded some of them since they were listed
+            todo = tuple(job for job in todo if not _recorded(job, store))
             clear_up(store)
             held.callback(clear_up, store)
         folders = sorted({job.folder for job in todo})
@@ -60,6 +63,10 @@ def run_sweep(
                 yield outcome
         except SweepStopped:
             return
+
+
+def _recorded(job: Job, store: Pool) -> bool:
+    return isinstance(job, AddsCandidate) and job.id_in(store) in store.ids
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import traceback
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from negmerge_kit.checkpoints.pool import Candidate
+from negmerge_kit.checkpoints.pool import Candidate, Pool
 from negmerge_kit.errors import CheckpointError, NegmergeError, NotFiniteError, PoolError
 from negmerge_kit.sweeps.sentinel import Sentinel
 
@@ -52,6 +52,15 @@ class Job(Protocol):
 
     def run(self, on_step: Report = ...) -> Any:
         """Do it, and return plain values."""
+        ...
+
+
+@runtime_checkable
+class AddsCandidate(Protocol):
+    """A job whose value is a candidate, of an id that is known beforehand."""
+
+    def id_in(self, pool: Pool) -> str:
+        """The id that its candidate has in that pool."""
         ...
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,16 @@ def test_finished_work_is_not_done_again(tiny_pool):
     recipes = [Recipe.from_json(recipe) for recipe in pool.recipes.values()]
     assert missing_jobs(pool, recipes) == []
     assert [job.recipe for job in missing_jobs(pool, [*recipes, FAST])] == [FAST]
+
+
+def test_a_list_that_is_out_of_date_trains_nothing_again(own_pool):
+    pool = open_pool(own_pool)
+    stale = replace(pool, entries=pool.entries[:-1])  # as it was before another process recorded the last one
+    jobs = missing_jobs(stale, [Recipe.from_json(recipe) for recipe in pool.recipes.values()])
+    assert [job.id_in(pool) for job in jobs] == pool.ids[-1:]
+    before = (own_pool / "pool.json").read_bytes()
+    assert list(run_sweep(jobs, store=stale)) == []
+    assert (own_pool / "pool.json").read_bytes() == before
 
 
 def test_own_scores_are_those_of_a_search_over_one_candidate(bench):
