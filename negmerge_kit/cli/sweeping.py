@@ -16,6 +16,7 @@ from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
     from negmerge_kit.checkpoints.pool import Pool
+    from negmerge_kit.lab.execution import Execution
     from negmerge_kit.lab.recipe import Recipe
     from negmerge_kit.sweeps.protocol import Executor, Job, Outcome
 
@@ -71,12 +72,18 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def executor_of(options: argparse.Namespace) -> Executor:
-    """The executor that the flags name."""
-    from negmerge_kit.sweeps.local import find_executor
+    """The executor that the flags name, once device, precision and the rest can be: call it before anything is made.
 
-    # Only the verbs that train have --processes.
-    if getattr(options, "processes", 1) > 1 and options.executor == "process":
-        raise ParameterError("--executor process gives every candidate one GPU: use --executor serial for --processes.")
+    Another machine's devices are not asked for: not a Ray cluster's that is joined, nor on a dry run.
+    """
+    from negmerge_kit.sweeps.local import find_executor
+    from negmerge_kit.vision.clip import check_device, pick_device
+
+    check_device(options.device)
+    here = options.address is None and not getattr(options, "dry_run", False)
+    device = pick_device(options.device).type if here else "cuda"
+    if hasattr(options, "processes"):  # only the verbs that train
+        _check_training(options, device)
     return find_executor(
         options.executor,
         workers=options.workers,
@@ -84,6 +91,26 @@ def executor_of(options: argparse.Namespace) -> Executor:
         address=options.address,
         gpus_per_job=options.gpus_per_job,
     )
+
+
+def _check_training(options: argparse.Namespace, device: str) -> None:
+    """Raise ParameterError for flags by which every candidate would fail."""
+    from negmerge_kit.lab.recipe import PRECISIONS
+
+    execution_of(options)
+    if options.precision not in (None, *PRECISIONS):
+        raise ParameterError(f"there is no precision '{options.precision}': choose among {', '.join(PRECISIONS)}.")
+    if options.precision == "float16" and device != "cuda":
+        raise ParameterError(f"precision float16 needs a CUDA device, and this is {device}: use bfloat16 or float32.")
+    if options.processes > 1 and options.executor == "process":
+        raise ParameterError("--executor process gives every candidate one GPU: use --executor serial for --processes.")
+
+
+def execution_of(options: argparse.Namespace) -> Execution:
+    """How candidates are computed, as the flags say."""
+    from negmerge_kit.lab.execution import Execution
+
+    return Execution(micro_batch=options.micro_batch, compile=options.compile, processes=options.processes)
 
 
 def spread(title: str, jobs: Sequence[Job], options: argparse.Namespace) -> None:
@@ -120,15 +147,13 @@ def fill(
 ) -> Json:
     """Fine-tune what the pool lacks and show it as it goes: the object of `sweep --json`."""
     from negmerge_kit.cli.live import LiveTable
-    from negmerge_kit.lab.execution import Execution
     from negmerge_kit.sweeps.jobs import missing_jobs, pool_order
     from negmerge_kit.sweeps.local import run_sweep
 
     started = time.perf_counter()
     for sentence in damaged:
         print(f"negmerge {verb}: {sentence}", file=sys.stderr)
-    execution = Execution(micro_batch=options.micro_batch, compile=options.compile, processes=options.processes)
-    jobs = missing_jobs(store, recipes, device=options.device, execution=execution)
+    jobs = missing_jobs(store, recipes, device=options.device, execution=execution_of(options))
     order = pool_order(store, recipes)
     outcomes: list[Outcome] = []
     with LiveTable(f"candidates of {store.scene['name']}", len(jobs), done=len(recipes) - len(jobs)) as table:

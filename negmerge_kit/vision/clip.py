@@ -33,13 +33,26 @@ def pick_device(device: str = "auto") -> torch.device:
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
         return torch.device(next(name for name, there in present.items() if there))
-    kind, _, index = str(device).partition(":")
-    if kind not in present or (index and not index.isdigit()):
-        raise DeviceError(f"device {device!r} is not known: choose auto, cpu, cuda, cuda:N or mps.")
+    kind, index = check_device(device)
     if not present[kind] or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
         raise DeviceError(f"device {device!r} is not there: choose auto, or one of "
                           f"{', '.join(name for name, there in present.items() if there)}.")
     return torch.device(device)
+
+
+def check_device(device: str) -> tuple[str, str]:
+    """The kind and the index of a device's name, whether or not this machine has it: another one may.
+
+    Raises:
+        DeviceError: for what no machine has.
+
+    >>> check_device("cuda:1")
+    ('cuda', '1')
+    """
+    kind, _, index = str(device).partition(":")
+    if kind not in ("auto", "cuda", "mps", "cpu") or (index and not index.isdigit()) or (kind == "auto" and index):
+        raise DeviceError(f"device {device!r} is not known: choose auto, cpu, cuda, cuda:N or mps.")
+    return kind, index
 
 
 def normalise(images: Tensor, mean: Sequence[float] = OPENAI_MEAN, std: Sequence[float] = OPENAI_STD) -> Tensor:

@@ -86,6 +86,13 @@ def test_sweep_makes_what_is_missing_and_says_so(tmp_path, capsys):
         (["--workers", "2"], "serial"),
         (["--executor", "process", "--address", "auto"], "ray"),
         (["--executor", "ray", "--workers", "0"], "at least 1"),
+        (["--device", "banana"], "choose auto, cpu"),
+        (["--device", "cuda:99"], "is not there"),
+        (["--device", "auto:1", "--executor", "ray", "--address", "there:1"], "is not known"),
+        (["--precision", "int8"], "float32, bfloat16, float16"),
+        (["--precision", "float16", "--device", "cpu"], "needs a CUDA device"),
+        (["--micro-batch", "0"], "micro_batch = 0"),
+        (["--processes", "2", "--executor", "process"], "--executor serial"),
     ],
 )
 def test_what_is_misspelt_is_told_before_anything_is_made(tmp_path, capsys, words, says):
