@@ -95,12 +95,13 @@ def executor_of(options: argparse.Namespace) -> Executor:
 
 def _check_training(options: argparse.Namespace, device: str) -> None:
     """Raise ParameterError for flags by which every candidate would fail."""
-    from negmerge_kit.lab.recipe import PRECISIONS
+    from negmerge_kit.lab.recipe import PRECISIONS, grid
 
     execution_of(options)
     if options.precision not in (None, *PRECISIONS):
         raise ParameterError(f"there is no precision '{options.precision}': choose among {', '.join(PRECISIONS)}.")
-    if options.precision == "float16" and device != "cuda":
+    asked = [options.precision] if options.precision else [recipe.precision for recipe in grid(options.grid)]
+    if "float16" in asked and device != "cuda":
         raise ParameterError(f"precision float16 needs a CUDA device, and this is {device}: use bfloat16 or float32.")
     if options.processes > 1 and options.executor == "process":
         raise ParameterError("--executor process gives every candidate one GPU: use --executor serial for --processes.")

@@ -104,6 +104,14 @@ def test_what_is_misspelt_is_told_before_anything_is_made(tmp_path, capsys, word
     assert not (tmp_path / "pool").exists()
 
 
+def test_a_grid_in_half_precision_is_told_before_anything_is_made(tmp_path, capsys):
+    grid, pool = tmp_path / "grid.toml", tmp_path / "pool"
+    grid.write_text(GRID.replace("epochs = 1", 'epochs = 1\nprecision = "float16"'))
+    words = ["sweep", "--scene", "tiny:arrows", "--grid", str(grid), "--out", str(pool), "--device", "cpu"]
+    assert main(words) == 2
+    assert "needs a CUDA device" in capsys.readouterr().err and not pool.exists()
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_sweep_in_processes_that_is_ended_goes_on_where_it_was(tmp_path, how):
     grid, pool = tmp_path / "grid.toml", tmp_path / "pool"
