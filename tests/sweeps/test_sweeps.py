@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -152,7 +151,7 @@ def test_the_default_folder_is_in_the_users_cache(monkeypatch, tmp_path):
 
 
 def test_a_cache_that_cannot_be_written_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr("negmerge_kit.sweeps.embedded.user_cache_path", lambda name: Path("/proc/nowhere"))
+    monkeypatch.setenv("NEGMERGE_CACHE", "/proc/nowhere")
     with pytest.raises(PoolError, match="may be written"):
         start_pool("tiny:digits")
 
