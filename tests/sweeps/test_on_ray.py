@@ -31,7 +31,10 @@ def cluster(tmp_path_factory):
     settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "PYTHONPATH": HERE}
     before = {name: os.environ.get(name) for name in settings}
     os.environ |= settings
+    from ray._private.authentication_test_utils import reset_auth_token_state
     from ray.cluster_utils import Cluster
+
+    reset_auth_token_state()  # Ray reads these settings once a process, and another test may have come first
 
     # Nothing but the nodes: a raylet gives up when its helpers have not started within 15 s.
     bare = {"num_cpus": 1, "object_store_memory": STORE, "include_log_monitor": False}
@@ -45,6 +48,7 @@ def cluster(tmp_path_factory):
     started.shutdown()
     for name, value in before.items():
         os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+    reset_auth_token_state()
     assert wait_for(lambda: not any(alive(pid) for pid in pids), 20)
 
 

@@ -216,7 +216,7 @@ def test_a_floor_that_means_nothing_is_said_on_the_page(page, ids, keep):
 def test_only_the_newest_downloads_are_kept(page, ids, tmp_path, monkeypatch):
     takeaway = TakeAway(page.scored, tmp_path)
     told = takeaway._card(page.choice(ids, RULE, DIALS), 0.1, None)
-    monkeypatch.setattr(TakeAway, "_card", lambda self, choice, scale, found: told)
+    monkeypatch.setattr(TakeAway, "_card", lambda self, choice, scale, found, audit=None: told)
     for scale in range(1, 12):
         takeaway.weights(page.choice(ids, RULE, DIALS), scale / 10, 0.95)
     assert len(list(tmp_path.iterdir())) == 8
