@@ -14,8 +14,6 @@ from typing import Any
 from negmerge_kit.errors import NegmergeError, ParameterError
 
 POLL_SECONDS = 0.3
-YIELD_SECONDS = 0.001
-"""What a job waits at each step: a slider move that waits for the model gets its turn, for locks alone are not fair."""
 MOST_JOBS = 24
 
 log = logging.getLogger(__name__)
@@ -80,7 +78,6 @@ class Job:
             raise CancelledError("cancelled: press the button again to go on from where it was.")
         if text:
             self._told = Progress(text, share)
-        time.sleep(YIELD_SECONDS)
 
     def stop(self) -> None:
         """End at the next step."""
