@@ -15,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from negmerge_kit.checkpoints.pool import Pool, open_pool
-from negmerge_kit.lab.comparison import Comparison, compare_rules
-from negmerge_kit.lab.kept_rows import KeptRows
-from negmerge_kit.lab.recipe import Recipe, grid
-from negmerge_kit.lab.rows import Pair
+from negmerge_kit.lab.comparison.comparison import Comparison, compare_rules
+from negmerge_kit.lab.comparison.kept_rows import KeptRows
+from negmerge_kit.lab.comparison.rows import Pair
+from negmerge_kit.lab.training.recipe import Recipe, grid
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging import chance, total
 from negmerge_kit.scoring import paired_difference

@@ -52,7 +52,7 @@ from negmerge_kit.views.pictures import answered, before_after
 before_after(answered(bench, choice, found.best.scale))
 """),
     Entry("candidate-spread", "How far do the candidates lie apart, and what do merges make of it?", """\
-from negmerge_kit.lab.recipe import Recipe
+from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.views.candidates import candidate_spread
 
 recipes = {entry.id: Recipe.from_json(entry.recipe) for entry in bench.pool.entries}
@@ -140,7 +140,7 @@ chosen = {
 grid_ranking(chosen, finding="A coarse step parts rules that tie on a fine one; the cap holds the random mask back")
 """),
     Entry("frontier", "Who forgets more at equal retention?", """\
-from negmerge_kit.lab.comparison import compare_rules
+from negmerge_kit.lab.comparison.comparison import compare_rules
 from negmerge_kit.views.frontier import rule_frontier
 
 rule_frontier([compare_rules(bench, ["negmerge", "uniform", "ties", "random-mask"], keep=0.95)])

@@ -29,7 +29,7 @@ def _build(folder: Path, recipes) -> Path:
 @pytest.fixture(scope="session")
 def tiny_pool(tmp_path_factory) -> Path:
     """A pool of the tiny scene with three quickly trained candidates; read it, do not change it."""
-    from negmerge_kit.lab.recipe import Recipe
+    from negmerge_kit.lab.training.recipe import Recipe
 
     recipes = [Recipe(lr=lr, epochs=epochs, weight_decay=decay) for lr, epochs, decay in QUICK]
     return _build(tmp_path_factory.mktemp("pools") / "quick", recipes)
@@ -44,7 +44,7 @@ def own_pool(tiny_pool, tmp_path) -> Path:
 @pytest.fixture(scope="session")
 def whole_pool(tmp_path_factory) -> Path:
     """The embedded scene with its whole grid, as `negmerge pool build tiny` makes it."""
-    from negmerge_kit.lab.recipe import grid
+    from negmerge_kit.lab.training.recipe import grid
 
     return _build(tmp_path_factory.mktemp("pools") / "whole", grid("tiny"))
 

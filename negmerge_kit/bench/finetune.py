@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from negmerge_kit.bench.merge import spent
-from negmerge_kit.lab.recipe import Recipe
-from negmerge_kit.lab.training import finetune
+from negmerge_kit.lab.training.finetuning import finetune
+from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.types import Json
 from negmerge_kit.vision.clip import Classifier, load_model, pick_device, untrained
 from negmerge_kit.vision.data.augment import augment

@@ -17,8 +17,8 @@ from negmerge_kit.bench.random_subject import random_scene
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import PoolError
 from negmerge_kit.lab.evaluation import Scores
-from negmerge_kit.lab.forecast import flops_per_image
 from negmerge_kit.lab.hardest import HardestFirst
+from negmerge_kit.lab.training.forecast import flops_per_image
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging.negation import apply_delta, subtract
 from negmerge_kit.scoring import Accuracy, Point, ScaleSearch, search_scale, select_scale

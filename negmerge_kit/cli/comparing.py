@@ -17,9 +17,9 @@ from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
     from negmerge_kit.checkpoints.pool import Pool
-    from negmerge_kit.lab.comparison import Comparison
-    from negmerge_kit.lab.entrants import Entrant
-    from negmerge_kit.lab.kept_rows import KeptRows
+    from negmerge_kit.lab.comparison.comparison import Comparison
+    from negmerge_kit.lab.comparison.entrants import Entrant
+    from negmerge_kit.lab.comparison.kept_rows import KeptRows
     from negmerge_kit.scoring.bootstrap import Resampled
 
 ABOUT = (
@@ -33,8 +33,8 @@ def compare(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
 
     from negmerge_kit.checkpoints.pool import open_pool
-    from negmerge_kit.lab.comparison import across
-    from negmerge_kit.lab.entrants import find_entrants
+    from negmerge_kit.lab.comparison.comparison import across
+    from negmerge_kit.lab.comparison.entrants import find_entrants
 
     entrants = find_entrants(options.rules, options.baselines)
     pools = [open_pool(folder, force=options.force) for folder in options.pool]
@@ -112,7 +112,7 @@ def _refuse(options: argparse.Namespace, entrants: Sequence[Entrant], pools: Seq
     if options.resample and options.reference not in {entrant.name for entrant in entrants}:
         raise ParameterError(f"--reference {options.reference} is not among the compared rules: name one of them.")
     if options.subsets:
-        from negmerge_kit.lab.redraws import draw_subsets, half
+        from negmerge_kit.lab.comparison.redraws import draw_subsets, half
 
         ids = pools[0].ids
         draw_subsets(ids, options.subsets, options.subset_size or half(ids), seed=options.seed)
@@ -124,8 +124,8 @@ def _refuse(options: argparse.Namespace, entrants: Sequence[Entrant], pools: Seq
 
 def _run(pool: Pool, entrants: Sequence[Entrant], options: argparse.Namespace) -> tuple[Comparison, KeptRows]:
     from negmerge_kit.cli.progress import progress_bar, say
-    from negmerge_kit.lab.comparison import compare_rules
-    from negmerge_kit.lab.kept_rows import KeptRows
+    from negmerge_kit.lab.comparison.comparison import compare_rules
+    from negmerge_kit.lab.comparison.kept_rows import KeptRows
     from negmerge_kit.lab.workbench import Workbench
 
     scales, anew = parse_scales(options.scales), options.anew
@@ -149,7 +149,7 @@ def _run(pool: Pool, entrants: Sequence[Entrant], options: argparse.Namespace) -
 
 def _resample(comparison: Comparison, options: argparse.Namespace) -> dict[str, Resampled]:
     from negmerge_kit.cli.progress import progress_bar, say
-    from negmerge_kit.lab.resampling import resample
+    from negmerge_kit.lab.comparison.resampling import resample
 
     with progress_bar("every scale in full", len(comparison.rows), unit="rule") as bar:
         return resample(
@@ -163,7 +163,7 @@ def _resample(comparison: Comparison, options: argparse.Namespace) -> dict[str, 
 
 def _redraw(comparison: Comparison, kept: KeptRows, options: argparse.Namespace) -> tuple[Comparison, ...]:
     from negmerge_kit.cli.progress import progress_bar, say
-    from negmerge_kit.lab.redraws import redraw
+    from negmerge_kit.lab.comparison.redraws import redraw
 
     with progress_bar("subsets", options.subsets * len(comparison.rows), unit="rule") as bar:
         return redraw(
@@ -183,7 +183,7 @@ def _json(
     options: argparse.Namespace,
 ) -> Json:
     """One pool's own object; of several, every row with its pool, and what the pools say together."""
-    from negmerge_kit.lab.comparison import across
+    from negmerge_kit.lab.comparison.comparison import across
 
     first = comparisons[0].json()
     if len(comparisons) > 1:

@@ -9,8 +9,8 @@ from negmerge_kit.cli.flags import seconds
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
-    from negmerge_kit.lab.comparison import Comparison
-    from negmerge_kit.lab.rows import Pair
+    from negmerge_kit.lab.comparison.comparison import Comparison
+    from negmerge_kit.lab.comparison.rows import Pair
     from negmerge_kit.scoring.bootstrap import Resampled
 
 

@@ -33,7 +33,7 @@ def forget(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
 
     from negmerge_kit.cli.data import prepare_scene
-    from negmerge_kit.lab.recipe import grid
+    from negmerge_kit.lab.training.recipe import grid
     from negmerge_kit.sweeps.embedded import start_pool
     from negmerge_kit.vision.data import find_data
     from negmerge_kit.vision.scene import Scene

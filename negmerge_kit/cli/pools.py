@@ -48,7 +48,7 @@ def build(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
 
     from negmerge_kit.cli.progress import progress_bar
-    from negmerge_kit.lab.recipe import grid
+    from negmerge_kit.lab.training.recipe import grid
     from negmerge_kit.sweeps.embedded import pretrained_base, start_pool
 
     executor, _ = executor_of(options), grid(options.grid)  # what is misspelt is told before anything is made
@@ -71,7 +71,7 @@ def show(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
 
     from negmerge_kit.checkpoints.pool import open_pool
-    from negmerge_kit.lab.recipe import Recipe
+    from negmerge_kit.lab.training.recipe import Recipe
 
     store = open_pool(options.pool)
     if options.json:

@@ -46,8 +46,8 @@ def reproduce(arguments: list[str]) -> int:
     add_training_flags(parser)
     options = parser.parse_args(arguments)
 
-    from negmerge_kit.lab.recipe import grid
     from negmerge_kit.lab.reproduction import ROWS, averages, find_published, measure
+    from negmerge_kit.lab.training.recipe import grid
     from negmerge_kit.lab.workbench import Workbench
     from negmerge_kit.scoring.floors import check_keep
     from negmerge_kit.scoring.scale import Method
@@ -106,8 +106,8 @@ def reproduce(arguments: list[str]) -> int:
 
 
 def _dry_run(options: argparse.Namespace, texts: list[str], rows: list[str]) -> int:
-    from negmerge_kit.lab.forecast import SUSTAINED, forecast
-    from negmerge_kit.lab.recipe import Recipe, grid
+    from negmerge_kit.lab.training.forecast import SUSTAINED, forecast
+    from negmerge_kit.lab.training.recipe import Recipe, grid
     from negmerge_kit.vision.clip import untrained
     from negmerge_kit.vision.data import find_data, transform_of
     from negmerge_kit.vision.model_spec import TIMM, find_model

@@ -32,7 +32,7 @@ def demo(arguments: list[str]) -> int:
     from negmerge_kit.checkpoints.pool import open_pool
     from negmerge_kit.cli.progress import watch
     from negmerge_kit.errors import PoolError
-    from negmerge_kit.lab.recipe import grid
+    from negmerge_kit.lab.training.recipe import grid
     from negmerge_kit.sweeps.background import BackgroundSweep
     from negmerge_kit.sweeps.embedded import start_pool
     from negmerge_kit.web import serve

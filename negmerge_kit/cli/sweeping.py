@@ -16,8 +16,8 @@ from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
     from negmerge_kit.checkpoints.pool import Pool
-    from negmerge_kit.lab.execution import Execution
-    from negmerge_kit.lab.recipe import Recipe
+    from negmerge_kit.lab.training.execution import Execution
+    from negmerge_kit.lab.training.recipe import Recipe
     from negmerge_kit.sweeps.protocol import Executor, Job, Outcome
 
 
@@ -34,7 +34,7 @@ def sweep(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
 
     from negmerge_kit.cli.data import prepare_scene
-    from negmerge_kit.lab.recipe import grid
+    from negmerge_kit.lab.training.recipe import grid
     from negmerge_kit.sweeps.embedded import start_pool
     from negmerge_kit.vision.scene import open_scene
 
@@ -95,7 +95,7 @@ def executor_of(options: argparse.Namespace) -> Executor:
 
 def _check_training(options: argparse.Namespace, device: str) -> None:
     """Raise ParameterError for flags by which every candidate would fail."""
-    from negmerge_kit.lab.recipe import PRECISIONS, grid
+    from negmerge_kit.lab.training.recipe import PRECISIONS, grid
 
     execution_of(options)
     if options.precision not in (None, *PRECISIONS):
@@ -109,7 +109,7 @@ def _check_training(options: argparse.Namespace, device: str) -> None:
 
 def execution_of(options: argparse.Namespace) -> Execution:
     """How candidates are computed, as the flags say."""
-    from negmerge_kit.lab.execution import Execution
+    from negmerge_kit.lab.training.execution import Execution
 
     return Execution(micro_batch=options.micro_batch, compile=options.compile, processes=options.processes)
 
@@ -131,7 +131,7 @@ def spread(title: str, jobs: Sequence[Job], options: argparse.Namespace) -> None
 
 def scene_grid(store: Pool, name: str, precision: str | None = None) -> tuple[Recipe, ...]:
     """The grid's recipes as they are meant for this pool's forget set, in another precision where one is given."""
-    from negmerge_kit.lab.recipe import grid
+    from negmerge_kit.lab.training.recipe import grid
 
     trained = next(images for images in store.scene["sets"] if images["split"] == "train")
     recipes = grid(name, data=trained["name"], images=trained["n"])

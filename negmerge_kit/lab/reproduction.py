@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from negmerge_kit.lab.greedy import best_single
+from negmerge_kit.lab.comparison.greedy import best_single
 from negmerge_kit.lab.kept_points import KeptPoints
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.workbench import Workbench

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from negmerge_kit.checkpoints.filling import candidate_id, set_aside_damaged, writing
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import NegmergeError, PoolBusyError
-from negmerge_kit.lab.recipe import Recipe
+from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.sweeps.jobs import missing_jobs, pool_order
 from negmerge_kit.sweeps.local import run_sweep
 from negmerge_kit.sweeps.protocol import Job, Progress, SweepStopped

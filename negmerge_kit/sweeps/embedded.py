@@ -12,7 +12,7 @@ from negmerge_kit.checkpoints.filling import create_pool, restore_base, set_asid
 from negmerge_kit.checkpoints.pool import RECORD, Pool, open_pool
 from negmerge_kit.checkpoints.writer import sha256_file
 from negmerge_kit.errors import ParameterError, PoolBusyError, PoolError
-from negmerge_kit.lab.pretraining import pretrain_tiny
+from negmerge_kit.lab.training.pretraining import pretrain_tiny
 from negmerge_kit.types import Json, Weights
 from negmerge_kit.vision.clip import pick_device
 from negmerge_kit.vision.data.cache import cache_folder

@@ -12,10 +12,10 @@ from negmerge_kit.checkpoints.filling import candidate_id, save_candidate
 from negmerge_kit.checkpoints.pool import Candidate, Pool, open_pool
 from negmerge_kit.checkpoints.unfinished import drop_written, find_written, note_written, state_file
 from negmerge_kit.errors import DivergedError, NotFiniteError
-from negmerge_kit.lab.execution import Execution
-from negmerge_kit.lab.recipe import Recipe
-from negmerge_kit.lab.together import finetune_together
-from negmerge_kit.lab.training import Step
+from negmerge_kit.lab.training.distributed import finetune_together
+from negmerge_kit.lab.training.execution import Execution
+from negmerge_kit.lab.training.finetuning import Step
+from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.scale import KEEP
 from negmerge_kit.sweeps.protocol import Progress, Report

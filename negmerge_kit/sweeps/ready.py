@@ -8,7 +8,7 @@ from pathlib import Path
 
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import PoolBusyError, PoolError
-from negmerge_kit.lab.recipe import Recipe, grid
+from negmerge_kit.lab.training.recipe import Recipe, grid
 from negmerge_kit.sweeps.embedded import default_folder, start_pool
 from negmerge_kit.sweeps.jobs import missing_jobs, pool_order
 from negmerge_kit.sweeps.local import run_sweep

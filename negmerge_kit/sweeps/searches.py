@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from negmerge_kit.checkpoints.pool import Pool, open_pool
-from negmerge_kit.lab.comparison import compare_rules
-from negmerge_kit.lab.entrants import Entrant
-from negmerge_kit.lab.kept_rows import KeptRows
+from negmerge_kit.lab.comparison.comparison import compare_rules
+from negmerge_kit.lab.comparison.entrants import Entrant
+from negmerge_kit.lab.comparison.kept_rows import KeptRows
 from negmerge_kit.lab.report import search_json
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.workbench import Workbench

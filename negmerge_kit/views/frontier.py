@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.comparison import REFERENCE, Comparison
-from negmerge_kit.lab.rows import Row
+from negmerge_kit.lab.comparison.comparison import REFERENCE, Comparison
+from negmerge_kit.lab.comparison.rows import Row
 from negmerge_kit.scoring.bootstrap import Resampled
 from negmerge_kit.views.style import AGREE, FORGET, INK, MUTED, RETAIN, percent, style
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from negmerge_kit.lab.evaluation import Scores
-from negmerge_kit.lab.recipe import Recipe
+from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.views.style import FORGET, INK, MUTED, RETAIN, percent, percent_ticks, sheet, style
 
 MARKS = ("D", "s", "^", "v", "P")

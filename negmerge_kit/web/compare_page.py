@@ -9,8 +9,8 @@ from typing import Any
 import gradio as gr
 
 from negmerge_kit.errors import NegmergeError, ParameterError
-from negmerge_kit.lab.comparison import Comparison
-from negmerge_kit.lab.entrants import find_entrants
+from negmerge_kit.lab.comparison.comparison import Comparison
+from negmerge_kit.lab.comparison.entrants import find_entrants
 from negmerge_kit.scoring.scale import KEEP
 from negmerge_kit.views import svg
 from negmerge_kit.views.frontier import frontier_finding, rule_frontier

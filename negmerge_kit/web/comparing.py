@@ -11,11 +11,11 @@ from typing import Any
 
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.comparison import Comparison, compare_rules
-from negmerge_kit.lab.entrants import SEARCHES, Entrant, find_entrants
-from negmerge_kit.lab.kept_rows import KeptRows
+from negmerge_kit.lab.comparison.comparison import Comparison, compare_rules
+from negmerge_kit.lab.comparison.entrants import SEARCHES, Entrant, find_entrants
+from negmerge_kit.lab.comparison.kept_rows import KeptRows
+from negmerge_kit.lab.comparison.rows import Row
 from negmerge_kit.lab.resident import Choice, Merged
-from negmerge_kit.lab.rows import Row
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.scale import DEFAULT_SCALES
 from negmerge_kit.views.plots import LARGEST_SCALE

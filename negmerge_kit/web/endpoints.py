@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from negmerge_kit.errors import NegmergeError, ParameterError, PoolError
-from negmerge_kit.lab.entrants import find_entrants
+from negmerge_kit.lab.comparison.entrants import find_entrants
 from negmerge_kit.lab.report import score_json, search_json
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.workbench import Workbench

@@ -3,7 +3,7 @@
 import torch
 
 from negmerge_kit.bench.finetune import RECIPE, authors_step, bench
-from negmerge_kit.lab.recipe import grid
+from negmerge_kit.lab.training.recipe import grid
 from negmerge_kit.vision.clip import load_model
 from negmerge_kit.vision.parameters import trained_parameters
 from negmerge_kit.vision.published import decode_once, published_loader, write_jpegs

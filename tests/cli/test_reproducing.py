@@ -8,8 +8,8 @@ from PIL import Image
 from negmerge_kit.checkpoints import save_checkpoint
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.cli import main
-from negmerge_kit.lab.forecast import count_images
 from negmerge_kit.lab.reproduction import ROWS, averages, find_published
+from negmerge_kit.lab.training.forecast import count_images
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.vision.data import find_data
 from negmerge_kit.vision.data.transform import Transform

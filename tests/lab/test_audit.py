@@ -15,7 +15,7 @@ from negmerge_kit.lab.audits.other_prompts import other_prompts
 from negmerge_kit.lab.audits.probe import LEFTOVER, NONE, OPEN, judge
 from negmerge_kit.lab.audits.reference import FILE, retrained_reference
 from negmerge_kit.lab.audits.subjects import Stage, Subject, shuffled
-from negmerge_kit.lab.pretraining import Pretraining
+from negmerge_kit.lab.training.pretraining import Pretraining
 from negmerge_kit.lab.workbench import Workbench
 
 READ_OFF = ("zero-shot", "linear", "neighbours")

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab import batches as room
-from negmerge_kit.lab.batches import batches
-from negmerge_kit.lab.crew import Crew
-from negmerge_kit.lab.execution import Execution
-from negmerge_kit.lab.recipe import Recipe
-from negmerge_kit.lab.training import finetune
+from negmerge_kit.lab.training import batches as room
+from negmerge_kit.lab.training.batches import batches
+from negmerge_kit.lab.training.crew import Crew
+from negmerge_kit.lab.training.execution import Execution
+from negmerge_kit.lab.training.finetuning import finetune
+from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.vision.clip import load_model
 from negmerge_kit.vision.families import family_images
 from negmerge_kit.vision.images import ImageSet

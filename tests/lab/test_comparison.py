@@ -10,18 +10,18 @@ import torch
 from negmerge_kit.checkpoints.pool import MADE_FROM, open_pool
 from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
 from negmerge_kit.errors import CheckpointError, ParameterError, PoolError, SceneError, SplitError
-from negmerge_kit.lab import kept_rows
-from negmerge_kit.lab.comparison import across, compare_rules, strangers
-from negmerge_kit.lab.contest import Contest
-from negmerge_kit.lab.cost import metered
-from negmerge_kit.lab.entrants import find_entrant, find_entrants
-from negmerge_kit.lab.greedy import best_single, greedy
-from negmerge_kit.lab.hits import Examiner
-from negmerge_kit.lab.kept_rows import KeptRows
-from negmerge_kit.lab.matched import first_crossing
-from negmerge_kit.lab.redraws import redraw
-from negmerge_kit.lab.resampling import curve_of, resample
-from negmerge_kit.lab.rows import Row
+from negmerge_kit.lab.comparison import kept_rows
+from negmerge_kit.lab.comparison.comparison import across, compare_rules, strangers
+from negmerge_kit.lab.comparison.contest import Contest
+from negmerge_kit.lab.comparison.cost import metered
+from negmerge_kit.lab.comparison.entrants import find_entrant, find_entrants
+from negmerge_kit.lab.comparison.examiner import Examiner
+from negmerge_kit.lab.comparison.greedy import best_single, greedy
+from negmerge_kit.lab.comparison.kept_rows import KeptRows
+from negmerge_kit.lab.comparison.matched import first_crossing
+from negmerge_kit.lab.comparison.redraws import redraw
+from negmerge_kit.lab.comparison.resampling import curve_of, resample
+from negmerge_kit.lab.comparison.rows import Row
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.accuracy import Accuracy
 from negmerge_kit.scoring.scale import Point, ScaleSearch, search_scale, select_scale

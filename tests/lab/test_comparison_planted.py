@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from negmerge_kit.lab.comparison import compare_rules
-from negmerge_kit.lab.resampling import resample
+from negmerge_kit.lab.comparison.comparison import compare_rules
+from negmerge_kit.lab.comparison.resampling import resample
 from tests.lab.small_stand import SIZE, SmallStand, small_images
 
 RULES = [

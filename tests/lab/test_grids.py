@@ -3,9 +3,9 @@
 import pytest
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.grid_files import PRESETS
-from negmerge_kit.lab.recipe import Recipe, grid
-from negmerge_kit.lab.training import rate
+from negmerge_kit.lab.training.finetuning import rate
+from negmerge_kit.lab.training.grid_files import PRESETS
+from negmerge_kit.lab.training.recipe import Recipe, grid
 
 # The authors' finetune.py: epochs without and with augmentation, and the number of their training images.
 PUBLISHED = {

@@ -5,7 +5,7 @@ import torch
 
 from negmerge_kit.checkpoints.filling import create_pool, record_candidate
 from negmerge_kit.checkpoints.pool import open_pool
-from negmerge_kit.lab.recipe import Recipe
+from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps.jobs import FinetuneJob
 from negmerge_kit.vision.scene import Scene

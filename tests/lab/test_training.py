@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from negmerge_kit.errors import DivergedError, ParameterError
-from negmerge_kit.lab.grid_files import PRESETS
-from negmerge_kit.lab.recipe import Recipe, grid
-from negmerge_kit.lab.training import finetune
+from negmerge_kit.lab.training.finetuning import finetune
+from negmerge_kit.lab.training.grid_files import PRESETS
+from negmerge_kit.lab.training.recipe import Recipe, grid
 from negmerge_kit.vision.clip import load_model
 from negmerge_kit.vision.families import family_images
 

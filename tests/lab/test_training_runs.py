@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from negmerge_kit.errors import CheckpointError, ParameterError
-from negmerge_kit.lab.execution import Execution
-from negmerge_kit.lab.recipe import Recipe
-from negmerge_kit.lab.together import finetune_together
-from negmerge_kit.lab.training import Step, finetune
+from negmerge_kit.lab.training.distributed import finetune_together
+from negmerge_kit.lab.training.execution import Execution
+from negmerge_kit.lab.training.finetuning import Step, finetune
+from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.vision.clip import load_model
 from negmerge_kit.vision.families import family_images
 from negmerge_kit.vision.linearized import linearize
@@ -92,9 +92,9 @@ def test_a_run_that_was_stopped_ends_bit_for_bit_alike(digits, whole, tmp_path, 
 def test_a_killed_process_is_resumed(digits, whole, tmp_path):
     state, code = tmp_path / "state.safetensors", (
         "import json, sys, pathlib\n"
-        "from negmerge_kit.lab.training import finetune\n"
-        "from negmerge_kit.lab.recipe import Recipe\n"
-        "from negmerge_kit.lab.execution import Execution\n"
+        "from negmerge_kit.lab.training.finetuning import finetune\n"
+        "from negmerge_kit.lab.training.recipe import Recipe\n"
+        "from negmerge_kit.lab.training.execution import Execution\n"
         "from negmerge_kit.vision.clip import load_model\n"
         "from negmerge_kit.vision.families import family_images\n"
         "recipe = Recipe.from_json(json.loads(sys.argv[2]))\n"
@@ -218,17 +218,16 @@ def test_two_processes_train_one_candidate_as_one_does(bench, tmp_path, monkeypa
 
 
 def test_the_first_process_tells_what_went_wrong(monkeypatch, capsys):
-    from negmerge_kit.lab import together
 
     def failing(job):
         yield Step(1, 2, 0.5, 1e-3)
         raise ParameterError(f"the loss became nan on {job['pool']}.")
 
-    monkeypatch.setattr(together, "train_part", failing)
-    monkeypatch.setattr(sys, "argv", ["together", '{"pool": "P"}'])
+    monkeypatch.setattr(distributed, "train_part", failing)
+    monkeypatch.setattr(sys, "argv", ["distributed", '{"pool": "P"}'])
     for rank, lines in (("0", 2), ("1", 0)):
         monkeypatch.setenv("RANK", rank)
-        assert together.main() == 2
+        assert distributed.main() == 2
         told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert len(told) == lines
         assert not told or (told[0]["loss"], told[1]["error"]) == (0.5, "the loss became nan on P.")
@@ -236,7 +235,7 @@ def test_the_first_process_tells_what_went_wrong(monkeypatch, capsys):
 
 def test_saving_takes_a_small_share_of_a_run(tmp_path, monkeypatch):
     """On a clock of the test's own: saves of 3 s, asked for every second, come at 60 s and then 150 s apart."""
-    from negmerge_kit.lab import resuming
+    from negmerge_kit.lab.training import resuming
 
     now, saves = [0.0], []
 

@@ -14,8 +14,8 @@ from negmerge_kit.checkpoints.filling import candidate_id, record_candidate
 from negmerge_kit.checkpoints.pool import RECORD, open_pool
 from negmerge_kit.checkpoints.unfinished import note_written
 from negmerge_kit.errors import PoolError, SceneError
-from negmerge_kit.lab.execution import Execution
-from negmerge_kit.lab.recipe import Recipe
+from negmerge_kit.lab.training.execution import Execution
+from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps import jobs as sweep_jobs
 from negmerge_kit.sweeps.embedded import start_pool

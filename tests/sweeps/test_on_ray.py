@@ -12,7 +12,7 @@ from small_jobs import Count, alive, wait_for
 
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import NegmergeError, ParameterError
-from negmerge_kit.lab.recipe import Recipe
+from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.sweeps.jobs import missing_jobs
 from negmerge_kit.sweeps.local import find_executor, run_sweep

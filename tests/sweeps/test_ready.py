@@ -4,7 +4,7 @@ import pytest
 
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import ParameterError, PoolBusyError, PoolError
-from negmerge_kit.lab.recipe import Recipe
+from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.sweeps import ready
 from negmerge_kit.sweeps.ready import ready_pool
 from negmerge_kit.vision.data.cache import PLACE

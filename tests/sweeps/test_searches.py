@@ -5,9 +5,9 @@ import pickle
 
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.cli import main
-from negmerge_kit.lab.comparison import compare_rules
-from negmerge_kit.lab.entrants import find_entrants
-from negmerge_kit.lab.kept_rows import KeptRows
+from negmerge_kit.lab.comparison.comparison import compare_rules
+from negmerge_kit.lab.comparison.entrants import find_entrants
+from negmerge_kit.lab.comparison.kept_rows import KeptRows
 from negmerge_kit.lab.report import search_json
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps.local import run_sweep

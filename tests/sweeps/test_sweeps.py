@@ -13,7 +13,7 @@ import pytest
 from negmerge_kit.checkpoints.filling import writing
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import ParameterError, PoolError, SceneError
-from negmerge_kit.lab.recipe import Recipe
+from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps.background import BackgroundSweep
 from negmerge_kit.sweeps.embedded import default_folder, start_pool
@@ -137,7 +137,7 @@ def test_an_interrupted_build_keeps_what_is_finished(tmp_path):
 
 
 def _tiny_grid():
-    from negmerge_kit.lab.recipe import grid
+    from negmerge_kit.lab.training.recipe import grid
 
     return grid("tiny")
 

@@ -6,7 +6,7 @@ from matplotlib import rcParams
 from matplotlib.colors import to_hex
 
 from negmerge_kit.lab.evaluation import Scores
-from negmerge_kit.lab.recipe import Recipe
+from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.lab.why_signs import ZeroRatio
 from negmerge_kit.merging.agreement import LayerAgreement
 from negmerge_kit.scoring import Accuracy, Point

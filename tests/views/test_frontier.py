@@ -6,11 +6,11 @@ import pytest
 from matplotlib.colors import to_hex
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.comparison import Comparison
-from negmerge_kit.lab.cost import Cost
-from negmerge_kit.lab.entrants import find_entrant
-from negmerge_kit.lab.matched import Crossing
-from negmerge_kit.lab.rows import Matched, Pair, Row
+from negmerge_kit.lab.comparison.comparison import Comparison
+from negmerge_kit.lab.comparison.cost import Cost
+from negmerge_kit.lab.comparison.entrants import find_entrant
+from negmerge_kit.lab.comparison.matched import Crossing
+from negmerge_kit.lab.comparison.rows import Matched, Pair, Row
 from negmerge_kit.scoring import Accuracy, Point
 from negmerge_kit.scoring.bootstrap import Effect, Resampled
 from negmerge_kit.views.frontier import frontier_finding, rule_frontier

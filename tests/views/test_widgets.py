@@ -5,7 +5,7 @@ import re
 import pytest
 from matplotlib.figure import Figure
 
-from negmerge_kit.lab.recipe import Recipe
+from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.merging import RULES, chance, total
 from negmerge_kit.merging.rule import Parameter
 from negmerge_kit.views import widgets

@@ -39,7 +39,7 @@ def address(tiny_pool):
 @pytest.fixture(scope="session")
 def two():
     """Two rules, so that a comparison is quick."""
-    from negmerge_kit.lab.entrants import find_entrants
+    from negmerge_kit.lab.comparison.entrants import find_entrants
 
     return find_entrants("uniform,negmerge", "none")
 
@@ -48,7 +48,7 @@ def two():
 def compared(tiny_pool, two, tmp_path_factory):
     """A page's comparison of two rules on a pool of its own, with what was told on the way."""
     from negmerge_kit.checkpoints.pool import open_pool
-    from negmerge_kit.lab.entrants import find_entrants
+    from negmerge_kit.lab.comparison.entrants import find_entrants
     from negmerge_kit.lab.workbench import Workbench
     from negmerge_kit.web import comparing
     from negmerge_kit.web.compare_page import follow

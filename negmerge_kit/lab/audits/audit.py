@@ -21,8 +21,8 @@ from negmerge_kit.lab.audits.probe import LEFTOVER, NONE, OPEN, Probe
 from negmerge_kit.lab.audits.relearning import relearning
 from negmerge_kit.lab.audits.subjects import Stage, Subject, shuffled
 from negmerge_kit.lab.audits.zero_shot import control_families, nearest_wrong_class, zero_shot
-from negmerge_kit.lab.recipe import Recipe
 from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.types import Json, Weights
 from negmerge_kit.vision.families import FAMILIES, family_images

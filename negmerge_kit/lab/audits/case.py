@@ -11,7 +11,7 @@ from torch import Tensor
 from negmerge_kit.errors import SceneError
 from negmerge_kit.lab.audits.probe import Probe, Reading, judge
 from negmerge_kit.lab.audits.subjects import Subject
-from negmerge_kit.lab.recipe import Recipe
+from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.types import Json
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.scene import Splits

@@ -9,7 +9,7 @@ from pathlib import Path
 from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.checkpoints.writer import save_checkpoint
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.pretraining import Pretraining, pretrain_tiny
+from negmerge_kit.lab.training.pretraining import Pretraining, pretrain_tiny
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.types import Json, Weights
 from negmerge_kit.vision.families import FAMILIES

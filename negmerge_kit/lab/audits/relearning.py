@@ -12,8 +12,8 @@ from torch import Tensor
 from negmerge_kit.lab.audits.case import Case, few_of_each
 from negmerge_kit.lab.audits.probe import LEFTOVER, NONE, OPEN, Probe, Reading, change
 from negmerge_kit.lab.audits.subjects import Subject
-from negmerge_kit.lab.recipe import Recipe
-from negmerge_kit.lab.training import Step, finetune
+from negmerge_kit.lab.training.finetuning import Step, finetune
+from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.types import Json
 from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.images import ImageSet

@@ -8,7 +8,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from negmerge_kit.checkpoints.pool import Candidate, Pool
-from negmerge_kit.lab.recipe import Recipe
+from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.views.style import percent
 
 

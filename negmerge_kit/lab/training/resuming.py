@@ -15,7 +15,7 @@ from torch import Tensor
 
 from negmerge_kit.checkpoints import open_checkpoint, save_checkpoint
 from negmerge_kit.errors import CheckpointError
-from negmerge_kit.lab.recipe import Recipe
+from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.types import Json
 from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.images import ImageSet

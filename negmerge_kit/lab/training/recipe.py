@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.grid_files import read_grid
+from negmerge_kit.lab.training.grid_files import read_grid
 from negmerge_kit.types import Json
 from negmerge_kit.vision.data.augment import check_augment
 from negmerge_kit.vision.parameters import check_trainable

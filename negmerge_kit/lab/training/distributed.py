@@ -1,9 +1,10 @@
-"""One candidate on several GPUs: torchrun starts a process for each, and the state file brings the result home.
+r"""One candidate on several GPUs: torchrun starts a process for each, and the state file brings the result home.
 
 `finetune_together` does it from a program. By hand, on one machine or, with torchrun's rendezvous options, on many that
 share the pool's folder:
 
-    torchrun --nproc-per-node 4 -m negmerge_kit.lab.together '{"pool": "POOL", "recipe": {…}, "state": "FILE"}'
+    torchrun --nproc-per-node 4 -m negmerge_kit.lab.training.distributed \
+        '{"pool": "POOL", "recipe": {…}, "state": "FILE"}'
 
 Afterwards `finetune(..., resume=FILE)` finds every step done and only loads the weights.
 """
@@ -21,9 +22,9 @@ from pathlib import Path
 
 import negmerge_kit
 from negmerge_kit.errors import NegmergeError, ParameterError
-from negmerge_kit.lab.execution import Execution
-from negmerge_kit.lab.recipe import Recipe
-from negmerge_kit.lab.training import Step, finetune
+from negmerge_kit.lab.training.execution import Execution
+from negmerge_kit.lab.training.finetuning import Step, finetune
+from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.types import Json
 from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.images import ImageSet
@@ -67,7 +68,7 @@ def _by_torchrun(
     root = str(Path(negmerge_kit.__file__).parents[1])
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
-               str(execution.processes), "-m", "negmerge_kit.lab.together", json.dumps(job)]
+               str(execution.processes), "-m", "negmerge_kit.lab.training.distributed", json.dumps(job)]
     with tempfile.TemporaryFile("w+") as complaints, subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=complaints, text=True, env={**os.environ, "PYTHONPATH": paths}
     ) as crew:

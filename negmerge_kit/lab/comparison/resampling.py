@@ -8,11 +8,11 @@ from math import sqrt
 import numpy as np
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.comparison import REFERENCE, Comparison
-from negmerge_kit.lab.contest import Contest
-from negmerge_kit.lab.matched import onwards
+from negmerge_kit.lab.comparison.comparison import REFERENCE, Comparison
+from negmerge_kit.lab.comparison.contest import Contest
+from negmerge_kit.lab.comparison.matched import onwards
+from negmerge_kit.lab.comparison.rows import Row
 from negmerge_kit.lab.resident import Choice
-from negmerge_kit.lab.rows import Row
 from negmerge_kit.scoring.bootstrap import REPLICATES, Curve, Resampled, bootstrap
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.recipe import Recipe
+from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.scoring.scale import DEFAULT_SCALES
 from negmerge_kit.types import Json
 from negmerge_kit.vision.clip import Classifier

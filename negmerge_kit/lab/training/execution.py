@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.recipe import Recipe
+from negmerge_kit.lab.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from negmerge_kit.vision.clip import Classifier

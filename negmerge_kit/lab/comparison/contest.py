@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from negmerge_kit.checkpoints.pool import Pool
-from negmerge_kit.lab.cost import Cost, metered
-from negmerge_kit.lab.entrants import SEARCHES, Entrant
-from negmerge_kit.lab.greedy import best_single, greedy
-from negmerge_kit.lab.hits import Examiner, Stand
-from negmerge_kit.lab.matched import Crossing, first_crossing
+from negmerge_kit.lab.comparison.cost import Cost, metered
+from negmerge_kit.lab.comparison.entrants import SEARCHES, Entrant
+from negmerge_kit.lab.comparison.examiner import Examiner, Stand
+from negmerge_kit.lab.comparison.greedy import best_single, greedy
+from negmerge_kit.lab.comparison.matched import Crossing, first_crossing
+from negmerge_kit.lab.comparison.rows import Matched, Pair, Row
 from negmerge_kit.lab.resident import Choice
-from negmerge_kit.lab.rows import Matched, Pair, Row
 from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, ScaleSearch, search_scale
 
 

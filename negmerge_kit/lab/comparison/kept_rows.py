@@ -15,9 +15,9 @@ import torch
 from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import CheckpointError
-from negmerge_kit.lab.entrants import Entrant
+from negmerge_kit.lab.comparison.entrants import Entrant
+from negmerge_kit.lab.comparison.rows import Row
 from negmerge_kit.lab.kept_points import code_digest
-from negmerge_kit.lab.rows import Row
 from negmerge_kit.merging.rules import RULES
 from negmerge_kit.types import Json
 

@@ -66,7 +66,7 @@ def _parse(path: Path) -> dict[str, Any]:
         raise ParameterError(f"there is no grid '{path}': choose among {', '.join(PRESETS)}, or give a TOML file "
                              f"({error.strerror or error}).") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ParameterError(f"{path} is not a TOML file ({error}): see lab/grids/ for examples.") from None
+        raise ParameterError(f"{path} is not a TOML file ({error}): see lab/training/grids/ for examples.") from None
     faults = [f"{key!r} is not one of {', '.join(_TABLES)}" for key in content if key not in _TABLES]
     faults += [f"{key!r} must be a {kind.__name__}" for key, kind in _TABLES.items()
                if key in content and not isinstance(content[key], kind)]

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from negmerge_kit.errors import DivergedError
-from negmerge_kit.lab.batches import Batch, batches, steps_of
-from negmerge_kit.lab.crew import Crew
-from negmerge_kit.lab.execution import Execution
-from negmerge_kit.lab.recipe import Recipe
-from negmerge_kit.lab.resuming import StateFile, Training, describe_run
+from negmerge_kit.lab.training.batches import Batch, batches, steps_of
+from negmerge_kit.lab.training.crew import Crew
+from negmerge_kit.lab.training.execution import Execution
+from negmerge_kit.lab.training.recipe import Recipe
+from negmerge_kit.lab.training.resuming import StateFile, Training, describe_run
 from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.parameters import trained_parameters

@@ -8,9 +8,9 @@ from typing import Protocol
 
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import ParameterError, PoolError
-from negmerge_kit.lab.contest import Contest, PoolStand
-from negmerge_kit.lab.entrants import Entrant, find_entrant, find_entrants
-from negmerge_kit.lab.rows import Pair, Row
+from negmerge_kit.lab.comparison.contest import Contest, PoolStand
+from negmerge_kit.lab.comparison.entrants import Entrant, find_entrant, find_entrants
+from negmerge_kit.lab.comparison.rows import Pair, Row
 from negmerge_kit.scoring.intervals import Spread
 from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, check_scale
 from negmerge_kit.types import Json

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from negmerge_kit.lab.pretraining import Pretraining, pretrain_tiny, pretraining_images
+from negmerge_kit.lab.training.pretraining import Pretraining, pretrain_tiny, pretraining_images
 from negmerge_kit.vision.families import FAMILIES
 from negmerge_kit.vision.tiny import TOKEN_EMBEDDING, fresh_clip, token_embedding
 

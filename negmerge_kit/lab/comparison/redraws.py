@@ -8,8 +8,8 @@ from dataclasses import replace
 from math import comb
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.comparison import Comparison, Keeper
-from negmerge_kit.lab.rows import Row
+from negmerge_kit.lab.comparison.comparison import Comparison, Keeper
+from negmerge_kit.lab.comparison.rows import Row
 
 
 def half(ids: Sequence[str]) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from negmerge_kit.lab.cost import Cost
-from negmerge_kit.lab.entrants import Entrant
-from negmerge_kit.lab.matched import Crossing
+from negmerge_kit.lab.comparison.cost import Cost
+from negmerge_kit.lab.comparison.entrants import Entrant
+from negmerge_kit.lab.comparison.matched import Crossing
 from negmerge_kit.scoring.accuracy import Accuracy
 from negmerge_kit.scoring.scale import Point
 from negmerge_kit.types import Json

@@ -1,0 +1,1 @@
+"""Fine-tuning: recipes, grids, the loop, its state, and many processes of it."""
