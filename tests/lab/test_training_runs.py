@@ -218,6 +218,7 @@ def test_two_processes_train_one_candidate_as_one_does(bench, tmp_path, monkeypa
 
 
 def test_the_first_process_tells_what_went_wrong(monkeypatch, capsys):
+    from negmerge_kit.lab.training import distributed
 
     def failing(job):
         yield Step(1, 2, 0.5, 1e-3)

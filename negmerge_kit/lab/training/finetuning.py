@@ -49,7 +49,7 @@ def finetune(
     Cross-entropy of the frozen head's logits, AdamW, linear warm-up then cosine to zero, gradient norm clipped: the
     recipe of arXiv:2410.05583 with the scene's own rates. The head and the text tower stay as they are, so the
     candidate differs from the base in the recipe's `trainable` parameters only. Under torch.distributed (see
-    `together`) every process takes its part of each batch.
+    `distributed`) every process takes its part of each batch.
 
     Args:
         resume: a file that keeps the run's state. Where it exists the run goes on from it: the steps already done are
