@@ -32,8 +32,8 @@ class HardestFirst:
         if empty := [images.name for images in splits if not len(images)]:
             raise SceneError(f"{empty[0]} has no {splits.forget.split} image, so nothing can be scored: add some.")
         self.splits = splits
-        self._forget = _Side((splits.forget,), surest_first=True)
-        self._retain = _Side(splits.retain, surest_first=False)
+        self._forget = Side((splits.forget,), surest_first=True)
+        self._retain = Side(splits.retain, surest_first=False)
 
     @property
     def answered(self) -> int:
@@ -76,28 +76,49 @@ class HardestFirst:
         )
 
 
-class _Side:
-    """The sets of one side, in one line of images."""
+class Side:
+    """The sets of one side of a split, in one line of images, that remembers how sure each answer was.
+
+    Attributes:
+        n: how many images there are.
+        answered: how many have been answered so far.
+    """
 
     def __init__(self, sets: Sequence[ImageSet], *, surest_first: bool) -> None:
-        self._sets, self._surest_first, self.answered = sets, surest_first, 0
-        self._margins = torch.zeros(sum(len(images) for images in sets), device=sets[0].images.device)
+        self._sets, self._surest_first, self.answered = tuple(sets), surest_first, 0
+        device, sizes = sets[0].images.device, torch.tensor([len(images) for images in sets])
+        self.n = int(sizes.sum())
+        self._owners = torch.arange(len(sets)).repeat_interleave(sizes).to(device)
+        self._margins = torch.zeros(self.n, device=device)
 
-    def parts(self, model: Classifier) -> Iterator[tuple[str, int, int]]:
-        """(set, correct, images) of every set that has images in a forward pass, hardest pass first."""
+    def answers(self, model: Classifier) -> Iterator[tuple[Tensor, Tensor]]:
+        """(places in the line, whether each is right: bool) of one forward pass after the other, hardest first.
+
+        Raises:
+            SceneError: if the model has no head for a set.
+            NotFiniteError: if the model answers with NaN or infinity.
+        """
         order = self._margins.argsort(descending=self._surest_first, stable=True)
         for block in order.split(BATCH[order.device.type]):
             places = self._places(block)
             features = model.features(torch.cat([images.images[inside] for images, inside, _ in places]))
             self.answered += len(block)
-            counts, start = [], 0
+            right, start = torch.empty(len(block), dtype=torch.bool, device=block.device), 0
             for images, inside, where in places:
                 labels = images.labels[inside]
                 logits = logits_of(model, features[start : start + len(inside)], images)
                 start += len(inside)
-                counts.append((images.name, int((logits.argmax(dim=1) == labels).sum()), len(inside)))
+                right[where] = logits.argmax(dim=1) == labels
                 self._margins[block[where]] = _margins(logits, labels)
-            yield from counts
+            yield block, right
+
+    def parts(self, model: Classifier) -> Iterator[tuple[str, int, int]]:
+        """(set, correct, images) of every set that has images in a forward pass, hardest pass first."""
+        for block, right in self.answers(model):
+            owners = self._owners[block]
+            for index in owners.unique().tolist():
+                mine = owners == index
+                yield self._sets[index].name, int(right[mine].sum()), int(mine.sum())
 
     def _places(self, block: Tensor) -> list[tuple[ImageSet, Tensor, Tensor]]:
         """Each set that has images in the block, their indices in the set, and their places in the block."""

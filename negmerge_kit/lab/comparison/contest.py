@@ -128,7 +128,7 @@ class Contest:
     def crossing(self, choice: Choice) -> Crossing | None:
         """Where the choice's retention first falls below the floor on validation, at any scale.
 
-        Every second scale of the grid is tried: what the protocol's search has found out is not asked again.
+        Every fourth scale of the grid is tried, and those in between where the protocol's search has been.
         """
         examiner, floor = self.examiner, self.floor
         least = -int(-(floor - 1e-9) // 1)  # the smallest whole count that reaches it
@@ -136,7 +136,8 @@ class Contest:
             lambda scale: examiner.retained(choice, scale),
             lambda scale: examiner.keeps(choice, scale, least),
             floor=least if abs(least - floor) < 1e-9 else floor,
-            scales=self.scales[::-2],
+            scales=self.scales[::-4],
+            known=examiner.decided(choice, least),
         )
 
     def _matched(self, choice: Choice) -> Matched | None:

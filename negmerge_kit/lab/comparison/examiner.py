@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from negmerge_kit.errors import NotFiniteError, ParameterError, SceneError
+from negmerge_kit.lab.hardest import Side
 from negmerge_kit.lab.resident import Choice, Merged
 from negmerge_kit.scoring.accuracy import Accuracy
 from negmerge_kit.scoring.scale import BELOW_FLOOR, NOT_BETTER, Point, Score
-from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.scene import Splits
 
 
@@ -45,36 +45,22 @@ class Hits:
         return forget, retain
 
 
-@dataclass
-class _Side:
-    """The sets of one side of a split; `hardness` counts how often each image's answer was `telling`."""
+@dataclass(frozen=True)
+class _Asked:
+    """One side of a split and what was answered in full: one bool an image, by choice and scale."""
 
-    sets: tuple[ImageSet, ...]
-    telling: bool
-    hardness: Tensor
-    block: int
+    side: Side
     known: dict[tuple[Choice | None, float], Tensor] = field(default_factory=dict)
-
-    def place(self, order: Tensor) -> list[tuple[ImageSet, Tensor, Tensor]]:
-        """For each set that has images in `order`: its indices there, and their positions in `order`."""
-        parts, first = [], 0
-        for images in self.sets:
-            inside = ((order >= first) & (order < first + len(images))).nonzero().flatten()
-            if len(inside):
-                parts.append((images, order[inside] - first, inside))
-            first += len(images)
-        return parts
 
 
 class Examiner:
     """Asks one stand for all rules: images stay where they are, one model is updated in place.
 
-    Images that failed most often so far are asked first, so a scale that cannot be chosen is given up after a few
-    batches. What was answered in full is kept for whoever asks next.
+    Images that are likeliest to decide are asked first (see `hardest.Side`), so a scale that cannot be chosen is given
+    up after a few batches. What was answered in full is kept for whoever asks next.
 
     Attributes:
         evaluations: how many scales were looked at, in full or in part, each once a split.
-        images: how many images were answered.
 
     Raises:
         SceneError: from every method, if a side of the split has no image.
@@ -84,10 +70,14 @@ class Examiner:
     def __init__(self, stand: Stand) -> None:
         self.stand = stand
         self.evaluations = 0
-        self.images = 0
-        self._sides: dict[str, tuple[_Side, _Side]] = {}
+        self._sides: dict[str, tuple[_Asked, _Asked]] = {}
         self._looked: set[tuple[Choice | None, float, str]] = set()
         self._below: dict[tuple[Choice | None, float, str], int] = {}
+
+    @property
+    def images(self) -> int:
+        """How many images were answered."""
+        return sum(asked.side.answered for sides in self._sides.values() for asked in sides)
 
     def hits(self, choice: Choice | None, scale: float, split: str = "val") -> Hits:
         """Every image's answer; scale 0 is the base, whatever the choice."""
@@ -108,6 +98,12 @@ class Examiner:
         answers = self._ask(self._split(split)[1], choice, scale, split, at_least=least)
         return answers is not None and int(answers.sum()) >= least
 
+    def decided(self, choice: Choice, least: int, split: str = "val") -> list[float]:
+        """The scales above 0 at which `keeps` needs to ask nothing, upwards."""
+        counted = {scale for who, scale in self._split(split)[1].known if who == choice}
+        below = {scale for (who, scale, at), n in self._below.items() if (who, at) == (choice, split) and n <= least}
+        return sorted(counted | below)
+
     def score(self, choice: Choice, split: str = "val") -> Score:
         """What `search_scale` asks, for this choice."""
 
@@ -122,33 +118,31 @@ class Examiner:
             if retain_at_least is not None and not self.keeps(choice, scale, retain_at_least, split):
                 return Point(scale, forgotten, None, BELOW_FLOOR)
             kept = self.retained(choice, scale, split)
-            return Point(scale, forgotten, Accuracy(kept, len(retain.hardness), split))
+            return Point(scale, forgotten, Accuracy(kept, retain.side.n, split))
 
         return score
 
     def points(self, choice: Choice, split: str = "val") -> tuple[Point, ...]:
-        """The scales above 0 at which this choice's retention is known in full, upwards; forget images are few."""
-        _, retain = self._split(split)
-        scales = sorted(scale for who, scale in retain.known if who == choice)
-        return tuple(Point(scale, *self.hits(choice, scale, split).accuracy()) for scale in scales)
+        """The scales above 0 at which both sides are known in full for this choice, upwards."""
+        forget, retain = self._split(split)
+        both = sorted(scale for who, scale in retain.known if who == choice and (who, scale) in forget.known)
+        return tuple(Point(scale, *self.hits(choice, scale, split).accuracy()) for scale in both)
 
-    def _split(self, split: str) -> tuple[_Side, _Side]:
+    def _split(self, split: str) -> tuple[_Asked, _Asked]:
         if split not in self._sides:
             splits = self.stand.images(split)
-            sides = []
-            for what, sets, telling in (("forget", (splits.forget,), True), ("retain", splits.retain, False)):
-                n = sum(len(images) for images in sets)
-                if n == 0:
+            for what, sets in (("forget", (splits.forget,)), ("retain", splits.retain)):
+                if not any(len(images) for images in sets):
                     raise SceneError(f"split {split} has no {what} images: a comparison needs both sides.")
-                device = sets[0].images.device
-                block = 120 if device.type == "cpu" else 480
-                sides.append(_Side(sets, telling, torch.zeros(n, device=device), block))
-            self._sides[split] = sides[0], sides[1]
+            self._sides[split] = (
+                _Asked(Side((splits.forget,), surest_first=True)),
+                _Asked(Side(splits.retain, surest_first=False)),
+            )
         return self._sides[split]
 
     def _ask(
         self,
-        side: _Side,
+        asked: _Asked,
         choice: Choice | None,
         scale: float,
         split: str,
@@ -158,41 +152,34 @@ class Examiner:
     ) -> Tensor | None:
         """Answers on the CPU, or None as soon as more than `at_most` are right or `at_least` cannot be any more."""
         key = (choice if scale else None, scale)
-        if key in side.known:
-            return side.known[key]
+        if key in asked.known:
+            return asked.known[key]
         if (*key, split) not in self._looked:
             self._looked.add((*key, split))
             self.evaluations += 1
-        order = side.hardness.argsort(descending=True, stable=True)
-        answers = torch.zeros(len(order), dtype=torch.bool, device=order.device)
-        right = seen = 0
-        with self.stand.at(*key) as model:
-            for block in order.split(side.block):
-                answers[block] = self._answer(model, side, block, key)
-                right, seen = right + int(answers[block].sum()), seen + len(block)
-                self.images += len(block)
-                side.hardness[block] += (answers[block] == side.telling).float()
+        answers = torch.zeros(asked.side.n, dtype=torch.bool)
+        right, unseen = 0, asked.side.n
+        with self.stand.at(*key) as model, _naming(*key):
+            for block, hit in asked.side.answers(model):
+                answers[block.cpu()] = hit.cpu()
+                right, unseen = right + int(hit.sum()), unseen - len(block)
                 if at_most is not None and right > at_most:
                     return None
-                if at_least is not None and right + len(order) - seen < at_least:
+                if at_least is not None and right + unseen < at_least:
                     self._below[*key, split] = min(at_least, self._below.get((*key, split), at_least))
                     return None
-        side.known[key] = answers.cpu()
-        return side.known[key]
+        asked.known[key] = answers
+        return answers
 
-    def _answer(self, model: Any, side: _Side, block: Tensor, key: tuple[Choice | None, float]) -> Tensor:
-        parts = side.place(block)
-        features = model.features(torch.cat([images.images[inside] for images, inside, _ in parts]))
-        right = torch.empty(len(block), dtype=torch.bool, device=block.device)
-        start = 0
-        for images, inside, where in parts:
-            logits = features[start : start + len(inside)] @ model.head(images.name).T
-            if not bool(torch.isfinite(logits).all()):
-                who = f"{key[0].rule} at scale {key[1]:g}" if key[0] else "the base"
-                raise NotFiniteError(
-                    f"{who} answers with NaN or infinity: its weights are damaged, or the scale is far too large; "
-                    "leave that rule out or give smaller scales."
-                )
-            right[where] = logits.argmax(dim=1) == images.labels[inside]
-            start += len(inside)
-        return right
+
+@contextmanager
+def _naming(choice: Choice | None, scale: float) -> Iterator[None]:
+    """Say whose weights answer with NaN, and what to do about it."""
+    try:
+        yield
+    except NotFiniteError as error:
+        who = f"{choice.rule} at scale {scale:g}" if choice else "the base"
+        raise NotFiniteError(
+            f"{who} answers with NaN or infinity: its weights are damaged, or the scale is far too large; "
+            "leave that rule out or give smaller scales."
+        ) from error

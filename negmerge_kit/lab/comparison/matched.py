@@ -11,7 +11,7 @@ from negmerge_kit.types import Json
 FARTHEST = 32.0
 """Largest scale that is tried before retention is said never to fall."""
 
-NARROWEST = 1 / 64
+NARROWEST = 1 / 128
 """Share of a step below which a bracket is not halved any more: several images may turn at one scale."""
 
 
@@ -53,21 +53,24 @@ def first_crossing(
     *,
     floor: float,
     scales: Sequence[float],
+    known: Sequence[float] = (),
     split: str = "val",
     farthest: float = FARTHEST,
 ) -> Crossing | None:
     """Find where retention first falls below `floor`, at any scale; None if it never does.
 
-    The scales are tried upwards, and beyond their end in the same steps or of a tenth, whichever is larger. Between
-    the first one below the floor and the one before it the bracket is halved until the two counts are neighbours, or
-    it is a 64th of its width; then the scale is interpolated. Neither cap nor grid is left in the answer: rules are
-    compared at equal retention, not at the nearest step above it.
+    The scales are tried upwards, and beyond their end in steps that grow by half. Between the first one below the
+    floor and the one before it the bracket is halved, at scales of `known` first, until the two counts are neighbours
+    or it is a 128th of its width; then the scale is interpolated. Neither cap nor grid is left in the answer: rules are
+    compared at equal retention, not at the nearest step above it. A dip below the floor that ends before the next
+    scale tried is not noticed.
 
     Args:
         retained: how many retain images are right at a scale, in full.
         keeps: whether at least `floor` are; may stop early.
         floor: retain images to keep, need not be whole.
         scales: the first scales to try.
+        known: scales where `keeps` costs nothing, because a search has been there.
 
     Raises:
         SplitError: for the test split: scales are chosen on validation.
@@ -80,15 +83,18 @@ def first_crossing(
     if split == "test":
         raise SplitError("test images must not choose a scale: look for the crossing on validation.")
     low = 0.0
-    for scale in onwards(scales, farthest):
+    for scale in onwards(scales, farthest, growth=0.5):
         if not keeps(scale):
-            return _between(retained, floor, low, scale)
+            return _between(retained, keeps, floor, low, scale, known)
         low = scale
     return None
 
 
-def onwards(scales: Sequence[float], farthest: float = FARTHEST) -> Iterator[float]:
+def onwards(scales: Sequence[float], farthest: float = FARTHEST, *, growth: float = 0.1) -> Iterator[float]:
     """The scales above 0 upwards, then on from the last one until `farthest`.
+
+    Args:
+        growth: least step beyond the last of `scales`, as a share of the scale reached.
 
     >>> [round(scale, 2) for scale in onwards([0.0, 0.5, 1.0], 2.5)]
     [0.5, 1.0, 1.5, 2.0, 2.5]
@@ -100,18 +106,30 @@ def onwards(scales: Sequence[float], farthest: float = FARTHEST) -> Iterator[flo
     step, scale = grid[-1] - (grid[-2] if len(grid) > 1 else 0.0), grid[-1]
     while scale < farthest:
         # Rounded, so that the same scale is the same number wherever it is asked for.
-        scale = min(farthest, round(scale + max(step, 0.1 * scale), 4))
+        scale = min(farthest, round(scale + max(step, growth * scale), 4))
         yield scale
 
 
-def _between(retained: Callable[[float], int], floor: float, low: float, high: float) -> Crossing:
+def _between(
+    retained: Callable[[float], int],
+    keeps: Callable[[float], bool],
+    floor: float,
+    low: float,
+    high: float,
+    known: Sequence[float],
+) -> Crossing:
+    """Halve the bracket; what lies below the floor is counted in full only where it may be the bracket's end."""
     narrow = (high - low) * NARROWEST
-    above, below = retained(low), retained(high)
-    while above - below > 1 and high - low > narrow:
+    for scale in sorted(scale for scale in known if low < scale < high):
+        if not keeps(scale):
+            high = scale
+            break
+        low = scale
+    while high - low > narrow and not (retained(low) - 1 < floor and retained(low) - retained(high) <= 1):
         middle = (low + high) / 2
-        count = retained(middle)
-        if count >= floor:
-            low, above = middle, count
+        if keeps(middle):
+            low = middle
         else:
-            high, below = middle, count
+            high = middle
+    above, below = retained(low), retained(high)
     return Crossing(low + (high - low) * (above - floor) / (above - below), (low, above), (high, below))
