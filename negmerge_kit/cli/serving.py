@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 from negmerge_kit.cli.flags import Parser
 
@@ -26,6 +28,7 @@ def demo(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.pool and options.forget:
         parser.error("--forget is for the embedded scene: a pool of your own says itself what it forgets")
+    signal.signal(signal.SIGTERM, _end)
     # The page takes seconds to import: fetch it while the pool is opened.
     threading.Thread(target=import_module, args=("negmerge_kit.web.serving",), daemon=True).start()
 
@@ -67,3 +70,8 @@ def demo(arguments: list[str]) -> int:
         ready=ready,
     )
     return 0
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    """End as Ctrl-C would, for whoever stops services: the private temporary folder goes, finished candidates stay."""
+    raise SystemExit(128 + number)
