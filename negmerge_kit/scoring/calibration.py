@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.types import Json
 
 BINS = 15
 """Equal-width bins of confidence, as Guo et al. use."""
@@ -32,16 +31,6 @@ class Calibration:
     confidence_interval: tuple[float, float]
     n: int
     split: str
-
-    def ece_json(self) -> Json:
-        """The score object of the calibration error."""
-        low, high = self.ece_interval
-        return {"value": self.ece, "n": self.n, "low": low, "high": high, "split": self.split}
-
-    def confidence_json(self) -> Json:
-        """The score object of the mean confidence."""
-        low, high = self.confidence_interval
-        return {"value": self.confidence, "n": self.n, "low": low, "high": high, "split": self.split}
 
 
 def expected_calibration_error(confidence: Tensor, correct: Tensor, *, bins: int = BINS) -> float:

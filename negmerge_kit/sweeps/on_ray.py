@@ -27,9 +27,10 @@ from ray.exceptions import (
 )
 
 from negmerge_kit.errors import NegmergeError, ParameterError
-from negmerge_kit.sweeps.processes import cores, visible_gpus
+from negmerge_kit.sweeps.processes import visible_gpus
 from negmerge_kit.sweeps.protocol import TRIES, Job, OnStep, Outcome, Progress, attempt, lost
 from negmerge_kit.sweeps.sentinel import Sentinel
+from negmerge_kit.vision.data.decoding import cores
 
 SAY_EVERY = 0.5
 """Seconds between two reports of one job."""

@@ -16,6 +16,7 @@ from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.sweeps.protocol import TRIES, Job, OnStep, Outcome, Progress, lost
 from negmerge_kit.sweeps.sentinel import Sentinel
 from negmerge_kit.sweeps.worker import Place, serve
+from negmerge_kit.vision.data.decoding import cores
 
 GRACE = 5.0
 """Seconds that workers get to end by themselves."""
@@ -88,11 +89,6 @@ def places(workers: int | None, device: str, *, most: int) -> list[Place]:
     if wanted.isdigit() and int(wanted) > 0:
         threads = min(threads, int(wanted))
     return [Place(threads, gpus[k % len(gpus)] if gpus else None) for k in range(count)]
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def visible_gpus() -> list[str]:

@@ -103,7 +103,7 @@ def test_the_seed_decides_and_nothing_else_does(images, monkeypatch):
     random.seed(1)
     first = augment(images, spec, seed=3, flips=True)
     followed = random.random()
-    monkeypatch.setattr("negmerge_kit.vision.data.augment.workers", lambda: 1)
+    monkeypatch.setattr("negmerge_kit.vision.data.augment.cores", lambda: 1)
     assert torch.equal(augment(images, spec, seed=3, flips=True), first)
     assert not torch.equal(augment(images, spec, seed=4, flips=True), first)
     random.seed(1)

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.vision.data.decoding import workers
+from negmerge_kit.vision.data.decoding import cores
 from negmerge_kit.vision.towers import OPENAI_MEAN
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def augment(
     pictures = images.permute(0, 2, 3, 1).numpy()
     with _drawing(seed):
         plans = list(_plans(len(images), spec, (images.shape[2], images.shape[3]), flips, crop))
-    with ThreadPoolExecutor(workers()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         done = list(pool.map(_apply, (pictures[k] for k in places), (plans[k] for k in places)))
     return torch.from_numpy(np.stack(done)).permute(0, 3, 1, 2).contiguous()
 

@@ -117,7 +117,7 @@ def _decode(request: Request, rows: Rows, indices: Sequence[int], corrupt: str, 
     with (
         request.part.open("r+b") as file,
         request.journal.open("a", encoding="utf-8") as journal,
-        ThreadPoolExecutor(workers()) as pool,
+        ThreadPoolExecutor(cores()) as pool,
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")  # odd EXIF and palettes with transparency: common and harmless
@@ -220,8 +220,8 @@ def _check_space(request: Request, needed: int) -> None:
                          "another disk.")
 
 
-def workers() -> int:
-    """Threads that decode or augment, one for each core this process may use; Pillow leaves Python's lock."""
+def cores() -> int:
+    """How many cores this process may use: as many threads decode and augment, for Pillow leaves Python's lock."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
