@@ -1,0 +1,180 @@
+"""The pools that the app serves: opened when somebody asks for one, the longest unused closed for want of memory."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from negmerge_kit.checkpoints.pool import RECORD, Pool, open_pool
+from negmerge_kit.errors import PoolError
+from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.sweeps.background import BackgroundSweep
+from negmerge_kit.web.agreeing import Agreeing
+from negmerge_kit.web.agreement_page import AgreementPage
+from negmerge_kit.web.audit_page import AuditPage
+from negmerge_kit.web.auditing import Auditing
+from negmerge_kit.web.comparing import Compare
+from negmerge_kit.web.jobs import Jobs
+from negmerge_kit.web.scored import Scored
+from negmerge_kit.web.takeaway import TakeAway
+from negmerge_kit.web.unlearn import Unlearn
+
+GIB = 1 << 30
+MEMORY = 4 * GIB
+"""Bytes of weight files of the pools that stay open side by side, where nobody says another figure."""
+
+
+@dataclass(frozen=True)
+class OpenPool:
+    """One pool on the device, and what every page answers for it."""
+
+    id: str
+    bench: Workbench
+    unlearn: Unlearn
+    compare: Compare
+    agreement: AgreementPage
+    audit: AuditPage
+    takeaway: TakeAway
+    sweep: BackgroundSweep | None
+
+
+class Pools:
+    """What is served, by id: a pool's folder name, numbered where two share one.
+
+    All pools share one line of heavy jobs. Those that are open answer while another is being opened.
+
+    Args:
+        pools: pools, or folders of pools; the first is opened at once by whoever builds the page.
+        made: folder for what visitors download.
+        device: where workbenches live.
+        read_only: nothing is written into a pool's folder.
+        memory: bytes of weight files up to which pools stay open side by side; at least one always does.
+        sweep: fine-tunes what the first pool lacks.
+
+    Raises:
+        PoolError: if a folder holds no pool.
+    """
+
+    def __init__(
+        self,
+        pools: Sequence[Pool | str | Path],
+        *,
+        made: Path,
+        device: str = "auto",
+        read_only: bool = False,
+        memory: int = MEMORY,
+        sweep: BackgroundSweep | None = None,
+    ) -> None:
+        self.jobs, self.read_only = Jobs(), read_only
+        self._made, self._device, self._memory, self._sweep = made, device, memory, sweep
+        self._served: dict[str, Pool] = {}
+        self._open: OrderedDict[str, OpenPool] = OrderedDict()
+        self._turn, self._opening = threading.Lock(), threading.Lock()
+        for pool in pools:
+            self.add(pool)
+        if not self._served:
+            raise PoolError("there is no pool to serve: make one with `negmerge pool build tiny --out POOL`.")
+
+    @property
+    def ids(self) -> list[str]:
+        """Every pool that is served, in the order in which they came."""
+        with self._turn:
+            return list(self._served)
+
+    @property
+    def opened(self) -> list[str]:
+        """Those that are on the device now, the longest unused first."""
+        with self._turn:
+            return list(self._open)
+
+    def add(self, pool: Pool | str | Path) -> str:
+        """Serve one more pool from now on and say its id; a folder that is served already keeps its own.
+
+        Pages that are open list it once they are reloaded, or where a handler updates their chooser.
+
+        Raises:
+            PoolError: if the folder holds no pool.
+        """
+        opened = pool if isinstance(pool, Pool) else open_pool(pool)
+        folder = opened.folder.resolve()
+        with self._turn:
+            for id, other in self._served.items():
+                if other.folder.resolve() == folder:
+                    return id
+            id, number = folder.name, 2
+            while id in self._served:
+                id, number = f"{folder.name}-{number}", number + 1
+            self._served[id] = opened
+            return id
+
+    def open(self, id: object) -> OpenPool:
+        """The pool of this id, on the device.
+
+        Raises:
+            PoolError: for an id that is not served, or a pool whose files are missing or damaged.
+            SceneError: if the images that this version draws are not those the pool was made with.
+        """
+        if found := self._ready(id):
+            return found
+        with self._opening:
+            if found := self._ready(id):
+                return found
+            pool = self._served[str(id)]
+            self._make_room(_bytes(pool))
+            opened = self._load(str(id), pool)
+            with self._turn:
+                self._open[opened.id] = opened
+            return opened
+
+    def _ready(self, id: object) -> OpenPool | None:
+        with self._turn:
+            if not isinstance(id, str) or id not in self._served:
+                told = repr(id) if len(repr(id)) <= 60 else f"{repr(id)[:57]}..."
+                listed = ", ".join(list(self._served)[:20])
+                raise PoolError(f"there is no pool {told} here: /pools lists those that are served ({listed}).")
+            if id in self._open:
+                self._open.move_to_end(id)
+            return self._open.get(id)
+
+    def _make_room(self, needed: int) -> None:
+        """Close the longest unused pools; a job that still works on one keeps it until it ends."""
+        with self._turn:
+            while self._open and needed + sum(_bytes(other.bench.pool) for other in self._open.values()) > self._memory:
+                self._open.popitem(last=False)
+
+    def _load(self, id: str, pool: Pool) -> OpenPool:
+        first = next(iter(self._served)) == id
+        sweep = self._sweep if first else None
+        bench = Workbench(pool.reload(), device=self._device)
+        scored = Scored(bench, self.jobs)
+        page, takeaway = Unlearn(scored, growing=sweep is not None), TakeAway(scored, self._made / id)
+        return OpenPool(
+            id, bench, page, Compare(bench, self.jobs, read_only=self.read_only),
+            AgreementPage(page, Agreeing(bench, self.jobs)), AuditPage(page, Auditing(bench, self.jobs), takeaway),
+            takeaway, sweep,
+        )  # fmt: skip
+
+
+def find_pools(folder: str | Path) -> list[Path]:
+    """The folder itself where it is a pool, else the pools that lie in it, by name.
+
+    Raises:
+        PoolError: if there is none.
+    """
+    folder = Path(folder)
+    if (folder / RECORD).is_file() or not folder.is_dir():
+        return [folder]
+    found = sorted(file.parent for file in folder.glob(f"*/{RECORD}"))
+    if not found:
+        raise PoolError(
+            f"neither {folder} nor a folder in it is a pool: make one with `negmerge pool build tiny --out {folder}`."
+        )
+    return found
+
+
+def _bytes(pool: Pool) -> int:
+    sizes = ((pool.folder / stored.file) for stored in pool.files)
+    return sum(path.stat().st_size for path in sizes if path.is_file())
