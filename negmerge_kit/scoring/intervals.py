@@ -14,7 +14,15 @@ SEEDS_FOR_AN_INTERVAL = 8
 """Repeated pools below which only the points and their range are shown: so few say little about the next one."""
 
 
-def _quantile(confidence: float) -> float:
+def normal_quantile(confidence: float) -> float:
+    """How many standard deviations on both sides of the mean hold that share of a normal distribution.
+
+    Raises:
+        ParameterError: for a share outside (0, 1).
+
+    >>> round(normal_quantile(0.95), 2)
+    1.96
+    """
     if not 0.0 < confidence < 1.0:
         raise ParameterError(f"confidence is {confidence}: give a number between 0 and 1, such as 0.95.")
     return NormalDist().inv_cdf(0.5 + confidence / 2)
@@ -42,7 +50,7 @@ def wilson(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float
         raise ParameterError(
             f"{correct} correct of {n} images is no share: both must be counts, with at least one image."
         )
-    z = _quantile(confidence)
+    z = normal_quantile(confidence)
     share = correct / n
     centre = share + z * z / (2 * n)
     half = z * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -69,7 +77,7 @@ def paired_difference(lost: int, gained: int, n: int, confidence: float = 0.95) 
     """
     if n < 1 or lost < 0 or gained < 0 or lost + gained > n:
         raise ParameterError(f"{lost} lost and {gained} gained of {n} images do not fit together: pass counts.")
-    z = _quantile(confidence)
+    z = normal_quantile(confidence)
     total = n + 2.0
     down, up = (lost + 0.5) / total, (gained + 0.5) / total
     centre = up - down
@@ -90,7 +98,7 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
     >>> median_interval([0.40, 0.46, 0.43, 0.51, 0.39, 0.44, 0.47, 0.45])
     (0.39, 0.51)
     """
-    _quantile(confidence)
+    normal_quantile(confidence)
     n, tail, k = len(values), 0.0, 0
     while k < n and 2 * (tail + comb(n, k) / 2**n) <= 1 - confidence:
         tail += comb(n, k) / 2**n
