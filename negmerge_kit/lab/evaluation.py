@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,9 +63,15 @@ def evaluate_splits(model: Classifier, splits: Splits) -> Scores:
     return Scores(forget, pool_accuracies(retain.values()), {splits.forget.name: forget, **retain})
 
 
-def answer(model: Classifier, sets: Sequence[ImageSet]) -> list[Tensor]:
-    """The model's class indices for every set in one forward pass, [n] int64 on the CPU each."""
-    features = model.features(torch.cat([images.images for images in sets]))
+def answer(
+    model: Classifier, sets: Sequence[ImageSet], *, between: Callable[[], object] = lambda: None
+) -> list[Tensor]:
+    """The model's class indices for every set in one go, [n] int64 on the CPU each; `between` forward passes."""
+    parts = []
+    for part in torch.cat([images.images for images in sets]).split(BATCH[model.device.type]):
+        between()
+        parts.append(model.features(part))
+    features = torch.cat(parts)
     parts = features.split([len(images) for images in sets])
     return [_classes(model, part, images).cpu() for part, images in zip(parts, sets, strict=True)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -22,18 +22,18 @@ class HardestFirst:
     A scale that keeps too little is given up soonest over the retain images that are nearest to being wrong, one that
     forgets too little over the forget images that are surest. Both are guessed from the margins of earlier answers
     (the label's logit less the highest other), at any scale and of any choice. The guess only sets the order: every
-    count is the one that any order gives.
+    count is the one that any order gives. `between` is called before every forward pass.
 
     Raises:
         SceneError: if a set has no image.
     """
 
-    def __init__(self, splits: Splits) -> None:
+    def __init__(self, splits: Splits, *, between: Callable[[], object] = lambda: None) -> None:
         if empty := [images.name for images in splits if not len(images)]:
             raise SceneError(f"{empty[0]} has no {splits.forget.split} image, so nothing can be scored: add some.")
         self.splits = splits
-        self._forget = Side((splits.forget,), surest_first=True)
-        self._retain = Side(splits.retain, surest_first=False)
+        self._forget = Side((splits.forget,), surest_first=True, between=between)
+        self._retain = Side(splits.retain, surest_first=False, between=between)
 
     @property
     def answered(self) -> int:
@@ -84,7 +84,10 @@ class Side:
         answered: how many have been answered so far.
     """
 
-    def __init__(self, sets: Sequence[ImageSet], *, surest_first: bool) -> None:
+    def __init__(
+        self, sets: Sequence[ImageSet], *, surest_first: bool, between: Callable[[], object] = lambda: None
+    ) -> None:
+        self._between = between
         self._sets, self._surest_first, self.answered = tuple(sets), surest_first, 0
         device, sizes = sets[0].images.device, torch.tensor([len(images) for images in sets])
         self.n = int(sizes.sum())
@@ -100,6 +103,7 @@ class Side:
         """
         order = self._margins.argsort(descending=self._surest_first, stable=True)
         for block in order.split(BATCH[order.device.type]):
+            self._between()
             places = self._places(block)
             features = model.features(torch.cat([images.images[inside] for images, inside, _ in places]))
             self.answered += len(block)

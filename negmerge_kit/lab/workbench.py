@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +15,7 @@ from negmerge_kit.lab.evaluation import Scores, answer
 from negmerge_kit.lab.hardest import HardestFirst
 from negmerge_kit.lab.kept_points import KeptPoints
 from negmerge_kit.lab.resident import Choice, Merged, ResidentDeltas
+from negmerge_kit.lab.turns import Turns
 from negmerge_kit.merging import LayerAgreement, find_rule, subtract
 from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
 from negmerge_kit.scoring.scale import (
@@ -40,7 +40,8 @@ class Workbench:
 
     Merging is cached by `Choice`; moving the scale is one in-place update and one pass over
     resident images. Tensors that no candidate moved are held once. All methods may be called from
-    several threads; they take turns.
+    several threads; they take turns in order of arrival, and what runs `in_background` lets others in between two
+    forward passes.
 
     Raises:
         PoolError: if a file of the pool is missing or changed.
@@ -48,7 +49,7 @@ class Workbench:
     """
 
     def __init__(self, pool: Pool, *, device: str = "auto") -> None:
-        self._turn = threading.RLock()
+        self._turn = Turns()
         self.pool = pool
         self.scene = Scene.from_json(pool.scene)
         self.scene.require(pool.scene)
@@ -201,7 +202,7 @@ class Workbench:
         splits = self.images("live")
         live = (splits.forget, *splits.retain)
         with self._at(choice, scale):
-            indices = answer(self.model, (*live, *sets))
+            indices = answer(self.model, (*live, *sets), between=self.give_way)
         said = zip(indices[len(live) :], sets, strict=True)
         names = [[images.classes[int(index)] for index in part] for part, images in said]
         return _count(indices[: len(live)], live), names
@@ -217,6 +218,12 @@ class Workbench:
         """
         with self._at(choice, scale):
             yield self.model
+
+    def give_way(self) -> None:
+        """Between two passes of work in the background: let others use the model, and place the weights again."""
+        placed = self._placed
+        if self._turn.give_way():
+            self._place(*placed or (None, 0.0))
 
     @contextmanager
     def _at(self, choice: Choice | None, scale: float) -> Iterator[None]:
@@ -242,13 +249,13 @@ class Workbench:
 
     def _asked(self, split: str) -> HardestFirst:
         if split not in self._splits:
-            self._splits[split] = HardestFirst(self.scene.images(split).to(self.model.device))
+            self._splits[split] = HardestFirst(self.scene.images(split).to(self.model.device), between=self.give_way)
         return self._splits[split]
 
     def _live(self) -> Scores:
         splits = self.images("live")
         sets = (splits.forget, *splits.retain)
-        return _count(answer(self.model, sets), sets)
+        return _count(answer(self.model, sets, between=self.give_way), sets)
 
 
 def _count(indices: Sequence[Tensor], sets: Sequence[ImageSet]) -> Scores:

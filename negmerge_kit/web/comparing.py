@@ -158,6 +158,9 @@ class _Stand:
         self._job.tell()
         return self._bench.merged(choice)
 
+    def give_way(self) -> None:
+        self._bench.give_way()
+
     def choose(
         self,
         candidates: Iterable[str] | None = None,

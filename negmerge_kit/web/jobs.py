@@ -12,6 +12,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from negmerge_kit.errors import NegmergeError, ParameterError
+from negmerge_kit.lab.turns import in_background
 
 POLL_SECONDS = 0.3
 MOST_JOBS = 24
@@ -185,4 +186,6 @@ class Jobs:
 
     def _run(self) -> None:
         while True:
-            self._queue.get().run()
+            job = self._queue.get()
+            with in_background():
+                job.run()

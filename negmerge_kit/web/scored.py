@@ -11,6 +11,7 @@ from queue import SimpleQueue
 from negmerge_kit.errors import NegmergeError
 from negmerge_kit.lab.report import on_test
 from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.turns import in_background
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.scale import DEFAULT_SCALES, Point, ScaleSearch
 from negmerge_kit.types import Json
@@ -67,7 +68,8 @@ class Scored:
         known = self.known(choice)
         for scale in LIVE_SCALES:
             if scale not in known.live:
-                scores = self.bench.score(choice, scale, "live")
+                with in_background():
+                    scores = self.bench.score(choice, scale, "live")
                 known.live[scale] = Point(scale, scores.forget, scores.retain)
                 yield
 
@@ -76,7 +78,8 @@ class Scored:
         known = self.known(choice)
         for scale in DEFAULT_SCALES[1:]:
             if scale not in known.whole:
-                scores = self.bench.score(choice, scale, "val")
+                with in_background():
+                    scores = self.bench.score(choice, scale, "val")
                 known.whole[scale] = Point(scale, scores.forget, scores.retain)
                 yield
 

@@ -30,6 +30,9 @@ class Stand(Protocol):
     def merged(self, choice: Choice) -> Merged:
         """The choice's delta and what it keeps."""
 
+    def give_way(self) -> None:
+        """Between two forward passes: let others use the model for a moment."""
+
 
 @dataclass(frozen=True, eq=False)
 class Hits:
@@ -135,8 +138,8 @@ class Examiner:
                 if not any(len(images) for images in sets):
                     raise SceneError(f"split {split} has no {what} images: a comparison needs both sides.")
             self._sides[split] = (
-                _Asked(Side((splits.forget,), surest_first=True)),
-                _Asked(Side(splits.retain, surest_first=False)),
+                _Asked(Side((splits.forget,), surest_first=True, between=self.stand.give_way)),
+                _Asked(Side(splits.retain, surest_first=False, between=self.stand.give_way)),
             )
         return self._sides[split]
 

@@ -1,0 +1,110 @@
+"""Who may use a shared model next: in order of arrival, and work in the background lets everyone else go first."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+
+PATIENCE = 3
+"""After so many turns in the foreground the background has one: a job gets on, slowly, however many people play."""
+
+_mine = threading.local()
+
+
+@contextmanager
+def in_background() -> Iterator[None]:
+    """Within the block this thread lets nearly everyone else go first, and it gives way where it is asked to."""
+    before = getattr(_mine, "background", False)
+    _mine.background = True
+    try:
+        yield
+    finally:
+        _mine.background = before
+
+
+@dataclass(eq=False)
+class _Waiter:
+    thread: int = field(default_factory=threading.get_ident)
+    called: threading.Event = field(default_factory=threading.Event)
+
+
+class Turns:
+    """A re-entrant lock that is fair: `threading.RLock` may give the same thread every turn while others wait.
+
+    A thread inside `in_background()` waits until nobody else does, or `PATIENCE` others had their turn, and hands its
+    own over in `give_way()`.
+
+    >>> turn = Turns()
+    >>> with turn, turn:
+    ...     turn.give_way()
+    False
+    """
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._soon: deque[_Waiter] = deque()
+        self._later: deque[_Waiter] = deque()
+        self._owner: int | None = None
+        self._depth = 0
+        self._foreground_turns = 0
+
+    def __enter__(self) -> Turns:
+        self._take(1)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._depth -= 1
+        if not self._depth:
+            with self._guard:
+                self._call_next()
+
+    def give_way(self) -> bool:
+        """Let all go first who wait in the foreground; whether anyone did, so that what they changed can be restored.
+
+        Does nothing unless this thread has the turn and is in the background.
+        """
+        with self._guard:
+            mine = self._owner == threading.get_ident() and getattr(_mine, "background", False)
+            if not (mine and self._soon):
+                return False
+            depth, self._depth = self._depth, 0
+            self._call_next()
+        self._take(depth)
+        return True
+
+    def _take(self, depth: int) -> None:
+        me = _Waiter()
+        with self._guard:
+            if self._owner == me.thread:
+                self._depth += depth
+                return
+            if self._owner is None:
+                self._owner, self._depth = me.thread, depth
+                return
+            line = self._later if getattr(_mine, "background", False) else self._soon
+            line.append(me)
+        try:
+            me.called.wait()
+        except BaseException:  # Ctrl-C while waiting: the place in line goes, or the turn that has come meanwhile
+            with self._guard:
+                if me.called.is_set():
+                    self._call_next()
+                else:
+                    line.remove(me)
+            raise
+        self._depth = depth
+
+    def _call_next(self) -> None:
+        """Hand the turn over; who is called owns it from now on, so that nobody can snatch it."""
+        late = self._later and (not self._soon or self._foreground_turns >= PATIENCE)
+        line = self._later if late else self._soon
+        self._foreground_turns = 0 if late else self._foreground_turns + 1
+        self._owner = line[0].thread if line else None
+        if line:
+            line.popleft().called.set()
