@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import os
-import socket
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from negmerge_kit.bench.served import served
 from negmerge_kit.checkpoints.pool import open_pool
-from negmerge_kit.errors import NegmergeError, PoolError
+from negmerge_kit.errors import PoolError
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.types import Json
 
 LIMIT_MS = 300.0
 """What the 95th percentile must stay under on two cores."""
-
-START_SECONDS = 120.0
 
 
 def bench(pool: str | Path | None = None, *, moves: int = 40, device: str = "auto") -> Json:
@@ -44,8 +39,8 @@ def bench(pool: str | Path | None = None, *, moves: int = 40, device: str = "aut
     choice = workbench.choose()
     times = timed(lambda scale: workbench.look(choice, scale), moves)
     rows = [summary("weights updated and live images scored", times)]
-    with _served(opened.folder, device) as address:
-        client = Client(address, verbose=False, analytics_enabled=False)
+    with served(opened.folder, device) as app:
+        client = Client(app.address, verbose=False, analytics_enabled=False)
         name = client.predict(api_name="/pools")[0]
 
         def score(scale: float) -> object:
@@ -80,32 +75,3 @@ def summary(what: str, times: Sequence[float]) -> Json:
         "moves": len(times),
         "limit_ms": LIMIT_MS,
     }
-
-
-@contextmanager
-def _served(folder: Path, device: str) -> Iterator[str]:
-    """The app on this pool in a process of its own, as users start it; its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "negmerge_kit.cli", "demo", "--pool", str(folder), "--device", device]
-    process = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    try:
-        until = time.monotonic() + START_SECONDS
-        while not _answers(port):
-            if process.poll() is not None or time.monotonic() > until:
-                process.kill()
-                _, told = process.communicate()
-                said = told.decode(errors="replace").strip()[-300:]
-                raise NegmergeError(f"the app did not start: {said or 'it gave no answer'}.")
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.communicate()
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        return probe.connect_ex(("127.0.0.1", port)) == 0

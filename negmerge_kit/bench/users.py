@@ -1,0 +1,196 @@
+"""Many visitors at once over HTTP: no error, everyone's own numbers, no long wait, nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from itertools import chain, combinations
+from pathlib import Path
+
+import httpx
+
+from negmerge_kit.bench.served import Served, served
+from negmerge_kit.bench.visitor import Move, VisitError, Visitor
+from negmerge_kit.checkpoints.pool import open_pool
+from negmerge_kit.errors import PoolError
+from negmerge_kit.sweeps.embedded import start_pool
+from negmerge_kit.types import Json
+
+LIMIT_RATIO, LIMIT_GROWTH = 15.0, 0.05
+PAUSE = 1.0
+"""Seconds between a visitor's moves."""
+
+DRAG_EVERY, DRAG_EVENTS = 10, 6
+"""Every how many moves one is a drag, and of how many input events; the others are single steps."""
+
+SETTLE = 10.0
+"""Seconds of rest before memory is read."""
+
+CHECKED = 100
+"""How many different answers of the crowd a single visitor asks for again."""
+
+SCALES = tuple(round(0.01 * step, 2) for step in range(3, 150))
+
+
+def bench(
+    pool: str | Path | None = None, *, users: int = 20, seconds: float = 120.0, device: str = "auto", moves: int = 40
+) -> Json:
+    """`users` visitors, each with candidates of their own, move the slider for `seconds`; what `bench users` prints.
+
+    A visitor moves, waits for the answer, and moves again after a second. Rows: a visitor alone; the crowd; the same
+    visitor beside a heavy job that never ends (whole validation splits, scale after scale); single steps and drags
+    apart. Times run from the hand's last input event to the answer for it. `ratio` is of the single steps' 95th
+    percentiles. `equal` counts the answers of the crowd that a single visitor got again to the last character;
+    `dropped` the input events that were stale before the page could send them; memory is the server's resident set,
+    at rest before and after.
+
+    Raises:
+        PoolError: if the pool has fewer than two candidates.
+        NegmergeError: if the app does not start.
+    """
+    opened = open_pool(pool) if pool else start_pool("tiny:digits")[0]
+    if len(opened.ids) < 2:
+        raise PoolError(f"{opened.folder} has fewer than two candidates: run `negmerge pool build tiny` first.")
+    with served(opened.folder, device) as app:
+        told = asyncio.run(_measure(app, opened.ids, users, seconds, moves))
+        log = app.said()
+    alone, crowd = told["rows"][0], told["rows"][2]
+    ratio = crowd["p95_ms"] / alone["p95_ms"]
+    growth = told["memory_mb"]["after"] / told["memory_mb"]["before"] - 1
+    return told | {
+        "candidates": len(opened.ids),
+        "cores": os.cpu_count(),
+        "ratio": ratio,
+        "limit_ratio": LIMIT_RATIO,
+        "growth": None if math.isnan(growth) else growth,
+        "limit_growth": LIMIT_GROWTH,
+        "tracebacks": log.count("Traceback"),
+    }
+
+
+async def _measure(app: Served, ids: Sequence[str], users: int, seconds: float, moves: int) -> Json:
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    async with httpx.AsyncClient(base_url=app.address, timeout=120.0, limits=limits) as http:
+        one = Visitor(http)
+        await one.arrive()
+        for scale in SCALES[:3]:
+            await one.drag([scale])
+        alone = [await _move(one, index, 0.1, random.Random(0)) for index in range(moves)]
+        await asyncio.sleep(SETTLE)
+        before = app.memory()
+        sets = zip(range(users), _sets(ids), strict=False)
+        crowd = (_visit(http, list(mine), number, seconds) for number, mine in sets)
+        visits = await asyncio.gather(*crowd, return_exceptions=True)
+        await asyncio.sleep(SETTLE)
+        after = app.memory()
+        stays = [visit for visit in visits if not isinstance(visit, BaseException)]
+        equal, checked = await _asked_again(one, stays)
+        beside = await _beside_a_job(http, one, moves)
+        await one.leave()
+    for visit in visits:
+        if isinstance(visit, BaseException) and not isinstance(visit, VisitError | httpx.HTTPError):
+            raise visit
+    errors = [str(visit) or type(visit).__name__ for visit in visits if isinstance(visit, BaseException)]
+    made = [move for _, part in stays for move in part]
+    return {
+        "users": users,
+        "seconds": seconds,
+        "rows": [
+            row
+            for who, moves in (("alone", alone), (f"{users} at once", made), ("alone, beside a job", beside))
+            for row in _rows(who, moves)
+        ],
+        "errors": errors,
+        "equal": equal,
+        "compared": checked,
+        "dropped": sum(move.made - move.sent for move in made),
+        "memory_mb": {"before": before, "after": after},
+    }
+
+
+async def _visit(http: httpx.AsyncClient, mine: list[str], number: int, seconds: float) -> tuple[list[str], list[Move]]:
+    """A stay: arrive, choose, and move until the time is over."""
+    visitor, lot, made = Visitor(http), random.Random(number), list[Move]()
+    until = time.monotonic() + seconds
+    await asyncio.sleep(PAUSE * lot.random())
+    await visitor.arrive()
+    await visitor.choose(mine)
+    while time.monotonic() < until:
+        made.append(await _move(visitor, len(made), PAUSE, lot))
+    await visitor.leave()
+    return mine, made
+
+
+async def _move(visitor: Visitor, index: int, pause: float, lot: random.Random) -> Move:
+    await asyncio.sleep(pause)
+    return await visitor.drag(lot.sample(SCALES, 1 if (index + 1) % DRAG_EVERY else DRAG_EVENTS))
+
+
+async def _asked_again(one: Visitor, stays: Sequence[tuple[list[str], list[Move]]]) -> tuple[int, int]:
+    """(equal, asked): answers of the crowd that a single visitor gets again."""
+    said = [(mine, move) for mine, moves in stays for move in moves]
+    sample = random.Random(1).sample(said, min(CHECKED, len(said)))
+    equal, before = 0, one.candidates
+    for mine, move in sorted(sample, key=lambda pair: pair[0]):
+        if one.candidates != mine:
+            await one.choose(mine)
+        equal += (await one.drag([move.scale])).answer == move.answer
+    await one.choose(before)
+    return equal, len(sample)
+
+
+async def _beside_a_job(http: httpx.AsyncClient, one: Visitor, moves: int) -> list[Move]:
+    """A visitor's moves while searches of the whole validation split run one after another."""
+    heavy = asyncio.ensure_future(_search(http))
+    await asyncio.sleep(0.5)
+    made = [await _move(one, index, 0.1, random.Random(2)) for index in range(moves)]
+    heavy.cancel()
+    await asyncio.gather(heavy, return_exceptions=True)
+    return made
+
+
+async def _search(http: httpx.AsyncClient) -> None:
+    (pool,) = await _called(http, "pools", [])
+    scales = ",".join(f"{scale:g}" for scale in SCALES[::3])
+    while True:
+        await _called(http, "search", [pool[0], None, "uniform", None, 0.95, scales, True, False])
+
+
+async def _called(http: httpx.AsyncClient, name: str, data: list[object]) -> list[object]:
+    """A named endpoint, called as scripts do."""
+    joined = (await http.post(f"/gradio_api/call/{name}", json={"data": data})).raise_for_status().json()
+    lines = (await http.get(f"/gradio_api/call/{name}/{joined['event_id']}")).text.splitlines()
+    if "event: complete" not in lines:
+        raise VisitError(f"/{name} ended in an error: {lines}.")
+    answer: list[object] = json.loads(lines[lines.index("event: complete") + 1].removeprefix("data:"))
+    return answer
+
+
+def _sets(ids: Sequence[str]) -> list[tuple[str, ...]]:
+    """Different choices of candidates, all but a few of them; again from the start where there are too few."""
+    found = list(chain.from_iterable(combinations(ids, len(ids) - left) for left in range(min(3, len(ids)))))
+    return found * (1 + 1000 // len(found))
+
+
+def _rows(who: str, moves: Sequence[Move]) -> list[Json]:
+    steps, drags = [move for move in moves if move.made == 1], [move for move in moves if move.made > 1]
+    return [_row(who, "step", steps), _row(who, "drag", drags)]
+
+
+def _row(who: str, kind: str, moves: Sequence[Move]) -> Json:
+    times = [1000 * move.seconds for move in moves]
+    several = len(times) > 1
+    return {
+        "who": who,
+        "move": kind,
+        "moves": len(times),
+        "median_ms": statistics.median(times) if times else math.nan,
+        "p95_ms": statistics.quantiles(times, n=20, method="inclusive")[-1] if several else math.nan,
+        "slowest_ms": max(times, default=math.nan),
+    }
