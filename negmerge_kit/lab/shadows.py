@@ -1,0 +1,146 @@
+"""Shadow models: trained on random halves of all images, so that each image's mark on a model can be told.
+
+POOL/shadows/<digest>-<k>.safetensors        what shadow model k answered, and which images it was trained on
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from negmerge_kit.checkpoints.reader import open_checkpoint
+from negmerge_kit.checkpoints.writer import save_checkpoint
+from negmerge_kit.errors import CheckpointError, ParameterError
+from negmerge_kit.lab.evaluation import logits_of
+from negmerge_kit.scoring.lira import scaled_confidence
+from negmerge_kit.types import Json
+from negmerge_kit.vision.images import ImageSet
+
+if TYPE_CHECKING:
+    from negmerge_kit.vision.clip import Classifier
+    from negmerge_kit.vision.forgetting import Parts
+
+SCHEMA = 1
+SETS = ("forgotten", "remaining", "validation", "test")
+"""The sets whose images shadow models are trained on and asked about, in this order."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shadows:
+    """What K shadow models answered to all images.
+
+    Attributes:
+        confidence: logit-scaled confidences, float32 [K, n].
+        inside: which images each was trained on, bool [K, n].
+        sizes: how many of the n images belong to each set of SETS, in their order.
+    """
+
+    confidence: Tensor
+    inside: Tensor
+    sizes: tuple[int, ...]
+
+    def about(self, name: str) -> tuple[Tensor, Tensor]:
+        """Confidences and membership of one set's images, [K, n of the set] each."""
+        place = SETS.index(name)
+        start = sum(self.sizes[:place])
+        columns = slice(start, start + self.sizes[place])
+        return self.confidence[:, columns], self.inside[:, columns]
+
+
+def halves(count: int, n: int, seed: int) -> Tensor:
+    """Which of `n` images each of `count` shadow models is trained on, bool [count, n]: every image is in half of them.
+
+    Raises:
+        ParameterError: for an odd count, or one below 4; two models on each side are the least that have a spread.
+
+    >>> drawn = halves(4, 10, seed=0)
+    >>> drawn.sum(0).tolist() == [2] * 10
+    True
+    """
+    if count < 4 or count % 2:
+        raise ParameterError(f"{count} shadow models cannot be halved: give an even number, 4 at least.")
+    draw = torch.Generator().manual_seed(seed)
+    order = torch.rand(count, n, generator=draw, dtype=torch.float64).argsort(0)
+    return order < count // 2
+
+
+def train_shadows(
+    parts: Parts,
+    train: Callable[[ImageSet, int], Classifier],
+    *,
+    count: int,
+    seed: int,
+    folder: Path,
+    made_from: Json,
+    on_shadow: Callable[[int, int], None] = lambda done, count: None,
+) -> Shadows:
+    """Train the shadow models, or find in `folder` those that were finished before.
+
+    Their training images are drawn from all sets, those that the model was never trained on too: the attack may know
+    every image, only not which ones the model saw. The weights are not kept, their answers are.
+
+    Args:
+        train: makes a model from images and a seed.
+        made_from: what else the answers depend on: network, recipe.
+        on_shadow: called with (models done, models in all) before each.
+
+    Raises:
+        ParameterError: for a count that cannot be halved.
+        CheckpointError: if the folder cannot be written.
+    """
+    whole = _joined([getattr(parts, name) for name in SETS])
+    inside = halves(count, len(whole), seed)
+    key = {"schema": SCHEMA, "count": count, "seed": seed, "images": whole.fingerprint(), **made_from}
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    answers = []
+    for index in range(count):
+        on_shadow(index, count)
+        path = folder / f"{digest}-{index}.safetensors"
+        found = _read(path, len(whole))
+        if found is None:
+            chosen = inside[index].nonzero().flatten()
+            images = replace(whole, images=whole.images[chosen], labels=whole.labels[chosen], known=None)
+            model = train(images, seed * 1000 + index)
+            logits = logits_of(model, model.features(whole.images), whole)
+            found = scaled_confidence(logits, whole.labels).float()
+            _write(path, found, key)
+        answers.append(found)
+    on_shadow(count, count)
+    return Shadows(torch.stack(answers), inside, tuple(len(getattr(parts, name)) for name in SETS))
+
+
+def _joined(sets: list[ImageSet]) -> ImageSet:
+    first = sets[0]
+    return replace(
+        first,
+        images=torch.cat([images.images.cpu() for images in sets]),
+        labels=torch.cat([images.labels.cpu() for images in sets]),
+        known=None,
+    )
+
+
+def _read(path: Path, n: int) -> Tensor | None:
+    """Finished answers; a file that is not there, or not one of ours, counts as none."""
+    with suppress(CheckpointError, KeyError):
+        found = open_checkpoint(path)["confidence"]
+        if tuple(found.shape) == (n,) and bool(torch.isfinite(found).all()):
+            return found.clone()
+    return None
+
+
+def _write(path: Path, confidence: Tensor, key: Json) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot make {path.parent} ({error.strerror or error}): make the pool's folder "
+                              "writable, or leave the shadow models out.") from error
+    told = {"confidence": confidence}
+    save_checkpoint(path, told.items(), like=told, metadata=key)
