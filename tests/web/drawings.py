@@ -1,4 +1,4 @@
-"""Simple drawings of three shapes as files, as a visitor would send them."""
+"""Simple drawings of three patterns as files, as a visitor would send them."""
 
 import io
 import random
@@ -6,24 +6,22 @@ import zipfile
 
 from PIL import Image, ImageDraw
 
-CLASSES = ("circle", "square", "triangle")
+CLASSES = ("diagonal_stripes", "horizontal_stripes", "vertical_stripes")
 
 
-def drawing(shape, seed):
-    """A filled shape somewhere on a plain ground, as PNG bytes."""
-    lot = random.Random(f"{shape}{seed}")
-    ground = tuple(lot.randint(170, 255) for _ in range(3))
+def drawing(pattern, seed):
+    """Stripes of some width and colours, as PNG bytes."""
+    lot = random.Random(f"{pattern}{seed}")
+    picture = Image.new("RGB", (64, 64), tuple(lot.randint(170, 255) for _ in range(3)))
     ink = tuple(lot.randint(0, 110) for _ in range(3))
-    picture = Image.new("RGB", (64, 64), ground)
-    side = lot.randint(26, 44)
-    x, y = lot.randint(4, 58 - side), lot.randint(4, 58 - side)
-    pen, box = ImageDraw.Draw(picture), (x, y, x + side, y + side)
-    if shape == "circle":
-        pen.ellipse(box, fill=ink)
-    elif shape == "square":
-        pen.rectangle(box, fill=ink)
-    else:
-        pen.polygon([(x, y + side), (x + side, y + side), (x + side // 2, y)], fill=ink)
+    pen, step = ImageDraw.Draw(picture), lot.randint(10, 18)
+    for start in range(lot.randint(-64, -64 + step), 128, step):
+        ends = {
+            "horizontal_stripes": (0, start, 64, start),
+            "vertical_stripes": (start, 0, start, 64),
+            "diagonal_stripes": (start, 0, start - 64, 64),
+        }[pattern]
+        pen.line(ends, fill=ink, width=step // 2)
     file = io.BytesIO()
     picture.save(file, "PNG")
     return file.getvalue()
@@ -31,7 +29,7 @@ def drawing(shape, seed):
 
 def drawings(each=20):
     """{CLASS/NUMBER.png: bytes} of three classes."""
-    return {f"{shape}/{number:02d}.png": drawing(shape, number) for shape in CLASSES for number in range(each)}
+    return {f"{name}/{number:02d}.png": drawing(name, number) for name in CLASSES for number in range(each)}
 
 
 def zipped(path, members, **options):

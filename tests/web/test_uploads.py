@@ -18,6 +18,7 @@ from negmerge_kit.web.uploads import Uploads
 
 from .drawings import CLASSES, drawing, drawings, zipped
 
+ONE = CLASSES[0]
 GOOD = drawings(8)
 
 
@@ -53,7 +54,7 @@ def test_a_zip_becomes_a_folder_of_classes_that_the_kit_reads(uploads, tmp_path)
         assert taken.classes == tuple((name, 8) for name in CLASSES) and taken.left_out == 2 and taken.images == 24
         assert stat.S_IMODE((tmp_path / "private").stat().st_mode) == 0o700
         source = FolderSource(taken.folder)
-        assert source.classes == CLASSES
+        assert source.classes == tuple(name.replace("_", " ") for name in CLASSES)
         assert len(source.images("train", image_size=32)) == 20
     assert told == [0, 20 / 24] and left(tmp_path) == []
 
@@ -71,7 +72,7 @@ def test_a_folder_is_the_same_upload_as_its_zip_and_another_image_makes_another(
 
     with uploads.images(sent(uploads, tmp_path, GOOD)) as taken:
         assert taken.digest == digest_of(GOOD)
-    assert digest_of(GOOD | {"circle/00.png": drawing("circle", 99)}) != digest_of(GOOD)
+    assert digest_of(GOOD | {f"{ONE}/00.png": drawing(ONE, 99)}) != digest_of(GOOD)
 
 
 def test_splits_of_ones_own_are_kept(uploads, tmp_path):
@@ -89,22 +90,22 @@ def test_splits_of_ones_own_are_kept(uploads, tmp_path):
      "x" * 300 + "/up.png", "/".join("abcdefghijklmn") + "/up.png"],
 )  # fmt: skip
 def test_names_that_lead_elsewhere(uploads, tmp_path, name):
-    path = zipped(tmp_path / "arrived" / "images.zip", {**GOOD, name.replace("\0", "~"): drawing("circle", 0)})
+    path = zipped(tmp_path / "arrived" / "images.zip", {**GOOD, name.replace("\0", "~"): drawing(ONE, 0)})
     if "\0" in name:  # zipfile itself writes no such name
         path.write_bytes(path.read_bytes().replace(name.replace("\0", "~").encode(), name.encode()))
     refused(uploads, tmp_path, str(path))
     file = tmp_path / "arrived" / "a.png"
-    file.write_bytes(drawing("circle", 0))
+    file.write_bytes(drawing(ONE, 0))
     refused(uploads, tmp_path, [str(file)], [name])
     assert not (tmp_path / "up.png").exists()
 
 
-@pytest.mark.parametrize("twin", ["circle/00.PNG", "Circle/x.png", "circle/00.png"])
+@pytest.mark.parametrize("twin", [f"{ONE}/00.PNG", f"{ONE.title()}/x.png", f"{ONE}/00.png"])
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_duplicates_by_case(uploads, tmp_path, twin):
     path = zipped(tmp_path / "arrived" / "images.zip", GOOD)
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(twin, drawing("circle", 0))
+        archive.writestr(twin, drawing(ONE, 0))
     assert "case" in refused(uploads, tmp_path, str(path))
 
 
@@ -166,12 +167,12 @@ def test_an_encrypted_or_oddly_packed_zip(uploads, tmp_path):
     path.write_bytes(data)
     assert "password" in refused(uploads, tmp_path, str(path))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
-        archive.writestr("circle/a.png", drawing("circle", 0))
+        archive.writestr("circle/a.png", drawing(ONE, 0))
     assert "unusual" in refused(uploads, tmp_path, str(path))
 
 
 @pytest.mark.parametrize(
-    ("before", "behind"), [(b"", b"<html><script>1</script>"), (b"#!/bin/sh\n", b""), (drawing("circle", 0), b"")]
+    ("before", "behind"), [(b"", b"<html><script>1</script>"), (b"#!/bin/sh\n", b""), (drawing(ONE, 0), b"")]
 )
 def test_a_zip_that_is_something_else_too(uploads, tmp_path, before, behind):
     path = zipped(tmp_path / "arrived" / "images.zip", GOOD)
@@ -193,7 +194,7 @@ def test_a_commented_a_cut_and_an_empty_zip(uploads, tmp_path):
 def inner_zip():
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("circle/a.png", drawing("circle", 0))
+        archive.writestr("circle/a.png", drawing(ONE, 0))
     return file.getvalue()
 
 
@@ -212,8 +213,8 @@ class Evil:
 @pytest.mark.parametrize(
     "data",
     [
-        b"", b"hello", inner_zip(), drawing("circle", 0) + inner_zip(), drawing("circle", 0) + b"<html>",
-        drawing("circle", 0)[:-40], drawing("circle", 0)[:60] + bytes(40), b"GIF89a" + bytes(20), b"<svg onload=x>",
+        b"", b"hello", inner_zip(), drawing(ONE, 0) + inner_zip(), drawing(ONE, 0) + b"<html>",
+        drawing(ONE, 0)[:-40], drawing(ONE, 0)[:60] + bytes(40), b"GIF89a" + bytes(20), b"<svg onload=x>",
         pickle.dumps(Evil()), large("PNG", 8000), large("TIFF", 8000), b"%!PS-Adobe-3.0 EPSF-3.0\n",
         b"\xff\xd8\xff<html>",
     ],
@@ -224,7 +225,7 @@ def test_what_is_no_image_or_more_than_one(uploads, tmp_path, data):
 
 
 def test_every_accepted_format_passes_under_its_own_ending():
-    picture = Image.open(io.BytesIO(drawing("circle", 1)))
+    picture = Image.open(io.BytesIO(drawing(ONE, 1)))
     for kind, ending in checking.FORMATS.items():
         file = io.BytesIO()
         picture.save(file, kind)
@@ -234,9 +235,9 @@ def test_every_accepted_format_passes_under_its_own_ending():
 def test_too_few_images_one_class_or_none(uploads, tmp_path):
     few = dict(list(GOOD.items())[:10])
     assert "too few" in refused(uploads, tmp_path, sent(uploads, tmp_path, few))
-    one = {f"circle/{number}.png": drawing("circle", number) for number in range(20)}
+    one = {f"circle/{number}.png": drawing(ONE, number) for number in range(20)}
     assert "one class" in refused(uploads, tmp_path, sent(uploads, tmp_path, one))
-    loose = GOOD | {"loose.png": drawing("circle", 0)}
+    loose = GOOD | {"loose.png": drawing(ONE, 0)}
     assert "no class's folder" in refused(uploads, tmp_path, sent(uploads, tmp_path, loose))
 
 
