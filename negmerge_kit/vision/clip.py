@@ -202,7 +202,8 @@ def load_model(spec: str | Path | dict[str, str | None], *, device: str = "auto"
 
     Args:
         spec: "tiny"; "ARCH/TAG" or "ARCH/FILE" as open_clip names them; "timm:NAME/TAG" or "timm:NAME/FILE" for an
-            image tower alone; a weight file of the embedded model (or of a model that its metadata names as "arch");
+            image tower alone; "classifier:NAME/FILE" (see `load_classifier`); a weight file of the embedded model (or
+            of a model that its metadata names as "arch");
             or {"arch": ..., "pretrained": TAG or FILE}.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
 
@@ -216,6 +217,10 @@ def load_model(spec: str | Path | dict[str, str | None], *, device: str = "auto"
     (10, 64)
     """
     found = find_model(spec)
+    if found.is_classifier:
+        from negmerge_kit.vision.classifiers import load_classifier
+
+        return load_classifier(found, device=device)
     classifier = _classifier(found, build_model(found, pick_device(device)))
     _check_that_it_looks(classifier)
     for name, (classes, templates) in found.heads():

@@ -1,4 +1,4 @@
-"""Which model is meant: "tiny", ARCH/TAG, timm:NAME/TAG or a file, resolved to an architecture and its weights."""
+"""Which model is meant: "tiny", ARCH/TAG, timm:…, classifier:… or a file, resolved to architecture and weights."""
 
 from __future__ import annotations
 
@@ -13,24 +13,45 @@ from negmerge_kit.vision.tiny import SHIPPED, TINY, TOKEN_EMBEDDING, register
 TIMM = "timm:"
 """Before the name of a timm architecture: an image tower without a text tower."""
 
-_SPECS = ('give "tiny", ARCH/TAG as open_clip names them, timm:NAME/TAG, a weight file, or {"arch": ..., '
-          '"pretrained": ...}')
+CLASSIFIER = "classifier:"
+"""Before the name of a network with a trained head of its own."""
+
+NETWORKS = {
+    "tiny": "three convolutions with batch normalisation, 57 thousand parameters, for scans of 8 x 8",
+    "resnet18": "ResNet-18 with CIFAR's stem: a first convolution of 3 x 3 without stride, no pooling behind it",
+    "vgg16-bn": "VGG-16 with batch normalisation, mean pooling and one linear layer, as the field trains it on CIFAR",
+    "swin-t": "Swin-T for 32 x 32, with patches of 2 x 2 and windows of 4 x 4",
+}
+"""What `classifier:NAME` may name, and what each is; `classifier:timm/NAME` is any classifier of timm."""
+
+_SPECS = ('give "tiny", ARCH/TAG as open_clip names them, timm:NAME/TAG, classifier:NAME, a weight file, or '
+          '{"arch": ..., "pretrained": ...}')
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """An open_clip or "timm:" architecture and where its weights come from (None: they ship with the package)."""
+    """An open_clip, "timm:" or "classifier:" architecture and where its weights come from.
+
+    None means the weights that ship with the package or, for a classifier, that it starts untrained.
+    """
 
     arch: str
     pretrained: str | None
 
     def __str__(self) -> str:
-        return "tiny" if self.is_embedded else f"{self.arch}/{self.pretrained}"
+        if self.pretrained is None:
+            return "tiny" if self.is_embedded else self.arch
+        return f"{self.arch}/{self.pretrained}"
 
     @property
     def is_embedded(self) -> bool:
         """True for the base that ships with the package."""
         return self.arch == TINY and self.pretrained is None
+
+    @property
+    def is_classifier(self) -> bool:
+        """True for a network with a trained head of its own."""
+        return self.arch.startswith(CLASSIFIER)
 
     def heads(self) -> Iterator[tuple[str, tuple[tuple[str, ...], tuple[str, ...]]]]:
         """Heads that come with the model: the embedded architecture knows its families."""
@@ -74,6 +95,8 @@ def find_model(spec: str | Path | ModelSpec | dict[str, str | None]) -> ModelSpe
         return _checked(_architecture_of(Path(text)), text)
     if text.startswith(TIMM):
         return _checked_timm(*text.partition("/")[::2])
+    if text.startswith(CLASSIFIER):
+        return _checked_classifier(*_halves(text))
     arch, slash, pretrained = text.partition("/")
     if not slash or arch not in _architectures():
         raise CheckpointError(f"model {text!r} is neither a file nor an open_clip architecture: {_SPECS}.")
@@ -94,6 +117,8 @@ def _checked(arch: str, pretrained: str | None) -> ModelSpec:
 
     if arch.startswith(TIMM):
         return _checked_timm(arch, pretrained)
+    if arch.startswith(CLASSIFIER):
+        return _checked_classifier(arch, pretrained)
     names = _architectures()
     if arch not in names:
         raise CheckpointError(f"architecture {arch!r} is not known to open_clip: choose one of "
@@ -130,6 +155,34 @@ def _checked_timm(arch: str, pretrained: str | None) -> ModelSpec:
     named = f"{weights!r} is neither a file nor a tag of {arch}" if weights else (
         f"no weights were named for {arch}: a random model is never used")
     raise CheckpointError(f"{named}; give a file or one of {tags}.")
+
+
+def _halves(text: str) -> tuple[str, str | None]:
+    """A classifier's architecture, whose name may hold "timm/", and its weights behind the next stroke."""
+    parts = text.split("/", 2 if text.startswith(f"{CLASSIFIER}timm/") else 1)
+    whole = 2 if text.startswith(f"{CLASSIFIER}timm/") else 1
+    return "/".join(parts[:whole]), parts[whole] if len(parts) > whole else None
+
+
+def _checked_classifier(arch: str, pretrained: str | None) -> ModelSpec:
+    """A classifier's spec: untrained, from a file, or with one of timm's tags."""
+    name = arch.removeprefix(CLASSIFIER)
+    if not name.startswith("timm/"):
+        if name not in NETWORKS:
+            raise CheckpointError(f"classifier {name!r} is not known: choose one of {', '.join(NETWORKS)}, or "
+                                  "timm/NAME.")
+        if pretrained is not None and not Path(pretrained).is_file():
+            raise CheckpointError(f"{pretrained} is not a file: give weights of {arch}, or leave them out and the kit "
+                                  "trains it.")
+        return ModelSpec(arch, pretrained)
+    if pretrained is None and "." not in name:
+        from timm import is_model
+
+        if not is_model(name.removeprefix("timm/")):
+            raise CheckpointError(f"architecture {name!r} is not known to timm: choose one of timm.list_models().")
+        return ModelSpec(arch, None)
+    known = _checked_timm(name.removeprefix("timm/"), pretrained)
+    return ModelSpec(f"{CLASSIFIER}timm/{known.arch.removeprefix(TIMM)}", known.pretrained)
 
 
 def _architecture_of(path: Path) -> str:

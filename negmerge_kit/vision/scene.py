@@ -11,16 +11,23 @@ from typing import TYPE_CHECKING, Any
 from negmerge_kit.checkpoints.pool import RECORD, open_pool
 from negmerge_kit.errors import SceneError
 from negmerge_kit.types import Json, Weights
-from negmerge_kit.vision.clip import Classifier, load_model
+from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.data import DataSource, Transform, find_data, transform_of
+from negmerge_kit.vision.data.scans import SCANS
+from negmerge_kit.vision.data.source import SPLITS as SPLITS_OF_DATA
 from negmerge_kit.vision.data.source import check_corrupt
 from negmerge_kit.vision.families import FAMILIES, find_family
+from negmerge_kit.vision.forgetting import Forgetting
 from negmerge_kit.vision.images import ImageSet
-from negmerge_kit.vision.model_spec import TIMM, find_model
+from negmerge_kit.vision.model_spec import CLASSIFIER, TIMM, find_model
+from negmerge_kit.vision.parted import PARTS, PartedSource
 from negmerge_kit.vision.scene_file import read_scene
+from negmerge_kit.vision.scene_model import load_scene_model, untrained_scene_model
 
 if TYPE_CHECKING:
     import torch
+
+TINY_CLASSIFIER = "tiny-classifier"
 
 LIVE = 240
 """Images of each side, forget and retain, in the fixed validation subset that sliders score."""
@@ -57,6 +64,9 @@ class Scene:
         retain: one or more DATA.
         mode: "standard", or "linear" for tangent models (see `linearize`).
         corrupt: "refuse" or "skip" images that cannot be decoded.
+        forgetting: how one data set is parted, where the model is a standard classifier; forget and retain are then
+            the PARTS.
+        training: how such a model's base is trained, as a recipe's plain values, where not as by default.
 
     Raises:
         SceneError: an unknown mode, nothing to keep, or two sets of one name.
@@ -75,6 +85,8 @@ class Scene:
     retain: tuple[str, ...]
     mode: str = "standard"
     corrupt: str = "refuse"
+    forgetting: Forgetting | None = None
+    training: Json | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -82,6 +94,11 @@ class Scene:
         check_corrupt(self.corrupt)
         if not self.retain:
             raise SceneError(f"scene {self.name} names nothing to keep: give at least one retain set.")
+        arch = self.model if isinstance(self.model, str) else str(self.model.get("arch"))
+        if (self.forgetting is not None) != arch.startswith(CLASSIFIER) or (
+                self.forgetting and ((self.forget, *self.retain) != tuple(PARTS) or self.mode != "standard")):
+            raise SceneError(f"scene {self.name} is not one of a standard classifier: such a scene has a model "
+                             f'"classifier:NAME", data that are parted into {", ".join(PARTS)}, and mode "standard".')
         names = [source.name for source in self.sources]
         if double := next((name for name in names if names.count(name) > 1), None):
             raise SceneError(f"scene {self.name} has two sets called {double!r}: leave one out, or rename its folder.")
@@ -89,6 +106,8 @@ class Scene:
     @cached_property
     def sources(self) -> tuple[DataSource, ...]:
         """Where the images come from: the forget set's source, then the retain sets'."""
+        if self.forgetting is not None:
+            return tuple(PartedSource(name, self.forgetting) for name in PARTS)
         return tuple(find_data(text) for text in (self.forget, *self.retain))
 
     @cached_property
@@ -121,6 +140,9 @@ class Scene:
 
         A model without a text tower builds every head from training images.
         """
+        if self.forgetting is not None:
+            yield self.forgetting.source, SPLITS_OF_DATA
+            return
         text = not find_model(self.model).arch.startswith(TIMM)
         for number, source in enumerate(self.sources):
             yield source, ("val", "test") if number and text else ("train", "val", "test")
@@ -131,7 +153,8 @@ class Scene:
     def load(self, *, device: str = "auto", heads: Weights | None = None) -> Classifier:
         """The scene's model on a device, with a head for each of its sets; linear if the scene is.
 
-        A head is built from class names and prompts or, without a text tower, from the set's training images.
+        A head is built from class names and prompts or, without a text tower, from the set's training images; a
+        standard classifier brings its own.
 
         Args:
             heads: heads that were built before, as a pool stores them; they take the place of the model's own.
@@ -139,38 +162,15 @@ class Scene:
         Raises:
             SceneError: stored heads that are missing, or were built for another model or other classes.
         """
-        model = load_model(self.model, device=device)
-        if heads is not None:
-            self._adopt(model, heads)
-        else:
-            for source in self.sources:
-                if model.classes.get(source.name) == source.classes:
-                    continue
-                if model.has_text:
-                    model.add_head(source.name, source.classes, source.templates)
-                else:
-                    model.add_prototypes(self._of(source, "train"))
-        if model.image_size != self.transform.size:
-            raise SceneError(f"{model.spec} takes images of {model.image_size}, but its preprocessing makes "
-                             f"{self.transform.size}: give another model.")
-        if self.mode == "linear":
-            from negmerge_kit.vision.linearized import linearize
+        return load_scene_model(self, device=device, heads=heads)
 
-            return linearize(model)
-        return model
+    def untrained(self, *, device: str = "auto", seed: int = 0) -> Classifier:
+        """The scene's standard classifier as the seed initialises it, whatever weights its spec names.
 
-    def _adopt(self, model: Classifier, heads: Weights) -> None:
-        width = int(model.features(_blank(model)).shape[1])
-        for source in self.sources:
-            head = heads.get(source.name)
-            found = "missing" if head is None else list(head.shape)
-            if found != [len(source.classes), width]:
-                raise SceneError(
-                    f"the head {source.name!r} is {found}, but {len(source.classes)} classes and {width} features of "
-                    f"{model.spec} need [{len(source.classes)}, {width}]: it was built for another model or data set; "
-                    "build the pool anew.")
-        model.heads = {name: head.to(model.device) for name, head in heads.items()}
-        model.classes |= {source.name: source.classes for source in self.sources}
+        Raises:
+            SceneError: for a scene of another model; how its base was trained is not known here.
+        """
+        return untrained_scene_model(self, device=device, seed=seed)
 
     # --- what a pool stores ---------------------------------------------------------------------
 
@@ -180,7 +180,11 @@ class Scene:
         wanted = [(self.sources[0], "train"), *both]
         sets = [source.described(split, image_size=self.transform, corrupt=self.corrupt) for source, split in wanted]
         forget, *retain = (source.text for source in self.sources)
-        extra = {} if self.corrupt == "refuse" else {"corrupt": self.corrupt}
+        extra: Json = {} if self.corrupt == "refuse" else {"corrupt": self.corrupt}
+        if self.forgetting is not None:
+            extra["forgetting"] = self.forgetting.json()
+        if self.training is not None:
+            extra["training"] = self.training
         return {"name": self.name, "model": _findable(self.model), "mode": self.mode, "forget": forget,
                 "retain": retain, **extra, "sets": sets}
 
@@ -196,7 +200,9 @@ class Scene:
         """
         try:
             texts: dict[str, Any] = {key: described[key] for key in ("name", "model", "forget", "mode")}
-            return cls(**texts, retain=tuple(described["retain"]), corrupt=described.get("corrupt", "refuse"))
+            parted = described.get("forgetting")
+            return cls(**texts, retain=tuple(described["retain"]), corrupt=described.get("corrupt", "refuse"),
+                       forgetting=Forgetting.from_json(parted) if parted else None, training=described.get("training"))
         except (KeyError, TypeError) as error:
             raise SceneError(f"the description of a scene lacks {error}: build the pool anew.") from error
 
@@ -217,11 +223,28 @@ class Scene:
                          "make a new pool, or use the version and the images that made this one.")
 
 
+def parted_scene(
+    name: str, model: str | dict[str, str | None], forgetting: Forgetting, *, corrupt: str = "refuse",
+    training: Json | None = None,
+) -> Scene:
+    """The scene of a standard classifier that forgets a part of its training images.
+
+    What repeats the published split says so in its name, and so on every result.
+
+    >>> parted_scene("random", "classifier:tiny", Forgetting("scans", seed=2, as_published=True)).name
+    'random (split as published)'
+    """
+    forget, *retain = PARTS
+    told = f"{name} (split as published)" if forgetting.as_published else name
+    return Scene(told, model, forget, tuple(retain), corrupt=corrupt, forgetting=forgetting, training=training)
+
+
 def open_scene(text: str | Path) -> Scene:
     """The scene of that name.
 
     Args:
-        text: "tiny:FAMILY" forgets one embedded family and keeps the six others; a pool folder's own scene; or a
+        text: "tiny:FAMILY" forgets one embedded family and keeps the six others; "tiny-classifier" forgets a tenth of
+            what a small network was trained on; a pool folder's own scene; or a
             FILE.toml with model, forget, retain and, if wanted, name, mode and corrupt (see `read_scene`).
 
     Raises:
@@ -230,14 +253,17 @@ def open_scene(text: str | Path) -> Scene:
     """
     path = Path(text)
     kind, _, family = str(text).partition(":")
+    if str(text) == TINY_CLASSIFIER:
+        return parted_scene(TINY_CLASSIFIER, "classifier:tiny", Forgetting(SCANS))
     if kind == "tiny":
         forget = find_family(family).name
         return Scene(f"tiny:{forget}", "tiny", forget, tuple(name for name in FAMILIES if name != forget))
     if (path / RECORD).is_file():
         return Scene.from_json(open_pool(path).scene)
     if path.suffix == ".toml":
-        return Scene(**read_scene(path))
-    choices = ", ".join(f"tiny:{name}" for name in FAMILIES)
+        told = read_scene(path)
+        return parted_scene(**told) if "forgetting" in told else Scene(**told)
+    choices = ", ".join((*(f"tiny:{name}" for name in FAMILIES), TINY_CLASSIFIER))
     raise SceneError(f"scene {str(text)!r} does not exist: choose one of {choices}, a pool folder, or a FILE.toml.")
 
 
@@ -247,12 +273,6 @@ def _findable(model: str | dict[str, str | None]) -> str | dict[str, str | None]
     if spec.pretrained is not None and Path(spec.pretrained).is_file():
         spec = replace(spec, pretrained=str(Path(spec.pretrained).resolve()))
     return spec.as_json()
-
-
-def _blank(model: Classifier) -> torch.Tensor:
-    import torch
-
-    return torch.zeros(1, 3, *model.image_size, dtype=torch.uint8)
 
 
 def _first(images: ImageSet, n: int) -> ImageSet:

@@ -5,6 +5,13 @@
     retain = ["imagenet-small", "dtd"]
     mode = "standard"                       # or "linear"
     corrupt = "refuse"                      # or "skip"
+
+Or of a standard classifier, one data set and which of its training images to forget:
+
+    model = "classifier:resnet18"           # trained by the kit; "classifier:resnet18/FILE" where there are weights
+    data = "cifar10"
+    forget = {share = 0.1, seed = 2}        # or {class = "cat"}, or {indices = "FILE"}; as_published = true
+    training = {epochs = 60, lr = 0.1}      # how the base is trained, where not as by default
 """
 
 from __future__ import annotations
@@ -14,9 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from negmerge_kit.errors import SceneError
+from negmerge_kit.vision.forgetting import Forgetting
+from negmerge_kit.vision.index_file import read_indices
 
 KEYS = ("name", "model", "forget", "retain", "mode", "corrupt")
 NEEDED = ("model", "forget", "retain")
+FORGET: dict[str, Any] = {"share": float, "class": str, "indices": str, "seed": int, "as_published": bool}
+PUBLISHED_SEED = 2
+"""Of the published runs of unlearning; their original model's is 1 (see `published_split`)."""
 
 
 def read_scene(path: Path) -> dict[str, Any]:
@@ -36,6 +48,8 @@ def read_scene(path: Path) -> dict[str, Any]:
         told = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SceneError(f"scene {path} cannot be read ({error}): write TOML with {', '.join(NEEDED)}.") from error
+    if "data" in told:
+        return _parted(told, path)
     if absent := [key for key in NEEDED if key not in told]:
         raise SceneError(f"scene {path} does not say {', '.join(absent)}: give {', '.join(NEEDED)}.")
     if strange := sorted(set(told) - set(KEYS)):
@@ -48,6 +62,29 @@ def read_scene(path: Path) -> dict[str, Any]:
     forget, *kept = (_from_here(text, path.parent) for text in texts)
     model = _model_from_here(told["model"], path.parent)
     return {"name": path.stem, **told, "model": model, "forget": forget, "retain": tuple(kept)}
+
+
+def _parted(told: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The arguments of a standard classifier's scene."""
+    forget = told.get("forget", {})
+    kinds = {"name": str, "model": str | dict, "data": str, "forget": dict, "corrupt": str, "training": dict}
+    if strange := sorted(set(told) - set(kinds)):
+        raise SceneError(f"scene {path} says {', '.join(strange)}, which scenes with data = … do not have: use "
+                         f"{', '.join(kinds)}.")
+    wrong = [key for key in ("model", *told) if not isinstance(told.get(key), kinds[key])]
+    if not isinstance(forget, dict) or (strange := sorted(set(forget) - set(FORGET))) or wrong:
+        raise SceneError(f"scene {path} tells {', '.join(wrong or strange)} in a way that is not understood: write "
+                         f'model = "classifier:NAME", data = "DATA", forget = {{…}} with {", ".join(FORGET)}.')
+    for key, kind in FORGET.items():
+        if key in forget and (not isinstance(forget[key], kind) or (kind is not bool and forget[key] is True)):
+            raise SceneError(f"scene {path} has forget.{key} = {forget[key]!r}, which is of the wrong type.")
+    published = forget.get("as_published", False)
+    indices = read_indices((path.parent / forget["indices"]).resolve()) if "indices" in forget else None
+    forgetting = Forgetting(_from_here(told["data"], path.parent), forget.get("share"), forget.get("class"), indices,
+                            forget.get("seed", PUBLISHED_SEED if published else 0), published)
+    rest: dict[str, Any] = {key: told[key] for key in ("corrupt", "training") if key in told}
+    return {"name": told.get("name", path.stem), "model": _model_from_here(told["model"], path.parent),
+            "forgetting": forgetting, **rest}
 
 
 def _model_from_here(model: Any, folder: Path) -> Any:

@@ -114,7 +114,7 @@ def _embedded(device: torch.device) -> nn.Module:
 def _open_clip(found: ModelSpec, device: torch.device) -> nn.Module:
     import open_clip
 
-    with warnings.catch_warnings(), _refusing(found):
+    with warnings.catch_warnings(), refusing(str(found)):
         warnings.simplefilter("ignore", UserWarning)  # the activation was checked by find_model
         clip: nn.Module = open_clip.create_model(found.arch, pretrained=found.pretrained, device=device,
                                                  require_pretrained=True)
@@ -126,7 +126,7 @@ def _timm(found: ModelSpec, device: torch.device) -> Built:
     from timm.data.config import resolve_model_data_config
 
     name, weights = found.arch.removeprefix(TIMM), str(found.pretrained)
-    with _refusing(found):
+    with refusing(str(found)):
         if Path(weights).is_file():
             tower = timm.create_model(name, num_classes=0)
             _fill(tower, open_checkpoint(weights), found)
@@ -172,7 +172,7 @@ def _open_tokenizer(arch: str) -> Callable[[Sequence[str]], Tensor]:
 
 
 @contextmanager
-def _refusing(found: ModelSpec) -> Iterator[None]:
+def refusing(found: str) -> Iterator[None]:
     """Whatever goes wrong with weights is one sentence."""
     from safetensors import SafetensorError
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from negmerge_kit.types import Json
 from negmerge_kit.vision.data.source import DataSource, check_corrupt
-from negmerge_kit.vision.data.transform import Transform, as_transform
+from negmerge_kit.vision.data.transform import Transform, as_transform, resized
 from negmerge_kit.vision.families import family_images, find_family
 
 if TYPE_CHECKING:
@@ -63,10 +62,4 @@ class DrawnSource(DataSource):
 
 @lru_cache(maxsize=16)
 def _resized(name: str, split: str, transform: Transform) -> ImageSet:
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    drawn = family_images(name, split)
-    pictures = (Image.fromarray(image) for image in drawn.images.permute(0, 2, 3, 1).numpy())
-    return replace(drawn, images=torch.from_numpy(np.stack([transform(picture) for picture in pictures])))
+    return resized(family_images(name, split), transform)

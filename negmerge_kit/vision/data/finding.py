@@ -5,6 +5,7 @@ from __future__ import annotations
 from negmerge_kit.errors import SceneError
 from negmerge_kit.vision.data.drawn import DrawnSource
 from negmerge_kit.vision.data.registry import DATASETS
+from negmerge_kit.vision.data.scans import SCANS, ScansSource
 from negmerge_kit.vision.data.source import DataSource
 from negmerge_kit.vision.families import FAMILIES
 
@@ -12,7 +13,7 @@ from negmerge_kit.vision.families import FAMILIES
 def find_data(text: str) -> DataSource:
     """The data that a text names; nothing is fetched or decoded yet.
 
-        digits                              an embedded family
+        digits    scans                     an embedded family; the digits' own scans of 8 x 8
         cars    cars@COMMIT    cars:PATH    a named data set: from the Hub, at a commit, or a local copy of it
         folder:PATH                         one's own images, one folder a class (see `FolderSource`)
         hf:OWNER/NAME[/CONFIG][@REVISION]   any image classification data set of the Hub
@@ -25,6 +26,8 @@ def find_data(text: str) -> DataSource:
     """
     if text in FAMILIES:
         return DrawnSource(text)
+    if text == SCANS:
+        return ScansSource()
     kind, colon, rest = text.partition(":")
     if colon and rest and kind == "folder":
         from negmerge_kit.vision.data.folder import FolderSource
@@ -44,5 +47,5 @@ def find_data(text: str) -> DataSource:
         from negmerge_kit.vision.data.hub import NamedSource
 
         return NamedSource(name, revision or None)
-    raise SceneError(f"data {text!r} is not known: choose one of {', '.join((*DATASETS, *FAMILIES))}; or give "
+    raise SceneError(f"data {text!r} is not known: choose one of {', '.join((*DATASETS, *FAMILIES, SCANS))}; or give "
                      "NAME:PATH for a local copy of a named set, folder:PATH for your own images, or hf:OWNER/NAME.")

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from negmerge_kit.errors import SceneError
 from negmerge_kit.types import Json
-from negmerge_kit.vision.model_spec import TIMM, ModelSpec, find_model
+from negmerge_kit.vision.model_spec import CLASSIFIER, TIMM, ModelSpec, find_model
 from negmerge_kit.vision.tiny import TINY
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image
+
+    from negmerge_kit.vision.images import ImageSet
 
 RESIZES = ("shortest", "longest", "squash")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
@@ -123,8 +125,23 @@ def as_transform(image_size: int | tuple[int, int] | Transform) -> Transform:
     return Transform(height, width)
 
 
+def resized(images: ImageSet, transform: Transform) -> ImageSet:
+    """Images that are in memory, as a model wants them."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    pictures = (Image.fromarray(image) for image in images.images.permute(0, 2, 3, 1).numpy())
+    return replace(images, images=torch.from_numpy(np.stack([transform(picture) for picture in pictures])), known=None)
+
+
 @lru_cache(maxsize=64)
 def _resolved(arch: str, pretrained: str | None) -> Transform:
+    if arch.startswith(CLASSIFIER):
+        name = arch.removeprefix(CLASSIFIER)
+        if name.startswith("timm/"):
+            return _timm(f"{TIMM}{name.removeprefix('timm/')}", pretrained)
+        return Transform(8, 8) if name == "tiny" else Transform(32, 32)
     if arch.startswith(TIMM):
         return _timm(arch, pretrained)
     import open_clip

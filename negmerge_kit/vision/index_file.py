@@ -1,0 +1,36 @@
+"""Files that list images by their numbers: one a line, or a JSON list."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from negmerge_kit.errors import SceneError
+
+
+def read_indices(path: Path) -> tuple[int, ...]:
+    """The numbers in a text file, one a line, or in a JSON list; whether they can be used, `Forgetting` tells.
+
+    Raises:
+        SceneError: a file that cannot be read, or something else than a whole number in it.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "indices.txt"
+    ...     _ = path.write_text("3\\n14\\n15\\n")
+    ...     read_indices(path)
+    (3, 14, 15)
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SceneError(f"the list of images {path} cannot be read ({error}): give a text file with one index a line, "
+                         "or a JSON list.") from error
+    try:
+        listed = json.loads(text) if text.lstrip().startswith("[") else [int(word) for word in text.split()]
+    except ValueError as error:
+        raise SceneError(f"the list of images {path} is not understood ({error}): write one index a line, or a JSON "
+                         "list of whole numbers.") from error
+    if odd := [value for value in listed if type(value) is not int]:
+        raise SceneError(f"the list of images {path} holds {odd[0]!r}, which is no index: write whole numbers.")
+    return tuple(listed)

@@ -1,0 +1,81 @@
+"""The three sets of a classifier's scene as data: `forgotten`, `remaining`, `unseen`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from negmerge_kit.types import Json
+from negmerge_kit.vision.data.source import SPLITS, DataSource, OnSplit
+from negmerge_kit.vision.data.transform import Transform, as_transform
+from negmerge_kit.vision.forgetting import Forgetting
+from negmerge_kit.vision.images import ImageSet
+
+PARTS = {
+    "forgotten": "training images to forget; the same in every split",
+    "remaining": "training images that are kept; the same in every split",
+    "unseen": "images that nothing is trained on",
+}
+"""The sets of a scene whose data are parted, the one to forget first."""
+
+
+class PartedSource(DataSource):
+    """One of the PARTS of a forgetting.
+
+    >>> part = PartedSource("unseen", Forgetting("scans", of_class="7"))
+    >>> part.splits, len(part.images("test", image_size=8))
+    (('val', 'test'), 322)
+    """
+
+    def __init__(self, name: str, forgetting: Forgetting) -> None:
+        self.text = self.name = name
+        self.forgetting, self.whole = forgetting, forgetting.source
+        self.title = f"{PARTS[name]} ({self.whole.title}; {forgetting.label})"
+        self.licence, self.homepage, self.flips = self.whole.licence, self.whole.homepage, self.whole.flips
+        self.names_from, self.bytes = self.whole.names_from, self.whole.bytes
+        self.splits = ("val", "test") if name == "unseen" else SPLITS
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of the whole."""
+        return self.whole.classes
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The prompts of the whole."""
+        return self.whole.templates
+
+    def images(
+        self, split: str, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse"
+    ) -> ImageSet:
+        """The part's images, labelled by the split that they are asked for."""
+        self.check_split(split)
+        parts = self.forgetting.parts(as_transform(image_size), corrupt)
+        if self.name == "unseen":
+            return parts.validation if split == "val" else parts.test
+        return replace(parts.forgotten if self.name == "forgotten" else parts.remaining, split=split)
+
+    def described(self, split: str, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse") -> Json:
+        """Name, split, seed, n and fingerprint; of what candidates are trained on, the indices too."""
+        images = self.images(split, image_size=image_size, corrupt=corrupt)
+        told: Json = {"name": self.name, "split": split, "seed": self.forgetting.seed, "n": len(images),
+                      "fingerprint": images.fingerprint()}
+        if split == "train":
+            places = self.forgetting.parts(as_transform(image_size), corrupt).places
+            told["indices"] = " ".join(map(str, places.tolist()))
+        return told
+
+    def prepare(
+        self,
+        splits: Sequence[str],
+        *,
+        image_size: int | tuple[int, int] | Transform,
+        corrupt: str = "refuse",
+        on_images: OnSplit = lambda split, done, total: None,
+    ) -> None:
+        """Prepare the whole: every part is taken from it."""
+        self.whole.prepare(SPLITS, image_size=image_size, corrupt=corrupt, on_images=on_images)
+
+    def is_ready(self, splits: Sequence[str], *, image_size: int | tuple[int, int] | Transform) -> bool:
+        """Whether the whole is ready."""
+        return self.whole.is_ready(SPLITS, image_size=image_size)
