@@ -1,4 +1,4 @@
-"""Set up the environment once, then run a task in it: demo, test, lab, setup, clean, help.
+"""Set up the environment once, then run a task in it: demo, test, lab, setup, space, clean, help.
 
 Standard library only, because it runs before anything is installed. `make demo`
 calls it; without make, `python scripts/tasks.py demo` is the same thing.
@@ -25,6 +25,7 @@ TASKS = {
     "test": "lint, types and the whole test suite (ARGS go to pytest)",
     "lab": "open JupyterLab on the first notebook (ARGS go to JupyterLab)",
     "setup": "only build the environment in .venv",
+    "space": "lay out in the folder ARGS what a Space of the Hub is built from",
     "clean": "remove .venv and what the tools left behind",
     "help": "print this list",
 }
@@ -81,6 +82,21 @@ def lab(arguments: list[str]) -> int:
     return run("-m", "jupyterlab", "--notebook-dir", "notebooks", "notebooks/01_forget_in_ten_lines.ipynb", *arguments)
 
 
+def space(arguments: list[str]) -> int:
+    """Copy what the Dockerfile needs, and the Space's own README, into a new folder."""
+    if len(arguments) != 1 or Path(arguments[0]).exists():
+        print('name one new folder: make space ARGS="../negmerge-space"', file=sys.stderr)
+        return 2
+    folder = Path(arguments[0])
+    for name in ("Dockerfile", ".dockerignore", "constraints.txt", "pyproject.toml", "LICENSE", "scripts/serve.sh"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    shutil.copytree(ROOT / "negmerge_kit", folder / "negmerge_kit", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "docs" / "space" / "README.md", folder / "README.md")
+    print(f"{folder} is ready: docs/space/README.md says how it is pushed.")
+    return 0
+
+
 def clean() -> None:
     """Remove the environment and the caches of the tools; the user's pools stay."""
     for name in (".venv", ".pytest_cache", ".ruff_cache", ".mypy_cache", ".hypothesis", "dist"):
@@ -102,6 +118,8 @@ def main(arguments: list[str]) -> int:
     if task == "clean":
         clean()
         return 0
+    if task == "space":
+        return space(rest)
     try:
         setup()
     except subprocess.CalledProcessError as error:

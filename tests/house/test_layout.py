@@ -19,6 +19,7 @@ TOP = {
     "docs",
     "scripts",
     "Makefile",
+    "Dockerfile",
     "constraints.txt",
     "LICENSE",
     "CHANGELOG.md",
