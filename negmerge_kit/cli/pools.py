@@ -21,23 +21,25 @@ def pool(arguments: list[str]) -> int:
     actions = {"build": build, "show": show, "verify": verify}
     if not arguments or arguments[0] not in actions:
         if arguments and arguments[0] in ("-h", "--help"):
-            print("usage: negmerge pool build tiny [OPTIONS] | show POOL [--json] | verify POOL")
+            print("usage: negmerge pool build tiny | tiny-classifier [OPTIONS] | show POOL [--json] | verify POOL")
             return 0
         raise ParameterError("say what to do with the pool: build, show or verify.")
     return actions[arguments[0]](arguments[1:])
 
 
 def build(arguments: list[str]) -> int:
-    """Make the embedded scene's pool, or finish one that was begun."""
+    """Make an embedded scene's pool, or finish one that was begun."""
     parser = Parser(
-        "pool build", "Fine-tune the embedded scene's candidates into a pool; goes on where it was stopped."
+        "pool build", "Fine-tune an embedded scene's candidates into a pool; goes on where it was stopped."
     )
-    parser.add_argument("scene", choices=["tiny"], help="the embedded scene")
+    parser.add_argument(
+        "scene", choices=["tiny", "tiny-classifier"], help="the embedded CLIP, or the embedded standard classifier"
+    )
     parser.add_argument(
         "--out", type=Path, metavar="POOL", help="folder of the pool (default: the user's cache folder)"
     )
-    parser.add_argument("--forget", default="digits", metavar="FAMILY", help="the image family to forget")
-    parser.add_argument("--grid", default="tiny", help="named grid of recipes")
+    parser.add_argument("--forget", metavar="FAMILY", help="tiny: the image family to forget (default digits)")
+    parser.add_argument("--grid", metavar="GRID", help="named grid of recipes (default: the scene's own)")
     parser.add_argument(
         "--from-scratch", action="store_true", help="pretrain the base anew instead of the shipped weights"
     )
@@ -49,16 +51,24 @@ def build(arguments: list[str]) -> int:
 
     from negmerge_kit.cli.progress import progress_bar
     from negmerge_kit.lab.training.recipe import grid
-    from negmerge_kit.sweeps.embedded import pretrained_base, start_pool
+    from negmerge_kit.sweeps.embedded import pretrained_base, start_pool, trained_base
+    from negmerge_kit.vision.scene import open_scene
 
+    options.grid = options.grid or options.scene
     executor, _ = executor_of(options), grid(options.grid)  # what is misspelt is told before anything is made
 
     def pretrain() -> Weights:
         with progress_bar("pretraining the base", unit="step") as bar:
-            return pretrained_base(options.device, on_step=lambda index, total: _advance(bar, index, total))
+            if options.scene == "tiny":
+                return pretrained_base(options.device, on_step=lambda index, total: _advance(bar, index, total))
+            return trained_base(scene, options.device, on_step=lambda index, total: _advance(bar, index, total))
 
-    name = f"tiny:{options.forget}"
-    store, damaged = start_pool(name, options.out, pretrain=pretrain if options.from_scratch else None)
+    if options.scene != "tiny" and (options.forget or options.from_scratch):
+        raise ParameterError(f"{options.scene} has no --forget and is always trained from scratch: leave them out, or "
+                             "describe a scene of your own for `negmerge sweep --scene FILE.toml`.")
+    scene = open_scene(f"tiny:{options.forget or 'digits'}" if options.scene == "tiny" else options.scene)
+    made = options.from_scratch or options.scene != "tiny"
+    store, damaged = start_pool(scene, options.out, pretrain=pretrain if made else None)
     recipes = scene_grid(store, options.grid, options.precision)
     return tell(fill("pool build", store, recipes, options, executor, damaged), options)
 

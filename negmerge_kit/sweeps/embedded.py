@@ -6,18 +6,23 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from negmerge_kit.checkpoints.filling import create_pool, restore_base, set_aside_damaged, writing
 from negmerge_kit.checkpoints.pool import RECORD, Pool, open_pool
 from negmerge_kit.checkpoints.writer import sha256_file
 from negmerge_kit.errors import ParameterError, PoolBusyError, PoolError
+from negmerge_kit.lab.training.from_scratch import base_recipe, trained_from_scratch
 from negmerge_kit.lab.training.pretraining import pretrain_tiny
 from negmerge_kit.types import Json, Weights
 from negmerge_kit.vision.clip import pick_device
 from negmerge_kit.vision.data.cache import cache_folder
 from negmerge_kit.vision.families import FAMILIES
-from negmerge_kit.vision.scene import Scene, open_scene
+from negmerge_kit.vision.forgetting import parts_of
+from negmerge_kit.vision.model_spec import find_model
+from negmerge_kit.vision.scene import TINY_CLASSIFIER, Scene, open_scene
 from negmerge_kit.vision.tiny import SHIPPED, TOKEN_EMBEDDING, fresh_clip, token_embedding
 
 
@@ -44,7 +49,8 @@ def start_pool(
     Args:
         name: a scene, or what `open_scene` makes one of: `tiny:digits`, a pool's folder or a FILE.toml.
         folder: where the pool lies; by default, for embedded scenes only, in the user's cache folder.
-        pretrain: makes other base weights than the shipped ones, where the folder holds no pool yet.
+        pretrain: makes other base weights than the shipped ones, where the folder holds no pool yet. The base of a
+            standard classifier that names no weights is always made: by this, or as `trained_base` does.
 
     Returns:
         The pool, and one sentence for each file that was set aside.
@@ -54,11 +60,11 @@ def start_pool(
         ParameterError: if a folder is needed and none is given.
         SceneError: if there is no such scene, or its images are not those that the pool was made with.
     """
-    scene = name if isinstance(name, Scene) else open_scene(name)
+    scene = _with_training(name if isinstance(name, Scene) else open_scene(name))
     place = None if isinstance(name, Scene) else Path(name)
-    if folder is None and not scene.name.startswith("tiny:"):
+    if folder is None and not is_embedded(scene):
         raise ParameterError(f"the pool of {scene.name} needs a folder: name one with --out.")
-    if pretrain is not None and folder is None:
+    if pretrain is not None and folder is None and scene.forgetting is None:
         raise ParameterError("a base pretrained from scratch needs a folder of its own: name one with --out.")
     described = scene.describe()
     folder = folder or default_folder(described)
@@ -94,6 +100,8 @@ def _weights(
     if place and (place / RECORD).is_file() and (but is None or place.resolve() != but.resolve()):
         other = open_pool(place)
         return other.checked(other.base_file), other.checked(other.heads_file)
+    if is_untrained(scene):
+        return (pretrain or partial(trained_base, scene))(), {}
     model = scene.load(device="cpu")
     if pretrain is not None:
         model.load(pretrain().items())
@@ -102,8 +110,46 @@ def _weights(
     return model.weights(), model.heads
 
 
+def default_grid(scene: Json) -> str:
+    """The grid of a scene, as a pool records it, where none is named."""
+    if "forgetting" not in scene:
+        return "tiny"
+    return TINY_CLASSIFIER if scene["model"]["arch"] == "classifier:tiny" else "cifar-small"
+
+
+def is_embedded(scene: Scene) -> bool:
+    """Whether everything that the scene needs ships with the package, so that its pool may lie in the cache."""
+    return scene.name.startswith("tiny:") or scene.name == TINY_CLASSIFIER
+
+
+def is_untrained(scene: Scene) -> bool:
+    """Whether the base is a standard classifier that the kit has to train."""
+    spec = find_model(scene.model)
+    return spec.is_classifier and spec.pretrained is None
+
+
+def trained_base(
+    scene: Scene, device: str = "auto", on_step: Callable[[int, int], None] = lambda index, total: None
+) -> Weights:
+    """Train the base of a standard classifier's scene from scratch, on all that it has seen.
+
+    Raises:
+        DivergedError: if the loss stops being a number.
+    """
+    model = scene.untrained(device=device)
+    images, mirror = parts_of(scene).seen, scene.sources[0].flips
+    for step in trained_from_scratch(model, images, base_recipe(scene), may_mirror=mirror):
+        on_step(step.index, step.total)
+    return model.weights("cpu")
+
+
+def _with_training(scene: Scene) -> Scene:
+    """The scene with the whole of its base's recipe, which the pool then records."""
+    return replace(scene, training=base_recipe(scene).json()) if is_untrained(scene) else scene
+
+
 def _wait_for(path: Path, seconds: float = 60.0) -> None:
-    """Give the other process time to write the base; it is a matter of a second."""
+    """Give the other process time to write the base; it is a matter of a second, or of seconds where it is trained."""
     until = time.monotonic() + seconds
     while not path.exists():
         if time.monotonic() > until:

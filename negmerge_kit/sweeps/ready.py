@@ -9,7 +9,7 @@ from pathlib import Path
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import PoolBusyError, PoolError
 from negmerge_kit.lab.training.recipe import Recipe, grid
-from negmerge_kit.sweeps.embedded import default_folder, start_pool
+from negmerge_kit.sweeps.embedded import default_folder, default_grid, start_pool
 from negmerge_kit.sweeps.jobs import missing_jobs, pool_order
 from negmerge_kit.sweeps.local import run_sweep
 from negmerge_kit.vision.scene import open_scene
@@ -32,7 +32,7 @@ def ready_pool(
 
     Args:
         scene: an embedded scene, a pool's folder or a FILE.toml.
-        recipes: by default the grid "tiny", whose eight candidates the app and the notebooks share.
+        recipes: by default the embedded scene's grid, whose eight candidates the app and the notebooks share.
         folder: where the pool lies; by default, for embedded scenes only, in the user's cache folder.
         part: keeps the pool of other recipes apart in the cache, so that those who share the default do not see them.
         device: where candidates train.
@@ -48,7 +48,7 @@ def ready_pool(
     pool, told = start_pool(scene, folder)
     for line in told:
         tell(line)
-    wanted = grid("tiny") if recipes is None else tuple(recipes)
+    wanted = grid(default_grid(pool.scene)) if recipes is None else tuple(recipes)
     waiting = False
     while jobs := missing_jobs(pool, wanted, device=device):
         try:

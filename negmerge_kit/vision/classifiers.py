@@ -76,20 +76,6 @@ class StandardClassifier(Classifier):
         """The trained head stays: only the classes are named."""
         return self.add_head(images.name, images.classes, ())
 
-    @property
-    def has_batch_norm(self) -> bool:
-        """Whether the network has running statistics, of which `buffers` says what becomes of them."""
-        return has_batch_norm(self.clip.visual)
-
-
-def has_batch_norm(module: nn.Module) -> bool:
-    """Whether any layer normalises by the batch.
-
-    >>> has_batch_norm(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
-    True
-    """
-    return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules())
-
 
 def load_classifier(
     spec: str | ModelSpec | dict[str, str | None], *, classes: int | None = None, device: str = "auto", seed: int = 0

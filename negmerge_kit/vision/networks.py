@@ -132,3 +132,12 @@ def head_of(weights: Weights, network: Network) -> tuple[int, int] | None:
     name = next(name for name, module in network.module.named_modules() if module is network.head)
     key = f"{name}.weight"
     return tuple(weights[key].shape) if key in weights else None  # type: ignore[return-value]
+
+
+def has_batch_norm(module: nn.Module) -> bool:
+    """Whether any layer normalises by the batch.
+
+    >>> has_batch_norm(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    True
+    """
+    return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules())

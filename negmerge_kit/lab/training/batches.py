@@ -12,6 +12,7 @@ from torch import Tensor
 
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.vision.data.augment import augment
+from negmerge_kit.vision.data.cropping import CROP, crop_at_random
 from negmerge_kit.vision.images import ImageSet
 
 RESIDENT_SHARE = 0.4
@@ -35,14 +36,14 @@ class Batch:
     order: Tensor
 
 
-def steps_of(images: ImageSet, recipe: Recipe) -> int:
-    """Optimiser steps of a run: the last batch of an epoch may be smaller.
+def steps_of(images: ImageSet, recipe: Recipe, *, least: int = 1) -> int:
+    """Optimiser steps of a run: the last batch of an epoch may be smaller, or larger by what is less than `least`.
 
     >>> from negmerge_kit.vision.families import family_images
     >>> steps_of(family_images("digits", "train").take(130), Recipe(lr=1e-3, epochs=2))
     6
     """
-    return -(-len(images) // recipe.batch_size) * recipe.epochs
+    return len(_sizes(len(images), recipe, least)) * recipe.epochs
 
 
 def batches(
@@ -55,6 +56,7 @@ def batches(
     part: Callable[[Tensor], Tensor] = lambda chosen: chosen,
     mirror: bool = False,
     ahead: int = 2,
+    least: int = 1,
 ) -> Iterator[Batch]:
     """The batches of a run from step `done` on.
 
@@ -66,41 +68,62 @@ def batches(
         part: takes the places of a whole batch and returns this process's.
         mirror: whether augmented images may be mirrored.
         ahead: how many batches are prepared in advance.
+        least: a last batch of fewer images joins the one before it: batch normalisation cannot see one image alone,
+            and dropping it would leave another image out of every epoch.
     """
     generator = torch.Generator().manual_seed(recipe.seed)
     if order is not None:
         generator.set_state(order)
-    augmented = recipe.augment != "none"
+    cropped = CROP.fullmatch(recipe.augment)
+    augmented = recipe.augment != "none" and not cropped
     source = images.to(device) if not augmented and _fits(images, device) else images
     pinned = device.type == "cuda" and source.images.device.type == "cpu"
 
     def prepare(planned: tuple[int, Tensor, Tensor]) -> Batch:
         step, chosen, state = planned
         mine = part(torch.arange(len(chosen)))
-        places = chosen if augmented else chosen[mine]
+        places = chosen if augmented or cropped else chosen[mine]
+        seed = recipe.seed * 1_000_003 + step
         pixels, labels = source.images[places.to(source.images.device)], source.labels[places.to(source.labels.device)]
         if augmented:
-            seed = recipe.seed * 1_000_003 + step
             pixels = augment(pixels.cpu(), recipe.augment, seed=seed, flips=mirror, part=mine)
             labels = labels[mine]
+        if cropped:
+            pixels = crop_at_random(pixels, int(cropped[1]), seed=seed, flips=mirror, part=mine)
+            labels = labels[mine.to(labels.device)]
         if pinned:
             pixels, labels = pixels.pin_memory(), labels.pin_memory()
         return Batch(pixels, labels, len(chosen), state)
 
-    planned = _plan(len(images), recipe, done, generator)
+    planned = _plan(len(images), recipe, done, generator, least)
     if augmented or pinned:
         yield from _prefetched(prepare, planned, ahead)
     else:
         yield from map(prepare, planned)
 
 
-def _plan(n: int, recipe: Recipe, done: int, generator: torch.Generator) -> Iterator[tuple[int, Tensor, Tensor]]:
+def _sizes(n: int, recipe: Recipe, least: int) -> list[int]:
+    """Images in each batch of an epoch.
+
+    >>> _sizes(9, Recipe(lr=1.0, epochs=1, batch_size=4), 1), _sizes(9, Recipe(lr=1.0, epochs=1, batch_size=4), 2)
+    ([4, 4, 1], [4, 5])
+    """
+    whole, rest = divmod(n, recipe.batch_size)
+    if rest >= least or not whole:
+        return [recipe.batch_size] * whole + [rest] * (rest > 0)
+    return [recipe.batch_size] * (whole - 1) + [recipe.batch_size + rest]
+
+
+def _plan(
+    n: int, recipe: Recipe, done: int, generator: torch.Generator, least: int
+) -> Iterator[tuple[int, Tensor, Tensor]]:
     """(step, places in the data set, generator's state before the epoch) from step `done` on."""
-    per_epoch = -(-n // recipe.batch_size)
+    sizes = _sizes(n, recipe, least)
+    per_epoch = len(sizes)
     # The generator stands before the epoch of the last step done, which may have been that epoch's last.
     for epoch in range(max(0, done - 1) // per_epoch, recipe.epochs):
         state = generator.get_state()
-        for k, chosen in enumerate(torch.randperm(n, generator=generator).split(recipe.batch_size)):
+        for k, chosen in enumerate(torch.randperm(n, generator=generator).split(sizes)):
             if (step := epoch * per_epoch + k) >= done:
                 yield step, chosen, state
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-import torch
-
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.training.recipe import Recipe
+from negmerge_kit.vision.networks import has_batch_norm
 
 if TYPE_CHECKING:
     from negmerge_kit.vision.clip import Classifier
+    from negmerge_kit.vision.images import ImageSet
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,19 @@ class Execution:
         if self.compile and model.mode == "linear":
             raise ParameterError("a linear model cannot be compiled: leave compile out.")
         parts = processes > 1 or (self.micro_batch or recipe.batch_size) < recipe.batch_size
-        batch_norm = torch.nn.modules.batchnorm._BatchNorm
-        if parts and model.mode == "standard" and any(isinstance(m, batch_norm) for m in model.clip.visual.modules()):
+        if parts and model.mode == "standard" and has_batch_norm(model.clip.visual):
             raise ParameterError("this image tower has batch normalisation, which sees parts of a batch as other "
                                  "batches: leave micro_batch out and use one process.")
+
+    def least_batch(self, model: Classifier, recipe: Recipe, images: ImageSet) -> int:
+        """The fewest images that a training batch may hold: two under batch normalisation, else one.
+
+        Raises:
+            ParameterError: if every batch would hold one image.
+        """
+        if model.mode != "standard" or not has_batch_norm(model.clip.visual):
+            return 1
+        if min(recipe.batch_size, len(images)) < 2:
+            one = f"{images.name} has one image" if len(images) < 2 else "the recipe's batch_size is 1"
+            raise ParameterError(f"{one}, and batch normalisation cannot normalise a batch of one: give at least two.")
+        return 2

@@ -21,6 +21,9 @@ from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.parameters import trained_parameters
 
+MOMENTUM = 0.9
+"""Of SGD, as in the reference protocol of standard classifiers."""
+
 SMALL_TOWER = 5_000_000
 """Parameters below which a step is too short to be shared between CPU threads."""
 
@@ -46,10 +49,11 @@ def finetune(
 ) -> Iterator[Step]:
     """Train the model's image tower on `images` in place, a step at each iteration.
 
-    Cross-entropy of the frozen head's logits, AdamW, linear warm-up then cosine to zero, gradient norm clipped: the
-    recipe of arXiv:2410.05583 with the scene's own rates. The head and the text tower stay as they are, so the
-    candidate differs from the base in the recipe's `trainable` parameters only. Under torch.distributed (see
-    `distributed`) every process takes its part of each batch.
+    Cross-entropy of the frozen head's logits, AdamW or SGD, linear warm-up then cosine to zero, gradient norm clipped:
+    the recipe of arXiv:2410.05583 with the scene's own rates. The head and the text tower stay as they are, so the
+    candidate differs from the base in the recipe's `trainable` parameters only; a standard classifier trains whole,
+    its head and its running statistics too. Under torch.distributed (see `distributed`) every process takes its part
+    of each batch.
 
     Args:
         resume: a file that keeps the run's state. Where it exists the run goes on from it: the steps already done are
@@ -75,13 +79,14 @@ def finetune(
     mirror = recipe.flips == "as-published" or (recipe.flips == "safe" and may_mirror)
     moving = trained_parameters(model.clip.visual, recipe.trainable)
     weights = list(moving.values())
-    optimizer = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay, foreach=True)
+    optimizer = _optimizer(weights, recipe)
     scaler = torch.amp.GradScaler(model.device.type, enabled=recipe.precision == "float16")
     training = Training(model.clip.visual, moving, optimizer, scaler)
     run = describe_run(model, images, recipe, mirror) if resume else ""
     state = StateFile(resume, run, every=execution.save_seconds)
     state.restore(training)
-    total = steps_of(images, recipe)
+    least = execution.least_batch(model, recipe, images)
+    total = steps_of(images, recipe, least=least)
     for index, loss in enumerate(training.losses):
         yield Step(index + 1, total, loss, rate(recipe, index, total))
 
@@ -89,14 +94,15 @@ def finetune(
     encode: Callable[[Tensor], Tensor] = torch.compile(model.encode) if execution.compile else model.encode
     with _training(model, weights):
         for batch in batches(images, recipe, model.device, done=done, order=training.order, part=crew.part,
-                             mirror=mirror, ahead=execution.ahead):
+                             mirror=mirror, ahead=execution.ahead, least=least):
             lr = rate(recipe, len(training.losses), total)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             optimizer.zero_grad(set_to_none=True)
             value = float(crew.add_up(weights, _gradient(model, encode, images.name, batch, recipe, execution, scaler)))
             scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(weights, recipe.clip_norm)
+            if recipe.clip_norm:
+                torch.nn.utils.clip_grad_norm_(weights, recipe.clip_norm)
             scaler.step(optimizer)
             scaler.update()
             training.losses.append(value)
@@ -117,8 +123,14 @@ def finetune(
             yield Step(index, total, value, lr)
 
 
+def _optimizer(weights: Sequence[torch.nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(weights, lr=recipe.lr, momentum=MOMENTUM, weight_decay=recipe.weight_decay, foreach=True)
+    return torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay, foreach=True)
+
+
 def rate(recipe: Recipe, index: int, total: int) -> float:
-    """Learning rate of a step counted from 0: linear up to the peak, then half a cosine down to zero.
+    """Learning rate of a step counted from 0: linear up to the peak, then down by the recipe's schedule.
 
     >>> [round(rate(Recipe(lr=1.0, epochs=1, warmup=2, warmup_share=0.5), k, 4), 3) for k in range(4)]
     [0.5, 1.0, 1.0, 0.5]
@@ -126,6 +138,8 @@ def rate(recipe: Recipe, index: int, total: int) -> float:
     warmup = min(recipe.warmup, max(1, int(total * recipe.warmup_share)))
     if index < warmup:
         return recipe.lr * ((index + 1) / warmup)
+    if recipe.schedule == "multistep":
+        return recipe.lr * 0.1 ** ((index >= total / 2) + (index >= total * 3 / 4))
     return recipe.lr * (0.5 * (1 + cos(pi * (index - warmup) / max(1, total - warmup))))
 
 
@@ -139,7 +153,7 @@ def _gradient(
     scaler: torch.amp.GradScaler,
 ) -> Tensor:
     """Add this process's share of the whole batch's gradient to the weights; returns its share of the loss."""
-    device, classes = model.device, model.head(head).T
+    device = model.device
     total = torch.zeros((), device=device)
     size = execution.micro_batch or max(1, len(batch.labels))
     precision = getattr(torch, recipe.precision)
@@ -150,7 +164,7 @@ def _gradient(
             with torch.autocast(device.type, precision, enabled=recipe.precision != "float32"):
                 features = encode(model.pixels(pixels))
             loss = torch.nn.functional.cross_entropy(
-                features.float() @ classes, labels.to(device, non_blocking=True),
+                features.float() @ model.head(head).T, labels.to(device, non_blocking=True),
                 label_smoothing=recipe.label_smoothing,
             ) * (len(labels) / batch.whole)
             scaler.scale(loss).backward()

@@ -15,11 +15,13 @@ from negmerge_kit.vision.parameters import check_trainable
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 FLIPS = ("never", "safe", "as-published")
+OPTIMIZERS = ("adamw", "sgd")
+SCHEDULES = ("cosine", "multistep")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Hyperparameters of one fine-tuning run on the forget set (AdamW, warm-up, cosine to zero).
+    """Hyperparameters of one training run: fine-tuning on the forget set, or a classifier from scratch.
 
     The published recipe is lr 1e-5, weight decay 0.1, batch 128, 500 warm-up steps, clip norm 1.0 (arXiv:2410.05583,
     appendix); the tiny scene learns with larger rates and shorter runs. Everything here changes the candidate, and so
@@ -28,18 +30,21 @@ class Recipe:
     Attributes:
         lr: peak learning rate.
         epochs: passes over the forget images.
-        weight_decay: AdamW's decoupled decay, on every trained weight as in the authors' code.
+        weight_decay: on every trained weight as in the authors' code; AdamW's is decoupled, SGD's part of the gradient.
         batch_size: images a step.
         warmup: steps of linear warm-up.
         label_smoothing: share of the target spread over the other classes.
-        clip_norm: largest gradient norm.
+        clip_norm: largest gradient norm; 0 clips nothing.
         seed: order of the images, and how each one is augmented.
         trainable: which parameters move: "all", "no-attention" (the authors' code), "last-K", "norms".
-        augment: "none", or timm's RandAugment after a random crop, e.g. "rand-m3-n2-mstd0.5".
+        augment: "none"; timm's RandAugment after a random crop, e.g. "rand-m3-n2-mstd0.5"; or "crop-4", a crop of the
+            image's size after 4 pixels of black padding, on the device.
         flips: whether augmented images are mirrored: "safe" where the data set allows it, "never", or "as-published"
             (always, digits and signs too).
         precision: "float32", or the autocast type "bfloat16" or "float16"; weights and optimiser stay in float32.
         warmup_share: largest share of the run that warm-up may take.
+        optimizer: "adamw", or "sgd" with momentum 0.9.
+        schedule: "cosine" to zero, or "multistep": a tenth of the rate after each of 50 % and 75 % of the steps.
 
     Raises:
         ParameterError: for a value of another type or outside its range; the message names every one.
@@ -63,6 +68,8 @@ class Recipe:
     flips: str = "safe"
     precision: str = "float32"
     warmup_share: float = 0.1
+    optimizer: str = "adamw"
+    schedule: str = "cosine"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained, naming every fault at once."""
@@ -82,10 +89,12 @@ class Recipe:
             "batch_size": self.batch_size >= 1,
             "warmup": self.warmup >= 0,
             "label_smoothing": 0 <= self.label_smoothing < 1,
-            "clip_norm": self.clip_norm > 0,
+            "clip_norm": self.clip_norm >= 0,
             "flips": self.flips in FLIPS,
             "precision": self.precision in PRECISIONS,
             "warmup_share": 0 <= self.warmup_share <= 1,
+            "optimizer": self.optimizer in OPTIMIZERS,
+            "schedule": self.schedule in SCHEDULES,
         }
         if wrong := [f"{name} = {getattr(self, name)}" for name, fine in rules.items() if not fine]:
             raise ParameterError(f"this recipe cannot be trained: {', '.join(wrong)} is out of range.")
@@ -102,7 +111,8 @@ class Recipe:
             parts.append(f"smoothing {self.label_smoothing:g}")
         if self.augment != "none":
             parts.append(self.augment.partition("-mstd")[0])
-        parts += [value for value, plain in ((self.trainable, "all"), (self.precision, "float32")) if value != plain]
+        told = ("trainable", "optimizer", "schedule", "precision")
+        parts += [getattr(self, name) for name in told if getattr(self, name) != _LATER[name]]
         return " · ".join(parts)
 
     def json(self) -> Json:
@@ -133,14 +143,15 @@ class Recipe:
 
 
 _LATER = {item.name: item.default for item in fields(Recipe)
-          if item.name in ("trainable", "augment", "flips", "precision", "warmup_share")}
+          if item.name in ("trainable", "augment", "flips", "precision", "warmup_share", "optimizer", "schedule")}
 
 
 def grid(name_or_file: str | Path, *, data: str | None = None, images: int | None = None) -> tuple[Recipe, ...]:
     """The recipes of a preset, or of a TOML file in the form that `grid_files` tells.
 
     Args:
-        name_or_file: "tiny", "paper-randaugment", "paper-randaugment-linear", "lr-wd-epochs", or a path.
+        name_or_file: "tiny", "paper-randaugment", "paper-randaugment-linear", "lr-wd-epochs", "tiny-classifier",
+            "paper-cifar", "cifar-small", or a path.
         data: name of the forget set: the published presets train each of theirs for as many epochs as the authors.
         images: its number of training images: any other data set trains for as many steps.
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from negmerge_kit.errors import ParameterError
+from negmerge_kit.vision.data.cropping import CROP as CROP_AT_RANDOM
 from negmerge_kit.vision.data.decoding import cores
 from negmerge_kit.vision.towers import OPENAI_MEAN
 
@@ -35,14 +36,14 @@ def check_augment(spec: str) -> str:
     """The specification, checked.
 
     Raises:
-        ParameterError: neither "none" nor timm's "rand-m{m}-n{n}-mstd0.5".
+        ParameterError: neither "none", timm's "rand-m{m}-n{n}-mstd0.5" nor "crop-K" (see `crop_at_random`).
 
     >>> check_augment("rand-m2-n1-mstd0.5")
     'rand-m2-n1-mstd0.5'
     """
-    if spec != NONE and not _SPEC.fullmatch(spec):
-        raise ParameterError(f"augment is {spec!r}: give none, or timm's rand-m{{m}}-n{{n}}-mstd0.5 (the paper: m 1 to "
-                             "10, n 1 to 3).")
+    if spec != NONE and not _SPEC.fullmatch(spec) and not CROP_AT_RANDOM.fullmatch(spec):
+        raise ParameterError(f"augment is {spec!r}: give none, timm's rand-m{{m}}-n{{n}}-mstd0.5 (the paper: m 1 to "
+                             "10, n 1 to 3), or crop-4.")
     return spec
 
 

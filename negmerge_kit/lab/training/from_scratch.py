@@ -1,0 +1,64 @@
+"""A standard classifier trained from its first step: the base, and the model retrained without the images to forget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from negmerge_kit.errors import ParameterError
+from negmerge_kit.lab.training.execution import Execution
+from negmerge_kit.lab.training.finetuning import Step, finetune
+from negmerge_kit.lab.training.recipe import Recipe
+from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.images import ImageSet
+from negmerge_kit.vision.model_spec import CLASSIFIER, find_model
+from negmerge_kit.vision.scene import Scene
+
+PUBLISHED = Recipe(lr=0.1, epochs=182, weight_decay=5e-4, batch_size=256, warmup=0, clip_norm=0.0, augment="crop-4",
+                   optimizer="sgd", schedule="multistep")
+"""The original model of the published protocol (SalUn, https://arxiv.org/abs/2310.12508): 182 epochs, a tenth of the
+rate after 91 and 136 of them, which are 50 % and 75 %."""
+
+BASES: dict[str, Recipe] = {
+    "tiny": Recipe(lr=0.05, epochs=15, weight_decay=5e-4, batch_size=60, warmup=20, clip_norm=0.0, optimizer="sgd"),
+    "resnet18": PUBLISHED,
+    "vgg16-bn": PUBLISHED,
+    "swin-t": Recipe(lr=5e-4, epochs=100, weight_decay=0.05, batch_size=128, warmup=2000, clip_norm=1.0,
+                     augment="crop-4"),
+}
+"""How each network is trained where a scene does not say; `timm/NAME` as the published one."""
+
+
+def base_recipe(scene: Scene) -> Recipe:
+    """How the base of a standard classifier's scene is trained: the scene's own settings over its network's.
+
+    Raises:
+        ParameterError: settings that a recipe does not have, or that cannot be trained.
+
+    >>> from negmerge_kit.vision.scene import open_scene
+    >>> base_recipe(open_scene("tiny-classifier")).optimizer
+    'sgd'
+    """
+    name = find_model(scene.model).arch.removeprefix(CLASSIFIER)
+    told: dict[str, Any] = {**BASES.get(name, PUBLISHED).json(), **(scene.training or {})}
+    try:
+        return Recipe.from_json(told)
+    except ParameterError as error:
+        raise ParameterError(f"training of scene {scene.name}: {error}") from None
+
+
+def trained_from_scratch(
+    model: Classifier, images: ImageSet, recipe: Recipe, *, may_mirror: bool = False, execution: Execution | None = None
+) -> Iterator[Step]:
+    """Train an untrained classifier in place on these images and no others, a step at each iteration.
+
+    Args:
+        model: as `Scene.untrained` gives it.
+        images: `Parts.seen` makes the base, `Parts.remaining` the retrained model.
+        recipe: as `base_recipe` gives it; another seed is another order of the images.
+        may_mirror: whether a mirrored image still shows its class.
+
+    Raises:
+        DivergedError, ParameterError: as `finetune`.
+    """
+    return finetune(model, images, recipe, may_mirror=may_mirror, execution=execution)
