@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -128,9 +128,17 @@ class Rule:
         >>> RULES["negmerge"].resolve({"agreement": 0.75})
         {'agreement': 0.75, 'average': 'mean', 'over': 'agreeing'}
         """
-        known = {parameter.name: parameter for parameter in self.parameters}
-        for name in params:
-            if name not in known:
-                has = ", ".join(known) if known else "no parameters"
-                raise ParameterError(f"the rule {self.name} has no parameter {name!r}: it has {has}.")
-        return {name: parameter.check(params.get(name, parameter.default)) for name, parameter in known.items()}
+        return resolve(f"the rule {self.name}", self.parameters, params)
+
+
+def resolve(owner: str, parameters: Sequence[Parameter], params: Mapping[str, object]) -> dict[str, Any]:
+    """Every parameter with its default filled in and its value checked; `owner` names whose they are in messages.
+
+    Raises ParameterError for a name that is not among them, or a value out of range.
+    """
+    known = {parameter.name: parameter for parameter in parameters}
+    for name in params:
+        if name not in known:
+            has = ", ".join(known) if known else "no parameters"
+            raise ParameterError(f"{owner} has no parameter {name!r}: it has {has}.")
+    return {name: parameter.check(params.get(name, parameter.default)) for name, parameter in known.items()}

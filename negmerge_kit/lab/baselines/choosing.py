@@ -1,0 +1,112 @@
+"""Which rate a baseline is used with: every one tried from the base's weights, scored on validation, and charged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from negmerge_kit.errors import DivergedError, NotFiniteError, ParameterError
+from negmerge_kit.lab.baselines.baseline import Baseline
+from negmerge_kit.lab.baselines.trials import Choice, Trial, TrialLog
+from negmerge_kit.lab.training.resuming import describe_run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from negmerge_kit.lab.training.finetuning import Step
+    from negmerge_kit.lab.training.recipe import Recipe
+    from negmerge_kit.vision.clip import Classifier
+    from negmerge_kit.vision.forgetting import Parts
+
+
+def choose_rate(
+    baseline: Baseline,
+    model: Classifier,
+    parts: Parts,
+    score: Callable[[Classifier], float],
+    *,
+    epochs: int,
+    fresh: Callable[[], Classifier],
+    recipe: Recipe,
+    rates: Sequence[float] = (),
+    seed: int = 0,
+    params: Mapping[str, object] | None = None,
+    may_mirror: bool = False,
+    scored_by: str = "score",
+    store: Path | None = None,
+    on_step: Callable[[float, Step], None] = lambda rate, step: None,
+) -> Choice:
+    """Try every rate on the same seed, from the base's weights; the model is left as the best one made it.
+
+    The score is the caller's and comes from validation images: a test split never chooses. Ties take the smaller rate.
+    On an error, or where `on_step` raises to cancel, the model has the base's weights again.
+
+    Args:
+        model: holds the base's weights.
+        score: of an unlearned model; smaller is better. No number, or NotFiniteError, counts as diverged.
+        rates: to try; where there are none, the base recipe's.
+        scored_by: what the score is, in words; told in the log.
+        store: a folder that keeps each trial as it ends. A search that was stopped goes on from there: its file is
+            named after all that decides a trial, the base's weights, both sets and `scored_by` included.
+
+    Raises:
+        DivergedError: if every rate diverged.
+        ParameterError: for a rate twice, or what `Baseline.unlearn` refuses.
+        PoolError: if the folder's file of this search cannot be read.
+    """
+    rates = sorted(rates or (recipe.lr,))
+    if len(set(rates)) < len(rates):
+        raise ParameterError(f"{baseline.name} is to try {_told(rates)}: give each rate once.")
+    settings, base = baseline.resolve(params or {}), model.weights()
+    made_from = {} if store is None else {
+        "version": 1, "baseline": baseline.name, "epochs": epochs, "seed": seed, "params": settings,
+        "scored_by": scored_by, "sets": [describe_run(model, images, recipe, may_mirror)
+                                         for images in (parts.forgotten, parts.remaining)],
+    }
+    log = TrialLog(store, baseline.name, made_from)
+
+    def tried(rate: float) -> Trial:
+        model.load(base.items())
+        begun, steps, seconds = perf_counter(), 0, None
+        try:
+            for step in baseline.unlearn(model, parts, rate=rate, epochs=epochs, fresh=fresh, recipe=recipe, seed=seed,
+                                         params=settings, may_mirror=may_mirror):
+                steps += 1
+                on_step(rate, step)
+            seconds = perf_counter() - begun
+            value = float(score(model))
+            if not isfinite(value):
+                raise DivergedError(f"the unlearned model scores {value}.")
+        except (DivergedError, NotFiniteError) as error:
+            return Trial(rate, None, seconds or perf_counter() - begun, steps, "diverged", str(error))
+        return Trial(rate, value, seconds, steps)
+
+    best: Trial | None = None
+    weights: dict[str, Tensor] | None = None
+    try:
+        for rate in rates:
+            known = rate in log
+            if not known:
+                log.add(tried(rate))
+            trial = log[rate]
+            if trial.score is not None and (best is None or best.score is None or trial.score < best.score):
+                best, weights = trial, None if known else model.weights()
+        if best is None:
+            raise DivergedError(f"{baseline.name} diverged with every {baseline.dial} of {_told(rates)}: "
+                                "give smaller ones.")
+        if weights is None:  # the best one is known from a search that was stopped; the same seed makes it again
+            tried(best.rate)
+            weights = model.weights()
+    except BaseException:
+        model.load(base.items())
+        raise
+    model.load(weights.items())
+    return Choice(baseline.name, baseline.dial, epochs, seed, settings, scored_by, best,
+                  tuple(log[rate] for rate in rates))
+
+
+def _told(rates: Sequence[float]) -> str:
+    return ", ".join(f"{rate:g}" for rate in rates)

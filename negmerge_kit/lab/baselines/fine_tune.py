@@ -1,0 +1,30 @@
+"""Fine-tuning on what remains: forgetting by neglect (arXiv:2304.04934, section 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from negmerge_kit.lab.baselines.baseline import PAPER, SGD, TINY, Baseline, Preset
+from negmerge_kit.lab.baselines.loop import Pass, Run, descend, truth
+from negmerge_kit.lab.training.finetuning import Step
+
+
+def steps(run: Run) -> Iterator[Step]:
+    """θ ← θ − η ∇ CE(θ; remaining): a few epochs on the remaining set, with its own labels."""
+    return descend(run, lambda epoch: [Pass(run.parts.remaining, truth, run.settings["batch_size"])])
+
+
+FINE_TUNE = Baseline(
+    name="fine-tune",
+    title="Fine-tuning",
+    paper="https://arxiv.org/abs/2304.04934",
+    explains="Trains on for a few epochs on the remaining images only, and hopes that the others fade.",
+    reads=("remaining",),
+    parameters=SGD,
+    presets={
+        PAPER: Preset((1e-4, 1e-3, 1e-2, 4e-2, 1e-1), 10, "github.com/OPTML-Group/Unlearn-WorstCase issue 1: 10 "
+                      "epochs, 1e-4 to 1e-1, how densely is not told; with 4e-2 of Unlearn-Sparse issue 8."),
+        TINY: Preset((1e-2, 5e-2, 0.1, 0.2), 10, "this kit's, for the embedded classifier.", {"batch_size": 64}),
+    },
+    steps=steps,
+)

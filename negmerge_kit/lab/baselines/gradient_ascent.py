@@ -1,0 +1,38 @@
+"""Gradient ascent on what is to be forgotten (Thudi et al. 2022, arXiv:2109.13398)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from negmerge_kit.lab.baselines.baseline import PAPER, SGD, TINY, Baseline, Preset
+from negmerge_kit.lab.baselines.loop import Pass, Run, View, descend, truth
+from negmerge_kit.lab.training.finetuning import Step
+
+
+def rising(view: View) -> Tensor:
+    """−CE: minimised, the loss on the forget set grows. It has no bound, so a large rate diverges."""
+    return -truth(view)
+
+
+def steps(run: Run) -> Iterator[Step]:
+    """θ ← θ + η ∇ CE(θ; forget); weight decay still pulls towards zero, as in the reference."""
+    return descend(run, lambda epoch: [Pass(run.parts.forgotten, rising, run.settings["batch_size"])])
+
+
+GRADIENT_ASCENT = Baseline(
+    name="gradient-ascent",
+    title="Gradient ascent",
+    paper="https://arxiv.org/abs/2109.13398",
+    explains="Climbs the loss of the images to forget, and looks at nothing else.",
+    reads=("forget",),
+    parameters=SGD,
+    presets={
+        PAPER: Preset((1e-5, 1e-4, 5e-4, 1e-3, 1e-2, 1e-1), 5, "github.com/OPTML-Group/Unlearn-Sparse issue 5: 0.1 "
+                      "down to 1e-5, 5 epochs; with 5e-4 of Unlearn-Saliency issue 8."),
+        TINY: Preset((1e-2, 3e-2, 0.1, 0.3), 5, "this kit's, for the embedded classifier.",
+                     {"batch_size": 64}),
+    },
+    steps=steps,
+)

@@ -1,0 +1,37 @@
+"""Retraining without what is to be forgotten: exact unlearning, which every other method is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from negmerge_kit.lab.baselines.baseline import PAPER, TINY, Baseline, Preset
+from negmerge_kit.lab.baselines.loop import Run
+from negmerge_kit.lab.training.finetuning import Step
+from negmerge_kit.lab.training.from_scratch import trained_from_scratch
+
+
+def steps(run: Run) -> Iterator[Step]:
+    """Train `fresh()` on the remaining set as the base was trained on all, with the run's rate, epochs and seed.
+
+    The base's weights and the forget set are never looked at.
+    """
+    run.model.load(run.fresh().weights().items())
+    recipe = replace(run.recipe, lr=run.rate, epochs=run.epochs, seed=run.seed)
+    return trained_from_scratch(run.model, run.parts.remaining, recipe, may_mirror=run.may_mirror)
+
+
+RETRAIN = Baseline(
+    name="retrain",
+    title="Retrain",
+    paper="https://arxiv.org/abs/1912.03817",
+    explains="Trains a new network on the remaining images only: the reference, and the dearest way.",
+    reads=("remaining",),
+    parameters=(),
+    presets={
+        PAPER: Preset((), None, "the base's own recipe. For CIFAR-10 the reference code's authors give 182 epochs from "
+                      "0.1; Unlearn-Sparse's command has 160."),
+        TINY: Preset((), None, "the base's own recipe."),
+    },
+    steps=steps,
+)

@@ -1,0 +1,80 @@
+"""SalUn: random labels, but only the weights that matter to the forget set move (Fan et al. 2024, arXiv:2310.12508)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from negmerge_kit.lab.baselines.baseline import PAPER, SGD, TINY, Baseline, Preset
+from negmerge_kit.lab.baselines.loop import Run, descend, gradients, truth, view
+from negmerge_kit.lab.baselines.random_labels import passes
+from negmerge_kit.lab.training.finetuning import Step
+from negmerge_kit.merging.rule import Parameter
+
+
+def saliency(run: Run) -> dict[str, Tensor]:
+    """|Σ over batches of ∇ CE(θ; forget)| of every parameter, in eval mode and at the base's weights throughout."""
+    forgotten, network = run.parts.forgotten, run.model.clip.visual
+    names, weights = zip(*network.named_parameters(), strict=True)
+    total = [torch.zeros_like(weight) for weight in weights]
+    with gradients(run.model, train=False):
+        size = run.settings["batch_size"]
+        for images, labels in zip(forgotten.images.split(size), forgotten.labels.split(size), strict=True):
+            with torch.enable_grad():
+                slopes = torch.autograd.grad(truth(view(run, forgotten.name, images, labels)), weights)
+            for kept, slope in zip(total, slopes, strict=True):
+                kept += slope
+    return {name: kept.abs() for name, kept in zip(names, total, strict=True)}
+
+
+def mask_of(salience: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """True for the `share` of all elements with the largest salience, ranked over the whole model; ties by position.
+
+    >>> mask_of({"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([2.0, 4.0])}, 0.5)
+    {'a': tensor([ True, False]), 'b': tensor([False,  True])}
+    """
+    flat = torch.cat([value.flatten() for value in salience.values()])
+    chosen = torch.zeros_like(flat, dtype=torch.bool)
+    chosen[flat.argsort(descending=True, stable=True)[: int(len(flat) * share)]] = True
+    parts = chosen.split([value.numel() for value in salience.values()])
+    return {name: part.view_as(value) for (name, value), part in zip(salience.items(), parts, strict=True)}
+
+
+def steps(run: Run) -> Iterator[Step]:
+    """Random labels with every weight outside the mask put back after each step, bit for bit.
+
+    Masking gradients alone, as the authors' code did until February 2026 (their issue 32), lets weight decay and
+    momentum move what should stay. BatchNorm's running statistics are no weights and move as in training.
+    """
+    mask = mask_of(saliency(run), run.settings["share"])
+    weights = dict(run.model.clip.visual.named_parameters())
+    base = {name: weight.detach().clone() for name, weight in weights.items()}
+
+    @torch.no_grad()
+    def restore() -> None:
+        for name, weight in weights.items():
+            weight.copy_(torch.where(mask[name], weight, base[name]))
+
+    yield from descend(run, lambda epoch: passes(run, epoch), after=restore)
+
+
+SALUN = Baseline(
+    name="salun",
+    title="SalUn",
+    paper="https://arxiv.org/abs/2310.12508",
+    explains="Random labels, while only the weights with the largest gradients on the images to forget may move.",
+    reads=("forget", "remaining"),
+    parameters=(
+        Parameter("share", "Share of weights", "Share of the weights that may move.", 0.5, "float", low=0.0, high=1.0,
+                  low_open=True),
+        *SGD,
+    ),
+    presets={
+        PAPER: Preset((1e-4, 1e-3, 6e-3, 1.3e-2, 1e-1), 10, "the authors' README (0.013, mask 0.5, 10 epochs); "
+                      "0.006 is a reader's in their issue 7, the range Unlearn-WorstCase issue 1's."),
+        TINY: Preset((1e-4, 5e-4, 1e-3, 5e-3), 10, "this kit's, for the embedded classifier.", {"batch_size": 64}),
+    },
+    steps=steps,
+)

@@ -1,0 +1,116 @@
+"""The search for a baseline's rate: every try logged and charged, the best kept, stopped searches continued."""
+
+import json
+
+import numpy as np
+import pytest
+
+from negmerge_kit.errors import DivergedError, NotFiniteError, ParameterError, PoolError
+from negmerge_kit.lab.baselines import BASELINES
+from negmerge_kit.lab.baselines.choosing import choose_rate
+from negmerge_kit.lab.training.recipe import Recipe
+from tests.lab.two_weights import TwoWeights, images_of, parted
+
+RECIPE = Recipe(lr=0.25, epochs=2)
+ASCENT = BASELINES["gradient-ascent"]
+BASE = (0.8, -0.3)
+
+
+def search(score, rates, model=None, **more):
+    parts = parted(forgotten=images_of("forgotten", [51, 230], [0, 1]),
+                   remaining=images_of("remaining", [20, 200], [1, 0]))
+    return choose_rate(ASCENT, model or TwoWeights(*BASE), parts, score, rates=rates,
+                       **{"epochs": 2, "fresh": TwoWeights, "recipe": RECIPE} | more)
+
+
+def test_every_try_is_logged_and_the_best_one_is_kept():
+    model, told, order = TwoWeights(*BASE), {}, []
+
+    def score(tried):
+        told[order[-1]] = tried.w
+        return abs(order[-1] - 0.3)
+
+    choice = search(score, [1.0, 0.25, 0.5], model,
+                    on_step=lambda rate, step: order.append(rate) if step.index == 1 else None, scored_by="distance")
+    assert order == [0.25, 0.5, 1.0] == [trial.rate for trial in choice.trials]
+    assert choice.chosen.rate == 0.25 and choice.scored_by == "distance" and choice.dial == "learning rate"
+    assert [trial.score for trial in choice.trials] == pytest.approx([0.05, 0.2, 0.7])
+    assert all(trial.status == "ok" and trial.steps == 2 and trial.seconds > 0 for trial in choice.trials)
+    assert choice.seconds == pytest.approx(sum(trial.seconds for trial in choice.trials))
+    assert np.array_equal(model.w, told[0.25]) and not np.array_equal(told[0.25], told[0.5])
+    plain = json.loads(json.dumps(choice.json()))
+    assert plain["chosen"]["rate"] == 0.25 and len(plain["trials"]) == 3 and plain["params"]["momentum"] == 0.9
+    # The same rate alone, from the base's weights: the tries do not build on one another.
+    alone = TwoWeights(*BASE)
+    search(lambda tried: 0.0, [0.25], alone)
+    assert np.array_equal(alone.w, told[0.25])
+
+
+def test_ties_take_the_smaller_rate_and_without_rates_it_is_the_recipes():
+    assert search(lambda model: 0.5, [0.5, 0.125]).chosen.rate == 0.125
+    assert [trial.rate for trial in search(lambda model: 0.5, ()).trials] == [0.25]
+
+
+def test_what_diverges_is_recorded_and_never_chosen():
+    def score(model):
+        size = np.abs(model.w).max()
+        if size > 1e5:
+            raise NotFiniteError("the model answers with NaN: its weights are damaged.")
+        return float("nan") if size > 10 else size
+
+    model = TwoWeights(*BASE)
+    choice = search(score, [0.1, 1e3, 1e6, 1e38], model)
+    assert [trial.status for trial in choice.trials] == ["ok", "diverged", "diverged", "diverged"]
+    assert [trial.score for trial in choice.trials[1:]] == [None] * 3
+    reasons = [trial.reason for trial in choice.trials]
+    assert reasons[0] is None and "scores nan" in reasons[1] and "NaN" in reasons[2] and "became" in reasons[3]
+    assert choice.chosen.rate == 0.1 and np.abs(model.w).max() < 10
+    assert choice.seconds > choice.chosen.seconds
+    json.dumps(choice.json(), allow_nan=False)
+
+
+def test_all_diverged_is_one_sentence_and_the_base_is_back():
+    model = TwoWeights(*BASE)
+    with pytest.raises(DivergedError, match="^gradient-ascent diverged with every learning rate of 1e\\+37, 1e\\+38: "
+                                            "give smaller ones.$"):
+        search(lambda model: 0.0, [1e38, 1e37], model)
+    assert model.w == pytest.approx(BASE)
+
+
+def test_a_stopped_search_goes_on(tmp_path):
+    def scored(model):
+        tries.append(1)
+        return abs(model.w[0] - 0.8)
+
+    def stop(rate, step):
+        if rate == 0.5:
+            raise KeyboardInterrupt
+
+    tries, model = [], TwoWeights(*BASE)
+    with pytest.raises(KeyboardInterrupt):
+        search(scored, [0.25, 0.5], model, store=tmp_path, on_step=stop)
+    assert model.w == pytest.approx(BASE) and len(tries) == 1
+    (file,) = tmp_path.iterdir()
+    assert [trial["rate"] for trial in json.loads(file.read_text())["trials"]] == [0.25]
+    again = search(scored, [0.25, 0.5], model, store=tmp_path)
+    assert again.chosen.rate == 0.25 and len(tries) == 3  # 0.5, and the best one made again
+    whole = TwoWeights(*BASE)
+    straight = search(scored, [0.25, 0.5], whole)
+    assert np.array_equal(model.w, whole.w) and straight.chosen.score == again.chosen.score
+    # Another seed, another base or another measure is another search.
+    search(scored, [0.25], store=tmp_path, seed=1)
+    search(scored, [0.25], TwoWeights(0.1, 0.2), store=tmp_path)
+    search(scored, [0.25], store=tmp_path, scored_by="gap")
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_bad_requests(tmp_path):
+    with pytest.raises(ParameterError, match="give each rate once"):
+        search(lambda model: 0.0, [0.1, 0.1])
+    with pytest.raises(ParameterError, match="has no parameter 'alpha'"):
+        search(lambda model: 0.0, [0.1], params={"alpha": 1})
+    search(lambda model: 0.0, [0.1], store=tmp_path)
+    (file,) = tmp_path.iterdir()
+    file.write_text("{}")
+    with pytest.raises(PoolError, match="is no log of a rate search"):
+        search(lambda model: 0.0, [0.1], store=tmp_path)
