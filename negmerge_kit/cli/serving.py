@@ -15,7 +15,10 @@ from negmerge_kit.cli.flags import Parser
 def demo(arguments: list[str]) -> int:
     """Serve the page; candidates that the pool lacks are fine-tuned while it is up."""
     parser = Parser("demo", "Serve the app; it fine-tunes the embedded scene's candidates at the first start.")
-    parser.add_argument("--pool", type=Path, metavar="DIR", help="a pool of your own (default: the embedded scene)")
+    parser.add_argument(
+        "--pool", type=Path, metavar="DIR", action="append",
+        help="a pool of your own, or a folder of pools; may be given again (default: the embedded scene)",
+    )  # fmt: skip
     parser.add_argument("--forget", metavar="FAMILY", help="the embedded family to forget (default: digits)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument(
@@ -32,7 +35,7 @@ def demo(arguments: list[str]) -> int:
     # The page takes seconds to import: fetch it while the pool is opened.
     threading.Thread(target=import_module, args=("negmerge_kit.web.serving",), daemon=True).start()
 
-    from negmerge_kit.checkpoints.pool import open_pool
+    from negmerge_kit.checkpoints.pool import Pool
     from negmerge_kit.cli.progress import watch
     from negmerge_kit.errors import PoolError
     from negmerge_kit.lab.training.recipe import grid
@@ -41,9 +44,8 @@ def demo(arguments: list[str]) -> int:
     from negmerge_kit.web import serve
 
     sweep = None
-    if options.pool:
-        pool = open_pool(options.pool)
-    else:
+    pools: list[Pool | Path] = options.pool or []
+    if not pools:
         pool, damaged = start_pool(f"tiny:{options.forget or 'digits'}")
         for sentence in damaged:
             print(f"negmerge demo: {sentence}", file=sys.stderr)
@@ -53,6 +55,7 @@ def demo(arguments: list[str]) -> int:
             )
         if not options.public:
             sweep = BackgroundSweep(pool, grid("tiny"), device=options.device)
+        pools = [pool]
 
     def ready(address: str) -> None:
         print(f"negmerge is at {address} (Ctrl-C ends it)", flush=True)
@@ -60,7 +63,7 @@ def demo(arguments: list[str]) -> int:
             watch(sweep, f"fine-tuning {pool.scene['name']}")
 
     serve(
-        pool,
+        pools,
         sweep=sweep,
         device=options.device,
         host=options.host,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
@@ -11,7 +11,9 @@ from negmerge_kit.errors import NegmergeError
 from negmerge_kit.web import fragments
 from negmerge_kit.web.agreeing import WHOLE, Agreeing
 from negmerge_kit.web.job_buttons import LIGHT, connect, told_by
+from negmerge_kit.web.jobs import Jobs
 from negmerge_kit.web.page import Controls
+from negmerge_kit.web.told import told
 from negmerge_kit.web.unlearn import Unlearn
 
 
@@ -47,8 +49,18 @@ class AgreementPage:
         yield from told_by(lambda: self.agreeing.explain(visitor, self.page.choice(ids, rule, dials)))
 
 
-def lay_out(handlers: AgreementPage, controls: Controls, tab: gr.Tab) -> None:
-    """Build the page within its tab and connect it."""
+def lay_out(of_pool: Callable[[str], AgreementPage], jobs: Jobs, controls: Controls, tab: gr.Tab) -> None:
+    """Build the page within its tab and connect it; `of_pool` gives the handlers of the pool that a visitor is on."""
+
+    def show(of: object, pool: str, *values: Any) -> Any:
+        return of_pool(pool).show(of, *values)
+
+    def votes(of: object, pool: str, *values: Any) -> str:
+        return of_pool(pool).votes(of, *values)
+
+    def explain(visitor: str, pool: str, *values: Any) -> Iterator[tuple[str, str]]:
+        yield from of_pool(pool).explain(visitor, *values)
+
     with gr.Column(elem_classes="nm-page"):
         notice = gr.HTML("", elem_id="nm-agreed")
         with gr.Row(elem_classes="nm-pair"):
@@ -74,8 +86,7 @@ def lay_out(handlers: AgreementPage, controls: Controls, tab: gr.Tab) -> None:
                 stop = gr.Button("Cancel", size="sm", interactive=False, elem_id="nm-explain-stop")
             progress = gr.HTML("", elem_id="nm-explain-progress", elem_classes="nm-told")
             why = gr.HTML("", elem_id="nm-why")
-    chosen = [controls.picker, controls.rule, *controls.dials]
-    tab.select(handlers.show, [of, *chosen], [notice, of, histogram, heat, table, why],
+    tab.select(told(show), [of, *controls.choice], [notice, of, histogram, heat, table, why],
                trigger_mode="always_last", **LIGHT)  # fmt: skip
-    of.input(handlers.votes, [of, *chosen], histogram, trigger_mode="always_last", **LIGHT)
-    connect(start, stop, handlers.explain, chosen, [progress, why], handlers.agreeing.jobs.cancel)
+    of.input(told(votes), [of, *controls.choice], histogram, trigger_mode="always_last", **LIGHT)
+    connect(start, stop, explain, controls.choice, [progress, why], jobs.cancel)

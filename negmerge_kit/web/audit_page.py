@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
@@ -12,11 +12,11 @@ from negmerge_kit.lab.audits.audit import PROBES
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.web import fragments
 from negmerge_kit.web.auditing import Auditing, audit_html
-from negmerge_kit.web.endpoints import told
 from negmerge_kit.web.job_buttons import LIGHT, PRESS, connect, told_by
-from negmerge_kit.web.jobs import Done, Progress
+from negmerge_kit.web.jobs import Done, Jobs, Progress
 from negmerge_kit.web.page import Controls
 from negmerge_kit.web.takeaway import EVERYTHING, PAGE, TakeAway
+from negmerge_kit.web.told import told
 from negmerge_kit.web.unlearn import Unlearn
 
 FIRST = "Choose probes and press “Audit this model”. On the embedded pool all of them take about a minute."
@@ -74,8 +74,15 @@ class AuditPage:
         return self.page.choice(ids, rule, dials), self.page.scale(scale)
 
 
-def lay_out(handlers: AuditPage, controls: Controls, tab: gr.Tab) -> None:
-    """Build the page within its tab and connect it."""
+def lay_out(of_pool: Callable[[str], AuditPage], jobs: Jobs, controls: Controls, tab: gr.Tab) -> None:
+    """Build the page within its tab and connect it; `of_pool` gives the handlers of the pool that a visitor is on."""
+
+    def show(pool: str, *values: Any) -> tuple[str, str, str]:
+        return of_pool(pool).show(*values)
+
+    def run(visitor: str, probes: object, pool: str, *values: Any) -> Iterator[tuple[str, str]]:
+        yield from of_pool(pool).run(visitor, probes, *values)
+
     with gr.Column(elem_classes="nm-page"):
         with gr.Column(elem_classes="nm-card"):
             gr.HTML("<h2>Is it gone? <small>what can still be read out, or comes back quickly</small></h2>")
@@ -90,17 +97,17 @@ def lay_out(handlers: AuditPage, controls: Controls, tab: gr.Tab) -> None:
                 "scored, with the audit in it once there is one; all is weights, card and audit.</p>"
             )
             card_file = gr.DownloadButton("card", visible="hidden", elem_id="nm-file-card")
-            whole_file = gr.DownloadButton("all", visible="hidden", elem_id="nm-file-all")
+            whole_file = gr.DownloadButton("all", visible="hidden", elem_id="nm-file-everything")
         progress = gr.HTML("", elem_id="nm-audit-progress", elem_classes="nm-told")
         content = gr.HTML("", elem_id="nm-audit-content")
-    model = [controls.picker, controls.rule, controls.keep, controls.scale, *controls.dials]
-    tab.select(handlers.show, model, [what, progress, content], trigger_mode="always_last", **LIGHT)
-    connect(start, stop, handlers.run, [probes, *model], [progress, content], handlers.auditing.jobs.cancel)
-    for button, file, write, kind in (
-        (card, card_file, handlers.card, "card"),
-        (whole, whole_file, handlers.everything, "all"),
-    ):
+    tab.select(told(show), controls.model, [what, progress, content], trigger_mode="always_last", **LIGHT)
+    connect(start, stop, run, [probes, *controls.model], [progress, content], jobs.cancel)
+    for button, file, kind in ((card, card_file, "card"), (whole, whole_file, "everything")):
+
+        def write(pool: str, *values: Any, kind: str = kind) -> str:
+            return str(getattr(of_pool(pool), kind)(*values))
+
         button.click(
-            told(write), model, file, api_visibility="private", show_progress="minimal", show_progress_on=button,
-            concurrency_limit=2, concurrency_id="heavy",
+            told(write), controls.model, file, api_visibility="private", show_progress="minimal",
+            show_progress_on=button, concurrency_limit=2, concurrency_id="heavy",
         ).success(None, None, None, js=PRESS.format(kind=kind), api_visibility="private")  # fmt: skip

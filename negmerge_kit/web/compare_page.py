@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
@@ -18,10 +17,10 @@ from negmerge_kit.web import fragments
 from negmerge_kit.web.compare_table import LOAD, compare_table
 from negmerge_kit.web.comparing import Compare
 from negmerge_kit.web.dials import DIALS
-from negmerge_kit.web.endpoints import told
 from negmerge_kit.web.job_buttons import LIGHT, connect, told_by
-from negmerge_kit.web.jobs import Done, Progress
+from negmerge_kit.web.jobs import Done, Jobs, Progress
 from negmerge_kit.web.page import Controls
+from negmerge_kit.web.told import told
 
 EMPTY = (
     f"All {len(find_entrants())} rules and searches are held against each other on this pool’s candidates at the floor "
@@ -75,8 +74,11 @@ def floor_of(value: object) -> float:
     return round(float(value), 2)
 
 
-def lay_out(compare: Compare, controls: Controls, tabs: gr.Tabs, tab: gr.Tab) -> None:
-    """Build the page within its tab and connect it; a row that is clicked moves the controls of Unlearn."""
+def lay_out(of_pool: Callable[[str], Compare], jobs: Jobs, controls: Controls, tabs: gr.Tabs, tab: gr.Tab) -> None:
+    """Build the page within its tab and connect it; a row that is clicked moves the controls of Unlearn.
+
+    `of_pool` gives the comparisons of the pool that a visitor is on.
+    """
     with gr.Column(elem_classes="nm-page"):
         with gr.Column(elem_classes="nm-card nm-bar-of-controls"):
             gr.HTML("<h2>Which rule forgets most at equal retention?</h2>")
@@ -90,9 +92,9 @@ def lay_out(compare: Compare, controls: Controls, tabs: gr.Tabs, tab: gr.Tab) ->
         progress = gr.HTML("", elem_id="nm-compare-progress", elem_classes="nm-told")
         content = gr.HTML("", elem_id="nm-compare-content", js_on_load=LOAD)
 
-    def show(keep: Any, request: gr.Request) -> Iterator[Any]:
+    def show(keep: Any, pool: str, request: gr.Request) -> Iterator[Any]:
         try:
-            floor = floor_of(keep)
+            compare, floor = of_pool(pool), floor_of(keep)
             if compare.known(floor) is None and compare.ready(floor):
                 yield from follow(compare, str(request.session_hash), floor)
                 return
@@ -101,16 +103,20 @@ def lay_out(compare: Compare, controls: Controls, tabs: gr.Tabs, tab: gr.Tab) ->
             return
         yield "", shown_first(compare, keep)
 
-    def load(keep: Any, event: gr.EventData) -> list[Any]:
+    def run(visitor: str, keep: Any, pool: str) -> Iterator[tuple[str, str]]:
+        yield from follow(of_pool(pool), visitor, keep)
+
+    def load(keep: Any, pool: str, event: gr.EventData) -> list[Any]:
         data = event._data if isinstance(event._data, dict) else {}
-        row = compare.load(data.get("row"), data.get("which"), floor_of(keep))
+        row = of_pool(pool).load(data.get("row"), data.get("which"), floor_of(keep))
         dials = [row.params[name] if owner == row.rule else gr.skip() for owner, name in DIALS]
         return [gr.Tabs(selected="unlearn"), list(row.candidates), row.rule, row.scale, keep, *dials]
 
-    gr.on([tab.select, keep.release], show, keep, [progress, content], trigger_mode="always_last", **LIGHT)
-    connect(start, stop, partial(follow, compare), [keep], [progress, content], compare.jobs.cancel)
+    asked = [keep, controls.pool]
+    gr.on([tab.select, keep.release], show, asked, [progress, content], trigger_mode="always_last", **LIGHT)
+    connect(start, stop, run, asked, [progress, content], jobs.cancel)
     moved = [tabs, controls.picker, controls.rule, controls.scale, controls.keep, *controls.dials]
-    content.click(told(load), keep, moved, **LIGHT)
+    content.click(told(load), asked, moved, **LIGHT)
 
 
 def _first(compare: Compare, keep: float) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.merging.rule import Parameter
+from negmerge_kit.merging.rule import Parameter, Rule
 from negmerge_kit.merging.rules import RULES
 
 DIALS: tuple[tuple[str, str], ...] = tuple(
@@ -17,9 +17,10 @@ DIALS: tuple[tuple[str, str], ...] = tuple(
 """(rule, parameter) of each dial, in the order in which the page sends their values."""
 
 
-def dial(parameter: Parameter) -> gr.components.FormComponent:
-    """The control for one parameter: a slider within its range, or a choice."""
-    told = {"label": parameter.title, "info": parameter.explains, "value": parameter.default, "interactive": True}
+def dial(rule: Rule, parameter: Parameter) -> gr.components.FormComponent:
+    """The control for one parameter: a slider within its range, or a choice, with its sentence and the rule's paper."""
+    info = f"{parameter.explains} [Paper]({rule.paper})" if rule.paper else parameter.explains
+    told = {"label": parameter.title, "info": info, "value": parameter.default, "interactive": True}
     if parameter.kind == "choice":
         choices = list(parameter.choices)
         return gr.Radio(choices, elem_classes="nm-choice", **told) if len(choices) < 6 else gr.Dropdown(choices, **told)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 import gradio as gr
 
-from negmerge_kit.errors import NegmergeError, ParameterError, PoolError
+from negmerge_kit.errors import ParameterError, PoolError
 from negmerge_kit.lab.comparison.entrants import find_entrants
 from negmerge_kit.lab.report import score_json, search_json
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.scale import Method, parse_scales
 from negmerge_kit.types import Json
-from negmerge_kit.web.comparing import Compare
-from negmerge_kit.web.fragments import brief
-from negmerge_kit.web.jobs import Job, Jobs
+from negmerge_kit.web.jobs import Job
+from negmerge_kit.web.pools import Pools
+from negmerge_kit.web.told import told
 
 SPLITS = ("val", "test", "live")
 MOST_SCALES = 201
@@ -27,15 +25,14 @@ LARGEST = 1000.0
 
 
 class Endpoints:
-    """The functions behind the endpoints, over one workbench; heavy ones take turns with the pages' jobs."""
+    """The functions behind the endpoints, over what is served; heavy ones take turns with the pages' jobs."""
 
-    def __init__(self, bench: Workbench, name: str, compare: Compare | None = None) -> None:
-        self._bench, self._name = bench, name
-        self._comparing = compare or Compare(bench, Jobs())
+    def __init__(self, pools: Pools) -> None:
+        self._pools = pools
 
     def pools(self) -> list[str]:
-        """The ids of the pools that this app has open."""
-        return [self._name]
+        """The ids of the pools that this app serves."""
+        return self._pools.ids
 
     def score(
         self,
@@ -47,10 +44,10 @@ class Endpoints:
         split: str = "val",
     ) -> dict[str, Any]:
         """Forget and retain at one scale: {"forget", "retain", "base", "kept_fraction", "seconds"}."""
-        choice = self._choice(pool, candidates, rule, params)
+        bench, choice = self._choice(pool, candidates, rule, params)
         if split not in SPLITS:
             raise ParameterError(f"split is {split!r}: choose one of {', '.join(SPLITS)}.")
-        return score_json(self._bench, choice, _number(scale, "scale", 0.0, LARGEST), split)
+        return score_json(bench, choice, _number(scale, "scale", 0.0, LARGEST), split)
 
     def search(
         self,
@@ -65,7 +62,7 @@ class Endpoints:
     ) -> dict[str, Any]:
         """The scale that forgets most on validation with retention at its floor, as `negmerge search --json`."""
         started = time.perf_counter()
-        choice = self._choice(pool, candidates, rule, params)
+        bench, choice = self._choice(pool, candidates, rule, params)
         grid = _grid(scales)
         for name, value in (("exhaustive", exhaustive), ("test", test)):
             if not isinstance(value, bool):
@@ -75,17 +72,17 @@ class Endpoints:
         # Visitors choose the parameters: nothing of theirs is written to the pool's disk.
 
         def work(job: Job) -> Json:
-            found = self._bench.search(choice, keep=floor, scales=grid, method=method, remember=False)
-            return search_json(self._bench, choice, found, test=test, started=started)
+            found = bench.search(choice, keep=floor, scales=grid, method=method, remember=False)
+            return search_json(bench, choice, found, test=test, started=started)
 
-        answer: Json = self._comparing.jobs.do(work)
+        answer: Json = self._pools.jobs.do(work)
         return answer
 
     def compare(
         self, pool: str, rules: str = "all", baselines: str = "all", keep: float = 0.95, scales: str = "0:1:0.05"
     ) -> dict[str, Any]:
         """All rules at equal retention, as `negmerge compare --json` but for "pool", which is the id that came in."""
-        self._is_open(pool)
+        opened = self._pools.open(pool)
         for name, value in (("rules", rules), ("baselines", baselines)):
             if not isinstance(value, str) or len(value) > 10_000:
                 raise ParameterError(f"{name} is {_short(value)}: give names with commas between them, all or none.")
@@ -93,14 +90,10 @@ class Endpoints:
         if len(entrants) > MOST_ROWS:
             raise ParameterError(f"{len(entrants)} rows are too many for one call: name at most {MOST_ROWS}.")
         floor, grid = _number(keep, "keep", 0.0, 1.0), _grid(scales)
-        return self._comparing.answer(entrants, floor, grid).json() | {"pool": self._name}
+        return opened.compare.answer(entrants, floor, grid).json() | {"pool": opened.id}
 
-    def _is_open(self, pool: object) -> None:
-        if not isinstance(pool, str) or pool != self._name:
-            raise PoolError(f"there is no pool {_short(pool)} here: /pools lists those that are open ({self._name}).")
-
-    def _choice(self, pool: object, candidates: object, rule: object, params: object) -> Choice:
-        self._is_open(pool)
+    def _choice(self, pool: object, candidates: object, rule: object, params: object) -> tuple[Workbench, Choice]:
+        bench = self._pools.open(pool).bench
         if not isinstance(rule, str):
             raise ParameterError(f"rule is {_short(rule)}: give a rule's name.")
         if candidates is not None and not (
@@ -109,10 +102,10 @@ class Endpoints:
             raise ParameterError("candidates must be a list of candidate ids, or null for all of them.")
         if params is not None and not (isinstance(params, dict) and all(isinstance(name, str) for name in params)):
             raise ParameterError('params must be an object such as {"agreement": 0.8}, or null for the defaults.')
-        self._bench.refresh()  # candidates may have been added since, by this process or another
-        if candidates is None and not self._bench.pool.ids:
-            raise PoolError(f"pool {self._name} has no finished candidate yet: call again once one is fine-tuned.")
-        return self._bench.choose(candidates, rule, params)
+        bench.refresh()  # candidates may have been added since, by this process or another
+        if candidates is None and not bench.pool.ids:
+            raise PoolError(f"pool {pool} has no finished candidate yet: call again once one is fine-tuned.")
+        return bench, bench.choose(candidates, rule, params)
 
 
 def publish(endpoints: Endpoints) -> None:
@@ -120,19 +113,6 @@ def publish(endpoints: Endpoints) -> None:
     for name in ("pools", "score", "search", "compare"):
         function = getattr(endpoints, name)
         gr.api(told(function), api_name=name, api_description=function.__doc__, concurrency_limit=4)
-
-
-def told(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with the kit's errors as gradio's: one sentence for the caller, no traceback."""
-
-    @wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return function(*args, **kwargs)
-        except NegmergeError as error:
-            raise gr.Error(brief(str(error)), print_exception=False) from error
-
-    return call
 
 
 def _grid(scales: object) -> list[float]:

@@ -12,14 +12,30 @@ from negmerge_kit.views.style import percent
 
 TAGLINE = "make a model forget, and see what it costs"
 LONGEST_MESSAGE = 2_000
+HINT = (
+    ("Choose candidates:", "copies of the base that were fine-tuned on what it shall forget."),
+    ("Merge them:", "NegMerge keeps the changes whose sign all candidates share, and drops the rest."),
+    ("Subtract the result:", "press “Find the best scale”. Orange, the forget score, shall fall; blue shall stay."),
+)
 
 
-def header(pool: str, device: str) -> str:
-    """Name, one line, and what is loaded where."""
+def header() -> str:
+    """Name and one line."""
+    return f'<header class="nm-header"><h1>negmerge-kit</h1><p>{TAGLINE}</p></header>'
+
+
+def device_chip(device: str, told: str = "") -> str:
+    """What it runs on, and what had to be given up for want of memory."""
+    more = f'<span class="nm-told-chip" role="status">{escape(told)}</span>' if told else ""
+    return f'<p class="nm-chips"><span>runs on {escape(device)}</span>{more}</p>'
+
+
+def hint() -> str:
+    """Three steps for who comes for the first time; the page's script shows it until it has been closed once."""
+    steps = "".join(f"<li><b>{head}</b> {text}</li>" for head, text in HINT)
     return (
-        f'<header class="nm-header"><h1>negmerge-kit</h1><p>{TAGLINE}</p>'
-        f'<p class="nm-chips"><span title="pool">pool: {escape(pool)}</span>'
-        f'<span title="device">runs on {escape(device)}</span></p></header>'
+        '<section class="nm-card nm-steps-hint" id="nm-hint" aria-label="How this page works" hidden>'
+        f'<ol>{steps}</ol><button type="button" id="nm-hint-close">Got it</button></section>'
     )
 
 

@@ -44,8 +44,11 @@ def connect(
 
     def run(request: gr.Request, *values: Any) -> Iterator[Any]:
         yield gr.Button(interactive=False), gr.Button(interactive=True), gr.skip(), gr.skip()
-        for told, html in follow(str(request.session_hash), *values):
-            yield gr.skip(), gr.skip(), told, html or gr.skip()
+        try:
+            for told, html in follow(str(request.session_hash), *values):
+                yield gr.skip(), gr.skip(), told, html or gr.skip()
+        except NegmergeError as error:  # a pool that is not served, or cannot be opened
+            yield gr.skip(), gr.skip(), fragments.notice(str(error)), gr.skip()
         yield gr.Button(interactive=True), gr.Button(interactive=False), gr.skip(), gr.skip()
 
     def end(request: gr.Request) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,17 +12,18 @@ from negmerge_kit.merging.rules import RULES
 from negmerge_kit.scoring.scale import KEEP
 from negmerge_kit.views.plots import LARGEST_SCALE
 from negmerge_kit.web import candidates, fragments
+from negmerge_kit.web.address import LOWEST_KEEP, RULE
 from negmerge_kit.web.dials import dial, explanation
+from negmerge_kit.web.examples import EXAMPLES
 from negmerge_kit.web.takeaway import RECORD, WEIGHTS
 from negmerge_kit.web.unlearn import Chosen, Unlearn
-
-RULE = "negmerge"
 
 
 @dataclass(frozen=True)
 class Controls:
     """What a visitor moves."""
 
+    pool: gr.Dropdown
     picker: gr.CheckboxGroup
     every: gr.Button
     none: gr.Button
@@ -32,14 +34,34 @@ class Controls:
     scale: gr.Slider
     keep: gr.Slider
     find: gr.Button
+    stop: gr.Button
+    examples: dict[str, gr.Button]
     take_weights: gr.Button
     take_record: gr.Button
+
+    @property
+    def choice(self) -> list[Any]:
+        """What merges: pool, candidates, rule, and every dial after them."""
+        return [self.pool, self.picker, self.rule, *self.dials]
+
+    @property
+    def floored(self) -> list[Any]:
+        """The choice with the floor before the dials."""
+        return [self.pool, self.picker, self.rule, self.keep, *self.dials]
+
+    @property
+    def model(self) -> list[Any]:
+        """The choice with floor and scale before the dials: the model that stands on Unlearn."""
+        return [self.pool, self.picker, self.rule, self.keep, self.scale, *self.dials]
 
 
 @dataclass(frozen=True)
 class Shown:
     """What changes in answer."""
 
+    told: gr.HTML
+    device: gr.HTML
+    style: gr.HTML
     explains: gr.Markdown
     progress: gr.HTML
     chosen: Chosen  # the components of each piece, under its name
@@ -49,21 +71,35 @@ class Shown:
     timer: gr.Timer
 
 
-def lay_out(page: Unlearn, *, growing: bool) -> tuple[Controls, Shown]:
+def lay_out_head(ids: Sequence[str], device: str) -> tuple[gr.Dropdown, gr.HTML, gr.HTML]:
+    """(pool chooser, what it runs on, a place for a sentence) above all pages."""
+    with gr.Row(elem_id="nm-head"):
+        gr.HTML(fragments.header())
+        pool = gr.Dropdown(list(ids), value=ids[0], label="pool", elem_id="nm-pool", interactive=True, filterable=False,
+                           scale=0, min_width=220)  # fmt: skip
+        chip = gr.HTML(device, elem_id="nm-device")
+    gr.HTML(fragments.hint(), elem_id="nm-hint-box", js_on_load="negmerge.hint(element)")
+    return pool, chip, gr.HTML("", elem_id="nm-told")
+
+
+def lay_out(page: Unlearn, head: tuple[gr.Dropdown, gr.HTML, gr.HTML], *, growing: bool) -> tuple[Controls, Shown]:
     """Build the page inside the Blocks that are being built; it starts with every finished candidate chosen."""
     ids = page.bench.pool.ids
     defaults = [parameter.default for rule in RULES.values() for parameter in rule.parameters]
     first = page.chosen("", ids, RULE, KEEP, 0.0, *defaults)
     known, timer = gr.State(list(ids)), gr.Timer(1.0, active=growing)
-    gr.HTML(page.gallery.style(), elem_classes="nm-unseen")
+    style = gr.HTML(page.gallery.style(), elem_classes="nm-unseen")
     with gr.Row(elem_id="nm-body"):
         with gr.Column(elem_id="nm-steps"):
             choose, progress = _step_choose(page, ids)
             rule, explains, groups, dials, line = _step_merge(first.line)
-            scale, keep, find = _step_subtract()
+            scale, keep, find, stop = _step_subtract()
             takes = _step_take()
         with gr.Column(elem_id="nm-results"):
             notice = gr.HTML(first.notice, elem_id="nm-notice")
+            with gr.Row(elem_id="nm-examples", elem_classes="nm-buttons"):
+                gr.HTML('<p class="nm-fine">Examples:</p>')
+                examples = {name: gr.Button(name, size="sm") for name in EXAMPLES}
             cards = gr.HTML(first.cards, elem_id="nm-cards")
             result = gr.HTML(first.result, elem_id="nm-result")
             with gr.Column(elem_id="nm-curve", elem_classes="nm-card"):
@@ -79,8 +115,8 @@ def lay_out(page: Unlearn, *, growing: bool) -> tuple[Controls, Shown]:
                 gr.HTML(f"<h2>Where the candidates agree <small>{told}</small></h2>")
                 agreement = gr.HTML(first.agreement)
     pieces = Chosen(notice, cards, marker, gallery, line, curve, agreement, result)
-    controls = Controls(*choose, rule, dials, groups, scale, keep, find, *takes[:2])
-    return controls, Shown(explains, progress, pieces, *takes[2:], known, timer)
+    controls = Controls(head[0], *choose, rule, dials, groups, scale, keep, find, stop, examples, *takes[:2])
+    return controls, Shown(head[2], head[1], style, explains, progress, pieces, *takes[2:], known, timer)
 
 
 def _step_choose(page: Unlearn, ids: list[str]) -> tuple[tuple[Any, Any, Any, Any], gr.HTML]:
@@ -113,20 +149,22 @@ def _step_merge(line: str) -> tuple[Any, ...]:
         explains = gr.Markdown(explanation(RULE), elem_classes="nm-explains")
         for name, entry in RULES.items():
             with gr.Column(visible=name == RULE, elem_classes="nm-dials") as groups[name]:
-                dials.extend(dial(parameter) for parameter in entry.parameters)
+                dials.extend(dial(entry, parameter) for parameter in entry.parameters)
         kept = gr.HTML(line, elem_id="nm-kept")
     return rule, explains, groups, dials, kept
 
 
-def _step_subtract() -> tuple[gr.Slider, gr.Slider, gr.Button]:
+def _step_subtract() -> tuple[gr.Slider, gr.Slider, gr.Button, gr.Button]:
     with gr.Column(elem_id="nm-step-3", elem_classes="nm-card"):
         gr.HTML(fragments.heading(3, "Subtract it"))
         scale = gr.Slider(0, LARGEST_SCALE, value=0, step=0.01, label="scale λ", buttons=[], elem_id="nm-scale",
                           info="How much of the merged change is subtracted; 0 is the base.")  # fmt: skip
-        keep = gr.Slider(0.8, 1.0, value=KEEP, step=0.01, label="keep at least", buttons=[], elem_id="nm-keep",
+        keep = gr.Slider(LOWEST_KEEP, 1.0, value=KEEP, step=0.01, label="keep at least", buttons=[], elem_id="nm-keep",
                          info="Share of the base's retain accuracy that the search must not fall below.")  # fmt: skip
-        find = gr.Button("Find the best scale", variant="primary", elem_id="nm-find")
-    return scale, keep, find
+        with gr.Row(elem_id="nm-search", elem_classes="nm-buttons"):
+            find = gr.Button("Find the best scale", variant="primary", elem_id="nm-find")
+            stop = gr.Button("Cancel", size="sm", visible=False, elem_id="nm-find-stop")
+    return scale, keep, find, stop
 
 
 def _step_take() -> tuple[Any, Any, Any, Any]:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from negmerge_kit.checkpoints.pool import RECORD, Pool, open_pool
 from negmerge_kit.errors import PoolError
 from negmerge_kit.lab.workbench import Workbench
@@ -21,6 +23,7 @@ from negmerge_kit.web.jobs import Jobs
 from negmerge_kit.web.scored import Scored
 from negmerge_kit.web.takeaway import TakeAway
 from negmerge_kit.web.unlearn import Unlearn
+from negmerge_kit.web.visitors import Visitors
 
 GIB = 1 << 30
 MEMORY = 4 * GIB
@@ -39,6 +42,19 @@ class OpenPool:
     audit: AuditPage
     takeaway: TakeAway
     sweep: BackgroundSweep | None
+
+    @property
+    def device(self) -> str:
+        """The device that is really used, as people call it."""
+        device = self.bench.model.device
+        if device.type == "cuda":
+            return f"CUDA: {torch.cuda.get_device_name(device)}"
+        return {"cpu": "CPU", "mps": "MPS (Apple GPU)"}.get(device.type, str(device))
+
+    @property
+    def given_up(self) -> str:
+        """What the pages' numbers had to give up for want of memory, in a sentence; empty where nothing."""
+        return ""
 
 
 class Pools:
@@ -68,7 +84,7 @@ class Pools:
         memory: int = MEMORY,
         sweep: BackgroundSweep | None = None,
     ) -> None:
-        self.jobs, self.read_only = Jobs(), read_only
+        self.jobs, self.visitors, self.read_only = Jobs(), Visitors(), read_only
         self._made, self._device, self._memory, self._sweep = made, device, memory, sweep
         self._served: dict[str, Pool] = {}
         self._open: OrderedDict[str, OpenPool] = OrderedDict()
@@ -150,7 +166,8 @@ class Pools:
         sweep = self._sweep if first else None
         bench = Workbench(pool.reload(), device=self._device)
         scored = Scored(bench, self.jobs)
-        page, takeaway = Unlearn(scored, growing=sweep is not None), TakeAway(scored, self._made / id)
+        page = Unlearn(scored, growing=sweep is not None, visitors=self.visitors)
+        takeaway = TakeAway(scored, self._made / id)
         return OpenPool(
             id, bench, page, Compare(bench, self.jobs, read_only=self.read_only),
             AgreementPage(page, Agreeing(bench, self.jobs)), AuditPage(page, Auditing(bench, self.jobs), takeaway),

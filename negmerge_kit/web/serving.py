@@ -8,33 +8,26 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from negmerge_kit.checkpoints.pool import Pool, open_pool
+from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps.background import BackgroundSweep
 from negmerge_kit.web import agreement_page, audit_page, compare_page, fragments
-from negmerge_kit.web.agreeing import Agreeing
-from negmerge_kit.web.agreement_page import AgreementPage
-from negmerge_kit.web.audit_page import AuditPage
-from negmerge_kit.web.auditing import Auditing
-from negmerge_kit.web.comparing import Compare
+from negmerge_kit.web.address import remember_tab
 from negmerge_kit.web.endpoints import Endpoints, publish
-from negmerge_kit.web.page import lay_out
-from negmerge_kit.web.scored import Scored
-from negmerge_kit.web.takeaway import TakeAway
-from negmerge_kit.web.unlearn import Unlearn
+from negmerge_kit.web.page import lay_out, lay_out_head
+from negmerge_kit.web.pools import Pools, find_pools
 from negmerge_kit.web.wiring import wire
 
 
 def serve(
-    pool: Pool | str | Path,
+    pools: Pool | str | Path | Sequence[Pool | str | Path],
     *,
     sweep: BackgroundSweep | None = None,
     device: str = "auto",
@@ -45,33 +38,35 @@ def serve(
     block: bool = True,
     ready: Callable[[str], None] | None = None,
 ) -> gr.Blocks:
-    """Serve the app on a pool until Ctrl-C, fine-tuning its missing candidates meanwhile.
+    """Serve the app on one pool or several until Ctrl-C, fine-tuning what the first lacks meanwhile.
 
     Args:
-        pool: an open pool or its folder; it may have no finished candidate yet.
-        sweep: fine-tunes what the pool lacks; started once the page is up, stopped when it goes down.
+        pools: open pools, their folders, or folders of pools; they may have no finished candidate yet.
+        sweep: fine-tunes what the first pool lacks; started once the page is up, stopped when it goes down.
         auth: file with one `user:password` a line.
-        public: let anybody in who reaches the host; the pool is then read only, and nothing is fine-tuned.
+        public: let anybody in who reaches the host; pools are then read only, and nothing is fine-tuned.
         ready: called with the page's address once it answers.
         block: False returns at once, with the server in a thread; `close()` of the returned Blocks ends it.
 
     Raises:
         ParameterError: if the port is in use, the host is not this machine's own and neither auth nor public is
             given, or a sweep is to fill a public pool.
-        PoolError: if the pool cannot be opened.
+        PoolError: if a pool cannot be opened.
     """
     people = read_auth(auth) if auth is not None else None
     if public and sweep:
         raise ParameterError("a public app fine-tunes nothing: build the pool before, and serve it with --pool.")
     check_address(host, port, guarded=bool(people) or public)
-    bench = Workbench(pool if isinstance(pool, Pool) else open_pool(pool), device=device)
-    folder = _private_folder()
-    blocks = build(bench, folder / "made", sweep, read_only=public)
+    listed = [pools] if isinstance(pools, (Pool, str, Path)) else list(pools)
+    found = [pool for given in listed for pool in ([given] if isinstance(given, Pool) else find_pools(given))]
+    made = _private_folder() / "made"
+    blocks = build(Pools(found, made=made, device=device, read_only=public, sweep=sweep))
     if sweep:
         sweep.start()
     _launch(
         blocks, server_name=host, server_port=port, auth=people, prevent_thread_lock=True, quiet=True, show_error=True,
-        theme=_theme(), css=_style(), footer_links=[], ssr_mode=False, run_history=False, max_file_size="1mb",
+        theme=_theme(), css=_file("style.css"), head=f"<script>{_file('page.js')}</script>", footer_links=[],
+        ssr_mode=False, run_history=False, max_file_size="1mb",
         allowed_paths=[], share=False, enable_monitoring=False,
     )  # fmt: skip
     if ready:
@@ -93,25 +88,29 @@ def _launch(blocks: gr.Blocks, **options: Any) -> None:
         raise ParameterError(f"the app cannot listen on port {port} ({error}): choose another with --port.") from error
 
 
-def build(bench: Workbench, made: Path, sweep: BackgroundSweep | None = None, *, read_only: bool = False) -> gr.Blocks:
-    """The pages and the endpoints over a workbench, not served yet; downloads are written under `made`."""
-    name = bench.pool.folder.resolve().name
-    scored = Scored(bench)
-    page = Unlearn(scored, growing=sweep is not None)
-    compare, takeaway = Compare(bench, scored.jobs, read_only=read_only), TakeAway(scored, made)
+def build(pools: Pools) -> gr.Blocks:
+    """The pages and the endpoints over what is served, not served yet; the first pool is opened."""
+    first = pools.open(pools.ids[0])
+    growing = first.sweep is not None
     with gr.Blocks(title="negmerge-kit", fill_width=True, analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
-        gr.HTML(fragments.header(name, device_words(bench)))
+        head = lay_out_head(pools.ids, fragments.device_chip(first.device, first.given_up))
         with gr.Tabs(selected="unlearn", elem_id="nm-pages") as tabs:
-            with gr.Tab("Unlearn", id="unlearn"):
-                controls, shown = lay_out(page, growing=sweep is not None)
+            with gr.Tab("Unlearn", id="unlearn") as tab:
+                controls, shown = lay_out(first.unlearn, head, growing=growing)
+                remembered = [tab]
             with gr.Tab("Compare", id="compare") as tab:
-                compare_page.lay_out(compare, controls, tabs, tab)
+                compare_page.lay_out(lambda pool: pools.open(pool).compare, pools.jobs, controls, tabs, tab)
+                remembered.append(tab)
             with gr.Tab("Agreement", id="agreement") as tab:
-                agreement_page.lay_out(AgreementPage(page, Agreeing(bench, scored.jobs)), controls, tab)
+                agreement_page.lay_out(lambda pool: pools.open(pool).agreement, pools.jobs, controls, tab)
+                remembered.append(tab)
             with gr.Tab("Audit", id="audit") as tab:
-                audit_page.lay_out(AuditPage(page, Auditing(bench, scored.jobs), takeaway), controls, tab)
-        wire(blocks, page, controls, shown, takeaway, sweep)
-        publish(Endpoints(bench, name, compare))
+                audit_page.lay_out(lambda pool: pools.open(pool).audit, pools.jobs, controls, tab)
+                remembered.append(tab)
+        wire(blocks, pools, controls, shown, tabs)
+        for tab in remembered:
+            tab.select(None, None, None, js=remember_tab(str(tab.id)), api_visibility="private")
+        publish(Endpoints(pools))
     blocks.queue(default_concurrency_limit=2, max_size=64)
     return blocks
 
@@ -169,16 +168,6 @@ def read_auth(file: str | Path) -> list[tuple[str, str]]:
     return people
 
 
-def device_words(bench: Workbench) -> str:
-    """The device that is really used, as people call it."""
-    device = bench.model.device
-    if device.type == "cuda":
-        import torch
-
-        return f"CUDA: {torch.cuda.get_device_name(device)}"
-    return {"cpu": "CPU", "mps": "MPS (Apple GPU)"}.get(device.type, str(device))
-
-
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
@@ -196,8 +185,8 @@ def _private_folder() -> Path:
     return folder
 
 
-def _style() -> str:
-    return (resources.files("negmerge_kit.web") / "style.css").read_text(encoding="utf-8")
+def _file(name: str) -> str:
+    return (resources.files("negmerge_kit.web") / name).read_text(encoding="utf-8")
 
 
 def _theme() -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from negmerge_kit.web import fragments
 from negmerge_kit.web.dials import params_of
 from negmerge_kit.web.gallery import Gallery
 from negmerge_kit.web.scored import Scored
+from negmerge_kit.web.visitors import Visitors
 
 MOST_CANDIDATES = 10_000
 SEARCHES_AT_ONCE = len(DEFAULT_SCALES)
@@ -53,7 +53,7 @@ class Chosen(NamedTuple):
 class Unlearn:
     """The main page over one workbench; visitors share what has been measured, never their choices."""
 
-    def __init__(self, scored: Scored, *, growing: bool = False) -> None:
+    def __init__(self, scored: Scored, *, growing: bool = False, visitors: Visitors | None = None) -> None:
         self.scored, self.bench, self.growing = scored, scored.bench, growing
         self.gallery = Gallery(self.bench.images("test"), self.bench.model.device)
         self._base, self._said = scored.look(None, 0.0, self.gallery.sets)
@@ -63,8 +63,7 @@ class Unlearn:
         several = len(live.retain) > 1
         self.retain_title = f"everything else ({len(live.retain)} families)" if several else _title(live.retain[0].name)
         self._bars: OrderedDict[tuple[tuple[str, ...], float], str] = OrderedDict()
-        self._latest: OrderedDict[str, Choice | None] = OrderedDict()
-        self._turn = threading.Lock()
+        self._visitors = visitors or Visitors()
 
     # --- reading the controls -----------------------------------------------------------------
 
@@ -139,7 +138,7 @@ class Unlearn:
             # After a search the whole validation split is what the curve shows.
             steps = self.scored.fill_whole(choice) if keep in known.searches else self.scored.fill_live(choice)
             for _ in steps:
-                if self._latest.get(session, choice) != choice:
+                if not self._stands(session, choice):
                     return
                 yield self.curve(choice, keep)
         except NegmergeError:
@@ -159,7 +158,7 @@ class Unlearn:
             waiting = fragments.progress("Waiting for another job to end", 0.0, "One heavy job runs at a time.")
             yield f'<div class="nm-card">{waiting}</div>', None
         for count, point in enumerate(self.scored.search(choice, keep), 1):
-            if self._latest.get(session) != choice:
+            if not self._stands(session, choice):
                 return
             told = f"Scoring scale {point.scale:g} on the whole validation split"
             yield f'<div class="nm-card">{fragments.progress(told, count / SEARCHES_AT_ONCE)}</div>', None
@@ -227,11 +226,10 @@ class Unlearn:
         return Moved(fragments.notice(str(error), kind), self._cards(self._base, self._base, keep), "", pictures)
 
     def _now(self, session: str, choice: Choice | None) -> None:
-        with self._turn:
-            self._latest[session] = choice
-            self._latest.move_to_end(session)
-            if len(self._latest) > 512:
-                self._latest.popitem(last=False)
+        self._visitors.chose(session, choice and (self.bench.pool.folder, choice))
+
+    def _stands(self, session: str, choice: Choice) -> bool:
+        return self._visitors.stands_at(session, (self.bench.pool.folder, choice))
 
 
 def _shown_keep(value: object) -> float:

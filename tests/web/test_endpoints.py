@@ -92,16 +92,16 @@ def test_wrong_arguments_of_search_are_one_sentence(client, name, arguments, say
 def test_candidates_added_since_are_seen_without_a_page(own_pool):
     from negmerge_kit.checkpoints.filling import record_candidate
     from negmerge_kit.checkpoints.pool import open_pool
-    from negmerge_kit.lab.workbench import Workbench
     from negmerge_kit.web.endpoints import Endpoints
+    from negmerge_kit.web.pools import Pools
 
     whole = open_pool(own_pool)
     record = json.loads((own_pool / "pool.json").read_text())
     record["candidates"] = record["candidates"][:1]
     (own_pool / "pool.json").write_text(json.dumps(record))
-    bench = Workbench(open_pool(own_pool), device="cpu")
-    endpoints = Endpoints(bench, "p")
-    alone = endpoints.score("p", None, "negmerge", 0.3, None, "live")["kept_fraction"]
+    pools = Pools([own_pool], made=own_pool.parent / "made", device="cpu")
+    endpoints, bench = Endpoints(pools), pools.open("pool").bench
+    alone = endpoints.score("pool", None, "negmerge", 0.3, None, "live")["kept_fraction"]
     for entry in whole.entries[1:]:
         record_candidate(bench.pool, entry)
-    assert endpoints.score("p", None, "negmerge", 0.3, None, "live")["kept_fraction"] < alone
+    assert endpoints.score("pool", None, "negmerge", 0.3, None, "live")["kept_fraction"] < alone

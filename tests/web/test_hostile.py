@@ -13,10 +13,10 @@ from negmerge_kit.web.agreement_page import AgreementPage
 from negmerge_kit.web.audit_page import AuditPage
 from negmerge_kit.web.auditing import Auditing
 from negmerge_kit.web.compare_page import follow, shown_first
-from negmerge_kit.web.comparing import Compare
-from negmerge_kit.web.endpoints import Endpoints, told
-from negmerge_kit.web.jobs import Jobs
+from negmerge_kit.web.endpoints import Endpoints
+from negmerge_kit.web.pools import Pools
 from negmerge_kit.web.takeaway import TakeAway
+from negmerge_kit.web.told import told
 
 from .conftest import DIALS
 
@@ -52,9 +52,8 @@ def drained(answer):
 
 
 def test_a_thousand_calls_are_answered_or_refused_in_a_sentence(page, bench, tmp_path, secret):
-    jobs, name = Jobs(), bench.pool.folder.name
-    compare = Compare(bench, jobs, read_only=True)
-    endpoints = Endpoints(bench, name, compare)
+    pools, name = Pools([bench.pool], made=tmp_path / "made", device="cpu", read_only=True), bench.pool.folder.name
+    jobs, compare, endpoints = pools.jobs, pools.open(name).compare, Endpoints(pools)
     audits = AuditPage(page, Auditing(bench, jobs), TakeAway(page.scored, tmp_path / "made"))
     agreements = AgreementPage(page, Agreeing(bench, jobs))
     ids, folder = bench.pool.ids, bench.pool.folder
