@@ -1,0 +1,240 @@
+"""What the Fine-tune page does: plans become pools, one fine-tuning at a time, in the line of the app's heavy jobs."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+from negmerge_kit.errors import NegmergeError, ParameterError
+from negmerge_kit.lab.training.execution import Execution
+from negmerge_kit.lab.training.forecast import predicted_seconds
+from negmerge_kit.lab.training.recipe import Recipe
+from negmerge_kit.sweeps import protocol
+from negmerge_kit.sweeps.embedded import start_pool
+from negmerge_kit.sweeps.jobs import missing_jobs, pool_order
+from negmerge_kit.sweeps.local import find_executor, run_sweep
+from negmerge_kit.sweeps.protocol import Executor, SweepStopped
+from negmerge_kit.views.losses import LossCurve
+from negmerge_kit.vision.clip import Classifier, load_model
+from negmerge_kit.web.jobs import CancelledError, Job, Jobs
+from negmerge_kit.web.plans import Plan, Plans
+from negmerge_kit.web.uploads import Uploads
+
+SAVE_SECONDS = 5.0
+"""Least time between two saves of the state that a killed fine-tuning goes on from."""
+
+ADDRESS = re.compile(r"auto|[A-Za-z0-9][A-Za-z0-9.-]{0,252}:\d{1,5}")
+STOPPED = "Stopped. What is finished is kept; Resume goes on from where it was."
+
+
+class Served(Protocol):
+    """Where a finished pool is opened: the app's pools."""
+
+    jobs: Jobs
+
+    @property
+    def opened(self) -> list[str]:
+        """The ids of the pools that are on the device."""
+        ...
+
+    def add(self, pool: Any) -> str:
+        """Serve one more pool and say its id."""
+        ...
+
+    def open(self, id: object) -> Any:
+        """The pool of that id, on the device."""
+        ...
+
+
+@dataclass
+class Run:
+    """One fine-tuning, as the page shows it."""
+
+    plan: Plan
+    job: Job | None = None
+    done: int = 0
+    recorded: set[str] = field(default_factory=set)
+    curves: dict[str, LossCurve] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
+    share_at_start: float = 0.0
+    failures: list[str] = field(default_factory=list)
+    pool: str | None = None
+    stopped: bool = False
+
+    @property
+    def future(self) -> Future[Any] | None:
+        """Of the job, once it is in line."""
+        return self.job.future if self.job else None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self.future is not None and self.future.done()
+
+    @property
+    def error(self) -> str | None:
+        """Why it ended before its time, in a sentence."""
+        error = self.future.exception() if self.future and self.ended else None
+        return None if error is None or isinstance(error, CancelledError) else str(error)
+
+    @property
+    def share(self) -> float:
+        """The part of the whole grid that is done."""
+        running = sum(
+            (curve.first + len(curve.losses) - 1) / curve.total
+            for label, curve in list(self.curves.items())
+            if label not in self.recorded
+        )
+        return min(1.0, (self.done + running) / max(1, len(self.plan.recipes)))
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that are left, by how long the part took that this run has done; None while nobody can say."""
+        part, gone = self.share - self.share_at_start, time.monotonic() - self.began
+        return gone * (1 - self.share) / part if part > 0.01 and gone > 1 else None
+
+    def note(self, label: str, step: protocol.Progress) -> None:
+        """A candidate has taken a step."""
+        if step.loss is None:
+            return
+        before = self.curves.get(label) or LossCurve(label, (), step.total, step.index)
+        self.curves[label] = LossCurve(label, (*before.losses, step.loss), before.total, before.first)
+
+
+class FineTunes:
+    """Fine-tuning for one app; all visitors see the same run.
+
+    Args:
+        pools: where finished pools are opened.
+        plans: what was begun, by this process or an earlier one.
+        uploads: says whether anything may be fine-tuned at all.
+        device: where candidates train.
+    """
+
+    def __init__(self, pools: Served, plans: Plans, uploads: Uploads, *, device: str = "auto") -> None:
+        self.pools, self.plans, self.uploads, self._device = pools, plans, uploads, device
+        self.run: Run | None = None
+        self._turn = threading.Lock()
+        self._models: dict[str, Classifier] = {}
+
+    def start(self, id: object, recipes: Sequence[Recipe] = (), address: object = "") -> Run:
+        """Fine-tune what the plan lacks; without recipes it goes on with those that it has.
+
+        Raises:
+            ParameterError: in a public app, for a plan that does not exist, or where another fine-tuning runs.
+        """
+        self.uploads.check_allowed()
+        plan, executor = self.plans.read(id).with_recipes(tuple(recipes)), executor_for(address, self._device)
+        if not plan.recipes:
+            raise ParameterError("the grid is empty: add a row, or choose a preset.")
+        with self._turn:
+            if self.run and not self.run.ended:
+                raise ParameterError(
+                    f"{self.run.plan.scene.name} is being fine-tuned, and one runs at a time: wait for it or stop it."
+                )
+            plan.write()
+            run = Run(plan, done=plan.done)
+            run.share_at_start = run.share
+            run.job = self.pools.jobs.begin(lambda job: self._work(job, run, executor))
+            self.run = run
+            return run
+
+    def stop(self) -> None:
+        """End the run at its next step; what is finished is kept.
+
+        Raises:
+            ParameterError: in a public app, or if nothing runs.
+        """
+        self.uploads.check_allowed()
+        run = self.run
+        if run is None or run.ended or run.job is None:
+            raise ParameterError("nothing is being fine-tuned: there is nothing to stop.")
+        run.stopped = True
+        run.job.stop()
+
+    def open(self, id: object) -> str:
+        """The id under which the plan's pool is served now.
+
+        Raises:
+            ParameterError, PoolError: for a plan without a pool, or one without a candidate.
+        """
+        plan = self.plans.read(id)
+        if not plan.done:
+            raise ParameterError(f"{plan.scene.name} has no finished candidate yet: fine-tune it first.")
+        served = self.pools.add(plan.folder)
+        if served in self.pools.opened:
+            self.pools.open(served).bench.refresh()
+        return served
+
+    def seconds(self, plan: Plan, recipes: Sequence[Recipe]) -> float:
+        """At most how long these recipes take on the app's device."""
+        spec = str(plan.scene.model)
+        with self._turn:
+            if spec not in self._models:
+                self._models = {spec: load_model(plan.scene.model, device=self._device)}
+            model = self._models[spec]
+        kept = sum(len(source.images("val", image_size=plan.scene.transform)) for source in plan.scene.sources[1:])
+        return sum(predicted_seconds(model, recipes, images=plan.images, scored=kept + plan.images // 8))
+
+    def _work(self, job: Job, run: Run, executor: Executor) -> None:
+        plan = run.plan
+        job.tell("Reading the images")
+        pool, _ = start_pool(plan.scene, plan.folder)
+        run.done, run.began = plan.done, time.monotonic()
+        run.share_at_start = run.share
+        recipes, execution = plan.recipes, Execution(save_seconds=SAVE_SECONDS)
+        order, labels = pool_order(pool, recipes), _labels(recipes)
+
+        def on_step(of: protocol.Job, step: protocol.Progress) -> None:
+            try:
+                job.tell(f"Fine-tuning: {of.label}", run.share)
+            except CancelledError:
+                raise SweepStopped from None
+            run.note(labels[of.recipe], step)  # type: ignore[attr-defined]
+
+        todo = missing_jobs(pool, recipes, device=self._device, execution=execution)
+        for outcome in run_sweep(todo, store=pool, executor=executor, order=order, on_step=on_step):
+            if outcome.failure is None:
+                run.recorded.add(labels[outcome.job.recipe])
+                run.done += 1
+            else:
+                run.failures.append(f"{outcome.job.label} failed: {outcome.failure.strip().splitlines()[-1]}")
+            job.tell()
+        job.tell()
+        if not plan.done:
+            why = "; ".join(run.failures[:2]) or "see the terminal"
+            raise NegmergeError(f"no candidate could be fine-tuned: {why}")
+        run.pool = self.open(plan.id)
+
+
+def executor_for(address: object, device: str) -> Executor:
+    """Where candidates train: here, one after another, or on the Ray cluster at an address.
+
+    Raises:
+        ParameterError: for an address that is none, or where Ray is not installed.
+    """
+    if not isinstance(address, str) or len(address) > 300:
+        raise ParameterError("the Ray address must be a text: leave it empty, or write auto or HOST:PORT.")
+    if not address.strip():
+        return find_executor("serial")
+    if not ADDRESS.fullmatch(address.strip()):
+        raise ParameterError("the Ray address is not HOST:PORT: write 10.0.0.5:6379 or auto, or leave it empty.")
+    if find_spec("ray") is None:
+        raise ParameterError(
+            "Ray is not installed here: run `pip install 'negmerge_kit[cluster]'`, or leave the address empty to train "
+            "on this machine."
+        )
+    return find_executor("ray", address=address.strip(), device=device)
+
+
+def _labels(recipes: Sequence[Recipe]) -> dict[Recipe, str]:
+    """A line for each recipe, with its seed where two lines would be the same."""
+    lines = [recipe.label for recipe in recipes]
+    return {recipe: recipe.label if lines.count(recipe.label) == 1 else f"{recipe.label} · seed {recipe.seed}"
+            for recipe in recipes}  # fmt: skip

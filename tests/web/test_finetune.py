@@ -1,0 +1,232 @@
+"""Fine-tuning behind the page: plans that outlive the app, one run at a time, stopped and gone on with."""
+
+import json
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from negmerge_kit.checkpoints.pool import open_pool
+from negmerge_kit.errors import NegmergeError, ParameterError
+from negmerge_kit.lab.training.recipe import Recipe
+from negmerge_kit.web import finetune_told
+from negmerge_kit.web.finetuning import FineTunes, executor_for
+from negmerge_kit.web.grid_rows import COLUMNS, MOST_ROWS, PRESETS, another_row, preset_rows, recipes_of
+from negmerge_kit.web.jobs import Jobs
+from negmerge_kit.web.plans import Plans, checked_families, checked_name
+from negmerge_kit.web.uploads import Uploads
+
+from .drawings import CLASSES, drawings, zipped
+
+QUICK = (Recipe(lr=1e-3, epochs=2), Recipe(lr=2e-3, epochs=2, seed=1))
+WAIT = 120
+
+
+class Served:
+    """Pools as far as fine-tuning knows them."""
+
+    def __init__(self):
+        self.jobs, self.opened, self.added = Jobs(), [], []
+
+    def add(self, folder):
+        self.added.append(folder)
+        return folder.name
+
+    def open(self, id):
+        raise AssertionError("nothing is open")
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEGMERGE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "arrived").mkdir()
+    return tmp_path
+
+
+def tunes_in(home, *, allowed=True):
+    uploads = Uploads(home / "arrived", home / "private", allowed=allowed)
+    return FineTunes(Served(), Plans(home / "cache" / "pools"), uploads, device="cpu")
+
+
+def plan_of_drawings(tunes, home, name="my stripes", keep=("colours",)):
+    archive = zipped(home / "arrived" / "a.zip", drawings(8))
+    with tunes.uploads.images(str(archive)) as taken:
+        return tunes.plans.of_images(taken, name, list(keep))
+
+
+def ended(run):
+    deadline = time.monotonic() + WAIT
+    while not run.ended:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return run
+
+
+def test_uploaded_images_become_a_pool_and_the_same_ones_are_found_again(home):
+    tunes = tunes_in(home)
+    plan = plan_of_drawings(tunes, home)
+    assert plan.scene.name == "my-stripes" and plan.images == 20 and plan.done == 0
+    images = plan.folder / "images" / "my-stripes"
+    assert sorted(path.name for path in images.iterdir()) == sorted(CLASSES)
+    assert list(plan.folder.rglob(".arriving*")) == []
+    run = ended(tunes.start(plan.id, QUICK))
+    assert run.error is None and run.pool == plan.id and run.share == 1.0
+    assert tunes.pools.added == [plan.folder]
+    pool = open_pool(plan.folder)
+    assert [entry.recipe["lr"] for entry in pool.entries] == [1e-3, 2e-3] and pool.verify() == []
+    assert {label: len(curve.losses) for label, curve in run.curves.items()} == {QUICK[0].label: 2, QUICK[1].label: 2}
+    assert "<svg" in finetune_told.losses(run) and "2 of 2" in finetune_told.status(run)
+    # The same upload again is the same plan, and another grid adds to its pool.
+    assert plan_of_drawings(tunes, home).id == plan.id
+    assert plan_of_drawings(tunes, home, keep=("colours", "digits")).id != plan.id
+    more = ended(tunes.start(plan.id, (Recipe(lr=5e-4, epochs=1, seed=5),)))
+    assert more.done == 3 and len(open_pool(plan.folder).ids) == 3
+
+
+def test_a_stopped_run_is_found_by_the_next_process_and_gone_on_with(home):
+    tunes = tunes_in(home)
+    plan = tunes.plans.of_family("colours")
+    run = tunes.start(plan.id, (Recipe(lr=1e-3, epochs=1), Recipe(lr=2e-3, epochs=400)))
+    with pytest.raises(ParameterError, match="one runs at a time"):
+        tunes.start(plan.id)
+    deadline = time.monotonic() + WAIT
+    while not run.recorded or len(run.curves) < 2:
+        assert time.monotonic() < deadline and not run.ended
+        time.sleep(0.02)
+    assert "1 of 2" in finetune_told.status(run) and 0.5 <= run.share < 1
+    tunes.stop()
+    assert ended(run).error is None and "Resume" in finetune_told.status(run)
+    with pytest.raises(ParameterError, match="nothing is being"):
+        tunes.stop()
+    assert len(open_pool(plan.folder).ids) == 1
+
+    restarted = tunes_in(home)
+    assert [left.id for left in restarted.plans.unfinished()] == [plan.id]
+    assert "1 of 2 candidates" in finetune_told.offer(restarted.plans.unfinished())
+    assert restarted.open(plan.id) == plan.id
+    shorter = restarted.plans.read(plan.id)
+    assert [recipe.epochs for recipe in shorter.recipes] == [1, 400]
+    again = restarted.start(plan.id)
+    assert again.done == 1
+    restarted.stop()
+    ended(again)
+
+
+def test_a_bug_or_a_failure_is_a_sentence_and_the_app_goes_on(home, monkeypatch):
+    tunes = tunes_in(home)
+    plan = tunes.plans.of_family("colours")
+    hot = ended(tunes.start(plan.id, (Recipe(lr=1e4, epochs=3, clip_norm=1e9),)))
+    assert hot.failures or hot.error
+    assert "no candidate" in hot.error and "Traceback" not in finetune_told.status(hot)
+
+    def bug(*values):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("negmerge_kit.web.finetuning.start_pool", bug)
+    assert "ZeroDivisionError" in ended(tunes.start(plan.id, QUICK)).error
+    monkeypatch.undo()
+    assert tunes.pools.jobs.do(lambda job: "alive") == "alive"
+
+
+def test_stopping_ends_a_run_that_still_waits_in_line(home):
+    tunes, go = tunes_in(home), threading.Event()
+    tunes.pools.jobs.begin(lambda job: go.wait(WAIT))
+    run = tunes.start(tunes.plans.of_family("colours").id, QUICK)
+    tunes.stop()
+    go.set()
+    assert ended(run).stopped and run.done == 0 and run.error is None
+
+
+def test_a_public_app_fine_tunes_nothing(home):
+    tunes = tunes_in(home)
+    plan = tunes.plans.of_family("colours")
+    public = tunes_in(home, allowed=False)
+    for call in (lambda: public.start(plan.id, QUICK), public.stop):
+        with pytest.raises(ParameterError, match="public"):
+            call()
+
+
+def test_a_plan_that_cannot_be_read_is_left_out_and_told(home, caplog):
+    plans = tunes_in(home).plans
+    plan = plans.of_family("colours").with_recipes(QUICK)
+    plan.write()
+    assert [left.id for left in plans.unfinished()] == [plan.id]
+    for text in ("{", "[]", json.dumps({"schema": 9}), json.dumps({"schema": 1, "scene": {}, "images": 1})):
+        (plan.folder / "app.json").write_text(text)
+        assert plans.unfinished() == []
+        with pytest.raises(ParameterError, match="begin anew"):
+            plans.read(plan.id)
+    assert "begin anew" in caplog.text
+
+
+@pytest.mark.parametrize("id", ["../x", "/etc", "", None, 7, [], {}, "app-x", "app-x\0", "x" * 9999])
+def test_plans_are_named_by_id_only(home, id):
+    with pytest.raises(ParameterError, match="choose") as error:
+        tunes_in(home).start(id, QUICK)
+    assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize("name", ["", "../x", "digits", "a/b", "ä", "x" * 40, "con", None, 3, "<b>", "-x", "a\nb\0"])
+def test_names_that_cannot_be(name):
+    with pytest.raises(ParameterError):
+        checked_name(name)
+
+
+@pytest.mark.parametrize("keep", [[], None, "digits", ["nonsense"], [1], [["digits"]], {}])
+def test_families_that_cannot_be_kept(keep):
+    with pytest.raises(ParameterError, match="family"):
+        checked_families(keep)
+
+
+# --- the grid -------------------------------------------------------------------------------
+
+
+def test_the_table_and_the_recipes_are_the_same():
+    for preset in PRESETS:
+        rows = preset_rows(preset, 700)
+        assert recipes_of(rows) == recipes_of([[str(cell) for cell in row] for row in rows])
+        assert len(recipes_of(another_row(rows))) == len(rows) + 1
+    assert preset_rows(next(iter(PRESETS)), 100_000)[0][1] == 1
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"),
+    [(0, "fast"), (0, 0), (0, "nan"), (0, 1e400), (0, True), (1, 0), (1, 2.5), (1, 10**9), (1, ""), (2, -1), (3, 1),
+     (4, "rand-x"), (4, "x" * 99), (4, 7), (5, "one"), (5, [1]), (0, {"a": 1}), (2, "\ud800")],
+)  # fmt: skip
+def test_a_wrong_cell_is_named(cell, value):
+    rows = preset_rows(next(iter(PRESETS)), 700)
+    rows[1][cell] = value
+    with pytest.raises(ParameterError, match=r"row 2 of the grid: .*"):
+        recipes_of(rows)
+
+
+@pytest.mark.parametrize("rows", [None, 7, "x", {}, [[]], [1], [["a"] * 5], [[1] * len(COLUMNS)] * 999, []])
+def test_what_is_no_table(rows):
+    with pytest.raises(ParameterError):
+        recipes_of(rows)
+
+
+def test_a_recipe_twice_and_a_full_table():
+    row = preset_rows(next(iter(PRESETS)), 700)[0]
+    with pytest.raises(ParameterError, match="twice"):
+        recipes_of([row, row])
+    rows = [[*row[:-1], seed] for seed in range(MOST_ROWS)]
+    with pytest.raises(ParameterError, match="most"):
+        another_row(rows)
+
+
+# --- Ray ------------------------------------------------------------------------------------
+
+
+def test_an_address_needs_ray_and_must_be_one(monkeypatch):
+    assert type(executor_for("", "cpu")).__name__ == "Serial"
+    for address in ("http://x", "a b:1", "x", "10.0.0.5", ":1", None, 7, "a:1\r\nb", "x" * 999):
+        with pytest.raises(NegmergeError, match="Ray address"):
+            executor_for(address, "cpu")
+    monkeypatch.setattr("negmerge_kit.web.finetuning.find_spec", lambda name: None)
+    with pytest.raises(ParameterError, match="not installed"):
+        executor_for("10.0.0.5:6379", "cpu")
+    monkeypatch.setattr("negmerge_kit.web.finetuning.find_spec", lambda name: SimpleNamespace())
+    assert executor_for("auto", "cpu").address == "auto"
