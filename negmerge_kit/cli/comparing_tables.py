@@ -33,7 +33,7 @@ def rules_table(comparison: Comparison) -> str:
         if row.matched:
             pair = row.matched.test
             matched = f"{row.matched.crossing.scale:>7.3f}{_share(pair):>20}{_percent(pair.retain.value):>9}"
-        lines.append(f"{row.entrant.title:34}{protocol}   {matched}{_percent(row.kept_fraction):>8}")
+        lines.append(f"{row.entrant.title:34}{protocol}   {matched}{_percent(row.kept_fraction or 0.0):>8}")
     return "\n".join([*lines, f"forget: n = {test.forget.n}, retain: n = {test.retain.n}; lower forget is better"])
 
 

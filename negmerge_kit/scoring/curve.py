@@ -25,6 +25,7 @@ class Point:
     Attributes:
         retain: accuracy pooled over the images of every retain set.
         sets: each retain set's own accuracy, where it was asked for.
+        gap: mean distance to the retrained model, where a search looked for that.
     """
 
     scale: float
@@ -32,15 +33,18 @@ class Point:
     retain: Accuracy | None
     stopped: str | None = None
     sets: Mapping[str, Accuracy] = field(default_factory=dict, compare=False, repr=False)
+    gap: float | None = None
 
     def json(self, *, each: bool = False) -> Json:
         """The entry of `curve` in the JSON contract; `each` adds every retain set's own score."""
-        told = {
+        told: Json = {
             "scale": self.scale,
             "forget": self.forget.json() if self.forget else None,
             "retain": self.retain.json() if self.retain else None,
             "stopped": self.stopped,
         }
+        if self.gap is not None:
+            told["gap"] = self.gap
         return told | ({"retain_sets": {name: kept.json() for name, kept in self.sets.items()}} if each else {})
 
 

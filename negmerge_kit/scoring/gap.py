@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from negmerge_kit.errors import ParameterError, SplitError
+from negmerge_kit.scoring.curve import Point
 from negmerge_kit.scoring.grid import DEFAULT_SCALES, check_scale
+from negmerge_kit.scoring.scale import ScaleSearch
 
 GAP_OVER = ("retain", "forget", "unseen", "mia")
 """The metrics whose distances to the retrained model's are averaged."""
@@ -29,56 +30,43 @@ def average_gap(values: Mapping[str, float], retrained: Mapping[str, float]) -> 
     return sum(abs(values[name] - retrained[name]) for name in GAP_OVER) / len(GAP_OVER)
 
 
-@dataclass(frozen=True)
-class GapPoint:
-    """One scale: the four numbers, and their mean distance to the retrained model's."""
-
-    scale: float
-    gap: float
-    values: Mapping[str, float] = field(compare=False)
-
-
-@dataclass(frozen=True)
-class GapSearch:
-    """The scale nearest to the retrained model, and the whole curve."""
-
-    best: GapPoint
-    curve: tuple[GapPoint, ...] = field(repr=False)
-
-
 def nearest_scale(
-    measure: Callable[[float], Mapping[str, float]],
-    retrained: Mapping[str, float],
+    score: Callable[[float], Point],
     *,
-    split: str,
     scales: Sequence[float] = DEFAULT_SCALES,
-    on_point: Callable[[GapPoint], None] = lambda point: None,
-) -> GapSearch:
-    """The scale whose model lies nearest to the retrained one; the smallest of equals.
+    on_point: Callable[[Point], None] | None = None,
+) -> ScaleSearch:
+    """The scale whose model lies nearest to the retrained one; the smallest of equals. Every scale is scored in full.
 
-    An oracle: whoever has the retrained model needs no other. It tells how far a rule could come, and is what the
+    An oracle: whoever has the retrained model needs no other. It tells how near a rule could come, and is what the
     published classifier tables report.
 
     Args:
-        measure: the numbers of GAP_OVER at a scale, on `split`.
-        retrained: the retrained model's, on the same split.
+        score: the point of a scale on validation, with its gap.
 
     Raises:
         SplitError: for the test split; a scale is chosen on validation.
-        ParameterError: for no scale, or one that is no finite number of 0 or more.
+        ParameterError: for no scale, one that is no finite number of 0 or more, or a point without a gap.
 
-    >>> reference = dict.fromkeys(GAP_OVER, 0.5)
-    >>> nearest_scale(lambda scale: dict.fromkeys(GAP_OVER, scale), reference, split="val").best.scale
+    >>> from negmerge_kit.scoring.accuracy import Accuracy
+    >>> def score(scale):
+    ...     return Point(scale, Accuracy(9, 10, "val"), Accuracy(9, 10, "val"), gap=abs(scale - 0.5))
+    >>> nearest_scale(score).best.scale
     0.5
     """
-    if split == "test":
-        raise SplitError("test images must not choose a scale: look for the smallest gap on validation.")
     grid = sorted({check_scale(scale) for scale in scales})
     if not grid:
         raise ParameterError("no scale to try: give at least one, such as 0:1:0.05.")
-    curve = []
+    base, best, curve = score(0.0), None, []
+    if base.forget is not None and base.forget.split == "test":
+        raise SplitError("test images must not choose a scale: look for the smallest gap on validation.")
     for scale in grid:
-        values = measure(scale)
-        curve.append(GapPoint(scale, average_gap(values, retrained), dict(values)))
-        on_point(curve[-1])
-    return GapSearch(min(curve, key=lambda point: (point.gap, point.scale)), tuple(curve))
+        point = score(scale) if scale else base
+        if point.gap is None:
+            raise ParameterError("a scale was scored without its gap: measure it beside the retrained model.")
+        curve.append(point)
+        if on_point:
+            on_point(point)
+        if best is None or best.gap is None or point.gap < best.gap:
+            best = point
+    return ScaleSearch(0.0, base, best, tuple(curve), "exhaustive", choose="gap")

@@ -46,6 +46,7 @@ class ScaleSearch:
         keep: the share of retention to keep, or each named set's.
         method: how the scales were searched; `early` where a bisecting search fell back.
         monotone: of a bisecting search, whether the curve fell wherever it was looked at; else None.
+        choose: by what the scale was chosen: "floor", or "gap" to the retrained model, where `keep` is 0.
     """
 
     keep: Keep
@@ -54,6 +55,7 @@ class ScaleSearch:
     curve: tuple[Point, ...] = field(repr=False)
     method: Method = "early"
     monotone: bool | None = None
+    choose: str = "floor"
 
     @property
     def status(self) -> str:

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from negmerge_kit.errors import ParameterError, SplitError
+from negmerge_kit.scoring.accuracy import Accuracy
+from negmerge_kit.scoring.curve import Point
 from negmerge_kit.scoring.gap import GAP_OVER, average_gap, nearest_scale
 from negmerge_kit.scoring.lira import log_ratios, scaled_confidence, separation
 from negmerge_kit.scoring.metrics import METRICS
@@ -88,24 +90,24 @@ def test_published_gaps_follow_from_their_rows(row, gap):
     assert 100 * average_gap(dict(zip(GAP_OVER, row, strict=True)), retrained) == pytest.approx(gap, abs=0.006)
 
 
+def point(scale, gap, split="val"):
+    return Point(scale, Accuracy(9, 10, split), Accuracy(8, 10, split), gap=gap)
+
+
 def test_the_nearest_scale_is_the_smallest_of_equals_and_never_chosen_on_test():
-    reference = dict.fromkeys(GAP_OVER, 0.5)
     seen = []
-    found = nearest_scale(
-        lambda scale: dict.fromkeys(GAP_OVER, 0.5 + abs(scale - 0.5) / 4),
-        reference,
-        split="val",
-        scales=[1.0, 0.25, 0.75, 0.0],
-        on_point=seen.append,
-    )
-    assert found.best.scale == 0.25 and [point.scale for point in found.curve] == [0.0, 0.25, 0.75, 1.0]
-    assert tuple(seen) == found.curve
+    found = nearest_scale(lambda s: point(s, abs(s - 0.5)), scales=[1.0, 0.25, 0.75, 0.0], on_point=seen.append)
+    assert found.best.scale == 0.25 and [p.scale for p in found.curve] == [0.0, 0.25, 0.75, 1.0]
+    assert tuple(seen) == found.curve and found.choose == "gap" and found.status == "ok"
+    assert nearest_scale(lambda s: point(s, s)).best.scale == 0.0
     with pytest.raises(SplitError, match="test"):
-        nearest_scale(lambda scale: reference, reference, split="test")
+        nearest_scale(lambda s: point(s, 0.1, "test"))
     with pytest.raises(ParameterError, match="no scale"):
-        nearest_scale(lambda scale: reference, reference, split="val", scales=[])
+        nearest_scale(lambda s: point(s, 0.1), scales=[])
+    with pytest.raises(ParameterError, match="without its gap"):
+        nearest_scale(lambda s: point(s, None))
     with pytest.raises(ParameterError, match="mia"):
-        average_gap({"retain": 1.0, "forget": 1.0, "unseen": 1.0}, reference)
+        average_gap({"retain": 1.0, "forget": 1.0, "unseen": 1.0}, dict.fromkeys(GAP_OVER, 0.5))
 
 
 def test_every_metric_tells_what_it_is():

@@ -8,9 +8,13 @@ from typing import Protocol
 
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import ParameterError, PoolError
+from negmerge_kit.lab.comparison.baseline_rows import OnStep
+from negmerge_kit.lab.comparison.classifier_contest import ClassifierContest
 from negmerge_kit.lab.comparison.contest import Contest, PoolStand
 from negmerge_kit.lab.comparison.entrants import Entrant, find_entrant, find_entrants
 from negmerge_kit.lab.comparison.rows import Pair, Row
+from negmerge_kit.lab.comparison.terms import PLAIN, Terms
+from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.intervals import Spread
 from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, check_scale
 from negmerge_kit.types import Json
@@ -38,6 +42,7 @@ class Comparison:
         base: the base's scores by split, `val` and `test`.
         warnings: what to know before believing the rows.
         forced: candidates that were let in although they were made from another base.
+        terms: of a standard classifier's pool; else None.
     """
 
     pool: str
@@ -49,6 +54,7 @@ class Comparison:
     warnings: tuple[str, ...] = ()
     forced: tuple[str, ...] = ()
     contest: Contest | None = field(default=None, repr=False, compare=False)
+    terms: Terms | None = None
 
     @property
     def floor(self) -> float:
@@ -72,6 +78,7 @@ class Comparison:
             "rows": [row.json() for row in self.rows],
             "warnings": list(self.warnings),
             "forced": list(self.forced),
+            **(self.terms.json() if self.terms else {}),
         }
 
 
@@ -82,7 +89,9 @@ def compare_rules(
     keep: float = KEEP,
     scales: Sequence[float] = DEFAULT_SCALES,
     kept: Keeper | None = None,
+    terms: Terms = PLAIN,
     on_row: Callable[[int, int, Entrant], None] = lambda done, total, entrant: None,
+    on_step: OnStep = lambda rate, step: None,
 ) -> Comparison:
     """Hold rules against each other on one pool.
 
@@ -92,13 +101,18 @@ def compare_rules(
     (`first_crossing`), with test forget and test retain there. All rules share one examiner: images stay resident, one
     model is updated in place, scales that cannot win are given up early, and nothing is asked twice.
 
+    On a standard classifier's pool the rows are also baselines, and each has every metric of METRICS on test.
+
     Args:
         workbench: the pool on its device.
-        rules: entrants, or names as `find_entrant` reads them; all rules and both searches by default.
+        rules: entrants, or names as `find_entrant` reads them; by default all rules, both searches and, on a
+            classifier's pool, all baselines.
         keep: share of the base's retention to keep, in (0, 1].
         scales: the protocol's grid.
         kept: where finished rows are found again and new ones go, e.g. `KeptRows(pool, ...)`.
+        terms: on a classifier's pool, by what scales and rates are chosen, and how hard the attacks try.
         on_row: called with (rows done, rows in all, the entrant that comes next).
+        on_step: called with each training step of a baseline and its rate.
 
     Raises:
         ParameterError: for a pool of fewer than two candidates, or keep or a scale out of range.
@@ -106,8 +120,8 @@ def compare_rules(
         SceneError: if a side of a split has no image.
         CheckpointError: if a model answers with NaN, or a finished row cannot be written.
     """
-    entrants = _entrants(rules)
     pool = workbench.pool
+    entrants = _entrants(rules, pool)
     if not 0.0 < keep <= 1.0:
         raise ParameterError(f"keep is {keep}: give the share of retention to keep, above 0 and at most 1.")
     grid = tuple(sorted({check_scale(scale) for scale in scales}))
@@ -118,7 +132,7 @@ def compare_rules(
         raise ParameterError(
             f"{pool.folder} has {len(pool.ids)} candidate: with one, every rule is that candidate. Add others first."
         )
-    contest = Contest(workbench, keep=keep, scales=grid)
+    contest = _contest(workbench, keep, grid, terms, entrants, on_step)
     base = {split: contest.base(split) for split in ("val", "test")}
     rows = []
     for index, entrant in enumerate(entrants):
@@ -130,7 +144,28 @@ def compare_rules(
                 kept.keep(row, pool.ids)
         rows.append(row)
     warnings = tuple(doubts(workbench))
-    return Comparison(str(pool.folder), tuple(pool.ids), keep, grid, base, tuple(rows), warnings, forced, contest)
+    told = terms if isinstance(contest, ClassifierContest) else None
+    return Comparison(str(pool.folder), tuple(pool.ids), keep, grid, base, tuple(rows), warnings, forced, contest, told)
+
+
+def _contest(
+    stand: PoolStand, keep: float, scales: tuple[float, ...], terms: Terms, entrants: Sequence[Entrant], on_step: OnStep
+) -> Contest:
+    if isinstance(stand, Workbench) and is_classifier(stand.pool):
+        contest = ClassifierContest(stand, keep=keep, scales=scales, terms=terms, on_step=on_step)
+        contest.prepare(entrants)
+        return contest
+    if terms != PLAIN:
+        raise ParameterError(
+            f"{stand.pool.folder} is no standard classifier's pool: scales are chosen by the floor there, "
+            "and there is no retrained model and no shadow model; leave --choose and --shadows out."
+        )
+    return Contest(stand, keep=keep, scales=scales)
+
+
+def is_classifier(pool: Pool) -> bool:
+    """Whether a pool's model is a standard classifier, whose training images are parted."""
+    return pool.scene.get("forgetting") is not None
 
 
 def strangers(pool: Pool) -> tuple[str, ...]:
@@ -209,9 +244,9 @@ def _spread(values: Sequence[float], independent: bool) -> Json | None:
     return told if independent else told | {"interval": None}
 
 
-def _entrants(rules: Sequence[Entrant | str] | None) -> tuple[Entrant, ...]:
+def _entrants(rules: Sequence[Entrant | str] | None, pool: Pool) -> tuple[Entrant, ...]:
     if rules is None:
-        return find_entrants()
+        return find_entrants(classifier=is_classifier(pool))
     entrants = tuple(rule if isinstance(rule, Entrant) else find_entrant(rule) for rule in rules)
     if not entrants:
         raise ParameterError("nothing to compare: name at least one rule or search.")

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
+
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.lab.comparison.cost import Cost, metered
 from negmerge_kit.lab.comparison.entrants import SEARCHES, Entrant
@@ -15,7 +17,7 @@ from negmerge_kit.lab.comparison.greedy import best_single, greedy
 from negmerge_kit.lab.comparison.matched import Crossing, first_crossing
 from negmerge_kit.lab.comparison.rows import Matched, Pair, Row
 from negmerge_kit.lab.resident import Choice
-from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, ScaleSearch, search_scale
+from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, Point, ScaleSearch, search_scale
 
 
 class PoolStand(Stand, Protocol):
@@ -91,9 +93,13 @@ class Contest:
             Pair(*self.examiner.hits(choice, best.scale, "test").accuracy()) if best and good else None,
             crossing,
             merged.counts.kept_fraction,
-            self.examiner.points(choice),
+            self.curve(choice),
             self._cost(ids, used),
         )
+
+    def curve(self, choice: Choice) -> tuple[Point, ...]:
+        """What is known in full of a choice on validation."""
+        return self.examiner.points(choice)
 
     def choose(self, entrant: Entrant, ids: Sequence[str]) -> tuple[Choice, list[Choice]]:
         """What the entrant subtracts, and every choice that it searched to find it."""
@@ -113,17 +119,21 @@ class Contest:
     def search(self, choice: Choice) -> _Searched:
         """The protocol's scale search of a choice, run once."""
         if choice not in self._searched:
-            examiner, device = self.examiner, self.stand.images("val").forget.images.device
+            examiner, device = self.examiner, self._device
             self.base("val")  # measured once for all, at nobody's cost
             before = examiner.evaluations, examiner.images
             with metered(device) as meter:
                 merged = self.stand.merged(choice)
                 started = time.perf_counter()
-                found = search_scale(examiner.score(choice), scales=self.scales, keep=self.keep)
+                found = self.find_scale(choice)
                 seconds = time.perf_counter() - started
             looked, answered = examiner.evaluations - before[0], examiner.images - before[1]
             self._searched[choice] = _Searched(found, merged.seconds, seconds, looked, answered, meter.peak)
         return self._searched[choice]
+
+    def find_scale(self, choice: Choice) -> ScaleSearch:
+        """The protocol's scale for a choice, searched on validation."""
+        return search_scale(self.examiner.score(choice), scales=self.scales, keep=self.keep)
 
     def crossing(self, choice: Choice) -> Crossing | None:
         """Where the choice's retention first falls below the floor on validation, at any scale.
@@ -139,6 +149,10 @@ class Contest:
             scales=self.scales[::-4],
             known=examiner.decided(choice, least),
         )
+
+    @property
+    def _device(self) -> torch.device:
+        return self.stand.images("val").forget.images.device
 
     def _matched(self, choice: Choice) -> Matched | None:
         if choice not in self._crossed:
@@ -165,7 +179,7 @@ class Contest:
             train=sum(self.stand.pool.entry(id).seconds for id in ids),
             merge=sum(run.merge for run in runs),
             search=sum(run.search for run in runs),
-            device=str(self.stand.images("val").forget.images.device),
+            device=str(self._device),
             peak_memory=max(peaks, default=None),
             evaluations=sum(run.evaluations for run in runs),
             images=sum(run.images for run in runs),

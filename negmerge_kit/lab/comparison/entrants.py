@@ -1,4 +1,4 @@
-"""What enters a comparison: merge rules with their dials, and the two searches they are held against."""
+"""What enters a comparison: merge rules with their dials, and the searches and baselines they are held against."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from negmerge_kit.errors import ParameterError
+from negmerge_kit.lab.baselines import BASELINES
 from negmerge_kit.merging.rules import RULES, find_rule
 
 SEARCHES = {"single": "Best single candidate", "greedy": "Greedy selection"}
 """Entrants that look for candidates as well as for a scale, and pay for it."""
+
+BASE = "base"
+"""The entrant that nothing is done to: the first row of a classifier's table."""
 
 ALL = (
     "uniform",
@@ -28,8 +32,8 @@ class Entrant:
     """One row of a comparison.
 
     Attributes:
-        name: how it is asked for, e.g. `negmerge:agreement=0.75` or `greedy`.
-        rule: a rule of RULES, or a search.
+        name: how it is asked for, e.g. `negmerge:agreement=0.75`, `greedy` or `salun`.
+        rule: a rule of RULES, a search, a baseline of BASELINES, or `base`.
         params: the parameters that were given; the rule fills in the rest.
     """
 
@@ -44,9 +48,18 @@ class Entrant:
         >>> find_entrant("negmerge:agreement=0.75").title
         'NegMerge, agreement 0.75'
         """
+        if self.rule == BASE:
+            return "Base"
+        if self.is_baseline:
+            return BASELINES[self.rule].title
         title = SEARCHES[self.rule] if self.rule in SEARCHES else RULES[self.rule].title.partition(" (")[0]
         dials = [f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in self.params]
         return ", ".join([title, *dials])
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it unlearns the network itself, or is the base: it merges nothing and has no scale."""
+        return self.rule == BASE or self.rule in BASELINES
 
     @property
     def control(self) -> bool:
@@ -55,7 +68,7 @@ class Entrant:
 
 
 def find_entrant(text: str) -> Entrant:
-    """`RULE` or `RULE:NAME=VALUE:NAME=VALUE`, or the search `single` or `greedy`.
+    """`RULE` or `RULE:NAME=VALUE:NAME=VALUE`, the search `single` or `greedy`, or a baseline of BASELINES.
 
     Raises:
         ParameterError: for a rule or parameter that does not exist, or a value out of range.
@@ -64,32 +77,42 @@ def find_entrant(text: str) -> Entrant:
     (('density', 0.1),)
     """
     rule, *dials = text.strip().split(":")
-    if rule in SEARCHES and not dials:
+    plain = rule in SEARCHES or rule in BASELINES or rule == BASE
+    if plain and not dials:
         return Entrant(rule, rule)
-    if rule in SEARCHES or rule not in RULES:
+    if plain or rule not in RULES:
         raise ParameterError(
             f"there is no rule {text.strip()!r}: choose among {', '.join([*SEARCHES, *RULES])}, "
-            "with dials as in negmerge:agreement=0.75."
+            f"with dials as in negmerge:agreement=0.75, or, on a classifier's pool, {', '.join(BASELINES)}."
         )
     given = {name: value for name, _, value in (dial.partition("=") for dial in dials)}
     resolved = find_rule(rule).resolve(given)
     return Entrant(text.strip(), rule, tuple((name, resolved[name]) for name in given))
 
 
-def find_entrants(rules: str = "all", searches: str = "all") -> tuple[Entrant, ...]:
+def find_entrants(rules: str = "all", searches: str = "all", *, classifier: bool = False) -> tuple[Entrant, ...]:
     """The rows of a comparison: searches first; `all` and `none` are understood, repeats are dropped.
 
+    Args:
+        searches: searches and, where the pool is a standard `classifier`'s, baselines: its rows begin with the base.
+
     Raises:
-        ParameterError: for an unknown name, or if nothing is left to compare.
+        ParameterError: for an unknown name, a baseline where there is no classifier, or if nothing is left to compare.
 
     >>> [entrant.name for entrant in find_entrants("negmerge,uniform", "single")]
     ['single', 'negmerge', 'uniform']
     """
-    names = _names(searches, tuple(SEARCHES)) + _names(rules, ALL)
+    every = (*BASELINES, *SEARCHES) if classifier else tuple(SEARCHES)
+    names = _names(searches, every) + _names(rules, ALL)
     entrants = tuple(find_entrant(name) for name in dict.fromkeys(names))
+    if not classifier and (wrong := next((entrant for entrant in entrants if entrant.is_baseline), None)):
+        raise ParameterError(
+            f"{wrong.name} unlearns a standard classifier, and this pool's model is none: name "
+            f"{' or '.join(SEARCHES)}, or compare a pool such as tiny-classifier."
+        )
     if not entrants:
         raise ParameterError("nothing to compare: name at least one rule or search.")
-    return entrants
+    return (find_entrant(BASE), *entrants) if classifier else entrants
 
 
 def _names(text: str, every: tuple[str, ...]) -> list[str]:

@@ -43,16 +43,18 @@ def greedy(ids: Sequence[str], search: Callable[[tuple[str, ...]], ScaleSearch])
         # Sums are taken in the pool's order, whatever the order of joining.
         tried = tuple(other for other in ids if other in chosen or other == id)
         outcome, searches = search(tried), searches + 1
-        if forgotten(outcome) < forgotten(found):
+        if left_over(outcome) < left_over(found):
             chosen, found = tried, outcome
     return Selection(chosen, found, searches)
 
 
 def ranked(ids: Sequence[str], search: Callable[[tuple[str, ...]], ScaleSearch]) -> list[str]:
     """Candidates by their own best feasible forget score, infeasible ones last."""
-    return sorted(ids, key=lambda id: forgotten(search((id,))))
+    return sorted(ids, key=lambda id: left_over(search((id,))))
 
 
-def forgotten(found: ScaleSearch) -> float:
-    """Forget accuracy at the chosen scale; infinite where no scale keeps enough."""
+def left_over(found: ScaleSearch) -> float:
+    """What the search made small: forget accuracy, or the gap to the retrained model; infinite if infeasible."""
+    if found.best and found.best.gap is not None:
+        return found.best.gap
     return found.best.forget.value if found.best and found.best.forget else float("inf")

@@ -17,7 +17,9 @@ from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import CheckpointError
 from negmerge_kit.lab.comparison.entrants import Entrant
 from negmerge_kit.lab.comparison.rows import Row
+from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 from negmerge_kit.lab.kept_points import code_digest
+from negmerge_kit.lab.retrained import find_retrained
 from negmerge_kit.merging.rules import RULES
 from negmerge_kit.types import Json
 
@@ -25,13 +27,20 @@ SCHEMA = 1
 
 
 class KeptRows:
-    """Rows by a digest of base, candidates, images, floor, grid, rule, our code, torch and device.
+    """Rows by a digest of base, candidates, images, floor, grid, rule, terms, retrained model, our code, torch, device.
 
     With `anew` nothing is found, and what is finished replaces what was there.
     """
 
     def __init__(
-        self, pool: Pool, *, keep: float, scales: Sequence[float], device: torch.device, anew: bool = False
+        self,
+        pool: Pool,
+        *,
+        keep: float,
+        scales: Sequence[float],
+        device: torch.device,
+        anew: bool = False,
+        terms: Terms = PLAIN,
     ) -> None:
         self.folder = pool.folder / "comparisons"
         self._pool = pool
@@ -46,6 +55,7 @@ class KeptRows:
             "scene": pool.scene,
             "keep": keep,
             "scales": list(scales),
+            "terms": terms.json(),
         }
 
     def find(self, entrant: Entrant, ids: Sequence[str]) -> Row | None:
@@ -83,4 +93,11 @@ class KeptRows:
         files = [self._pool.entry(id).sha256 for id in ids]
         given = dict(entrant.params)
         params = RULES[entrant.rule].resolve(given) if entrant.rule in RULES else given
-        return self._made_from | {"candidates": files, "rule": entrant.rule, "params": params}
+        # What a baseline does, no candidate changes; what is held against the retrained model, that model does.
+        held = find_retrained(self._pool)
+        return self._made_from | {
+            "candidates": [] if entrant.is_baseline else files,
+            "rule": entrant.rule,
+            "params": params,
+            "retrained": held and held.sha256,
+        }

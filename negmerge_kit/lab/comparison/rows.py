@@ -8,6 +8,7 @@ from typing import Any
 from negmerge_kit.lab.comparison.cost import Cost
 from negmerge_kit.lab.comparison.entrants import Entrant
 from negmerge_kit.lab.comparison.matched import Crossing
+from negmerge_kit.lab.standing import Standing
 from negmerge_kit.scoring.accuracy import Accuracy
 from negmerge_kit.scoring.scale import Point
 from negmerge_kit.types import Json
@@ -61,11 +62,15 @@ class Row:
     Attributes:
         candidates: the ids that it merged.
         params: the rule's parameters, every default filled in.
-        status: `ok`; `infeasible` when no scale above 0 of the grid keeps enough; `empty` when nothing is left to
-            subtract (the conflict of candidates that agree everywhere).
+        status: `ok`; `infeasible` when no scale above 0 of the grid, or no rate of a baseline, keeps enough; `empty`
+            when nothing is left to subtract (the conflict of candidates that agree everywhere); `diverged` when no rate
+            of a baseline gave numbers.
         scale, validation, test: by the protocol; test was scored once, at this scale. None unless `ok`.
         matched: None when retention never falls below the floor, or nothing is left.
+        kept_fraction: None where nothing is merged.
         curve: what is known in full on validation, at any scale.
+        standing: of a classifier, its metrics on test.
+        trials: of a baseline, the rates that were tried on validation and what each cost.
     """
 
     entrant: Entrant
@@ -76,12 +81,20 @@ class Row:
     validation: Pair | None
     test: Pair | None
     matched: Matched | None
-    kept_fraction: float
+    kept_fraction: float | None
     curve: tuple[Point, ...]
     cost: Cost
+    standing: Standing | None = None
+    trials: tuple[Json, ...] = ()
 
     def json(self) -> Json:
-        """The entry of `rows` in the JSON contract, and beyond it name, title, candidates, cost and curve."""
+        """The entry of `rows` in the JSON contract, and beyond it name, title, candidates, cost and curve.
+
+        Of a classifier also `metrics` on test, and of a baseline `trials`.
+        """
+        more: Json = {"metrics": self.standing.json()} if self.standing else {}
+        if self.trials:
+            more["trials"] = list(self.trials)
         return {
             "name": self.entrant.name,
             "title": self.entrant.title,
@@ -99,6 +112,7 @@ class Row:
             "peak_memory": self.cost.peak_memory,
             "cost": self.cost.json(),
             "curve": [point.json() for point in self.curve],
+            **more,
         }
 
     @classmethod
@@ -124,10 +138,12 @@ class Row:
             ),
             values["kept_fraction"],
             tuple(
-                Point(point["scale"], _accuracy(point["forget"]), _accuracy(point["retain"]))
+                Point(point["scale"], _accuracy(point["forget"]), _accuracy(point["retain"]), gap=point.get("gap"))
                 for point in values["curve"]
             ),
             Cost(**cost),
+            Standing.from_json("test", values["metrics"]) if "metrics" in values else None,
+            tuple(values.get("trials", ())),
         )
 
 

@@ -1,0 +1,149 @@
+"""A baseline's row: every rate tried on validation, the best one measured on test, all of it charged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from negmerge_kit.errors import DivergedError
+from negmerge_kit.lab.baselines import BASELINES
+from negmerge_kit.lab.baselines.baseline import PAPER, TINY
+from negmerge_kit.lab.baselines.choosing import choose_rate
+from negmerge_kit.lab.baselines.trials import Choice as ChosenRate
+from negmerge_kit.lab.comparison.cost import Cost, metered
+from negmerge_kit.lab.comparison.entrants import Entrant
+from negmerge_kit.lab.comparison.rows import Pair, Row
+from negmerge_kit.lab.comparison.terms import Terms
+from negmerge_kit.lab.evaluation import evaluate, evaluate_splits
+from negmerge_kit.lab.retrained import Retrained, keep_retrained
+from negmerge_kit.lab.training.finetuning import Step
+from negmerge_kit.lab.training.from_scratch import base_recipe
+from negmerge_kit.lab.yardstick import Yardstick
+from negmerge_kit.scoring.floors import images_needed
+from negmerge_kit.types import Json
+from negmerge_kit.vision.clip import Classifier
+
+RETRAIN = "retrain"
+OnStep = Callable[[float, Step], None]
+
+
+def base_row(entrant: Entrant, yardstick: Yardstick) -> Row:
+    """The base as it is: nothing done, at no cost."""
+    bench = yardstick.bench
+    return _row(entrant, yardstick, bench.fresh_model(), "ok", _cost(yardstick, 0.0, 0, None), {}, ())
+
+
+def retrained(yardstick: Yardstick, terms: Terms, on_step: OnStep = lambda rate, step: None) -> Retrained:
+    """The pool's retrained model; trained now and kept in the pool where there is none.
+
+    Its rate, where there are several to try, is the one with the best accuracy on validation.
+
+    Raises:
+        DivergedError: if no rate gave numbers.
+    """
+    if found := yardstick.retrained():
+        return found
+    model, validation = yardstick.bench.fresh_model(), yardstick.parts.validation
+    chosen = _search(RETRAIN, model, yardstick, terms, lambda made: 1 - evaluate(made, validation).value,
+                     "1 - accuracy on validation", on_step)
+    keep_retrained(yardstick.bench.pool, model.weights("cpu").items(), chosen.json())
+    found = yardstick.retrained()
+    assert found is not None
+    return found
+
+
+def baseline_row(
+    entrant: Entrant, yardstick: Yardstick, terms: Terms, keep: float, on_step: OnStep = lambda rate, step: None
+) -> Row:
+    """Search a baseline's rate on validation, by the terms' way to choose, and measure the best one on test.
+
+    By the floor: forget most with at least `keep` of the base's retention, as a scale is chosen. By the gap: lie
+    nearest to the retrained model.
+    """
+    model = yardstick.bench.fresh_model()
+    with metered(model.device) as meter:
+        if entrant.rule == RETRAIN:
+            found = retrained(yardstick, terms, on_step)
+            model.load(found.weights.items())
+            trials = tuple(found.made_by.get("trials", ()))
+            told: Json = {name: found.made_by[name] for name in ("epochs", "seed") if name in found.made_by}
+            cost = _cost(yardstick, found.seconds, len(trials), None)
+            return _row(entrant, yardstick, model, "ok", cost, told, trials)
+        score, scored_by = _by_gap(yardstick) if terms.choose == "gap" else _by_floor(yardstick, keep)
+        try:
+            chosen = _search(entrant.rule, model, yardstick, terms, score, scored_by, on_step)
+        except DivergedError as error:
+            return Row(entrant, (), {"why": str(error)}, "diverged", None, None, None, None, None, (),
+                       _cost(yardstick, 0.0, 0, None))
+    best = chosen.chosen.score
+    status = "infeasible" if terms.choose == "floor" and best is not None and best > 1 else "ok"
+    params = {chosen.dial.replace(" ", "_"): chosen.chosen.rate, "epochs": chosen.epochs, **chosen.params}
+    cost = _cost(yardstick, chosen.seconds, len(chosen.trials), meter.peak)
+    return _row(entrant, yardstick, model, status, cost, params, tuple(chosen.json()["trials"]))
+
+
+def _search(
+    name: str, model: Classifier, yardstick: Yardstick, terms: Terms, score: Callable[[Classifier], float],
+    scored_by: str, on_step: OnStep,
+) -> ChosenRate:
+    """Try the preset's rates; the model is left as the best one made it."""
+    bench, baseline = yardstick.bench, BASELINES[name]
+    scene = bench.scene
+    preset = baseline.preset(TINY if str(model.spec) == "classifier:tiny" else PAPER)
+    recipe = base_recipe(scene)
+    return choose_rate(
+        baseline, model, yardstick.parts, score,
+        epochs=preset.epochs or recipe.epochs,
+        fresh=lambda: scene.untrained(device=str(model.device), seed=terms.seed),
+        recipe=recipe,
+        rates=preset.rates,
+        seed=terms.seed,
+        params=preset.params,
+        may_mirror=scene.sources[0].flips,
+        scored_by=scored_by,
+        store=bench.pool.folder / "baselines",
+        on_step=on_step,
+    )
+
+
+def _by_gap(yardstick: Yardstick) -> tuple[Callable[[Classifier], float], str]:
+    yardstick.require()
+    reference = yardstick.retrained()
+    assert reference is not None
+
+    def score(model: Classifier) -> float:
+        gap = yardstick.point(model).gap
+        assert gap is not None
+        return gap
+
+    return score, f"gap to the retrained model {reference.sha256[:16]} on validation"
+
+
+def _by_floor(yardstick: Yardstick, keep: float) -> tuple[Callable[[Classifier], float], str]:
+    """Forget accuracy where enough is kept, else 1 and what is missing."""
+    bench = yardstick.bench
+    least = images_needed(keep, bench.base_scores("val").point(0.0))
+    assert isinstance(least, int)
+
+    def score(model: Classifier) -> float:
+        scores = evaluate_splits(model, bench.images("val"))
+        short = least - scores.retain.correct
+        return scores.forget.value if short <= 0 else 1 + short / scores.retain.n
+
+    return score, f"accuracy on forgotten images, 1 + the shortfall below {least} retain images right, on validation"
+
+
+def _row(
+    entrant: Entrant, yardstick: Yardstick, model: Classifier, status: str, cost: Cost, params: Json,
+    trials: tuple[Json, ...],
+) -> Row:
+    pairs = []
+    for split in ("val", "test"):
+        scores = evaluate_splits(model, yardstick.bench.images(split))
+        pairs.append(Pair(scores.forget, scores.retain))
+    standing = yardstick.standing(model, "test", cost.wall)
+    return Row(entrant, (), params, status, None, pairs[0], pairs[1], None, None, (), cost, standing, trials)
+
+
+def _cost(yardstick: Yardstick, seconds: float, trials: int, peak: int | None) -> Cost:
+    """A baseline trains no candidate and merges nothing: all its time is its search."""
+    return Cost(0.0, 0.0, seconds, str(yardstick.bench.model.device), peak, trials, 0)

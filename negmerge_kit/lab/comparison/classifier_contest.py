@@ -1,0 +1,78 @@
+"""A contest on a standard classifier's pool: rules and baselines side by side, each with every metric on test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from negmerge_kit.lab.comparison.baseline_rows import OnStep, base_row, baseline_row, retrained
+from negmerge_kit.lab.comparison.contest import Contest
+from negmerge_kit.lab.comparison.entrants import BASE, Entrant
+from negmerge_kit.lab.comparison.rows import Row
+from negmerge_kit.lab.comparison.terms import PLAIN, Terms
+from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.lab.yardstick import Yardstick
+from negmerge_kit.scoring.gap import nearest_scale
+from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, Point, ScaleSearch
+
+
+class ClassifierContest(Contest):
+    """Compares rules, searches and baselines on one classifier's pool.
+
+    Args:
+        terms: by what scales and rates are chosen, and how many shadow models attack.
+        on_step: told each training step of a baseline, with its rate.
+
+    Raises:
+        ParameterError: from `row`, if the gap shall choose and the pool has no retrained model.
+    """
+
+    def __init__(
+        self,
+        bench: Workbench,
+        *,
+        keep: float = KEEP,
+        scales: Sequence[float] = DEFAULT_SCALES,
+        terms: Terms = PLAIN,
+        on_step: OnStep = lambda rate, step: None,
+    ) -> None:
+        super().__init__(bench, keep=keep, scales=scales)
+        self.bench, self.terms = bench, terms
+        self.yardstick = Yardstick(bench, shadows=terms.shadows, seed=terms.seed)
+        self._on_step = on_step
+
+    def prepare(self, entrants: Sequence[Entrant]) -> None:
+        """Make the retrained model, if it is among the entrants: all others are held against it."""
+        if any(entrant.rule == "retrain" for entrant in entrants):
+            retrained(self.yardstick, self.terms, self._on_step)
+        if self.terms.choose == "gap":
+            self.yardstick.require()
+
+    def row(self, entrant: Entrant, ids: Sequence[str] | None = None) -> Row:
+        """A rule's row with its metrics at the chosen scale, or a baseline's."""
+        if entrant.rule == BASE:
+            return base_row(entrant, self.yardstick)
+        if entrant.is_baseline:
+            return baseline_row(entrant, self.yardstick, self.terms, self.keep, self._on_step)
+        row = super().row(entrant, ids)
+        if row.scale is None:
+            return row
+        choice, _ = self.choose(entrant, tuple(self.bench.pool.ids if ids is None else ids))
+        with self.bench.at(choice, row.scale) as model:
+            return replace(row, standing=self.yardstick.standing(model, "test", row.cost.wall))
+
+    def find_scale(self, choice: Choice) -> ScaleSearch:
+        """By the floor as for any pool, or the scale nearest to the retrained model."""
+        if self.terms.choose == "floor":
+            return super().find_scale(choice)
+
+        def score(scale: float) -> Point:
+            with self.bench.at(choice, scale) as model:
+                return self.yardstick.point(model, scale)
+
+        return nearest_scale(score, scales=self.scales)
+
+    def curve(self, choice: Choice) -> tuple[Point, ...]:
+        """What is known in full on validation; of a search by the gap, the whole grid."""
+        return self.search(choice).found.curve if self.terms.choose == "gap" else super().curve(choice)

@@ -1,0 +1,45 @@
+"""On what terms a classifier's table is made: by what scales and rates are chosen, and how hard the attacks try."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from negmerge_kit.errors import ParameterError
+from negmerge_kit.types import Json
+
+CHOOSE = ("floor", "gap")
+"""Forget most with retention at its floor; or lie nearest to the retrained model, which an oracle has."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a comparison on a classifier's pool needs beyond its floor and its scales.
+
+    Attributes:
+        choose: one of CHOOSE, for the scales of rules and the rates of baselines alike, on validation.
+        shadows: shadow models of the likelihood ratio attack; 0 leaves it out.
+        seed: of the baselines, the retrained model and the shadow models.
+
+    Raises:
+        ParameterError: for another way to choose, or a negative number of shadow models.
+    """
+
+    choose: str = "floor"
+    shadows: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.choose not in CHOOSE:
+            raise ParameterError(f"--choose is {self.choose!r}: choose {' or '.join(CHOOSE)}.")
+        if self.shadows and (self.shadows < 4 or self.shadows % 2):
+            raise ParameterError(
+                f"{self.shadows} shadow models cannot be halved: give an even number, 4 at least, or 0."
+            )
+
+    def json(self) -> Json:
+        """Plain values."""
+        return asdict(self)
+
+
+PLAIN = Terms()
+"""Chosen by the floor, without shadow models."""

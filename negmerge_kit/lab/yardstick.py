@@ -1,0 +1,115 @@
+"""What the models of one classifier's pool are measured with: the parted images, the retrained model, shadow models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+from negmerge_kit.errors import ParameterError
+from negmerge_kit.lab.retrained import Retrained, find_retrained
+from negmerge_kit.lab.shadows import Shadows, train_shadows
+from negmerge_kit.lab.standing import Standing, measure
+from negmerge_kit.lab.training.from_scratch import base_recipe, trained_from_scratch
+from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
+from negmerge_kit.scoring.curve import Point
+from negmerge_kit.scoring.gap import GAP_OVER, average_gap
+from negmerge_kit.types import Json
+from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.images import ImageSet
+from negmerge_kit.vision.forgetting import parts_of
+
+NO_RETRAINED = (
+    "{} has no retrained model to be near to: make it with `negmerge compare {} --baselines retrain --rules none`, "
+    "or choose by the floor."
+)
+
+
+class Yardstick:
+    """Measures any model of one scene alike; what it needs is made once.
+
+    Args:
+        bench: a pool of a standard classifier.
+        shadows: how many shadow models; 0 leaves the likelihood ratio attack out.
+        seed: of the shadow models.
+
+    Raises:
+        SceneError: for a scene whose data are not parted.
+    """
+
+    def __init__(
+        self,
+        bench: Workbench,
+        *,
+        shadows: int = 0,
+        seed: int = 0,
+        on_shadow: Callable[[int, int], None] = lambda done, count: None,
+    ) -> None:
+        self.bench = bench
+        self.parts = parts_of(bench.scene)
+        self._count, self._seed, self._on_shadow = shadows, seed, on_shadow
+        self._retrained: dict[str, Standing] = {}
+
+    @cached_property
+    def shadows(self) -> Shadows | None:
+        """The shadow models' answers, trained now or found in the pool; None if none are wanted."""
+        if not self._count:
+            return None
+        recipe, scene = base_recipe(self.bench.scene), self.bench.scene
+
+        def train(images: ImageSet, seed: int) -> Classifier:
+            model = scene.untrained(device=str(self.bench.model.device), seed=seed)
+            for _ in trained_from_scratch(model, images, recipe):
+                pass
+            return model
+
+        made_from: Json = {"model": self.bench.pool.scene["model"], "recipe": recipe.json()}
+        return train_shadows(self.parts, train, count=self._count, seed=self._seed, made_from=made_from,
+                             folder=self.bench.pool.folder / "shadows", on_shadow=self._on_shadow)
+
+    def retrained(self) -> Retrained | None:
+        """The pool's retrained model as it is on disk now."""
+        return find_retrained(self.bench.pool)
+
+    def reference(self, split: str) -> Standing | None:
+        """Where the retrained model stands, in what the gap is made of; None if there is none."""
+        found = self.retrained()
+        if found is None:
+            return None
+        if split not in self._retrained:
+            model = self.bench.fresh_model()
+            model.load(found.weights.items())
+            self._retrained[split] = measure(model, self.parts, split=split, features=("confidence",))
+        return self._retrained[split]
+
+    def require(self) -> None:
+        """Refuse to look for the smallest gap where there is nothing to be near to.
+
+        Raises:
+            ParameterError: if the pool has no retrained model.
+        """
+        if self.retrained() is None:
+            folder = self.bench.pool.folder
+            raise ParameterError(NO_RETRAINED.format(folder, folder))
+
+    def standing(self, model: Classifier, split: str, seconds: float | None = None) -> Standing:
+        """Every metric of a model, the gap and the time included."""
+        found = measure(model, self.parts, split=split, shadows=self.shadows)
+        return found.beside(self.reference(split), seconds)
+
+    def point(self, model: Classifier, scale: float = 0.0) -> Point:
+        """Forget and retain accuracy on validation, with the gap.
+
+        Raises:
+            ParameterError: if the pool has no retrained model.
+        """
+        self.require()
+        found, reference = measure(model, self.parts, split="val", features=("confidence",)), self.reference("val")
+        assert reference is not None
+        values = {name: found.values[name] for name in GAP_OVER}
+        forget, *kept = (_accuracy(found.scores[name]) for name in ("forget", "retain", "unseen"))
+        return Point(scale, forget, pool_accuracies(kept), gap=average_gap(values, reference.values))
+
+
+def _accuracy(score: Json) -> Accuracy:
+    return Accuracy(round(score["value"] * score["n"]), score["n"], "val")
