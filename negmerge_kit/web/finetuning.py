@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
@@ -30,6 +31,8 @@ SAVE_SECONDS = 5.0
 """Least time between two saves of the state that a killed fine-tuning goes on from."""
 
 ADDRESS = re.compile(r"auto|[A-Za-z0-9][A-Za-z0-9.-]{0,252}:\d{1,5}")
+log = logging.getLogger(__name__)
+
 STOPPED = "Stopped. What is finished is kept; Resume goes on from where it was."
 
 
@@ -157,6 +160,17 @@ class FineTunes:
             raise ParameterError("nothing is being fine-tuned: there is nothing to stop.")
         run.stopped = True
         run.job.stop()
+
+    def serve_finished(self) -> None:
+        """Serve what earlier apps have made; in a public app nothing of it."""
+        if not self.uploads.allowed:
+            return
+        for id in self.plans.ids():
+            try:
+                if self.plans.read(id).done:
+                    self.open(id)
+            except NegmergeError as error:
+                log.warning("%s", error)
 
     def open(self, id: object) -> str:
         """The id under which the plan's pool is served now.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import ipaddress
 import os
 import shutil
 import socket
@@ -14,15 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.sweeps.background import BackgroundSweep
-from negmerge_kit.web import agreement_page, audit_page, compare_page, fragments
+from negmerge_kit.vision.data.cache import cache_folder
+from negmerge_kit.web import agreement_page, audit_page, compare_page, finetune_page, fragments
 from negmerge_kit.web.address import remember_tab
 from negmerge_kit.web.endpoints import Endpoints, publish
+from negmerge_kit.web.finetuning import FineTunes
+from negmerge_kit.web.origin import OwnPagesOnly, is_loopback
 from negmerge_kit.web.page import lay_out, lay_out_head
+from negmerge_kit.web.plans import Plans
 from negmerge_kit.web.pools import Pools, find_pools
+from negmerge_kit.web.uploads import LARGEST_FILE, RefuseUploads, Uploads
 from negmerge_kit.web.wiring import wire
 
 
@@ -59,15 +64,19 @@ def serve(
     check_address(host, port, guarded=bool(people) or public)
     listed = [pools] if isinstance(pools, (Pool, str, Path)) else list(pools)
     found = [pool for given in listed for pool in ([given] if isinstance(given, Pool) else find_pools(given))]
-    made = _private_folder() / "made"
-    blocks = build(Pools(found, made=made, device=device, read_only=public, sweep=sweep))
+    folder = _private_folder()
+    served = Pools(found, made=folder / "made", device=device, read_only=public, sweep=sweep)
+    uploads = Uploads(folder / "cache", folder / "checking", allowed=not public)
+    blocks = build(served, FineTunes(served, Plans(cache_folder() / "pools"), uploads, device=device))
     if sweep:
         sweep.start()
     _launch(
         blocks, server_name=host, server_port=port, auth=people, prevent_thread_lock=True, quiet=True, show_error=True,
         theme=_theme(), css=_file("style.css"), head=f"<script>{_file('page.js')}</script>", footer_links=[],
-        ssr_mode=False, run_history=False, max_file_size="1mb",
+        ssr_mode=False, run_history=False, max_file_size="1mb" if public else LARGEST_FILE,
         allowed_paths=[], share=False, enable_monitoring=False,
+        app_kwargs={"middleware": [Middleware(OwnPagesOnly, loopback=not (people or public)),
+                                   *([Middleware(RefuseUploads)] if public else [])]},
     )  # fmt: skip
     if ready:
         ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
@@ -88,8 +97,9 @@ def _launch(blocks: gr.Blocks, **options: Any) -> None:
         raise ParameterError(f"the app cannot listen on port {port} ({error}): choose another with --port.") from error
 
 
-def build(pools: Pools) -> gr.Blocks:
+def build(pools: Pools, tunes: FineTunes) -> gr.Blocks:
     """The pages and the endpoints over what is served, not served yet; the first pool is opened."""
+    tunes.serve_finished()
     first = pools.open(pools.ids[0])
     growing = first.sweep is not None
     with gr.Blocks(title="negmerge-kit", fill_width=True, analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
@@ -103,6 +113,9 @@ def build(pools: Pools) -> gr.Blocks:
                 remembered.append(tab)
             with gr.Tab("Agreement", id="agreement") as tab:
                 agreement_page.lay_out(lambda pool: pools.open(pool).agreement, pools.jobs, controls, tab)
+                remembered.append(tab)
+            with gr.Tab("Fine-tune", id="finetune") as tab:
+                finetune_page.lay_out(finetune_page.FinetunePage(tunes), tab)
                 remembered.append(tab)
             with gr.Tab("Audit", id="audit") as tab:
                 audit_page.lay_out(lambda pool: pools.open(pool).audit, pools.jobs, controls, tab)
@@ -121,7 +134,7 @@ def check_address(host: str, port: int, *, guarded: bool) -> None:
     Raises:
         ParameterError: with the remedy.
     """
-    if not guarded and not _is_loopback(host):
+    if not guarded and not is_loopback(host):
         raise ParameterError(
             f"host {host} can be reached from other machines: add --auth FILE with user:password lines, "
             "or --public to let anybody in (the pool is then read only); or keep the default 127.0.0.1."
@@ -166,15 +179,6 @@ def read_auth(file: str | Path) -> list[tuple[str, str]]:
     if not people:
         raise ParameterError(f"{file} names nobody: write at least one user:password line.")
     return people
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _private_folder() -> Path:

@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.vision.data.checking import checked_image
 from negmerge_kit.vision.data.source import SPLITS
@@ -27,6 +30,8 @@ from negmerge_kit.web.archives import (
 FEWEST_IMAGES = 20
 LARGEST_FILE = "2gb"
 """What the app's upload route takes of one file, where uploads are allowed at all: a zip, or weights."""
+
+PUBLIC = "this app is public: it takes no uploads and fine-tunes nothing; run `negmerge demo` on a machine of your own."
 
 TellShare = Callable[[str, float], None]
 
@@ -46,6 +51,20 @@ class Taken:
         return sum(count for _, count in self.classes)
 
 
+class RefuseUploads:
+    """Answers gradio's own upload route with a refusal, before a byte of the body is read: for a public app."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] == "http" and scope["path"].rstrip("/").endswith("/upload"):
+            await PlainTextResponse(PUBLIC, status_code=403)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
 class Uploads:
     """Where uploads may come from, and the private folder in which they are checked.
 
@@ -56,7 +75,7 @@ class Uploads:
     """
 
     def __init__(self, arrived: Path, private: Path, *, allowed: bool = True) -> None:
-        self._arrived, self._private, self._allowed = arrived.resolve(), private, allowed
+        self._arrived, self._private, self.allowed = arrived.resolve(), private, allowed
 
     def check_allowed(self) -> None:
         """Refuse where nothing may be sent.
@@ -64,11 +83,8 @@ class Uploads:
         Raises:
             ParameterError: in a public app.
         """
-        if not self._allowed:
-            raise ParameterError(
-                "this app is public and takes no uploads and fine-tunes nothing: run `negmerge demo` on a machine of "
-                "your own."
-            )
+        if not self.allowed:
+            raise ParameterError(PUBLIC)
 
     @contextmanager
     def arrived(self, files: object) -> Iterator[list[Path]]:

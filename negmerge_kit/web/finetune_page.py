@@ -1,0 +1,253 @@
+"""The Fine-tune page: a scene of one's own, a table of recipes, and candidates as they learn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from negmerge_kit.errors import NegmergeError, ParameterError
+from negmerge_kit.vision.families import FAMILIES
+from negmerge_kit.web import finetune_told, fragments
+from negmerge_kit.web.finetuning import FineTunes
+from negmerge_kit.web.grid_rows import COLUMNS, PRESETS, another_row, preset_rows, recipes_of
+from negmerge_kit.web.job_buttons import LIGHT
+from negmerge_kit.web.jobs import CancelledError, Done, Job, Progress
+from negmerge_kit.web.plans import checked_families, checked_name
+from negmerge_kit.web.told import told
+
+OWN, FAMILY = "images of your own", "an embedded family"
+FIRST_PRESET = next(iter(PRESETS))
+
+FOLDER_JS = """
+window.nmChosen = window.nmChosen || [];
+if (!window.nmListens) {
+  window.nmListens = true;
+  document.addEventListener('change', event => {
+    if (event.target.type === 'file' && event.target.webkitdirectory)
+      window.nmChosen = [...event.target.files].map(
+        f => ({path: f.webkitRelativePath || f.name, name: f.name, size: f.size}));
+  }, true);
+}
+"""
+"""Notes the path of every file in a chosen folder, of which gradio sends the last part only."""
+
+WITH_PATHS = """(kind, zip, folder, paths, ...rest) => {
+  const left = [...(window.nmChosen || [])];
+  const named = (folder || []).map(file => {
+    const place = left.findIndex(f => f.name === file.orig_name && (file.size == null || f.size === file.size));
+    return place < 0 ? String(file.orig_name) : left.splice(place, 1)[0].path;
+  });
+  return [kind, zip, folder, named, ...rest];
+}"""
+"""Sends those paths along with the files, in the files' order."""
+
+
+class FinetunePage:
+    """The page's handlers; all of them refuse in a public app, whoever calls."""
+
+    def __init__(self, tunes: FineTunes) -> None:
+        self.tunes = tunes
+
+    def choose(
+        self, visitor: str, kind: object, archive: object, files: object, paths: object, name: object, keep: object,
+        family: object,
+    ) -> Iterator[tuple[str, str]]:  # fmt: skip
+        """(progress, summary or notice; the plan's id once there is one) while images are checked and put in place."""
+        uploads = self.tunes.uploads
+        uploads.check_allowed()
+        if kind == FAMILY:
+            plan = self.tunes.plans.of_family(family)
+            yield finetune_told.summary(plan), plan.id
+            return
+        if kind != OWN:
+            raise ParameterError(f"choose {OWN} or {FAMILY}.")
+        checked_name(name), checked_families(keep)  # what is misspelt is told before thousands of images are checked
+
+        def take(job: Job) -> Any:
+            with uploads.images(archive or files, None if archive else paths, tell=job.tell) as taken:
+                return taken, self.tunes.plans.of_images(taken, name, keep)
+
+        for news in self.tunes.pools.jobs.follow(visitor, object(), take):
+            if isinstance(news, Progress):
+                yield fragments.progress(news.text, news.share or 0.0, news.hint), ""
+            elif isinstance(news, Done):
+                taken, plan = news.result
+                yield finetune_told.summary(plan, taken), plan.id
+
+    def preset(self, plan: object, preset: object) -> list[list[Any]]:
+        """The preset's rows, as long as they should be for the plan's images."""
+        return preset_rows(preset, self.tunes.plans.read(plan).images if plan else 700)
+
+    def fewer(self, rows: object) -> list[list[Any]]:
+        """The table without its last row."""
+        recipes_of(rows)
+        return list(rows)[:-1] if isinstance(rows, list) and len(rows) > 1 else list(rows)  # type: ignore[call-overload]
+
+    def estimate(self, plan: object, rows: object) -> str:
+        """What the table would cost, or what is wrong with it."""
+        try:
+            self.tunes.uploads.check_allowed()
+            recipes = recipes_of(rows)
+            if not plan:
+                return fragments.progress(f"{len(recipes)} candidates. Choose what shall be forgotten to see the cost.")
+            begun = self.tunes.plans.read(plan)
+            return finetune_told.estimate(begun, recipes, self.tunes.seconds(begun, recipes))
+        except NegmergeError as error:
+            return fragments.notice(str(error))
+
+    def start(self, plan: object, rows: object, address: object) -> None:
+        """Fine-tune the table's recipes.
+
+        Raises:
+            NegmergeError: with a sentence for the page.
+        """
+        if not plan:
+            raise ParameterError("say first what shall be forgotten: choose images or a family in step 1.")
+        self.tunes.start(plan, recipes_of(rows), address)
+
+    def look(self, drawn: object) -> tuple[str, Any, str, bool]:
+        """(how far the run is, its figure unless it is as `drawn` says, what is drawn now, whether more will come)."""
+        run = self.tunes.run
+        if run is None:
+            return finetune_told.offer(self.tunes.plans.unfinished()), gr.skip(), "", False
+        now = finetune_told.version(run)
+        figure = gr.skip() if now == drawn else finetune_told.losses(run)
+        return finetune_told.status(run), figure, now, not run.ended
+
+    def begun(self) -> list[tuple[str, str]]:
+        """(line, id) of all that this page has begun."""
+        plans = self.tunes.plans
+        return [(finetune_told.line(plans.read(id)), id) for id in plans.ids()]
+
+
+def lay_out(page: FinetunePage, tab: gr.Tab) -> None:
+    """Build the page within its tab and connect it; in a public app there is nothing to press or to send."""
+    try:
+        page.tunes.uploads.check_allowed()
+    except ParameterError as error:
+        with gr.Column(elem_classes="nm-page"):
+            gr.HTML(fragments.notice(str(error), "hint"), elem_id="nm-no-finetune")
+        return
+    with gr.Column(elem_classes="nm-page"):
+        plan, drawn, timer = gr.State(""), gr.State(""), gr.Timer(1.0, active=False)
+        with gr.Row(elem_classes="nm-pair"):
+            scene = _step_scene()
+            with gr.Column(elem_classes="nm-card", elem_id="nm-grid"):
+                gr.HTML(fragments.heading(2, "With which recipes?"))
+                preset = gr.Dropdown(list(PRESETS), value=FIRST_PRESET, label="Start from", elem_id="nm-preset",
+                                     interactive=True, filterable=False)  # fmt: skip
+                table = gr.Dataframe(
+                    preset_rows(FIRST_PRESET, 700), headers=list(COLUMNS), datatype=["str"] * len(COLUMNS),
+                    type="array", row_count=2, column_count=len(COLUMNS),
+                    interactive=True, wrap=False, show_label=False, label="recipes", elem_id="nm-recipes", buttons=[],
+                )  # fmt: skip
+                with gr.Row(elem_classes="nm-buttons"):
+                    more, fewer = gr.Button("Add a row", size="sm"), gr.Button("Remove the last row", size="sm")
+                cost = gr.HTML("", elem_id="nm-cost")
+                with gr.Accordion("On a Ray cluster", open=False):
+                    address = gr.Textbox("", label="Address", placeholder="auto, or HOST:PORT", elem_id="nm-ray",
+                                         info="Leave it empty to train on this machine.", max_length=300)  # fmt: skip
+                with gr.Row(elem_classes="nm-buttons"):
+                    start = gr.Button("Fine-tune", variant="primary", elem_id="nm-finetune")
+                    stop = gr.Button("Stop", size="sm", interactive=False, elem_id="nm-finetune-stop")
+        progress = gr.HTML("", elem_id="nm-finetune-progress", elem_classes="nm-told")
+        losses = gr.HTML("", elem_id="nm-losses")
+        with gr.Column(elem_classes="nm-card", elem_id="nm-begun"):
+            gr.HTML("<h2>Begun here <small>kept in your cache, also when the app ends</small></h2>")
+            begun = gr.Radio([], label="Pools", show_label=False, elem_id="nm-begun-list")
+            with gr.Row(elem_classes="nm-buttons"):
+                resume = gr.Button("Resume", size="sm", elem_id="nm-resume")
+                to_unlearn = gr.Button("Open on Unlearn", size="sm", elem_id="nm-open")
+        opened = gr.Textbox("", visible="hidden", label="opened")
+    watched = [progress, losses, drawn, timer, start, stop, begun]
+
+    def look(seen: object, chosen: object = None) -> list[Any]:
+        told_now, figure, now, more_to_come = page.look(seen)
+        choices = page.begun()
+        ids = [id for _, id in choices]
+        newest = page.tunes.run.plan.id if page.tunes.run else ids[0] if ids else None
+        value = chosen if chosen in ids else newest
+        return [
+            told_now, figure, now, gr.Timer(active=more_to_come), gr.Button(interactive=not more_to_come),
+            gr.Button(interactive=more_to_come), gr.Radio(choices=choices, value=value),
+        ]  # fmt: skip
+
+    def shown(trigger: Any, **options: Any) -> Any:
+        return trigger(told(look), [drawn, begun], watched, **options, **LIGHT)
+
+    _connect_scene(page, scene, plan)
+    shown(tab.select, trigger_mode="always_last")
+    shown(timer.tick, trigger_mode="once")
+    rows = {"inputs": [plan, preset], "outputs": table}
+    gr.on([preset.change, plan.change], told(page.preset), **rows, **LIGHT)
+    more.click(told(another_row), table, table, **LIGHT)
+    fewer.click(told(page.fewer), table, table, **LIGHT)
+    changes = [table.change, plan.change, tab.select]
+    gr.on(changes, page.estimate, [plan, table], cost, trigger_mode="always_last", **LIGHT)
+    shown(start.click(told(page.start), [plan, table, address], None, **LIGHT).success)
+    shown(stop.click(told(page.tunes.stop), None, None, **LIGHT).success)
+    going = resume.click(told(lambda id, at: page.tunes.start(id, (), at) and None), [begun, address], None, **LIGHT)
+    shown(going.success)
+    to_unlearn.click(told(page.tunes.open), begun, opened, **LIGHT).success(
+        None, opened, None, js="id => { window.location.href = '?pool=' + encodeURIComponent(id); }",
+        api_visibility="private",
+    )  # fmt: skip
+
+
+def _step_scene() -> dict[str, Any]:
+    with gr.Column(elem_classes="nm-card", elem_id="nm-scene"):
+        gr.HTML(fragments.heading(1, "What shall be forgotten?"), js_on_load=FOLDER_JS)
+        kind = gr.Radio([OWN, FAMILY], value=OWN, show_label=False, label="Source", elem_id="nm-kind")
+        with gr.Column(visible=True) as own:
+            with gr.Row(elem_classes="nm-pair nm-files"):
+                archive = gr.File(file_types=[".zip"], label="A zip", height=120, elem_id="nm-zip")
+                folder = gr.File(file_count="directory", label="or a folder", height=120, elem_id="nm-folder")
+            gr.HTML('<p class="nm-fine">One sub-folder of images for each class, named as one would say it; with '
+                    "train, val and test folders, or without. They stay on this app’s machine.</p>")  # fmt: skip
+            name = gr.Textbox("my-images", label="Name", max_length=60, elem_id="nm-name")
+            keep = gr.CheckboxGroup(
+                list(FAMILIES), value=list(FAMILIES), label="Keep", elem_id="nm-families",
+                info="What the embedded model shall still know; leave out what is much alike.",
+            )  # fmt: skip
+        with gr.Column(visible=False) as embedded:
+            family = gr.Dropdown(list(FAMILIES), value=next(iter(FAMILIES)), label="Family", interactive=True,
+                                 info="The six others are kept.", elem_id="nm-family")  # fmt: skip
+        with gr.Row(elem_classes="nm-buttons"):
+            use = gr.Button("Use this", variant="primary", elem_id="nm-use")
+            cancel = gr.Button("Cancel", size="sm", interactive=False, elem_id="nm-use-stop")
+        summary = gr.HTML("", elem_id="nm-scene-told")
+        paths = gr.JSON([], visible="hidden", label="paths")
+    return {"kind": kind, "own": own, "archive": archive, "folder": folder, "paths": paths, "name": name, "keep": keep,
+            "embedded": embedded, "family": family, "use": use, "cancel": cancel, "summary": summary}  # fmt: skip
+
+
+def _connect_scene(page: FinetunePage, scene: dict[str, Any], plan: gr.State) -> None:
+    use, cancel = scene["use"], scene["cancel"]
+
+    def run(request: gr.Request, *values: Any) -> Iterator[Any]:
+        yield gr.Button(interactive=False), gr.Button(interactive=True), gr.skip(), gr.skip(), gr.skip(), gr.skip()
+        try:
+            for html, id in page.choose(str(request.session_hash), *values):
+                yield gr.skip(), gr.skip(), html, id or gr.skip(), gr.skip(), gr.skip()
+        except CancelledError as error:
+            yield gr.skip(), gr.skip(), fragments.notice(str(error), "hint"), gr.skip(), gr.skip(), gr.skip()
+        except NegmergeError as error:
+            yield gr.skip(), gr.skip(), fragments.notice(str(error)), gr.skip(), gr.skip(), gr.skip()
+        # What was sent is gone by now, whatever became of it.
+        yield gr.Button(interactive=True), gr.Button(interactive=False), gr.skip(), gr.skip(), None, None
+
+    def end(request: gr.Request) -> None:
+        page.tunes.pools.jobs.cancel(str(request.session_hash))
+
+    inputs = [scene[key] for key in ("kind", "archive", "folder", "paths", "name", "keep", "family")]
+    outputs = [use, cancel, scene["summary"], plan, scene["archive"], scene["folder"]]
+    use.click(run, inputs, outputs, js=WITH_PATHS, concurrency_limit=4, **LIGHT).then(
+        lambda: (gr.Button(interactive=True), gr.Button(interactive=False)), None, [use, cancel], **LIGHT
+    )
+    cancel.click(end, None, None, concurrency_limit=8, **LIGHT)
+    scene["kind"].change(
+        lambda kind: (gr.Column(visible=kind != FAMILY), gr.Column(visible=kind == FAMILY)), scene["kind"],
+        [scene["own"], scene["embedded"]], **LIGHT,
+    )  # fmt: skip
