@@ -28,6 +28,7 @@ class OwnPagesOnly:
         self._app, self._loopback = app, loopback
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
         if scope["type"] in ("http", "websocket") and not own(Headers(scope=scope), loopback=self._loopback):
             await PlainTextResponse(REFUSED, status_code=403)(scope, receive, send)
         else:
