@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.comparing_tables import costs_table, differences_table, rules_table, spread_table
 from negmerge_kit.cli.flags import Parser, print_json
+from negmerge_kit.cli.standings import standings_spread, standings_table
 from negmerge_kit.cli.sweeping import add_executor_flags, spread
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.scoring.scale import parse_scales
@@ -20,10 +21,13 @@ if TYPE_CHECKING:
     from negmerge_kit.lab.comparison.comparison import Comparison
     from negmerge_kit.lab.comparison.entrants import Entrant
     from negmerge_kit.lab.comparison.kept_rows import KeptRows
+    from negmerge_kit.lab.comparison.terms import Terms
+    from negmerge_kit.lab.training.finetuning import Step
     from negmerge_kit.scoring.bootstrap import Resampled
 
 ABOUT = (
-    "Hold merge rules against each other: the paper's protocol, and forgetting at matched retention. "
+    "Hold merge rules against each other: the paper's protocol, and forgetting at matched retention. On a standard "
+    "classifier's pool also against every baseline, with the membership attacks and the gap to the retrained model. "
     "Finished rules are kept in POOL/comparisons and not computed again."
 )
 
@@ -33,15 +37,18 @@ def compare(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
 
     from negmerge_kit.checkpoints.pool import open_pool
-    from negmerge_kit.lab.comparison.comparison import across
+    from negmerge_kit.lab.comparison.comparison import across, is_classifier
     from negmerge_kit.lab.comparison.entrants import find_entrants
+    from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 
-    entrants = find_entrants(options.rules, options.baselines)
     pools = [open_pool(folder, force=options.force) for folder in options.pool]
+    classifier = is_classifier(pools[0])
+    entrants = find_entrants(options.rules, options.baselines, classifier=classifier)
     _refuse(options, entrants, pools)
+    terms = Terms(options.choose, options.shadows, options.seed) if classifier else PLAIN
     comparisons: list[Comparison] = []
     for pool in pools:
-        comparison, kept = _run(pool, entrants, options)
+        comparison, kept = _run(pool, entrants, terms, options)
         comparisons.append(comparison)
         for warning in comparison.warnings:
             print(f"negmerge compare: {pool.folder}: {warning}", file=sys.stderr)
@@ -58,9 +65,10 @@ def compare(arguments: list[str]) -> int:
         print_json(result)
     else:
         for comparison in comparisons:
-            print(rules_table(comparison))
+            print(standings_table(comparison) if classifier else rules_table(comparison))
         if len(comparisons) > 1:
-            print(spread_table(result["across"], f"{len(comparisons)} pools"))
+            table = standings_spread if classifier else spread_table
+            print(table(result["across"], f"{len(comparisons)} pools"))
         if resampled:
             print(differences_table(first, resampled, options.reference))
         if subsets:
@@ -81,14 +89,18 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("pool", nargs="+", type=Path, metavar="POOL", help="one pool, or several of one scene")
     add("--rules", default="all", metavar="RULE,RULE", help="all, none, or names, with dials as in ties:density=0.1")
-    add("--baselines", default="all", metavar="NAME,NAME", help="all, none, single, greedy: searches over candidates")
+    add("--baselines", default="all", metavar="NAME,NAME", help="all, none, or names: single and greedy search over "
+        "candidates; a classifier's pool also takes retrain, salun and the other baselines")  # fmt: skip
+    add("--choose", default="floor", metavar="floor|gap", help="classifier: scales and rates by the retention floor "
+        "or by the smallest gap to the retrained model on validation (an oracle)")  # fmt: skip
+    add("--shadows", type=int, default=0, metavar="K", help="classifier: shadow models for the likelihood ratio attack")
     add("--keep", type=float, default=0.95, help="share of the base's retention to keep (default 0.95)")
     add("--scales", default="0:1:0.05", metavar="A:B:STEP", help="the protocol's grid")
     add("--resample", type=int, default=0, metavar="B", help="bootstrap the images B times; scores every scale in full")
     add("--reference", default="negmerge", metavar="RULE", help="the rule that --resample takes differences to")
     add("--subsets", type=int, default=0, metavar="K", help="compare on K subsets of the candidates, too")
     add("--subset-size", type=int, metavar="N", help="candidates of a subset (default: half)")
-    add("--seed", type=int, default=0, help="seed of --resample and --subsets")
+    add("--seed", type=int, default=0, help="seed of --resample and --subsets, of baselines and shadow models")
     add("--plot", type=Path, metavar="FILE", help="the rules and their frontier, as PNG, SVG or PDF")
     add("--anew", action="store_true", help="compute rows that are kept in the pool again")
     add("--force", action="store_true", help="let candidates of another base in; the result names them")
@@ -100,6 +112,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _refuse(options: argparse.Namespace, entrants: Sequence[Entrant], pools: Sequence[Pool]) -> None:
     """Say what cannot work before the long work begins."""
+    from negmerge_kit.lab.comparison.comparison import is_classifier
+
     if len({pool.folder.resolve() for pool in pools}) < len(pools):
         raise ParameterError("a pool is named twice: name each one once.")
     if len(scenes := {pool.scene["name"] for pool in pools}) > 1:
@@ -107,6 +121,13 @@ def _refuse(options: argparse.Namespace, entrants: Sequence[Entrant], pools: Seq
     for flag, count in (("--resample", options.resample), ("--subsets", options.subsets)):
         if count < 0:
             raise ParameterError(f"{flag} is {count}: give how many to draw, or leave it out.")
+    if is_classifier(pools[0]) and (options.resample or options.subsets):
+        raise ParameterError("--resample and --subsets do not know a classifier's metrics: leave them out.")
+    if not is_classifier(pools[0]) and (options.choose != "floor" or options.shadows):
+        raise ParameterError(
+            f"{pools[0].folder} is no standard classifier's pool, so it has no retrained model and no shadow model: "
+            "leave --choose and --shadows out."
+        )
     if len(pools) > 1 and (options.resample or options.subsets):
         raise ParameterError("--resample and --subsets look at one pool: name one, or leave them out.")
     if options.resample and options.reference not in {entrant.name for entrant in entrants}:
@@ -122,8 +143,10 @@ def _refuse(options: argparse.Namespace, entrants: Sequence[Entrant], pools: Seq
         check_place(options.plot)
 
 
-def _run(pool: Pool, entrants: Sequence[Entrant], options: argparse.Namespace) -> tuple[Comparison, KeptRows]:
-    from negmerge_kit.cli.progress import progress_bar, say
+def _run(
+    pool: Pool, entrants: Sequence[Entrant], terms: Terms, options: argparse.Namespace
+) -> tuple[Comparison, KeptRows]:
+    from negmerge_kit.cli.progress import now, progress_bar, say
     from negmerge_kit.lab.comparison.comparison import compare_rules
     from negmerge_kit.lab.comparison.kept_rows import KeptRows
     from negmerge_kit.lab.workbench import Workbench
@@ -132,19 +155,43 @@ def _run(pool: Pool, entrants: Sequence[Entrant], options: argparse.Namespace) -
     if options.executor != "serial":
         from negmerge_kit.sweeps.searches import comparison_jobs
 
-        jobs = comparison_jobs(pool, entrants, keep=options.keep, scales=scales, device=options.device, anew=anew)
+        _make_reference(pool, entrants, terms, options.device)
+        jobs = comparison_jobs(
+            pool, entrants, keep=options.keep, scales=scales, device=options.device, anew=anew, terms=terms
+        )
         spread(f"comparing on {pool.folder}", jobs, options)
         anew = False  # the rows are there now: what follows finds them
     bench = Workbench(pool, device=options.device)
-    kept = KeptRows(pool, keep=options.keep, scales=scales, device=bench.model.device, anew=anew)
+    kept = KeptRows(pool, keep=options.keep, scales=scales, device=bench.model.device, anew=anew, terms=terms)
     with progress_bar(f"comparing on {pool.folder}", len(entrants), unit="rule") as bar:
+        row = "retraining"
 
         def on_row(done: int, total: int, entrant: Entrant) -> None:
-            say(bar, entrant.title, done=done)
+            nonlocal row
+            row = entrant.title
+            say(bar, row, done=done)
 
-        comparison = compare_rules(bench, entrants, keep=options.keep, scales=scales, kept=kept, on_row=on_row)
+        def on_step(rate: float, step: Step) -> None:
+            say(bar, now(f"{row} at {rate:g}", step.index, step.total, step.loss), done=int(bar.n))
+
+        comparison = compare_rules(
+            bench, entrants, keep=options.keep, scales=scales, kept=kept, terms=terms, on_row=on_row, on_step=on_step
+        )
         say(bar, "", done=len(entrants))
     return comparison, kept
+
+
+def _make_reference(pool: Pool, entrants: Sequence[Entrant], terms: Terms, device: str) -> None:
+    """Retrain before rows are worked out elsewhere: every one of them is held against that model."""
+    from negmerge_kit.lab.comparison.comparison import is_classifier
+    from negmerge_kit.lab.comparison.entrants import RETRAIN
+
+    if is_classifier(pool) and any(entrant.rule == RETRAIN for entrant in entrants):
+        from negmerge_kit.lab.comparison.baseline_rows import retrained
+        from negmerge_kit.lab.workbench import Workbench
+        from negmerge_kit.lab.yardstick import Yardstick
+
+        retrained(Yardstick(Workbench(pool, device=device)), terms)
 
 
 def _resample(comparison: Comparison, options: argparse.Namespace) -> dict[str, Resampled]:

@@ -16,8 +16,8 @@ from negmerge_kit.scoring.curve import Point
 from negmerge_kit.scoring.gap import GAP_OVER, average_gap
 from negmerge_kit.types import Json
 from negmerge_kit.vision.clip import Classifier
-from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.forgetting import parts_of
+from negmerge_kit.vision.images import ImageSet
 
 NO_RETRAINED = (
     "{} has no retrained model to be near to: make it with `negmerge compare {} --baselines retrain --rules none`, "

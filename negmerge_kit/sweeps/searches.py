@@ -12,6 +12,7 @@ from negmerge_kit.checkpoints.pool import Pool, open_pool
 from negmerge_kit.lab.comparison.comparison import compare_rules
 from negmerge_kit.lab.comparison.entrants import Entrant
 from negmerge_kit.lab.comparison.kept_rows import KeptRows
+from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 from negmerge_kit.lab.report import search_json
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.workbench import Workbench
@@ -73,6 +74,7 @@ class ComparisonJob:
     device: str = "auto"
     force: bool = False
     anew: bool = False
+    terms: Terms = PLAIN
 
     @property
     def label(self) -> str:
@@ -85,9 +87,11 @@ class ComparisonJob:
         pool = open_pool(self.folder, force=self.force)
         bench = Workbench(pool, device=self.device) if self.force else _fresh(self.folder, self.device)
         kept = KeptRows(
-            bench.pool, keep=self.keep, scales=self.scales, device=bench.model.device, anew=self.anew
+            bench.pool, keep=self.keep, scales=self.scales, device=bench.model.device, anew=self.anew, terms=self.terms
         )
-        comparison = compare_rules(bench, [self.entrant], keep=self.keep, scales=self.scales, kept=kept)
+        comparison = compare_rules(
+            bench, [self.entrant], keep=self.keep, scales=self.scales, kept=kept, terms=self.terms
+        )
         return comparison.rows[0].json()
 
 
@@ -99,10 +103,13 @@ def comparison_jobs(
     scales: Sequence[float] = DEFAULT_SCALES,
     device: str = "auto",
     anew: bool = False,
+    terms: Terms = PLAIN,
 ) -> list[ComparisonJob]:
     """One job a rule; rules whose rows the pool keeps from before cost nothing, unless `anew`."""
     folder = pool.folder.resolve()
-    return [ComparisonJob(folder, entrant, keep, tuple(scales), device, pool.forced, anew) for entrant in entrants]
+    return [
+        ComparisonJob(folder, entrant, keep, tuple(scales), device, pool.forced, anew, terms) for entrant in entrants
+    ]
 
 
 def _fresh(folder: Path, device: str) -> Workbench:

@@ -10,7 +10,7 @@ from negmerge_kit.lab.baselines.baseline import PAPER, TINY
 from negmerge_kit.lab.baselines.choosing import choose_rate
 from negmerge_kit.lab.baselines.trials import Choice as ChosenRate
 from negmerge_kit.lab.comparison.cost import Cost, metered
-from negmerge_kit.lab.comparison.entrants import Entrant
+from negmerge_kit.lab.comparison.entrants import RETRAIN, Entrant
 from negmerge_kit.lab.comparison.rows import Pair, Row
 from negmerge_kit.lab.comparison.terms import Terms
 from negmerge_kit.lab.evaluation import evaluate, evaluate_splits
@@ -22,7 +22,6 @@ from negmerge_kit.scoring.floors import images_needed
 from negmerge_kit.types import Json
 from negmerge_kit.vision.clip import Classifier
 
-RETRAIN = "retrain"
 OnStep = Callable[[float, Step], None]
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from negmerge_kit.lab.comparison.baseline_rows import OnStep, base_row, baseline_row, retrained
 from negmerge_kit.lab.comparison.contest import Contest
-from negmerge_kit.lab.comparison.entrants import BASE, Entrant
+from negmerge_kit.lab.comparison.entrants import BASE, RETRAIN, Entrant
 from negmerge_kit.lab.comparison.rows import Row
 from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 from negmerge_kit.lab.resident import Choice
@@ -44,7 +44,7 @@ class ClassifierContest(Contest):
 
     def prepare(self, entrants: Sequence[Entrant]) -> None:
         """Make the retrained model, if it is among the entrants: all others are held against it."""
-        if any(entrant.rule == "retrain" for entrant in entrants):
+        if any(entrant.rule == RETRAIN for entrant in entrants):
             retrained(self.yardstick, self.terms, self._on_step)
         if self.terms.choose == "gap":
             self.yardstick.require()

@@ -11,11 +11,12 @@ from negmerge_kit.errors import ParameterError, PoolError
 from negmerge_kit.lab.comparison.baseline_rows import OnStep
 from negmerge_kit.lab.comparison.classifier_contest import ClassifierContest
 from negmerge_kit.lab.comparison.contest import Contest, PoolStand
-from negmerge_kit.lab.comparison.entrants import Entrant, find_entrant, find_entrants
+from negmerge_kit.lab.comparison.entrants import BASE, Entrant, find_entrant, find_entrants
 from negmerge_kit.lab.comparison.rows import Pair, Row
 from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.intervals import Spread
+from negmerge_kit.scoring.metrics import METRICS
 from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, check_scale
 from negmerge_kit.types import Json
 
@@ -64,7 +65,7 @@ class Comparison:
     @property
     def feasible(self) -> bool:
         """Whether any row has a scale above the floor."""
-        return any(row.status == "ok" for row in self.rows)
+        return any(row.status == "ok" and row.entrant.rule != BASE for row in self.rows)
 
     def json(self) -> Json:
         """The object of `compare --json` for one pool."""
@@ -209,6 +210,7 @@ def across(comparisons: Sequence[Comparison], *, independent: bool = True) -> li
     """Each row's numbers on test over several pools, in their order: points and range; an interval from 8 pools on.
 
     Rows that are missing, infeasible or never crossed in a pool leave no point there: `pools` says how many are there.
+    Of standard classifiers every metric on test is told, too.
     Subsets of one pool are not `independent`, however many: they never get an interval.
     """
     names = list(dict.fromkeys(row.entrant.name for comparison in comparisons for row in comparison.rows))
@@ -217,6 +219,12 @@ def across(comparisons: Sequence[Comparison], *, independent: bool = True) -> li
         rows = [row for comparison in comparisons for row in comparison.rows if row.entrant.name == name]
         protocol = [row.test for row in rows if row.test]
         matched = [row.matched for row in rows if row.matched]
+        standings = [row.standing.values for row in rows if row.standing]
+        metrics = {
+            metric: _spread([values[metric] for values in standings], independent)
+            for metric in METRICS
+            if standings and all(metric in values for values in standings)
+        }
         result.append(
             {
                 "name": name,
@@ -224,6 +232,7 @@ def across(comparisons: Sequence[Comparison], *, independent: bool = True) -> li
                 "protocol": _sides(protocol, independent),
                 "matched": _sides([item.test for item in matched], independent)
                 | {"validation_forget": _spread([item.forget for item in matched], independent)},
+                **({"metrics": metrics} if standings else {}),
             }
         )
     return result

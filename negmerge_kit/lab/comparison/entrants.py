@@ -12,8 +12,8 @@ from negmerge_kit.merging.rules import RULES, find_rule
 SEARCHES = {"single": "Best single candidate", "greedy": "Greedy selection"}
 """Entrants that look for candidates as well as for a scale, and pay for it."""
 
-BASE = "base"
-"""The entrant that nothing is done to: the first row of a classifier's table."""
+BASE, RETRAIN = "base", "retrain"
+"""The entrant that nothing is done to, the first row of a classifier's table; and the one all are held against."""
 
 ALL = (
     "uniform",

@@ -1,0 +1,67 @@
+"""A classifier's table in a terminal: what each model knows, what an attacker sees, how far it is from retraining."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from negmerge_kit.cli.flags import seconds
+from negmerge_kit.types import Json
+
+if TYPE_CHECKING:
+    from negmerge_kit.lab.comparison.comparison import Comparison
+    from negmerge_kit.lab.comparison.rows import Row
+
+SHOWN = {"retain": "remaining", "forget": "forgotten", "unseen": "unseen", "mia": "attack", "gap": "gap"}
+"""The columns, by metric: those that papers report."""
+CHOSEN = {
+    "floor": "scales and rates: forget most with {keep:g} of the base's retention on validation",
+    "gap": "scales and rates: the smallest gap to the retrained model on validation, which only an oracle knows",
+}
+
+
+def standings_table(comparison: Comparison) -> str:
+    """A row a line: shares on test in %, the gap in points, and what the row cost."""
+    assert comparison.terms is not None
+    lines = [
+        f"\n{comparison.pool}: {CHOSEN[comparison.terms.choose].format(keep=comparison.keep)}",
+        f"{'test, %':34}{'chosen':>9}" + "".join(f"{title:>11}" for title in SHOWN.values()) + f"{'took':>9}",
+    ]
+    for row in comparison.rows:
+        values = row.standing.values if row.standing else {}
+        cells = "".join(f"{_cell(values.get(name)):>11}" for name in SHOWN)
+        told = cells if values else f"{row.status:>{11 * len(SHOWN)}}"
+        lines.append(f"{row.entrant.title:34}{_chosen(row):>9}{told}{seconds(row.cost.wall):>9}")
+    n = {name: score["n"] for row in comparison.rows if row.standing for name, score in row.standing.scores.items()}
+    counts = ", ".join(f"{SHOWN[name]} n = {n[name]}" for name in ("retain", "forget", "unseen") if name in n)
+    return "\n".join([
+        *lines,
+        f"{counts}; attack: share of forgotten images called non-members; all are best near the retrained model's",
+        "gap: mean distance to it; chosen: a scale, or the learning rate of a baseline; intervals: --json",
+    ])  # fmt: skip
+
+
+def standings_spread(spreads: Sequence[Json], over: str) -> str:
+    """Each row's gap over several pools: points and range, and an interval where there are enough pools for one."""
+    lines = [f"\n{over + ': gap, points':34}"]
+    for item in spreads:
+        spread = item.get("metrics", {}).get("gap")
+        lines.append(f"{item['title']:34}{_points(spread) if spread else '-':>34}")
+    return "\n".join([*lines, "points in the pools' order (range); an interval stands only on 8 pools or more"])
+
+
+def _chosen(row: Row) -> str:
+    if row.scale is not None:
+        return f"{row.scale:.2f}"
+    rate = row.params.get("learning_rate", row.params.get("alpha"))
+    return f"{rate:g}" if isinstance(rate, float) else "-"
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def _points(spread: Json) -> str:
+    points = " ".join(f"{100 * value:.2f}" for value in spread["points"][:5])
+    low, high = spread["interval"] or (spread["low"], spread["high"])
+    return f"{points}{' …' if len(spread['points']) > 5 else ''} ({100 * low:.2f}-{100 * high:.2f})"
