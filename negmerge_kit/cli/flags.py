@@ -42,7 +42,10 @@ def add_rule_flags(parser: argparse.ArgumentParser) -> None:
             help=f"{parameter.explains.replace('%', '%%')} ({', '.join(rules)}; default {parameter.default})",
         )
     group.add_argument(
-        "--buffers", default="keep", choices=["keep", "merge"], help="BatchNorm statistics: the base's, or merged"
+        "--buffers",
+        default="keep",
+        choices=["keep", "merge", "recalibrate"],
+        help="BatchNorm statistics: the base's, merged, or re-estimated on remaining training images (pools only)",
     )
 
 

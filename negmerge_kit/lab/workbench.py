@@ -15,6 +15,7 @@ from negmerge_kit.lab.evaluation import Scores, answer
 from negmerge_kit.lab.hardest import HardestFirst
 from negmerge_kit.lab.kept_points import KeptPoints
 from negmerge_kit.lab.resident import Choice, Merged, ResidentDeltas
+from negmerge_kit.lab.running_statistics import NEGATIVE_VARIANCE, RunningStatistics, largest_scale
 from negmerge_kit.lab.turns import Turns
 from negmerge_kit.merging import LayerAgreement, find_rule, subtract
 from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
@@ -56,6 +57,7 @@ class Workbench:
         self.model: Classifier = self.scene.load(device=device, heads=pool.checked(pool.heads_file))
         self.model.load(pool.checked(pool.base_file).items())
         self.model.anchor()
+        self._statistics = RunningStatistics(self.model, self.scene)
         # The model's own tensors are overwritten in place; the base stays apart.
         self._deltas = ResidentDeltas(self.model.weights())
         self._splits: dict[str, HardestFirst] = {}
@@ -76,7 +78,8 @@ class Workbench:
         """Check a selection and fill in the rule's defaults; None means every candidate.
 
         Raises:
-            ParameterError: if nothing is selected, a candidate is named twice, or the rule or a parameter is unknown.
+            ParameterError: if nothing is selected, a candidate is named twice, the rule or a parameter is unknown, or
+                the model or its scene does not allow the policy for running statistics.
             PoolError: for an id that the pool does not hold.
         """
         ids = tuple(self.pool.ids if candidates is None else candidates)
@@ -88,7 +91,8 @@ class Workbench:
             self.pool.entry(id)
         # The pool's order, whatever order the ids came in: sums are taken in one order only.
         ordered = tuple(id for id in self.pool.ids if id in ids)
-        return Choice(ordered, rule, tuple(sorted(find_rule(rule).resolve(params or {}).items())), buffers)
+        settings = tuple(sorted(find_rule(rule).resolve(params or {}).items()))
+        return Choice(ordered, rule, settings, self._statistics.check(buffers))
 
     def refresh(self) -> Pool:
         """See the candidates that have been added to the pool since."""
@@ -126,7 +130,14 @@ class Workbench:
             return self._deltas.agreement(self.pool, self.choose(candidates).candidates)
 
     def unlearned(self, choice: Choice, scale: float) -> Items:
-        """The base's whole key set with scale times the merged delta subtracted, on the CPU."""
+        """The base's whole key set with scale times the merged delta subtracted, on the CPU.
+
+        Recalibrated running statistics are the ones that were scored; integer entries stay the base's.
+        """
+        if choice.buffers == "recalibrate" and scale:
+            with self._at(choice, scale):
+                yield from self._statistics.written(self._deltas.base)
+            return
         delta, scale = self.merged(choice).delta, check_scale(scale)
         for name, tensor in self._deltas.base.items():
             yield name, (subtract(tensor, delta[name], scale) if name in delta else tensor).cpu()
@@ -176,6 +187,8 @@ class Workbench:
             if scale == 0.0:
                 base = self.base_scores(split)
                 return base.point(0.0)
+            if choice.buffers == "merge" and scale >= largest_scale(self._deltas.base, self.merged(choice).delta):
+                return Point(scale, None, None, NEGATIVE_VARIANCE)
             with self._at(choice, scale):
                 return self._asked(split).point(
                     self.model, scale, forget_at_most=forget_at_most, retain_at_least=retain_at_least
@@ -239,12 +252,14 @@ class Workbench:
             return
         delta = self.merged(choice).delta if wanted and choice else {}
         self._placed = None  # if an update fails half-way, the next one restores all that it touched
-        names = self._touched | delta.keys()
+        statistics = self._statistics.changed_by(choice if wanted else None)
+        names = self._touched | delta.keys() | statistics
         self._touched = names
         base = self._deltas.base
         updated = ((name, subtract(base[name], delta[name], scale) if name in delta else base[name]) for name in names)
         self.model.load(updated, partial=True)
-        self._touched = set(delta)
+        self._statistics.settle(choice if wanted else None, base, delta, scale)
+        self._touched = delta.keys() | statistics
         self._placed = wanted
 
     def _asked(self, split: str) -> HardestFirst:

@@ -1,0 +1,104 @@
+"""Batch normalisation's running statistics of an unlearned model: kept, merged, or re-estimated at every scale."""
+
+from __future__ import annotations
+
+from math import inf
+
+from torch.optim.swa_utils import update_bn
+
+from negmerge_kit.errors import NotFiniteError, ParameterError
+from negmerge_kit.lab.resident import Choice
+from negmerge_kit.merging import subtract
+from negmerge_kit.merging.alike import check_buffers
+from negmerge_kit.types import Items, Weights
+from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.forgetting import parts_of
+from negmerge_kit.vision.networks import has_batch_norm
+from negmerge_kit.vision.scene import Scene
+
+RECALIBRATED_ON = 1024
+"""So many remaining training images, the first ones, re-estimate the statistics; all of them if there are fewer."""
+
+NEGATIVE_VARIANCE = "a merged running variance would be negative"
+"""Why a scale cannot be scored where running statistics are merged."""
+
+_BATCH = 128
+
+
+class RunningStatistics:
+    """What becomes of a resident model's running statistics, by the choice's policy for buffers."""
+
+    def __init__(self, model: Classifier, scene: Scene) -> None:
+        self._model, self._scene = model, scene
+
+    def check(self, buffers: str) -> str:
+        """The policy, checked against the model and its scene.
+
+        Raises:
+            ParameterError: an unknown policy, or `recalibrate` where there is nothing to re-estimate or nothing to
+                re-estimate it on.
+        """
+        if check_buffers(buffers) == "recalibrate":
+            if not has_batch_norm(self._model.clip.visual):
+                raise ParameterError(f"{self._model.spec} has no batch normalisation to recalibrate: use buffers "
+                                     '"keep".')
+            if self._scene.forgetting is None:
+                raise ParameterError(f"scene {self._scene.name} has no remaining training images to recalibrate on: "
+                                     'use buffers "keep" or "merge".')
+        return buffers
+
+    def changed_by(self, choice: Choice | None) -> set[str]:
+        """The names of the tensors that `settle` changes in place."""
+        if choice is None or choice.buffers != "recalibrate":
+            return set()
+        return {name for name, _ in self._model.clip.visual.named_buffers()}
+
+    def settle(self, choice: Choice | None, base: Weights, delta: Weights, scale: float) -> None:
+        """What is left to do once the weights are placed.
+
+        Raises:
+            NotFiniteError: if a merged variance is negative now; the message names the tensor, the scale and a remedy.
+        """
+        if choice is None or choice.buffers == "keep":
+            return
+        if choice.buffers == "recalibrate":
+            recalibrate(self._model, self._scene)
+            return
+        for name, change in delta.items():
+            variance = name.endswith("running_var")
+            if variance and bool((subtract(base[name], change.to(base[name].device), scale) < 0).any()):
+                raise NotFiniteError(f"{name} would be negative at scale {scale:g}, and a variance cannot be: use "
+                                     'buffers "keep" or "recalibrate", or a smaller scale.')
+
+    def written(self, base: Weights) -> Items:
+        """The placed model's weights on the CPU, with the base's integer entries: recalibrated statistics are written
+        as they were scored, the count of batches that re-estimated them is not."""
+        placed = self._model.weights("cpu")
+        for name, tensor in base.items():
+            yield name, placed[name] if tensor.dtype.is_floating_point else tensor.cpu()
+
+
+def recalibrate(model: Classifier, scene: Scene) -> None:
+    """Re-estimate the running statistics in place.
+
+    Means of the batch statistics of the first RECALIBRATED_ON remaining training images (torch's `update_bn`, as for
+    averaged weights, https://arxiv.org/abs/1803.05407), without a random draw, so the same weights get the same
+    statistics. The images are parted evenly, because every batch counts alike.
+    """
+    images = parts_of(scene).remaining.take(RECALIBRATED_ON).images
+    parts = images.tensor_split(-(-len(images) // _BATCH))
+    update_bn((model.pixels(part) for part in parts), model.clip.visual)
+
+
+def largest_scale(base: Weights, delta: Weights) -> float:
+    """The scale from which on a merged running variance would be negative; infinite where none can be.
+
+    >>> import torch
+    >>> largest_scale({"bn.running_var": torch.ones(2)}, {"bn.running_var": torch.tensor([-1.0, 4.0])})
+    0.25
+    """
+    limits = []
+    for name, change in delta.items():
+        if name.endswith("running_var") and bool((grows := change > 0).any()):
+            limits.append(float((base[name].to(change.device)[grows] / change[grows]).min()))
+    return min(limits, default=inf)
