@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from negmerge_kit.types import Json
 if TYPE_CHECKING:
     from negmerge_kit.lab.resident import Choice
     from negmerge_kit.lab.workbench import Workbench
+    from negmerge_kit.scoring.scale import ScaleSearch
 
 
 def search(arguments: list[str]) -> int:
@@ -80,6 +82,11 @@ def write_unlearned(options: argparse.Namespace, pool: Path, out: Path) -> int:
     by_hand = scale_by_hand(options.scale)
     bench, choice, result = run_search(options, pool, test=True, by_hand=by_hand)
     result |= {"out": None, "card": None}
+    if result["status"] == "ok" and result["scale"] == 0 and result["choose"] == "gap":
+        raise ParameterError(
+            "no scale above 0 is nearer to the retrained model than the base: nothing was written. "
+            "Try finer --scales or other --candidates."
+        )
     if result["status"] == "ok" and result["scale"] == 0 and by_hand is None:
         raise ParameterError(
             "no scale above 0 that keeps enough forgets more than the base: nothing was written. "
@@ -159,6 +166,9 @@ def search_parser(verb: str, about: str) -> argparse.ArgumentParser:
                      help="score every scale in full")  # fmt: skip
     how.add_argument("--bisect", action="store_const", dest="method", const="bisect",
                      help="look only at scales that halve the question, if the curve falls")  # fmt: skip
+    parser.add_argument("--choose", default="floor", choices=["floor", "gap"],
+                        help="by the retention floor or, for a classifier, the smallest gap to the pool's retrained "
+                        "model on validation (an oracle: it needs that model)")  # fmt: skip
     parser.add_argument("--force", action="store_true", help="merge candidates of another base, too")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_choice_flags(parser)
@@ -195,7 +205,9 @@ def run_search(
     bench = Workbench(open_pool(pool, force=options.force), device=options.device)
     choice = bench.choose(candidate_ids(options), options.rule, rule_params(options), buffers=options.buffers)
     started = time.perf_counter()
-    if by_hand is None:
+    if by_hand is None and options.choose == "gap":
+        found = _nearest(bench, choice, scales, options.method)
+    elif by_hand is None:
         found = bench.search(choice, keep=keep, scales=scales, method=options.method)
     else:
         found = bench.fixed(choice, by_hand, keep=keep)
@@ -203,9 +215,19 @@ def run_search(
     return bench, choice, result if by_hand is None else result | {"keep": None}
 
 
+def _nearest(bench: Workbench, choice: Choice, scales: Sequence[float], method: str) -> ScaleSearch:
+    if method == "bisect":
+        raise ParameterError("--choose gap looks at every scale: leave --bisect out.")
+    from negmerge_kit.lab.yardstick import Yardstick
+
+    return Yardstick(bench).nearest(choice, scales=scales)
+
+
 def _tell(result: Json) -> None:
     base = result["base"]
     floor = "scale by hand" if result["keep"] is None else f"keeping {keep_text(result['keep'])}"
+    if result["choose"] == "gap":
+        floor = "nearest to the retrained model on validation"
     print(f"rule {result['rule']}, {floor}")
     if result["monotone"] is False:
         print("the curve does not fall everywhere, so every scale was searched instead of bisecting")

@@ -45,7 +45,9 @@ def card(bench: Workbench, choice: Choice, result: Json, *, chosen: str, probes:
         "scale": result["scale"],
         "chosen": chosen,
         "keep": result["keep"],
-        "search": None if result["keep"] is None else {"method": result.get("method"), "curve": result["curve"]},
+        "search": None if result["keep"] is None else {
+            "method": result.get("method"), "choose": result.get("choose", "floor"), "curve": result["curve"],
+        },
         "candidates": [
             {"id": entry.id, "sha256": entry.sha256, "recipe": entry.recipe, "seconds": entry.seconds}
             for entry in entries

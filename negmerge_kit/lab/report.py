@@ -36,8 +36,9 @@ def score_json(bench: Workbench, choice: Choice, scale: float, split: str = "val
 def search_json(bench: Workbench, choice: Choice, found: ScaleSearch, *, test: bool, started: float) -> Json:
     """The object of `search --json`; with `test` the chosen scale is scored once on the test split.
 
-    Beyond the contract: "failing" says which floors fail where nothing is feasible, "method" and "monotone" how the
-    scales were searched; with a floor for each retain set, "keep" is an object and every point has "retain_sets".
+    Beyond the contract: "choose" says by what the scale was chosen, "failing" which floors fail where nothing is
+    feasible, "method" and "monotone" how the scales were searched; with a floor for each retain set, "keep" is an
+    object and every point has "retain_sets".
 
     Args:
         found: what `bench.search` or `bench.fixed` answered for this choice.
@@ -51,6 +52,7 @@ def search_json(bench: Workbench, choice: Choice, found: ScaleSearch, *, test: b
         "failing": found.failing,
         "scale": best.scale if best else None,
         "keep": found.keep,
+        "choose": found.choose,
         "method": found.method,
         "monotone": found.monotone,
         "base": {"forget": base.forget and base.forget.json(), "retain": base.retain and base.retain.json()},
@@ -69,12 +71,15 @@ def on_test(bench: Workbench, choice: Choice, scale: float) -> Json:
 
 
 def searched(result: Json) -> str:
-    """How a search chose its scale, in words.
+    """How a search chose its scale, in words; by the gap it keeps no floor, and `keep` is 0.
 
     >>> searched({"curve": [0, 0, 0], "keep": 0.95})
     "search over 3 scales on validation, keeping at least 0.95 of the base's retention"
     """
-    return f"search over {len(result['curve'])} scales on validation, keeping at least {keep_text(result['keep'])}"
+    over = f"search over {len(result['curve'])} scales on validation"
+    if result.get("choose") == "gap":
+        return f"{over}, nearest to the retrained model"
+    return f"{over}, keeping at least {keep_text(result['keep'])}"
 
 
 def _pair(scores: Scores) -> Json:

@@ -17,6 +17,7 @@ from negmerge_kit.errors import NegmergeError, SceneError
 from negmerge_kit.lab.card import public, versions
 from negmerge_kit.lab.evaluation import Scores, evaluate_splits
 from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.lab.yardstick import Yardstick
 from negmerge_kit.types import Items, Json
 from negmerge_kit.vision.scene import Scene
 
@@ -208,7 +209,13 @@ def _scale(bench: Workbench, choice: Choice, record: Json) -> Finding:
     if not record["search"]:
         return Finding("scale", None, f"chosen {record['chosen']}.")
     scales = [point["scale"] for point in record["search"]["curve"]]
-    best = bench.search(choice, keep=record["keep"], scales=scales, remember=False).best
+    if record["search"].get("choose") == "gap":
+        yardstick = Yardstick(bench)
+        if yardstick.retrained() is None:
+            return Finding("scale", None, "the pool has no retrained model, to which the scale was to be nearest.")
+        best = yardstick.nearest(choice, scales=scales).best
+    else:
+        best = bench.search(choice, keep=record["keep"], scales=scales, remember=False).best
     same = best is not None and best.scale == record["scale"]
     found = "nothing feasible" if best is None else f"scale {best.scale:g}"
     return Finding("scale", same, f"the search over {len(scales)} scales finds {found}")

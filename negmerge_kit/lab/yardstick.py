@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 from negmerge_kit.errors import ParameterError
+from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.retrained import Retrained, find_retrained
 from negmerge_kit.lab.shadows import Shadows, train_shadows
 from negmerge_kit.lab.standing import Standing, measure
@@ -13,7 +14,8 @@ from negmerge_kit.lab.training.from_scratch import base_recipe, trained_from_scr
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
 from negmerge_kit.scoring.curve import Point
-from negmerge_kit.scoring.gap import GAP_OVER, average_gap
+from negmerge_kit.scoring.gap import GAP_OVER, average_gap, nearest_scale
+from negmerge_kit.scoring.scale import DEFAULT_SCALES, ScaleSearch
 from negmerge_kit.types import Json
 from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.forgetting import parts_of
@@ -109,6 +111,23 @@ class Yardstick:
         values = {name: found.values[name] for name in GAP_OVER}
         forget, *kept = (_accuracy(found.scores[name]) for name in ("forget", "retain", "unseen"))
         return Point(scale, forget, pool_accuracies(kept), gap=average_gap(values, reference.values))
+
+    def nearest(
+        self, choice: Choice, *, scales: Sequence[float] = DEFAULT_SCALES,
+        on_point: Callable[[Point], None] | None = None,
+    ) -> ScaleSearch:
+        """The scale of a choice that lies nearest to the retrained model on validation (see `nearest_scale`).
+
+        Raises:
+            ParameterError: if the pool has no retrained model.
+        """
+        self.require()
+
+        def score(scale: float) -> Point:
+            with self.bench.at(choice, scale) as model:
+                return self.point(model, scale)
+
+        return nearest_scale(score, scales=scales, on_point=on_point)
 
 
 def _accuracy(score: Json) -> Accuracy:

@@ -13,7 +13,6 @@ from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.lab.yardstick import Yardstick
-from negmerge_kit.scoring.gap import nearest_scale
 from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, Point, ScaleSearch
 
 
@@ -66,12 +65,7 @@ class ClassifierContest(Contest):
         """By the floor as for any pool, or the scale nearest to the retrained model."""
         if self.terms.choose == "floor":
             return super().find_scale(choice)
-
-        def score(scale: float) -> Point:
-            with self.bench.at(choice, scale) as model:
-                return self.yardstick.point(model, scale)
-
-        return nearest_scale(score, scales=self.scales)
+        return self.yardstick.nearest(choice, scales=self.scales)
 
     def curve(self, choice: Choice) -> tuple[Point, ...]:
         """What is known in full on validation; of a search by the gap, the whole grid."""
