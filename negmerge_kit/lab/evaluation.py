@@ -68,12 +68,23 @@ def answer(
 ) -> list[Tensor]:
     """The model's class indices for every set in one go, [n] int64 on the CPU each; `between` forward passes."""
     parts = []
-    for part in torch.cat([images.images for images in sets]).split(BATCH[model.device.type]):
+    there = sets[0].images.device  # the device itself, unless these images did not fit
+    for part in torch.cat([images.images.to(there) for images in sets]).split(BATCH[model.device.type]):
         between()
         parts.append(model.features(part))
     features = torch.cat(parts)
     parts = features.split([len(images) for images in sets])
     return [_classes(model, part, images).cpu() for part, images in zip(parts, sets, strict=True)]
+
+
+def count(indices: Sequence[Tensor], sets: Sequence[ImageSet]) -> Scores:
+    """Scores from the class indices of the forget set and of each retain set, in this order."""
+    hits = [
+        Accuracy(int((part == images.labels.cpu()).sum()), len(images), images.split)
+        for part, images in zip(indices, sets, strict=True)
+    ]
+    families = {images.name: hit for images, hit in zip(sets, hits, strict=True)}
+    return Scores(hits[0], pool_accuracies(hits[1:]), families)
 
 
 def logits_of(model: Classifier, features: Tensor, images: ImageSet) -> Tensor:

@@ -102,7 +102,7 @@ class Side:
             NotFiniteError: if the model answers with NaN or infinity.
         """
         order = self._margins.argsort(descending=self._surest_first, stable=True)
-        for block in order.split(BATCH[order.device.type]):
+        for block in order.split(BATCH[model.device.type]):
             self._between()
             places = self._places(block)
             features = model.features(torch.cat([images.images[inside] for images, inside, _ in places]))
@@ -110,7 +110,7 @@ class Side:
             right, start = torch.empty(len(block), dtype=torch.bool, device=block.device), 0
             for images, inside, where in places:
                 labels = images.labels[inside]
-                logits = logits_of(model, features[start : start + len(inside)], images)
+                logits = logits_of(model, features[start : start + len(inside)], images).to(block.device)
                 start += len(inside)
                 right[where] = logits.argmax(dim=1) == labels
                 self._margins[block[where]] = _margins(logits, labels)

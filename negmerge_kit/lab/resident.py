@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import PoolError
+from negmerge_kit.lab.residency import TELLS, Residency, Rounded, Streamed, free_memory, let_go, residency
 from negmerge_kit.merging import LayerAgreement, MergeCounts, merge, sign_agreement
 from negmerge_kit.types import Json, Weights
 from negmerge_kit.vision.layers import split_attention
 
-CACHED_DELTAS = 16
+CACHE_BYTES = 512 << 20
+"""Merged deltas are kept up to this, and on a GPU up to a quarter of what is free; four always are on the CPU."""
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,67 +56,155 @@ class Merged:
     counts: MergeCounts
     seconds: float
 
+    @property
+    def bytes(self) -> int:
+        """The memory that it takes."""
+        return sum(tensor.nbytes for tensor in self.delta.values())
+
+
+@dataclass(frozen=True)
+class _Held:
+    """One candidate: its file, the names of what it moved, and these as they are resident, if they are."""
+
+    weights: Weights
+    moved: frozenset[str]
+    tensors: dict[str, Tensor]
+
 
 class ResidentDeltas:
-    """The base, and of each candidate the tensors that fine-tuning moved, on the base's device.
+    """The base, and of each candidate the tensors that fine-tuning moved, on the base's device as far as they fit.
 
-    Tensors that a candidate did not move are held once, as the base's own.
+    Tensors that a candidate did not move are held once, as the base's own. When the device runs out of memory,
+    candidates are read from disk from then on, and if that is still too much a merge is done on the CPU: float32 all
+    along, so that its numbers are the same.
+
+    Attributes:
+        residency: how candidates are held; None until the first one is needed.
+        ran_out: whether the device has run out of memory.
     """
 
     def __init__(self, base: dict[str, Tensor]) -> None:
         self.base: Weights = base
-        self._moved: dict[str, dict[str, Tensor]] = {}
-        self._merged: OrderedDict[Choice, Merged] = OrderedDict()
+        self.device = next(iter(base.values())).device
+        self.residency: Residency | None = None
+        self.ran_out = False
+        self._held: dict[str, _Held] = {}
+        self._merged: OrderedDict[tuple[Choice, bool], Merged] = OrderedDict()
+        self._budget = CACHE_BYTES
 
-    def merged(self, pool: Pool, choice: Choice) -> Merged:
+    @property
+    def told(self) -> str:
+        """What was given up for want of memory, in words; empty where nothing was."""
+        if self.ran_out:
+            return "this device ran out of memory: candidates are read from disk for every merge, the numbers stay"
+        return TELLS[self.residency or "float32"]
+
+    def merged(self, pool: Pool, choice: Choice, *, exact: bool = True) -> Merged:
         """The choice's delta, merged once and then cached.
+
+        Where changes are held in bfloat16 an `exact` delta is merged from disk in float32, any other from them.
 
         Raises:
             PoolError: if a candidate's file is missing, changed or of another model.
         """
-        if choice in self._merged:
-            self._merged.move_to_end(choice)
-            return self._merged[choice]
-        started = time.perf_counter()
-        views = self._views(pool, choice.candidates)
-        device = next(iter(self.base.values())).device
-        stream = merge(
-            self.base, views, rule=choice.rule, device=device, buffers=choice.buffers, **dict(choice.params)
-        )  # fmt: skip
-        moved = set().union(*(self._moved[id] for id in choice.candidates))
-        delta = {name: tensor for name, tensor in stream if name in moved}
-        self._merged[choice] = Merged(delta, stream.counts, time.perf_counter() - started)
-        if len(self._merged) > CACHED_DELTAS:
+        if self.residency != "bfloat16":
+            exact = True
+        if (choice, exact) in self._merged:
+            self._merged.move_to_end((choice, exact))
+            return self._merged[choice, exact]
+        found = self._stepping_down(lambda device: self._merge(pool, choice, device, exact=exact))
+        # What is resident is decided when the first candidate is loaded, and again when memory runs out.
+        self._merged[choice, exact or self.residency != "bfloat16"] = found
+        while len(self._merged) > 1 and sum(kept.bytes for kept in self._merged.values()) > self._budget:
             self._merged.popitem(last=False)
-        return self._merged[choice]
+        return found
 
     def agreement(self, pool: Pool, ids: Sequence[str]) -> list[LayerAgreement]:
         """Sign agreement by tensor, with fused attention shown as q, k and v, over the tensors that moved."""
-        views = self._views(pool, ids)
-        moved = [name for name in self.base if any(name in self._moved[id] for id in ids)]
+        return self._stepping_down(lambda device: self._agreement(pool, ids, device))
+
+    def stream(self) -> None:
+        """Hold no candidate and no merged delta any more: the device has run out of memory."""
+        self.residency, self.ran_out = "streamed", True
+        self._merged.clear()
+        for held in self._held.values():
+            held.tensors.clear()
+        let_go(self.device)
+
+    def _stepping_down(self, work: Callable[[torch.device], T]) -> T:
+        device = self.device
+        while True:
+            try:
+                return work(device)
+            except torch.OutOfMemoryError:
+                if device != self.device or (self.residency == "streamed" and device.type == "cpu"):
+                    raise
+            # Here the error is gone, and with it the tensors of the work that failed.
+            if self.residency == "streamed":
+                device = torch.device("cpu")
+            self.stream()
+
+    def _merge(self, pool: Pool, choice: Choice, device: torch.device, *, exact: bool) -> Merged:
+        started = time.perf_counter()
+        held = self._hold(pool, choice.candidates)
+        rounded = self.residency == "bfloat16" and not exact
+        views = [Rounded(one.tensors) if rounded else self._view(one) for one in held]
+        stream = merge(
+            self.base, views, rule=choice.rule, device=device, buffers=choice.buffers, **dict(choice.params)
+        )  # fmt: skip
+        moved = frozenset[str]().union(*(one.moved for one in held))
+        delta = {name: tensor for name, tensor in stream if name in moved}
+        return Merged(delta, stream.counts, time.perf_counter() - started)
+
+    def _agreement(self, pool: Pool, ids: Sequence[str], device: torch.device) -> list[LayerAgreement]:
+        held = self._hold(pool, ids)
+        moved = [name for name in self.base if any(name in one.moved for one in held)]
+        if self.residency == "bfloat16":  # changes beside a base of zeros: the same signs
+            still = {name: torch.zeros_like(self.base[name], dtype=torch.bfloat16) for name in moved}
+            views: list[Weights] = [{**still, **one.tensors} for one in held]
+            return list(sign_agreement(split_attention(still), [*map(split_attention, views)], device=device))
 
         def shown(weights: Weights) -> Weights:
             return split_attention({name: weights[name] for name in moved})
 
-        return list(sign_agreement(shown(self.base), [shown(view) for view in views]))
+        return list(sign_agreement(shown(self.base), [shown(self._view(one)) for one in held], device=device))
 
-    def _views(self, pool: Pool, ids: Sequence[str]) -> list[Weights]:
-        """The candidates, in which a tensor that did not move is the base's own object.
+    def _view(self, held: _Held) -> Weights:
+        """A candidate in which a tensor that did not move is the base's own object.
 
         The fold knows such tensors for zero deltas without reading them.
         """
-        for id in ids:
-            if id not in self._moved:
-                self._moved[id] = self._load(pool, id)
-        return [{**self.base, **self._moved[id]} for id in ids]
+        if self.residency == "float32":
+            return {**self.base, **held.tensors}
+        return Streamed(self.base, held.weights, held.moved)
 
-    def _load(self, pool: Pool, id: str) -> dict[str, Tensor]:
+    def _hold(self, pool: Pool, ids: Sequence[str]) -> list[_Held]:
+        for id in ids:
+            if id not in self._held:
+                self._held[id] = self._load(pool, id)
+        return [self._held[id] for id in ids]
+
+    def _load(self, pool: Pool, id: str) -> _Held:
         weights = pool.candidate(id)
         if set(weights) != set(self.base):
             raise PoolError(f"candidate {id} does not hold the base's tensors: it belongs to another model; remove it.")
-        moved = {}
-        for name, tensor in weights.items():
-            tensor = tensor.to(self.base[name].device)
-            if not torch.equal(tensor, self.base[name]):
-                moved[name] = tensor
-        return moved
+        moved = frozenset(
+            name for name, tensor in weights.items() if not torch.equal(tensor.to(self.device), self.base[name])
+        )
+        if self.residency is None:
+            self._decide(moved, len(pool.ids))
+        tensors = {}
+        if self.residency == "float32":
+            tensors = {name: weights[name].to(self.device) for name in moved}
+        elif self.residency == "bfloat16":
+            for name in moved:
+                change = weights[name].to(self.device, torch.float32) - self.base[name].float()
+                tensors[name] = change.bfloat16()
+        return _Held(weights, moved, tensors)
+
+    def _decide(self, moved: frozenset[str], candidates: int) -> None:
+        delta = sum(self.base[name].nbytes for name in moved)
+        halved = sum(2 * self.base[name].numel() for name in moved)
+        free = free_memory(self.device)
+        self.residency = residency(candidates * delta, candidates * halved, delta, free)
+        self._budget = max(CACHE_BYTES, 4 * delta) if free is None else free // 4

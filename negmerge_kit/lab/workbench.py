@@ -7,18 +7,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from negmerge_kit.checkpoints.pool import Candidate, Pool
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.evaluation import Scores, answer
+from negmerge_kit.lab.evaluation import Scores, answer, count
 from negmerge_kit.lab.hardest import HardestFirst
 from negmerge_kit.lab.kept_points import KeptPoints
+from negmerge_kit.lab.residency import let_go
 from negmerge_kit.lab.resident import Choice, Merged, ResidentDeltas
 from negmerge_kit.lab.running_statistics import NEGATIVE_VARIANCE, RunningStatistics, largest_scale
 from negmerge_kit.lab.turns import Turns
 from negmerge_kit.merging import LayerAgreement, find_rule, subtract
-from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
 from negmerge_kit.scoring.scale import (
     DEFAULT_SCALES,
     KEEP,
@@ -31,7 +31,7 @@ from negmerge_kit.scoring.scale import (
     search_scale,
 )
 from negmerge_kit.types import Items
-from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.clip import BATCH, Classifier
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.scene import Scene, Splits
 
@@ -63,7 +63,18 @@ class Workbench:
         self._splits: dict[str, HardestFirst] = {}
         self._base_scores: dict[str, Scores] = {}
         self._touched: set[str] = set()
-        self._placed: tuple[Choice, float] | None = None
+        self._placed: tuple[Choice, float, bool] | None = None
+        self._images_stay = False
+
+    @property
+    def given_up(self) -> str:
+        """What was given up for want of memory on the device, as a sentence for the page; empty where nothing was."""
+        told = [self._deltas.told]
+        if self._images_stay:
+            told.append("images stay in the machine's memory")
+        if self.model.batch < BATCH[self.model.device.type]:
+            told.append(f"{self.model.batch} images are scored at a time")
+        return "; ".join(part for part in told if part)
 
     # --- choosing -----------------------------------------------------------------------------
 
@@ -115,14 +126,17 @@ class Workbench:
 
     # --- merging ------------------------------------------------------------------------------
 
-    def merged(self, choice: Choice) -> Merged:
-        """The choice's delta on the device, merged once and then cached.
+    def merged(self, choice: Choice, *, exact: bool = True) -> Merged:
+        """The choice's delta, merged once and then cached; on the device, unless it ran out of memory.
+
+        One that need not be `exact` may be rounded, where candidates fit on the device in bfloat16 only: that is for
+        sliders, and for nothing that is written or reported.
 
         Raises:
             PoolError: if a candidate's file changed on disk.
         """
         with self._turn:
-            return self._deltas.merged(self.pool, choice)
+            return self._deltas.merged(self.pool, choice, exact=exact)
 
     def agreement(self, candidates: Iterable[str] | None = None) -> list[LayerAgreement]:
         """Sign agreement by tensor, with fused attention shown as q, k and v, over what moved."""
@@ -140,7 +154,7 @@ class Workbench:
             return
         delta, scale = self.merged(choice).delta, check_scale(scale)
         for name, tensor in self._deltas.base.items():
-            yield name, (subtract(tensor, delta[name], scale) if name in delta else tensor).cpu()
+            yield name, (subtract(tensor.to(delta[name].device), delta[name], scale) if name in delta else tensor).cpu()
 
     # --- scoring ------------------------------------------------------------------------------
 
@@ -151,12 +165,13 @@ class Workbench:
     def score(self, choice: Choice, scale: float, split: str = "val") -> Scores:
         """Forget and retain accuracy after subtracting scale times the merged delta.
 
-        Split `live` is the fixed validation subset of the sliders, scored in one forward pass.
+        Split `live` is the fixed validation subset of the sliders, scored in one go with a delta that may be rounded
+        (see `merged`).
 
         Raises:
             ParameterError: if the scale is not a finite number of 0 or more.
         """
-        with self._at(choice, scale):
+        with self._at(choice, scale, exact=split != "live"):
             return self._live() if split == "live" else self._asked(split).scores(self.model)
 
     def base_scores(self, split: str = "val") -> Scores:
@@ -210,15 +225,15 @@ class Workbench:
     ) -> tuple[Scores, list[list[str]]]:
         """Scores on the `live` images and the class names given to `sets`, all in one forward pass.
 
-        No choice asks the base. The sets' images must be on the model's device.
+        No choice asks the base; the delta may be rounded (see `merged`).
         """
         splits = self.images("live")
         live = (splits.forget, *splits.retain)
-        with self._at(choice, scale):
+        with self._at(choice, scale, exact=False):
             indices = answer(self.model, (*live, *sets), between=self.give_way)
         said = zip(indices[len(live) :], sets, strict=True)
         names = [[images.classes[int(index)] for index in part] for part, images in said]
-        return _count(indices[: len(live)], live), names
+        return count(indices[: len(live)], live), names
 
     # --- the resident model -------------------------------------------------------------------
 
@@ -236,48 +251,61 @@ class Workbench:
         """Between two passes of work in the background: let others use the model, and place the weights again."""
         placed = self._placed
         if self._turn.give_way():
-            self._place(*placed or (None, 0.0))
+            self._place(*placed or (None, 0.0, True))
 
     @contextmanager
-    def _at(self, choice: Choice | None, scale: float) -> Iterator[None]:
+    def _at(self, choice: Choice | None, scale: float, *, exact: bool = True) -> Iterator[None]:
         """The model with the choice subtracted, for the length of the block."""
         check_scale(scale)
         with self._turn:
-            self._place(choice, scale)
+            self._place(choice, scale, exact)
             yield
 
-    def _place(self, choice: Choice | None, scale: float) -> None:
-        wanted = (choice, scale) if choice is not None and scale else None
+    def _place(self, choice: Choice | None, scale: float, exact: bool) -> None:
+        wanted = (choice, scale, exact) if choice is not None and scale else None
         if wanted == self._placed:
             return
-        delta = self.merged(choice).delta if wanted and choice else {}
+        try:
+            self._update(choice if wanted else None, scale, exact)
+        except torch.OutOfMemoryError:
+            fits = False
+        else:
+            fits = True
+        if not fits:  # outside of the handler, which holds the tensors of the update that failed
+            self._deltas.stream()
+            self._update(choice if wanted else None, scale, exact)
+        self._placed = wanted
+
+    def _update(self, choice: Choice | None, scale: float, exact: bool) -> None:
+        delta = self.merged(choice, exact=exact).delta if choice else {}
         self._placed = None  # if an update fails half-way, the next one restores all that it touched
-        statistics = self._statistics.changed_by(choice if wanted else None)
+        statistics = self._statistics.changed_by(choice)
         names = self._touched | delta.keys() | statistics
         self._touched = names
         base = self._deltas.base
-        updated = ((name, subtract(base[name], delta[name], scale) if name in delta else base[name]) for name in names)
+        updated = (
+            (name, subtract(base[name], delta[name].to(base[name].device), scale) if name in delta else base[name])
+            for name in names
+        )
         self.model.load(updated, partial=True)
-        self._statistics.settle(choice if wanted else None, base, delta, scale)
+        self._statistics.settle(choice, base, delta, scale)
         self._touched = delta.keys() | statistics
-        self._placed = wanted
 
     def _asked(self, split: str) -> HardestFirst:
         if split not in self._splits:
-            self._splits[split] = HardestFirst(self.scene.images(split).to(self.model.device), between=self.give_way)
+            self._splits[split] = HardestFirst(self._resident(self.scene.images(split)), between=self.give_way)
         return self._splits[split]
+
+    def _resident(self, splits: Splits) -> Splits:
+        """The images on the device, or where they are if they do not fit: each pass takes its own along."""
+        try:
+            return splits.to(self.model.device)
+        except torch.OutOfMemoryError:
+            self._images_stay = True
+        let_go(self.model.device)
+        return splits
 
     def _live(self) -> Scores:
         splits = self.images("live")
         sets = (splits.forget, *splits.retain)
-        return _count(answer(self.model, sets, between=self.give_way), sets)
-
-
-def _count(indices: Sequence[Tensor], sets: Sequence[ImageSet]) -> Scores:
-    """Scores from the class indices of the forget set and of each retain set, in this order."""
-    hits = [
-        Accuracy(int((part == images.labels.cpu()).sum()), len(images), images.split)
-        for part, images in zip(indices, sets, strict=True)
-    ]
-    families = {images.name: hit for images, hit in zip(sets, hits, strict=True)}
-    return Scores(hits[0], pool_accuracies(hits[1:]), families)
+        return count(answer(self.model, sets, between=self.give_way), sets)

@@ -75,6 +75,7 @@ class Classifier:
     Attributes:
         heads: head name to class weights, float32 [C, D], scaled so that `features @ W.T` are logits.
         classes: head name to class names.
+        batch: images per forward pass; less than BATCH once the device has run out of memory.
         mode: "standard", or "linear" where features are linear in the weights (see `linearize`).
     """
 
@@ -89,6 +90,7 @@ class Classifier:
         self.image_size = image_size
         self.tokenizer = tokenizer
         self.mean, self.std = tuple(mean), tuple(std)
+        self.batch = BATCH[self.device.type]
 
     @property
     def device(self) -> torch.device:
@@ -110,10 +112,30 @@ class Classifier:
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        """Unit-length image features, float32 [n, D] on the model's device, in forward passes of BATCH images."""
+        """Unit-length image features, float32 [n, D] on the model's device, in forward passes of BATCH images.
+
+        Where such a pass runs out of memory, `batch` is halved from then on.
+
+        Raises:
+            DeviceError: if not even one image fits.
+        """
         if not len(images):
             return self.features(images.new_zeros(1, 3, *self.image_size))[:0]
-        size, parts = BATCH[self.device.type], []
+        while True:
+            try:
+                return self._in_passes(images, self.batch)
+            except torch.OutOfMemoryError:
+                pass
+            # Here the error is gone, and with it the activations of the pass that failed.
+            if self.batch == 1:
+                raise DeviceError(f"not even one image fits on {self.device} beside the model: free its memory, or "
+                                  "choose --device cpu.")
+            self.batch //= 2
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _in_passes(self, images: Tensor, size: int) -> Tensor:
+        parts = []
         for batch in torch.split(images, size):
             whole = torch.cat([batch, batch[-1:].expand(size - len(batch), -1, -1, -1)])
             parts.append(self.encode(self.pixels(whole)).float()[:len(batch)])

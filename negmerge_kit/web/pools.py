@@ -54,7 +54,7 @@ class OpenPool:
     @property
     def given_up(self) -> str:
         """What the pages' numbers had to give up for want of memory, in a sentence; empty where nothing."""
-        return ""
+        return self.bench.given_up
 
 
 class Pools:

@@ -169,7 +169,7 @@ class Unlearn:
 
     def kept_line(self, choice: Choice) -> str:
         """How much of what moved the rule keeps, held against chance where the rule votes."""
-        counts, n = self.bench.merged(choice).counts, len(choice.candidates)
+        counts, n = self.bench.merged(choice, exact=False).counts, len(choice.candidates)
         line = f"Keeps <b>{percent(counts.kept_of_moved)}</b> of the {counts.moved:,} weights that moved"
         agreement = dict(choice.params).get("agreement")
         if agreement is None or n == 1:
