@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from negmerge_kit.checkpoints.atomic import atomic_file
-from negmerge_kit.checkpoints.pool import MADE_FROM, RECORD, SCHEMA, Candidate, Pool, StoredFile
+from negmerge_kit.checkpoints.pool import MADE_FROM, RECORD, SCHEMA, TRAINED_ON, Candidate, Pool, StoredFile
 from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
 from negmerge_kit.errors import PoolBusyError, PoolError
 from negmerge_kit.types import Items, Json, Weights
@@ -91,7 +91,8 @@ def save_candidate(pool: Pool, recipe: Json, items: Items) -> Candidate:
     """
     id = candidate_id(pool, recipe)
     path = pool.folder / "candidates" / f"{id}.safetensors"
-    save_checkpoint(path, items, like=pool.base, metadata=_made_from(pool.base_file))
+    made_from = _made_from(pool.base_file) | ({TRAINED_ON: pool.trained_on} if pool.trained_on else {})
+    save_checkpoint(path, items, like=pool.base, metadata=made_from)
     return Candidate(id, f"candidates/{path.name}", sha256_file(path), recipe)
 
 

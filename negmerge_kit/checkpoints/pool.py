@@ -21,6 +21,8 @@ SCHEMA = 1
 RECORD = "pool.json"
 MADE_FROM = "base_sha256"
 """Under this name the files of candidates and heads say which base they were made from."""
+TRAINED_ON = "forget_sha256"
+"""Under this name a candidate's file says which images it was trained on, by their fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -111,10 +113,11 @@ class Pool:
         return {entry.id: entry.scores for entry in self.entries}
 
     def candidate(self, id: str) -> Weights:
-        """One candidate's weights, after checking that its file is the one that was recorded, and of this base.
+        """One candidate's weights, after checking that its file is the one that was recorded, of this base and split.
 
         Raises:
-            PoolError: for an unknown id, a file that is missing or changed, or a candidate of another base.
+            PoolError: for an unknown id, a file that is missing or changed, or a candidate of another base or that was
+                trained on other images.
         """
         entry = self.entry(id)
         weights = self.checked(entry)
@@ -123,7 +126,19 @@ class Pool:
                 f"candidate {id} was made from another base (SHA-256 {other[:12]}…, this pool's is "
                 f"{self.base_file.sha256[:12]}…): leave it out, or use --force, which the card will name."
             )
+        trained = open_checkpoint(self.folder / entry.file).metadata.get(TRAINED_ON)
+        if trained not in (None, self.trained_on):
+            raise PoolError(
+                f"candidate {id} was trained on another split (images of SHA-256 {str(trained)[:12]}…, this pool "
+                f"forgets those of {str(self.trained_on)[:12]}…): remove it and sweep again."
+            )
         return weights
+
+    @property
+    def trained_on(self) -> str | None:
+        """The fingerprint of the images that candidates are trained on."""
+        sets = self.scene.get("sets", [])
+        return next((images["fingerprint"] for images in sets if images["split"] == "train"), None)
 
     def stranger(self, stored: StoredFile | Candidate) -> str | None:
         """The SHA-256 of the base that a candidate's file, or the heads', names, where it is not this pool's base."""

@@ -34,9 +34,10 @@ def list_data(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
 
     from negmerge_kit.vision.data import DATASETS, find_data
+    from negmerge_kit.vision.data.scans import SCANS
     from negmerge_kit.vision.families import FAMILIES
 
-    sources = [find_data(name) for name in (*DATASETS, *FAMILIES)]
+    sources = [find_data(name) for name in (*DATASETS, *FAMILIES, SCANS)]
     if options.json:
         print_json({"data": [{**_facts(source), "classes": len(source.classes)} for source in sources]})
         return 0

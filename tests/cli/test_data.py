@@ -25,7 +25,7 @@ def run(capsys, *words):
 def test_list_names_every_set_with_size_and_licence(capsys):
     code, out, _ = run(capsys, "list", "--json")
     listed = {entry["name"]: entry for entry in json.loads(out)["data"]}
-    assert code == 0 and set(listed) == set(DATASETS) | set(FAMILIES)
+    assert code == 0 and set(listed) == set(DATASETS) | set(FAMILIES) | {"scans"}
     assert all(entry[key] for entry in listed.values() for key in ("licence", "title", "class_names", "classes"))
     assert listed["sun397"]["classes"] == 397 and listed["imagenet"]["splits"] == ["val", "test"]
     code, out, _ = run(capsys, "list")

@@ -78,6 +78,12 @@ DATASETS: dict[str, Entry] = {
     "cifar100": Entry(
         "CIFAR-100", "uoft-cs/cifar100", "not stated", "https://www.cs.toronto.edu/~kriz/cifar.html",
         142_000_000, (50000, 10000), train="cifar100/train-*", test="cifar100/test-*", image="img", label="fine_label"),
+    "tiny-imagenet": Entry(
+        "Tiny ImageNet", "zh-plus/tiny-imagenet", "not stated; ImageNet's own terms: research only",
+        "http://cs231n.stanford.edu/tiny-imagenet-200.zip", 160_000_000, (100_000, 10_000), test="data/valid-*"),
+    "cub200": Entry(
+        "CUB-200-2011 birds", "bentrevett/caltech-ucsd-birds-200-2011", "non-commercial research and education only",
+        "https://www.vision.caltech.edu/datasets/cub_200_2011/", 1_150_000_000, (5994, 5794)),
     "imagenet": Entry(
         "ImageNet, the authors' control: 5,000 training images choose, the validation folder is the test",
         "ILSVRC/imagenet-1k", "ImageNet's own terms: research only, accept them on the Hub and log in",
