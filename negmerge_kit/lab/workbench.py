@@ -14,6 +14,7 @@ from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.evaluation import Scores, answer, count
 from negmerge_kit.lab.hardest import HardestFirst
 from negmerge_kit.lab.kept_points import KeptPoints
+from negmerge_kit.lab.placing import BASE, Place, Placing
 from negmerge_kit.lab.residency import let_go
 from negmerge_kit.lab.resident import Choice, Merged, ResidentDeltas
 from negmerge_kit.lab.running_statistics import NEGATIVE_VARIANCE, RunningStatistics, largest_scale
@@ -62,8 +63,7 @@ class Workbench:
         self._deltas = ResidentDeltas(self.model.weights())
         self._splits: dict[str, HardestFirst] = {}
         self._base_scores: dict[str, Scores] = {}
-        self._touched: set[str] = set()
-        self._placed: tuple[Choice, float, bool] | None = None
+        self._placing = Placing(self.model, self._deltas, self._statistics)
         self._images_stay = False
 
     @property
@@ -249,47 +249,17 @@ class Workbench:
 
     def give_way(self) -> None:
         """Between two passes of work in the background: let others use the model, and place the weights again."""
-        placed = self._placed
+        place = self._placing.place
         if self._turn.give_way():
-            self._place(*placed or (None, 0.0, True))
+            self._placing.move(self.pool, place or BASE)
 
     @contextmanager
     def _at(self, choice: Choice | None, scale: float, *, exact: bool = True) -> Iterator[None]:
         """The model with the choice subtracted, for the length of the block."""
         check_scale(scale)
         with self._turn:
-            self._place(choice, scale, exact)
+            self._placing.move(self.pool, Place(choice, scale, exact))
             yield
-
-    def _place(self, choice: Choice | None, scale: float, exact: bool) -> None:
-        wanted = (choice, scale, exact) if choice is not None and scale else None
-        if wanted == self._placed:
-            return
-        try:
-            self._update(choice if wanted else None, scale, exact)
-        except torch.OutOfMemoryError:
-            fits = False
-        else:
-            fits = True
-        if not fits:  # outside of the handler, which holds the tensors of the update that failed
-            self._deltas.stream()
-            self._update(choice if wanted else None, scale, exact)
-        self._placed = wanted
-
-    def _update(self, choice: Choice | None, scale: float, exact: bool) -> None:
-        delta = self.merged(choice, exact=exact).delta if choice else {}
-        self._placed = None  # if an update fails half-way, the next one restores all that it touched
-        statistics = self._statistics.changed_by(choice)
-        names = self._touched | delta.keys() | statistics
-        self._touched = names
-        base = self._deltas.base
-        updated = (
-            (name, subtract(base[name], delta[name].to(base[name].device), scale) if name in delta else base[name])
-            for name in names
-        )
-        self.model.load(updated, partial=True)
-        self._statistics.settle(choice, base, delta, scale)
-        self._touched = delta.keys() | statistics
 
     def _asked(self, split: str) -> HardestFirst:
         if split not in self._splits:
