@@ -16,6 +16,14 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """What apps begin and decode in these tests; the pools that somebody has made on this machine are not served."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEGMERGE_CACHE", str(tmp_path_factory.mktemp("app-cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def page(bench):
     """The main page's functions."""
