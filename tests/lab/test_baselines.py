@@ -187,6 +187,8 @@ def test_what_the_published_recursion_misses():
         exact.see(g)
     truth = torch.linalg.solve(torch.eye(4, dtype=torch.float64) + gradients.T @ gradients / 6, v)
     assert exact.product.numpy() == pytest.approx(truth.numpy(), abs=1e-12)
+    with pytest.raises(ParameterError, match="take fewer samples, or the published shortcut"):
+        Exact(torch.zeros(10**6), 10**9)
     moved = published.product - v
     cosine = torch.nn.functional.cosine_similarity(moved, gradients[0], dim=0)
     assert abs(float(cosine)) == pytest.approx(1.0) and float((published.product - truth).norm()) > 0.1

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax, softmax
 
-from negmerge_kit.lab.baselines.baseline import BATCH_SIZE, PAPER, TINY, Baseline, Preset
+from negmerge_kit.lab.baselines.baseline import BATCH_SIZE, EMBEDDED, PAPER, TINY, Baseline, Preset
 from negmerge_kit.lab.baselines.loop import Pass, Run, View, descend, frozen
 from negmerge_kit.lab.training.finetuning import Step
 from negmerge_kit.merging.rule import Parameter
@@ -63,7 +63,7 @@ BAD_TEACHER = Baseline(
     presets={
         PAPER: Preset((1e-5, 1e-4, 1e-3), 1,
                       "the authors' notebook: one epoch at 1e-4; the neighbours are this kit's."),
-        TINY: Preset((5e-5, 1e-4, 2e-4, 4e-4), 3, "this kit's, for the embedded classifier.", {"batch_size": 64}),
+        TINY: Preset((5e-5, 1e-4, 2e-4, 3e-4, 4e-4), 3, EMBEDDED, {"batch_size": 64}),
     },
     steps=steps,
 )

@@ -22,6 +22,9 @@ Reads: TypeAlias = Literal["forget", "remaining"]
 PAPER, TINY = "paper-cifar", "tiny-classifier"
 """The presets that every baseline has: the published search on CIFAR-10, and one for the embedded classifier."""
 
+EMBEDDED = "this kit's: around the best rate on the embedded scene's validation images, by either way to choose."
+"""Whose the second grid is."""
+
 MOMENTUM = Parameter("momentum", "Momentum", "SGD's momentum.", 0.9, "float", low=0.0, high=0.999)
 WEIGHT_DECAY = Parameter("weight_decay", "Weight decay", "SGD's weight decay, on every weight.", 5e-4, "float", low=0.0)
 BATCH_SIZE = Parameter("batch_size", "Batch size", "Images a step.", 256, "int", low=2)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from negmerge_kit.lab.baselines.baseline import PAPER, SGD, TINY, Baseline, Preset
+from negmerge_kit.lab.baselines.baseline import EMBEDDED, PAPER, SGD, TINY, Baseline, Preset
 from negmerge_kit.lab.baselines.loop import Pass, Run, View, descend
 from negmerge_kit.lab.training.finetuning import Step
 
@@ -46,7 +46,7 @@ BOUNDARY_EXPAND = Baseline(
     presets={
         PAPER: Preset((1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3), 10, "github.com/OPTML-Group/Unlearn-WorstCase issue 1: 10 "
                       "epochs, from 1e-8; where it ends and how densely they searched is not known here."),
-        TINY: Preset((1e-4, 3e-4, 5e-4, 1e-3), 10, "this kit's, for the embedded classifier.", {"batch_size": 64}),
+        TINY: Preset((3e-4, 5e-4, 7e-4, 9e-4, 1.2e-3), 10, EMBEDDED, {"batch_size": 64}),
     },
     steps=steps,
 )

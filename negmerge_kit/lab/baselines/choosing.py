@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from negmerge_kit.errors import DivergedError, NotFiniteError, ParameterError
 from negmerge_kit.lab.baselines.baseline import Baseline
-from negmerge_kit.lab.baselines.trials import Choice, Trial, TrialLog
+from negmerge_kit.lab.baselines.trials import ChosenRate, Trial, TrialLog
 from negmerge_kit.lab.training.resuming import describe_run
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def choose_rate(
     scored_by: str = "score",
     store: Path | None = None,
     on_step: Callable[[float, Step], None] = lambda rate, step: None,
-) -> Choice:
+) -> ChosenRate:
     """Try every rate on the same seed, from the base's weights; the model is left as the best one made it.
 
     The score is the caller's and comes from validation images: a test split never chooses. Ties take the smaller rate.
@@ -72,10 +73,12 @@ def choose_rate(
         model.load(base.items())
         begun, steps, seconds = perf_counter(), 0, None
         try:
-            for step in baseline.unlearn(model, parts, rate=rate, epochs=epochs, fresh=fresh, recipe=recipe, seed=seed,
-                                         params=settings, may_mirror=may_mirror):
-                steps += 1
-                on_step(rate, step)
+            run = baseline.unlearn(model, parts, rate=rate, epochs=epochs, fresh=fresh, recipe=recipe, seed=seed,
+                                   params=settings, may_mirror=may_mirror)
+            with closing(cast("Generator[Step, None, None]", run)):  # a cancelled run gives the model back at once
+                for step in run:
+                    steps += 1
+                    on_step(rate, step)
             seconds = perf_counter() - begun
             value = float(score(model))
             if not isfinite(value):
@@ -104,7 +107,7 @@ def choose_rate(
         model.load(base.items())
         raise
     model.load(weights.items())
-    return Choice(baseline.name, baseline.dial, epochs, seed, settings, scored_by, best,
+    return ChosenRate(baseline.name, baseline.dial, epochs, seed, settings, scored_by, best,
                   tuple(log[rate] for rate in rates))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from negmerge_kit.lab.baselines.baseline import PAPER, SGD, TINY, Baseline, Preset
+from negmerge_kit.lab.baselines.baseline import EMBEDDED, PAPER, SGD, TINY, Baseline, Preset
 from negmerge_kit.lab.baselines.loop import Pass, Run, descend, truth
 from negmerge_kit.lab.training.finetuning import Step
 
@@ -24,7 +24,7 @@ FINE_TUNE = Baseline(
     presets={
         PAPER: Preset((1e-4, 1e-3, 1e-2, 4e-2, 1e-1), 10, "github.com/OPTML-Group/Unlearn-WorstCase issue 1: 10 "
                       "epochs, 1e-4 to 1e-1, how densely is not told; with 4e-2 of Unlearn-Sparse issue 8."),
-        TINY: Preset((1e-2, 5e-2, 0.1, 0.2), 10, "this kit's, for the embedded classifier.", {"batch_size": 64}),
+        TINY: Preset((5e-2, 0.1, 0.2, 0.4), 10, EMBEDDED, {"batch_size": 64}),
     },
     steps=steps,
 )

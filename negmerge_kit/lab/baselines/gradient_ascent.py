@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from negmerge_kit.lab.baselines.baseline import PAPER, SGD, TINY, Baseline, Preset
+from negmerge_kit.lab.baselines.baseline import EMBEDDED, PAPER, SGD, TINY, Baseline, Preset
 from negmerge_kit.lab.baselines.loop import Pass, Run, View, descend, truth
 from negmerge_kit.lab.training.finetuning import Step
 
@@ -31,7 +31,7 @@ GRADIENT_ASCENT = Baseline(
     presets={
         PAPER: Preset((1e-5, 1e-4, 5e-4, 1e-3, 1e-2, 1e-1), 5, "github.com/OPTML-Group/Unlearn-Sparse issue 5: 0.1 "
                       "down to 1e-5, 5 epochs; with 5e-4 of Unlearn-Saliency issue 8."),
-        TINY: Preset((1e-2, 3e-2, 0.1, 0.3), 5, "this kit's, for the embedded classifier.",
+        TINY: Preset((3e-2, 6e-2, 0.1, 0.13, 0.16), 5, EMBEDDED,
                      {"batch_size": 64}),
     },
     steps=steps,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from negmerge_kit.lab.baselines.baseline import PAPER, TINY, Baseline, Preset
+from negmerge_kit.lab.baselines.baseline import EMBEDDED, PAPER, TINY, Baseline, Preset
 from negmerge_kit.lab.baselines.loop import Run, check_finite, gradients, truth, view
 from negmerge_kit.lab.baselines.woodfisher import AsPublished, Exact
 from negmerge_kit.lab.training.finetuning import Step
@@ -75,7 +75,7 @@ INFLUENCE = Baseline(
         PAPER: Preset((0.2, 1.0, 2.0, 5.0, 10.0, 20.0), 1, "github.com/OPTML-Group/Unlearn-Saliency issue 11: "
                       "the paper's 1 to 20, of which one reader found only values under 1 to work; 0.2 is the code's "
                       "default."),
-        TINY: Preset((5.0, 20.0, 35.0, 50.0), 1, "this kit's, for the embedded classifier.", {"samples": 200}),
+        TINY: Preset((2.0, 5.0, 8.0, 12.0), 1, EMBEDDED, {"samples": 200}),
     },
     steps=steps,
     dial="alpha",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from negmerge_kit.lab.baselines.baseline import PAPER, SGD, TINY, Baseline, Preset
+from negmerge_kit.lab.baselines.baseline import EMBEDDED, PAPER, SGD, TINY, Baseline, Preset
 from negmerge_kit.lab.baselines.loop import Pass, Run, View, descend, truth
 from negmerge_kit.lab.training.finetuning import Step
 from negmerge_kit.merging.rule import Parameter
@@ -53,7 +53,7 @@ L1_SPARSE = Baseline(
     ),
     presets={
         PAPER: Preset((1e-3, 1e-2, 1e-1), 10, "the reference code: 10 epochs at 0.01; the neighbours are this kit's."),
-        TINY: Preset((1e-3, 1e-2, 2e-2, 5e-2), 10, "this kit's, for the embedded classifier.",
+        TINY: Preset((1e-2, 5e-2, 0.1, 0.2), 10, EMBEDDED,
                      {"batch_size": 64, "alpha": 1e-3}),
     },
     steps=steps,

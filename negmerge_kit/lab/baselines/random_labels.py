@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from negmerge_kit.lab.baselines.baseline import PAPER, SGD, TINY, Baseline, Preset
+from negmerge_kit.lab.baselines.baseline import EMBEDDED, PAPER, SGD, TINY, Baseline, Preset
 from negmerge_kit.lab.baselines.loop import Pass, Run, View, descend, truth
 from negmerge_kit.lab.training.finetuning import Step
 
@@ -44,7 +44,7 @@ RANDOM_LABELS = Baseline(
     presets={
         PAPER: Preset((1e-4, 1e-3, 1e-2, 1.3e-2, 1e-1), 10, "github.com/OPTML-Group/Unlearn-WorstCase issue 1: 10 "
                       "epochs, 1e-4 to 1e-1; with SalUn's 0.013. How densely they searched is not told."),
-        TINY: Preset((1e-4, 5e-4, 1e-3, 5e-3), 10, "this kit's, for the embedded classifier.", {"batch_size": 64}),
+        TINY: Preset((1e-4, 3e-4, 5e-4, 1e-3), 10, EMBEDDED, {"batch_size": 64}),
     },
     steps=steps,
 )

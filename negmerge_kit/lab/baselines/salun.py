@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from negmerge_kit.lab.baselines.baseline import PAPER, SGD, TINY, Baseline, Preset
+from negmerge_kit.lab.baselines.baseline import EMBEDDED, PAPER, SGD, TINY, Baseline, Preset
 from negmerge_kit.lab.baselines.loop import Run, descend, gradients, truth, view
 from negmerge_kit.lab.baselines.random_labels import passes
 from negmerge_kit.lab.training.finetuning import Step
@@ -74,7 +74,7 @@ SALUN = Baseline(
     presets={
         PAPER: Preset((1e-4, 1e-3, 6e-3, 1.3e-2, 1e-1), 10, "the authors' README (0.013, mask 0.5, 10 epochs); "
                       "0.006 is a reader's in their issue 7, the range Unlearn-WorstCase issue 1's."),
-        TINY: Preset((1e-4, 5e-4, 1e-3, 5e-3), 10, "this kit's, for the embedded classifier.", {"batch_size": 64}),
+        TINY: Preset((1e-4, 3e-4, 5e-4, 1e-3), 10, EMBEDDED, {"batch_size": 64}),
     },
     steps=steps,
 )

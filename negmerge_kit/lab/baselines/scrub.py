@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
-from negmerge_kit.lab.baselines.baseline import MOMENTUM, PAPER, TINY, WEIGHT_DECAY, Baseline, Preset
+from negmerge_kit.lab.baselines.baseline import EMBEDDED, MOMENTUM, PAPER, TINY, WEIGHT_DECAY, Baseline, Preset
 from negmerge_kit.lab.baselines.loop import Pass, Run, View, descend, frozen, truth
 from negmerge_kit.lab.training.finetuning import Step
 from negmerge_kit.merging.rule import Parameter
@@ -76,7 +76,7 @@ SCRUB = Baseline(
     presets={
         PAPER: Preset((1e-4, 5e-4, 1e-3, 1e-2, 1e-1), 3, "the authors' large_scale_unlearning notebook: 3 epochs at "
                       "5e-4; the range 1e-4 to 1e-1 is Unlearn-WorstCase issue 1's, which runs 10 epochs."),
-        TINY: Preset((1e-3, 5e-3, 1e-2, 3e-2), 3, "this kit's, for the embedded classifier.",
+        TINY: Preset((2e-3, 5e-3, 1e-2, 2e-2, 4e-2), 3, EMBEDDED,
                      {"batch_size": 64}),
     },
     steps=steps,

@@ -33,7 +33,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenRate:
     """The outcome of a search: the chosen rate, and what every try cost.
 
     Attributes:

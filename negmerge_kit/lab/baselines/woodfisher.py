@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from negmerge_kit.errors import ParameterError
+
 
 class AsPublished:
     """The recursion of the reference code for influence unlearning, which is not F⁻¹v.
@@ -32,6 +34,9 @@ class Exact:
 
     Sherman and Morrison, as the paper's equation 4 has it: Fₙ⁻¹ = Fₙ₋₁⁻¹ − o oᵀ / (N + gᵀo).
 
+    Raises:
+        ParameterError: if the device has no room for them.
+
     >>> import torch
     >>> g = torch.tensor([[1.0, 2.0], [0.0, 1.0]])
     >>> inverse = Exact(torch.tensor([1.0, 1.0]), 2)
@@ -42,8 +47,12 @@ class Exact:
 
     def __init__(self, v: Tensor, n: int) -> None:
         self.product, self.n, self.count = v.clone(), n, 0
-        self.earlier = v.new_empty(n, len(v))
-        self.weights = v.new_empty(n)
+        try:
+            self.earlier, self.weights = v.new_empty(n, len(v)), v.new_empty(n)
+        except RuntimeError:  # torch's, on every device, where memory does not suffice
+            raise ParameterError(f"the exact inverse Fisher keeps {n} vectors of {len(v)} numbers, "
+                                 f"{n * len(v) * v.element_size() / 1e9:.0f} GB, which {v.device} does not have: take "
+                                 "fewer samples, or the published shortcut.") from None
 
     def see(self, g: Tensor) -> None:
         """One sample's gradient, [d]; at most N of them."""

@@ -8,7 +8,7 @@ from negmerge_kit.errors import DivergedError
 from negmerge_kit.lab.baselines import BASELINES
 from negmerge_kit.lab.baselines.baseline import PAPER, TINY
 from negmerge_kit.lab.baselines.choosing import choose_rate
-from negmerge_kit.lab.baselines.trials import Choice as ChosenRate
+from negmerge_kit.lab.baselines.trials import ChosenRate
 from negmerge_kit.lab.comparison.cost import Cost, metered
 from negmerge_kit.lab.comparison.entrants import RETRAIN, Entrant
 from negmerge_kit.lab.comparison.rows import Pair, Row
@@ -18,6 +18,7 @@ from negmerge_kit.lab.retrained import Retrained, keep_retrained
 from negmerge_kit.lab.training.finetuning import Step
 from negmerge_kit.lab.training.from_scratch import base_recipe
 from negmerge_kit.lab.yardstick import Yardstick
+from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
 from negmerge_kit.scoring.floors import images_needed
 from negmerge_kit.types import Json
 from negmerge_kit.vision.clip import Classifier
@@ -91,7 +92,7 @@ def _search(
     recipe = base_recipe(scene)
     return choose_rate(
         baseline, model, yardstick.parts, score,
-        epochs=preset.epochs or recipe.epochs,
+        epochs=terms.epochs or preset.epochs or recipe.epochs,
         fresh=lambda: scene.untrained(device=str(model.device), seed=terms.seed),
         recipe=recipe,
         rates=preset.rates,
@@ -135,12 +136,17 @@ def _row(
     entrant: Entrant, yardstick: Yardstick, model: Classifier, status: str, cost: Cost, params: Json,
     trials: tuple[Json, ...],
 ) -> Row:
-    pairs = []
-    for split in ("val", "test"):
-        scores = evaluate_splits(model, yardstick.bench.images(split))
-        pairs.append(Pair(scores.forget, scores.retain))
     standing = yardstick.standing(model, "test", cost.wall)
-    return Row(entrant, (), params, status, None, pairs[0], pairs[1], None, None, (), cost, standing, trials)
+    told = {name: standing.scores[name] for name in ("forget", "retain", "unseen")}
+    right = {name: round(score["value"] * score["n"]) for name, score in told.items()}
+
+    def pair(split: str, unseen: Accuracy) -> Pair:
+        kept = Accuracy(right["retain"], told["retain"]["n"], split)
+        return Pair(Accuracy(right["forget"], told["forget"]["n"], split), pool_accuracies([kept, unseen]))
+
+    validation = pair("val", evaluate(model, yardstick.parts.validation))
+    test = pair("test", Accuracy(right["unseen"], told["unseen"]["n"], "test"))
+    return Row(entrant, (), params, status, None, validation, test, None, None, (), cost, standing, trials)
 
 
 def _cost(yardstick: Yardstick, seconds: float, trials: int, peak: int | None) -> Cost:
