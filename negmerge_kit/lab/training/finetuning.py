@@ -92,7 +92,7 @@ def finetune(
 
     done = len(training.losses)
     encode: Callable[[Tensor], Tensor] = torch.compile(model.encode) if execution.compile else model.encode
-    with _training(model, weights):
+    with _training(model, weights, execution.memory_format(model)):
         for batch in batches(images, recipe, model.device, done=done, order=training.order, part=crew.part,
                              mirror=mirror, ahead=execution.ahead, least=least):
             lr = rate(recipe, len(training.losses), total)
@@ -173,7 +173,9 @@ def _gradient(
 
 
 @contextmanager
-def _training(model: Classifier, weights: Sequence[torch.nn.Parameter]) -> Iterator[None]:
+def _training(
+    model: Classifier, weights: Sequence[torch.nn.Parameter], layout: torch.memory_format
+) -> Iterator[None]:
     """Gradients for these weights, and back; a small tower trains on one CPU thread, which is many times faster."""
     threads = torch.get_num_threads()
     for parameter in model.clip.parameters():
@@ -182,6 +184,7 @@ def _training(model: Classifier, weights: Sequence[torch.nn.Parameter]) -> Itera
         parameter.requires_grad_(True)
     if sum(parameter.numel() for parameter in model.clip.visual.parameters()) < SMALL_TOWER:
         torch.set_num_threads(1)
+    model.clip.visual.to(memory_format=layout)
     # A linear model is the derivative of the tower as it answers, not as it trains.
     model.clip.visual.train(model.mode == "standard")
     try:
@@ -189,5 +192,6 @@ def _training(model: Classifier, weights: Sequence[torch.nn.Parameter]) -> Itera
     finally:
         torch.set_num_threads(threads)
         model.clip.eval()
+        model.clip.visual.to(memory_format=torch.contiguous_format)
         for parameter in weights:
             parameter.requires_grad_(False)
