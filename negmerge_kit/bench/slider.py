@@ -10,7 +10,7 @@ from pathlib import Path
 
 from negmerge_kit.bench.served import served
 from negmerge_kit.checkpoints.pool import open_pool
-from negmerge_kit.errors import PoolError
+from negmerge_kit.errors import ParameterError, PoolError
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.types import Json
@@ -19,17 +19,35 @@ LIMIT_MS = 300.0
 """What the 95th percentile must stay under on two cores."""
 
 
-def bench(pool: str | Path | None = None, *, moves: int = 40, device: str = "auto") -> Json:
+def bench(
+    pool: str | Path | None = None,
+    *,
+    moves: int = 40,
+    device: str = "auto",
+    model: str | None = None,
+    images: int | None = None,
+) -> Json:
     """Milliseconds of `moves` scale moves with every candidate: update and one pass, and `/score` of a served app.
 
-    Without a pool it is the embedded scene's, as far as it is fine-tuned.
+    Without a pool it is the embedded scene's, as far as it is fine-tuned. With a `model`, an open_clip architecture, it
+    is one of random weights with thirty candidates and thousands of `images`, which wants a GPU (see `random_slider`).
 
     What the browser adds is measured by `benchmarks/slider_browser.py`.
 
     Raises:
+        ParameterError: for a model beside a pool, or images without a model.
         PoolError: if the pool has no candidate.
         NegmergeError: if the app does not start.
     """
+    if model:
+        if pool:
+            raise ParameterError("a model has random weights and no pool: give --model or --pool, not both.")
+        from negmerge_kit.bench.slider_random import IMAGES, random_slider
+
+        return random_slider(model, images=images or IMAGES, moves=moves, device=device)
+    if images:
+        raise ParameterError("--images is for a model of random weights: give --model too.")
+
     from gradio_client import Client
 
     opened = open_pool(pool) if pool else start_pool("tiny:digits")[0]
@@ -62,7 +80,7 @@ def timed(move: Callable[[float], object], moves: int) -> list[float]:
     return times[3:]
 
 
-def summary(what: str, times: Sequence[float]) -> Json:
+def summary(what: str, times: Sequence[float], limit: float = LIMIT_MS) -> Json:
     """Median and 95th percentile of the times, beside the number of moves and the limit.
 
     >>> summary("x", [1.0] * 20)["p95_ms"]
@@ -73,5 +91,5 @@ def summary(what: str, times: Sequence[float]) -> Json:
         "median_ms": statistics.median(times),
         "p95_ms": statistics.quantiles(times, n=20, method="inclusive")[-1],
         "moves": len(times),
-        "limit_ms": LIMIT_MS,
+        "limit_ms": limit,
     }

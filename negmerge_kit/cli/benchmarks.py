@@ -17,8 +17,11 @@ SUBJECTS = {
     "search": "the scale search: ours beside the authors' way, which decodes and builds anew at every scale",
     "finetune": "fine-tuning: ours beside the authors' loop of workers that decode at every sight",
     "sweep": "what an executor costs: 16 jobs of 5 s one after another, in processes and on Ray",
+    "users": "visitors at once over HTTP: errors, waiting, everyone's own numbers, memory afterwards",
     "slider": "a slider move: weights updated and images scored, and /score of a served app",
 }
+
+GIVEN = ("model", "images", "device", "workers", "users", "seconds")
 
 
 def bench(arguments: list[str]) -> int:
@@ -26,14 +29,20 @@ def bench(arguments: list[str]) -> int:
     parser = Parser("bench", "; ".join(f"{name}: {text}" for name, text in SUBJECTS.items()))
     parser.add_argument("subject", choices=[*SUBJECTS, "all"])
     parser.add_argument("--pool", type=Path, metavar="POOL", help="for `slider` and `search` (default: embedded)")
-    parser.add_argument("--model", metavar="ARCH", help="open_clip architecture with random weights, for `search`")
-    parser.add_argument("--images", type=int, metavar="N", help="how many pictures, for `finetune` and `search`")
+    parser.add_argument(
+        "--model", metavar="ARCH", help="open_clip architecture with random weights, for `search` and `slider`"
+    )
+    parser.add_argument(
+        "--images", type=int, metavar="N", help="how many pictures, for all but `merge`, `sparse` and `sweep`"
+    )
     parser.add_argument("--device", help="auto, cpu, cuda or mps, for all but `merge`, `sparse` and `sweep`")
     parser.add_argument("--workers", type=int, metavar="N", help="the authors' loader processes, as for --images")
+    parser.add_argument("--users", type=int, metavar="N", help="how many visitors, for `users` (default: 20)")
+    parser.add_argument("--seconds", type=float, metavar="S", help="how long they stay, for `users` (default: 120)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
     subjects = list(SUBJECTS) if options.subject == "all" else [options.subject]
-    given = {name: getattr(options, name) for name in ("model", "images", "device", "workers")}
+    given = {name: getattr(options, name) for name in GIVEN}
     results: Json = {name: _measure(name, options.pool, given) for name in subjects}
     if options.json:
         print_json(results if options.subject == "all" else results[options.subject])
@@ -41,6 +50,8 @@ def bench(arguments: list[str]) -> int:
     for name, result in results.items():
         print(f"{name}: {SUBJECTS[name]}")
         print(table(result["rows"]))
+        if "checks" in result:
+            print(table(result["checks"]))
     return 0
 
 
