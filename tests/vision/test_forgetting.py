@@ -1,0 +1,154 @@
+"""Training images parted into forgotten and remaining: the three ways, the published split, and what is refused."""
+
+import json
+
+import pytest
+import torch
+
+from negmerge_kit.errors import SceneError
+from negmerge_kit.vision.data.transform import Transform
+from negmerge_kit.vision.forgetting import Forgetting, parts_of
+from negmerge_kit.vision.parted import PARTS, PartedSource
+from negmerge_kit.vision.published_split import published_split
+from negmerge_kit.vision.scene import Scene, open_scene, parted_scene
+
+AT = Transform(8, 8)
+
+
+def scene_file(folder, text):
+    path = folder / "mine.toml"
+    path.write_text(f'model = "classifier:tiny"\ndata = "scans"\n{text}')
+    return path
+
+
+def pixels(images):
+    return {image.numpy().tobytes() for image in images.images}
+
+
+def test_a_random_share_parts_what_the_base_has_seen():
+    parts = Forgetting("scans", seed=3).parts(AT)
+    assert len(parts.forgotten) == 120 and len(parts.remaining) == 1080 and parts.never_seen == 0
+    both = torch.cat([parts.places, parts._remaining]).sort().values
+    assert torch.equal(both, torch.arange(1200)) and len(parts.seen) == 1200
+    assert torch.equal(parts.seen.images[parts.places], parts.forgotten.images)
+    again, other = Forgetting("scans", seed=3).parts(AT), Forgetting("scans", seed=4).parts(AT)
+    assert parts.forgotten.fingerprint() == again.forgotten.fingerprint() != other.forgotten.fingerprint()
+    assert not pixels(parts.seen) & (pixels(parts.validation) | pixels(parts.test))
+
+
+def test_a_class_is_forgotten_whole_and_not_asked_for_among_the_unseen():
+    parts = Forgetting("scans", of_class="7").parts(AT)
+    assert set(parts.forgotten.labels.tolist()) == {7} and len(parts.forgotten) == 120
+    for kept in (parts.remaining, parts.validation, parts.test):
+        assert 7 not in kept.labels.tolist() and len(kept.classes) == 10
+
+
+def test_index_files_in_both_forms(tmp_path):
+    (tmp_path / "lines.txt").write_text("5\n3\n\n700\n")
+    (tmp_path / "list.json").write_text("[5, 3, 700]")
+    for name in ("lines.txt", "list.json"):
+        scene = open_scene(scene_file(tmp_path, f'forget = {{indices = "{name}"}}'))
+        assert parts_of(scene).places.tolist() == [3, 5, 700] and scene.forgetting.label == "3 chosen images"
+
+
+@pytest.mark.parametrize("text, says", [
+    ("", "is empty: give at least one index"),
+    ("3\n3\n", "index 3 is in the list of images to forget twice"),
+    ("0\n1200\n", "index 1200 is not among the 1200 training images of scans: number them from 0 to 1199"),
+    ("-1\n", "index -1 is not among"),
+    ("one\n", "is not understood"),
+    ("[1.5]", "holds 1.5, which is no index"),
+    ("[true]", "holds True, which is no index"),
+    ("\n".join(map(str, range(1200))), "1200 chosen images of 1200 training images is everything"),
+])
+def test_bad_index_files(tmp_path, text, says):
+    (tmp_path / "indices").write_text(text)
+    with pytest.raises(SceneError, match=says):
+        parts_of(open_scene(scene_file(tmp_path, 'forget = {indices = "indices"}')))
+
+
+@pytest.mark.parametrize("forget, says", [
+    ("{share = 0.0}", "a share of 0.0 forgets nothing"),
+    ("{share = 1.0}", "a share of 1.0 forgets everything"),
+    ("{share = 0.0001}", "random 0.01 % from seed 0 of 1200 training images is nothing"),
+    ('{class = "eel"}', "class 'eel' is not among the data's: choose one of 0, 1, 2"),
+    ('{class = "3", share = 0.1}', "in more than one way"),
+    ('{class = "3", as_published = true}', "the published protocol forgets a random share"),
+    ("{share = 0.1, seed = 0, as_published = true}", "seed 0 cannot be drawn from"),
+    ("{seed = -1}", "seed -1 cannot be drawn from"),
+    ("{shares = 0.1}", "tells shares in a way that is not understood"),
+    ('{share = "much"}', "forget.share = 'much', which is of the wrong type"),
+    ('{indices = "nowhere"}', "nowhere cannot be read"),
+    ('"digits"', "tells forget in a way"),
+])
+def test_bad_ways_to_forget(tmp_path, forget, says):
+    with pytest.raises(SceneError, match=says):
+        parts_of(open_scene(scene_file(tmp_path, f"forget = {forget}")))
+
+
+def test_a_scene_comes_back_from_its_description_with_its_indices():
+    scene = parted_scene("mine", "classifier:tiny", Forgetting("scans", indices=(9, 4)), training={"epochs": 3})
+    told = json.loads(json.dumps(scene.describe()))
+    assert Scene.from_json(told).describe() == told and told["forgetting"] == {"data": "scans", "indices": "9 4", "seed": 0}
+    trained = next(images for images in told["sets"] if images["split"] == "train")
+    assert (trained["name"], trained["indices"], trained["n"]) == ("forgotten", "4 9", 2)
+    Scene.from_json(told).require(told)
+    other = parted_scene("mine", "classifier:tiny", Forgetting("scans", indices=(9, 5)), training={"epochs": 3})
+    with pytest.raises(SceneError, match=r"differs .* the images of forgotten \(train\)"):
+        other.require(told)
+
+
+def test_splits_of_a_scene():
+    scene = open_scene("tiny-classifier")
+    sizes = {split: [(images.name, images.split, len(images)) for images in scene.images(split)]
+             for split in ("train", "val", "test", "live")}
+    assert sizes["train"] == [("forgotten", "train", 120)]
+    for split, unseen in (("val", 240), ("test", 357)):
+        assert sizes[split] == [("forgotten", split, 120), ("remaining", split, 1080), ("unseen", split, unseen)]
+    assert sizes["live"] == [("forgotten", "live", 120), ("remaining", "live", 120), ("unseen", "live", 120)]
+    assert [(source.name, splits) for source, splits in scene.needs()] == [("scans", ("train", "val", "test"))]
+    with pytest.raises(SceneError, match="unseen has no split 'train'"):
+        PartedSource("unseen", scene.forgetting).images("train", image_size=8)
+
+
+def test_the_published_split_is_told_and_has_its_mismatch(tmp_path):
+    scene = open_scene(scene_file(tmp_path, "forget = {as_published = true}"))
+    assert scene.name == "mine (split as published)" == scene.describe()["name"] and scene.forgetting.seed == 2
+    parts = parts_of(scene)
+    # Of 1,440 images a tenth of each class is held out, by one seed and by another.
+    assert len(parts.seen) == len(parts.remaining) + len(parts.forgotten) and len(parts.forgotten) == 130
+    unseen = pixels(parts.forgotten) - pixels(parts.seen)
+    assert 3 <= len(unseen) <= 30 and parts.never_seen == len(unseen)
+    assert len(parts.validation) > 0
+    assert not pixels(parts.validation) & (pixels(parts.seen) | pixels(parts.forgotten) | pixels(parts.remaining))
+
+
+def test_a_tenth_of_the_published_forget_set_was_never_seen():
+    seen, forgotten, remaining, held = published_split(torch.arange(50_000) % 10, share=0.1, seed=2)
+    assert [len(part) for part in (seen, forgotten, remaining)] == [45_000, 4_500, 40_500] and 400 < len(held) < 600
+    assert 380 < int((~torch.isin(forgotten, seen)).sum()) < 520
+    assert not bool(torch.isin(forgotten, remaining).any())
+    same = published_split(torch.arange(50_000) % 10, share=0.1, seed=1)
+    assert bool(torch.isin(same[1], same[0]).all())
+
+
+def test_a_scene_is_of_one_kind():
+    with pytest.raises(SceneError, match="is not one of a standard classifier"):
+        Scene("mixed", "classifier:tiny", "digits", ("shapes",))
+    with pytest.raises(SceneError, match="is not one of a standard classifier"):
+        parted_scene("mixed", "tiny", Forgetting("scans"))
+    forget, *retain = PARTS
+    with pytest.raises(SceneError, match='mode "standard"'):
+        Scene("mixed", "classifier:tiny", forget, tuple(retain), mode="linear", forgetting=Forgetting("scans"))
+    with pytest.raises(SceneError, match="has no parted training images"):
+        parts_of(open_scene("tiny:digits"))
+
+
+@pytest.mark.parametrize("text, says", [
+    ('retain = ["digits"]', "says retain, which scenes with data"),
+    ("corrupt = 3", "tells corrupt in a way"),
+    ("training = 3", "tells training in a way"),
+])
+def test_bad_scene_files(tmp_path, text, says):
+    with pytest.raises(SceneError, match=says):
+        open_scene(scene_file(tmp_path, text))
