@@ -43,7 +43,9 @@ def params_of(rule: str, values: Sequence[Any]) -> dict[str, Any]:
 
 
 def explanation(rule: str) -> str:
-    """The rule's sentence with a link to its paper, as Markdown."""
-    entry = RULES[rule]
+    """The rule's sentence with a link to its paper, as Markdown; nothing for a rule that there is not."""
+    entry = RULES.get(rule)
+    if entry is None:
+        return ""
     link = f" [paper]({entry.paper})" if entry.paper else ""
     return f"{entry.explains}{link}"
