@@ -15,12 +15,12 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 QUICK = ((1e-3, 2, 0.1), (2e-3, 2, 0.1), (2e-3, 3, 0.5))
 
 
-def _build(folder: Path, recipes) -> Path:
+def _build(folder: Path, recipes, scene="tiny:digits") -> Path:
     from negmerge_kit.sweeps.embedded import start_pool
     from negmerge_kit.sweeps.jobs import missing_jobs
     from negmerge_kit.sweeps.local import run_sweep
 
-    pool, _ = start_pool("tiny:digits", folder)
+    pool, _ = start_pool(scene, folder)
     for outcome in run_sweep(missing_jobs(pool, recipes, device="cpu"), store=pool):
         assert outcome.failure is None, outcome.failure
     return folder
@@ -47,6 +47,15 @@ def whole_pool(tmp_path_factory) -> Path:
     from negmerge_kit.lab.training.recipe import grid
 
     return _build(tmp_path_factory.mktemp("pools") / "whole", grid("tiny"))
+
+
+@pytest.fixture(scope="session")
+def classifier_pool(tmp_path_factory) -> Path:
+    """A pool of the embedded classifier with two of its grid's shorter candidates; read it, do not change it."""
+    from negmerge_kit.lab.training.recipe import grid
+
+    recipes = [recipe for recipe in grid("tiny-classifier") if recipe.epochs == 10][:2]
+    return _build(tmp_path_factory.mktemp("pools") / "classifier", recipes, "tiny-classifier")
 
 
 @pytest.fixture(scope="session")
