@@ -48,7 +48,7 @@ def compare(arguments: list[str]) -> int:
     terms = Terms(options.choose, options.shadows, options.seed) if classifier else PLAIN
     comparisons: list[Comparison] = []
     for pool in pools:
-        comparison, kept = _run(pool, entrants, terms, options)
+        comparison, kept = compare_pool(pool, entrants, terms, options)
         comparisons.append(comparison)
         for warning in comparison.warnings:
             print(f"negmerge compare: {pool.folder}: {warning}", file=sys.stderr)
@@ -143,9 +143,10 @@ def _refuse(options: argparse.Namespace, entrants: Sequence[Entrant], pools: Seq
         check_place(options.plot)
 
 
-def _run(
+def compare_pool(
     pool: Pool, entrants: Sequence[Entrant], terms: Terms, options: argparse.Namespace
 ) -> tuple[Comparison, KeptRows]:
+    """Compare on one pool as the flags say, showing how far it is; finished rows are kept in the pool."""
     from negmerge_kit.cli.progress import now, progress_bar, say
     from negmerge_kit.lab.comparison.comparison import compare_rules
     from negmerge_kit.lab.comparison.kept_rows import KeptRows

@@ -1,4 +1,4 @@
-"""`negmerge reproduce clip-negation`: the paper's table beside one measured here."""
+"""`negmerge reproduce clip-negation | cifar10-random`: the papers' tables beside ones measured here."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.flags import Parser, percent, print_json, seconds
+from negmerge_kit.cli.reproducing_random import TABLE, reproduce_random
 from negmerge_kit.cli.sweeping import add_executor_flags, add_training_flags, executor_of, fill, scene_grid
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
@@ -16,14 +17,17 @@ from negmerge_kit.types import Json
 if TYPE_CHECKING:
     from negmerge_kit.lab.reproduction import Published
 
-TABLES = ("clip-negation",)
+TABLES = ("clip-negation", TABLE)
 RESULT = "clip-negation.json"
 
 
 def reproduce(arguments: list[str]) -> int:
     """Fine-tune, search and score every row of a published table; goes on where it was stopped."""
+    if TABLE in arguments:
+        return reproduce_random([word for word in arguments if word != TABLE])
     parser = Parser("reproduce", "Measure a table of the paper beside the published one; goes on where it was stopped.")
-    parser.add_argument("table", choices=TABLES, help="clip-negation: forget one data set, keep a control")
+    parser.add_argument("table", choices=TABLES, help="clip-negation: forget one data set, keep a control; "
+                        "`negmerge reproduce cifar10-random --help` tells the options of that one")  # fmt: skip
     parser.add_argument(
         "--model", default="ViT-B-32/openai", metavar="ARCH/TAG", help="or ARCH/FILE; default %(default)s"
     )

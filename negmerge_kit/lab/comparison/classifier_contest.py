@@ -8,7 +8,7 @@ from dataclasses import replace
 from negmerge_kit.lab.comparison.baseline_rows import OnStep, base_row, baseline_row, retrained
 from negmerge_kit.lab.comparison.contest import Contest
 from negmerge_kit.lab.comparison.entrants import BASE, RETRAIN, Entrant
-from negmerge_kit.lab.comparison.rows import Row
+from negmerge_kit.lab.comparison.rows import Matched, Row
 from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.workbench import Workbench
@@ -66,6 +66,10 @@ class ClassifierContest(Contest):
         if self.terms.choose == "floor":
             return super().find_scale(choice)
         return self.yardstick.nearest(choice, scales=self.scales)
+
+    def matched(self, choice: Choice) -> Matched | None:
+        """At matched retention by the floor only: who chooses by the gap has no floor to meet."""
+        return super().matched(choice) if self.terms.choose == "floor" else None
 
     def curve(self, choice: Choice) -> tuple[Point, ...]:
         """What is known in full on validation; of a search by the gap, the whole grid."""

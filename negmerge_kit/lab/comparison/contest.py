@@ -81,7 +81,7 @@ class Contest:
         found = self.search(choice).found
         best = found.best
         empty = merged.counts.kept == 0
-        crossing = None if empty else self._matched(choice)
+        crossing = None if empty else self.matched(choice)
         good = best is not None and not empty
         return Row(
             entrant,
@@ -154,7 +154,8 @@ class Contest:
     def _device(self) -> torch.device:
         return self.stand.images("val").forget.images.device
 
-    def _matched(self, choice: Choice) -> Matched | None:
+    def matched(self, choice: Choice) -> Matched | None:
+        """The choice where retention meets the floor, found once; None if it never falls below."""
         if choice not in self._crossed:
             self._crossed[choice] = self._cross(choice)
         return self._crossed[choice]

@@ -19,14 +19,16 @@ class Terms:
         choose: one of CHOOSE, for the scales of rules and the rates of baselines alike, on validation.
         shadows: shadow models of the likelihood ratio attack; 0 leaves it out.
         seed: of the baselines, the retrained model and the shadow models.
+        epochs: passes of every baseline, where not those of its preset: for a rehearsal.
 
     Raises:
-        ParameterError: for another way to choose, or a negative number of shadow models.
+        ParameterError: for another way to choose, a number of shadow models that cannot be halved, or no epochs.
     """
 
     choose: str = "floor"
     shadows: int = 0
     seed: int = 0
+    epochs: int | None = None
 
     def __post_init__(self) -> None:
         if self.choose not in CHOOSE:
@@ -35,6 +37,9 @@ class Terms:
             raise ParameterError(
                 f"{self.shadows} shadow models cannot be halved: give an even number, 4 at least, or 0."
             )
+
+        if self.epochs is not None and self.epochs < 1:
+            raise ParameterError(f"{self.epochs} epochs train nothing: give at least 1.")
 
     def json(self) -> Json:
         """Plain values."""

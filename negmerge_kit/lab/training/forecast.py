@@ -49,8 +49,7 @@ def forecast(
     Raises:
         ParameterError: unless `tflops` is a finite number above 0.
     """
-    if not (isfinite(tflops) and tflops > 0):
-        raise ParameterError(f"--tflops is {tflops:g}: give what the device sustains, above 0.")
+    check_tflops(tflops)
     flops = flops_per_image(model)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.weights("meta").values())
     kept = {split: count_images(control, split, transform) for split in ("val", "test")}
@@ -88,6 +87,13 @@ def forecast(
         "disk_bytes": sum(row["disk_bytes"] for row in rows) + sum(kept.values()) * transform.nbytes + stored,
         "rows": rows,
     }
+
+
+def check_tflops(tflops: float) -> float:
+    """The number itself; ParameterError unless it is finite and above 0."""
+    if not (isfinite(tflops) and tflops > 0):
+        raise ParameterError(f"--tflops is {tflops:g}: give what the device sustains, above 0.")
+    return tflops
 
 
 def flops_per_image(model: Classifier) -> float:

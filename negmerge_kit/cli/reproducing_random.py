@@ -1,0 +1,194 @@
+"""`negmerge reproduce cifar10-random`: the papers' table of classifiers that forget a random tenth, measured here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from negmerge_kit.cli.comparing import compare_pool
+from negmerge_kit.cli.flags import Parser, print_json
+from negmerge_kit.cli.standings import SHOWN, standings_table
+from negmerge_kit.cli.sweeping import add_executor_flags, add_training_flags, executor_of, fill, scene_grid
+from negmerge_kit.errors import NegmergeError, ParameterError
+from negmerge_kit.types import Json
+
+if TYPE_CHECKING:
+    from negmerge_kit.lab.comparison.entrants import Entrant
+    from negmerge_kit.lab.random_forgetting import PublishedRows
+    from negmerge_kit.vision.scene import Scene
+
+TABLE = "cifar10-random"
+ABOUT = (
+    "Train a classifier, retrain it without a random tenth of its images, unlearn that tenth by every rule and "
+    "baseline, and put the published rows beside the measured ones; goes on where it was stopped."
+)
+
+
+def reproduce_random(arguments: list[str]) -> int:
+    """Base, retrained model, candidates, baselines and the table; the exit code."""
+    options = _parser().parse_args(arguments)
+
+    from negmerge_kit.lab.comparison.entrants import find_entrants
+    from negmerge_kit.lab.comparison.terms import Terms
+    from negmerge_kit.lab.random_forgetting import beside, find_published_rows
+    from negmerge_kit.lab.training.recipe import grid
+    from negmerge_kit.scoring.grid import parse_scales
+
+    # What is misspelt is told before hours are spent.
+    parse_scales(options.scales)
+    terms = Terms(options.choose, options.shadows, options.seed, options.epochs)
+    entrants, executor = find_entrants(options.rules, options.baselines, classifier=True), executor_of(options)
+    grid(options.grid)
+    scene, published = _scene(options), find_published_rows(options.model)
+    if options.dry_run:
+        return _dry_run(options, scene, entrants)
+
+    from negmerge_kit.cli.data import prepare_scene
+    from negmerge_kit.sweeps.embedded import start_pool
+    from negmerge_kit.vision.forgetting import parts_of
+
+    prepare_scene(scene)
+    print(f"{scene.name}: training the base, if it is not there yet", file=sys.stderr)
+    options.out.mkdir(parents=True, exist_ok=True)
+    store, damaged = start_pool(scene, options.out / _folder(options))
+    recipes = scene_grid(store, options.grid, options.precision)
+    swept = fill("reproduce", store, recipes, options, executor, damaged)
+    if not swept["candidates"]:
+        raise NegmergeError(f"no candidate could be fine-tuned: {swept['failed'][0]['why'].strip().splitlines()[-1]}")
+    comparison, _ = compare_pool(store.reload(), entrants, terms, options)
+    result = {
+        "table": TABLE,
+        "model": options.model,
+        "data": options.data,
+        "grid": options.grid,
+        "forgetting": scene.forgetting.label if scene.forgetting else None,
+        "never_seen": parts_of(scene).never_seen,
+        "failed": swept["failed"],
+        "rows": beside(comparison, published),
+        "published": {"sources": published.sources, "second_hand": list(published.second_hand)},
+        "comparison": comparison.json(),
+    }
+    _write(options.out / f"{_folder(options)}.json", result)
+    if options.json:
+        print_json(result)
+        return 0
+    if result["never_seen"]:
+        print(f"split as published: the base never saw {result['never_seen']} of the images to forget")
+    print(standings_table(comparison))
+    _show(result["rows"], published)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(f"reproduce {TABLE}", ABOUT)
+    add = parser.add_argument
+    add("--model", default="resnet18", metavar="NETWORK", help="resnet18, vgg16-bn, swin-t or tiny (default resnet18)")
+    add("--data", default="cifar10", metavar="DATA", help="or cifar10:PATH for a local copy (default %(default)s)")
+    add("--share", type=float, default=0.1, help="share of the training images to forget (default %(default)s)")
+    add("--seed", type=int, default=2, help="of the share, the baselines and the retrained model (default %(default)s)")
+    add("--as-published", action="store_true", help="repeat the protocol's split, whose base never saw a tenth of the "
+        "images to forget")  # fmt: skip
+    add("--grid", default="paper-cifar", metavar="GRID", help="candidates; default %(default)s")
+    add("--rules", default="all", metavar="RULE,RULE", help="as for compare")
+    add("--baselines", default="all", metavar="NAME,NAME", help="as for compare")
+    add("--choose", default="gap", metavar="floor|gap", help="as for compare (default %(default)s)")
+    add("--keep", type=float, default=0.95, help="share of the base's retention to keep, with --choose floor")
+    add("--scales", default="0:1:0.05", metavar="A:B:STEP", help="scales to try")
+    add("--shadows", type=int, default=0, metavar="K", help="shadow models of the likelihood ratio attack (default 0)")
+    add("--epochs", type=int, metavar="N", help="of base, retrained model and baselines, instead of the published "
+        "ones: a rehearsal, which the result says")  # fmt: skip
+    add("--out", type=Path, default=Path("reproduction"), metavar="DIR", help="pool and result")
+    add("--device", default="auto", help="auto, cpu, cuda or mps")
+    add("--anew", action="store_true", help="compute rows that are kept in the pool again")
+    add("--dry-run", action="store_true", help="tell steps, time and bytes; do nothing")
+    add("--tflops", type=float, default=None, metavar="X", help="what the device sustains, for --dry-run")
+    add("--json", action="store_true", help="print JSON")
+    add_executor_flags(parser)
+    add_training_flags(parser)
+    return parser
+
+
+def _scene(options: argparse.Namespace) -> Scene:
+    from negmerge_kit.vision.forgetting import Forgetting
+    from negmerge_kit.vision.model_spec import NETWORKS
+    from negmerge_kit.vision.scene import parted_scene
+
+    if options.model not in NETWORKS:
+        raise ParameterError(f"there is no network {options.model!r}: choose one of {', '.join(NETWORKS)}.")
+    training: Json = {"epochs": options.epochs} if options.epochs else {}
+    if options.precision:
+        training["precision"] = options.precision
+    forgetting = Forgetting(options.data, share=options.share, seed=options.seed, as_published=options.as_published)
+    name = f"random {100 * options.share:g} % of {forgetting.source.name}, {options.model}"
+    return parted_scene(name, f"classifier:{options.model}", forgetting, training=training or None)
+
+
+def _folder(options: argparse.Namespace) -> str:
+    """Other settings are another pool: nothing is mixed up."""
+    parts = [TABLE, options.model, f"seed{options.seed}"]
+    parts += ["as-published"] * options.as_published + [f"{options.epochs}-epochs"] * bool(options.epochs)
+    return "-".join(parts)
+
+
+def _dry_run(options: argparse.Namespace, scene: Scene, entrants: tuple[Entrant, ...]) -> int:
+    from negmerge_kit.lab.random_forgetting import forecast_rows
+    from negmerge_kit.lab.training.forecast import SUSTAINED
+    from negmerge_kit.lab.training.from_scratch import base_recipe
+    from negmerge_kit.lab.training.recipe import grid
+
+    told = forecast_rows(
+        scene,
+        scene.untrained(device="cpu"),
+        entrants,
+        base_recipe(scene),
+        lambda name, images: grid(options.grid, data=name, images=images),
+        epochs=options.epochs,
+        choose=options.choose,
+        shadows=options.shadows,
+        tflops=SUSTAINED if options.tflops is None else options.tflops,
+    )
+    told = {"table": TABLE, "model": options.model, "grid": options.grid, **told}
+    if options.json:
+        print_json(told)
+        return 0
+    n = told["images"]
+    print(f"{scene.name}: {n['forgotten']} images to forget, {n['remaining']} to keep, {n['test']} to test on")
+    for row in told["rows"]:
+        print(f"  {row['row']:20} {row['steps']:>10} steps {3600 * row['hours']:>9.0f} s")
+    print(f"  {'searching':20} {'':>10}       {3600 * told['search_hours']:>9.0f} s")
+    print(f"  {'attacks':20} {told['attacks']:>10}       {3600 * told['attack_hours']:>9.0f} s of one CPU core")
+    size = "yours" if told["download_bytes"] is None else f"{told['download_bytes'] / 1e6:.0f} MB"
+    print(
+        f"in all {told['steps']} steps, {told['gpu_hours']:.1f} GPU hours at an assumed {told['assumed_tflops']:g} "
+        f"TFLOP/s; {size} to download ({told['licence']}), {told['disk_bytes'] / 1e9:.1f} GB on disk"
+    )
+    return 0
+
+
+def _show(rows: list[Json], published: PublishedRows) -> None:
+    columns = "".join(f"{title:>11}" for title in SHOWN.values())
+    print(f"\n{'published, % (* second hand)':40}{columns}")
+    used = set()
+    for line in rows:
+        for told in line["published"]:
+            used.add(told["source"])
+            mark = "*" * told["second_hand"]
+            cells = "".join(f"{_cell(told.get(name)):>11}" for name in SHOWN)
+            print(f"{told['title'] + mark:40}{cells}  {told['source']}")
+    for source in published.sources:
+        if source in used:
+            print(f"{source}: {published.sources[source]}")
+
+
+def _cell(value: float | None) -> str:
+    return "—" if value is None else f"{100 * value:.2f}"
+
+
+def _write(path: Path, result: Json) -> None:
+    from negmerge_kit.checkpoints.atomic import atomic_file
+
+    with atomic_file(path) as file:
+        file.write(json.dumps(result, indent=1, allow_nan=False).encode())

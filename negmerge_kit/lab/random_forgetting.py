@@ -1,0 +1,158 @@
+"""The papers' table of random-sample forgetting on CIFAR-10: what was published, beside what is measured here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from negmerge_kit.lab.baselines import BASELINES
+from negmerge_kit.lab.baselines.baseline import PAPER
+from negmerge_kit.lab.comparison.comparison import Comparison
+from negmerge_kit.lab.comparison.entrants import SEARCHES, Entrant
+from negmerge_kit.lab.training.forecast import SUSTAINED, TRAINING, check_tflops, count_images, flops_per_image
+from negmerge_kit.lab.training.recipe import Recipe
+from negmerge_kit.scoring.gap import GAP_OVER
+from negmerge_kit.scoring.membership import FEATURES
+from negmerge_kit.scoring.scale import DEFAULT_SCALES
+from negmerge_kit.types import Json
+from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.scene import Scene
+
+ATTACK = 11.0
+"""Seconds of one core for one membership attack on 20,000 answers (benchmarks/membership.py), taken on busy cores; the
+time grows with their square."""
+
+RECORD = Path(__file__).parent / "published" / "cifar10_random.json"
+
+
+@dataclass(frozen=True)
+class PublishedRows:
+    """What was published of one network; no row for any other.
+
+    Attributes:
+        rows: each with its `row`, title, source, and the numbers that were told, as fractions.
+        second_hand: the sources that were read from somebody's copy of a table, not from the paper.
+
+    >>> [row["gap"] for row in find_published_rows("resnet18").of("negmerge")]
+    [0.0107, 0.029]
+    >>> find_published_rows("tiny").rows
+    ()
+    """
+
+    rows: tuple[Json, ...]
+    sources: Json = field(repr=False)
+    second_hand: tuple[str, ...] = ()
+
+    def of(self, name: str) -> list[Json]:
+        """The published rows of one entrant: several where data or source differ."""
+        return [row for row in self.rows if row["row"] == name]
+
+
+def find_published_rows(network: str) -> PublishedRows:
+    """The published rows of a network of the kit, e.g. `resnet18` or `vgg16-bn`."""
+    record = json.loads(RECORD.read_text(encoding="utf-8"))
+    rows = [{**row, "second_hand": row["source"] in record["second_hand"]}
+            for row in record["models"].get(network, {}).get("rows", ())]
+    return PublishedRows(tuple(rows), record["sources"], tuple(record["second_hand"]))
+
+
+def beside(comparison: Comparison, published: PublishedRows) -> list[Json]:
+    """Every measured row with the published ones of its name, then what was published but is not measured here."""
+    lines: list[Json] = []
+    for row in comparison.rows:
+        measured = None
+        if row.standing:
+            measured = {name: row.standing.scores[name] for name in (*GAP_OVER, "gap", "seconds")}
+        lines.append({"row": row.entrant.name, "title": row.entrant.title, "status": row.status, "scale": row.scale,
+                      "measured": measured, "published": published.of(row.entrant.name)})
+    measured_names = {line["row"] for line in lines}
+    for name in dict.fromkeys(row["row"] for row in published.rows):
+        if name not in measured_names:
+            told = published.of(name)
+            lines.append({"row": name, "title": told[0]["title"], "status": "not measured", "scale": None,
+                          "measured": None, "published": told})
+    return lines
+
+
+def forecast_rows(
+    scene: Scene,
+    model: Classifier,
+    entrants: Sequence[Entrant],
+    base: Recipe,
+    grid: Callable[[str, int], Sequence[Recipe]],
+    *,
+    epochs: int | None = None,
+    choose: str = "floor",
+    shadows: int = 0,
+    tflops: float = SUSTAINED,
+) -> Json:
+    """Steps, computing time and disk of the table, before anything is fetched or trained.
+
+    Images are counted by the sets that each row reads; a search as if no scale were ever given up early.
+
+    Args:
+        model: an untrained one, whose forward pass is counted.
+        base: the recipe of base, retrained model and shadow models.
+        grid: the candidates' recipes, by the forget set's name and size.
+        epochs: of every baseline, where not its preset's.
+        choose: by the gap, every scale and every rate that is tried takes an attack on validation.
+
+    Raises:
+        ParameterError: unless `tflops` is a finite number above 0.
+        SceneError: for data of nobody's list that are not here yet.
+    """
+    check_tflops(tflops)
+    assert scene.forgetting is not None
+    source = scene.forgetting.source
+    n = {split: count_images(source, split, scene.transform) for split in ("train", "val", "test")}
+    forgotten = round((scene.forgetting.share or 0) * n["train"])
+    remaining = n["train"] - forgotten
+    reads = {"forget": forgotten, "remaining": remaining}
+    flops = flops_per_image(model)
+    recipes = grid("forgotten", forgotten)
+    rows = [_trained("base", base.epochs * n["train"], base.batch_size)]
+    rows.append(_trained("candidates", sum(r.epochs for r in recipes) * forgotten, recipes[0].batch_size))
+    for entrant in entrants:
+        if entrant.rule in BASELINES:
+            baseline = BASELINES[entrant.rule]
+            preset = baseline.preset(PAPER)
+            passes = max(1, len(preset.rates)) * (epochs or preset.epochs or base.epochs)
+            images = passes * sum(reads[name] for name in baseline.reads)
+            rows.append(_trained(entrant.name, images, int(preset.params.get("batch_size", base.batch_size) or 1)))  # type: ignore[call-overload]
+    if shadows:
+        rows.append(_trained("shadows", shadows * base.epochs * (sum(n.values()) // 2), base.batch_size))
+    merged = sum(not entrant.is_baseline and entrant.rule not in SEARCHES for entrant in entrants)
+    searches = merged + 2 * len(recipes) * any(entrant.rule in SEARCHES for entrant in entrants)
+    looked = searches * len(DEFAULT_SCALES) * (n["train"] + n["val"]) + len(entrants) * (n["train"] + n["test"])
+    for row in rows:
+        row["hours"] = TRAINING * row["images"] * flops / (tflops * 1e12) / 3600
+    tried = searches * len(DEFAULT_SCALES) + sum(
+        len(BASELINES[entrant.rule].preset(PAPER).rates) for entrant in entrants if entrant.rule in BASELINES
+    )
+    attacks = {2 * n["test"]: len(FEATURES) * len(entrants), 2 * n["val"]: tried * (choose == "gap")}
+    attack_hours = sum(count * ATTACK * (size / 20_000) ** 2 for size, count in attacks.items()) / 3600
+    search_hours = looked * flops / (tflops * 1e12) / 3600
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.weights("meta").values())
+    disk = (2 + len(recipes)) * weights + sum(n.values()) * scene.transform.nbytes + (source.bytes or 0)
+    return {
+        "data": source.name,
+        "licence": source.licence,
+        "images": {**n, "forgotten": forgotten, "remaining": remaining},
+        "candidates": len(recipes),
+        "model_bytes": weights,
+        "download_bytes": source.bytes,
+        "disk_bytes": disk,
+        "assumed_tflops": tflops,
+        "steps": sum(row["steps"] for row in rows),
+        "search_hours": search_hours,
+        "attacks": sum(attacks.values()),
+        "attack_hours": attack_hours,
+        "gpu_hours": sum(row["hours"] for row in rows) + search_hours,
+        "rows": rows,
+    }
+
+
+def _trained(name: str, images: int, batch: int) -> Json:
+    return {"row": name, "images": images, "steps": -(-images // batch)}

@@ -1,0 +1,173 @@
+"""`negmerge reproduce cifar10-random` on small files of CIFAR-10's kind: every row, ResNet-18, again, dry, misspelt."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from negmerge_kit.checkpoints.pool import open_pool
+from negmerge_kit.cli import main
+from negmerge_kit.lab.baselines import BASELINES
+from negmerge_kit.lab.comparison.entrants import ALL
+from negmerge_kit.lab.random_forgetting import beside, find_published_rows
+from negmerge_kit.scoring.gap import average_gap
+from negmerge_kit.scoring.metrics import METRICS
+from negmerge_kit.vision import clip
+from negmerge_kit.vision.families import family_images
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+GRID = '[recipe]\nlr = 2e-3\nepochs = 2\nbatch_size = 8\n[vary]\nweight_decay = [0.0, 0.1]\n'
+
+
+def write_cifar(folder, **counts):
+    """Other pictures under CIFAR-10's class names, as a local copy of it lies on a disk."""
+    for split, n in counts.items():
+        images = family_images("digits", split).take(n)
+        for k, (pixels, label) in enumerate(zip(images.images, images.labels.tolist(), strict=True)):
+            home = folder / split / CLASSES[label]
+            home.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.permute(1, 2, 0).numpy()).resize((32, 32)).save(home / f"{k:04d}.png")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A small CIFAR-10, a smaller one, and a grid of two."""
+    folder = tmp_path_factory.mktemp("cifar")
+    write_cifar(folder / "cifar10", train=120, test=30)
+    write_cifar(folder / "few", train=30, test=10)
+    (folder / "grid.toml").write_text(GRID)
+    return folder
+
+
+@pytest.fixture
+def words(place, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+    monkeypatch.setitem(clip.BATCH, "cpu", 10)  # these sets are smaller than a whole pass
+    return [
+        *("reproduce", "cifar10-random", "--data", f"cifar10:{place / 'cifar10'}", "--grid", str(place / "grid.toml")),
+        *("--share", "0.2", "--epochs", "1", "--device", "cpu", "--out", str(place / "out"), "--json"),
+    ]
+
+
+def run(words, capsys):
+    code = main(words)
+    shown = capsys.readouterr()
+    return code, json.loads(shown.out) if code == 0 else shown.err
+
+
+def lasting(result):
+    """The table without what takes another time every time."""
+    return [
+        {**row, "measured": row["measured"] and {k: v for k, v in row["measured"].items() if k != "seconds"}}
+        for row in result["rows"]
+    ]
+
+
+def test_every_row_from_files_to_the_table_and_again_without_a_step(words, place, capsys, monkeypatch):
+    words = [*words, "--model", "tiny", "--scales", "0:1:0.5"]
+    code, told = run(words, capsys)
+    assert code == 0, told
+    rows = {row["row"]: row for row in told["rows"]}
+    assert list(rows) == ["base", *BASELINES, "single", "greedy", *ALL]
+    assert told["never_seen"] == 0 and "20 %" in told["forgetting"] and told["failed"] == []
+    for row in told["comparison"]["rows"]:
+        if row["status"] in ("ok", "infeasible"):
+            assert list(row["metrics"]) == list(METRICS)
+        if row["rule"] in BASELINES:
+            assert row["scale"] is None and row["matched"] is None and row["kept_fraction"] is None
+            assert row["seconds"] >= sum(trial["seconds"] for trial in row.get("trials", ())) - 1e-9
+    reference = {name: score["value"] for name, score in rows["retrain"]["measured"].items()}
+    assert reference["gap"] == 0
+    for row in rows.values():
+        if row["measured"]:
+            values = {name: score["value"] for name, score in row["measured"].items()}
+            assert values["gap"] == pytest.approx(average_gap(values, reference))
+    assert sum(row["measured"] is not None for row in rows.values()) >= 20
+
+    from negmerge_kit.lab.comparison import baseline_rows
+
+    monkeypatch.setattr(baseline_rows, "choose_rate", None)  # whoever trains again fails
+    code, again = run(words, capsys)
+    assert code == 0 and again["rows"] == told["rows"]
+    saved = json.loads((place / "out" / "cifar10-random-tiny-seed2-1-epochs.json").read_text())
+    assert saved == again
+    assert main([word for word in words if word != "--json"]) == 0
+    said = capsys.readouterr().out
+    assert "Retrain" in said and "NegMerge" in said and "nearest" not in said.split("\n")[0]
+
+
+def test_the_same_seed_gives_the_same_table(words, place, capsys):
+    few = [*words, *("--model", "tiny", "--scales", "0:1:0.5", "--as-published")]
+    few += ["--rules", "negmerge,uniform", "--baselines", "retrain,salun"]
+    _, one = run([*few, "--out", str(place / "one")], capsys)
+    _, two = run([*few, "--out", str(place / "two")], capsys)
+    assert lasting(one) == lasting(two)
+    assert one["never_seen"] > 0 and "published" in one["forgetting"]
+
+
+def test_resnet18_stands_beside_its_published_rows(words, place, capsys):
+    few = ["--data", f"cifar10:{place / 'few'}", "--scales", "0:1:1", "--rules", "negmerge", "--baselines", "retrain"]
+    code, told = run([*words, *few], capsys)
+    assert code == 0, told
+    rows = {row["row"]: row for row in told["rows"]}
+    assert rows["retrain"]["measured"]["gap"]["value"] == 0 and rows["negmerge"]["measured"]["mia"]["n"] == 5
+    assert [row["gap"] for row in rows["negmerge"]["published"]] == [0.0107, 0.029]
+    assert rows["salun"]["status"] == "not measured" and len(rows["salun"]["published"]) == 2
+    assert {row["source"] for row in rows["uniform"]["published"]} == {"targets", "reproduction"}
+    names = open_pool(place / "out" / "cifar10-random-resnet18-seed2-1-epochs").base
+    assert tuple(names["conv1.weight"].shape) == (64, 3, 3, 3)
+
+
+def test_a_dry_run_tells_steps_time_and_bytes(words, place, capsys):
+    code, told = run([*words, "--dry-run"], capsys)
+    assert code == 0 and told["steps"] > 0 and told["disk_bytes"] > 4 * told["model_bytes"]
+    assert {row["row"] for row in told["rows"]} == {"base", "candidates", *BASELINES}
+    assert told["images"]["forgotten"] == round(0.2 * told["images"]["train"])
+    _, shadowed = run([*words, "--dry-run", "--shadows", "8", "--choose", "floor"], capsys)
+    assert shadowed["steps"] > told["steps"] and shadowed["attacks"] < told["attacks"]
+    assert main([word for word in [*words, "--dry-run"] if word != "--json"]) == 0
+    assert "GPU hours" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (["--model", "nope"], "choose one of tiny"),
+        (["--choose", "test"], "floor or gap"),
+        (["--shadows", "3"], "halved"),
+        (["--share", "0"], "nothing"),
+        (["--baselines", "nope"], "there is no rule 'nope'"),
+        (["--grid", "nope"], "grid"),
+        (["--epochs", "0"], "epochs"),
+        (["--data", "nope"], "not known"),
+        (["--dry-run", "--tflops", "-3"], "--tflops is -3"),
+    ],
+)
+def test_what_is_misspelt_is_told_before_anything_is_made(words, tmp_path, capsys, change, says):
+    code, said = run([*words, "--out", str(tmp_path / "out"), *change], capsys)
+    assert code == 2 and says in said and said.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("network", ["resnet18", "vgg16-bn"])
+def test_published_gaps_follow_from_the_published_rows(network):
+    published = find_published_rows(network)
+    reference = {}
+    for row in published.of("retrain"):
+        reference.setdefault(row["source"] == "reproduction", row)
+    for row in published.rows:
+        assert row["second_hand"] == (row["source"] != "reproduction")
+        if "mia" in row and "gap" in row:
+            ours = average_gap(row, reference[row["source"] == "reproduction"])
+            assert ours == pytest.approx(row["gap"], abs=1.01e-4), row["title"]
+    assert find_published_rows("swin-t").rows == ()
+
+
+def test_rows_that_were_only_published_stand_at_the_end():
+    class Nothing:
+        rows = ()
+
+    lines = beside(Nothing(), find_published_rows("vgg16-bn"))
+    assert [line["row"] for line in lines] == ["retrain", "single", "negmerge"]
+    assert not any(line["measured"] for line in lines)
+
+
