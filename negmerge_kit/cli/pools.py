@@ -81,7 +81,7 @@ def show(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
 
     from negmerge_kit.checkpoints.pool import open_pool
-    from negmerge_kit.lab.training.recipe import Recipe
+    from negmerge_kit.lab.training.recipe import recipe_line
 
     store = open_pool(options.pool)
     if options.json:
@@ -107,7 +107,7 @@ def show(arguments: list[str]) -> int:
         return 0
     scene = store.scene
     print(f"{store.folder}\nscene {scene['name']}: forget {scene['forget']}, retain {', '.join(scene['retain'])}")
-    labels = {item.id: Recipe.from_json(item.recipe).label for item in store.entries}
+    labels = {item.id: recipe_line(item.recipe) for item in store.entries}
     wide = max((34, *(len(label) + 2 for label in labels.values())))
     print(f"\n{'candidate':14}{'recipe':{wide}}{'scale':>6}{'forget':>9}{'kept':>9}{'trained':>10}")
     for item in store.entries:

@@ -178,7 +178,9 @@ def refusing(found: str) -> Iterator[None]:
 
     try:
         yield
-    except (RuntimeError, OSError, ValueError, KeyError, EOFError, UnpicklingError, SafetensorError) as error:
+    # open_clip asserts that a file's widths are the architecture's.
+    except (AssertionError, RuntimeError, OSError, ValueError, KeyError, EOFError, UnpicklingError,
+            SafetensorError) as error:
         raise CheckpointError(f"{found} could not be loaded ({_first_line(error)}): check the tag and the network, or "
                               "give a local file of this architecture.") from error
 

@@ -6,9 +6,11 @@ import time
 
 from negmerge_kit.checkpoints.pool import Candidate, Pool
 from negmerge_kit.sweeps.background import SweepStatus
+from negmerge_kit.types import Json
 from negmerge_kit.web.fragments import notice, progress
 
 WIDTHS = {"lr": 6, "epochs": 8, "wd": 6, "forget": 8, "kept": 9}
+FILE_WIDTH = WIDTHS["lr"] + WIDTHS["epochs"] + WIDTHS["wd"]
 SPACE = "\N{NO-BREAK SPACE}"
 
 
@@ -21,16 +23,23 @@ def head_row() -> str:
 def line(entry: Candidate) -> str:
     """One candidate: its recipe, and its own forget and kept share at its own best scale."""
     recipe, scores = entry.recipe, entry.scores or {}
-    lr = f"{recipe['lr']:.0e}".replace("e-0", "e-")
     found = scores.get("forget")
     cells = {
-        "lr": lr,
-        "epochs": str(recipe["epochs"]),
-        "wd": f"{recipe['weight_decay']:g}",
+        **_recipe_cells(recipe),
         "forget": f"{100 * found['value']:.0f}{SPACE}%" if found else "–",
         "kept": f"{100 * scores['kept']:.1f}{SPACE}%" if found else "–",
     }
-    return "".join(text.rjust(WIDTHS[name]) for name, text in cells.items()).replace(" ", SPACE)
+    return "".join(text.rjust(WIDTHS.get(name, FILE_WIDTH)) for name, text in cells.items()).replace(" ", SPACE)
+
+
+def _recipe_cells(recipe: Json) -> dict[str, str]:
+    """Rate, epochs and decay; a candidate that was fine-tuned elsewhere has a file's name over the three columns."""
+    if "lr" not in recipe:
+        room = FILE_WIDTH - 1
+        name = str(recipe.get("file", "your own")).removesuffix(".safetensors")
+        return {"file": name if len(name) <= room else f"{name[: room - 1]}…"}
+    lr = f"{recipe['lr']:.0e}".replace("e-0", "e-")
+    return {"lr": lr, "epochs": str(recipe["epochs"]), "wd": f"{recipe['weight_decay']:g}"}
 
 
 def choices(pool: Pool) -> list[tuple[str, str]]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import gradio as gr
 
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.vision.families import FAMILIES
-from negmerge_kit.web import finetune_told, fragments
+from negmerge_kit.vision.tiny import TINY
+from negmerge_kit.web import finetune_told, fragments, own_weights
 from negmerge_kit.web.finetuning import FineTunes
 from negmerge_kit.web.grid_rows import COLUMNS, PRESETS, another_row, preset_rows, recipes_of
 from negmerge_kit.web.job_buttons import LIGHT
 from negmerge_kit.web.jobs import CancelledError, Done, Job, Progress
-from negmerge_kit.web.plans import checked_families, checked_name
+from negmerge_kit.web.plans import Plan, checked_families, checked_name
 from negmerge_kit.web.told import told
+from negmerge_kit.web.uploads import Taken
 
 OWN, FAMILY = "images of your own", "an embedded family"
 FIRST_PRESET = next(iter(PRESETS))
@@ -52,29 +55,42 @@ class FinetunePage:
 
     def choose(
         self, visitor: str, kind: object, archive: object, files: object, paths: object, name: object, keep: object,
-        family: object,
+        family: object, base: object = None, tuned: object = None, arch: object = TINY,
     ) -> Iterator[tuple[str, str]]:  # fmt: skip
-        """(progress, summary or notice; the plan's id once there is one) while images are checked and put in place."""
-        uploads = self.tunes.uploads
+        """(progress, summary or notice; the plan's id once there is one) while all is checked and put in place."""
+        uploads, plans = self.tunes.uploads, self.tunes.plans
         uploads.check_allowed()
-        if kind == FAMILY:
-            plan = self.tunes.plans.of_family(family)
-            yield finetune_told.summary(plan), plan.id
-            return
-        if kind != OWN:
+        if kind == OWN:  # what is misspelt is told before thousands of images are checked
+            checked_name(name), checked_families(keep)
+        elif kind != FAMILY:
             raise ParameterError(f"choose {OWN} or {FAMILY}.")
-        checked_name(name), checked_families(keep)  # what is misspelt is told before thousands of images are checked
+        if tuned and not base:
+            raise ParameterError("candidates need the base that they were fine-tuned from: send it, too.")
 
-        def take(job: Job) -> Any:
-            with uploads.images(archive or files, None if archive else paths, tell=job.tell) as taken:
-                return taken, self.tunes.plans.of_images(taken, name, keep)
+        def take(job: Job) -> tuple[Plan, Taken | None]:
+            with ExitStack() as held:
+                sent = own = None
+                if base:
+                    weights = [base, *(tuned if isinstance(tuned, list) else [])]
+                    sent = own_weights.taken(held.enter_context(uploads.arrived(weights)), arch)
+                    own = sent.base
+                images = None
+                if kind == OWN:
+                    several = None if archive else paths
+                    images = held.enter_context(uploads.images(archive or files, several, tell=job.tell))
+                    plan = plans.of_images(images, name, keep, own)
+                else:
+                    plan = plans.of_family(family, own)
+                return own_weights.opened(plan, sent, job.tell) if sent else plan, images
 
         for news in self.tunes.pools.jobs.follow(visitor, object(), take):
             if isinstance(news, Progress):
                 yield fragments.progress(news.text, news.share or 0.0, news.hint), ""
             elif isinstance(news, Done):
-                taken, plan = news.result
-                yield finetune_told.summary(plan, taken), plan.id
+                plan, images = news.result
+                if plan.candidates:
+                    self.tunes.open(plan.id)
+                yield finetune_told.summary(plan, images), plan.id
 
     def preset(self, plan: object, preset: object) -> list[list[Any]]:
         """The preset's rows, as long as they should be for the plan's images."""
@@ -214,35 +230,46 @@ def _step_scene() -> dict[str, Any]:
         with gr.Column(visible=False) as embedded:
             family = gr.Dropdown(list(FAMILIES), value=next(iter(FAMILIES)), label="Family", interactive=True,
                                  info="The six others are kept.", elem_id="nm-family")  # fmt: skip
+        with gr.Accordion("With a model of your own", open=False, elem_id="nm-weights"):
+            with gr.Row(elem_classes="nm-pair nm-files"):
+                base = gr.File(file_types=[".safetensors"], label="Its base", height=120, elem_id="nm-base")
+                tuned = gr.File(file_count="multiple", file_types=[".safetensors"], label="Candidates", height=120,
+                                elem_id="nm-tuned")  # fmt: skip
+            arch = gr.Textbox(TINY, label="Architecture", max_length=80, elem_id="nm-arch",
+                              info="As open_clip calls it. Candidates may also be fine-tuned here.")  # fmt: skip
         with gr.Row(elem_classes="nm-buttons"):
             use = gr.Button("Use this", variant="primary", elem_id="nm-use")
             cancel = gr.Button("Cancel", size="sm", interactive=False, elem_id="nm-use-stop")
         summary = gr.HTML("", elem_id="nm-scene-told")
         paths = gr.JSON([], visible="hidden", label="paths")
     return {"kind": kind, "own": own, "archive": archive, "folder": folder, "paths": paths, "name": name, "keep": keep,
-            "embedded": embedded, "family": family, "use": use, "cancel": cancel, "summary": summary}  # fmt: skip
+            "embedded": embedded, "family": family, "base": base, "tuned": tuned, "arch": arch,
+            "use": use, "cancel": cancel, "summary": summary}  # fmt: skip
 
 
 def _connect_scene(page: FinetunePage, scene: dict[str, Any], plan: gr.State) -> None:
     use, cancel = scene["use"], scene["cancel"]
 
     def run(request: gr.Request, *values: Any) -> Iterator[Any]:
-        yield gr.Button(interactive=False), gr.Button(interactive=True), gr.skip(), gr.skip(), gr.skip(), gr.skip()
+        still = [gr.skip()] * 4  # the uploads
+        yield gr.Button(interactive=False), gr.Button(interactive=True), gr.skip(), gr.skip(), *still
         try:
             for html, id in page.choose(str(request.session_hash), *values):
-                yield gr.skip(), gr.skip(), html, id or gr.skip(), gr.skip(), gr.skip()
+                yield gr.skip(), gr.skip(), html, id or gr.skip(), *still
         except CancelledError as error:
-            yield gr.skip(), gr.skip(), fragments.notice(str(error), "hint"), gr.skip(), gr.skip(), gr.skip()
+            yield gr.skip(), gr.skip(), fragments.notice(str(error), "hint"), gr.skip(), *still
         except NegmergeError as error:
-            yield gr.skip(), gr.skip(), fragments.notice(str(error)), gr.skip(), gr.skip(), gr.skip()
+            yield gr.skip(), gr.skip(), fragments.notice(str(error)), gr.skip(), *still
         # What was sent is gone by now, whatever became of it.
-        yield gr.Button(interactive=True), gr.Button(interactive=False), gr.skip(), gr.skip(), None, None
+        yield gr.Button(interactive=True), gr.Button(interactive=False), gr.skip(), gr.skip(), *[None] * 4
 
     def end(request: gr.Request) -> None:
         page.tunes.pools.jobs.cancel(str(request.session_hash))
 
-    inputs = [scene[key] for key in ("kind", "archive", "folder", "paths", "name", "keep", "family")]
-    outputs = [use, cancel, scene["summary"], plan, scene["archive"], scene["folder"]]
+    uploads = [scene[key] for key in ("archive", "folder", "base", "tuned")]
+    sent = ("kind", "archive", "folder", "paths", "name", "keep", "family", "base", "tuned", "arch")
+    inputs = [scene[key] for key in sent]
+    outputs = [use, cancel, scene["summary"], plan, *uploads]
     use.click(run, inputs, outputs, js=WITH_PATHS, concurrency_limit=4, **LIGHT).then(
         lambda: (gr.Button(interactive=True), gr.Button(interactive=False)), None, [use, cancel], **LIGHT
     )

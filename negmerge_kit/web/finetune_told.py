@@ -19,6 +19,8 @@ from negmerge_kit.web.uploads import Taken
 def summary(plan: Plan, taken: Taken | None = None) -> str:
     """What a plan forgets and keeps."""
     kept = f"Kept: {escape(', '.join(plan.scene.retain))}."
+    if count := plan.candidates:
+        kept += f" {count} candidates are there: open them on Unlearn below, or fine-tune more."
     if taken is None:
         return (
             f'<p class="nm-fine" role="status"><b>{escape(plan.scene.name)}</b>: candidates learn from {plan.images:,} '
@@ -90,7 +92,8 @@ def losses(run: Run) -> str:
 def line(plan: Plan) -> str:
     """A plan in the list of those that were begun."""
     if not plan.recipes:
-        return f"{plan.scene.name}: nothing fine-tuned yet"
+        count = plan.candidates
+        return f"{plan.scene.name}: {count} candidates of your own" if count else f"{plan.scene.name}: nothing yet"
     return f"{plan.scene.name}: {plan.done} of {len(plan.recipes)} candidates"
 
 

@@ -167,7 +167,7 @@ class FineTunes:
             return
         for id in self.plans.ids():
             try:
-                if self.plans.read(id).done:
+                if self.plans.read(id).candidates:
                     self.open(id)
             except NegmergeError as error:
                 log.warning("%s", error)
@@ -179,7 +179,7 @@ class FineTunes:
             ParameterError, PoolError: for a plan without a pool, or one without a candidate.
         """
         plan = self.plans.read(id)
-        if not plan.done:
+        if not plan.candidates:
             raise ParameterError(f"{plan.scene.name} has no finished candidate yet: fine-tune it first.")
         served = self.pools.add(plan.folder)
         if served in self.pools.opened:

@@ -23,15 +23,35 @@ from negmerge_kit.checkpoints.pool import RECORD, open_pool
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.types import Json
+from negmerge_kit.vision.data.folder import FolderSource
 from negmerge_kit.vision.families import FAMILIES
 from negmerge_kit.vision.scene import Scene, open_scene
 from negmerge_kit.web.archives import RESERVED, shown
 from negmerge_kit.web.uploads import Taken
 
-PLAN, PREFIX, SCHEMA = "app.json", "app-", 1
+PLAN, PREFIX, SCHEMA, BASE = "app.json", "app-", 1, "base.safetensors"
 MOST_PLANS = 200
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OwnBase:
+    """A visitor's base, checked, in place of the embedded one: which architecture it is, and where it arrived."""
+
+    arch: str
+    path: Path
+    sha256: str
+
+    def model(self, folder: Path) -> dict[str, str | None]:
+        """The model spec of the scene whose pool lies in `folder`: the pool's own base."""
+        return {"arch": self.arch, "pretrained": str(folder / BASE)}
+
+    def copy(self, folder: Path) -> None:
+        """Put it where its plan expects it, whole or not at all."""
+        if not (folder / BASE).is_file():
+            with self.path.open("rb") as source, atomic_file(folder / BASE) as target:
+                shutil.copyfileobj(source, target, 1 << 20)
 
 
 @dataclass(frozen=True)
@@ -56,6 +76,11 @@ class Plan:
         pool = open_pool(self.folder)
         ids = set(pool.ids)
         return sum(candidate_id(pool, recipe.json()) in ids for recipe in self.recipes)
+
+    @property
+    def candidates(self) -> int:
+        """How many candidates the pool has, those that were fine-tuned elsewhere, too."""
+        return len(open_pool(self.folder).ids) if (self.folder / RECORD).is_file() else 0
 
     def with_recipes(self, recipes: tuple[Recipe, ...]) -> Plan:
         """The plan with recipes added to those that it has."""
@@ -106,7 +131,7 @@ class Plans:
                 f"{folder / PLAN} cannot be read ({str(error)[:100]}): delete the folder and begin anew."
             ) from None
 
-    def of_family(self, family: object) -> Plan:
+    def of_family(self, family: object, base: OwnBase | None = None) -> Plan:
         """The plan that forgets one embedded family and keeps the others; an earlier one is found again.
 
         Raises:
@@ -115,17 +140,19 @@ class Plans:
         if not isinstance(family, str) or family not in FAMILIES:
             raise ParameterError(f"there is no family {shown(family)}: choose among {', '.join(FAMILIES)}.")
         scene = open_scene(f"tiny:{family}")
-        return self._begun(family, [scene.name], scene, len(scene.images("train").forget))
+        folder = self._folder(family, [scene.name, *_identity(base)])
+        if base is not None:
+            scene = replace(scene, name=f"{family} from {base.arch}", model=base.model(folder))
+        return self._begun(Plan(folder, scene, len(scene.sources[0].images("train", image_size=32))), base)
 
-    def of_images(self, taken: Taken, name: object, keep: object, model: Any = "tiny") -> Plan:
+    def of_images(self, taken: Taken, name: object, keep: object, base: OwnBase | None = None) -> Plan:
         """The plan that forgets uploaded images, which move to where they stay; the same images are found again.
 
         Raises:
             ParameterError: for a name or families that cannot be.
         """
         called, kept = checked_name(name), checked_families(keep)
-        made_from = [taken.digest, called, kept, model]
-        folder = self._folder(called, made_from)
+        folder = self._folder(called, [taken.digest, called, kept, *_identity(base)])
         images = folder / "images" / called
         if not images.is_dir():
             images.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -135,9 +162,8 @@ class Plans:
                 (arriving / called).rename(images)
             finally:
                 shutil.rmtree(arriving, ignore_errors=True)
-        scene = Scene(called, model, f"folder:{images}", tuple(kept))
-        source = scene.sources[0]
-        return self._begun(called, made_from, scene, len(source.rows("train")[1]))  # type: ignore[attr-defined]
+        scene = Scene(called, base.model(folder) if base else "tiny", f"folder:{images}", tuple(kept))
+        return self._begun(Plan(folder, scene, len(FolderSource(images).rows("train")[1])), base)
 
     def unfinished(self) -> list[Plan]:
         """Plans that an ended app has left with candidates to go on with."""
@@ -155,14 +181,18 @@ class Plans:
         digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:8]
         return self.home / f"{PREFIX}{name}-{digest}"
 
-    def _begun(self, name: str, made_from: list[Any], scene: Scene, images: int) -> Plan:
-        folder = self._folder(name, made_from)
-        if (folder / PLAN).is_file():
-            return self.read(folder.name)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        plan = Plan(folder, scene, images)
+    def _begun(self, plan: Plan, base: OwnBase | None) -> Plan:
+        if (plan.folder / PLAN).is_file():
+            return self.read(plan.id)
+        plan.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if base is not None:
+            base.copy(plan.folder)
         plan.write()
         return plan
+
+
+def _identity(base: OwnBase | None) -> list[str]:
+    return [base.arch, base.sha256] if base else []
 
 
 def checked_name(name: object) -> str:

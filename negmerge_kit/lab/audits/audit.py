@@ -157,7 +157,8 @@ def check_asked(probes: Sequence[str], steps: int = 1) -> None:
 def build_case(bench: Workbench, subjects: Mapping[str, Subject], *, steps: int = 60, seed: int = 0) -> Case:
     """The case of a pool's scene: its images, its prompts, and relearning at the median rate of its candidates."""
     test = bench.images("test")
-    recipes = [Recipe.from_json(recipe) for recipe in bench.pool.recipes.values()] or [Recipe(lr=1e-3, epochs=1)]
+    known = [recipe for recipe in bench.pool.recipes.values() if "lr" in recipe]  # others were fine-tuned elsewhere
+    recipes = [Recipe.from_json(recipe) for recipe in known] or [Recipe(lr=1e-3, epochs=1)]
     rate = median(recipe.lr for recipe in recipes)
     return Case(
         subjects,

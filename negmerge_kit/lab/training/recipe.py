@@ -142,6 +142,15 @@ class Recipe:
             raise ParameterError(f"recipe is incomplete ({error}): lr and epochs are required.") from None
 
 
+def recipe_line(recipe: Json) -> str:
+    """A pool's recipe in a line; a candidate that was fine-tuned elsewhere is told by its file.
+
+    >>> recipe_line({"lr": 1e-3, "epochs": 4}), recipe_line({"file": "cars.safetensors"})
+    ('lr 1e-3 · 4 epochs · wd 0.1', 'cars.safetensors')
+    """
+    return Recipe.from_json(recipe).label if "lr" in recipe else str(recipe.get("file", "fine-tuned elsewhere"))
+
+
 _LATER = {item.name: item.default for item in fields(Recipe)
           if item.name in ("trainable", "augment", "flips", "precision", "warmup_share", "optimizer", "schedule")}
 

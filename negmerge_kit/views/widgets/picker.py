@@ -8,7 +8,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from negmerge_kit.checkpoints.pool import Candidate, Pool
-from negmerge_kit.lab.training.recipe import Recipe
+from negmerge_kit.lab.training.recipe import recipe_line
 from negmerge_kit.views.style import percent
 
 
@@ -84,7 +84,7 @@ def candidate_line(entry: Candidate) -> str:
     """
     found = (entry.scores or {}).get("forget")
     left = f"forget {percent(found['value'], 0)}" if found else "no scale keeps enough"
-    return f"{Recipe.from_json(entry.recipe).label}: {left}"
+    return f"{recipe_line(entry.recipe)}: {left}"
 
 
 def best_alone(pool: Pool, count: int) -> list[str]:
