@@ -37,7 +37,8 @@ def steps(run: Run) -> Iterator[Step]:
     """θ ← θ + α F⁻¹ v with v = Σ_f g / n − (n_f / (n n_r)) Σ_r g over n = n_f + n_r images, in eval mode.
 
     N remaining images are drawn with the seed for F, one at a time; `epochs` has no meaning here. A step is one of
-    them, the last also moves the weights. The reference's ImageNet branch takes both gradients from the forget set.
+    them, its loss the length of F⁻¹v so far, and the last one moves the weights. Images are taken as they are, without
+    augmentation. The reference's ImageNet branch takes both gradients from the forget set; this does not.
     """
     forgotten, remaining = run.parts.forgotten, run.parts.remaining
     draw = torch.Generator().manual_seed(run.seed)
