@@ -29,14 +29,14 @@ def write_folder(root, counts, classes=CLASSES, start=0):
     return root
 
 
-def write_parquet(path, count, names=CLASSES, image="image", label="label", start=0, broken=()):
+def write_parquet(path, count, names=CLASSES, image="image", label="label", start=0, broken=(), size=(40, 30)):
     """A parquet file as `datasets` pushes it: encoded bytes, class names in the schema; labels take turns."""
     import datasets
 
     labels = datasets.ClassLabel(names=list(names)) if names else datasets.Value("int64")
     total = len(names) if names else 3
     rows = {
-        image: [{"bytes": b"not an image" if i in broken else encoded(start + i), "path": f"{i}.png"}
+        image: [{"bytes": b"not an image" if i in broken else encoded(start + i, size), "path": f"{i}.png"}
                 for i in range(count)],
         label: [i % total for i in range(count)],
     }
