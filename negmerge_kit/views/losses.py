@@ -55,7 +55,7 @@ def loss_curves(curves: Sequence[LossCurve]) -> Figure:
     logarithmic axis.
     """
     with style():
-        figure, (axes,) = sheet(loss_finding(curves), (7.2, 2.7))
+        figure, (axes,) = sheet(loss_finding(curves), (5.2, 2.5))
         seen = [curve for curve in curves if curve.losses]
         for curve in seen:
             last = curve is seen[-1]

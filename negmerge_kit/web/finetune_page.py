@@ -109,7 +109,8 @@ class FinetunePage:
             if not plan:
                 return fragments.progress(f"{len(recipes)} candidates. Choose what shall be forgotten to see the cost.")
             begun = self.tunes.plans.read(plan)
-            return finetune_told.estimate(begun, recipes, self.tunes.seconds(begun, recipes))
+            lacking = begun.lacking(recipes)
+            return finetune_told.estimate(begun, lacking, self.tunes.seconds(begun, lacking))
         except NegmergeError as error:
             return fragments.notice(str(error))
 
@@ -122,6 +123,14 @@ class FinetunePage:
         if not plan:
             raise ParameterError("say first what shall be forgotten: choose images or a family in step 1.")
         self.tunes.start(plan, recipes_of(rows), address)
+
+    def resume(self, plan: object, address: object) -> None:
+        """Go on with the recipes that a plan has.
+
+        Raises:
+            NegmergeError: with a sentence for the page.
+        """
+        self.tunes.start(plan, (), address)
 
     def look(self, drawn: object) -> tuple[str, Any, str, bool]:
         """(how far the run is, its figure unless it is as `drawn` says, what is drawn now, whether more will come)."""
@@ -204,8 +213,8 @@ def lay_out(page: FinetunePage, tab: gr.Tab) -> None:
     gr.on(changes, page.estimate, [plan, table], cost, trigger_mode="always_last", **LIGHT)
     shown(start.click(told(page.start), [plan, table, address], None, **LIGHT).success)
     shown(stop.click(told(page.tunes.stop), None, None, **LIGHT).success)
-    going = resume.click(told(lambda id, at: page.tunes.start(id, (), at) and None), [begun, address], None, **LIGHT)
-    shown(going.success)
+    shown(resume.click(told(page.resume), [begun, address], None, **LIGHT).success)
+    shown(plan.change)
     to_unlearn.click(told(page.tunes.open), begun, opened, **LIGHT).success(
         None, opened, None, js="id => { window.location.href = '?pool=' + encodeURIComponent(id); }",
         api_visibility="private",

@@ -20,7 +20,8 @@ def summary(plan: Plan, taken: Taken | None = None) -> str:
     """What a plan forgets and keeps."""
     kept = f"Kept: {escape(', '.join(plan.scene.retain))}."
     if count := plan.candidates:
-        kept += f" {count} candidates are there: open them on Unlearn below, or fine-tune more."
+        there = "One candidate is" if count == 1 else f"{count} candidates are"
+        kept += f" {there} there already: see Begun here, or fine-tune more."
     if taken is None:
         return (
             f'<p class="nm-fine" role="status"><b>{escape(plan.scene.name)}</b>: candidates learn from {plan.images:,} '
@@ -35,14 +36,14 @@ def summary(plan: Plan, taken: Taken | None = None) -> str:
 
 
 def estimate(plan: Plan, recipes: Sequence[Recipe], seconds: float) -> str:
-    """What recipes cost before anything is started."""
-    new = [recipe for recipe in recipes if recipe not in plan.recipes] if plan.done else list(recipes)
-    size = _weights_bytes(plan)
-    disk = f", {len(new) * size / 2**20:.0f} MB of disk" if size else ""
-    epochs = sum(recipe.epochs for recipe in recipes)
+    """What the recipes that the pool lacks cost before anything is started."""
+    if not recipes:
+        return '<p class="nm-fine" role="status">The pool has all of these candidates already.</p>'
+    size, epochs = len(recipes) * _weights_bytes(plan) / 2**20, sum(recipe.epochs for recipe in recipes)
     return (
         f'<p class="nm-fine" role="status"><b>{len(recipes)} candidate{"s" * (len(recipes) > 1)}</b>, {epochs:,} '
-        f"epochs of {plan.images:,} images: at most about <b>{duration(seconds)}</b> on this machine{disk}.</p>"
+        f"epochs of {plan.images:,} images: at most about <b>{duration(seconds)}</b> on this machine, {size:.0f} MB of "
+        "disk.</p>"
     )
 
 
@@ -93,7 +94,7 @@ def line(plan: Plan) -> str:
     """A plan in the list of those that were begun."""
     if not plan.recipes:
         count = plan.candidates
-        return f"{plan.scene.name}: {count} candidates of your own" if count else f"{plan.scene.name}: nothing yet"
+        return f"{plan.scene.name}: {count} of your own" if count else f"{plan.scene.name}: nothing yet"
     return f"{plan.scene.name}: {plan.done} of {len(plan.recipes)} candidates"
 
 

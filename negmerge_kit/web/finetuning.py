@@ -6,12 +6,13 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Protocol
 
+from negmerge_kit.checkpoints.pool import Candidate
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.lab.training.execution import Execution
 from negmerge_kit.lab.training.forecast import predicted_seconds
@@ -101,6 +102,14 @@ class Run:
         """Seconds that are left, by how long the part took that this run has done; None while nobody can say."""
         part, gone = self.share - self.share_at_start, time.monotonic() - self.began
         return gone * (1 - self.share) / part if part > 0.01 and gone > 1 else None
+
+    def show_recorded(self, labels: Mapping[str, str], entries: Sequence[Candidate]) -> None:
+        """Draw what was trained before, too; `labels` are the lines of the grid's candidates by id."""
+        for entry in entries:
+            if entry.id in labels and entry.losses:
+                label = labels[entry.id]
+                self.curves[label] = LossCurve(label, entry.losses, len(entry.losses))
+                self.recorded.add(label)
 
     def note(self, label: str, step: protocol.Progress) -> None:
         """A candidate has taken a step."""
@@ -204,6 +213,7 @@ class FineTunes:
         run.share_at_start = run.share
         recipes, execution = plan.recipes, Execution(save_seconds=SAVE_SECONDS)
         order, labels = pool_order(pool, recipes), _labels(recipes)
+        run.show_recorded({id: labels[recipe] for id, recipe in zip(order, recipes, strict=True)}, pool.entries)
 
         def on_step(of: protocol.Job, step: protocol.Progress) -> None:
             try:

@@ -41,7 +41,7 @@ def check_weights(path: Path, like: Checkpoint | None = None) -> Checkpoint:
     Raises:
         CheckpointError: a sentence that names the file as it was sent, not where it lies.
     """
-    name = shown(path.name).strip("'")
+    name = shown(path.name)
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
     # One that says more than the file has is refused by the reader.

@@ -71,11 +71,14 @@ class Plan:
     @property
     def done(self) -> int:
         """How many of its recipes the pool has a candidate of."""
+        return len(self.recipes) - len(self.lacking(self.recipes))
+
+    def lacking(self, recipes: tuple[Recipe, ...]) -> tuple[Recipe, ...]:
+        """Those of the recipes that the pool has no candidate of."""
         if not (self.folder / RECORD).is_file():
-            return 0
+            return recipes
         pool = open_pool(self.folder)
-        ids = set(pool.ids)
-        return sum(candidate_id(pool, recipe.json()) in ids for recipe in self.recipes)
+        return tuple(recipe for recipe in recipes if candidate_id(pool, recipe.json()) not in pool.ids)
 
     @property
     def candidates(self) -> int:

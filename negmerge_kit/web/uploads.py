@@ -125,7 +125,7 @@ class Uploads:
             folder = Path(tempfile.mkdtemp(prefix="checking-", dir=self._private))
             try:
                 if len(paths) == 1 and paths[0].suffix.lower() == ".zip":
-                    archive = Archive(paths[0], shown(paths[0].name).strip("'"))
+                    archive = Archive(paths[0], shown(paths[0].name))
                     yield _take(archive.names, archive.read(), folder, tell)
                 else:
                     parts = _named(paths, names)

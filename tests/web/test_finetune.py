@@ -1,6 +1,7 @@
 """Fine-tuning behind the page: plans that outlive the app, one run at a time, stopped and gone on with."""
 
 import json
+import random
 import threading
 import time
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.web import finetune_told
+from negmerge_kit.web.finetune_page import FAMILY, OWN, FinetunePage
 from negmerge_kit.web.finetuning import FineTunes, executor_for
 from negmerge_kit.web.grid_rows import COLUMNS, MOST_ROWS, PRESETS, another_row, preset_rows, recipes_of
 from negmerge_kit.web.jobs import Jobs
@@ -18,6 +20,7 @@ from negmerge_kit.web.plans import Plans, checked_families, checked_name
 from negmerge_kit.web.uploads import Uploads
 
 from .drawings import CLASSES, drawings, zipped
+from .test_hostile import NUMBERS, OTHERS, TEXTS
 
 QUICK = (Recipe(lr=1e-3, epochs=2), Recipe(lr=2e-3, epochs=2, seed=1))
 WAIT = 120
@@ -82,6 +85,7 @@ def test_uploaded_images_become_a_pool_and_the_same_ones_are_found_again(home):
     assert plan_of_drawings(tunes, home, keep=("colours", "digits")).id != plan.id
     more = ended(tunes.start(plan.id, (Recipe(lr=5e-4, epochs=1, seed=5),)))
     assert more.done == 3 and len(open_pool(plan.folder).ids) == 3
+    assert len(more.curves) == 3 and more.share == 1.0  # what was trained before is drawn, too
 
 
 def test_a_stopped_run_is_found_by_the_next_process_and_gone_on_with(home):
@@ -109,6 +113,8 @@ def test_a_stopped_run_is_found_by_the_next_process_and_gone_on_with(home):
     assert [recipe.epochs for recipe in shorter.recipes] == [1, 400]
     again = restarted.start(plan.id)
     assert again.done == 1
+    with pytest.raises(ParameterError, match="one runs at a time"):
+        restarted.start(plan.id)
     restarted.stop()
     ended(again)
 
@@ -230,3 +236,58 @@ def test_an_address_needs_ray_and_must_be_one(monkeypatch):
         executor_for("10.0.0.5:6379", "cpu")
     monkeypatch.setattr("negmerge_kit.web.finetuning.find_spec", lambda name: SimpleNamespace())
     assert executor_for("auto", "cpu").address == "auto"
+
+
+# --- hostile calls ----------------------------------------------------------------------------
+
+
+def test_every_handler_of_the_page_refuses_what_it_cannot_use_in_a_sentence(home):
+    """A thousand calls with nonsense in every place: nothing but sentences, nothing begun, nothing read or left."""
+    page = FinetunePage(tunes_in(home))
+    secret = home / "secret.txt"
+    secret.write_text("a-secret")
+    plan = page.tunes.plans.of_family("colours")
+    rows = preset_rows(next(iter(PRESETS)), 700)
+    calls = {
+        "own": (lambda *values: list(page.choose("me", *values)), [OWN, None, None, None, "x", ["colours"], "digits"]),
+        "family": (lambda *values: list(page.choose("me", FAMILY, *values)), [None, None, None, "x", [], "nobody"]),
+        "weights": (lambda *values: list(page.choose("me", FAMILY, None, None, None, "", [], *values)),
+                    ["nobody", str(secret), None, "negmerge-tiny"]),
+        "preset": (page.preset, [plan.id, next(iter(PRESETS))]),
+        "more": (another_row, [rows]),
+        "fewer": (page.fewer, [rows]),
+        "estimate": (page.estimate, ["app-none", rows]),
+        "start": (page.start, ["app-none", rows, ""]),
+        "resume": (page.resume, [plan.id, ""]),
+        "open": (page.tunes.open, [plan.id]),
+        "look": (page.look, [""]),
+    }  # fmt: skip
+    lot, refused = random.Random(5), 0
+    for number in range(1000):
+        which = lot.choice(list(calls))
+        function, good = calls[which]
+        values = list(good)
+        for place in lot.sample(range(len(values)), lot.randint(1, len(values))):
+            values[place] = lot.choice([*lot.choice([NUMBERS, TEXTS, OTHERS]), str(secret), [str(secret)]])
+        try:
+            said = str(function(*values))
+            assert "<script>" not in said or which in ("more", "fewer"), which  # those give cells back as text
+        except NegmergeError as error:
+            said, refused = str(error), refused + 1
+            assert len(said) < 2000, which
+        except Exception as error:
+            raise AssertionError(f"call {number}, {which}{str(values)[:300]}: {error!r}") from error
+        assert "a-secret" not in said and "Traceback" not in said
+    assert refused > 500 and page.tunes.run is None and secret.exists()
+    assert [id for _, id in page.begun()] == [plan.id] and not list((home / "cache").rglob("*.safetensors"))
+
+
+def test_in_a_public_app_every_handler_refuses(home):
+    page = FinetunePage(tunes_in(home, allowed=False))
+    rows = preset_rows(next(iter(PRESETS)), 700)
+    for call in (lambda: list(page.choose("me", FAMILY, None, None, None, "", [], "digits")),
+                 lambda: page.start("app-x", rows, ""), lambda: page.resume("app-x", "")):  # fmt: skip
+        with pytest.raises(ParameterError, match="public"):
+            call()
+    assert "public" in page.estimate("", rows)
+    assert not (home / "cache").exists()

@@ -115,7 +115,7 @@ def test_candidates_of_another_model_are_refused(home, tiny_pool, tmp_path):  # 
         "dtype.safetensors": {**base, first: base[first].half()},
     }.items():
         save_file(changed, tmp_path / name)
-        with pytest.raises(NegmergeError, match=f"{name} does not hold the base's tensors"):
+        with pytest.raises(NegmergeError, match=f"'{name}' does not hold the base's tensors"):
             check_weights(tmp_path / name, like)
 
 
