@@ -29,6 +29,7 @@ class Known:
     """All that has been measured for one choice."""
 
     live: dict[float, Point] = field(default_factory=dict)
+    said: dict[float, list[list[str]]] = field(default_factory=dict)
     whole: dict[float, Point] = field(default_factory=dict)
     searches: dict[float, ScaleSearch] = field(default_factory=dict)
     tests: dict[float, Json] = field(default_factory=dict)
@@ -57,10 +58,17 @@ class Scored:
         return Point(0.0, scores.forget, scores.retain)
 
     def look(self, choice: Choice | None, scale: float, sets: list[ImageSet]) -> tuple[Point, list[list[str]]]:
-        """The live point at this scale and the answers to `sets`, in one forward pass."""
+        """The live point at this scale and the answers to `sets`, the same for every call, in one forward pass.
+
+        The slider's steps are kept, for whoever comes back to one; any other number, which only scripts send, is not.
+        """
+        known = self.known(choice)
+        if (kept := known.said.get(scale)) is not None:
+            return known.live[scale], kept
         scores, said = self.bench.look(choice, scale, sets)
         point = Point(scale, scores.forget, scores.retain)
-        self.known(choice).live[scale] = point
+        if round(scale, 2) == scale:
+            known.live[scale], known.said[scale] = point, said
         return point, said
 
     def fill_live(self, choice: Choice) -> Iterator[None]:

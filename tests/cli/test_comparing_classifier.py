@@ -1,0 +1,210 @@
+"""`negmerge compare`, `search` and `unlearn` on a standard classifier's pool: contract, kept rows, one-line errors."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from negmerge_kit.checkpoints.pool import open_pool
+from negmerge_kit.cli import main
+from negmerge_kit.lab.comparison.comparison import across, compare_rules
+from negmerge_kit.lab.comparison.kept_rows import KeptRows
+from negmerge_kit.lab.comparison.terms import Terms
+from negmerge_kit.lab.retrained import FILE, find_retrained
+from negmerge_kit.lab.training.recipe import Recipe
+from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.scoring.gap import GAP_OVER
+from negmerge_kit.scoring.metrics import METRICS
+from negmerge_kit.sweeps.embedded import start_pool
+from negmerge_kit.sweeps.jobs import missing_jobs
+from negmerge_kit.sweeps.local import run_sweep
+
+SCORE = {"value", "n", "low", "high", "split"}
+FEW = ("--rules", "negmerge,uniform", "--scales", "0:1:0.25", "--device", "cpu")
+FEW += ("--baselines", "retrain,gradient-ascent,single")
+TRAINING = {"epochs": 3}
+
+
+def run(capsys, *words):
+    code = main([str(word) for word in words])
+    shown = capsys.readouterr()
+    return code, shown.out, shown.err
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The embedded classifier, trained for a few epochs, with three quick candidates."""
+    from dataclasses import replace
+
+    from negmerge_kit.vision.scene import open_scene
+
+    scene = replace(open_scene("tiny-classifier"), training=TRAINING)
+    pool, _ = start_pool(scene, tmp_path_factory.mktemp("classifier") / "pool")
+    recipes = [Recipe(lr=lr, epochs=4, batch_size=30, warmup=0, weight_decay=0.0) for lr in (1e-3, 2e-3, 3e-3)]
+    for outcome in run_sweep(missing_jobs(pool, recipes, device="cpu"), store=pool):
+        assert outcome.failure is None, outcome.failure
+    return pool.folder
+
+
+@pytest.fixture(scope="module")
+def compared(made, tmp_path_factory):
+    """The same pool after a comparison by the gap, with what it printed."""
+    folder = shutil.copytree(made, tmp_path_factory.mktemp("compared") / "pool")
+    return folder, ("compare", folder, *FEW, "--choose", "gap", "--shadows", "4")
+
+
+def test_compare_prints_the_contract_and_metrics(capsys, compared, monkeypatch):
+    _, words = compared
+    code, out, err = run(capsys, *words, "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert (told["choose"], told["shadows"], told["seed"]) == ("gap", 4, 0)
+    rows = {row["rule"]: row for row in told["rows"]}
+    assert list(rows) == ["base", "retrain", "gradient-ascent", "single", "negmerge", "uniform"]
+    for name, row in rows.items():
+        assert {
+            "rule", "params", "status", "scale", "validation", "test", "matched", "kept_fraction", "evaluations",
+            "seconds", "peak_memory",
+        } <= set(row)  # fmt: skip
+        assert list(row["metrics"]) == list(METRICS)
+        for metric, score in row["metrics"].items():
+            assert SCORE <= set(score) and score["value"] is not None, (name, metric, score)
+        for which, split in (("validation", "val"), ("test", "test")):
+            for side in ("forget", "retain"):
+                assert set(row[which][side]) == SCORE and row[which][side]["split"] == split
+        # The contract's pair and the metrics are counts of the same images.
+        assert row["test"]["forget"]["value"] == row["metrics"]["forget"]["value"]
+        n, right = 0, 0
+        for part in ("retain", "unseen"):
+            n, right = n + row["metrics"][part]["n"], right + row["metrics"][part]["value"] * row["metrics"][part]["n"]
+        assert row["test"]["retain"]["n"] == n and row["test"]["retain"]["value"] == pytest.approx(right / n)
+    reference = rows["retrain"]["metrics"]
+    for row in rows.values():
+        expected = sum(abs(row["metrics"][m]["value"] - reference[m]["value"]) for m in GAP_OVER) / 4
+        assert row["metrics"]["gap"]["value"] == pytest.approx(expected)
+    assert rows["base"]["scale"] is None and rows["base"]["seconds"] == 0
+    ascent = rows["gradient-ascent"]
+    assert ascent["scale"] is ascent["matched"] is ascent["kept_fraction"] is None
+    assert len(ascent["trials"]) > 1 and ascent["seconds"] == pytest.approx(sum(t["seconds"] for t in ascent["trials"]))
+    assert min(t["score"] for t in ascent["trials"] if t["score"] is not None) == next(
+        t["score"] for t in ascent["trials"] if t["rate"] == ascent["params"]["learning_rate"]
+    )
+    best = min(rows["negmerge"]["curve"], key=lambda point: (point["gap"], point["scale"]))
+    assert rows["negmerge"]["scale"] == best["scale"]
+
+    monkeypatch.setattr(Workbench, "fresh_model", None)  # whoever trains or measures again fails
+    code, again, err = run(capsys, *words, "--json")
+    assert code == 0 and json.loads(again)["rows"] == told["rows"], err
+    code, said, _ = run(capsys, *words)
+    assert code == 0 and "nearest" not in said and "smallest gap" in said
+    assert "Gradient ascent" in said and "Retrain" in said
+
+
+def test_the_same_seed_gives_the_same_rows_elsewhere(capsys, compared, made, tmp_path):
+    _, words = compared
+    _, out, _ = run(capsys, *words, "--json")
+    other = shutil.copytree(made, tmp_path / "pool")
+    _, again, _ = run(capsys, "compare", other, *words[2:], "--json")
+
+    def lasting(text):
+        rows = json.loads(text)["rows"]
+        return [(row["rule"], row["scale"], {**row["metrics"], "seconds": None}) for row in rows]
+
+    assert lasting(out) == lasting(again)
+
+
+def test_several_pools_tell_every_metric_with_its_range(capsys, compared):
+    folder, _ = compared
+    bench = Workbench(open_pool(folder), device="cpu")
+    terms = Terms("gap", 4, 0)
+    scales = [0.0, 0.25, 0.5, 0.75, 1.0]
+    kept = KeptRows(bench.pool, keep=0.95, scales=scales, device=bench.model.device, terms=terms)
+    one = compare_rules(bench, ["base", "negmerge"], scales=scales, kept=kept, terms=terms)
+    (base, negmerge) = across([one, one])
+    assert set(base["metrics"]) == set(METRICS)
+    gap = negmerge["metrics"]["gap"]
+    assert gap["points"] == [one.rows[1].standing.values["gap"]] * 2 and gap["interval"] is None
+
+
+def test_search_and_unlearn_by_the_gap(capsys, compared, tmp_path):
+    folder, words = compared
+    run(capsys, *words, "--json")
+    code, out, err = run(capsys, "search", folder, "--choose", "gap", "--scales", "0:1:0.25", "--test", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["choose"] == "gap" and found["keep"] == 0
+    assert found["scale"] == min(found["curve"], key=lambda point: (point["gap"], point["scale"]))["scale"] > 0
+    assert found["test"]["forget"]["split"] == "test"
+    out = ("--out", tmp_path / "u.safetensors", "--json")
+    code, said, err = run(capsys, "unlearn", folder, "--choose", "gap", "--scales", "0:1:0.25", *out)
+    written = json.loads(said)
+    assert code == 0 and written["scale"] == found["scale"], err
+    card = json.loads(Path(written["card"]).read_text())
+    assert "nearest to the retrained model" in card["chosen"] and card["search"]["choose"] == "gap"
+    code, out, err = run(capsys, "verify", written["card"], "--pool", folder, "--json")
+    claims = {finding["claim"]: finding["holds"] for finding in json.loads(out)["findings"]}
+    assert claims["scale"] is True, out
+
+
+def test_by_the_floor_nothing_needs_a_retrained_model(capsys, made, tmp_path):
+    folder = shutil.copytree(made, tmp_path / "pool")
+    words = ("compare", folder, "--rules", "negmerge", "--baselines", "gradient-ascent", "--scales", "0:1:0.5")
+    code, out, err = run(capsys, *words, "--json")
+    assert code == 0, err
+    rows = {row["rule"]: row for row in json.loads(out)["rows"]}
+    gap = rows["negmerge"]["metrics"]["gap"]
+    assert gap["value"] is None and "retrain" in gap["why"]
+    floor = 0.95 * rows["base"]["validation"]["retain"]["value"]
+    for row in rows.values():
+        assert row["status"] != "ok" or row["validation"]["retain"]["value"] >= floor - 1e-9
+    assert find_retrained(open_pool(folder)) is None
+    code, out, err = run(capsys, *words)
+    assert code == 0 and "0.95 of the base" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("compare", "--choose", "gap", "--baselines", "none", "--rules", "negmerge"), "no retrained model"),
+        (("compare", "--choose", "test"), "floor or gap"),
+        (("compare", "--shadows", "3"), "halved"),
+        (("compare", "--baselines", "nope"), "on a classifier's pool"),
+        (("compare", "--resample", "10"), "--resample"),
+        (("search", "--choose", "gap"), "no retrained model"),
+        (("search", "--choose", "gap", "--bisect"), "--bisect"),
+    ],
+)
+def test_wrong_words_are_one_sentence(capsys, made, words, says):
+    code, _, err = run(capsys, words[0], made, *words[1:])
+    assert code == 2 and says in err and err.strip().count("\n") == 0, err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("compare", "--baselines", "salun"), "unlearns a standard classifier"),
+        (("compare", "--choose", "gap"), "no standard classifier's pool"),
+        (("search", "--choose", "gap"), "no parted training images"),
+    ],
+)
+def test_a_clip_pool_has_no_baselines_of_classifiers(capsys, tiny_pool, words, says):
+    code, _, err = run(capsys, words[0], tiny_pool, *words[1:])
+    assert code == 2 and says in err and err.strip().count("\n") == 0, err
+
+
+def test_a_retrained_model_of_another_base_is_refused(capsys, compared, made, tmp_path):
+    folder, words = compared
+    run(capsys, *words, "--json")
+    other = shutil.copytree(made, tmp_path / "pool")
+    record = json.loads((other / "pool.json").read_text())
+    shutil.copy(folder / FILE, other / FILE)
+    found = find_retrained(open_pool(other))
+    assert found is not None and found.seconds > 0
+    shutil.copy(folder / "candidates" / f"{record['candidates'][0]['id']}.safetensors", other / "base.safetensors")
+    from negmerge_kit.checkpoints.writer import sha256_file
+
+    record["base"]["sha256"] = sha256_file(other / "base.safetensors")
+    (other / "pool.json").write_text(json.dumps(record))
+    code, _, err = run(capsys, "search", other, "--choose", "gap", "--force")
+    assert code == 2 and "was not made for this pool's base" in err
