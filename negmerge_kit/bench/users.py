@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from itertools import chain, combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import httpx
 
@@ -39,6 +39,9 @@ WARM_UP = 5.0
 CHECKED = 100
 """How many different answers of the crowd a single visitor asks for again."""
 
+Stay: TypeAlias = tuple[list[str], list[Move]]
+"""The candidates that a visitor chose, and the moves made with them."""
+
 SCALES = tuple(round(0.01 * step, 2) for step in range(3, 150))
 
 
@@ -56,9 +59,10 @@ def bench(
     A visitor moves, waits for the answer, and moves again after a second. Rows: a visitor alone; the crowd; the same
     visitor beside a heavy job that never ends (whole validation splits, scale after scale); single steps and drags
     apart. Times run from the hand's last input event to the answer for it. `ratio` is of the single steps' 95th
-    percentiles. `equal` counts the answers of the crowd that a single visitor got again to the last character;
-    `dropped` the input events that were stale before the page could send them; memory is the server's resident set at
-    rest: after one visitor, after as many as will come for a moment, and after the crowd; `growth` is of the last two.
+    percentiles. `equal` counts the answers of the crowd that a single visitor of a fresh app got again to the last
+    character; `dropped` the input events that were stale before the page could send them; memory is the server's
+    resident set at rest: after one visitor, after a crowd that came for a moment, and after the crowd itself; `growth`
+    is of the last two.
 
     Raises:
         PoolError: if the pool has fewer than two candidates.
@@ -68,8 +72,10 @@ def bench(
     if len(opened.ids) < 2:
         raise PoolError(f"{opened.folder} has fewer than two candidates: run `negmerge pool build tiny` first.")
     with served(opened.folder, device) as app:
-        told = asyncio.run(_measure(app, opened.ids, users, seconds, moves, settle))
+        told, stays = asyncio.run(_measure(app, opened.ids, users, seconds, moves, settle))
         log = app.said()
+    with served(opened.folder, device) as fresh:
+        told["equal"], told["compared"] = asyncio.run(_asked_again(fresh, stays))
     alone, crowd = told["rows"][0], told["rows"][2]
     ratio, memory = crowd["p95_ms"] / alone["p95_ms"], told["memory_mb"]
     growth = memory["after"] / memory["before"] - 1
@@ -89,21 +95,23 @@ def bench(
     }
 
 
-async def _measure(app: Served, ids: Sequence[str], users: int, seconds: float, moves: int, settle: float) -> Json:
+async def _measure(
+    app: Served, ids: Sequence[str], users: int, seconds: float, moves: int, settle: float
+) -> tuple[Json, list[Stay]]:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     async with httpx.AsyncClient(base_url=app.address, timeout=120.0, limits=limits) as http:
         one = Visitor(http)
         await one.arrive()
         for scale in SCALES[:3]:
             await one.drag([scale])
-        alone = [await _move(one, index, 0.1, random.Random(0)) for index in range(moves)]
+        lot = random.Random(0)
+        alone = [await _move(one, index, 0.1, lot) for index in range(moves)]
         memory = {"one": await _at_rest(app, settle)}
         visits = await _crowd(http, ids, users, min(WARM_UP, seconds))
         memory["before"] = await _at_rest(app, settle)
         warmed, visits = visits, await _crowd(http, ids, users, seconds)
         memory["after"] = await _at_rest(app, settle)
         stays = [visit for visit in visits if not isinstance(visit, BaseException)]
-        equal, checked = await _asked_again(one, stays)
         beside = await _beside_a_job(http, one, moves)
         await one.leave()
     for visit in (*warmed, *visits):
@@ -111,7 +119,7 @@ async def _measure(app: Served, ids: Sequence[str], users: int, seconds: float, 
             raise visit
     errors = [str(visit) or type(visit).__name__ for visit in (*warmed, *visits) if isinstance(visit, BaseException)]
     made = [move for _, part in stays for move in part]
-    return {
+    told = {
         "users": users,
         "seconds": seconds,
         "rows": [
@@ -120,16 +128,13 @@ async def _measure(app: Served, ids: Sequence[str], users: int, seconds: float, 
             for row in _rows(who, moves)
         ],
         "errors": errors,
-        "equal": equal,
-        "compared": checked,
         "dropped": sum(move.made - move.sent for move in made),
         "memory_mb": memory,
     }
+    return told, stays
 
 
-async def _crowd(
-    http: httpx.AsyncClient, ids: Sequence[str], users: int, seconds: float
-) -> list[tuple[list[str], list[Move]] | BaseException]:
+async def _crowd(http: httpx.AsyncClient, ids: Sequence[str], users: int, seconds: float) -> list[Stay | BaseException]:
     sets = zip(range(users), _sets(ids), strict=False)
     visits = (_visit(http, list(mine), number, seconds) for number, mine in sets)
     return await asyncio.gather(*visits, return_exceptions=True)
@@ -140,14 +145,14 @@ async def _at_rest(app: Served, settle: float) -> float:
     return app.memory()
 
 
-async def _visit(http: httpx.AsyncClient, mine: list[str], number: int, seconds: float) -> tuple[list[str], list[Move]]:
-    """A stay: arrive, choose, and move until the time is over."""
+async def _visit(http: httpx.AsyncClient, mine: list[str], number: int, seconds: float) -> Stay:
+    """A stay: arrive, choose, and then move until the time is over, once at least."""
     visitor, lot, made = Visitor(http), random.Random(number), list[Move]()
-    until = time.monotonic() + seconds
     await asyncio.sleep(PAUSE * lot.random())
     await visitor.arrive()
     await visitor.choose(mine)
-    while time.monotonic() < until:
+    until = time.monotonic() + seconds
+    while not made or time.monotonic() < until:
         made.append(await _move(visitor, len(made), PAUSE, lot))
     await visitor.leave()
     return mine, made
@@ -158,16 +163,19 @@ async def _move(visitor: Visitor, index: int, pause: float, lot: random.Random) 
     return await visitor.drag(lot.sample(SCALES, 1 if (index + 1) % DRAG_EVERY else DRAG_EVENTS))
 
 
-async def _asked_again(one: Visitor, stays: Sequence[tuple[list[str], list[Move]]]) -> tuple[int, int]:
-    """(equal, asked): answers of the crowd that a single visitor gets again."""
+async def _asked_again(app: Served, stays: Sequence[Stay]) -> tuple[int, int]:
+    """(equal, asked): answers of the crowd that a single visitor gets from an app that nobody else uses."""
     said = [(mine, move) for mine, moves in stays for move in moves]
     sample = random.Random(1).sample(said, min(CHECKED, len(said)))
-    equal, before = 0, one.candidates
-    for mine, move in sorted(sample, key=lambda pair: pair[0]):
-        if one.candidates != mine:
-            await one.choose(mine)
-        equal += (await one.drag([move.scale])).answer == move.answer
-    await one.choose(before)
+    equal = 0
+    async with httpx.AsyncClient(base_url=app.address, timeout=120.0) as http:
+        one = Visitor(http)
+        await one.arrive()
+        for mine, move in sorted(sample, key=lambda pair: pair[0]):
+            if one.candidates != mine:
+                await one.choose(mine)
+            equal += (await one.drag([move.scale])).answer == move.answer
+        await one.leave()
     return equal, len(sample)
 
 
@@ -175,7 +183,8 @@ async def _beside_a_job(http: httpx.AsyncClient, one: Visitor, moves: int) -> li
     """A visitor's moves while searches of the whole validation split run one after another."""
     heavy = asyncio.ensure_future(_search(http))
     await asyncio.sleep(0.5)
-    made = [await _move(one, index, 0.1, random.Random(2)) for index in range(moves)]
+    lot = random.Random(2)
+    made = [await _move(one, index, 0.1, lot) for index in range(moves)]
     heavy.cancel()
     await asyncio.gather(heavy, return_exceptions=True)
     return made
