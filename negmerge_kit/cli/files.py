@@ -35,6 +35,9 @@ def merge(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.out is None and options.delta_out is None:
         parser.error("nothing to write: give --out, --delta-out or both")
+    if options.buffers == "recalibrate":
+        raise ParameterError("--buffers recalibrate needs a pool's model and images, and files have none: use keep or "
+                             "merge here, or `negmerge unlearn POOL`.")
     result = _by_shard(options) if options.executor != "serial" else operations.merge_files(
         options.base,
         options.candidate,

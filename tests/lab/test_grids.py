@@ -88,7 +88,10 @@ def test_bad_files_say_what_is_wrong(tmp_path, text, words):
 def test_unknown_grids_list_the_presets():
     with pytest.raises(ParameterError, match="no grid 'large': choose among cifar-small, lr-wd-epochs, paper-cifar"):
         grid("large")
-    assert set(PRESETS) == {"tiny", "paper-randaugment", "paper-randaugment-linear", "lr-wd-epochs"}
+    assert set(PRESETS) == {
+        "tiny", "paper-randaugment", "paper-randaugment-linear", "lr-wd-epochs", "tiny-classifier", "cifar-small",
+        "paper-cifar",
+    }
 
 
 def test_old_recipes_keep_their_values_and_so_their_ids():
