@@ -43,6 +43,39 @@ def published_loader(
         yield iter(loader)
 
 
+class Cropped(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    """Images in memory, cropped and mirrored by torchvision one at a time, as its CIFAR-10 gives them."""
+
+    def __init__(self, images: ImageSet, padding: int) -> None:
+        from torchvision import transforms
+
+        self.pixels, self.labels = images.images.permute(0, 2, 3, 1).contiguous().numpy(), images.labels.tolist()
+        crop = transforms.RandomCrop(self.pixels.shape[1:3], padding)
+        self.transform = transforms.Compose([crop, transforms.RandomHorizontalFlip(), transforms.ToTensor()])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        from PIL import Image
+
+        pixels: Tensor = self.transform(Image.fromarray(self.pixels[index]))
+        return pixels, self.labels[index]
+
+
+def plain_loader(
+    images: ImageSet, *, padding: int, batch_size: int, workers: int
+) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+    """Epochs of (pixels in [0, 1], labels) as a plain training loop on CIFAR loads them."""
+    from torch.utils.data import DataLoader
+
+    how = {"multiprocessing_context": "spawn", "persistent_workers": True} if workers else {}
+    loader = DataLoader(Cropped(images, padding), batch_size, shuffle=True, num_workers=workers,
+                        pin_memory=torch.cuda.is_available(), **how)  # type: ignore[arg-type]
+    while True:
+        yield iter(loader)
+
+
 def write_jpegs(folder: Path, count: int, side: int, *, classes: int) -> None:
     """Soft random pictures as JPEG files, one subfolder a class, about as many bytes as photographs of that size."""
     from PIL import Image
