@@ -9,6 +9,7 @@ from negmerge_kit.checkpoints import open_checkpoint
 from negmerge_kit.checkpoints.filling import record_candidate, save_candidate
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import ParameterError, PoolError, SceneError
+from negmerge_kit.lab.audits.audit import audit
 from negmerge_kit.lab.evaluation import evaluate
 from negmerge_kit.lab.training.batches import batches, steps_of
 from negmerge_kit.lab.training.execution import Execution
@@ -258,3 +259,9 @@ def test_resnet_18_on_small_files_of_cifars_format(tmp_path, monkeypatch):
     delta = bench.merged(bench.choose())
     assert delta.counts.elements == sum(weight.numel() for weight in bench.model.clip.visual.parameters())
     assert bool(delta.delta["fc.weight"].any()) and not bool(delta.delta["bn1.running_mean"].any())
+
+
+def test_the_audit_of_clip_models_says_where_a_classifier_is_attacked(classifier_pool):
+    bench = Workbench(open_pool(classifier_pool), device="cpu")
+    with pytest.raises(ParameterError, match="standard classifier's scene .*`negmerge compare` attacks"):
+        audit(bench, bench.choose(), 0.5)

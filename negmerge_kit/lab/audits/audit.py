@@ -109,12 +109,16 @@ def audit(
         on_probe: called with each answer.
 
     Raises:
-        ParameterError: for an unknown probe, no step, or neither choice with scale nor `unlearned`.
+        ParameterError: for an unknown probe, no step, neither choice with scale nor `unlearned`, or a standard
+            classifier, whose probes are other ones.
         MismatchError: for weights that do not hold the base's tensors.
         SceneError: for a class without images.
         CheckpointError: for a model that answers with NaN.
     """
     check_asked(probes, steps)
+    if bench.scene.forgetting is not None:
+        raise ParameterError(f"{bench.scene.name} is a standard classifier's scene, and these probes ask models with "
+                             "heads apart: `negmerge compare` attacks its models for membership.")
     started = time.perf_counter()
     model = bench.fresh_model()
     base = model.weights("cpu")
