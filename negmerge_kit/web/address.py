@@ -18,7 +18,7 @@ TABS = ("unlearn", "compare", "agreement", "finetune", "audit")
 LONGEST = 200_000
 LOWEST_KEEP = 0.8
 
-READ = "() => [window.location.search]"
+READ = "() => [negmerge.asked]"
 """Sends the address as the page was called to the handler that restores from it."""
 
 

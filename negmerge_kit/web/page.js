@@ -1,5 +1,7 @@
 /* What the page does by itself: its address, the hint for newcomers, and names for what gradio leaves unnamed. */
 window.negmerge = {
+  /* The address as it was called: the first tab writes itself into it before anything is restored. */
+  asked: window.location.search,
   /* Writes the controls into the address, without a new entry in the history; what is as at first is left out. */
   remember(known, [pool, candidates, rule, scale, keep, ...dials]) {
     const address = new URL(window.location), query = address.searchParams;

@@ -78,7 +78,6 @@ def lay_out_head(ids: Sequence[str], device: str) -> tuple[gr.Dropdown, gr.HTML,
         pool = gr.Dropdown(list(ids), value=ids[0], label="pool", elem_id="nm-pool", interactive=True, filterable=False,
                            scale=0, min_width=220)  # fmt: skip
         chip = gr.HTML(device, elem_id="nm-device")
-    gr.HTML(fragments.hint(), elem_id="nm-hint-box", js_on_load="negmerge.hint(element)")
     return pool, chip, gr.HTML("", elem_id="nm-told")
 
 
@@ -89,6 +88,7 @@ def lay_out(page: Unlearn, head: tuple[gr.Dropdown, gr.HTML, gr.HTML], *, growin
     first = page.chosen("", ids, RULE, KEEP, 0.0, *defaults)
     known, timer = gr.State(list(ids)), gr.Timer(1.0, active=growing)
     style = gr.HTML(page.gallery.style(), elem_classes="nm-unseen")
+    gr.HTML(fragments.hint(), elem_id="nm-hint-box", js_on_load="negmerge.hint(element)")
     with gr.Row(elem_id="nm-body"):
         with gr.Column(elem_id="nm-steps"):
             choose, progress = _step_choose(page, ids)

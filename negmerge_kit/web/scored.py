@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from negmerge_kit.errors import NegmergeError
 from negmerge_kit.lab.report import on_test
@@ -16,7 +16,7 @@ from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.scale import DEFAULT_SCALES, Point, ScaleSearch
 from negmerge_kit.types import Json
 from negmerge_kit.vision.images import ImageSet
-from negmerge_kit.web.jobs import Job, Jobs
+from negmerge_kit.web.jobs import POLL_SECONDS, Job, Jobs
 
 REMEMBERED = 64
 
@@ -91,8 +91,8 @@ class Scored:
                 known.whole[scale] = Point(scale, scores.forget, scores.retain)
                 yield
 
-    def search(self, choice: Choice, keep: float) -> Iterator[Point]:
-        """Search the scale on the whole validation split, yielding each point as it is known.
+    def search(self, choice: Choice, keep: float) -> Iterator[Point | None]:
+        """Search the scale on the whole validation split, yielding each point as it is known, and None while it waits.
 
         The outcome, and its one score on test, are in `known(choice)` afterwards. A reader who stops
         early stops the search at its next point.
@@ -118,7 +118,14 @@ class Scored:
 
         try:
             self.jobs.begin(work)
-            while not isinstance(item := news.get(), ScaleSearch):
+            while True:
+                try:
+                    item = news.get(timeout=POLL_SECONDS)
+                except Empty:
+                    yield None
+                    continue
+                if isinstance(item, ScaleSearch):
+                    break
                 if isinstance(item, BaseException):
                     raise item
                 if item.scale and item.stopped is None and item.forget and item.retain:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -157,11 +158,16 @@ class Unlearn:
         if self.scored.jobs.busy and keep not in self.scored.known(choice).searches:
             waiting = fragments.progress("Waiting for another job to end", 0.0, "One heavy job runs at a time.")
             yield f'<div class="nm-card">{waiting}</div>', None
-        for count, point in enumerate(self.scored.search(choice, keep), 1):
+        began, count = None, 0
+        for point in self.scored.search(choice, keep):
             if not self._stands(session, choice):
                 return
+            if point is None:
+                continue
+            began, count = began or time.monotonic(), count + 1
             told = f"Scoring scale {point.scale:g} on the whole validation split"
-            yield f'<div class="nm-card">{fragments.progress(told, count / SEARCHES_AT_ONCE)}</div>', None
+            left = _left(time.monotonic() - began, count - 1, SEARCHES_AT_ONCE - count)
+            yield f'<div class="nm-card">{fragments.progress(told, count / SEARCHES_AT_ONCE, left)}</div>', None
         best = self.scored.known(choice).searches[keep].best
         yield self.result(choice, keep), best.scale if best else None
 
@@ -230,6 +236,11 @@ class Unlearn:
 
     def _stands(self, session: str, choice: Choice) -> bool:
         return self._visitors.stands_at(session, (self.bench.pool.folder, choice))
+
+
+def _left(gone: float, done: int, left: int) -> str:
+    """Time left from what the steps so far have taken; at most, because a search may end early."""
+    return f"at most about {gone / done * left:.0f} s left" if done and gone > 1 else ""
 
 
 def _shown_keep(value: object) -> float:

@@ -178,6 +178,37 @@ def test_best_scale_is_found_and_the_file_opens_in_open_clip(visit, bench, tmp_p
     assert record["scores"]["test"]["forget"]["n"] == 357
 
 
+def test_a_newcomer_sees_three_steps_once(visit, browser, address):
+    hint = visit.page.locator("#nm-hint")
+    expect(hint).to_contain_text("Choose candidates")
+    hint.get_by_role("button", name="Got it").press("Enter")
+    expect(hint).to_be_hidden()
+    assert visit.page.evaluate("Object.keys(localStorage)") == ["negmerge-hint"]
+    again = Visit(browser, address, storage_state=visit.page.context.storage_state())
+    expect(again.page.locator("#nm-hint")).to_be_hidden()
+    again.page.close()
+
+
+def test_an_example_is_one_click_away(visit, bench):
+    visit.page.get_by_role("button", name="one candidate").click()
+    best = visit.page.locator("#nm-best")
+    best.wait_for()
+    expect(visit.page.locator("#nm-rule input")).to_have_value("Task arithmetic (one candidate)")
+    expect(visit.page.locator("#nm-picker input:checked")).to_have_count(1)
+    visit.page.wait_for_url(re.compile("rule=task-arithmetic"))
+    expect(visit.page.locator("#nm-find")).to_be_enabled()
+
+
+def test_a_search_is_cancelled_and_can_be_started_again(visit):
+    visit.page.get_by_label("number input for keep at least").fill("0.89")  # a floor that no test has searched
+    visit.page.keyboard.press("Enter")
+    visit.page.locator("#nm-find").click()
+    visit.page.locator("#nm-find-stop").click()
+    expect(visit.page.locator("#nm-find")).to_have_text("Find the best scale")
+    expect(visit.page.locator("#nm-find-stop")).to_be_hidden()
+    expect(visit.page.locator("#nm-result .nm-progress")).to_have_count(0)
+
+
 @pytest.mark.parametrize("width", [390, 768])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_narrow_pages_are_one_column_with_nothing_cut(browser, address, width, theme):

@@ -1,9 +1,11 @@
-"""The other pages in Chromium: a row that is clicked stands on Unlearn, votes and audit follow, nothing is cut."""
+"""The other pages in Chromium: rows load, votes and audit follow, pools change, everybody can read and reach them."""
 
 import re
 import zipfile
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from negmerge_kit.views.style import percent
@@ -11,14 +13,20 @@ from negmerge_kit.views.style import percent
 from .conftest import free_port
 from .test_browser import Visit, browser, pytestmark  # noqa: F401
 
+SHOWN = {
+    "Compare": "#nm-rules", "Agreement": "#nm-map svg", "Fine-tune": "#nm-pages [role=tabpanel]:visible button",
+    "Audit": "#nm-probes", "Unlearn": "#nm-find",
+}  # fmt: skip
+"""Each page, and what stands on it once it is there."""
+
 
 @pytest.fixture(scope="module")
-def pages(compared):
-    """A served app on the pool whose comparison is finished."""
+def pages(compared, tiny_pool):
+    """A served app on two pools; the first one's comparison is finished."""
     from negmerge_kit.web import serve
 
     port = free_port()
-    blocks = serve(compared[2], device="cpu", port=port, block=False)
+    blocks = serve([compared[2], tiny_pool], device="cpu", port=port, block=False)
     yield f"http://127.0.0.1:{port}/"
     blocks.close(verbose=False)
 
@@ -78,10 +86,67 @@ def test_agreement_and_audit_follow_the_choice_on_unlearn(visit, tmp_path):
         assert "audit.json" in archive.namelist()
 
 
+def test_an_address_restores_the_state_and_follows_it(browser, pages, tiny_pool, bench):  # noqa: F811
+    one = bench.pool.ids[0]
+    asked = f"pool={tiny_pool.name}&candidates={one}&rule=ties&density=0.3&scale=0.6&keep=0.9&tab=agreement"
+    visit = Visit(browser, f"{pages}?{asked}&colour=blue", viewport={"width": 1340, "height": 900})
+    expect(visit.page.locator("#nm-agreed")).to_contain_text("1 candidates as chosen")
+    tab(visit, "Unlearn")
+    visit.at("0.6")
+    choice = bench.choose([one], "ties", {"density": 0.3})
+    assert visit.number("#nm-forget-now") == round(100 * bench.score(choice, 0.6, "live").forget.value, 1)
+    expect(visit.page.locator("#nm-pool input")).to_have_value(tiny_pool.name)
+    told = dict(parse_qsl(urlsplit(visit.page.url).query))
+    assert told | {"tab": "agreement"} == dict(parse_qsl(asked)) | {"colour": "blue"} and "tab" not in told
+    visit.set_scale("0.8")
+    visit.at("0.8")
+    visit.page.wait_for_url(re.compile("scale=0.8"))
+    again = Visit(browser, visit.page.url)
+    again.at("0.8")
+    again.page.close()
+    visit.page.close()
+    assert visit.errors == [] and visit.outside == []
+
+
+def test_a_link_that_cannot_be_says_what_was_left_out(browser, pages):  # noqa: F811
+    visit = Visit(browser, f"{pages}?pool=../etc&scale=9")
+    expect(visit.page.locator("#nm-told")).to_contain_text("pool '../etc'; scale '9'")
+    expect(visit.page.locator("#nm-notice")).to_contain_text("Find the best scale")
+    visit.page.close()
+    assert visit.errors == []
+
+
+def test_another_pool_comes_onto_the_page(visit, tiny_pool):
+    visit.set_scale("0.5")
+    visit.at("0.5")
+    tab(visit, "Compare")
+    visit.page.locator("#nm-pool input").click()
+    visit.page.get_by_role("option", name=tiny_pool.name).click()
+    visit.page.wait_for_url(re.compile(f"pool={tiny_pool.name}"))
+    visit.page.wait_for_selector("#nm-cards", state="visible")
+    visit.page.wait_for_function("document.querySelector('#nm-scale input[type=range]').value === '0'")
+    tab(visit, "Compare")
+    expect(visit.page.locator("#nm-compare-content")).to_contain_text("are held against each other")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_serious_on_any_page(browser, pages, theme):  # noqa: F811
+    visit = Visit(browser, f"{pages}?__theme={theme}&scale=0.5", viewport={"width": 1340, "height": 900})
+    found = []
+    for name, shown in SHOWN.items():
+        tab(visit, name)
+        visit.page.wait_for_selector(shown)
+        for part in Axe().run(visit.page).response["violations"]:
+            if part["impact"] in ("serious", "critical"):
+                found += [(name, part["id"], node["target"], node["html"][:120]) for node in part["nodes"]]
+    visit.page.close()
+    assert found == []
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_narrow_pages_do_not_scroll_sideways(browser, pages, theme):  # noqa: F811
     visit = Visit(browser, f"{pages}?__theme={theme}", viewport={"width": 390, "height": 844})
-    for name, shown in (("Compare", "#nm-rules"), ("Agreement", "#nm-map svg"), ("Audit", "#nm-probes")):
+    for name, shown in SHOWN.items():
         tab(visit, name)
         visit.page.wait_for_selector(shown)
         assert visit.page.evaluate("document.documentElement.scrollWidth") == 390, name
