@@ -110,7 +110,7 @@ class FinetunePage:
                 return fragments.progress(f"{len(recipes)} candidates. Choose what shall be forgotten to see the cost.")
             begun = self.tunes.plans.read(plan)
             lacking = begun.lacking(recipes)
-            return finetune_told.estimate(begun, lacking, self.tunes.seconds(begun, lacking))
+            return finetune_told.estimate(begun, lacking, self.tunes.cost(begun, lacking))
         except NegmergeError as error:
             return fragments.notice(str(error))
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from negmerge_kit.checkpoints.pool import RECORD
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.views import svg
 from negmerge_kit.views.losses import loss_curves, loss_finding
-from negmerge_kit.vision.tiny import SHIPPED
-from negmerge_kit.web.finetuning import STOPPED, Run
+from negmerge_kit.web.finetuning import STOPPED, Cost, Run
 from negmerge_kit.web.fragments import notice, progress
 from negmerge_kit.web.plans import Plan
 from negmerge_kit.web.uploads import Taken
@@ -35,15 +33,15 @@ def summary(plan: Plan, taken: Taken | None = None) -> str:
     )
 
 
-def estimate(plan: Plan, recipes: Sequence[Recipe], seconds: float) -> str:
+def estimate(plan: Plan, recipes: Sequence[Recipe], cost: Cost) -> str:
     """What the recipes that the pool lacks cost before anything is started."""
     if not recipes:
         return '<p class="nm-fine" role="status">The pool has all of these candidates already.</p>'
-    size, epochs = len(recipes) * _weights_bytes(plan) / 2**20, sum(recipe.epochs for recipe in recipes)
+    epochs = sum(recipe.epochs for recipe in recipes)
     return (
         f'<p class="nm-fine" role="status"><b>{len(recipes)} candidate{"s" * (len(recipes) > 1)}</b>, {epochs:,} '
-        f"epochs of {plan.images:,} images: at most about <b>{duration(seconds)}</b> on this machine, {size:.0f} MB of "
-        "disk.</p>"
+        f"epochs of {plan.images:,} images: about <b>{duration(cost.training)}</b> of training and at most "
+        f"{duration(cost.scoring)} of scoring on this machine, {cost.disk / 2**20:.0f} MB of disk.</p>"
     )
 
 
@@ -108,8 +106,3 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
-
-def _weights_bytes(plan: Plan) -> int:
-    """Bytes of one candidate's file."""
-    base = plan.folder / "base.safetensors" if (plan.folder / RECORD).is_file() else SHIPPED
-    return base.stat().st_size

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from negmerge_kit.checkpoints.pool import Candidate
 from negmerge_kit.errors import NegmergeError, ParameterError
@@ -54,6 +54,14 @@ class Served(Protocol):
     def open(self, id: object) -> Any:
         """The pool of that id, on the device."""
         ...
+
+
+class Cost(NamedTuple):
+    """Of recipes that are not started yet: seconds of training, seconds of scoring at most, bytes on disk."""
+
+    training: float
+    scoring: float
+    disk: int
 
 
 @dataclass
@@ -195,15 +203,19 @@ class FineTunes:
             self.pools.open(served).bench.refresh()
         return served
 
-    def seconds(self, plan: Plan, recipes: Sequence[Recipe]) -> float:
-        """At most how long these recipes take on the app's device."""
+    def cost(self, plan: Plan, recipes: Sequence[Recipe]) -> Cost:
+        """What these recipes take on the app's device."""
         spec = str(plan.scene.model)
         with self._turn:
             if spec not in self._models:
                 self._models = {spec: load_model(plan.scene.model, device=self._device)}
             model = self._models[spec]
         kept = sum(len(source.images("val", image_size=plan.scene.transform)) for source in plan.scene.sources[1:])
-        return sum(predicted_seconds(model, recipes, images=plan.images, scored=kept + plan.images // 8))
+        forgotten = plan.images // 8  # a tenth of all images, of which candidates learn from eight
+        size = sum(tensor.numel() * tensor.element_size() for tensor in model.weights("meta").values())
+        return Cost(
+            *predicted_seconds(model, recipes, images=plan.images, scored=kept + forgotten), size * len(recipes)
+        )
 
     def _work(self, job: Job, run: Run, executor: Executor) -> None:
         plan = run.plan

@@ -88,6 +88,17 @@ def test_uploaded_images_become_a_pool_and_the_same_ones_are_found_again(home):
     assert len(more.curves) == 3 and more.share == 1.0  # what was trained before is drawn, too
 
 
+def test_the_cost_is_of_what_the_pool_lacks(home):
+    tunes = tunes_in(home)
+    plan = tunes.plans.of_family("colours")
+    once, twice = tunes.cost(plan, QUICK[:1]), tunes.cost(plan, QUICK)
+    assert 0 < once.training and twice.scoring > 0 and twice.disk == 2 * once.disk > 2**20
+    page = FinetunePage(tunes)
+    assert "<b>2 candidates</b>, 12 epochs of" in page.estimate(plan.id, preset_rows(next(iter(PRESETS)), 700))
+    assert "Row 1" in page.estimate(plan.id, [[0] * len(COLUMNS)])
+    assert "Choose what shall" in page.estimate("", preset_rows(next(iter(PRESETS)), 700))
+
+
 def test_a_stopped_run_is_found_by_the_next_process_and_gone_on_with(home):
     tunes = tunes_in(home)
     plan = tunes.plans.of_family("colours")
