@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Accuracy": "scoring.accuracy",
+    "METRICS": "scoring.metrics",
     "RULES": "merging.rules",
     "Recipe": "lab.training.recipe",
     "Workbench": "lab.workbench",

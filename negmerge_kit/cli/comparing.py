@@ -58,8 +58,10 @@ def compare(arguments: list[str]) -> int:
     if options.plot:
         from negmerge_kit.views.frontier import rule_frontier
         from negmerge_kit.views.save import save_figure
+        from negmerge_kit.views.standings import standings_figure
 
-        save_figure(rule_frontier(comparisons, resampled), options.plot)
+        figure = standings_figure(comparisons) if classifier else rule_frontier(comparisons, resampled)
+        save_figure(figure, options.plot)
     result = _json(comparisons, resampled, subsets, options)
     if options.json:
         print_json(result)
@@ -113,6 +115,8 @@ def _parser() -> argparse.ArgumentParser:
 def _refuse(options: argparse.Namespace, entrants: Sequence[Entrant], pools: Sequence[Pool]) -> None:
     """Say what cannot work before the long work begins."""
     from negmerge_kit.lab.comparison.comparison import is_classifier
+    from negmerge_kit.lab.comparison.entrants import RETRAIN
+    from negmerge_kit.lab.retrained import require_retrained
 
     if len({pool.folder.resolve() for pool in pools}) < len(pools):
         raise ParameterError("a pool is named twice: name each one once.")
@@ -128,6 +132,9 @@ def _refuse(options: argparse.Namespace, entrants: Sequence[Entrant], pools: Seq
             f"{pools[0].folder} is no standard classifier's pool, so it has no retrained model and no shadow model: "
             "leave --choose and --shadows out."
         )
+    if options.choose == "gap" and not any(entrant.rule == RETRAIN for entrant in entrants):
+        for pool in pools:
+            require_retrained(pool)
     if len(pools) > 1 and (options.resample or options.subsets):
         raise ParameterError("--resample and --subsets look at one pool: name one, or leave them out.")
     if options.resample and options.reference not in {entrant.name for entrant in entrants}:

@@ -8,7 +8,7 @@ from pathlib import Path
 from negmerge_kit.checkpoints.pool import MADE_FROM, Pool
 from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
-from negmerge_kit.errors import PoolError
+from negmerge_kit.errors import ParameterError, PoolError
 from negmerge_kit.types import Items, Json, Weights
 
 FILE = "retrained.safetensors"
@@ -46,6 +46,21 @@ def find_retrained(pool: Pool) -> Retrained | None:
     if weights.metadata.get(MADE_FROM) != pool.base_file.sha256:
         raise PoolError(f"{path} was not made for this pool's base: remove it, and retrain anew.")
     return Retrained(weights, sha256_file(path), dict(weights.metadata))
+
+
+def require_retrained(pool: Pool) -> Retrained:
+    """The pool's retrained model, for those who look for the smallest gap to it.
+
+    Raises:
+        ParameterError: if there is none.
+    """
+    found = find_retrained(pool)
+    if found is None:
+        raise ParameterError(
+            f"{pool.folder} has no retrained model to be near to: make it with `negmerge compare {pool.folder} "
+            "--baselines retrain --rules none`, or choose by the floor."
+        )
+    return found
 
 
 def keep_retrained(pool: Pool, items: Items, made_by: Json) -> Path:

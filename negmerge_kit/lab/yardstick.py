@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
-from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.resident import Choice
-from negmerge_kit.lab.retrained import Retrained, find_retrained
+from negmerge_kit.lab.retrained import Retrained, find_retrained, require_retrained
 from negmerge_kit.lab.shadows import Shadows, train_shadows
 from negmerge_kit.lab.standing import Standing, measure
 from negmerge_kit.lab.training.from_scratch import base_recipe, trained_from_scratch
@@ -20,11 +19,6 @@ from negmerge_kit.types import Json
 from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.forgetting import parts_of
 from negmerge_kit.vision.images import ImageSet
-
-NO_RETRAINED = (
-    "{} has no retrained model to be near to: make it with `negmerge compare {} --baselines retrain --rules none`, "
-    "or choose by the floor."
-)
 
 
 class Yardstick:
@@ -90,9 +84,7 @@ class Yardstick:
         Raises:
             ParameterError: if the pool has no retrained model.
         """
-        if self.retrained() is None:
-            folder = self.bench.pool.folder
-            raise ParameterError(NO_RETRAINED.format(folder, folder))
+        require_retrained(self.bench.pool)
 
     def standing(self, model: Classifier, split: str, seconds: float | None = None) -> Standing:
         """Every metric of a model, the gap and the time included."""

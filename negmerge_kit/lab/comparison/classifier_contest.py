@@ -61,6 +61,10 @@ class ClassifierContest(Contest):
         with self.bench.at(choice, row.scale) as model:
             return replace(row, standing=self.yardstick.standing(model, "test", row.cost.wall))
 
+    def finished(self, row: Row) -> bool:
+        """Not a row that was kept by a contest without metrics, as the app's are."""
+        return row.status != "ok" or row.standing is not None
+
     def find_scale(self, choice: Choice) -> ScaleSearch:
         """By the floor as for any pool, or the scale nearest to the retrained model."""
         if self.terms.choose == "floor":

@@ -139,7 +139,7 @@ def compare_rules(
     for index, entrant in enumerate(entrants):
         on_row(index, len(entrants), entrant)
         row = kept.find(entrant, pool.ids) if kept else None
-        if row is None:
+        if row is None or not contest.finished(row):
             row = contest.row(entrant)
             if kept:
                 kept.keep(row, pool.ids)
