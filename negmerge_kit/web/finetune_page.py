@@ -261,14 +261,15 @@ def _connect_scene(page: FinetunePage, scene: dict[str, Any], plan: gr.State) ->
 
     def run(request: gr.Request, *values: Any) -> Iterator[Any]:
         still = [gr.skip()] * 4  # the uploads
-        yield gr.Button(interactive=False), gr.Button(interactive=True), gr.skip(), gr.skip(), *still
+        busy = gr.Button(interactive=False), gr.Button(interactive=True)  # each time, as in job_buttons
+        yield *busy, gr.skip(), gr.skip(), *still
         try:
             for html, id in page.choose(str(request.session_hash), *values):
-                yield gr.skip(), gr.skip(), html, id or gr.skip(), *still
+                yield *busy, html, id or gr.skip(), *still
         except CancelledError as error:
-            yield gr.skip(), gr.skip(), fragments.notice(str(error), "hint"), gr.skip(), *still
+            yield *busy, fragments.notice(str(error), "hint"), gr.skip(), *still
         except NegmergeError as error:
-            yield gr.skip(), gr.skip(), fragments.notice(str(error)), gr.skip(), *still
+            yield *busy, fragments.notice(str(error)), gr.skip(), *still
         # What was sent is gone by now, whatever became of it.
         yield gr.Button(interactive=True), gr.Button(interactive=False), gr.skip(), gr.skip(), *[None] * 4
 

@@ -43,12 +43,15 @@ def connect(
     """A button that starts a job and one that cancels it; `follow` tells (progress, content or "" to leave it)."""
 
     def run(request: gr.Request, *values: Any) -> Iterator[Any]:
-        yield gr.Button(interactive=False), gr.Button(interactive=True), gr.skip(), gr.skip()
+        # The buttons are told again each time: the page makes one message out of the one before, and where two come
+        # in one frame a change that stood in the first alone would be lost.
+        busy = gr.Button(interactive=False), gr.Button(interactive=True)
+        yield *busy, gr.skip(), gr.skip()
         try:
             for told, html in follow(str(request.session_hash), *values):
-                yield gr.skip(), gr.skip(), told, html or gr.skip()
+                yield *busy, told, html or gr.skip()
         except NegmergeError as error:  # a pool that is not served, or cannot be opened
-            yield gr.skip(), gr.skip(), fragments.notice(str(error)), gr.skip()
+            yield *busy, fragments.notice(str(error)), gr.skip()
         yield gr.Button(interactive=True), gr.Button(interactive=False), gr.skip(), gr.skip()
 
     def end(request: gr.Request) -> None:

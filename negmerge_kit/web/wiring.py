@@ -137,9 +137,10 @@ def _subtracting(pools: Pools, controls: Controls, shown: Shown, arriving: list[
         return pools.open(pool).unlearn.moved(*values)
 
     def find(request: gr.Request, pool: str, *values: Any) -> Iterator[Any]:
-        yield gr.Button("Searching…", interactive=False), gr.Button(visible=True), gr.skip(), gr.skip()
+        pressed = gr.Button("Searching…", interactive=False), gr.Button(visible=True)  # each time, as in job_buttons
+        yield *pressed, gr.skip(), gr.skip()
         for result, scale in pools.open(pool).unlearn.find(_session(request), *values):
-            yield gr.skip(), gr.skip(), result, gr.skip() if scale is None else scale
+            yield *pressed, result, gr.skip() if scale is None else scale
         yield *release(), gr.skip(), gr.skip()
 
     def release() -> tuple[gr.Button, gr.Button]:
