@@ -24,10 +24,9 @@ def header() -> str:
     return f'<header class="nm-header"><h1>negmerge-kit</h1><p>{TAGLINE}</p></header>'
 
 
-def device_chip(device: str, told: str = "") -> str:
-    """What it runs on, and what had to be given up for want of memory."""
-    more = f'<span class="nm-told-chip" role="status">{escape(told)}</span>' if told else ""
-    return f'<p class="nm-chips"><span>runs on {escape(device)}</span>{more}</p>'
+def device_chip(device: str) -> str:
+    """What it runs on."""
+    return f'<p class="nm-chips"><span>runs on {escape(device)}</span></p>'
 
 
 def hint() -> str:

@@ -51,11 +51,6 @@ class OpenPool:
             return f"CUDA: {torch.cuda.get_device_name(device)}"
         return {"cpu": "CPU", "mps": "MPS (Apple GPU)"}.get(device.type, str(device))
 
-    @property
-    def given_up(self) -> str:
-        """What the pages' numbers had to give up for want of memory, in a sentence; empty where nothing."""
-        return self.bench.given_up
-
 
 class Pools:
     """What is served, by id: a pool's folder name, numbered where two share one.

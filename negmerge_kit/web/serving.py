@@ -103,7 +103,7 @@ def build(pools: Pools, tunes: FineTunes) -> gr.Blocks:
     first = pools.open(pools.ids[0])
     growing = first.sweep is not None
     with gr.Blocks(title="negmerge-kit", fill_width=True, analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
-        head = lay_out_head(pools.ids, fragments.device_chip(first.device, first.given_up))
+        head = lay_out_head(pools.ids, fragments.device_chip(first.device))
         with gr.Tabs(selected="unlearn", elem_id="nm-pages") as tabs:
             with gr.Tab("Unlearn", id="unlearn") as tab:
                 controls, shown = lay_out(first.unlearn, head, growing=growing)

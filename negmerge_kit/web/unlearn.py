@@ -116,8 +116,15 @@ class Unlearn:
         except NegmergeError as error:
             return self._base_only(error, keep)
         shown, base = self._best_known(choice, now)
-        hint = fragments.notice(FIRST, "hint") if not scale and not self.scored.known(choice).searches else ""
-        return Moved(hint, self._cards(base, shown, keep), fragments.marker(shown), self.gallery.html(self._said, said))
+        first = FIRST if not scale and not self.scored.known(choice).searches else ""
+        given_up = self.bench.given_up and f"For want of memory: {self.bench.given_up}."
+        hint = " ".join(part for part in (first, given_up) if part)
+        return Moved(
+            fragments.notice(hint, "hint"),
+            self._cards(base, shown, keep),
+            fragments.marker(shown),
+            self.gallery.html(self._said, said),
+        )
 
     def chosen(self, session: str, ids: Sequence[str], rule: str, keep: float, scale: float, *dials: Any) -> Chosen:
         """Everything on the right for another choice; the curve shows what is known and is filled in by `fill`."""

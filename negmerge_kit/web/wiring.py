@@ -41,7 +41,7 @@ def standing(opened: OpenPool, picked: list[str], sweep_line: str = "") -> list[
     pool, growing = opened.bench.pool, opened.sweep is not None and not opened.sweep.status().finished
     return [
         gr.CheckboxGroup(choices=candidates.choices(pool), value=picked), list(pool.ids),
-        opened.unlearn.gallery.style(), device_chip(opened.device, opened.given_up), sweep_line,
+        opened.unlearn.gallery.style(), device_chip(opened.device), sweep_line,
         gr.Timer(active=growing),
     ]  # fmt: skip
 

@@ -44,6 +44,13 @@ def test_scale_zero_is_the_base_and_tells_a_newcomer_what_to_press(bench):
     assert "Find the best scale" in moved.notice and 'role="status"' in moved.notice
 
 
+def test_what_was_given_up_for_want_of_memory_is_said_on_the_page(page, ids, monkeypatch):
+    assert "memory" not in page.moved(ids, RULE, KEEP, 0.3, *DIALS).notice
+    monkeypatch.setattr(Workbench, "given_up", "candidates are read from disk")
+    for scale in (0, 0.3):
+        assert "For want of memory: candidates are read from disk." in page.moved(ids, RULE, KEEP, scale, *DIALS).notice
+
+
 def test_another_scale_changes_what_the_model_says(page, ids):
     before, after = (page.moved(ids, RULE, KEEP, scale, *DIALS).gallery for scale in (0, 1.5))
     assert before != after and "✗" in after
