@@ -111,7 +111,9 @@ def evaluate(arguments: list[str]) -> int:
     """Score a checkpoint on a scene's forget and retain sets."""
     parser = Parser("evaluate", "Score a checkpoint on a scene's forget and retain sets.")
     parser.add_argument("file", type=Path, metavar="FILE", help="safetensors checkpoint with the base's key set")
-    parser.add_argument("--scene", required=True, metavar="SCENE", help="tiny:FAMILY, tiny-classifier, a pool folder or a FILE.toml")
+    parser.add_argument(
+        "--scene", required=True, metavar="SCENE", help="tiny:FAMILY, tiny-classifier, a pool folder or a FILE.toml"
+    )
     parser.add_argument("--split", default="test", choices=["val", "test"])
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--json", action="store_true", help="print JSON")
