@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -153,9 +154,8 @@ def test_a_server_killed_while_it_fine_tunes_goes_on_when_it_is_started_again(br
         told, figure = visit.page.locator("#nm-finetune-progress"), visit.page.locator("#nm-losses svg")
         expect(told).to_contain_text("tiny:colours has 1 of 2 candidates")
         visit.page.locator("#nm-resume").click()
-        figure.wait_for(timeout=SLOW)
-        finding = figure.get_attribute("aria-label")
-        assert "2000 epochs" in finding and int(finding.split("after step ")[1].split(" ")[0]) > saved
+        expect(figure).to_have_attribute("aria-label", re.compile("2000 epochs"), timeout=SLOW)
+        assert int(figure.get_attribute("aria-label").split("after step ")[1].split(" ")[0]) > saved
         visit.page.locator("#nm-finetune-stop").click()
         expect(told).to_contain_text("1 of 2 candidates of tiny:colours are done. Stopped", timeout=SLOW)
         visit.page.close()
