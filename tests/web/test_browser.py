@@ -230,3 +230,16 @@ def test_the_dark_page_is_dark(browser, address):
     )
     assert all(sum(map(int, re.findall(r"\d+", colour)[:3])) < 150 for colour in colours)
     visit.page.close()
+
+
+def test_a_running_job_can_be_cancelled_and_begun_again(visit):
+    visit.page.get_by_role("tab", name="Agreement", exact=True).click()
+    start, stop = visit.page.locator("#nm-explain"), visit.page.locator("#nm-explain-stop")
+    start.click()
+    expect(stop).to_be_enabled(timeout=SLOW)
+    expect(start).to_be_disabled()
+    expect(visit.page.locator("#nm-explain-progress")).to_contain_text("Steps along", timeout=SLOW)
+    stop.click()
+    expect(visit.page.locator("#nm-explain-progress")).to_contain_text("Cancelled", timeout=SLOW)
+    expect(start).to_be_enabled(timeout=SLOW)
+    expect(stop).to_be_disabled()
