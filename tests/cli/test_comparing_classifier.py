@@ -103,19 +103,6 @@ def test_compare_prints_the_contract_and_metrics(capsys, compared, monkeypatch, 
     assert "Gradient ascent" in said and "Retrain" in said
 
 
-def test_the_same_seed_gives_the_same_rows_elsewhere(capsys, compared, made, tmp_path):
-    _, words = compared
-    _, out, _ = run(capsys, *words, "--json")
-    other = shutil.copytree(made, tmp_path / "pool")
-    _, again, _ = run(capsys, "compare", other, *words[2:], "--json")
-
-    def lasting(text):
-        rows = json.loads(text)["rows"]
-        return [(row["rule"], row["scale"], {**row["metrics"], "seconds": None}) for row in rows]
-
-    assert lasting(out) == lasting(again)
-
-
 def test_several_pools_tell_every_metric_with_its_range(capsys, compared):
     folder, _ = compared
     bench = Workbench(open_pool(folder), device="cpu")
