@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.vision.data.cropping import CROP as CROP_AT_RANDOM
+from negmerge_kit.vision.data.cropping import crop_at_random
 from negmerge_kit.vision.data.decoding import cores
 from negmerge_kit.vision.towers import OPENAI_MEAN
 
@@ -59,7 +60,7 @@ def augment(
 
     Args:
         images: uint8 [n, 3, H, W] on the CPU.
-        spec: "none" (only mirrors, if they are on) or timm's "rand-m{m}-n{n}-mstd0.5".
+        spec: "none" (only mirrors, if they are on), timm's "rand-m{m}-n{n}-mstd0.5", or "crop-K" (`crop_at_random`).
         seed: of all draws; another seed for every batch of an epoch.
         flips: mirror half of the images; wrong for digits and signs, which the published recipe mirrors all the same.
         crop: whether "rand-…" crops at random first, as published.
@@ -85,6 +86,8 @@ def augment(
     if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8 or images.device.type != "cpu":
         raise ParameterError(f"images to augment are {images.dtype} {list(images.shape)} on {images.device}: give "
                              "uint8 [n, 3, H, W] on the CPU.")
+    if cropped := CROP_AT_RANDOM.fullmatch(spec):
+        return crop_at_random(images, int(cropped[1]), seed=seed, flips=flips, part=part)
     places = torch.arange(len(images)) if part is None else part
     if not len(places) or (spec == NONE and not flips):
         return images[places] if part is not None else images
