@@ -1,6 +1,8 @@
 """/pools, /score and /search through gradio_client: the workbench's numbers to the last digit, errors as sentences."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from gradio_client import Client
@@ -27,6 +29,15 @@ def test_pools(client, tiny_pool):
 
 def test_only_the_named_endpoints_are_public(client):
     assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/pools", "/score", "/search", "/compare"}
+
+
+def test_the_readme_asks_this_app_and_is_answered(address, capsys):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    block = next(body for body in re.findall(r"^```python\n(.*?)^```$", readme, re.M | re.S) if "gradio_client" in body)
+    session: dict = {}
+    exec(compile(block.replace("http://127.0.0.1:7860", address), "README.md", "exec"), session)
+    assert "'Uniform average', 'NegMerge'" in capsys.readouterr().out
+    session["app"].close()
 
 
 @pytest.mark.parametrize("split", ["val", "test", "live"])
