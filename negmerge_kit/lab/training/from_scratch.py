@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from negmerge_kit.errors import ParameterError
@@ -48,7 +49,13 @@ def base_recipe(scene: Scene) -> Recipe:
 
 
 def trained_from_scratch(
-    model: Classifier, images: ImageSet, recipe: Recipe, *, may_mirror: bool = False, execution: Execution | None = None
+    model: Classifier,
+    images: ImageSet,
+    recipe: Recipe,
+    *,
+    may_mirror: bool = False,
+    execution: Execution | None = None,
+    resume: Path | None = None,
 ) -> Iterator[Step]:
     """Train an untrained classifier in place on these images and no others, a step at each iteration.
 
@@ -57,8 +64,10 @@ def trained_from_scratch(
         images: `Parts.seen` makes the base, `Parts.remaining` the retrained model.
         recipe: as `base_recipe` gives it; another seed is another order of the images.
         may_mirror: whether a mirrored image still shows its class.
+        resume: a file that keeps the run's state, as `finetune` takes it; the caller deletes it when the weights are
+            saved.
 
     Raises:
-        DivergedError, ParameterError: as `finetune`.
+        DivergedError, ParameterError, CheckpointError: as `finetune`.
     """
-    return finetune(model, images, recipe, may_mirror=may_mirror, execution=execution)
+    return finetune(model, images, recipe, may_mirror=may_mirror, execution=execution, resume=resume)
