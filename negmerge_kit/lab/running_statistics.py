@@ -87,7 +87,15 @@ def recalibrate(model: Classifier, scene: Scene) -> None:
     """
     images = parts_of(scene).remaining.take(RECALIBRATED_ON).images
     parts = images.tensor_split(-(-len(images) // _BATCH))
-    update_bn((model.pixels(part) for part in parts), model.clip.visual)
+    norms = [module for module in model.clip.visual.modules() if hasattr(module, "momentum")]
+    momenta = [module.momentum for module in norms]
+    try:
+        update_bn((model.pixels(part) for part in parts), model.clip.visual)
+    finally:
+        # torch puts both back only where nothing went wrong, and memory may run out on the way.
+        for module, momentum in zip(norms, momenta, strict=True):
+            module.momentum = momentum
+        model.clip.eval()
 
 
 def largest_scale(base: Weights, delta: Weights) -> float:

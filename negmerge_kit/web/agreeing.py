@@ -104,7 +104,8 @@ class Agreeing:
         if html := self.explained(choice):
             yield Done(html)
             return
-        for news in self.jobs.follow(visitor, ("explain", choice.candidates), lambda job: self._explain(job, choice)):
+        key = ("explain", self.bench.pool.folder, choice.candidates)
+        for news in self.jobs.follow(visitor, key, lambda job: self._explain(job, choice)):
             if isinstance(news, Done):
                 with self._turn:
                     self._whys[choice.candidates] = news.result

@@ -61,7 +61,8 @@ class Auditing:
         with self._turn:
             found = self._known.get(asked)
         if found is None:
-            for news in self.jobs.follow(visitor, ("audit", asked), lambda job: self._audit(job, asked)):
+            key = ("audit", self.bench.pool.folder, asked)
+            for news in self.jobs.follow(visitor, key, lambda job: self._audit(job, asked)):
                 if isinstance(news, Done):
                     found = news.result
                 else:

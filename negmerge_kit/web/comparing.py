@@ -68,7 +68,8 @@ class Compare:
         if found:
             yield Done(found)
             return
-        for news in self.jobs.follow(visitor, ("compare", key), lambda job: self._compare(job, pool, keep)):
+        shared = ("compare", pool.folder, *key)
+        for news in self.jobs.follow(visitor, shared, lambda job: self._compare(job, pool, keep)):
             if isinstance(news, Done):
                 with self._turn:
                     self._done[key] = news.result

@@ -86,6 +86,23 @@ def test_scored_and_written_statistics_are_the_same_and_the_base_comes_back(stan
     assert stand.score(choice, 0.8).json() == stand.score(choice, 0.8).json()
 
 
+def test_memory_that_runs_out_while_recalibrating_leaves_a_model_that_answers_as_before(stand, monkeypatch):
+    choice = stand.choose(buffers="recalibrate")
+    before = stand.score(choice, 0.4)
+    pixels, calls = stand.model.pixels, []
+
+    def full(images):
+        calls.append(len(images))
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("no memory left")
+        return pixels(images)
+
+    monkeypatch.setattr(stand.model, "pixels", full)
+    stand.score(choice, 0.3)
+    assert len(calls) > 2 and not any(module.training for module in stand.model.clip.modules())
+    assert stand.score(choice, 0.4) == before == stand.score(choice, 0.4)
+
+
 def test_points_of_another_policy_are_not_taken_for_ones_own(stand):
     curves = [[point.json() for point in stand.search(stand.choose(buffers=buffers), scales=[0.0, 1.0]).curve]
               for buffers in ("keep", "recalibrate", "keep")]

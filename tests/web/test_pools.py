@@ -1,6 +1,7 @@
 """Several pools behind one app: opened when asked for, closed for want of memory, and never mixed up."""
 
 import shutil
+from contextlib import suppress
 
 import pytest
 
@@ -39,6 +40,23 @@ def test_pools_are_opened_when_asked_for_and_the_longest_unused_is_closed(folder
     roomy = Pools(find_pools(folders), made=tmp_path, device="cpu")
     roomy.open("a"), roomy.open("b"), roomy.open("a")
     assert roomy.opened == ["b", "a"]
+
+
+def test_pools_of_the_same_candidates_never_share_a_job(tiny_pool, tmp_path, monkeypatch):
+    """Ids come from base, forget set and recipe, so two pools may hold the very same ids and keep other images."""
+    for name in ("a", "b"):
+        shutil.copytree(tiny_pool, tmp_path / name)
+    pools = Pools([tmp_path / "a", tmp_path / "b"], made=tmp_path, device="cpu")
+    keys = []
+    monkeypatch.setattr(pools.jobs, "follow", lambda visitor, key, work: keys.append(key) or iter([]))
+    for id in pools.ids:
+        opened = pools.open(id)
+        choice = opened.bench.choose()
+        list(opened.compare.follow("me", 0.95))
+        list(opened.agreement.agreeing.explain("me", choice))
+        with suppress(AssertionError):  # no audit came of it
+            list(opened.audit.auditing.follow("me", (choice, 0.5, ("linear",))))
+    assert len(keys) == 6 and len(set(keys)) == 6
 
 
 def test_a_pool_that_is_added_is_served_once(folders, tiny_pool, tmp_path):
