@@ -33,7 +33,7 @@ def build(arguments: list[str]) -> int:
         "pool build", "Fine-tune an embedded scene's candidates into a pool; goes on where it was stopped."
     )
     parser.add_argument(
-        "scene", choices=["tiny", "tiny-classifier"], help="the embedded CLIP, or the embedded standard classifier"
+        "scene", metavar="tiny|tiny-classifier", help="the embedded CLIP, or the embedded standard classifier"
     )
     parser.add_argument(
         "--out", type=Path, metavar="POOL", help="folder of the pool (default: the user's cache folder)"
@@ -48,6 +48,9 @@ def build(arguments: list[str]) -> int:
     add_executor_flags(parser)
     add_training_flags(parser)
     options = parser.parse_args(arguments)
+    if options.scene not in (known := ("tiny", "tiny-classifier")):
+        raise ParameterError(f"'{options.scene}' is no embedded scene: choose {' or '.join(known)}, or fine-tune the "
+                             "candidates of a scene of your own with `negmerge sweep --scene FILE.toml`.")
 
     from negmerge_kit.cli.progress import progress_bar
     from negmerge_kit.lab.training.recipe import grid

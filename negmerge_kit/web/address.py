@@ -64,7 +64,8 @@ def restored(
     """
     given: dict[str, str] = {}
     if isinstance(query, str) and len(query) <= LONGEST:
-        given = dict(parse_qsl(query.removeprefix("?"), errors="replace"))
+        told = parse_qsl(query.removeprefix("?"), keep_blank_values=True, errors="replace")
+        given = {name: text for name, text in told if text or name == "candidates"}  # none ticked is an answer, too
     found = Address(pools[0])
     if (pool := given.get("pool")) is not None:
         if pool in pools:
@@ -90,11 +91,11 @@ def restored(
         else:
             found.problems.append(f"tab {_short(tab)}")
     if (named := given.get("candidates")) is not None:
-        wanted, known = named.split(","), ids_of(found.pool)
+        wanted, known = named.split(",") if named else [], ids_of(found.pool)
         found.candidates = [id for id in known if id in set(wanted)]
         if lost := len(set(wanted) - set(known)):
             found.problems.append(f"{lost} candidate{'s' if lost > 1 else ''} that this pool does not hold")
-        if not found.candidates:
+        if wanted and not found.candidates:
             found.candidates = None
     return found
 

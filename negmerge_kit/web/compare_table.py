@@ -52,7 +52,8 @@ def _row(row: Row) -> str:
     if row.matched:
         matched = _cells(title, name, "matched", f"{row.matched.crossing.scale:.3f}", row.matched.test)
     spent = f"{row.cost.merge + row.cost.search:.1f}{NBSP}s<small>{row.cost.evaluations} scales</small>"
-    return f'<tr{kind}><th scope="row">{title}{protocol}{matched}<td>{percent(row.kept_fraction or 0.0)}<td>{spent}</tr>'
+    kept = percent(row.kept_fraction or 0.0)
+    return f'<tr{kind}><th scope="row">{title}{protocol}{matched}<td>{kept}<td>{spent}</tr>'
 
 
 def _cells(title: str, name: str, which: str, scale: str, test: Pair) -> str:

@@ -13,7 +13,7 @@ from negmerge_kit.vision.families import FAMILIES
 from negmerge_kit.vision.tiny import TINY
 from negmerge_kit.web import finetune_told, fragments, own_weights
 from negmerge_kit.web.finetuning import FineTunes
-from negmerge_kit.web.grid_rows import COLUMNS, PRESETS, another_row, preset_rows, recipes_of
+from negmerge_kit.web.grid_rows import COLUMNS, PRESETS, another_row, one_less, preset_rows, recipes_of
 from negmerge_kit.web.job_buttons import LIGHT
 from negmerge_kit.web.jobs import CancelledError, Done, Job, Progress
 from negmerge_kit.web.plans import Plan, checked_families, checked_name
@@ -95,11 +95,6 @@ class FinetunePage:
     def preset(self, plan: object, preset: object) -> list[list[Any]]:
         """The preset's rows, as long as they should be for the plan's images."""
         return preset_rows(preset, self.tunes.plans.read(plan).images if plan else 700)
-
-    def fewer(self, rows: object) -> list[list[Any]]:
-        """The table without its last row."""
-        recipes_of(rows)
-        return list(rows)[:-1] if isinstance(rows, list) and len(rows) > 1 else list(rows)  # type: ignore[call-overload]
 
     def estimate(self, plan: object, rows: object) -> str:
         """What the table would cost, or what is wrong with it."""
@@ -208,7 +203,7 @@ def lay_out(page: FinetunePage, tab: gr.Tab) -> None:
     rows = {"inputs": [plan, preset], "outputs": table}
     gr.on([preset.change, plan.change], told(page.preset), **rows, **LIGHT)
     more.click(told(another_row), table, table, **LIGHT)
-    fewer.click(told(page.fewer), table, table, **LIGHT)
+    fewer.click(told(one_less), table, table, **LIGHT)
     changes = [table.change, plan.change, tab.select]
     gr.on(changes, page.estimate, [plan, table], cost, trigger_mode="always_last", **LIGHT)
     shown(start.click(told(page.start), [plan, table, address], None, **LIGHT).success)

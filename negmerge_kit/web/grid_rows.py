@@ -62,6 +62,19 @@ def another_row(rows: object) -> list[list[Any]]:
     return [*told, [*last[:-1], next(seed for seed in range(MOST_ROWS + 1) if seed not in taken)]]
 
 
+def one_less(rows: object) -> list[list[Any]]:
+    """The table without its last row, whatever that row says; one row stays.
+
+    Raises:
+        ParameterError: for what is no table.
+
+    >>> one_less([["1e-3", 4, "", "", "", 0], ["nonsense", 4, "", "", "", 1]])
+    [['1e-3', 4, '', '', '', 0]]
+    """
+    told = _shaped(rows)
+    return [list(row) for row in told[:-1] or told]
+
+
 def recipes_of(rows: object) -> tuple[Recipe, ...]:
     """The recipes of the table's rows; rows with nothing in them do not count.
 
@@ -90,14 +103,18 @@ def recipes_of(rows: object) -> tuple[Recipe, ...]:
 
 
 def _table(rows: object) -> list[Sequence[Any]]:
+    told = [row for row in _shaped(rows) if any(not _blank(cell) for cell in row)]
+    if len(told) > MOST_ROWS:
+        raise ParameterError(f"the grid has {len(told)} rows, and {MOST_ROWS} are the most: start some of them first.")
+    return told
+
+
+def _shaped(rows: object) -> list[Sequence[Any]]:
     if not isinstance(rows, (list, tuple)) or len(rows) > 2 * MOST_ROWS:
         raise ParameterError(f"the grid is no table of at most {MOST_ROWS} rows: choose a preset and change it.")
     if not all(isinstance(row, (list, tuple)) and len(row) == len(COLUMNS) for row in rows):
         raise ParameterError(f"each row of the grid has {len(COLUMNS)} cells: choose a preset and change it.")
-    told = [row for row in rows if any(not _blank(cell) for cell in row)]
-    if len(told) > MOST_ROWS:
-        raise ParameterError(f"the grid has {len(told)} rows, and {MOST_ROWS} are the most: start some of them first.")
-    return told
+    return list(rows)
 
 
 def _blank(cell: object) -> bool:

@@ -159,6 +159,7 @@ def test_pool_show_and_verify(capsys, tiny_pool, own_pool):
         (["evaluate", "{pool}/base.safetensors", "--scene", "tiny:cats"], "digits"),
         (["evaluate", "{pool}/heads.safetensors", "--scene", "tiny:digits"], "tensor"),
         (["pool", "build", "imagenet"], "tiny"),
+        (["pool", "build", "scene.toml"], "`negmerge sweep --scene FILE.toml`"),
         (["pool", "build", "tiny", "--grid", "huge"], "grid"),
         (["pool"], "build, show or verify"),
         (["demo", "--pool", "nowhere"], "nowhere"),

@@ -49,6 +49,11 @@ def test_what_cannot_be_is_left_out_and_told_of(query, says):
     assert found.pool == "a" and found.scale == 0 and found.keep == KEEP and found.tab == "unlearn"
 
 
+def test_no_ticked_candidate_comes_back_as_none_ticked():
+    found = asked("?candidates=&rule=ties")  # as the page writes it
+    assert found.candidates == [] and found.rule == "ties" and found.problems == []
+
+
 def test_a_thousand_random_addresses_restore_something_valid():
     lot = random.Random(3)
     names = ["pool", "candidates", "rule", "scale", "keep", "tab", *(name for _, name in DIALS)]

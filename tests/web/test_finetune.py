@@ -14,7 +14,7 @@ from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.web import finetune_told
 from negmerge_kit.web.finetune_page import FAMILY, OWN, FinetunePage
 from negmerge_kit.web.finetuning import FineTunes, executor_for
-from negmerge_kit.web.grid_rows import COLUMNS, MOST_ROWS, PRESETS, another_row, preset_rows, recipes_of
+from negmerge_kit.web.grid_rows import COLUMNS, MOST_ROWS, PRESETS, another_row, one_less, preset_rows, recipes_of
 from negmerge_kit.web.jobs import Jobs
 from negmerge_kit.web.plans import Plans, checked_families, checked_name
 from negmerge_kit.web.uploads import Uploads
@@ -252,6 +252,15 @@ def test_an_address_needs_ray_and_must_be_one(monkeypatch):
 # --- hostile calls ----------------------------------------------------------------------------
 
 
+def test_a_faulty_last_row_can_be_removed():
+    rows = preset_rows(next(iter(PRESETS)), 700)
+    faulty = [*rows, ["a lot", None, "", "", "none", -1]]
+    with pytest.raises(ParameterError):
+        recipes_of(faulty)
+    assert one_less(faulty) == rows and one_less(rows) == rows[:1] and one_less(rows[:1]) == rows[:1]
+    assert len(one_less(rows[:1] * (MOST_ROWS + 1))) == MOST_ROWS
+
+
 def test_every_handler_of_the_page_refuses_what_it_cannot_use_in_a_sentence(home):
     """A thousand calls with nonsense in every place: nothing but sentences, nothing begun, nothing read or left."""
     page = FinetunePage(tunes_in(home))
@@ -266,7 +275,7 @@ def test_every_handler_of_the_page_refuses_what_it_cannot_use_in_a_sentence(home
                     ["nobody", str(secret), None, "negmerge-tiny"]),
         "preset": (page.preset, [plan.id, next(iter(PRESETS))]),
         "more": (another_row, [rows]),
-        "fewer": (page.fewer, [rows]),
+        "fewer": (one_less, [rows]),
         "estimate": (page.estimate, ["app-none", rows]),
         "start": (page.start, ["app-none", rows, ""]),
         "resume": (page.resume, [plan.id, ""]),
