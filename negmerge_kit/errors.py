@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class NegmergeError(Exception):
     """Base of every error whose message is meant for the user.
@@ -17,6 +19,19 @@ class ParameterError(NegmergeError, ValueError):
 
 class DivergedError(ParameterError):
     """Training whose loss stopped being a number: the message names the step and the recipe."""
+
+
+class SearchDivergedError(DivergedError):
+    """A search in which every try diverged.
+
+    Attributes:
+        trials: what was tried, as plain values.
+        seconds: what the search took.
+    """
+
+    def __init__(self, message: str, trials: tuple[dict[str, Any], ...], seconds: float) -> None:
+        super().__init__(message)
+        self.trials, self.seconds = trials, seconds
 
 
 class CheckpointError(NegmergeError):

@@ -20,6 +20,7 @@ from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.checkpoints.writer import save_checkpoint
 from negmerge_kit.errors import CheckpointError, ParameterError
 from negmerge_kit.lab.evaluation import logits_of
+from negmerge_kit.lab.training.recipe import SEEDS
 from negmerge_kit.scoring.lira import scaled_confidence
 from negmerge_kit.types import Json
 from negmerge_kit.vision.images import ImageSet
@@ -108,7 +109,7 @@ def train_shadows(
         if found is None:
             chosen = inside[index].nonzero().flatten()
             images = replace(whole, images=whole.images[chosen], labels=whole.labels[chosen], known=None)
-            model = train(images, seed * 1000 + index)
+            model = train(images, (seed * 1000 + index) % SEEDS)
             logits = logits_of(model, model.features(whole.images), whole)
             found = scaled_confidence(logits, whole.labels).float()
             _write(path, found, key)

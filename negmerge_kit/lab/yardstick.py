@@ -29,6 +29,9 @@ class Yardstick:
         shadows: how many shadow models; 0 leaves the likelihood ratio attack out.
         seed: of the shadow models.
 
+    Attributes:
+        evaluations: scales that `nearest` looked at; `images` were answered for them.
+
     Raises:
         SceneError: for a scene whose data are not parted.
     """
@@ -45,6 +48,7 @@ class Yardstick:
         self.parts = parts_of(bench.scene)
         self._count, self._seed, self._on_shadow = shadows, seed, on_shadow
         self._retrained: dict[str, Standing] = {}
+        self.evaluations = self.images = 0
 
     @cached_property
     def shadows(self) -> Shadows | None:
@@ -104,6 +108,11 @@ class Yardstick:
         forget, *kept = (_accuracy(found.scores[name]) for name in ("forget", "retain", "unseen"))
         return Point(scale, forget, pool_accuracies(kept), gap=average_gap(values, reference.values))
 
+    @property
+    def _asked(self) -> int:
+        """Images that a model answers for one point."""
+        return sum(len(images) for images in (self.parts.forgotten, self.parts.remaining, self.parts.validation))
+
     def nearest(
         self, choice: Choice, *, scales: Sequence[float] = DEFAULT_SCALES,
         on_point: Callable[[Point], None] | None = None,
@@ -117,6 +126,8 @@ class Yardstick:
 
         def score(scale: float) -> Point:
             with self.bench.at(choice, scale) as model:
+                self.evaluations += 1
+                self.images += self._asked
                 return self.point(model, scale)
 
         return nearest_scale(score, scales=scales, on_point=on_point)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import pytest
 from negmerge_kit.checkpoints.pool import MADE_FROM, open_pool
 from negmerge_kit.checkpoints.writer import save_checkpoint
 from negmerge_kit.cli import main
+from negmerge_kit.lab.baselines import BASELINES
 from negmerge_kit.lab.comparison.comparison import across, compare_rules
 from negmerge_kit.lab.comparison.kept_rows import KeptRows
+from negmerge_kit.lab.comparison.rows import Row
 from negmerge_kit.lab.comparison.terms import Terms
 from negmerge_kit.lab.retrained import FILE, find_retrained
 from negmerge_kit.lab.training.recipe import Recipe
@@ -36,8 +39,6 @@ def run(capsys, *words):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """The embedded classifier, trained for a few epochs, with three quick candidates."""
-    from dataclasses import replace
-
     from negmerge_kit.vision.scene import open_scene
 
     scene = replace(open_scene("tiny-classifier"), training=TRAINING)
@@ -93,6 +94,9 @@ def test_compare_prints_the_contract_and_metrics(capsys, compared, monkeypatch, 
     )
     best = min(rows["negmerge"]["curve"], key=lambda point: (point["gap"], point["scale"]))
     assert rows["negmerge"]["scale"] == best["scale"]
+    for name, searches in (("negmerge", 1), ("single", 3)):  # every scale of every search, all images of validation
+        n = sum(rows[name]["validation"][side]["n"] for side in ("forget", "retain"))
+        assert rows[name]["evaluations"] == 5 * searches and rows[name]["cost"]["images"] == 5 * searches * n
 
     monkeypatch.setattr(Workbench, "fresh_model", None)  # whoever trains or measures again fails
     code, again, err = run(capsys, *words, "--json")
@@ -137,6 +141,21 @@ def test_search_and_unlearn_by_the_gap(capsys, compared, tmp_path):
     assert claims["scale"] is True, out
 
 
+@pytest.mark.parametrize("choose", ["floor", "gap"])
+def test_a_baseline_that_diverges_is_charged_and_shows_its_trials(compared, choose, monkeypatch, capsys):
+    folder, words = compared
+    run(capsys, *words, "--json")
+    ascent = BASELINES["gradient-ascent"]
+    far = replace(ascent, presets={name: replace(one, rates=(1e30, 1e31)) for name, one in ascent.presets.items()})
+    monkeypatch.setitem(BASELINES, "gradient-ascent", far)
+    bench, terms = Workbench(open_pool(folder), device="cpu"), Terms(choose)
+    (row,) = compare_rules(bench, ["gradient-ascent"], terms=terms).rows
+    assert row.status == "diverged" and row.standing is None and "smaller ones" in row.params["why"]
+    assert [(trial["rate"], trial["status"]) for trial in row.trials] == [(1e30, "diverged"), (1e31, "diverged")]
+    assert row.cost.search == sum(trial["seconds"] for trial in row.trials) > 0 and row.cost.evaluations == 2
+    assert row.json()["trials"] == list(row.trials) and Row.from_json(row.entrant, row.json()) == row
+
+
 def test_by_the_floor_nothing_needs_a_retrained_model(capsys, made, tmp_path):
     folder = shutil.copytree(made, tmp_path / "pool")
     words = ("compare", folder, "--rules", "negmerge", "--baselines", "gradient-ascent", "--scales", "0:1:0.5")
@@ -159,6 +178,7 @@ def test_by_the_floor_nothing_needs_a_retrained_model(capsys, made, tmp_path):
         (("compare", "--choose", "gap", "--baselines", "none", "--rules", "negmerge"), "no retrained model"),
         (("compare", "--choose", "test"), "floor or gap"),
         (("compare", "--shadows", "3"), "halved"),
+        (("compare", "--seed", "-1"), "seed -1 is out of range"),
         (("compare", "--baselines", "nope"), "on a classifier's pool"),
         (("compare", "--resample", "10"), "--resample"),
         (("search", "--choose", "gap"), "no retrained model"),

@@ -72,8 +72,10 @@ def test_what_diverges_is_recorded_and_never_chosen():
 def test_all_diverged_is_one_sentence_and_the_base_is_back():
     model = TwoWeights(*BASE)
     with pytest.raises(DivergedError, match="^gradient-ascent diverged with every learning rate of 1e\\+37, 1e\\+38: "
-                                            "give smaller ones.$"):
+                                            "give smaller ones.$") as told:
         search(lambda model: 0.0, [1e38, 1e37], model)
+    assert [trial["rate"] for trial in told.value.trials] == [1e37, 1e38]
+    assert told.value.seconds == sum(trial["seconds"] for trial in told.value.trials) > 0
     assert model.w == pytest.approx(BASE)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from negmerge_kit.errors import ParameterError
+from negmerge_kit.lab.comparison.terms import Terms
 from negmerge_kit.lab.training import batches as room
 from negmerge_kit.lab.training.batches import batches
 from negmerge_kit.lab.training.crew import Crew
@@ -66,6 +67,25 @@ def test_augmentation_differs_by_step_and_seed(numbered):
     one, two = (batch.pixels for batch in batches(same, replace(AUGMENTED, epochs=1), CPU))
     other = next(batches(same, replace(AUGMENTED, epochs=1, seed=6), CPU)).pixels
     assert not torch.equal(one, two) and not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("augment", ["crop-4", "rand-m3-n2-mstd0.5"])
+def test_any_seed_of_63_bits_trains(numbered, augment):
+    from negmerge_kit.lab.baselines.loop import Run
+
+    for seed in (1_000_000_000, 2**63 - 1):
+        derived = Run(None, None, 0.1, 1, seed, {}, None, PLAIN).seed_of(3, 9)
+        recipe = replace(PLAIN, seed=derived, augment=augment)
+        assert len(list(batches(numbered, recipe, CPU))) == 6
+    # Small seeds stay what they were: finished candidates can be made again.
+    assert Run(None, None, 0.1, 1, 7, {}, None, PLAIN).seed_of(3, 9) == 7 * 100_003 + 39
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_other_seeds_are_refused_where_they_enter(seed):
+    for made in (lambda: replace(PLAIN, seed=seed), lambda: Terms(seed=seed)):
+        with pytest.raises(ParameterError, match=f"seed.*{seed}.* out of range"):
+            made()
 
 
 def test_a_run_that_is_dropped_leaves_no_thread_and_a_fault_comes_out(numbered, monkeypatch):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
-from negmerge_kit.errors import DivergedError, NotFiniteError, ParameterError
+from negmerge_kit.errors import DivergedError, NotFiniteError, ParameterError, SearchDivergedError
 from negmerge_kit.lab.baselines.baseline import Baseline
 from negmerge_kit.lab.baselines.trials import ChosenRate, Trial, TrialLog
 from negmerge_kit.lab.training.resuming import describe_run
@@ -54,7 +55,7 @@ def choose_rate(
             named after all that decides a trial, the base's weights, both sets and `scored_by` included.
 
     Raises:
-        DivergedError: if every rate diverged.
+        SearchDivergedError: if every rate diverged; it has the trials.
         ParameterError: for a rate twice, or what `Baseline.unlearn` refuses.
         PoolError: if the folder's file of this search cannot be read.
     """
@@ -98,8 +99,11 @@ def choose_rate(
             if trial.score is not None and (best is None or best.score is None or trial.score < best.score):
                 best, weights = trial, None if known else model.weights()
         if best is None:
-            raise DivergedError(f"{baseline.name} diverged with every {baseline.dial} of {_told(rates)}: "
-                                "give smaller ones.")
+            trials = [log[rate] for rate in rates]
+            raise SearchDivergedError(
+                f"{baseline.name} diverged with every {baseline.dial} of {_told(rates)}: give smaller ones.",
+                tuple(asdict(trial) for trial in trials), sum(trial.seconds for trial in trials),
+            )  # fmt: skip
         if weights is None:  # the best one is known from a search that was stopped; the same seed makes it again
             tried(best.rate)
             weights = model.weights()

@@ -17,6 +17,7 @@ from negmerge_kit.errors import DivergedError, ParameterError
 from negmerge_kit.lab.training.batches import Batch, batches, steps_of
 from negmerge_kit.lab.training.execution import Execution
 from negmerge_kit.lab.training.finetuning import SMALL_TOWER, Step
+from negmerge_kit.lab.training.recipe import SEEDS
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -55,7 +56,7 @@ class Run:
 
     def seed_of(self, epoch: int, place: int = 0) -> int:
         """A seed of its own for each pass of each epoch."""
-        return self.seed * 100_003 + epoch * 10 + place
+        return (self.seed * 100_003 + epoch * 10 + place) % SEEDS
 
 
 @dataclass(frozen=True, eq=False)

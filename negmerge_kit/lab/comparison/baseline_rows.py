@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from negmerge_kit.errors import DivergedError
+from negmerge_kit.errors import SearchDivergedError
 from negmerge_kit.lab.baselines import BASELINES
 from negmerge_kit.lab.baselines.baseline import PAPER, TINY
 from negmerge_kit.lab.baselines.choosing import choose_rate
@@ -38,7 +38,7 @@ def retrained(yardstick: Yardstick, terms: Terms, on_step: OnStep = lambda rate,
     Its rate, where there are several to try, is the one with the best accuracy on validation.
 
     Raises:
-        DivergedError: if no rate gave numbers.
+        SearchDivergedError: if no rate gave numbers.
     """
     if found := yardstick.retrained():
         return found
@@ -69,15 +69,18 @@ def baseline_row(
             cost = _cost(yardstick, found.seconds, len(trials), None)
             return _row(entrant, yardstick, model, "ok", cost, told, trials)
         score, scored_by = _by_gap(yardstick) if terms.choose == "gap" else _by_floor(yardstick, keep)
+        chosen: ChosenRate | SearchDivergedError
         try:
             chosen = _search(entrant.rule, model, yardstick, terms, score, scored_by, on_step)
-        except DivergedError as error:
-            return Row(entrant, (), {"why": str(error)}, "diverged", None, None, None, None, None, (),
-                       _cost(yardstick, 0.0, 0, None))
+        except SearchDivergedError as error:
+            chosen = error
+    cost = _cost(yardstick, chosen.seconds, len(chosen.trials), meter.peak)
+    if isinstance(chosen, SearchDivergedError):
+        return Row(entrant, (), {"why": str(chosen)}, "diverged", None, None, None, None, None, (), cost,
+                   trials=chosen.trials)
     best = chosen.chosen.score
     status = "infeasible" if terms.choose == "floor" and best is not None and best > 1 else "ok"
     params = {chosen.dial.replace(" ", "_"): chosen.chosen.rate, "epochs": chosen.epochs, **chosen.params}
-    cost = _cost(yardstick, chosen.seconds, len(chosen.trials), meter.peak)
     return _row(entrant, yardstick, model, status, cost, params, tuple(chosen.json()["trials"]))
 
 

@@ -65,6 +65,12 @@ class ClassifierContest(Contest):
         """Not a row that was kept by a contest without metrics, as the app's are."""
         return row.status != "ok" or row.standing is not None
 
+    @property
+    def counted(self) -> tuple[int, int]:
+        """With the scales that were held against the retrained model; each answers for every image, the base too."""
+        looked, answered = super().counted
+        return looked + self.yardstick.evaluations, answered + self.yardstick.images
+
     def find_scale(self, choice: Choice) -> ScaleSearch:
         """By the floor as for any pool, or the scale nearest to the retrained model."""
         if self.terms.choose == "floor":

@@ -123,17 +123,22 @@ class Contest:
     def search(self, choice: Choice) -> _Searched:
         """The protocol's scale search of a choice, run once."""
         if choice not in self._searched:
-            examiner, device = self.examiner, self._device
+            device = self._device
             self.base("val")  # measured once for all, at nobody's cost
-            before = examiner.evaluations, examiner.images
+            before = self.counted
             with metered(device) as meter:
                 merged = self.stand.merged(choice)
                 started = time.perf_counter()
                 found = self.find_scale(choice)
                 seconds = time.perf_counter() - started
-            looked, answered = examiner.evaluations - before[0], examiner.images - before[1]
+            looked, answered = (now - then for now, then in zip(self.counted, before, strict=True))
             self._searched[choice] = _Searched(found, merged.seconds, seconds, looked, answered, meter.peak)
         return self._searched[choice]
+
+    @property
+    def counted(self) -> tuple[int, int]:
+        """Scales looked at so far, and images answered."""
+        return self.examiner.evaluations, self.examiner.images
 
     def find_scale(self, choice: Choice) -> ScaleSearch:
         """The protocol's scale for a choice, searched on validation."""

@@ -65,7 +65,9 @@ class Row:
         status: `ok`; `infeasible` when no scale above 0 of the grid, or no rate of a baseline, keeps enough; `empty`
             when nothing is left to subtract (the conflict of candidates that agree everywhere); `diverged` when no rate
             of a baseline gave numbers.
-        scale, validation, test: by the protocol; test was scored once, at this scale. None unless `ok`.
+        scale: by the protocol. None unless `ok`, and for the base and the baselines, which have none.
+        validation, test: at that scale; test was scored once. None unless `ok`, but for an `infeasible` baseline: these
+            are then of the rate that keeps most, and keep too little.
         matched: None when retention never falls below the floor, or nothing is left.
         kept_fraction: None where nothing is merged.
         curve: what is known in full on validation, at any scale.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from negmerge_kit.errors import ParameterError
+from negmerge_kit.lab.training.recipe import SEEDS
 from negmerge_kit.types import Json
 
 CHOOSE = ("floor", "gap")
@@ -22,7 +23,8 @@ class Terms:
         epochs: passes of every baseline, where not those of its preset: for a rehearsal.
 
     Raises:
-        ParameterError: for another way to choose, a number of shadow models that cannot be halved, or no epochs.
+        ParameterError: for another way to choose, a number of shadow models that cannot be halved, a seed that is
+            negative or has more than 63 bits, or no epochs.
     """
 
     choose: str = "floor"
@@ -37,7 +39,8 @@ class Terms:
             raise ParameterError(
                 f"{self.shadows} shadow models cannot be halved: give an even number, 4 at least, or 0."
             )
-
+        if not 0 <= self.seed < SEEDS:
+            raise ParameterError(f"seed {self.seed} is out of range: give a whole number from 0 to {SEEDS - 1}.")
         if self.epochs is not None and self.epochs < 1:
             raise ParameterError(f"{self.epochs} epochs train nothing: give at least 1.")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from negmerge_kit.lab.training.recipe import Recipe
+from negmerge_kit.lab.training.recipe import SEEDS, Recipe
 from negmerge_kit.vision.data.augment import augment
 from negmerge_kit.vision.data.cropping import CROP, crop_at_random
 from negmerge_kit.vision.images import ImageSet
@@ -83,7 +83,7 @@ def batches(
         step, chosen, state = planned
         mine = part(torch.arange(len(chosen)))
         places = chosen if augmented or cropped else chosen[mine]
-        seed = recipe.seed * 1_000_003 + step
+        seed = (recipe.seed * 1_000_003 + step) % SEEDS
         pixels, labels = source.images[places.to(source.images.device)], source.labels[places.to(source.labels.device)]
         if augmented:
             pixels = augment(pixels.cpu(), recipe.augment, seed=seed, flips=mirror, part=mine)

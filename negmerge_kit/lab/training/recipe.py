@@ -17,6 +17,8 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 FLIPS = ("never", "safe", "as-published")
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("cosine", "multistep")
+SEEDS = 2**63
+"""Seeds are whole numbers from 0 to this one, which is left out; those that are derived from a seed wrap around."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class Recipe:
             "warmup": self.warmup >= 0,
             "label_smoothing": 0 <= self.label_smoothing < 1,
             "clip_norm": self.clip_norm >= 0,
+            "seed": 0 <= self.seed < SEEDS,
             "flips": self.flips in FLIPS,
             "precision": self.precision in PRECISIONS,
             "warmup_share": 0 <= self.warmup_share <= 1,
