@@ -9,7 +9,8 @@ Here pools are read; `filling` makes them and adds to them.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from negmerge_kit.checkpoints.reader import open_checkpoint
@@ -186,6 +187,10 @@ class Pool:
     def verify(self) -> list[str]:
         """One sentence for each file that is missing or changed; an empty list means that all is well."""
         return [problem for stored in self.files if (problem := self.problem(stored))]
+
+    def only(self, ids: Collection[str]) -> Pool:
+        """The pool as if it held no other candidates than these, in its own order."""
+        return replace(self, entries=tuple(entry for entry in self.entries if entry.id in ids))
 
     def reload(self) -> Pool:
         """The pool as it is on disk now."""

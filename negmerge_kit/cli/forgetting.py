@@ -5,7 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from negmerge_kit.cli.sweeping import add_executor_flags, add_training_flags, executor_of, fill, scene_grid
+from negmerge_kit.cli.sweeping import (
+    add_executor_flags,
+    add_training_flags,
+    begin_pool,
+    executor_of,
+    fill,
+    scene_grid,
+)
 from negmerge_kit.cli.unlearning import unlearn_parser, write_unlearned
 from negmerge_kit.errors import NegmergeError
 from negmerge_kit.scoring.floors import parse_keep
@@ -34,7 +41,6 @@ def forget(arguments: list[str]) -> int:
 
     from negmerge_kit.cli.data import prepare_scene
     from negmerge_kit.lab.training.recipe import grid
-    from negmerge_kit.sweeps.embedded import start_pool
     from negmerge_kit.vision.data import find_data
     from negmerge_kit.vision.scene import Scene
 
@@ -45,7 +51,7 @@ def forget(arguments: list[str]) -> int:
     name = f"{find_data(options.forget).name} from {options.model}"
     scene = Scene(name, model, options.forget, tuple(options.retain), options.mode, options.corrupt)
     prepare_scene(scene)
-    store, damaged = start_pool(scene, options.out / "pool")
+    store, damaged = begin_pool(scene, options.out / "pool", options.device)
     swept = fill("forget", store, scene_grid(store, options.grid, options.precision), options, executor, damaged)
     if not swept["candidates"]:
         raise NegmergeError(f"no candidate could be fine-tuned: {swept['failed'][0]['why'].strip().splitlines()[-1]}")

@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.flags import Parser, print_json
-from negmerge_kit.cli.sweeping import add_executor_flags, add_training_flags, executor_of, fill, scene_grid, tell
+from negmerge_kit.cli.sweeping import (
+    add_executor_flags,
+    add_training_flags,
+    begin_pool,
+    executor_of,
+    fill,
+    scene_grid,
+    tell,
+)
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
 
@@ -54,7 +62,7 @@ def build(arguments: list[str]) -> int:
 
     from negmerge_kit.cli.progress import progress_bar
     from negmerge_kit.lab.training.recipe import grid
-    from negmerge_kit.sweeps.embedded import pretrained_base, start_pool, trained_base
+    from negmerge_kit.sweeps.embedded import pretrained_base
     from negmerge_kit.vision.scene import open_scene
 
     options.grid = options.grid or options.scene
@@ -62,16 +70,14 @@ def build(arguments: list[str]) -> int:
 
     def pretrain() -> Weights:
         with progress_bar("pretraining the base", unit="step") as bar:
-            if options.scene == "tiny":
-                return pretrained_base(options.device, on_step=lambda index, total: _advance(bar, index, total))
-            return trained_base(scene, options.device, on_step=lambda index, total: _advance(bar, index, total))
+            return pretrained_base(options.device, on_step=lambda index, total: _advance(bar, index, total))
 
     if options.scene != "tiny" and (options.forget or options.from_scratch):
         raise ParameterError(f"{options.scene} has no --forget and is always trained from scratch: leave them out, or "
                              "describe a scene of your own for `negmerge sweep --scene FILE.toml`.")
     scene = open_scene(f"tiny:{options.forget or 'digits'}" if options.scene == "tiny" else options.scene)
-    made = options.from_scratch or options.scene != "tiny"
-    store, damaged = start_pool(scene, options.out, pretrain=pretrain if made else None)
+    made = pretrain if options.from_scratch else None
+    store, damaged = begin_pool(scene, options.out, options.device, pretrain=made)
     recipes = scene_grid(store, options.grid, options.precision)
     return tell(fill("pool build", store, recipes, options, executor, damaged), options)
 

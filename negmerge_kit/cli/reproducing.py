@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.flags import Parser, percent, print_json, seconds
 from negmerge_kit.cli.reproducing_random import TABLE, reproduce_random
-from negmerge_kit.cli.sweeping import add_executor_flags, add_training_flags, executor_of, fill, scene_grid
+from negmerge_kit.cli.sweeping import (
+    add_executor_flags,
+    add_training_flags,
+    begin_pool,
+    executor_of,
+    fill,
+    scene_grid,
+)
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
 
@@ -55,7 +62,6 @@ def reproduce(arguments: list[str]) -> int:
     from negmerge_kit.lab.workbench import Workbench
     from negmerge_kit.scoring.floors import check_keep
     from negmerge_kit.scoring.scale import Method
-    from negmerge_kit.sweeps.embedded import start_pool
     from negmerge_kit.vision.data import find_data
     from negmerge_kit.vision.model_spec import find_model
     from negmerge_kit.vision.scene import Scene
@@ -77,7 +83,7 @@ def reproduce(arguments: list[str]) -> int:
     parts: list[Json] = []
     for text, source in zip(texts, sources, strict=True):
         scene = Scene(f"{source.name} from {spec}", spec.as_json(), text, (options.control,))
-        store, damaged = start_pool(scene, options.out / source.name)
+        store, damaged = begin_pool(scene, options.out / source.name, options.device)
         recipes = scene_grid(store, options.grid, options.precision)
         swept = fill("reproduce", store, recipes, options, executor, damaged)
         if not swept["candidates"]:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.comparing import compare_pool
 from negmerge_kit.cli.flags import Parser, print_json
 from negmerge_kit.cli.standings import SHOWN, standings_table
-from negmerge_kit.cli.sweeping import add_executor_flags, add_training_flags, executor_of, fill, scene_grid
+from negmerge_kit.cli.sweeping import (
+    add_executor_flags,
+    add_training_flags,
+    begin_pool,
+    executor_of,
+    fill,
+    scene_grid,
+)
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
 
@@ -42,36 +48,40 @@ def reproduce_random(arguments: list[str]) -> int:
     terms = Terms(options.choose, options.shadows, options.seed, options.epochs)
     entrants, executor = find_entrants(options.rules, options.baselines, classifier=True), executor_of(options)
     grid(options.grid)
-    scene, published = _scene(options), find_published_rows(options.model)
+    scene = _scene(options)
+    assert scene.forgetting is not None
+    published = find_published_rows(options.model, options.data, options.share)
     if options.dry_run:
         return _dry_run(options, scene, entrants)
 
     from negmerge_kit.cli.data import prepare_scene
-    from negmerge_kit.sweeps.embedded import start_pool
+    from negmerge_kit.sweeps.jobs import pool_order
     from negmerge_kit.vision.forgetting import parts_of
 
     prepare_scene(scene)
-    print(f"{scene.name}: training the base, if it is not there yet", file=sys.stderr)
     options.out.mkdir(parents=True, exist_ok=True)
-    store, damaged = start_pool(scene, options.out / _folder(options))
+    store, damaged = begin_pool(scene, options.out / _folder(options), options.device)
     recipes = scene_grid(store, options.grid, options.precision)
     swept = fill("reproduce", store, recipes, options, executor, damaged)
-    if not swept["candidates"]:
+    # The base, its rivals and what other grids made are shared; the candidates of other grids take no part.
+    pool = store.reload().only(pool_order(store, recipes))
+    if not pool.ids:
         raise NegmergeError(f"no candidate could be fine-tuned: {swept['failed'][0]['why'].strip().splitlines()[-1]}")
-    comparison, _ = compare_pool(store.reload(), entrants, terms, options)
+    comparison, _ = compare_pool(pool, entrants, terms, options)
     result = {
         "table": TABLE,
         "model": options.model,
         "data": options.data,
         "grid": options.grid,
-        "forgetting": scene.forgetting.label if scene.forgetting else None,
+        "forgetting": scene.forgetting.label,
         "never_seen": parts_of(scene).never_seen,
         "failed": swept["failed"],
         "rows": beside(comparison, published),
-        "published": {"sources": published.sources, "second_hand": list(published.second_hand)},
+        "published": {"sources": published.sources, "second_hand": list(published.second_hand),
+                      "why_none": published.why_none},
         "comparison": comparison.json(),
     }
-    _write(options.out / f"{_folder(options)}.json", result)
+    _write(options.out / f"{_folder(options)}-{Path(options.grid).stem}.json", result)
     if options.json:
         print_json(result)
         return 0
@@ -127,7 +137,7 @@ def _scene(options: argparse.Namespace) -> Scene:
 
 
 def _folder(options: argparse.Namespace) -> str:
-    """Other settings are another pool: nothing is mixed up."""
+    """Another split or base is another pool; candidates of several grids may share one."""
     parts = [TABLE, options.model, f"seed{options.seed}"]
     parts += ["as-published"] * options.as_published + [f"{options.epochs}-epochs"] * bool(options.epochs)
     return "-".join(parts)
@@ -169,6 +179,9 @@ def _dry_run(options: argparse.Namespace, scene: Scene, entrants: tuple[Entrant,
 
 
 def _show(rows: list[Json], published: PublishedRows) -> None:
+    if published.why_none:
+        print(f"\n{published.why_none}")
+        return
     columns = "".join(f"{title:>11}" for title in SHOWN.values())
     print(f"\n{'published, % (* second hand)':40}{columns}")
     used = set()

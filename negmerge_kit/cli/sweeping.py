@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +15,14 @@ from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from negmerge_kit.checkpoints.pool import Pool
     from negmerge_kit.lab.training.execution import Execution
     from negmerge_kit.lab.training.recipe import Recipe
     from negmerge_kit.sweeps.protocol import Executor, Job, Outcome
+    from negmerge_kit.types import Weights
+    from negmerge_kit.vision.scene import Scene
 
 
 def sweep(arguments: list[str]) -> int:
@@ -37,15 +41,37 @@ def sweep(arguments: list[str]) -> int:
 
     from negmerge_kit.cli.data import prepare_scene
     from negmerge_kit.lab.training.recipe import grid
-    from negmerge_kit.sweeps.embedded import start_pool
     from negmerge_kit.vision.scene import open_scene
 
     executor, _ = executor_of(options), grid(options.grid)  # what is misspelt is told before anything is made
     scene = open_scene(options.scene)
     prepare_scene(scene)
-    store, damaged = start_pool(scene, options.out)
+    store, damaged = begin_pool(scene, options.out, options.device)
     recipes = scene_grid(store, options.grid, options.precision)
     return tell(fill("sweep", store, recipes, options, executor, damaged), options)
+
+
+def begin_pool(
+    scene: Scene, folder: Path | None, device: str, *, pretrain: Callable[[], Weights] | None = None
+) -> tuple[Pool, list[str]]:
+    """The scene's pool as `start_pool` gives it; a bar while its base is trained, a sentence while others train it."""
+    from contextlib import ExitStack
+
+    from negmerge_kit.cli.progress import progress_bar, say
+    from negmerge_kit.sweeps.embedded import start_pool
+
+    bars: list[tqdm] = []
+    with ExitStack() as shown:
+
+        def on_step(index: int, total: int) -> None:
+            if not bars:
+                bars.append(shown.enter_context(progress_bar(f"base of {scene.name}", total, unit="step")))
+            say(bars[0], "", done=index)
+
+        def on_wait(folder: Path) -> None:
+            print(f"{scene.name}: another process is making {folder}; waiting for its base", file=sys.stderr)
+
+        return start_pool(scene, folder, pretrain=pretrain, device=device, on_step=on_step, on_wait=on_wait)
 
 
 def add_executor_flags(parser: argparse.ArgumentParser) -> None:

@@ -29,33 +29,44 @@ RECORD = Path(__file__).parent / "published" / "cifar10_random.json"
 
 @dataclass(frozen=True)
 class PublishedRows:
-    """What was published of one network; no row for any other.
+    """What was published of one network on one set, of which one share was forgotten; no row for anything else.
 
     Attributes:
         rows: each with its `row`, title, source, and the numbers that were told, as fractions.
         second_hand: the sources that were read from somebody's copy of a table, not from the paper.
+        why_none: a sentence where there is no row.
 
     >>> [row["gap"] for row in find_published_rows("resnet18").of("negmerge")]
     [0.0107, 0.029]
-    >>> find_published_rows("tiny").rows
-    ()
+    >>> find_published_rows("resnet18", share=0.5).why_none
+    'Nothing is published for this: published are 10 % of cifar10, resnet18; 10 % of cifar10, vgg16-bn.'
     """
 
     rows: tuple[Json, ...]
     sources: Json = field(repr=False)
     second_hand: tuple[str, ...] = ()
+    why_none: str | None = None
 
     def of(self, name: str) -> list[Json]:
         """The published rows of one entrant: several where data or source differ."""
         return [row for row in self.rows if row["row"] == name]
 
 
-def find_published_rows(network: str) -> PublishedRows:
-    """The published rows of a network of the kit, e.g. `resnet18` or `vgg16-bn`."""
+def find_published_rows(network: str, data: str = "cifar10", share: float = 0.1) -> PublishedRows:
+    """The published rows of a network of the kit, e.g. `resnet18` or `vgg16-bn`, for the same data and share only.
+
+    Args:
+        data: DATA as `find_data` reads it; a local copy, as `cifar10:PATH`, is the same data.
+        share: of the training images that is forgotten.
+    """
     record = json.loads(RECORD.read_text(encoding="utf-8"))
-    rows = [{**row, "second_hand": row["source"] in record["second_hand"]}
-            for row in record["models"].get(network, {}).get("rows", ())]
-    return PublishedRows(tuple(rows), record["sources"], tuple(record["second_hand"]))
+    told = [{"network": name, **row, "second_hand": row["source"] in record["second_hand"]}
+            for name, model in record["models"].items() for row in model["rows"]]
+    asked = (network, data.partition(":")[0], share)
+    rows = [row for row in told if (row["network"], row["data"], row["share"]) == asked]
+    known = dict.fromkeys(f"{100 * row['share']:g} % of {row['data']}, {row['network']}" for row in told)
+    why_none = None if rows else f"Nothing is published for this: published are {'; '.join(known)}."
+    return PublishedRows(tuple(rows), record["sources"], tuple(record["second_hand"]), why_none)
 
 
 def beside(comparison: Comparison, published: PublishedRows) -> list[Json]:

@@ -7,13 +7,12 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from negmerge_kit.checkpoints.filling import create_pool, restore_base, set_aside_damaged, writing
 from negmerge_kit.checkpoints.pool import RECORD, Pool, open_pool
 from negmerge_kit.checkpoints.writer import sha256_file
-from negmerge_kit.errors import ParameterError, PoolBusyError, PoolError
+from negmerge_kit.errors import DivergedError, ParameterError, PoolBusyError, PoolError
 from negmerge_kit.lab.training.from_scratch import base_recipe, trained_from_scratch
 from negmerge_kit.lab.training.pretraining import pretrain_tiny
 from negmerge_kit.types import Json, Weights
@@ -37,8 +36,23 @@ def default_folder(scene: Json) -> Path:
     return cache_folder() / "pools" / f"{scene['name'].replace(':', '-')}-{digest}"
 
 
+OnStep = Callable[[int, int], None]
+"""Told each step of a base's training: which, of how many."""
+
+STATE = "base.unfinished.safetensors"
+"""What a base whose training was stopped goes on from, in the pool's folder until the base is written."""
+
+POLL_SECONDS = 0.2
+
+
 def start_pool(
-    name: str | Path | Scene, folder: Path | None = None, *, pretrain: Callable[[], Weights] | None = None
+    name: str | Path | Scene,
+    folder: Path | None = None,
+    *,
+    pretrain: Callable[[], Weights] | None = None,
+    device: str = "auto",
+    on_step: OnStep = lambda index, total: None,
+    on_wait: Callable[[Path], None] = lambda folder: None,
 ) -> tuple[Pool, list[str]]:
     """Make the pool of a scene, or open the one that is there.
 
@@ -50,13 +64,19 @@ def start_pool(
         name: a scene, or what `open_scene` makes one of: `tiny:digits`, a pool's folder or a FILE.toml.
         folder: where the pool lies; by default, for embedded scenes only, in the user's cache folder.
         pretrain: makes other base weights than the shipped ones, where the folder holds no pool yet. The base of a
-            standard classifier that names no weights is always made: by this, or as `trained_base` does.
+            standard classifier that names no weights is always made: by this, or as `trained_base` does, which goes
+            on where it was stopped.
+        device: where such a base is trained.
+        on_step: told each step of its training.
+        on_wait: told the folder, once, where another process is making this very pool. That one is waited for, and
+            taken over from if it ends without having written the base.
 
     Returns:
         The pool, and one sentence for each file that was set aside.
 
     Raises:
-        PoolError: if the folder cannot be written, or holds the pool of another scene.
+        PoolError: if the folder cannot be written, holds the pool of another scene, or has lost a base that was
+            trained here.
         ParameterError: if a folder is needed and none is given.
         SceneError: if there is no such scene, or its images are not those that the pool was made with.
     """
@@ -68,20 +88,44 @@ def start_pool(
         raise ParameterError("a base pretrained from scratch needs a folder of its own: name one with --out.")
     described = scene.describe()
     folder = folder or default_folder(described)
-    try:
-        with writing(folder):
-            if not (folder / RECORD).exists():
-                create_pool(folder, described, *_weights(scene, place, pretrain))
-            pool = _open_of(scene, folder)
-            told: list[str] = []
-            if pool.problem(pool.base_file) or pool.problem(pool.heads_file):
-                told = restore_base(pool, *_weights(scene, place, pretrain, but=folder))
-            pool, damaged = set_aside_damaged(pool)
-            return pool, told + damaged
-    except PoolBusyError:
-        # Another process fills this very pool: share it once its base is written.
-        _wait_for(folder / RECORD)
-        return _open_of(scene, folder), []
+
+    def trained() -> Weights:
+        return trained_base(scene, device, on_step, resume=folder / STATE)
+
+    made, waiting = trained if pretrain is None and is_untrained(scene) else pretrain, False
+    while True:
+        try:
+            with writing(folder):
+                if not (folder / RECORD).exists():
+                    create_pool(folder, described, *_weights(scene, place, made))
+                pool = _open_of(scene, folder)
+                (folder / STATE).unlink(missing_ok=True)
+                told = _restored(pool, scene, place, made)
+                pool, damaged = set_aside_damaged(pool)
+                return pool, told + damaged
+        except PoolBusyError:
+            # Another process fills this very pool: share it once its base is written.
+            if (folder / RECORD).exists():
+                return _open_of(scene, folder), []
+            if not waiting:
+                on_wait(folder)
+            waiting = True
+            time.sleep(POLL_SECONDS)
+
+
+def _restored(pool: Pool, scene: Scene, place: Path | None, made: Callable[[], Weights] | None) -> list[str]:
+    """Base and heads written again where they changed; a base that was trained only if another pool still has it."""
+    lost = pool.problem(pool.base_file)
+    if not lost and not pool.problem(pool.heads_file):
+        return []
+    if is_untrained(scene) and not _is_other(place, pool.folder):
+        if lost:
+            raise PoolError(
+                f"{pool.folder / pool.base_file.file} is missing or changed, and training does not give the same bytes "
+                f"again: delete {pool.folder} and build the pool anew."
+            )
+        return restore_base(pool, pool.base, {})
+    return restore_base(pool, *_weights(scene, place, made, but=pool.folder))
 
 
 def _open_of(scene: Scene, folder: Path) -> Pool:
@@ -97,17 +141,23 @@ def _weights(
     scene: Scene, place: Path | None, pretrain: Callable[[], Weights] | None, *, but: Path | None = None
 ) -> tuple[Weights, Weights]:
     """The scene's base and heads; those of the pool at `place`, if there is one and it is not the damaged one."""
-    if place and (place / RECORD).is_file() and (but is None or place.resolve() != but.resolve()):
+    if place and _is_other(place, but):
         other = open_pool(place)
         return other.checked(other.base_file), other.checked(other.heads_file)
     if is_untrained(scene):
-        return (pretrain or partial(trained_base, scene))(), {}
+        assert pretrain is not None
+        return pretrain(), {}
     model = scene.load(device="cpu")
     if pretrain is not None:
         model.load(pretrain().items())
         for family in FAMILIES.values():
             model.add_head(family.name, family.classes, family.templates)
     return model.weights(), model.heads
+
+
+def _is_other(place: Path | None, folder: Path | None) -> bool:
+    """Whether `place` holds a pool, and another one than `folder` does."""
+    return bool(place and (place / RECORD).is_file() and (folder is None or place.resolve() != folder.resolve()))
 
 
 def default_grid(scene: Json) -> str:
@@ -129,17 +179,31 @@ def is_untrained(scene: Scene) -> bool:
 
 
 def trained_base(
-    scene: Scene, device: str = "auto", on_step: Callable[[int, int], None] = lambda index, total: None
+    scene: Scene,
+    device: str = "auto",
+    on_step: OnStep = lambda index, total: None,
+    *,
+    resume: Path | None = None,
 ) -> Weights:
     """Train the base of a standard classifier's scene from scratch, on all that it has seen.
 
+    Args:
+        resume: a file that keeps the state of a training that was stopped; the caller deletes it when the base is
+            saved.
+
     Raises:
-        DivergedError: if the loss stops being a number.
+        DivergedError: if the loss stops being a number; no state is kept to go on from.
+        CheckpointError: if the state cannot be written, or is another training's.
     """
     model = scene.untrained(device=device)
     images, mirror = parts_of(scene).seen, scene.sources[0].flips
-    for step in trained_from_scratch(model, images, base_recipe(scene), may_mirror=mirror):
-        on_step(step.index, step.total)
+    try:
+        for step in trained_from_scratch(model, images, base_recipe(scene), may_mirror=mirror, resume=resume):
+            on_step(step.index, step.total)
+    except DivergedError:
+        if resume:
+            resume.unlink(missing_ok=True)
+        raise
     return model.weights("cpu")
 
 
@@ -148,18 +212,7 @@ def _with_training(scene: Scene) -> Scene:
     return replace(scene, training=base_recipe(scene).json()) if is_untrained(scene) else scene
 
 
-def _wait_for(path: Path, seconds: float = 60.0) -> None:
-    """Give the other process time to write the base; it is a matter of a second, or of seconds where it is trained."""
-    until = time.monotonic() + seconds
-    while not path.exists():
-        if time.monotonic() > until:
-            raise PoolBusyError(
-                f"another process holds {path.parent} and has written nothing: end it, or choose another folder."
-            )
-        time.sleep(0.2)
-
-
-def pretrained_base(device: str, on_step: Callable[[int, int], None] = lambda index, total: None) -> Weights:
+def pretrained_base(device: str, on_step: OnStep = lambda index, total: None) -> Weights:
     """Pretrain the embedded base from its seeds; about two minutes on one core."""
     clip = fresh_clip().to(pick_device(device))
     for step in pretrain_tiny(clip):

@@ -69,13 +69,14 @@ class FinetuneJob:
         """The candidate with its weights on disk, trained from the start or from where a killed sweep was."""
         state = state_file(bench.pool, self.id_in(bench.pool))
         started = time.perf_counter()
-        model, losses, rates = bench.fresh_model(), [], []
+        model, losses, rates, earlier = bench.fresh_model(), [], [], 0.0
         for step in self._steps(bench, model, state):
             losses.append(round(step.loss, 5))
             rates.append(float(f"{step.lr:.5g}"))
+            earlier = step.earlier
             on_step(Progress(step.index, step.total, step.loss))
         entry = save_candidate(bench.pool, self.recipe.json(), model.weights().items())
-        seconds = round(time.perf_counter() - started, 3)
+        seconds = round(earlier + time.perf_counter() - started, 3)
         return replace(entry, seconds=seconds, losses=tuple(losses), rates=tuple(rates))
 
     def _steps(self, bench: Workbench, model: Classifier, state: Path) -> Iterator[Step]:

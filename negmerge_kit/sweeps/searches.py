@@ -75,6 +75,7 @@ class ComparisonJob:
     force: bool = False
     anew: bool = False
     terms: Terms = PLAIN
+    candidates: tuple[str, ...] | None = None
 
     @property
     def label(self) -> str:
@@ -86,6 +87,8 @@ class ComparisonJob:
         on_step(Progress(0, 1))
         pool = open_pool(self.folder, force=self.force)
         bench = Workbench(pool, device=self.device) if self.force else _fresh(self.folder, self.device)
+        if self.candidates is not None:
+            bench.pool = bench.pool.only(self.candidates)
         kept = KeptRows(
             bench.pool, keep=self.keep, scales=self.scales, device=bench.model.device, anew=self.anew, terms=self.terms
         )
@@ -105,10 +108,14 @@ def comparison_jobs(
     anew: bool = False,
     terms: Terms = PLAIN,
 ) -> list[ComparisonJob]:
-    """One job a rule; rules whose rows the pool keeps from before cost nothing, unless `anew`."""
+    """One job a rule, on the candidates that `pool` holds as it is given.
+
+    Rules whose rows the pool keeps from before cost nothing, unless `anew`.
+    """
     folder = pool.folder.resolve()
     return [
-        ComparisonJob(folder, entrant, keep, tuple(scales), device, pool.forced, anew, terms) for entrant in entrants
+        ComparisonJob(folder, entrant, keep, tuple(scales), device, pool.forced, anew, terms, tuple(pool.ids))
+        for entrant in entrants
     ]
 
 

@@ -220,7 +220,11 @@ class FineTunes:
     def _work(self, job: Job, run: Run, executor: Executor) -> None:
         plan = run.plan
         job.tell("Reading the images")
-        pool, _ = start_pool(plan.scene, plan.folder)
+        pool, _ = start_pool(
+            plan.scene, plan.folder, device=self._device,
+            on_step=lambda step, steps: job.tell(f"Training the base: step {step} of {steps}"),
+            on_wait=lambda folder: job.tell("Another negmerge makes this pool: waiting for its base"),
+        )  # fmt: skip
         run.done, run.began = plan.done, time.monotonic()
         run.share_at_start = run.share
         recipes, execution = plan.recipes, Execution(save_seconds=SAVE_SECONDS)

@@ -89,7 +89,7 @@ def test_every_row_from_files_to_the_table_and_again_without_a_step(words, place
     monkeypatch.setattr(baseline_rows, "choose_rate", None)  # whoever trains again fails
     code, again = run(words, capsys)
     assert code == 0 and again["rows"] == told["rows"]
-    saved = json.loads((place / "out" / "cifar10-random-tiny-seed2-1-epochs.json").read_text())
+    saved = json.loads((place / "out" / "cifar10-random-tiny-seed2-1-epochs-grid.json").read_text())
     assert saved == again
     assert main([word for word in words if word != "--json"]) == 0
     said = capsys.readouterr().out
@@ -106,16 +106,44 @@ def test_the_same_seed_gives_the_same_table(words, place, capsys):
 
 
 def test_resnet18_stands_beside_its_published_rows(words, place, capsys):
-    few = ["--data", f"cifar10:{place / 'few'}", "--scales", "0:1:1", "--rules", "negmerge", "--baselines", "retrain"]
+    few = ["--data", f"cifar10:{place / 'few'}", "--share", "0.1", "--scales", "0:1:1"]
+    few += ["--rules", "negmerge", "--baselines", "retrain"]
     code, told = run([*words, *few], capsys)
     assert code == 0, told
     rows = {row["row"]: row for row in told["rows"]}
-    assert rows["retrain"]["measured"]["gap"]["value"] == 0 and rows["negmerge"]["measured"]["mia"]["n"] == 4
+    assert rows["retrain"]["measured"]["gap"]["value"] == 0 and rows["negmerge"]["measured"]["mia"]["n"] == 2
     assert [row["gap"] for row in rows["negmerge"]["published"]] == [0.0107, 0.029]
     assert rows["salun"]["status"] == "not measured" and len(rows["salun"]["published"]) == 2
     assert {row["source"] for row in rows["uniform"]["published"]} == {"targets", "reproduction"}
     names = open_pool(place / "out" / "cifar10-random-resnet18-seed2-1-epochs").base
     assert tuple(names["conv1.weight"].shape) == (64, 3, 3, 3)
+
+
+def test_another_grid_shares_the_base_but_no_candidate(words, place, capsys):
+    (place / "other.toml").write_text(GRID.replace("0.1", "0.2"))
+    few = [*words, *("--model", "tiny", "--seed", "3", "--scales", "0,1", "--rules", "uniform")]
+    few += ["--baselines", "retrain", "--out", str(place / "grids")]
+    _, one = run(few, capsys)
+    _, two = run([*few, "--grid", str(place / "other.toml")], capsys)
+    (folder,) = (path for path in (place / "grids").iterdir() if path.is_dir())
+    assert len(open_pool(folder).ids) == 3 and len(list((place / "grids").glob("*.json"))) == 2
+    seen = [set(told["comparison"]["candidates"]) for told in (one, two)]
+    assert [len(ids) for ids in seen] == [2, 2] and len(seen[0] & seen[1]) == 1
+    for told, ids in zip((one, two), seen, strict=True):
+        assert set(next(row for row in told["comparison"]["rows"] if row["rule"] == "uniform")["candidates"]) == ids
+    assert len({json.dumps(lasting(told)[0]) for told in (one, two)}) == 1  # of one base and one retrained model
+
+
+def test_published_rows_stand_beside_their_own_data_and_share_only(words, capsys):
+    for data, share in (("cifar10", 0.1), ("cifar10:/copy", 0.1)):
+        assert len(find_published_rows("resnet18", data, share).rows) == 17
+    for asked in (("resnet18", "svhn"), ("resnet18", "folder:/my/cifar10"), ("resnet18", "cifar10", 0.2), ("tiny",)):
+        none = find_published_rows(*asked)
+        assert none.rows == () and "10 % of cifar10, resnet18" in none.why_none
+    words = [word for word in words if word != "--json"]
+    assert main([*words, "--model", "tiny", "--scales", "0:1:1", "--rules", "uniform", "--baselines", "retrain"]) == 0
+    said = capsys.readouterr().out
+    assert "Nothing is published for this" in said and "table2" not in said
 
 
 def test_a_dry_run_tells_steps_time_and_bytes(words, place, capsys):

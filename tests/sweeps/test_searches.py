@@ -42,6 +42,15 @@ def test_a_comparison_is_one_job_a_rule(own_pool):
     assert [job.label for job in jobs] == [row.entrant.title for row in found.rows]
 
 
+def test_a_comparisons_jobs_look_at_the_pools_candidates_as_it_was_given(own_pool):
+    pool = open_pool(own_pool)
+    two = pool.only(pool.ids[:2])
+    (job,) = comparison_jobs(two, find_entrants("uniform", "none"), scales=SCALES, device="cpu")
+    assert job.run()["candidates"] == two.ids
+    (job,) = comparison_jobs(pool, find_entrants("uniform", "none"), scales=SCALES, device="cpu")
+    assert job.run()["candidates"] == pool.ids
+
+
 def test_compare_spreads_its_rules_over_workers(own_pool, capsys):
     words = ["compare", str(own_pool), "--rules", "negmerge,uniform", "--baselines", "none", "--scales", "0,0.3"]
     words += ["--device", "cpu", "--json"]

@@ -12,6 +12,8 @@ from negmerge_kit.lab.baselines.loop import Run
 from negmerge_kit.merging.rule import Parameter, resolve
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from negmerge_kit.lab.training.finetuning import Step
     from negmerge_kit.lab.training.recipe import Recipe
     from negmerge_kit.vision.clip import Classifier
@@ -103,6 +105,7 @@ class Baseline:
         seed: int = 0,
         params: Mapping[str, object] | None = None,
         may_mirror: bool = False,
+        resume: Path | None = None,
     ) -> Iterator[Step]:
         """Unlearn the model in place, from the base's weights that it holds; see `Run` for the arguments.
 
@@ -114,4 +117,5 @@ class Baseline:
             raise ParameterError(f"{self.dial} of {self.name} is {rate}: give a number above 0.")
         if epochs < 1:
             raise ParameterError(f"{self.name} is to run for {epochs} epochs: give at least 1.")
-        return self.steps(Run(model, parts, rate, epochs, seed, self.resolve(params or {}), fresh, recipe, may_mirror))
+        settings = self.resolve(params or {})
+        return self.steps(Run(model, parts, rate, epochs, seed, settings, fresh, recipe, may_mirror, resume))

@@ -73,19 +73,22 @@ def choose_rate(
     def tried(rate: float) -> Trial:
         model.load(base.items())
         begun, steps, seconds = perf_counter(), 0, None
+        earlier, state = 0.0, log.state_file(rate)
         try:
             run = baseline.unlearn(model, parts, rate=rate, epochs=epochs, fresh=fresh, recipe=recipe, seed=seed,
-                                   params=settings, may_mirror=may_mirror)
+                                   params=settings, may_mirror=may_mirror, resume=state)
             with closing(cast("Generator[Step, None, None]", run)):  # a cancelled run gives the model back at once
                 for step in run:
-                    steps += 1
+                    steps, earlier = steps + 1, step.earlier
                     on_step(rate, step)
-            seconds = perf_counter() - begun
+            seconds = earlier + perf_counter() - begun
             value = float(score(model))
             if not isfinite(value):
                 raise DivergedError(f"the unlearned model scores {value}.")
         except (DivergedError, NotFiniteError) as error:
-            return Trial(rate, None, seconds or perf_counter() - begun, steps, "diverged", str(error))
+            if state is not None:
+                state.unlink(missing_ok=True)
+            return Trial(rate, None, seconds or earlier + perf_counter() - begun, steps, "diverged", str(error))
         return Trial(rate, value, seconds, steps)
 
     best: Trial | None = None

@@ -20,6 +20,8 @@ from negmerge_kit.lab.training.finetuning import SMALL_TOWER, Step
 from negmerge_kit.lab.training.recipe import SEEDS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch.optim import Optimizer
 
     from negmerge_kit.lab.training.recipe import Recipe
@@ -42,6 +44,7 @@ class Run:
         fresh: makes an untrained model of the same kind.
         recipe: how the base was trained; a baseline augments its images alike, in the same precision.
         may_mirror: whether a mirrored image still shows its class (`DataSource.flips`).
+        resume: a file for the state of a run that takes long; what keeps one there goes on from it.
     """
 
     model: Classifier
@@ -53,6 +56,7 @@ class Run:
     fresh: Callable[[], Classifier]
     recipe: Recipe
     may_mirror: bool = False
+    resume: Path | None = None
 
     def seed_of(self, epoch: int, place: int = 0) -> int:
         """A seed of its own for each pass of each epoch."""

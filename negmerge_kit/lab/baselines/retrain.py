@@ -18,7 +18,8 @@ def steps(run: Run) -> Iterator[Step]:
     """
     run.model.load(run.fresh().weights().items())
     recipe = replace(run.recipe, lr=run.rate, epochs=run.epochs, seed=run.seed)
-    return trained_from_scratch(run.model, run.parts.remaining, recipe, may_mirror=run.may_mirror)
+    return trained_from_scratch(run.model, run.parts.remaining, recipe, may_mirror=run.may_mirror,
+                                resume=run.resume)
 
 
 RETRAIN = Baseline(

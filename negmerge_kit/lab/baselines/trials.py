@@ -62,6 +62,10 @@ class ChosenRate:
         return {**asdict(self), "trials": [asdict(trial) for trial in self.trials], "seconds": self.seconds}
 
 
+STATE = "unfinished.safetensors"
+"""How the state files of trials end."""
+
+
 class TrialLog:
     """Trials by rate; with a folder, also in the file `BASELINE-DIGEST.json`, written anew after each.
 
@@ -94,6 +98,10 @@ class TrialLog:
                 raise PoolError(f"{self.path} is no log of a rate search ({error}): delete it, and search "
                                 "again.") from None
             self.trials = {trial.rate: trial for trial in told}
+
+    def state_file(self, rate: float) -> Path | None:
+        """Where a trial that goes on where it was stopped keeps its state; whoever saves its weights removes it."""
+        return self.path and self.path.with_name(f"{self.path.stem}-{rate:g}.{STATE}")
 
     def __contains__(self, rate: float) -> bool:
         return rate in self.trials

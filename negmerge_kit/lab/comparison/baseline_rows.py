@@ -8,7 +8,7 @@ from negmerge_kit.errors import SearchDivergedError
 from negmerge_kit.lab.baselines import BASELINES
 from negmerge_kit.lab.baselines.baseline import PAPER, TINY
 from negmerge_kit.lab.baselines.choosing import choose_rate
-from negmerge_kit.lab.baselines.trials import ChosenRate
+from negmerge_kit.lab.baselines.trials import STATE, ChosenRate
 from negmerge_kit.lab.comparison.cost import Cost, metered
 from negmerge_kit.lab.comparison.entrants import RETRAIN, Entrant
 from negmerge_kit.lab.comparison.rows import Pair, Row
@@ -46,6 +46,8 @@ def retrained(yardstick: Yardstick, terms: Terms, on_step: OnStep = lambda rate,
     chosen = _search(RETRAIN, model, yardstick, terms, lambda made: 1 - evaluate(made, validation).value,
                      "1 - accuracy on validation", on_step)
     keep_retrained(yardstick.bench.pool, model.weights("cpu").items(), chosen.json())
+    for state in (yardstick.bench.pool.folder / "baselines").glob(f"{RETRAIN}-*.{STATE}"):
+        state.unlink(missing_ok=True)
     found = yardstick.retrained()
     assert found is not None
     return found

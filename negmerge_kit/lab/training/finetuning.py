@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import cos, isfinite, pi
 from pathlib import Path
 
@@ -30,12 +30,17 @@ SMALL_TOWER = 5_000_000
 
 @dataclass(frozen=True)
 class Step:
-    """One optimiser step: which of how many, its loss and its learning rate."""
+    """One optimiser step: which of how many, its loss and its learning rate.
+
+    Attributes:
+        earlier: seconds that the run took before it was stopped, where it goes on.
+    """
 
     index: int
     total: int
     loss: float
     lr: float
+    earlier: float = field(default=0.0, compare=False)
 
 
 def finetune(
@@ -88,7 +93,7 @@ def finetune(
     least = execution.least_batch(model, recipe, images)
     total = steps_of(images, recipe, least=least)
     for index, loss in enumerate(training.losses):
-        yield Step(index + 1, total, loss, rate(recipe, index, total))
+        yield Step(index + 1, total, loss, rate(recipe, index, total), training.earlier)
 
     done = len(training.losses)
     encode: Callable[[Tensor], Tensor] = torch.compile(model.encode) if execution.compile else model.encode
@@ -120,7 +125,7 @@ def finetune(
                 )
             if crew.rank == 0:
                 state.save(training, last=index == total)
-            yield Step(index, total, value, lr)
+            yield Step(index, total, value, lr, training.earlier)
 
 
 def _optimizer(weights: Sequence[torch.nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:

@@ -30,6 +30,7 @@ class Training:
         moving: the parameters that train, by name.
         losses: one for each step done.
         order: the order generator's state before the present epoch.
+        earlier: seconds that the steps took before the run was stopped.
     """
 
     tower: torch.nn.Module
@@ -38,6 +39,7 @@ class Training:
     scaler: torch.amp.GradScaler
     losses: list[float] = field(default_factory=list)
     order: Tensor | None = None
+    earlier: float = 0.0
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the state by name; the optimiser's are its moments and step counts."""
@@ -66,7 +68,8 @@ class StateFile:
 
     def __init__(self, path: Path | None, run: str, *, every: float) -> None:
         self._path, self._run, self._every = path, run, every
-        self._saved, self._took = time.monotonic(), 0.0
+        self._began = self._saved = time.monotonic()
+        self._took = 0.0
 
     def save(self, training: Training, *, last: bool) -> None:
         """Write the state if it is time or the run is at its end."""
@@ -75,7 +78,8 @@ class StateFile:
         if self._path is None or (not last and started - self._saved < wait):
             return
         layout = dict(training.tensors())
-        record: Json = {"run": self._run, "losses": training.losses, "scaler": training.scaler.state_dict()}
+        record: Json = {"run": self._run, "losses": training.losses, "scaler": training.scaler.state_dict(),
+                        "seconds": training.earlier + started - self._began}
         items = ((name, tensor.cpu()) for name, tensor in layout.items())
         save_checkpoint(self._path, items, like=layout, metadata=record)
         self._saved = time.monotonic()
@@ -108,6 +112,7 @@ class StateFile:
         training.order = stored["order"].clone()
         training.losses = [float(loss) for loss in record["losses"]]
         training.scaler.load_state_dict(record["scaler"])
+        training.earlier = float(record.get("seconds", 0.0))
 
 
 def describe_run(model: Classifier, images: ImageSet, recipe: Recipe, mirror: bool) -> str:
