@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from negmerge_kit.cli.comparing_tables import costs_table, differences_table, rules_table, spread_table
-from negmerge_kit.cli.flags import Parser, print_json
+from negmerge_kit.cli.flags import Parser, add_buffers_flag, print_json
 from negmerge_kit.cli.standings import standings_spread, standings_table
 from negmerge_kit.cli.sweeping import add_executor_flags, spread
 from negmerge_kit.errors import ParameterError
@@ -98,13 +98,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--shadows", type=int, default=0, metavar="K", help="classifier: shadow models for the likelihood ratio attack")
     add("--keep", type=float, default=0.95, help="share of the base's retention to keep (default 0.95)")
     add("--scales", default="0:1:0.05", metavar="A:B:STEP", help="the protocol's grid")
+    add_buffers_flag(parser)
     add("--resample", type=int, default=0, metavar="B", help="bootstrap the images B times; scores every scale in full")
     add("--reference", default="negmerge", metavar="RULE", help="the rule that --resample takes differences to")
     add("--subsets", type=int, default=0, metavar="K", help="compare on K subsets of the candidates, too")
     add("--subset-size", type=int, metavar="N", help="candidates of a subset (default: half)")
     add("--seed", type=int, default=0, help="seed of --resample and --subsets, of baselines and shadow models")
     add("--plot", type=Path, metavar="FILE", help="the rules and their frontier, as PNG, SVG or PDF")
-    add("--anew", action="store_true", help="compute rows that are kept in the pool again")
+    add("--anew", action="store_true", help="compute rows and trials that are kept in the pool again")
     add("--force", action="store_true", help="let candidates of another base in; the result names them")
     add("--device", default="auto", help="auto, cpu, cuda or mps")
     add("--json", action="store_true", help="print JSON")
@@ -116,7 +117,7 @@ def _refuse(options: argparse.Namespace, entrants: Sequence[Entrant], pools: Seq
     """Say what cannot work before the long work begins."""
     from negmerge_kit.lab.comparison.comparison import is_classifier
     from negmerge_kit.lab.comparison.entrants import RETRAIN
-    from negmerge_kit.lab.retrained import require_retrained
+    from negmerge_kit.lab.retrained import Wanted, require_retrained
 
     if len({pool.folder.resolve() for pool in pools}) < len(pools):
         raise ParameterError("a pool is named twice: name each one once.")
@@ -134,7 +135,7 @@ def _refuse(options: argparse.Namespace, entrants: Sequence[Entrant], pools: Seq
         )
     if options.choose == "gap" and not any(entrant.rule == RETRAIN for entrant in entrants):
         for pool in pools:
-            require_retrained(pool)
+            require_retrained(pool, Wanted(seed=options.seed))
     if len(pools) > 1 and (options.resample or options.subsets):
         raise ParameterError("--resample and --subsets look at one pool: name one, or leave them out.")
     if options.resample and options.reference not in {entrant.name for entrant in entrants}:
@@ -165,12 +166,16 @@ def compare_pool(
 
         _make_reference(pool, entrants, terms, options.device)
         jobs = comparison_jobs(
-            pool, entrants, keep=options.keep, scales=scales, device=options.device, anew=anew, terms=terms
-        )
+            pool, entrants, keep=options.keep, scales=scales, device=options.device, anew=anew, terms=terms,
+            buffers=options.buffers,
+        )  # fmt: skip
         spread(f"comparing on {pool.folder}", jobs, options)
         anew = False  # the rows are there now: what follows finds them
     bench = Workbench(pool, device=options.device)
-    kept = KeptRows(pool, keep=options.keep, scales=scales, device=bench.model.device, anew=anew, terms=terms)
+    if options.buffers != "keep":
+        bench.choose(buffers=options.buffers)  # refused before the bar
+    same: dict[str, Any] = {"keep": options.keep, "scales": scales, "buffers": options.buffers, "terms": terms}
+    kept = KeptRows(pool, device=bench.model.device, anew=anew, **same)
     with progress_bar(f"comparing on {pool.folder}", len(entrants), unit="rule") as bar:
         row = "retraining"
 
@@ -182,24 +187,29 @@ def compare_pool(
         def on_step(rate: float, step: Step) -> None:
             say(bar, now(f"{row} at {rate:g}", step.index, step.total, step.loss), done=int(bar.n))
 
-        comparison = compare_rules(
-            bench, entrants, keep=options.keep, scales=scales, kept=kept, terms=terms, on_row=on_row, on_step=on_step
-        )
+        comparison = compare_rules(bench, entrants, kept=kept, on_row=on_row, on_step=on_step, anew=anew, **same)
         say(bar, "", done=len(entrants))
     return comparison, kept
 
 
 def _make_reference(pool: Pool, entrants: Sequence[Entrant], terms: Terms, device: str) -> None:
-    """Retrain before rows are worked out elsewhere: every one of them is held against that model."""
+    """Retrain, and train the shadow models, before rows are worked out elsewhere: all of them need these models."""
+    from negmerge_kit.cli.progress import progress_bar, say
+    from negmerge_kit.lab.comparison.baseline_rows import retrained, yardstick_of
     from negmerge_kit.lab.comparison.comparison import is_classifier
     from negmerge_kit.lab.comparison.entrants import RETRAIN
+    from negmerge_kit.lab.workbench import Workbench
 
-    if is_classifier(pool) and any(entrant.rule == RETRAIN for entrant in entrants):
-        from negmerge_kit.lab.comparison.baseline_rows import retrained
-        from negmerge_kit.lab.workbench import Workbench
-        from negmerge_kit.lab.yardstick import Yardstick
-
-        retrained(Yardstick(Workbench(pool, device=device)), terms)
+    if not is_classifier(pool):
+        return
+    with progress_bar(f"before comparing on {pool.folder}", terms.shadows, unit="shadow model") as bar:
+        yardstick = yardstick_of(
+            Workbench(pool, device=device), terms, on_shadow=lambda done, count: say(bar, "shadow models", done=done)
+        )
+        if any(entrant.rule == RETRAIN for entrant in entrants):
+            say(bar, "retraining", done=0)
+            retrained(yardstick, terms)
+        _ = yardstick.shadows  # trained now, kept in the pool
 
 
 def _resample(comparison: Comparison, options: argparse.Namespace) -> dict[str, Resampled]:
@@ -247,6 +257,7 @@ def _json(
             "keep": first["keep"],
             "seeds": len(comparisons),
             "scales": first["scales"],
+            "buffers": first["buffers"],
             "pools": [{k: v for k, v in one.json().items() if k not in ("rows", "seeds")} for one in comparisons],
             "rows": rows,
             "across": across(comparisons),

@@ -25,6 +25,7 @@ from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
     from negmerge_kit.lab.resident import Choice
+    from negmerge_kit.lab.retrained import Retrained
     from negmerge_kit.lab.workbench import Workbench
     from negmerge_kit.scoring.scale import ScaleSearch
 
@@ -206,30 +207,43 @@ def run_search(
     scales, keep = parse_scales(options.scales), parse_keep(options.keep)
     bench = Workbench(open_pool(pool, force=options.force), device=options.device)
     choice = bench.choose(candidate_ids(options), options.rule, rule_params(options), buffers=options.buffers)
-    started = time.perf_counter()
+    started, held = time.perf_counter(), None
     if by_hand is None and options.choose == "gap":
-        found = _nearest(bench, choice, scales, options.method)
+        held, found = _nearest(bench, choice, scales, options.method)
     elif by_hand is None:
         found = bench.search(choice, keep=keep, scales=scales, method=options.method)
     else:
         found = bench.fixed(choice, by_hand, keep=keep)
     result = search_json(bench, choice, found, test=test, started=started)
+    if held is not None:
+        result["retrained"] = held.json()
     return bench, choice, result if by_hand is None else result | {"keep": None}
 
 
-def _nearest(bench: Workbench, choice: Choice, scales: Sequence[float], method: str) -> ScaleSearch:
+def _nearest(
+    bench: Workbench, choice: Choice, scales: Sequence[float], method: str
+) -> tuple[Retrained, ScaleSearch]:
+    """The search, and the retrained model that it was held against: of several, the first of `find_retrained`."""
     if method == "bisect":
         raise ParameterError("--choose gap looks at every scale: leave --bisect out.")
+    from negmerge_kit.lab.retrained import Wanted
     from negmerge_kit.lab.yardstick import Yardstick
 
-    return Yardstick(bench).nearest(choice, scales=scales)
+    yardstick = Yardstick(bench)
+    held = yardstick.require()
+    yardstick.wanted = Wanted(sha256=held.sha256)  # this one to the end, even if another is made meanwhile
+    return held, yardstick.nearest(choice, scales=scales)
 
 
 def _tell(result: Json) -> None:
     base = result["base"]
     floor = "scale by hand" if result["keep"] is None else f"keeping {keep_text(result['keep'])}"
     if result["choose"] == "gap":
-        floor = "nearest to the retrained model on validation"
+        held = result["retrained"]
+        floor = (
+            f"nearest on validation to the retrained model {held['file']} (seed {held['seed']}, "
+            f"{held['epochs']} epochs)"
+        )
     print(f"rule {result['rule']}, {floor}")
     if result["monotone"] is False:
         print("the curve does not fall everywhere, so every scale was searched instead of bisecting")

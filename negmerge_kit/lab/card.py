@@ -29,7 +29,8 @@ def card(bench: Workbench, choice: Choice, result: Json, *, chosen: str, probes:
     """The record that goes with an unlearned file: what was done, with what, what came of it, and its limits.
 
     Args:
-        result: the object of `search_json`, with a scale and the scores on test.
+        result: the object of `search_json`, with a scale and the scores on test; "retrained" names the model that a
+            search by the gap was held against.
         chosen: how the scale was chosen, in words; `keep` of the result is None where it was chosen by hand.
         probes: what `audit --json` printed about this choice at this scale, if an audit was run.
     """
@@ -47,6 +48,7 @@ def card(bench: Workbench, choice: Choice, result: Json, *, chosen: str, probes:
         "keep": result["keep"],
         "search": None if result["keep"] is None else {
             "method": result.get("method"), "choose": result.get("choose", "floor"), "curve": result["curve"],
+            "retrained": result.get("retrained"),
         },
         "candidates": [
             {"id": entry.id, "sha256": entry.sha256, "recipe": entry.recipe, "seconds": entry.seconds}

@@ -20,7 +20,7 @@ _COSTS = {"training_seconds?": NUMBER, "merge_seconds?": NUMBER, "search_seconds
 _FILE = {"sha256": SHA256}
 FIELDS: Json = {
     "made": str, "operation": str, "rule": str, "params": dict, "buffers": str, "scale": NUMBER, "chosen": str,
-    "keep?": (int, float, dict), "search?": {"curve": [{"scale": NUMBER}]},
+    "keep?": (int, float, dict), "search?": {"curve": [{"scale": NUMBER}], "retrained?": _FILE},
     "candidates": [{"id": str, "sha256": SHA256, "recipe": dict}], "forced?": [str], "base": _FILE, "heads": _FILE,
     "file?": {"name": str, "sha256?": SHA256, "shards?": dict},
     "scene": {"sets": [{"name": str, "split": str, "n": int, "fingerprint": str}], "forget": str, "retain": [str]},

@@ -5,12 +5,9 @@ POOL/searches/<digest>.json        the points of one choice on one split, under 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -19,6 +16,7 @@ import torch
 from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import CheckpointError
+from negmerge_kit.lab.provenance import made_with, short_digest
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.scoring.accuracy import Accuracy
 from negmerge_kit.scoring.curve import NOT_BETTER, Least, Point, Score, stop_early
@@ -27,8 +25,6 @@ from negmerge_kit.types import Json
 SCHEMA = 1
 WRITE_EVERY = 0.2
 """Seconds between two writes: what a kill can cost at most, besides the point at work."""
-
-PACKAGE = Path(__file__).parents[1]
 
 
 class KeptPoints:
@@ -44,9 +40,7 @@ class KeptPoints:
     def __init__(self, pool: Pool, choice: Choice, split: str, device: torch.device) -> None:
         self._made_from: Json = {
             "schema": SCHEMA,
-            "code": code_digest(),
-            "torch": torch.__version__,
-            "device": device.type,
+            **made_with(device),
             "base": pool.base_file.sha256,
             "heads": pool.heads_file.sha256,
             "model": pool.scene["model"],
@@ -57,8 +51,7 @@ class KeptPoints:
             "params": dict(choice.params),
             "buffers": choice.buffers,
         }
-        digest = hashlib.sha256(json.dumps(self._made_from, sort_keys=True).encode()).hexdigest()[:16]
-        self.path = pool.folder / "searches" / f"{digest}.json"
+        self.path = pool.folder / "searches" / f"{short_digest(self._made_from)}.json"
         self._entries, self._unsaved, self._may_write = self._read(), False, True
         self._written = time.monotonic()
 
@@ -142,16 +135,6 @@ class KeptPoints:
             return {float(entry["scale"]): _checked(entry) for entry in record["points"]}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
-
-
-@cache
-def code_digest() -> str:
-    """SHA-256 over the source of all that merges and scores: a change of ours asks anew."""
-    digest = hashlib.sha256()
-    for room in ("merging", "scoring", "vision", "lab"):
-        for file in sorted((PACKAGE / room).rglob("*.py")):
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def _implied(proved: int | dict[str, int], least: Least) -> bool:

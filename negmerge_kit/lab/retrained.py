@@ -1,4 +1,7 @@
-"""The model retrained without the images to forget, POOL/retrained.safetensors: what others are held against."""
+"""The models retrained without the images to forget, which others are held against: one for each seed and length.
+
+POOL/retrained-<digest>.safetensors        under base, remaining images, network, recipe with its epochs and seed
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,45 @@ from pathlib import Path
 from negmerge_kit.checkpoints.pool import MADE_FROM, Pool
 from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
-from negmerge_kit.errors import ParameterError, PoolError
+from negmerge_kit.errors import ParameterError
+from negmerge_kit.lab.provenance import short_digest
+from negmerge_kit.lab.training.from_scratch import BaseTraining
 from negmerge_kit.types import Items, Json, Weights
+from negmerge_kit.vision.scene import Scene
 
-FILE = "retrained.safetensors"
+RETRAINING = "retraining"
+"""Where a file's metadata tell what it was made from."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which of a pool's retrained models is meant.
+
+    Attributes:
+        seed: of its training; None takes any model: one trained as the base was before others, of these the smallest
+            seed.
+        epochs: of its training, where not the base's own; counts only beside a seed.
+        sha256: of its file, before all others.
+    """
+
+    seed: int | None = None
+    epochs: int | None = None
+    sha256: str | None = None
+
+
+ANY = Wanted()
 
 
 @dataclass(frozen=True)
 class Retrained:
-    """The retrained model of a pool.
+    """A retrained model of a pool.
 
     Attributes:
         made_by: how it was trained: `seconds`, and what else was recorded.
     """
 
     weights: Weights = field(repr=False, compare=False)
+    path: Path
     sha256: str
     made_by: Json
 
@@ -31,43 +58,82 @@ class Retrained:
         """Wall time of its training."""
         return float(self.made_by.get("seconds", 0.0))
 
+    def json(self) -> Json:
+        """Which one it is, as a search or a card names it."""
+        recipe = self.made_by[RETRAINING]["recipe"]
+        told = {"file": self.path.name, "sha256": self.sha256}
+        return told | {"seed": recipe["seed"], "epochs": recipe["epochs"]}
 
-def find_retrained(pool: Pool) -> Retrained | None:
-    """The pool's retrained model as it is on disk; None if there is none yet.
+
+def retraining(pool: Pool, seed: int, epochs: int | None = None) -> Json:
+    """What a retrained model of that seed is made from: another base, split, network or recipe is another file."""
+    training = BaseTraining.of(Scene.from_json(pool.scene))
+    training = training.but(seed=seed, epochs=epochs or training.recipe.epochs)
+    remaining = {entry["fingerprint"] for entry in pool.scene["sets"] if entry["name"] == "remaining"}
+    return {
+        "base": pool.base_file.sha256, "remaining": sorted(remaining), "model": pool.scene["model"], **training.json(),
+    }  # fmt: skip
+
+
+def find_retrained(pool: Pool, wanted: Wanted = ANY) -> Retrained | None:
+    """The wanted retrained model as it is on disk; None if there is none yet.
 
     Raises:
-        PoolError: if the file belongs to another base.
-        CheckpointError: if it cannot be read.
+        CheckpointError: if a file cannot be read.
     """
-    path = pool.folder / FILE
-    if not path.is_file():
+    if "forgetting" not in pool.scene:  # a model with a text tower was not trained here
         return None
-    weights = open_checkpoint(path)
-    if weights.metadata.get(MADE_FROM) != pool.base_file.sha256:
-        raise PoolError(f"{path} was not made for this pool's base: remove it, and retrain anew.")
-    return Retrained(weights, sha256_file(path), dict(weights.metadata))
+    if wanted.sha256 is None and wanted.seed is not None:
+        path = _path(pool, retraining(pool, wanted.seed, wanted.epochs))
+        return _read(path) if path.is_file() else None
+    ours = retraining(pool, 0)
+    as_base = {**ours, "recipe": {**ours["recipe"], "seed": None}}
+    ranked = []
+    for path in pool.folder.glob("retrained-*.safetensors"):
+        made = open_checkpoint(path).metadata.get(RETRAINING)
+        if not isinstance(made, dict) or any(made.get(name) != ours[name] for name in ("base", "remaining", "model")):
+            continue
+        seed = made["recipe"]["seed"]
+        another = {**made, "recipe": {**made["recipe"], "seed": None}} != as_base
+        ranked.append((another, seed, path.name, path))
+    for *_, path in sorted(ranked):
+        if wanted.sha256 in (None, sha256_file(path)):
+            return _read(path)
+    return None
 
 
-def require_retrained(pool: Pool) -> Retrained:
-    """The pool's retrained model, for those who look for the smallest gap to it.
+def require_retrained(pool: Pool, wanted: Wanted = ANY) -> Retrained:
+    """The wanted retrained model, for those who look for the smallest gap to it.
 
     Raises:
         ParameterError: if there is none.
     """
-    found = find_retrained(pool)
+    found = find_retrained(pool, wanted)
     if found is None:
+        of, flag = ("", "") if wanted.seed is None else (f" of seed {wanted.seed}", f" --seed {wanted.seed}")
         raise ParameterError(
-            f"{pool.folder} has no retrained model to be near to: make it with `negmerge compare {pool.folder} "
-            "--baselines retrain --rules none`, or choose by the floor."
+            f"{pool.folder} has no retrained model{of} to be near to: make it with `negmerge compare {pool.folder} "
+            f"--baselines retrain --rules none{flag}`, or choose by the floor."
         )
     return found
 
 
-def keep_retrained(pool: Pool, items: Items, made_by: Json) -> Path:
-    """Write the retrained model beside the pool's base.
+def keep_retrained(pool: Pool, items: Items, made_by: Json, wanted: Wanted) -> Path:
+    """Write a retrained model of that seed beside the pool's base.
 
     Raises:
         CheckpointError: if the folder cannot be written.
     """
-    metadata = {MADE_FROM: pool.base_file.sha256, **made_by}
-    return save_checkpoint(pool.folder / FILE, items, like=pool.base, metadata=metadata)
+    assert wanted.seed is not None
+    made = retraining(pool, wanted.seed, wanted.epochs)
+    metadata = {MADE_FROM: pool.base_file.sha256, RETRAINING: made, **made_by}
+    return save_checkpoint(_path(pool, made), items, like=pool.base, metadata=metadata)
+
+
+def _path(pool: Pool, made: Json) -> Path:
+    return pool.folder / f"retrained-{short_digest(made)}.safetensors"
+
+
+def _read(path: Path) -> Retrained:
+    weights = open_checkpoint(path)
+    return Retrained(weights, path, sha256_file(path), dict(weights.metadata))

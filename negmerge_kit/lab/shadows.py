@@ -5,8 +5,6 @@ POOL/shadows/<digest>-<k>.safetensors        what shadow model k answered, and w
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,6 +18,7 @@ from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.checkpoints.writer import save_checkpoint
 from negmerge_kit.errors import CheckpointError, ParameterError
 from negmerge_kit.lab.evaluation import logits_of
+from negmerge_kit.lab.provenance import short_digest
 from negmerge_kit.lab.training.recipe import SEEDS
 from negmerge_kit.scoring.lira import scaled_confidence
 from negmerge_kit.types import Json
@@ -90,7 +89,7 @@ def train_shadows(
 
     Args:
         train: makes a model from images and a seed.
-        made_from: what else the answers depend on: network, recipe.
+        made_from: what else the answers depend on: network, recipe, code, torch, device.
         on_shadow: called with (models done, models in all) before each.
 
     Raises:
@@ -100,8 +99,7 @@ def train_shadows(
     whole = _joined([getattr(parts, name) for name in SETS])
     inside = halves(count, len(whole), seed)
     key = {"schema": SCHEMA, "count": count, "seed": seed, "images": whole.fingerprint(), **made_from}
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    answers = []
+    digest, answers = short_digest(key), []
     for index in range(count):
         on_shadow(index, count)
         path = folder / f"{digest}-{index}.safetensors"

@@ -16,6 +16,7 @@ from negmerge_kit.checkpoints.writer import sha256_file
 from negmerge_kit.errors import NegmergeError, SceneError
 from negmerge_kit.lab.card import public, versions
 from negmerge_kit.lab.evaluation import Scores, evaluate_splits
+from negmerge_kit.lab.retrained import Wanted, find_retrained
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.lab.yardstick import Yardstick
 from negmerge_kit.types import Items, Json
@@ -87,6 +88,7 @@ def verify_record(
         )  # fmt: skip
         yield from _merge(bench, choice, record, weights)
         yield from _scores(bench, choice, record, weights)
+        yield from _reference(pool, record)
         yield _scale(bench, choice, record)
         yield from _probes(bench, choice, record, audit)
     except NegmergeError as error:
@@ -205,15 +207,35 @@ def _scored(bench: Workbench, items: Items, split: str) -> Scores:
     return evaluate_splits(model, bench.images(split))
 
 
+def _nearest_to(record: Json) -> Wanted:
+    return Wanted(sha256=(record["search"].get("retrained") or {}).get("sha256"))
+
+
+def _reference(pool: Pool, record: Json) -> Iterator[Finding]:
+    """Whether the retrained model that chose the scale is the pool's; nothing where none did."""
+    search = record["search"] or {}
+    if search.get("choose") != "gap":
+        return
+    claimed, here = search.get("retrained"), find_retrained(pool)
+    if here is None or not claimed:
+        lacks = "the pool has none" if here is None else "the card does not name it"
+        yield Finding("retrained model", None, f"{lacks}.")
+    elif found := find_retrained(pool, _nearest_to(record)):
+        yield Finding("retrained model", True, _hashed(True, str(found.path)))
+    else:
+        says = f"another retrained model: {here.path} has another SHA-256 than the card records"
+        yield Finding("retrained model", False, says)
+
+
 def _scale(bench: Workbench, choice: Choice, record: Json) -> Finding:
     if not record["search"]:
         return Finding("scale", None, f"chosen {record['chosen']}.")
     scales = [point["scale"] for point in record["search"]["curve"]]
     if record["search"].get("choose") == "gap":
-        yardstick = Yardstick(bench)
-        if yardstick.retrained() is None:
-            return Finding("scale", None, "the pool has no retrained model, to which the scale was to be nearest.")
-        best = yardstick.nearest(choice, scales=scales).best
+        wanted = _nearest_to(record)
+        if find_retrained(bench.pool, wanted) is None:
+            return Finding("scale", None, "the retrained model to which the scale was to be nearest is not at hand.")
+        best = Yardstick(bench, wanted=wanted).nearest(choice, scales=scales).best
     else:
         best = bench.search(choice, keep=record["keep"], scales=scales, remember=False).best
     same = best is not None and best.scale == record["scale"]

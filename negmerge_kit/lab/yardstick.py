@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
+from negmerge_kit.lab.provenance import made_with
 from negmerge_kit.lab.resident import Choice
-from negmerge_kit.lab.retrained import Retrained, find_retrained, require_retrained
+from negmerge_kit.lab.retrained import ANY, Retrained, Wanted, find_retrained, require_retrained
 from negmerge_kit.lab.shadows import Shadows, train_shadows
 from negmerge_kit.lab.standing import Standing, measure
-from negmerge_kit.lab.training.from_scratch import base_recipe, trained_from_scratch
+from negmerge_kit.lab.training.from_scratch import BaseTraining
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
 from negmerge_kit.scoring.curve import Point
@@ -28,6 +29,7 @@ class Yardstick:
         bench: a pool of a standard classifier.
         shadows: how many shadow models; 0 leaves the likelihood ratio attack out.
         seed: of the shadow models.
+        wanted: which retrained model of the pool all are held against.
 
     Attributes:
         evaluations: scales that `nearest` looked at; `images` were answered for them.
@@ -42,12 +44,14 @@ class Yardstick:
         *,
         shadows: int = 0,
         seed: int = 0,
+        wanted: Wanted = ANY,
         on_shadow: Callable[[int, int], None] = lambda done, count: None,
     ) -> None:
         self.bench = bench
         self.parts = parts_of(bench.scene)
         self._count, self._seed, self._on_shadow = shadows, seed, on_shadow
-        self._retrained: dict[str, Standing] = {}
+        self.wanted = wanted
+        self._retrained: dict[tuple[str, str], Standing] = {}
         self.evaluations = self.images = 0
 
     @cached_property
@@ -55,40 +59,42 @@ class Yardstick:
         """The shadow models' answers, trained now or found in the pool; None if none are wanted."""
         if not self._count:
             return None
-        recipe, scene = base_recipe(self.bench.scene), self.bench.scene
+        scene, device = self.bench.scene, self.bench.model.device
+        training = BaseTraining.of(scene)
 
         def train(images: ImageSet, seed: int) -> Classifier:
-            model = scene.untrained(device=str(self.bench.model.device), seed=seed)
-            for _ in trained_from_scratch(model, images, recipe):
+            model = scene.untrained(device=str(device), seed=seed)
+            for _ in training.steps(model, images):
                 pass
             return model
 
-        made_from: Json = {"model": self.bench.pool.scene["model"], "recipe": recipe.json()}
+        made_from: Json = {"model": self.bench.pool.scene["model"], **training.json(), **made_with(device)}
         return train_shadows(self.parts, train, count=self._count, seed=self._seed, made_from=made_from,
                              folder=self.bench.pool.folder / "shadows", on_shadow=self._on_shadow)
 
     def retrained(self) -> Retrained | None:
-        """The pool's retrained model as it is on disk now."""
-        return find_retrained(self.bench.pool)
+        """The wanted retrained model as it is on disk now."""
+        return find_retrained(self.bench.pool, self.wanted)
 
     def reference(self, split: str) -> Standing | None:
         """Where the retrained model stands, in what the gap is made of; None if there is none."""
         found = self.retrained()
         if found is None:
             return None
-        if split not in self._retrained:
+        key = found.sha256, split
+        if key not in self._retrained:
             model = self.bench.fresh_model()
             model.load(found.weights.items())
-            self._retrained[split] = measure(model, self.parts, split=split, features=("confidence",))
-        return self._retrained[split]
+            self._retrained[key] = measure(model, self.parts, split=split, features=("confidence",))
+        return self._retrained[key]
 
-    def require(self) -> None:
-        """Refuse to look for the smallest gap where there is nothing to be near to.
+    def require(self) -> Retrained:
+        """The wanted retrained model, for those who look for the smallest gap to it.
 
         Raises:
             ParameterError: if the pool has no retrained model.
         """
-        require_retrained(self.bench.pool)
+        return require_retrained(self.bench.pool, self.wanted)
 
     def standing(self, model: Classifier, split: str, seconds: float | None = None) -> Standing:
         """Every metric of a model, the gap and the time included."""

@@ -13,7 +13,7 @@ from negmerge_kit.checkpoints.filling import create_pool, restore_base, set_asid
 from negmerge_kit.checkpoints.pool import RECORD, Pool, open_pool
 from negmerge_kit.checkpoints.writer import sha256_file
 from negmerge_kit.errors import DivergedError, ParameterError, PoolBusyError, PoolError
-from negmerge_kit.lab.training.from_scratch import base_recipe, trained_from_scratch
+from negmerge_kit.lab.training.from_scratch import BaseTraining, base_recipe
 from negmerge_kit.lab.training.pretraining import pretrain_tiny
 from negmerge_kit.types import Json, Weights
 from negmerge_kit.vision.clip import pick_device
@@ -196,9 +196,9 @@ def trained_base(
         CheckpointError: if the state cannot be written, or is another training's.
     """
     model = scene.untrained(device=device)
-    images, mirror = parts_of(scene).seen, scene.sources[0].flips
+    images = parts_of(scene).seen
     try:
-        for step in trained_from_scratch(model, images, base_recipe(scene), may_mirror=mirror, resume=resume):
+        for step in BaseTraining.of(scene).steps(model, images, resume=resume):
             on_step(step.index, step.total)
     except DivergedError:
         if resume:

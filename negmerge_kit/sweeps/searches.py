@@ -75,6 +75,7 @@ class ComparisonJob:
     force: bool = False
     anew: bool = False
     terms: Terms = PLAIN
+    buffers: str = "keep"
     candidates: tuple[str, ...] | None = None
 
     @property
@@ -89,12 +90,11 @@ class ComparisonJob:
         bench = Workbench(pool, device=self.device) if self.force else _fresh(self.folder, self.device)
         if self.candidates is not None:
             bench.pool = bench.pool.only(self.candidates)
-        kept = KeptRows(
-            bench.pool, keep=self.keep, scales=self.scales, device=bench.model.device, anew=self.anew, terms=self.terms
-        )
-        comparison = compare_rules(
-            bench, [self.entrant], keep=self.keep, scales=self.scales, kept=kept, terms=self.terms
-        )
+        same: dict[str, Any] = {
+            "keep": self.keep, "scales": self.scales, "buffers": self.buffers, "terms": self.terms,
+        }  # fmt: skip
+        kept = KeptRows(bench.pool, device=bench.model.device, anew=self.anew, **same)
+        comparison = compare_rules(bench, [self.entrant], kept=kept, anew=self.anew, **same)
         return comparison.rows[0].json()
 
 
@@ -107,6 +107,7 @@ def comparison_jobs(
     device: str = "auto",
     anew: bool = False,
     terms: Terms = PLAIN,
+    buffers: str = "keep",
 ) -> list[ComparisonJob]:
     """One job a rule, on the candidates that `pool` holds as it is given.
 
@@ -114,7 +115,7 @@ def comparison_jobs(
     """
     folder = pool.folder.resolve()
     return [
-        ComparisonJob(folder, entrant, keep, tuple(scales), device, pool.forced, anew, terms, tuple(pool.ids))
+        ComparisonJob(folder, entrant, keep, tuple(scales), device, pool.forced, anew, terms, buffers, tuple(pool.ids))
         for entrant in entrants
     ]
 

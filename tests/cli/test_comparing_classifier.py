@@ -9,15 +9,17 @@ import pytest
 
 from negmerge_kit.checkpoints.pool import MADE_FROM, open_pool
 from negmerge_kit.checkpoints.writer import save_checkpoint
-from negmerge_kit.cli import main
+from negmerge_kit.cli import comparing, main
 from negmerge_kit.lab.baselines import BASELINES
+from negmerge_kit.lab.baselines.baseline import Baseline
 from negmerge_kit.lab.comparison.comparison import across, compare_rules
 from negmerge_kit.lab.comparison.kept_rows import KeptRows
 from negmerge_kit.lab.comparison.rows import Row
 from negmerge_kit.lab.comparison.terms import Terms
-from negmerge_kit.lab.retrained import FILE, find_retrained
+from negmerge_kit.lab.retrained import Wanted, find_retrained, keep_retrained
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.lab.yardstick import Yardstick
 from negmerge_kit.scoring.gap import GAP_OVER
 from negmerge_kit.scoring.metrics import METRICS
 from negmerge_kit.sweeps.embedded import start_pool
@@ -172,9 +174,36 @@ def test_by_the_floor_nothing_needs_a_retrained_model(capsys, made, tmp_path):
     assert code == 0 and "0.95 of the base" in out
 
 
+def test_running_statistics_are_merged_or_recalibrated_and_rows_are_kept_apart(capsys, made, tmp_path, monkeypatch):
+    folder = shutil.copytree(made, tmp_path / "pool")
+    words = ("compare", folder, "--rules", "uniform", "--baselines", "single", "--scales", "0:1:0.5", "--device", "cpu")
+    found = {}
+    for buffers in ("keep", "merge", "recalibrate"):
+        code, out, err = run(capsys, *words, "--buffers", buffers, "--json")
+        found[buffers] = json.loads(out)
+        assert code == 0 and found[buffers]["buffers"] == buffers, err
+        assert ("variances would be negative" in err) == (buffers == "merge")
+        base, *merged = found[buffers]["rows"]
+        assert base["test"] == found["keep"]["rows"][0]["test"]
+        assert buffers == "keep" or all(row["curve"] != kept["curve"] for row, kept in
+                                        zip(merged, found["keep"]["rows"][1:], strict=True))  # fmt: skip
+    # One file for the base, and one for each of the two rows under each policy.
+    assert len(list((folder / "comparisons").iterdir())) == 1 + 2 * 3
+    bench, row = Workbench(open_pool(folder), device="cpu"), found["recalibrate"]["rows"][2]
+    scores = bench.score(bench.choose(rule="uniform", buffers="recalibrate"), row["scale"], "test")
+    assert scores.forget.json() == row["test"]["forget"] and scores.retain.json() == row["test"]["retain"]
+
+    monkeypatch.setattr(Workbench, "fresh_model", None)  # whoever measures again fails
+    for buffers, told in found.items():
+        code, out, err = run(capsys, *words, "--buffers", buffers)
+        assert code == 0 and ("running statistics: " + buffers in out) == (buffers != "keep"), err
+        assert json.loads(run(capsys, *words, "--buffers", buffers, "--json")[1])["rows"] == told["rows"]
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        (("compare", "--buffers", "reset"), "--buffers"),
         (("compare", "--choose", "gap", "--baselines", "none", "--rules", "negmerge"), "no retrained model"),
         (("compare", "--choose", "test"), "floor or gap"),
         (("compare", "--shadows", "3"), "halved"),
@@ -194,6 +223,7 @@ def test_wrong_words_are_one_sentence(capsys, made, words, says):
     ("words", "says"),
     [
         (("compare", "--baselines", "salun"), "unlearns a standard classifier"),
+        (("compare", "--buffers", "recalibrate"), "no batch normalisation to recalibrate"),
         (("compare", "--choose", "gap"), "no standard classifier's pool"),
         (("search", "--choose", "gap"), "no parted training images"),
     ],
@@ -203,9 +233,92 @@ def test_a_clip_pool_has_no_baselines_of_classifiers(capsys, tiny_pool, words, s
     assert code == 2 and says in err and err.strip().count("\n") == 0, err
 
 
-def test_a_retrained_model_of_another_base_is_refused(capsys, made, tmp_path):
+def test_a_retrained_model_of_another_base_is_not_taken(capsys, made, tmp_path):
     other = Path(shutil.copytree(made, tmp_path / "pool"))
     weights = open_pool(other).base
-    save_checkpoint(other / FILE, weights.items(), like=weights, metadata={MADE_FROM: "0" * 64, "seconds": 1.0})
+    key = {"base": "0" * 64, "recipe": {"seed": 0}}
+    save_checkpoint(other / "retrained-0123456789abcdef.safetensors", weights.items(), like=weights,
+                    metadata={MADE_FROM: "0" * 64, "seconds": 1.0, "retraining": key})  # fmt: skip
     code, _, err = run(capsys, "search", other, "--choose", "gap")
-    assert code == 2 and "was not made for this pool's base" in err
+    assert code == 2 and "has no retrained model" in err
+
+
+def test_every_seed_has_a_retrained_model_of_its_own(capsys, compared, tmp_path):
+    folder, words = compared
+    run(capsys, *words, "--json")
+    folder = Path(shutil.copytree(folder, tmp_path / "pool"))
+    only = ("--rules", "none", "--baselines", "retrain", "--device", "cpu", "--json")
+    code, _, err = run(capsys, "compare", folder, "--choose", "gap", "--rules", "negmerge", "--baselines", "none",
+                       "--seed", "1", "--device", "cpu")  # fmt: skip
+    assert code == 2 and "no retrained model of seed 1" in err and "--seed 1" in err
+    rows = {}
+    for seed in (1, 0):
+        code, out, err = run(capsys, "compare", folder, *only, "--seed", seed)
+        assert code == 0, err
+        rows[seed] = json.loads(out)["rows"][1]
+        assert rows[seed]["params"]["seed"] == seed and rows[seed]["metrics"]["gap"]["value"] == 0
+    pool = open_pool(folder)
+    first, second = (find_retrained(pool, Wanted(seed=seed)) for seed in (0, 1))
+    assert first.sha256 != second.sha256 and len(list(folder.glob("retrained-*.safetensors"))) == 2
+    assert find_retrained(pool, Wanted(seed=0, epochs=2)) is None is find_retrained(pool, Wanted(seed=2))
+    assert find_retrained(pool, Wanted(sha256=second.sha256)) == second
+
+    # Who names no seed is told which one was taken, and the card says it for good.
+    few = ("--choose", "gap", "--scales", "0.5:1:0.5", "--device", "cpu")
+    code, out, err = run(capsys, "search", folder, *few)
+    assert code == 0 and f"{first.path.name} (seed 0, 3 epochs)" in out, err
+    code, out, err = run(capsys, "unlearn", folder, *few, "--out", tmp_path / "u.safetensors", "--json")
+    written = json.loads(out)
+    assert written["retrained"] == {"file": first.path.name, "sha256": first.sha256, "seed": 0, "epochs": 3}, err
+    told = json.loads(Path(written["card"]).read_text())["search"]["retrained"]
+    assert told == written["retrained"]
+    verify = ("verify", written["card"], "--pool", folder, "--device", "cpu", "--json")
+    claims = {claim["claim"]: claim for claim in json.loads(run(capsys, *verify)[1])["claims"]}
+    assert claims["retrained model"]["holds"] is claims["scale"]["holds"] is True
+    first.path.unlink()
+    code, out, _ = run(capsys, *verify)
+    claims = {claim["claim"]: claim for claim in json.loads(out)["claims"]}
+    assert code != 0 and claims["retrained model"]["holds"] is False and claims["scale"]["holds"] is None
+    assert "another retrained model" in claims["retrained model"]["says"]
+
+
+def test_anew_tries_every_rate_again(capsys, made, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(made, tmp_path / "pool"))
+    words = ("compare", folder, "--rules", "none", "--baselines", "gradient-ascent", "--device", "cpu", "--json")
+    words += ("--keep", "0.1")
+    tried = []
+    unlearn = Baseline.unlearn
+    monkeypatch.setattr(Baseline, "unlearn", lambda self, *a, **k: tried.append(k["rate"]) or unlearn(self, *a, **k))
+    assert run(capsys, *words)[0] == 0
+    rates, (log,) = list(tried), (folder / "baselines").iterdir()
+    assert len(rates) > 1 and len(json.loads(log.read_text())["trials"]) == len(rates)
+    tried.clear()
+    assert run(capsys, *words, "--anew")[0] == 0
+    assert tried == rates and list((folder / "baselines").iterdir()) == [log]
+
+
+def test_what_every_row_needs_is_made_before_the_rows_are_spread(capsys, made, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(made, tmp_path / "pool"))
+    there = []
+
+    def spread(title, jobs, options):
+        there.extend([len(jobs), len(list((folder / "shadows").glob("*.safetensors"))),
+                      len(list(folder.glob("retrained-*.safetensors")))])  # fmt: skip
+
+    monkeypatch.setattr(comparing, "spread", spread)
+    code, _, err = run(capsys, "compare", folder, "--rules", "none", "--baselines", "retrain", "--shadows", "4",
+                       "--executor", "process", "--device", "cpu", "--json")  # fmt: skip
+    assert code == 0 and there == [2, 4, 1], (there, err)
+
+
+def test_a_reference_made_anew_is_measured_anew(made, tmp_path):
+    folder = Path(shutil.copytree(made, tmp_path / "pool"))
+    bench = Workbench(open_pool(folder), device="cpu")
+    yardstick = Yardstick(bench)
+    scaled = [{name: tensor * factor if tensor.is_floating_point() else tensor for name, tensor in
+               bench.pool.base.items()} for factor in (1.0, 0.01)]  # fmt: skip
+    seen = []
+    for weights in scaled:
+        keep_retrained(bench.pool, weights.items(), {"seconds": 1.0}, Wanted(seed=0))
+        seen.append(yardstick.reference("val").values)
+    assert seen[0] != seen[1] and yardstick.reference("val") is yardstick.reference("val")

@@ -1,11 +1,14 @@
 """The search for a baseline's rate: every try logged and charged, the best kept, stopped searches continued."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from negmerge_kit.errors import DivergedError, NotFiniteError, ParameterError, PoolError
+from negmerge_kit.lab import provenance
 from negmerge_kit.lab.baselines import BASELINES
 from negmerge_kit.lab.baselines.choosing import choose_rate
 from negmerge_kit.lab.training.recipe import Recipe
@@ -79,7 +82,7 @@ def test_all_diverged_is_one_sentence_and_the_base_is_back():
     assert model.w == pytest.approx(BASE)
 
 
-def test_a_stopped_search_goes_on(tmp_path):
+def test_a_stopped_search_goes_on(tmp_path, monkeypatch):
     def scored(model):
         tries.append(1)
         return abs(model.w[0] - 0.8)
@@ -105,6 +108,18 @@ def test_a_stopped_search_goes_on(tmp_path):
     search(scored, [0.25], TwoWeights(0.1, 0.2), store=tmp_path)
     search(scored, [0.25], store=tmp_path, scored_by="gap")
     assert len(list(tmp_path.iterdir())) == 4
+    # So is what another version of the kit or another torch computes, or another kind of device.
+    for name, value in (("code_digest", lambda: "another version"), ("torch", SimpleNamespace(__version__="1"))):
+        monkeypatch.setattr(provenance, name, value)
+        search(scored, [0.25], store=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 6
+    assert provenance.made_with(torch.device("cuda")).items() - provenance.made_with(torch.device("cpu")).items()
+    # What was kept is not looked at where it is to be made anew.
+    tries.clear()
+    search(scored, [0.25], store=tmp_path)
+    assert len(tries) == 1
+    search(scored, [0.25], store=tmp_path, anew=True)
+    assert len(tries) == 2 and len(list(tmp_path.iterdir())) == 6
 
 
 def test_bad_requests(tmp_path):

@@ -14,7 +14,7 @@ from negmerge_kit.lab.evaluation import evaluate
 from negmerge_kit.lab.training.batches import batches, steps_of
 from negmerge_kit.lab.training.execution import Execution
 from negmerge_kit.lab.training.finetuning import finetune, rate
-from negmerge_kit.lab.training.from_scratch import base_recipe, trained_from_scratch
+from negmerge_kit.lab.training.from_scratch import BaseTraining, base_recipe
 from negmerge_kit.lab.training.recipe import Recipe, grid
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps.embedded import start_pool
@@ -168,8 +168,8 @@ def test_retraining_never_looks_at_an_image_to_forget(scene, monkeypatch):
 
     monkeypatch.setattr(Forgetting, "source", property(lambda self: Source()))
     parts = parts_of(replace(scene, forgetting=replace(scene.forgetting, data="guarded scans")))
-    recipe = replace(base_recipe(scene), epochs=1)
-    steps = list(trained_from_scratch(scene.untrained(device="cpu"), parts.remaining, recipe))
+    training = BaseTraining.of(scene).but(epochs=1)
+    steps = list(training.steps(scene.untrained(device="cpu"), parts.remaining))
     assert len(steps) == 18
     for name in ("forgotten", "seen"):
         with pytest.raises(AssertionError, match="was looked at"):

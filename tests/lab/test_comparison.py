@@ -10,7 +10,7 @@ import torch
 from negmerge_kit.checkpoints.pool import MADE_FROM, open_pool
 from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
 from negmerge_kit.errors import CheckpointError, ParameterError, PoolError, SceneError, SplitError
-from negmerge_kit.lab.comparison import kept_rows
+from negmerge_kit.lab import provenance
 from negmerge_kit.lab.comparison.comparison import across, compare_rules, strangers
 from negmerge_kit.lab.comparison.contest import Contest
 from negmerge_kit.lab.comparison.cost import metered
@@ -247,7 +247,7 @@ def test_finished_rows_are_found_again_and_others_are_not(embedded, monkeypatch)
     assert again.contest.examiner.evaluations == 2  # the base, on both splits
     other = KeptRows(bench.pool, keep=0.8, scales=GRID[::2], device=torch.device("cpu"))
     assert other.find(comparison.rows[0].entrant, bench.pool.ids) is None
-    monkeypatch.setattr(kept_rows, "code_digest", lambda: "another version of the kit")
+    monkeypatch.setattr(provenance, "code_digest", lambda: "another version of the kit")
     other = KeptRows(bench.pool, keep=0.9, scales=GRID[::2], device=torch.device("cpu"))
     assert other.find(comparison.rows[0].entrant, bench.pool.ids) is None
     assert kept.find(comparison.rows[0].entrant, bench.pool.ids[:2]) is None

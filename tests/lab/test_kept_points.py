@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from negmerge_kit.checkpoints.pool import open_pool
-from negmerge_kit.lab import kept_points
+from negmerge_kit.lab import kept_points, provenance
 from negmerge_kit.lab.kept_points import KeptPoints
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring import Accuracy, search_scale
@@ -98,7 +98,7 @@ def test_anything_changed_is_another_file(bench, monkeypatch):
     another(pool=replace(pool, entries=tuple(replace(e, sha256=e.sha256[::-1]) for e in pool.entries)))
     sets = [entry | {"fingerprint": "0" * 64} for entry in pool.scene["sets"]]
     another(pool=replace(pool, scene={**pool.scene, "sets": sets}))
-    monkeypatch.setattr(kept_points, "code_digest", lambda: "another version")
+    monkeypatch.setattr(provenance, "code_digest", lambda: "another version")
     another()
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 from negmerge_kit.errors import DivergedError, NotFiniteError, ParameterError, SearchDivergedError
 from negmerge_kit.lab.baselines.baseline import Baseline
 from negmerge_kit.lab.baselines.trials import ChosenRate, Trial, TrialLog
+from negmerge_kit.lab.provenance import made_with
 from negmerge_kit.lab.training.resuming import describe_run
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def choose_rate(
     may_mirror: bool = False,
     scored_by: str = "score",
     store: Path | None = None,
+    anew: bool = False,
     on_step: Callable[[float, Step], None] = lambda rate, step: None,
 ) -> ChosenRate:
     """Try every rate on the same seed, from the base's weights; the model is left as the best one made it.
@@ -52,7 +54,8 @@ def choose_rate(
         rates: to try; where there are none, the base recipe's.
         scored_by: what the score is, in words; told in the log.
         store: a folder that keeps each trial as it ends. A search that was stopped goes on from there: its file is
-            named after all that decides a trial, the base's weights, both sets and `scored_by` included.
+            named after all that decides a trial: the base's weights, both sets, `scored_by`, code, torch, device.
+        anew: try every rate again, whatever the folder keeps.
 
     Raises:
         SearchDivergedError: if every rate diverged; it has the trials.
@@ -64,11 +67,11 @@ def choose_rate(
         raise ParameterError(f"{baseline.name} is to try {_told(rates)}: give each rate once.")
     settings, base = baseline.resolve(params or {}), model.weights()
     made_from = {} if store is None else {
-        "version": 1, "baseline": baseline.name, "epochs": epochs, "seed": seed, "params": settings,
+        **made_with(model.device), "baseline": baseline.name, "epochs": epochs, "seed": seed, "params": settings,
         "scored_by": scored_by, "sets": [describe_run(model, images, recipe, may_mirror)
                                          for images in (parts.forgotten, parts.remaining)],
     }
-    log = TrialLog(store, baseline.name, made_from)
+    log = TrialLog(store, baseline.name, made_from, anew=anew)
 
     def tried(rate: float) -> Trial:
         model.load(base.items())

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from negmerge_kit.lab.baselines.baseline import PAPER, TINY, Baseline, Preset
 from negmerge_kit.lab.baselines.loop import Run
 from negmerge_kit.lab.training.finetuning import Step
-from negmerge_kit.lab.training.from_scratch import trained_from_scratch
+from negmerge_kit.lab.training.from_scratch import BaseTraining
 
 
 def steps(run: Run) -> Iterator[Step]:
@@ -17,9 +16,8 @@ def steps(run: Run) -> Iterator[Step]:
     The base's weights and the forget set are never looked at.
     """
     run.model.load(run.fresh().weights().items())
-    recipe = replace(run.recipe, lr=run.rate, epochs=run.epochs, seed=run.seed)
-    return trained_from_scratch(run.model, run.parts.remaining, recipe, may_mirror=run.may_mirror,
-                                resume=run.resume)
+    training = BaseTraining(run.recipe, run.may_mirror).but(lr=run.rate, epochs=run.epochs, seed=run.seed)
+    return training.steps(run.model, run.parts.remaining, resume=run.resume)
 
 
 RETRAIN = Baseline(

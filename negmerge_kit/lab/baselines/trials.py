@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 
 from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.errors import PoolError
+from negmerge_kit.lab.provenance import short_digest
 from negmerge_kit.types import Json
 
 
@@ -73,6 +73,7 @@ class TrialLog:
         folder: where the file is; None keeps the trials in memory only.
         baseline: its name.
         made_from: everything that decides a trial's outcome but its rate.
+        anew: look at nothing that was kept before, and replace it.
 
     Raises:
         PoolError: if the file cannot be read as this log.
@@ -84,14 +85,16 @@ class TrialLog:
     (0.5, False)
     """
 
-    def __init__(self, folder: Path | None, baseline: str, made_from: Json) -> None:
+    def __init__(self, folder: Path | None, baseline: str, made_from: Json, *, anew: bool = False) -> None:
         self.made_from, self.trials, self.path = made_from, dict[float, Trial](), None
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        digest = sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
-        self.path = folder / f"{baseline}-{digest[:16]}.json"
-        if self.path.exists():
+        self.path = folder / f"{baseline}-{short_digest(made_from)}.json"
+        if anew:
+            for state in folder.glob(f"{self.path.stem}-*.{STATE}"):
+                state.unlink(missing_ok=True)
+        if self.path.exists() and not anew:
             try:
                 told = [Trial(**values) for values in json.loads(self.path.read_text(encoding="utf-8"))["trials"]]
             except (OSError, ValueError, KeyError, TypeError) as error:

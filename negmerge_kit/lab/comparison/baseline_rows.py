@@ -14,9 +14,10 @@ from negmerge_kit.lab.comparison.entrants import RETRAIN, Entrant
 from negmerge_kit.lab.comparison.rows import Pair, Row
 from negmerge_kit.lab.comparison.terms import Terms
 from negmerge_kit.lab.evaluation import evaluate, evaluate_splits
-from negmerge_kit.lab.retrained import Retrained, keep_retrained
+from negmerge_kit.lab.retrained import Retrained, Wanted, keep_retrained
 from negmerge_kit.lab.training.finetuning import Step
-from negmerge_kit.lab.training.from_scratch import base_recipe
+from negmerge_kit.lab.training.from_scratch import BaseTraining
+from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.lab.yardstick import Yardstick
 from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
 from negmerge_kit.scoring.floors import images_needed
@@ -32,8 +33,20 @@ def base_row(entrant: Entrant, yardstick: Yardstick) -> Row:
     return _row(entrant, yardstick, bench.fresh_model(), "ok", _cost(yardstick, 0.0, 0, None), {}, ())
 
 
-def retrained(yardstick: Yardstick, terms: Terms, on_step: OnStep = lambda rate, step: None) -> Retrained:
-    """The pool's retrained model; trained now and kept in the pool where there is none.
+def yardstick_of(
+    bench: Workbench, terms: Terms, *, on_shadow: Callable[[int, int], None] = lambda done, count: None
+) -> Yardstick:
+    """What models are measured with on these terms: shadow models and the retrained model of their seed."""
+    return Yardstick(
+        bench, shadows=terms.shadows, seed=terms.seed, wanted=Wanted(seed=terms.seed, epochs=terms.epochs),
+        on_shadow=on_shadow,
+    )
+
+
+def retrained(
+    yardstick: Yardstick, terms: Terms, on_step: OnStep = lambda rate, step: None, *, anew: bool = False
+) -> Retrained:
+    """The pool's retrained model of the terms' seed; trained now and kept in the pool where there is none.
 
     Its rate, where there are several to try, is the one with the best accuracy on validation.
 
@@ -44,8 +57,8 @@ def retrained(yardstick: Yardstick, terms: Terms, on_step: OnStep = lambda rate,
         return found
     model, validation = yardstick.bench.fresh_model(), yardstick.parts.validation
     chosen = _search(RETRAIN, model, yardstick, terms, lambda made: 1 - evaluate(made, validation).value,
-                     "1 - accuracy on validation", on_step)
-    keep_retrained(yardstick.bench.pool, model.weights("cpu").items(), chosen.json())
+                     "1 - accuracy on validation", on_step, anew)
+    keep_retrained(yardstick.bench.pool, model.weights("cpu").items(), chosen.json(), yardstick.wanted)
     for state in (yardstick.bench.pool.folder / "baselines").glob(f"{RETRAIN}-*.{STATE}"):
         state.unlink(missing_ok=True)
     found = yardstick.retrained()
@@ -54,17 +67,18 @@ def retrained(yardstick: Yardstick, terms: Terms, on_step: OnStep = lambda rate,
 
 
 def baseline_row(
-    entrant: Entrant, yardstick: Yardstick, terms: Terms, keep: float, on_step: OnStep = lambda rate, step: None
+    entrant: Entrant, yardstick: Yardstick, terms: Terms, keep: float, on_step: OnStep = lambda rate, step: None, *,
+    anew: bool = False,
 ) -> Row:
     """Search a baseline's rate on validation, by the terms' way to choose, and measure the best one on test.
 
     By the floor: forget most with at least `keep` of the base's retention, as a scale is chosen. By the gap: lie
-    nearest to the retrained model.
+    nearest to the retrained model. With `anew` no trial that was kept is believed.
     """
     model = yardstick.bench.fresh_model()
     with metered(model.device) as meter:
         if entrant.rule == RETRAIN:
-            found = retrained(yardstick, terms, on_step)
+            found = retrained(yardstick, terms, on_step, anew=anew)
             model.load(found.weights.items())
             trials = tuple(found.made_by.get("trials", ()))
             told: Json = {name: found.made_by[name] for name in ("epochs", "seed") if name in found.made_by}
@@ -73,7 +87,7 @@ def baseline_row(
         score, scored_by = _by_gap(yardstick) if terms.choose == "gap" else _by_floor(yardstick, keep)
         chosen: ChosenRate | SearchDivergedError
         try:
-            chosen = _search(entrant.rule, model, yardstick, terms, score, scored_by, on_step)
+            chosen = _search(entrant.rule, model, yardstick, terms, score, scored_by, on_step, anew)
         except SearchDivergedError as error:
             chosen = error
     cost = _cost(yardstick, chosen.seconds, len(chosen.trials), meter.peak)
@@ -88,24 +102,25 @@ def baseline_row(
 
 def _search(
     name: str, model: Classifier, yardstick: Yardstick, terms: Terms, score: Callable[[Classifier], float],
-    scored_by: str, on_step: OnStep,
+    scored_by: str, on_step: OnStep, anew: bool,
 ) -> ChosenRate:
     """Try the preset's rates; the model is left as the best one made it."""
     bench, baseline = yardstick.bench, BASELINES[name]
     scene = bench.scene
     preset = baseline.preset(TINY if str(model.spec) == "classifier:tiny" else PAPER)
-    recipe = base_recipe(scene)
+    training = BaseTraining.of(scene)
     return choose_rate(
         baseline, model, yardstick.parts, score,
-        epochs=terms.epochs or preset.epochs or recipe.epochs,
+        epochs=terms.epochs or preset.epochs or training.recipe.epochs,
         fresh=lambda: scene.untrained(device=str(model.device), seed=terms.seed),
-        recipe=recipe,
+        recipe=training.recipe,
         rates=preset.rates,
         seed=terms.seed,
         params=preset.params,
-        may_mirror=scene.sources[0].flips,
+        may_mirror=training.may_mirror,
         scored_by=scored_by,
         store=bench.pool.folder / "baselines",
+        anew=anew,
         on_step=on_step,
     )
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from negmerge_kit.lab.comparison.baseline_rows import OnStep, base_row, baseline_row, retrained
+from negmerge_kit.lab.comparison.baseline_rows import OnStep, base_row, baseline_row, retrained, yardstick_of
 from negmerge_kit.lab.comparison.contest import Contest
 from negmerge_kit.lab.comparison.entrants import BASE, RETRAIN, Entrant
 from negmerge_kit.lab.comparison.rows import Matched, Row
 from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.lab.yardstick import Yardstick
 from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, Point, ScaleSearch
 
 
@@ -22,6 +21,7 @@ class ClassifierContest(Contest):
     Args:
         terms: by what scales and rates are chosen, and how many shadow models attack.
         on_step: told each training step of a baseline, with its rate.
+        anew: whether every rate is tried again, whatever the pool keeps.
 
     Raises:
         ParameterError: from `row`, if the gap shall choose and the pool has no retrained model.
@@ -33,12 +33,14 @@ class ClassifierContest(Contest):
         *,
         keep: float = KEEP,
         scales: Sequence[float] = DEFAULT_SCALES,
+        buffers: str = "keep",
         terms: Terms = PLAIN,
         on_step: OnStep = lambda rate, step: None,
+        anew: bool = False,
     ) -> None:
-        super().__init__(bench, keep=keep, scales=scales)
+        super().__init__(bench, keep=keep, scales=scales, buffers=buffers)
         self.bench, self.terms = bench, terms
-        self.yardstick = Yardstick(bench, shadows=terms.shadows, seed=terms.seed)
+        self.yardstick, self._anew = yardstick_of(bench, terms), anew
         self._on_step = on_step
 
     def prepare(self, entrants: Sequence[Entrant]) -> None:
@@ -53,7 +55,7 @@ class ClassifierContest(Contest):
         if entrant.rule == BASE:
             return base_row(entrant, self.yardstick)
         if entrant.is_baseline:
-            return baseline_row(entrant, self.yardstick, self.terms, self.keep, self._on_step)
+            return baseline_row(entrant, self.yardstick, self.terms, self.keep, self._on_step, anew=self._anew)
         row = super().row(entrant, ids)
         if row.scale is None:
             return row
@@ -75,7 +77,8 @@ class ClassifierContest(Contest):
         """By the floor as for any pool, or the scale nearest to the retrained model."""
         if self.terms.choose == "floor":
             return super().find_scale(choice)
-        return self.yardstick.nearest(choice, scales=self.scales)
+        limit = self.limit(choice)
+        return self.yardstick.nearest(choice, scales=[scale for scale in self.scales if scale < limit])
 
     def matched(self, choice: Choice) -> Matched | None:
         """At matched retention by the floor only: who chooses by the gap has no floor to meet."""

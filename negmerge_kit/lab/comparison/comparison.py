@@ -24,6 +24,13 @@ REFERENCE = "negmerge"
 """The rule that the others are held against."""
 
 
+MERGED_STATISTICS = (
+    "running statistics are merged: a row is searched up to the scale from which on one of its variances would be "
+    "negative, and no retention beyond it is looked for."
+)
+"""What bounds the scales where running statistics are merged."""
+
+
 class Keeper(Protocol):
     """Where finished rows are found again, such as `KeptRows`."""
 
@@ -44,6 +51,7 @@ class Comparison:
         warnings: what to know before believing the rows.
         forced: candidates that were let in although they were made from another base.
         terms: of a standard classifier's pool; else None.
+        buffers: what became of running statistics in the rows that merge.
     """
 
     pool: str
@@ -56,11 +64,17 @@ class Comparison:
     forced: tuple[str, ...] = ()
     contest: Contest | None = field(default=None, repr=False, compare=False)
     terms: Terms | None = None
+    buffers: str = "keep"
 
     @property
     def floor(self) -> float:
         """The retention floor on validation, as an accuracy."""
         return self.keep * self.base["val"].retain.value
+
+    @property
+    def statistics(self) -> str:
+        """For headlines, what became of running statistics where that is not what it always is."""
+        return "" if self.buffers == "keep" else f"; running statistics: {self.buffers}"
 
     @property
     def feasible(self) -> bool:
@@ -75,6 +89,7 @@ class Comparison:
             "keep": self.keep,
             "seeds": 1,
             "scales": list(self.scales),
+            "buffers": self.buffers,
             "base": {split: pair.json() for split, pair in self.base.items()},
             "rows": [row.json() for row in self.rows],
             "warnings": list(self.warnings),
@@ -89,10 +104,12 @@ def compare_rules(
     *,
     keep: float = KEEP,
     scales: Sequence[float] = DEFAULT_SCALES,
+    buffers: str = "keep",
     kept: Keeper | None = None,
     terms: Terms = PLAIN,
     on_row: Callable[[int, int, Entrant], None] = lambda done, total, entrant: None,
     on_step: OnStep = lambda rate, step: None,
+    anew: bool = False,
 ) -> Comparison:
     """Hold rules against each other on one pool.
 
@@ -110,13 +127,16 @@ def compare_rules(
             classifier's pool, all baselines.
         keep: share of the base's retention to keep, in (0, 1].
         scales: the protocol's grid.
+        buffers: what becomes of running statistics in every row that merges: keep, merge or recalibrate.
         kept: where finished rows are found again and new ones go, e.g. `KeptRows(pool, ...)`.
         terms: on a classifier's pool, by what scales and rates are chosen, and how hard the attacks try.
         on_row: called with (rows done, rows in all, the entrant that comes next).
         on_step: called with each training step of a baseline and its rate.
+        anew: whether baselines try every rate again, whatever the pool keeps of earlier tries.
 
     Raises:
-        ParameterError: for a pool of fewer than two candidates, or keep or a scale out of range.
+        ParameterError: for a pool of fewer than two candidates, keep or a scale out of range, or a policy for running
+            statistics that the model or its scene does not allow.
         PoolError: for candidates of another base, unless the pool was opened with `force`; they are then named.
         SceneError: if a side of a split has no image.
         CheckpointError: if a model answers with NaN, or a finished row cannot be written.
@@ -133,7 +153,8 @@ def compare_rules(
         raise ParameterError(
             f"{pool.folder} has {len(pool.ids)} candidate: with one, every rule is that candidate. Add others first."
         )
-    contest = _contest(workbench, keep, grid, terms, entrants, on_step)
+    workbench.choose(buffers=buffers)  # refused before the work
+    contest = _contest(workbench, keep, grid, buffers, terms, entrants, on_step, anew)
     base = {split: contest.base(split) for split in ("val", "test")}
     rows = []
     for index, entrant in enumerate(entrants):
@@ -144,16 +165,21 @@ def compare_rules(
             if kept:
                 kept.keep(row, pool.ids)
         rows.append(row)
-    warnings = tuple(doubts(workbench))
+    warnings = (*doubts(workbench), *([MERGED_STATISTICS] if buffers == "merge" else []))
     told = terms if isinstance(contest, ClassifierContest) else None
-    return Comparison(str(pool.folder), tuple(pool.ids), keep, grid, base, tuple(rows), warnings, forced, contest, told)
+    return Comparison(
+        str(pool.folder), tuple(pool.ids), keep, grid, base, tuple(rows), warnings, forced, contest, told, buffers
+    )
 
 
 def _contest(
-    stand: PoolStand, keep: float, scales: tuple[float, ...], terms: Terms, entrants: Sequence[Entrant], on_step: OnStep
+    stand: PoolStand, keep: float, scales: tuple[float, ...], buffers: str, terms: Terms, entrants: Sequence[Entrant],
+    on_step: OnStep, anew: bool,
 ) -> Contest:
     if isinstance(stand, Workbench) and is_classifier(stand.pool):
-        contest = ClassifierContest(stand, keep=keep, scales=scales, terms=terms, on_step=on_step)
+        contest = ClassifierContest(
+            stand, keep=keep, scales=scales, buffers=buffers, terms=terms, on_step=on_step, anew=anew
+        )
         contest.prepare(entrants)
         return contest
     if terms != PLAIN:
@@ -161,7 +187,7 @@ def _contest(
             f"{stand.pool.folder} is no standard classifier's pool: scales are chosen by the floor there, "
             "and there is no retrained model and no shadow model; leave --choose and --shadows out."
         )
-    return Contest(stand, keep=keep, scales=scales)
+    return Contest(stand, keep=keep, scales=scales, buffers=buffers)
 
 
 def is_classifier(pool: Pool) -> bool:

@@ -5,7 +5,6 @@ POOL/comparisons/<digest>.json        one row, under what it was made from
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +17,8 @@ from negmerge_kit.errors import CheckpointError
 from negmerge_kit.lab.comparison.entrants import Entrant
 from negmerge_kit.lab.comparison.rows import Row
 from negmerge_kit.lab.comparison.terms import PLAIN, Terms
-from negmerge_kit.lab.kept_points import code_digest
-from negmerge_kit.lab.retrained import find_retrained
+from negmerge_kit.lab.provenance import made_with, short_digest
+from negmerge_kit.lab.retrained import Wanted, find_retrained
 from negmerge_kit.merging.rules import RULES
 from negmerge_kit.types import Json
 
@@ -27,7 +26,8 @@ SCHEMA = 1
 
 
 class KeptRows:
-    """Rows by a digest of base, candidates, images, floor, grid, rule, terms, retrained model, our code, torch, device.
+    """Rows by a digest of base, candidates, images, floor, grid, rule, buffers, terms, retrained model, torch,
+    device and our code.
 
     With `anew` nothing is found, and what is finished replaces what was there.
     """
@@ -38,18 +38,18 @@ class KeptRows:
         *,
         keep: float,
         scales: Sequence[float],
+        buffers: str = "keep",
         device: torch.device,
         anew: bool = False,
         terms: Terms = PLAIN,
     ) -> None:
         self.folder = pool.folder / "comparisons"
         self._pool = pool
-        self._anew = anew
+        self._anew, self._buffers = anew, buffers
+        self._wanted = Wanted(seed=terms.seed, epochs=terms.epochs)
         self._made_from: Json = {
             "schema": SCHEMA,
-            "code": code_digest(),
-            "torch": torch.__version__,
-            "device": device.type,
+            **made_with(device),
             "base": pool.base_file.sha256,
             "heads": pool.heads_file.sha256,
             "scene": pool.scene,
@@ -86,18 +86,18 @@ class KeptRows:
             file.write(json.dumps(record, indent=1, allow_nan=False).encode())
 
     def _path(self, entrant: Entrant, ids: Sequence[str]) -> Path:
-        text = json.dumps(self._key(entrant, ids), sort_keys=True)
-        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+        return self.folder / f"{short_digest(self._key(entrant, ids))}.json"
 
     def _key(self, entrant: Entrant, ids: Sequence[str]) -> Json:
         files = [self._pool.entry(id).sha256 for id in ids]
         given = dict(entrant.params)
         params = RULES[entrant.rule].resolve(given) if entrant.rule in RULES else given
         # What a baseline does, no candidate changes; what is held against the retrained model, that model does.
-        held = find_retrained(self._pool)
+        held = find_retrained(self._pool, self._wanted)
         return self._made_from | {
             "candidates": [] if entrant.is_baseline else files,
             "rule": entrant.rule,
             "params": params,
+            "buffers": "keep" if entrant.is_baseline else self._buffers,
             "retrained": held and held.sha256,
         }

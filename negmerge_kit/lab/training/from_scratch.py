@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.training.execution import Execution
 from negmerge_kit.lab.training.finetuning import Step, finetune
 from negmerge_kit.lab.training.recipe import Recipe
+from negmerge_kit.types import Json
 from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.model_spec import CLASSIFIER, find_model
@@ -48,26 +50,47 @@ def base_recipe(scene: Scene) -> Recipe:
         raise ParameterError(f"training of scene {scene.name}: {error}") from None
 
 
-def trained_from_scratch(
-    model: Classifier,
-    images: ImageSet,
-    recipe: Recipe,
-    *,
-    may_mirror: bool = False,
-    execution: Execution | None = None,
-    resume: Path | None = None,
-) -> Iterator[Step]:
-    """Train an untrained classifier in place on these images and no others, a step at each iteration.
+@dataclass(frozen=True)
+class BaseTraining:
+    """How a scene's base is trained; the retrained model and the shadow models are trained by the same object.
 
-    Args:
-        model: as `Scene.untrained` gives it.
-        images: `Parts.seen` makes the base, `Parts.remaining` the retrained model.
+    Attributes:
         recipe: as `base_recipe` gives it; another seed is another order of the images.
-        may_mirror: whether a mirrored image still shows its class.
-        resume: a file that keeps the run's state, as `finetune` takes it; the caller deletes it when the weights are
-            saved.
-
-    Raises:
-        DivergedError, ParameterError, CheckpointError: as `finetune`.
+        may_mirror: whether a mirrored image still shows its class (`DataSource.flips`).
     """
-    return finetune(model, images, recipe, may_mirror=may_mirror, execution=execution, resume=resume)
+
+    recipe: Recipe
+    may_mirror: bool
+
+    @classmethod
+    def of(cls, scene: Scene) -> BaseTraining:
+        """As the scene says, or its network's own.
+
+        Raises:
+            ParameterError: as `base_recipe`.
+        """
+        return cls(base_recipe(scene), scene.sources[0].flips)
+
+    def but(self, **changed: Any) -> BaseTraining:
+        """The same with some settings of the recipe changed, such as its seed."""
+        return replace(self, recipe=replace(self.recipe, **changed))
+
+    def json(self) -> Json:
+        """Plain values, for the keys of what is kept."""
+        return {"recipe": self.recipe.json(), "may_mirror": self.may_mirror}
+
+    def steps(
+        self, model: Classifier, images: ImageSet, *, execution: Execution | None = None, resume: Path | None = None
+    ) -> Iterator[Step]:
+        """Train an untrained classifier in place on these images and no others, a step at each iteration.
+
+        Args:
+            model: as `Scene.untrained` gives it.
+            images: `Parts.seen` makes the base, `Parts.remaining` the retrained model.
+            resume: a file that keeps the run's state, as `finetune` takes it; the caller deletes it when the weights
+                are saved.
+
+        Raises:
+            DivergedError, ParameterError, CheckpointError: as `finetune`.
+        """
+        return finetune(model, images, self.recipe, may_mirror=self.may_mirror, execution=execution, resume=resume)
