@@ -13,7 +13,7 @@ from negmerge_kit.cli.flags import Parser, add_buffers_flag, print_json
 from negmerge_kit.cli.standings import standings_spread, standings_table
 from negmerge_kit.cli.sweeping import add_executor_flags, spread
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.scoring.scale import parse_scales
+from negmerge_kit.scoring.scale import KEEP, parse_scales
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def compare(arguments: list[str]) -> int:
     classifier = is_classifier(pools[0])
     entrants = find_entrants(options.rules, options.baselines, classifier=classifier)
     _refuse(options, entrants, pools)
+    options.keep = KEEP if options.keep is None else options.keep
     terms = Terms(options.choose, options.shadows, options.seed) if classifier else PLAIN
     comparisons: list[Comparison] = []
     for pool in pools:
@@ -96,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--choose", default="floor", metavar="floor|gap", help="classifier: scales and rates by the retention floor "
         "or by the smallest gap to the retrained model on validation (an oracle)")  # fmt: skip
     add("--shadows", type=int, default=0, metavar="K", help="classifier: shadow models for the likelihood ratio attack")
-    add("--keep", type=float, default=0.95, help="share of the base's retention to keep (default 0.95)")
+    add("--keep", type=float, help="share of the base's retention to keep (default 0.95)")
     add("--scales", default="0:1:0.05", metavar="A:B:STEP", help="the protocol's grid")
     add_buffers_flag(parser)
     add("--resample", type=int, default=0, metavar="B", help="bootstrap the images B times; scores every scale in full")
@@ -133,6 +134,8 @@ def _refuse(options: argparse.Namespace, entrants: Sequence[Entrant], pools: Seq
             f"{pools[0].folder} is no standard classifier's pool, so it has no retrained model and no shadow model: "
             "leave --choose and --shadows out."
         )
+    if options.choose == "gap" and options.keep is not None:
+        raise ParameterError("--choose gap has no floor to keep: leave --keep out.")
     if options.choose == "gap" and not any(entrant.rule == RETRAIN for entrant in entrants):
         for pool in pools:
             require_retrained(pool, Wanted(seed=options.seed))

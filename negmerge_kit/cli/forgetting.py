@@ -13,10 +13,8 @@ from negmerge_kit.cli.sweeping import (
     fill,
     scene_grid,
 )
-from negmerge_kit.cli.unlearning import unlearn_parser, write_unlearned
+from negmerge_kit.cli.unlearning import grid_and_floor, scale_by_hand, unlearn_parser, write_unlearned
 from negmerge_kit.errors import NegmergeError
-from negmerge_kit.scoring.floors import parse_keep
-from negmerge_kit.scoring.grid import parse_scales
 
 UNLEARNED = "unlearned.safetensors"
 
@@ -46,7 +44,7 @@ def forget(arguments: list[str]) -> int:
 
     # What is misspelt is told before hours are spent.
     executor, _ = executor_of(options), grid(options.grid)
-    parse_scales(options.scales), parse_keep(options.keep)
+    grid_and_floor(options), scale_by_hand(options.scale)
     model = {"arch": options.model, "pretrained": options.pretrained} if options.pretrained else options.model
     name = f"{find_data(options.forget).name} from {options.model}"
     scene = Scene(name, model, options.forget, tuple(options.retain), options.mode, options.corrupt)

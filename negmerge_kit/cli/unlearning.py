@@ -19,7 +19,7 @@ from negmerge_kit.cli.flags import (
     seconds,
 )
 from negmerge_kit.errors import ParameterError, SceneError
-from negmerge_kit.scoring.floors import keep_text, parse_keep
+from negmerge_kit.scoring.floors import KEEP, keep_text, parse_keep
 from negmerge_kit.scoring.grid import check_scale, parse_scales
 from negmerge_kit.types import Json
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from negmerge_kit.lab.resident import Choice
     from negmerge_kit.lab.retrained import Retrained
     from negmerge_kit.lab.workbench import Workbench
+    from negmerge_kit.scoring.floors import Keep
     from negmerge_kit.scoring.scale import ScaleSearch
 
 
@@ -159,7 +160,6 @@ def search_parser(verb: str, about: str) -> argparse.ArgumentParser:
     parser = Parser(verb, about)
     parser.add_argument(
         "--keep",
-        default="0.95",
         metavar="SHARE|NAME=SHARE,...",
         help="share of the base's retention to keep, or each named retain set's own; all must hold (default 0.95)",
     )
@@ -196,6 +196,20 @@ def scale_by_hand(text: str) -> float | None:
         raise ParameterError(f"scale '{text}': write auto, or a finite number of 0 or more.") from None
 
 
+def grid_and_floor(options: argparse.Namespace) -> tuple[list[float], Keep]:
+    """What --scales and --keep say; what --choose gap would not heed is refused."""
+    if options.choose == "gap":
+        given = {
+            "--keep": options.keep is not None,
+            "--bisect": options.method == "bisect",
+            "--scale": vars(options).get("scale", "auto") != "auto",
+            "--unlearned": vars(options).get("unlearned") is not None,
+        }
+        if idle := [flag for flag, there in given.items() if there]:
+            raise ParameterError(f"--choose gap looks at every scale and has no floor: leave {' and '.join(idle)} out.")
+    return parse_scales(options.scales), KEEP if options.keep is None else parse_keep(options.keep)
+
+
 def run_search(
     options: argparse.Namespace, pool: Path, *, test: bool, by_hand: float | None = None
 ) -> tuple[Workbench, Choice, Json]:
@@ -204,12 +218,12 @@ def run_search(
     from negmerge_kit.lab.report import search_json
     from negmerge_kit.lab.workbench import Workbench
 
-    scales, keep = parse_scales(options.scales), parse_keep(options.keep)
+    scales, keep = grid_and_floor(options)
     bench = Workbench(open_pool(pool, force=options.force), device=options.device)
     choice = bench.choose(candidate_ids(options), options.rule, rule_params(options), buffers=options.buffers)
     started, held = time.perf_counter(), None
     if by_hand is None and options.choose == "gap":
-        held, found = _nearest(bench, choice, scales, options.method)
+        held, found = _nearest(bench, choice, scales)
     elif by_hand is None:
         found = bench.search(choice, keep=keep, scales=scales, method=options.method)
     else:
@@ -220,12 +234,8 @@ def run_search(
     return bench, choice, result if by_hand is None else result | {"keep": None}
 
 
-def _nearest(
-    bench: Workbench, choice: Choice, scales: Sequence[float], method: str
-) -> tuple[Retrained, ScaleSearch]:
+def _nearest(bench: Workbench, choice: Choice, scales: Sequence[float]) -> tuple[Retrained, ScaleSearch]:
     """The search, and the retrained model that it was held against: of several, the first of `find_retrained`."""
-    if method == "bisect":
-        raise ParameterError("--choose gap looks at every scale: leave --bisect out.")
     from negmerge_kit.lab.retrained import Wanted
     from negmerge_kit.lab.yardstick import Yardstick
 

@@ -211,11 +211,15 @@ def test_running_statistics_are_merged_or_recalibrated_and_rows_are_kept_apart(c
         (("compare", "--baselines", "nope"), "on a classifier's pool"),
         (("compare", "--resample", "10"), "--resample"),
         (("search", "--choose", "gap"), "no retrained model"),
-        (("search", "--choose", "gap", "--bisect"), "--bisect"),
+        (("search", "--choose", "gap", "--bisect"), "leave --bisect out"),
+        (("search", "--choose", "gap", "--keep", "0.95"), "leave --keep out"),
+        (("compare", "--choose", "gap", "--keep", "0.95"), "leave --keep out"),
+        (("unlearn", "--out", "u", "--choose", "gap", "--scale", "0.5", "--keep", "0.9"), "leave --keep and --scale"),
+        (("audit", "--choose", "gap", "--unlearned", "{pool}/base.safetensors"), "leave --unlearned out"),
     ],
 )
 def test_wrong_words_are_one_sentence(capsys, made, words, says):
-    code, _, err = run(capsys, words[0], made, *words[1:])
+    code, _, err = run(capsys, words[0], made, *(word.format(pool=made) for word in words[1:]))
     assert code == 2 and says in err and err.strip().count("\n") == 0, err
 
 
