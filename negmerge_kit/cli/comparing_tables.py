@@ -19,7 +19,7 @@ def rules_table(comparison: Comparison) -> str:
     test, val = comparison.base["test"], comparison.base["val"]
     lines = [
         f"\n{comparison.pool}: keep {100 * comparison.keep:g} % of the base's retention "
-        f"(floor {100 * comparison.floor:.2f} % on validation, n = {val.retain.n})",
+        f"(floor {100 * comparison.floor:.2f} % on validation, n = {val.retain.n}){comparison.statistics}",
         f"{'':34}{'paper’s protocol, test':^40}  {'where retention meets the floor, test':^37}",
         f"{'rule':34}{'scale':>6}{'forget (95 % interval)':>24}{'retain':>9}   {'scale':>7}{'forget (interval)':>20}"
         f"{'retain':>9}{'kept':>8}",

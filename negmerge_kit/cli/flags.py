@@ -41,7 +41,12 @@ def add_rule_flags(parser: argparse.ArgumentParser) -> None:
             metavar="|".join(map(str, parameter.choices)) if parameter.kind == "choice" else kind.__name__.upper(),
             help=f"{parameter.explains.replace('%', '%%')} ({', '.join(rules)}; default {parameter.default})",
         )
-    group.add_argument(
+    add_buffers_flag(group)
+
+
+def add_buffers_flag(parser: argparse._ActionsContainer) -> None:
+    """What becomes of running statistics."""
+    parser.add_argument(
         "--buffers",
         default="keep",
         choices=["keep", "merge", "recalibrate"],

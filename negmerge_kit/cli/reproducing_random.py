@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.comparing import compare_pool
-from negmerge_kit.cli.flags import Parser, print_json
+from negmerge_kit.cli.flags import Parser, add_buffers_flag, print_json
 from negmerge_kit.cli.standings import SHOWN, standings_table
 from negmerge_kit.cli.sweeping import (
     add_executor_flags,
@@ -107,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--choose", default="gap", metavar="floor|gap", help="as for compare (default %(default)s)")
     add("--keep", type=float, default=0.95, help="share of the base's retention to keep, with --choose floor")
     add("--scales", default="0:1:0.05", metavar="A:B:STEP", help="scales to try")
+    add_buffers_flag(parser)
     add("--shadows", type=int, default=0, metavar="K", help="shadow models of the likelihood ratio attack (default 0)")
     add("--epochs", type=int, metavar="N", help="of base, retrained model and baselines, instead of the published "
         "ones: a rehearsal, which the result says")  # fmt: skip

@@ -24,7 +24,7 @@ def standings_table(comparison: Comparison) -> str:
     """A row a line: shares on test in %, the gap in points, and what the row cost."""
     assert comparison.terms is not None
     lines = [
-        f"\n{comparison.pool}: {CHOSEN[comparison.terms.choose].format(keep=comparison.keep)}",
+        f"\n{comparison.pool}: {CHOSEN[comparison.terms.choose].format(keep=comparison.keep)}{comparison.statistics}",
         f"{'test, %':34}{'chosen':>9}" + "".join(f"{title:>11}" for title in SHOWN.values()) + f"{'took':>9}",
     ]
     for row in comparison.rows:

@@ -9,7 +9,7 @@ from torch.optim.swa_utils import update_bn
 from negmerge_kit.errors import NotFiniteError, ParameterError
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.merging import subtract
-from negmerge_kit.merging.alike import check_buffers
+from negmerge_kit.merging.alike import BUFFERS, check_buffers
 from negmerge_kit.types import Items, Weights
 from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.forgetting import parts_of
@@ -30,6 +30,13 @@ class RunningStatistics:
 
     def __init__(self, model: Classifier, scene: Scene) -> None:
         self._model, self._scene = model, scene
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """What there is to choose from: `keep` alone without batch normalisation; recalibration wants images for it."""
+        if not has_batch_norm(self._model.clip.visual):
+            return BUFFERS[:1]
+        return BUFFERS if self._scene.forgetting is not None else BUFFERS[:2]
 
     def check(self, buffers: str) -> str:
         """The policy, checked against the model and its scene.

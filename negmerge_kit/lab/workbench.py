@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import torch
@@ -76,6 +77,11 @@ class Workbench:
             told.append(f"{self.model.batch} images are scored at a time")
         return "; ".join(part for part in told if part)
 
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """The policies for running statistics that the model and its scene allow; one where it has none."""
+        return self._statistics.policies
+
     # --- choosing -----------------------------------------------------------------------------
 
     def choose(
@@ -138,6 +144,10 @@ class Workbench:
         with self._turn:
             return self._deltas.merged(self.pool, choice, exact=exact)
 
+    def largest_scale(self, choice: Choice) -> float:
+        """The scale from which on nothing can be scored: a merged running variance would be negative; else infinite."""
+        return largest_scale(self._deltas.base, self.merged(choice).delta) if choice.buffers == "merge" else inf
+
     def agreement(self, candidates: Iterable[str] | None = None) -> list[LayerAgreement]:
         """Sign agreement by tensor, with fused attention shown as q, k and v, over what moved."""
         with self._turn:
@@ -198,11 +208,13 @@ class Workbench:
         Points are kept in the pool's folder and found there again, unless told not to `remember` (see `KeptPoints`).
         """
 
+        limit = self.largest_scale(choice)
+
         def score(scale: float, *, forget_at_most: int | None = None, retain_at_least: Least | None = None) -> Point:
             if scale == 0.0:
                 base = self.base_scores(split)
                 return base.point(0.0)
-            if choice.buffers == "merge" and scale >= largest_scale(self._deltas.base, self.merged(choice).delta):
+            if scale >= limit:
                 return Point(scale, None, None, NEGATIVE_VARIANCE)
             with self._at(choice, scale):
                 return self._asked(split).point(

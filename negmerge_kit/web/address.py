@@ -1,4 +1,4 @@
-"""The page's address holds its state: pool, candidates, rule, dials, scale, floor and tab, checked like any input."""
+"""The page's address holds its state: pool, candidates, rule, dials, scale, floor, tab; checked like any input."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from negmerge_kit.errors import NegmergeError
+from negmerge_kit.merging.alike import BUFFERS
 from negmerge_kit.merging.rules import RULES
 from negmerge_kit.scoring.scale import KEEP
 from negmerge_kit.web.dials import DIALS
@@ -32,6 +33,7 @@ class Address:
     params: dict[str, Any] = field(default_factory=dict)
     scale: float = 0.0
     keep: float = KEEP
+    buffers: str = BUFFERS[0]
     tab: str = TABS[0]
     problems: list[str] = field(default_factory=list)
 
@@ -49,6 +51,7 @@ def restored(
     ids_of: Callable[[str], Sequence[str]],
     largest: float,
     tabs: Sequence[str] = TABS,
+    buffers_of: Callable[[str], Sequence[str]] = lambda pool: BUFFERS[:1],
 ) -> Address:
     """The state that a query string asks for; every part that cannot be is left out and told of.
 
@@ -57,6 +60,7 @@ def restored(
         pools: ids of those that are served; the first is shown where the address names none.
         ids_of: the candidates of a pool.
         largest: the end of the scale's slider.
+        buffers_of: the policies for running statistics that a pool's model allows.
 
     >>> found = restored("?rule=ties&density=0.3&scale=0.4&tab=audit&keep=7", ["p"], lambda pool: ["a"], 1.5)
     >>> found.rule, found.params, found.scale, found.tab, found.keep, found.problems
@@ -85,6 +89,11 @@ def restored(
                 found.problems.append(f"{parameter.name} {_short(text)}")
     found.scale = _number(given, "scale", 0.0, largest, found.scale, found.problems)
     found.keep = _number(given, "keep", LOWEST_KEEP, 1.0, found.keep, found.problems)
+    if (buffers := given.get("buffers")) is not None:
+        if buffers in buffers_of(found.pool):
+            found.buffers = buffers
+        else:
+            found.problems.append(f"buffers {_short(buffers)}")
     if (tab := given.get("tab")) is not None:
         if tab in tabs:
             found.tab = tab
@@ -101,9 +110,12 @@ def restored(
 
 
 def remember(pool: str) -> str:
-    """JavaScript that writes [pool, candidates, rule, scale, keep, dials...] into the address; `pool` is the first."""
+    """JavaScript that writes [pool, candidates, rule, scale, keep, buffers, dials...] into the address.
+
+    `pool` is the first one, which is not written.
+    """
     dials = [[owner, name, _default(owner, name)] for owner, name in DIALS]
-    known = json.dumps({"pool": pool, "rule": RULE, "keep": KEEP, "dials": dials})
+    known = json.dumps({"pool": pool, "rule": RULE, "keep": KEEP, "buffers": BUFFERS[0], "dials": dials})
     return f"(...values) => {{ negmerge.remember({known}, values); return []; }}"
 
 

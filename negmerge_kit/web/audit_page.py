@@ -19,6 +19,11 @@ from negmerge_kit.web.takeaway import EVERYTHING, PAGE, TakeAway
 from negmerge_kit.web.told import told
 from negmerge_kit.web.unlearn import Unlearn
 
+CLASSIFIER = (
+    "These probes ask models whose heads are apart, and a standard classifier’s is its own. Whether it still knows its "
+    "images is what the membership attacks of `negmerge compare POOL --baselines all` ask; the card and the files are "
+    "here all the same."
+)
 FIRST = "Choose probes and press “Audit this model”. On the embedded pool all of them take about a minute."
 
 
@@ -35,6 +40,8 @@ class AuditPage:
         except NegmergeError as error:
             return "", fragments.notice(str(error)), ""
         title = f"Rule {choice.rule}, {len(choice.candidates)} candidates, scale {scale:g}: the model on Unlearn."
+        if self.page.classifier:
+            return title, fragments.notice(CLASSIFIER, "hint"), ""
         if not scale:
             return title, fragments.notice("Find the best scale on Unlearn first: scale 0 is the base.", "hint"), ""
         found = self.auditing.known(choice, scale)
@@ -44,6 +51,9 @@ class AuditPage:
         self, visitor: str, probes: object, ids: list[str], rule: str, keep: float, scale: float, *dials: Any
     ) -> Iterator[tuple[str, str]]:
         """(progress or notice, audit) until all probes have answered."""
+
+        if self.page.classifier:
+            return iter([(fragments.notice(CLASSIFIER, "hint"), "")])
 
         def begin() -> Iterator[Progress | Done]:
             asked = self.auditing.asked(*self._model(ids, rule, scale, dials), probes)

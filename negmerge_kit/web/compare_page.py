@@ -8,15 +8,16 @@ from typing import Any
 import gradio as gr
 
 from negmerge_kit.errors import NegmergeError, ParameterError
-from negmerge_kit.lab.comparison.comparison import Comparison
+from negmerge_kit.lab.comparison.comparison import Comparison, is_classifier
 from negmerge_kit.lab.comparison.entrants import find_entrants
+from negmerge_kit.merging.alike import BUFFERS
 from negmerge_kit.scoring.scale import KEEP
 from negmerge_kit.views import svg
 from negmerge_kit.views.frontier import frontier_finding, rule_frontier
 from negmerge_kit.web import fragments
 from negmerge_kit.web.compare_table import LOAD, compare_table
 from negmerge_kit.web.comparing import Compare
-from negmerge_kit.web.dials import DIALS
+from negmerge_kit.web.dials import DIALS, buffers_of
 from negmerge_kit.web.job_buttons import LIGHT, connect, told_by
 from negmerge_kit.web.jobs import Done, Jobs, Progress
 from negmerge_kit.web.page import Controls
@@ -25,6 +26,10 @@ from negmerge_kit.web.told import told
 EMPTY = (
     f"All {len(find_entrants())} rules and searches are held against each other on this pool’s candidates at the floor "
     "above; on the embedded pool that takes a minute or two. What is finished is kept."
+)
+CLASSIFIER = (
+    "Baselines such as retraining, and the membership attacks, are in `negmerge compare POOL --baselines all`: they "
+    "train networks of their own."
 )
 
 
@@ -40,21 +45,21 @@ def compare_html(comparison: Comparison) -> str:
     )
 
 
-def shown_first(compare: Compare, keep: object) -> str:
+def shown_first(compare: Compare, keep: object, buffers: object = BUFFERS[0]) -> str:
     """What the page shows before anything is pressed: what is known, or what to do."""
     try:
         floor = floor_of(keep)
-        found = compare.known(floor)
+        found = compare.known(floor, buffers_of(buffers))
         return compare_html(found) if found else fragments.notice(_first(compare, floor), "hint")
     except NegmergeError as error:
         return fragments.notice(str(error))
 
 
-def follow(compare: Compare, visitor: str, keep: object) -> Iterator[tuple[str, str]]:
+def follow(compare: Compare, visitor: str, keep: object, buffers: object = BUFFERS[0]) -> Iterator[tuple[str, str]]:
     """(progress, content) again and again until the comparison is there; errors are sentences in the first."""
 
     def begin() -> Iterator[Progress | Done]:
-        for news in compare.follow(visitor, floor_of(keep)):
+        for news in compare.follow(visitor, floor_of(keep), buffers_of(buffers)):
             yield Done(compare_html(news.result)) if isinstance(news, Done) else news
 
     return told_by(begin)
@@ -92,27 +97,27 @@ def lay_out(of_pool: Callable[[str], Compare], jobs: Jobs, controls: Controls, t
         progress = gr.HTML("", elem_id="nm-compare-progress", elem_classes="nm-told")
         content = gr.HTML("", elem_id="nm-compare-content", js_on_load=LOAD)
 
-    def show(keep: Any, pool: str, request: gr.Request) -> Iterator[Any]:
+    def show(keep: Any, pool: str, buffers: Any, request: gr.Request) -> Iterator[Any]:
         try:
-            compare, floor = of_pool(pool), floor_of(keep)
-            if compare.known(floor) is None and compare.ready(floor):
-                yield from follow(compare, str(request.session_hash), floor)
+            compare, at = of_pool(pool), (floor_of(keep), buffers_of(buffers))
+            if compare.known(*at) is None and compare.ready(*at):
+                yield from follow(compare, str(request.session_hash), *at)
                 return
         except NegmergeError as error:
             yield fragments.notice(str(error)), gr.skip()
             return
-        yield "", shown_first(compare, keep)
+        yield "", shown_first(compare, keep, buffers)
 
-    def run(visitor: str, keep: Any, pool: str) -> Iterator[tuple[str, str]]:
-        yield from follow(of_pool(pool), visitor, keep)
+    def run(visitor: str, keep: Any, pool: str, buffers: Any) -> Iterator[tuple[str, str]]:
+        yield from follow(of_pool(pool), visitor, keep, buffers)
 
-    def load(keep: Any, pool: str, event: gr.EventData) -> list[Any]:
+    def load(keep: Any, pool: str, buffers: Any, event: gr.EventData) -> list[Any]:
         data = event._data if isinstance(event._data, dict) else {}
-        row = of_pool(pool).load(data.get("row"), data.get("which"), floor_of(keep))
+        row = of_pool(pool).load(data.get("row"), data.get("which"), floor_of(keep), buffers_of(buffers))
         dials = [row.params[name] if owner == row.rule else gr.skip() for owner, name in DIALS]
         return [gr.Tabs(selected="unlearn"), list(row.candidates), row.rule, row.scale, keep, *dials]
 
-    asked = [keep, controls.pool]
+    asked = [keep, controls.pool, controls.buffers]
     gr.on([tab.select, keep.release], show, asked, [progress, content], trigger_mode="always_last", **LIGHT)
     connect(start, stop, run, asked, [progress, content], jobs.cancel)
     moved = [tabs, controls.picker, controls.rule, controls.scale, controls.keep, *controls.dials]
@@ -123,4 +128,4 @@ def _first(compare: Compare, keep: float) -> str:
     count = len(compare.bench.pool.ids)
     if count < 2:
         return f"There is nothing to compare yet: the pool has {count} finished candidates, and it takes two."
-    return EMPTY
+    return f"{EMPTY} {CLASSIFIER}" if is_classifier(compare.bench.pool) else EMPTY

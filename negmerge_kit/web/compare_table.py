@@ -28,7 +28,7 @@ def compare_table(comparison: Comparison) -> str:
     rows = "".join(map(_row, comparison.rows))
     base = f'<tr><th scope="row">the base<td>–<td>{_share(test.forget)}<td>{_whole(test)}<td>–<td>–<td>–<td>–<td>–</tr>'
     return (
-        f"<h2>Rules at equal retention <small>keep at least {floor}</small></h2>{warnings}"
+        f"<h2>Rules at equal retention <small>keep at least {floor}{comparison.statistics}</small></h2>{warnings}"
         '<div class="nm-scroll" tabindex="0" role="region" aria-label="comparison of rules">'
         '<table class="nm-table" id="nm-rules"><thead><tr><th rowspan="2" scope="col">rule'
         '<th colspan="3" scope="colgroup">paper’s protocol, test<th colspan="3" scope="colgroup">where retention '

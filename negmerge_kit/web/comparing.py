@@ -42,34 +42,34 @@ class Compare:
     def __init__(self, bench: Workbench, jobs: Jobs, *, read_only: bool = False) -> None:
         self.bench, self.jobs, self._read_only = bench, jobs, read_only
         self._rows: OrderedDict[tuple[Any, ...], Row] = OrderedDict()
-        self._done: OrderedDict[tuple[tuple[str, ...], float], Comparison] = OrderedDict()
+        self._done: OrderedDict[tuple[tuple[str, ...], float, str], Comparison] = OrderedDict()
         self._turn = threading.Lock()
 
-    def known(self, keep: float) -> Comparison | None:
+    def known(self, keep: float, buffers: str = "keep") -> Comparison | None:
         """The comparison of all rules at this floor, if it is finished for the pool as it is now."""
         with self._turn:
-            return self._done.get((tuple(self.bench.pool.ids), keep))
+            return self._done.get((tuple(self.bench.pool.ids), keep, buffers))
 
-    def ready(self, keep: float) -> bool:
+    def ready(self, keep: float, buffers: str = "keep") -> bool:
         """Whether every row is kept from before, so that nothing long is left to do."""
         pool = self.bench.pool
-        rows = _Rows(self, pool, keep, DEFAULT_SCALES, write=False)
+        rows = _Rows(self, pool, keep, DEFAULT_SCALES, buffers, write=False)
         return len(pool.ids) > 1 and all(rows.find(entrant, pool.ids) for entrant in find_entrants())
 
-    def follow(self, visitor: str, keep: float) -> Iterator[Progress | Done]:
+    def follow(self, visitor: str, keep: float, buffers: str = "keep") -> Iterator[Progress | Done]:
         """Compare all rules, telling which comes next; rows of before are found again.
 
         Raises:
             NegmergeError: with a sentence for the page.
         """
         pool = self.bench.refresh()
-        key = (tuple(pool.ids), keep)
-        found = self.known(keep)
+        key = (tuple(pool.ids), keep, buffers)
+        found = self.known(keep, buffers)
         if found:
             yield Done(found)
             return
         shared = ("compare", pool.folder, *key)
-        for news in self.jobs.follow(visitor, shared, lambda job: self._compare(job, pool, keep)):
+        for news in self.jobs.follow(visitor, shared, lambda job: self._compare(job, pool, keep, buffers)):
             if isinstance(news, Done):
                 with self._turn:
                     self._done[key] = news.result
@@ -77,23 +77,27 @@ class Compare:
                         self._done.popitem(last=False)
             yield news
 
-    def answer(self, entrants: Sequence[Entrant], keep: float, scales: Sequence[float]) -> Comparison:
+    def answer(
+        self, entrants: Sequence[Entrant], keep: float, scales: Sequence[float], buffers: str = "keep"
+    ) -> Comparison:
         """The comparison that a script asks for; nothing of it is written to the pool.
 
         Raises:
             NegmergeError: as `compare_rules`.
         """
         pool = self.bench.refresh()
-        found: Comparison = self.jobs.do(lambda job: self._compare(job, pool, keep, scales, entrants, write=False))
+        found: Comparison = self.jobs.do(
+            lambda job: self._compare(job, pool, keep, buffers, scales, entrants, write=False)
+        )
         return found
 
-    def load(self, name: object, which: object, keep: float) -> Loaded:
+    def load(self, name: object, which: object, keep: float, buffers: str = "keep") -> Loaded:
         """The finished row `name` at its scale by the protocol, or at matched retention.
 
         Raises:
             ParameterError: for a row that is not there, or a scale that the Unlearn page does not reach.
         """
-        comparison = self.known(keep)
+        comparison = self.known(keep, buffers)
         rows = {row.entrant.name: row for row in comparison.rows} if comparison else {}
         row = rows.get(name) if isinstance(name, str) else None
         if row is None or which not in WHICH:
@@ -114,19 +118,20 @@ class Compare:
         job: Job,
         pool: Pool,
         keep: float,
+        buffers: str,
         scales: Sequence[float] = DEFAULT_SCALES,
         entrants: Sequence[Entrant] | None = None,
         *,
         write: bool = True,
     ) -> Comparison:
-        rows = _Rows(self, pool, keep, scales, write=write and not self._read_only)
+        rows = _Rows(self, pool, keep, scales, buffers, write=write and not self._read_only)
         entrants = find_entrants() if entrants is None else entrants
 
         def on_row(done: int, total: int, entrant: Entrant) -> None:
             job.tell(f"{entrant.title}, {done + 1} of {total}", done / total)
 
         stand = _Stand(self.bench, pool, job)
-        found = compare_rules(stand, entrants, keep=keep, scales=scales, kept=rows, on_row=on_row)
+        found = compare_rules(stand, entrants, keep=keep, scales=scales, buffers=buffers, kept=rows, on_row=on_row)
         return replace(found, contest=None)  # which holds every answer to every image
 
     def remembered(self, key: tuple[Any, ...]) -> Row | None:
@@ -176,10 +181,12 @@ class _Stand:
 class _Rows:
     """Finished rows: those of this process, and those that the pool's folder keeps."""
 
-    def __init__(self, compare: Compare, pool: Pool, keep: float, scales: Sequence[float], *, write: bool) -> None:
+    def __init__(
+        self, compare: Compare, pool: Pool, keep: float, scales: Sequence[float], buffers: str, *, write: bool
+    ) -> None:
         self._compare, self._write = compare, write
-        self._kept = KeptRows(pool, keep=keep, scales=scales, device=compare.bench.model.device)
-        self._made_from = (keep, tuple(scales), tuple(entry.sha256 for entry in pool.entries))
+        self._kept = KeptRows(pool, keep=keep, scales=scales, buffers=buffers, device=compare.bench.model.device)
+        self._made_from = (keep, tuple(scales), buffers, tuple(entry.sha256 for entry in pool.entries))
 
     def find(self, entrant: Entrant, ids: Sequence[str]) -> Row | None:
         found = self._compare.remembered(self._key(entrant, ids))

@@ -1,4 +1,4 @@
-"""One dial for each parameter of each rule, drawn from RULES: a new rule brings its own."""
+"""One dial for each parameter of each rule, drawn from RULES: a new rule brings its own; and one for buffers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import gradio as gr
 
 from negmerge_kit.errors import ParameterError
+from negmerge_kit.lab.running_statistics import RECALIBRATED_ON
+from negmerge_kit.merging.alike import BUFFERS
 from negmerge_kit.merging.rule import Parameter, Rule
 from negmerge_kit.merging.rules import RULES
 
@@ -37,9 +39,38 @@ def params_of(rule: str, values: Sequence[Any]) -> dict[str, Any]:
     Raises:
         ParameterError: if a value is missing or too many were sent.
     """
-    if len(values) != len(DIALS):
-        raise ParameterError(f"{len(values)} dial values came for {len(DIALS)} dials: reload the page.")
-    return {parameter: value for (owner, parameter), value in zip(DIALS, values, strict=True) if owner == rule}
+    if len(values) != len(DIALS) + 1:
+        raise ParameterError(f"{len(values)} dial values came for {len(DIALS) + 1} dials: reload the page.")
+    return {parameter: value for (owner, parameter), value in zip(DIALS, values[:-1], strict=True) if owner == rule}
+
+
+STATISTICS = {
+    "keep": "the base's",
+    "merge": "merged as the weights are",
+    "recalibrate": f"re-estimated on up to {RECALIBRATED_ON:,} remaining training images at every scale",
+}
+"""Policy for running statistics to where the means and variances come from."""
+
+
+def statistics_dial(policies: Sequence[str], value: str) -> gr.Radio:
+    """The dial for running statistics, which comes after all others; seen only where there is something to choose."""
+    *others, last = (STATISTICS[policy] for policy in policies)
+    said = f"{', '.join(others)} or {last}" if others else last
+    return gr.Radio(
+        list(policies), value=value, label="Running statistics", visible=len(policies) > 1, interactive=True,
+        info=f"Means and variances of batch normalisation: {said}.", elem_id="nm-buffers", elem_classes="nm-choice",
+    )  # fmt: skip
+
+
+def buffers_of(value: object) -> str:
+    """The policy for running statistics that a page or a script sent.
+
+    Raises:
+        ParameterError: for anything else.
+    """
+    if not isinstance(value, str) or value not in BUFFERS:
+        raise ParameterError(f"buffers is {str(value)[:40]!r}: choose one of {', '.join(BUFFERS)}.")
+    return value
 
 
 def explanation(rule: str) -> str:

@@ -8,12 +8,14 @@ from typing import Any
 import gradio as gr
 
 from negmerge_kit.errors import ParameterError, PoolError
+from negmerge_kit.lab.baselines import BASELINES
 from negmerge_kit.lab.comparison.entrants import find_entrants
 from negmerge_kit.lab.report import score_json, search_json
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.scale import Method, parse_scales
 from negmerge_kit.types import Json
+from negmerge_kit.web.dials import buffers_of
 from negmerge_kit.web.jobs import Job
 from negmerge_kit.web.pools import Pools
 from negmerge_kit.web.told import told
@@ -42,9 +44,10 @@ class Endpoints:
         scale: float = 1.0,
         params: dict[str, Any] | None = None,
         split: str = "val",
+        buffers: str = "keep",
     ) -> dict[str, Any]:
         """Forget and retain at one scale: {"forget", "retain", "base", "kept_fraction", "seconds"}."""
-        bench, choice = self._choice(pool, candidates, rule, params)
+        bench, choice = self._choice(pool, candidates, rule, params, buffers)
         if split not in SPLITS:
             raise ParameterError(f"split is {split!r}: choose one of {', '.join(SPLITS)}.")
         return score_json(bench, choice, _number(scale, "scale", 0.0, LARGEST), split)
@@ -59,10 +62,11 @@ class Endpoints:
         scales: str = "0:1:0.05",
         exhaustive: bool = False,
         test: bool = False,
+        buffers: str = "keep",
     ) -> dict[str, Any]:
         """The scale that forgets most on validation with retention at its floor, as `negmerge search --json`."""
         started = time.perf_counter()
-        bench, choice = self._choice(pool, candidates, rule, params)
+        bench, choice = self._choice(pool, candidates, rule, params, buffers)
         grid = _grid(scales)
         for name, value in (("exhaustive", exhaustive), ("test", test)):
             if not isinstance(value, bool):
@@ -79,20 +83,31 @@ class Endpoints:
         return answer
 
     def compare(
-        self, pool: str, rules: str = "all", baselines: str = "all", keep: float = 0.95, scales: str = "0:1:0.05"
+        self,
+        pool: str,
+        rules: str = "all",
+        baselines: str = "all",
+        keep: float = 0.95,
+        scales: str = "0:1:0.05",
+        buffers: str = "keep",
     ) -> dict[str, Any]:
         """All rules at equal retention, as `negmerge compare --json` but for "pool", which is the id that came in."""
         opened = self._pools.open(pool)
         for name, value in (("rules", rules), ("baselines", baselines)):
             if not isinstance(value, str) or len(value) > 10_000:
                 raise ParameterError(f"{name} is {_short(value)}: give names with commas between them, all or none.")
+        if any(name.strip() in BASELINES for name in f"{rules},{baselines}".split(",")):
+            raise ParameterError("baselines train a network for minutes, which this app does for nobody: give searches "
+                                 "(single, greedy), or run `negmerge compare POOL --baselines all`.")
         entrants = find_entrants(rules, baselines)
         if len(entrants) > MOST_ROWS:
             raise ParameterError(f"{len(entrants)} rows are too many for one call: name at most {MOST_ROWS}.")
         floor, grid = _number(keep, "keep", 0.0, 1.0), _grid(scales)
-        return opened.compare.answer(entrants, floor, grid).json() | {"pool": opened.id}
+        return opened.compare.answer(entrants, floor, grid, buffers_of(buffers)).json() | {"pool": opened.id}
 
-    def _choice(self, pool: object, candidates: object, rule: object, params: object) -> tuple[Workbench, Choice]:
+    def _choice(
+        self, pool: object, candidates: object, rule: object, params: object, buffers: object
+    ) -> tuple[Workbench, Choice]:
         bench = self._pools.open(pool).bench
         if not isinstance(rule, str):
             raise ParameterError(f"rule is {_short(rule)}: give a rule's name.")
@@ -105,7 +120,7 @@ class Endpoints:
         bench.refresh()  # candidates may have been added since, by this process or another
         if candidates is None and not bench.pool.ids:
             raise PoolError(f"pool {pool} has no finished candidate yet: call again once one is fine-tuned.")
-        return bench, bench.choose(candidates, rule, params)
+        return bench, bench.choose(candidates, rule, params, buffers=buffers_of(buffers))
 
 
 def publish(endpoints: Endpoints) -> None:

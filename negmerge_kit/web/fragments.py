@@ -56,8 +56,20 @@ def brief(text: str) -> str:
     return text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]} …"
 
 
-def cards(forget_title: str, retain_title: str, classes: int, base: Point, now: Point, keep: float) -> str:
-    """The two numbers that matter, with what they were, their interval, n, and what they are held against."""
+def cards(
+    forget_title: str,
+    retain_title: str,
+    classes: int,
+    base: Point,
+    now: Point,
+    keep: float,
+    *,
+    of: tuple[str, str] | None = None,
+) -> str:
+    """The two numbers that matter, with what they were, their interval, n, and what they are held against.
+
+    `of` says which images they are over, where the split's name would not be right.
+    """
     assert base.forget and base.retain and now.forget and now.retain
     chance, floor = 1 / classes, keep * base.retain.value
     margin = 100 * (now.retain.value - floor)
@@ -66,15 +78,19 @@ def cards(forget_title: str, retain_title: str, classes: int, base: Point, now: 
     held = f'<b class="nm-{"over" if margin >= 0 else "under"}">{"▲" if margin >= 0 else "▼"} {where}</b> (dashed tick)'
     chances = f"chance {percent(chance, 0)} (thin tick)"
     forgets, retains = f"was {percent(base.forget.value)}", f"was {percent(base.retain.value)}, kept {percent(kept)}"
+    over = [f"{what}, n = {side.n:,}" for what, side in zip(of, (now.forget, now.retain), strict=True)] if of else [
+        images(now.forget), images(now.retain)
+    ]  # fmt: skip
+    ticks = {"base": base.forget.value, "chance": chance}, {"base": base.retain.value, "floor": floor}
     return (
         '<div class="nm-cards">'
-        + _card("forget", forget_title, now.forget, forgets, chances, {"base": base.forget.value, "chance": chance})
-        + _card("retain", retain_title, now.retain, retains, held, {"base": base.retain.value, "floor": floor})
+        + _card("forget", forget_title, now.forget, forgets, over[0], chances, ticks[0])
+        + _card("retain", retain_title, now.retain, retains, over[1], held, ticks[1])
         + "</div>"
     )
 
 
-def _card(kind: str, title: str, now: Accuracy, was: str, against: str, ticks: dict[str, float]) -> str:
+def _card(kind: str, title: str, now: Accuracy, was: str, over: str, against: str, ticks: dict[str, float]) -> str:
     low, high = now.interval
     marks = "".join(
         f'<i class="nm-tick nm-tick-{name}" style="left:{100 * value:.2f}%" title="{name} {percent(value)}"></i>'
@@ -86,7 +102,7 @@ def _card(kind: str, title: str, now: Accuracy, was: str, against: str, ticks: d
         f'<p class="nm-now"><strong id="nm-{kind}-now">{percent(now.value)}</strong> <span>{was}</span></p>'
         f'<div class="nm-bar" aria-hidden="true"><b style="width:{100 * now.value:.2f}%"></b>'
         f'<s style="left:{100 * low:.2f}%;width:{100 * (high - low):.2f}%"></s>{marks}</div>'
-        f'<p class="nm-fine">{images(now)} · 95 % interval {100 * low:.0f}–{100 * high:.0f}\N{NO-BREAK SPACE}%<br>'
+        f'<p class="nm-fine">{over} · 95 % interval {100 * low:.0f}–{100 * high:.0f}\N{NO-BREAK SPACE}%<br>'
         f"{against}</p></section>"
     )
 
@@ -124,8 +140,8 @@ def progress(text: str, share: float | None = None, hint: str = "") -> str:
     )
 
 
-def result(search: ScaleSearch, test: Json | None, chance: float) -> str:
-    """What the search found, with the test numbers set apart: they chose nothing."""
+def result(search: ScaleSearch, test: Json | None, chance: float, note: str = "") -> str:
+    """What the search found, with the test numbers set apart: they chose nothing; `note` stands below."""
     assert isinstance(search.keep, float), "the page asks for one floor over all retain images"
     keep = percent(search.keep, 0)
     best, base = search.best, search.base
@@ -151,7 +167,7 @@ def result(search: ScaleSearch, test: Json | None, chance: float) -> str:
         f'<h2>Best scale <strong id="nm-best">{best.scale:g}</strong> <small>forgets most while keeping at least {keep}'
         f"</small></h2>{says}<table><thead><tr><th scope=col>images<th scope=col>forget <small>(chance "
         f"{percent(chance, 0)})</small><th scope=col>retain<th scope=col>kept</tr></thead>"
-        f"<tbody>{rows}</tbody></table></section>"
+        f"<tbody>{rows}</tbody></table>{note and f'<p class=nm-fine>{note}</p>'}</section>"
     )
 
 

@@ -3,7 +3,7 @@ window.negmerge = {
   /* The address as it was called: the first tab writes itself into it before anything is restored. */
   asked: window.location.search,
   /* Writes the controls into the address, without a new entry in the history; what is as at first is left out. */
-  remember(known, [pool, candidates, rule, scale, keep, ...dials]) {
+  remember(known, [pool, candidates, rule, scale, keep, buffers, ...dials]) {
     const address = new URL(window.location), query = address.searchParams;
     const put = (name, value, first) => (value === first ? query.delete(name) : query.set(name, value));
     known.dials.forEach(([, name]) => query.delete(name));
@@ -13,6 +13,7 @@ window.negmerge = {
     put('rule', rule, known.rule);
     put('scale', scale, 0);
     put('keep', keep, known.keep);
+    put('buffers', buffers, known.buffers);
     known.dials.forEach(([owner, name, first], place) => { if (owner === rule) put(name, dials[place], first); });
     history.replaceState(history.state, '', address);
   },

@@ -8,12 +8,13 @@ from typing import Any
 
 import gradio as gr
 
+from negmerge_kit.merging.alike import BUFFERS
 from negmerge_kit.merging.rules import RULES
 from negmerge_kit.scoring.scale import KEEP
 from negmerge_kit.views.plots import LARGEST_SCALE
 from negmerge_kit.web import candidates, fragments
 from negmerge_kit.web.address import LOWEST_KEEP, RULE
-from negmerge_kit.web.dials import dial, explanation
+from negmerge_kit.web.dials import dial, explanation, statistics_dial
 from negmerge_kit.web.examples import EXAMPLES
 from negmerge_kit.web.takeaway import RECORD, WEIGHTS
 from negmerge_kit.web.unlearn import Chosen, Unlearn
@@ -30,6 +31,7 @@ class Controls:
     best: gr.Button
     rule: gr.Dropdown
     dials: list[Any]
+    buffers: gr.Radio
     dial_groups: dict[str, gr.Column]
     scale: gr.Slider
     keep: gr.Slider
@@ -42,17 +44,17 @@ class Controls:
     @property
     def choice(self) -> list[Any]:
         """What merges: pool, candidates, rule, and every dial after them."""
-        return [self.pool, self.picker, self.rule, *self.dials]
+        return [self.pool, self.picker, self.rule, *self.dials, self.buffers]
 
     @property
     def floored(self) -> list[Any]:
         """The choice with the floor before the dials."""
-        return [self.pool, self.picker, self.rule, self.keep, *self.dials]
+        return [self.pool, self.picker, self.rule, self.keep, *self.dials, self.buffers]
 
     @property
     def model(self) -> list[Any]:
         """The choice with floor and scale before the dials: the model that stands on Unlearn."""
-        return [self.pool, self.picker, self.rule, self.keep, self.scale, *self.dials]
+        return [self.pool, self.picker, self.rule, self.keep, self.scale, *self.dials, self.buffers]
 
 
 @dataclass(frozen=True)
@@ -85,14 +87,14 @@ def lay_out(page: Unlearn, head: tuple[gr.Dropdown, gr.HTML, gr.HTML], *, growin
     """Build the page inside the Blocks that are being built; it starts with every finished candidate chosen."""
     ids = page.bench.pool.ids
     defaults = [parameter.default for rule in RULES.values() for parameter in rule.parameters]
-    first = page.chosen("", ids, RULE, KEEP, 0.0, *defaults)
+    first = page.chosen("", ids, RULE, KEEP, 0.0, *defaults, BUFFERS[0])
     known, timer = gr.State(list(ids)), gr.Timer(1.0, active=growing)
     style = gr.HTML(page.gallery.style(), elem_classes="nm-unseen")
     gr.HTML(fragments.hint(), elem_id="nm-hint-box", js_on_load="negmerge.hint(element)")
     with gr.Row(elem_id="nm-body"):
         with gr.Column(elem_id="nm-steps"):
             choose, progress = _step_choose(page, ids)
-            rule, explains, groups, dials, line = _step_merge(first.line)
+            rule, explains, groups, dials, buffers, line = _step_merge(first.line, page.bench.policies)
             scale, keep, find, stop = _step_subtract()
             takes = _step_take()
         with gr.Column(elem_id="nm-results"):
@@ -108,14 +110,16 @@ def lay_out(page: Unlearn, head: tuple[gr.Dropdown, gr.HTML, gr.HTML], *, growin
                     curve = gr.HTML(first.curve)
                     marker = gr.HTML(first.marker, elem_id="nm-marker")
             with gr.Column(elem_id="nm-says", elem_classes="nm-card"):
-                gr.HTML("<h2>What it says now <small>real test images, before and after</small></h2>")
+                gr.HTML("<h2>What it says now <small>real images, before and after</small></h2>")
                 gallery = gr.HTML(first.gallery)
             with gr.Column(elem_id="nm-agreement", elem_classes="nm-card"):
                 told = "share of moved weights with enough equal signs, by layer"
                 gr.HTML(f"<h2>Where the candidates agree <small>{told}</small></h2>")
                 agreement = gr.HTML(first.agreement)
     pieces = Chosen(notice, cards, marker, gallery, line, curve, agreement, result)
-    controls = Controls(head[0], *choose, rule, dials, groups, scale, keep, find, stop, examples, *takes[:2])
+    controls = Controls(
+        head[0], *choose, rule, dials, buffers, groups, scale, keep, find, stop, examples, *takes[:2]
+    )
     return controls, Shown(head[2], head[1], style, explains, progress, pieces, *takes[2:], known, timer)
 
 
@@ -137,7 +141,7 @@ def _step_choose(page: Unlearn, ids: list[str]) -> tuple[tuple[Any, Any, Any, An
     return (picker, every, none, best), progress
 
 
-def _step_merge(line: str) -> tuple[Any, ...]:
+def _step_merge(line: str, policies: Sequence[str]) -> tuple[Any, ...]:
     dials: list[Any] = []
     groups = {}
     with gr.Column(elem_id="nm-step-2", elem_classes="nm-card"):
@@ -150,8 +154,9 @@ def _step_merge(line: str) -> tuple[Any, ...]:
         for name, entry in RULES.items():
             with gr.Column(visible=name == RULE, elem_classes="nm-dials") as groups[name]:
                 dials.extend(dial(entry, parameter) for parameter in entry.parameters)
+        buffers = statistics_dial(policies, BUFFERS[0])
         kept = gr.HTML(line, elem_id="nm-kept")
-    return rule, explains, groups, dials, kept
+    return rule, explains, groups, dials, buffers, kept
 
 
 def _step_subtract() -> tuple[gr.Slider, gr.Slider, gr.Button, gr.Button]:
@@ -173,8 +178,9 @@ def _step_take() -> tuple[Any, Any, Any, Any]:
         with gr.Row(elem_classes="nm-buttons"):
             weights, record = gr.Button(WEIGHTS, size="sm"), gr.Button(RECORD, size="sm")
         gr.HTML(
-            '<p class="nm-fine">The weights at the scale above, ready for '
-            "<code>open_clip.create_model(…, pretrained=FILE)</code>, and a JSON record of how they were made.</p>"
+            '<p class="nm-fine">The weights at the scale above, named as the base’s, and a JSON record of how they '
+            "were made. A CLIP model’s are ready for <code>open_clip.create_model(…, pretrained=FILE)</code>, a "
+            "standard classifier’s for its <code>load_state_dict</code>.</p>"
         )
         # A click on a button above has the file written, and then presses the hidden one beside it.
         weights_file = gr.DownloadButton("weights", visible="hidden", elem_id="nm-file-weights")

@@ -73,9 +73,9 @@ class Scored:
 
     def fill_live(self, choice: Choice) -> Iterator[None]:
         """Score the scales that the live curve lacks, one a step."""
-        known = self.known(choice)
+        known, limit = self.known(choice), self.bench.largest_scale(choice)
         for scale in LIVE_SCALES:
-            if scale not in known.live:
+            if scale not in known.live and scale < limit:
                 with in_background():
                     scores = self.bench.score(choice, scale, "live")
                 known.live[scale] = Point(scale, scores.forget, scores.retain)
@@ -83,9 +83,9 @@ class Scored:
 
     def fill_whole(self, choice: Choice) -> Iterator[None]:
         """Score on the whole validation split what the search could leave out, one scale a step."""
-        known = self.known(choice)
+        known, limit = self.known(choice), self.bench.largest_scale(choice)
         for scale in DEFAULT_SCALES[1:]:
-            if scale not in known.whole:
+            if scale not in known.whole and scale < limit:
                 with in_background():
                     scores = self.bench.score(choice, scale, "val")
                 known.whole[scale] = Point(scale, scores.forget, scores.retain)

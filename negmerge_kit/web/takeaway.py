@@ -34,7 +34,7 @@ class TakeAway:
         self._turn = threading.Lock()
 
     def weights(self, choice: Choice, scale: float, keep: float, audit: Audit | None = None) -> Path:
-        """The base's whole key set with the merged delta subtracted; open_clip loads it.
+        """The base's whole key set with the merged delta subtracted; what loads the base's file loads it.
 
         Raises:
             CheckpointError: if the file cannot be written; the message says why.

@@ -17,7 +17,7 @@ from negmerge_kit.views import plots, svg
 from negmerge_kit.views.style import percent
 from negmerge_kit.vision.families import FAMILIES
 from negmerge_kit.web import fragments
-from negmerge_kit.web.dials import params_of
+from negmerge_kit.web.dials import buffers_of, params_of
 from negmerge_kit.web.gallery import Gallery
 from negmerge_kit.web.scored import Scored
 from negmerge_kit.web.visitors import Visitors
@@ -26,6 +26,16 @@ MOST_CANDIDATES = 10_000
 SEARCHES_AT_ONCE = len(DEFAULT_SCALES)
 WAITING = "Candidates are being fine-tuned. Until the first one is done you see the base model."
 EMPTY = "this pool has no finished candidate: fine-tune some with `negmerge pool build`, then reload the page."
+TABLE = "`negmerge compare POOL --baselines all` holds every rule against a model that was trained without them."
+AIM = (
+    "A model that never saw the images to forget gets about as many of them right as of unseen ones: that level, not "
+    f"chance, is what to aim at. {TABLE}"
+)
+AIM_OF_CLASS = f"A model that never saw this class gets hardly any of its images right. {TABLE}"
+ALIKE = (
+    "The images to forget and the remaining ones are training images, the same in both rows; only the unseen images of "
+    "retain are others."
+)
 FIRST = "Press “Find the best scale” to start, or move the scale slider."
 
 
@@ -63,8 +73,20 @@ class Unlearn:
         self.forget_title = _title(live.forget.name)
         several = len(live.retain) > 1
         self.retain_title = f"everything else ({len(live.retain)} families)" if several else _title(live.retain[0].name)
+        self._of: tuple[str, str] | None = None
+        self._aim = self._alike = ""
+        if forgetting := self.bench.scene.forgetting:
+            self.forget_title, self.retain_title = forgetting.label, "remaining and unseen images"
+            self._of = "training images", "remaining training and unseen validation images"
+            self._aim = AIM_OF_CLASS if forgetting.of_class is not None else AIM
+            self._alike = ALIKE
         self._bars: OrderedDict[tuple[tuple[str, ...], float], str] = OrderedDict()
         self._visitors = visitors or Visitors()
+
+    @property
+    def classifier(self) -> bool:
+        """Whether the pool's model is a standard classifier, whose forget set is part of what it was trained on."""
+        return self._of is not None
 
     # --- reading the controls -----------------------------------------------------------------
 
@@ -82,7 +104,7 @@ class Unlearn:
             raise ParameterError("candidates must be a list of candidate ids: reload the page.")
         if not isinstance(rule, str) or rule not in RULES:
             raise ParameterError(f"there is no rule '{rule}': choose among {', '.join(RULES)}.")
-        return self.bench.choose(list(ids), rule, params_of(rule, dials))
+        return self.bench.choose(list(ids), rule, params_of(rule, dials), buffers=buffers_of(dials[-1]))
 
     def scale(self, value: object) -> float:
         """The scale that the slider sent.
@@ -118,7 +140,7 @@ class Unlearn:
         shown, base = self._best_known(choice, now)
         first = FIRST if not scale and not self.scored.known(choice).searches else ""
         given_up = self.bench.given_up and f"For want of memory: {self.bench.given_up}."
-        hint = " ".join(part for part in (first, given_up) if part)
+        hint = " ".join(part for part in (first, given_up, self._aim) if part)
         return Moved(
             fragments.notice(hint, "hint"),
             self._cards(base, shown, keep),
@@ -213,7 +235,8 @@ class Unlearn:
         if keep not in known.searches:
             return ""
         found = known.searches[keep]
-        return fragments.result(found, known.tests.get(found.best.scale) if found.best else None, 1 / self._classes)
+        test = known.tests.get(found.best.scale) if found.best else None
+        return fragments.result(found, test, 1 / self._classes, self._alike)
 
     def _agreement(self, choice: Choice) -> str:
         agreement = float(dict(choice.params).get("agreement", 1.0))
@@ -231,7 +254,8 @@ class Unlearn:
         return (whole, self.scored.base("val")) if whole else (now, self._base)
 
     def _cards(self, base: Point, now: Point, keep: float) -> str:
-        return fragments.cards(self.forget_title, self.retain_title, self._classes, base, now, _shown_keep(keep))
+        return fragments.cards(self.forget_title, self.retain_title, self._classes, base, now, _shown_keep(keep),
+                               of=self._of)  # fmt: skip
 
     def _base_only(self, error: NegmergeError, keep: float) -> Moved:
         kind = "hint" if str(error) == WAITING else "alert"

@@ -12,7 +12,7 @@ from negmerge_kit.merging.rules import RULES
 from negmerge_kit.views.plots import LARGEST_SCALE
 from negmerge_kit.web import candidates
 from negmerge_kit.web.address import READ, Address, remember, restored
-from negmerge_kit.web.dials import explanation
+from negmerge_kit.web.dials import explanation, statistics_dial
 from negmerge_kit.web.examples import EXAMPLES
 from negmerge_kit.web.fragments import device_chip, notice
 from negmerge_kit.web.job_buttons import LIGHT, PRESS
@@ -30,8 +30,8 @@ def wire(blocks: gr.Blocks, pools: Pools, controls: Controls, shown: Shown, tabs
     _merging(controls, shown)
     _subtracting(pools, controls, shown, arriving)
     _taking(pools, controls, shown)
-    moved = [controls.picker, controls.rule, controls.keep, controls.scale, *controls.dials]
-    state = [controls.pool, controls.picker, controls.rule, controls.scale, controls.keep, *controls.dials]
+    moved = [controls.picker, controls.rule, controls.scale, controls.keep, controls.buffers, *controls.dials]
+    state = [controls.pool, *moved]
     gr.on([control.change for control in moved], None, state, None, js=remember(pools.ids[0]),
           api_visibility="private")  # fmt: skip
 
@@ -49,15 +49,19 @@ def standing(opened: OpenPool, picked: list[str], sweep_line: str = "") -> list[
 def _arriving(blocks: gr.Blocks, pools: Pools, controls: Controls, shown: Shown, tabs: gr.Tabs) -> list[Any]:
     """What an address asks for, and another pool: the events after which the choice is shown anew."""
     stands = [controls.picker, shown.known, shown.style, shown.device, shown.progress, shown.timer]
-    steps = [controls.rule, controls.scale, controls.keep, *controls.dials]
+    steps = [controls.rule, controls.scale, controls.keep, *controls.dials, controls.buffers]
 
-    def put(found: Address) -> list[Any]:
-        return [found.rule, found.scale, found.keep, *found.dials()]
+    def put(found: Address, opened: OpenPool) -> list[Any]:
+        buffers = statistics_dial(opened.bench.policies, found.buffers)
+        return [found.rule, found.scale, found.keep, *found.dials(), buffers]
 
     def restore(query: Any) -> list[Any]:
         ids = pools.ids
         try:
-            found = restored(query, ids, lambda id: pools.open(id).bench.refresh().ids, LARGEST_SCALE)
+            found = restored(
+                query, ids, lambda id: pools.open(id).bench.refresh().ids, LARGEST_SCALE,
+                buffers_of=lambda id: pools.open(id).bench.policies,
+            )  # fmt: skip
             opened = pools.open(found.pool)
             known = opened.bench.refresh().ids
         except NegmergeError as error:
@@ -66,7 +70,7 @@ def _arriving(blocks: gr.Blocks, pools: Pools, controls: Controls, shown: Shown,
         said = notice(f"This link asks for what is not there, so that was left out: {wrong}.", "hint") if wrong else ""
         picked = known if found.candidates is None else found.candidates
         chooser = gr.Dropdown(choices=ids, value=found.pool)
-        return [chooser, gr.Tabs(selected=found.tab), said, *standing(opened, picked), *put(found)]
+        return [chooser, gr.Tabs(selected=found.tab), said, *standing(opened, picked), *put(found, opened)]
 
     def switch(pool: Any) -> Iterator[list[Any]]:
         rest = list(map(_skip, [*stands, *steps]))
@@ -78,7 +82,7 @@ def _arriving(blocks: gr.Blocks, pools: Pools, controls: Controls, shown: Shown,
         except NegmergeError as error:
             yield [gr.skip(), notice(str(error)), *rest]
             return
-        yield [gr.Tabs(selected="unlearn"), "", *standing(opened, known), *put(Address(opened.id))]
+        yield [gr.Tabs(selected="unlearn"), "", *standing(opened, known), *put(Address(opened.id), opened)]
 
     asked = gr.Textbox(visible=False)
     arrived = blocks.load(restore, asked, [controls.pool, tabs, shown.told, *stands, *steps], js=READ, **LIGHT)
@@ -160,7 +164,8 @@ def _subtracting(pools: Pools, controls: Controls, shown: Shown, arriving: list[
         searching.then(release, None, busy[:2], **LIGHT)
         show(searching.success)
 
-    changes = [control.change for control in (controls.picker, controls.rule, controls.keep, *controls.dials)]
+    changes = [control.change for control in (controls.picker, controls.rule, controls.keep, *controls.dials,
+                                                 controls.buffers)]  # fmt: skip
     show(lambda *values, **options: gr.on(changes, *values, **options), trigger_mode="always_last")
     for arrived in arriving:
         show(arrived.then)

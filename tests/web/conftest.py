@@ -7,7 +7,7 @@ import pytest
 
 from negmerge_kit.merging.rules import RULES
 
-DIALS = [parameter.default for rule in RULES.values() for parameter in rule.parameters]
+DIALS = [parameter.default for rule in RULES.values() for parameter in rule.parameters] + ["keep"]
 
 
 def free_port() -> int:

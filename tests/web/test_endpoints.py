@@ -75,6 +75,9 @@ def test_search_agrees_with_the_workbench_to_the_last_digit(client, name, bench)
         ({"params": {"colour": 2}}, "colour"),
         ({"params": [1]}, "params must be an object"),
         ({"split": "train"}, "split is 'train'"),
+        ({"buffers": "reset"}, "buffers is 'reset'"),
+        ({"buffers": ["keep"]}, "choose one of keep, merge, recalibrate"),
+        ({"buffers": "recalibrate"}, "no batch normalisation to recalibrate"),
     ],
 )
 def test_wrong_arguments_of_score_are_one_sentence(client, name, arguments, says):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Protocol
 
 import torch
@@ -14,9 +15,10 @@ from negmerge_kit.lab.comparison.cost import Cost, metered
 from negmerge_kit.lab.comparison.entrants import SEARCHES, Entrant
 from negmerge_kit.lab.comparison.examiner import Examiner, Stand
 from negmerge_kit.lab.comparison.greedy import best_single, greedy
-from negmerge_kit.lab.comparison.matched import Crossing, first_crossing
+from negmerge_kit.lab.comparison.matched import FARTHEST, Crossing, first_crossing
 from negmerge_kit.lab.comparison.rows import Matched, Pair, Row
 from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.running_statistics import NEGATIVE_VARIANCE, largest_scale
 from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, Point, ScaleSearch, search_scale
 
 
@@ -54,12 +56,16 @@ class Contest:
     Args:
         keep: share of the base's retention to keep.
         scales: the protocol's grid, and the first steps towards the crossing.
+        buffers: what becomes of running statistics in every row that merges.
     """
 
-    def __init__(self, stand: PoolStand, *, keep: float = KEEP, scales: Sequence[float] = DEFAULT_SCALES) -> None:
+    def __init__(
+        self, stand: PoolStand, *, keep: float = KEEP, scales: Sequence[float] = DEFAULT_SCALES, buffers: str = "keep"
+    ) -> None:
         self.stand = stand
         self.keep = keep
         self.scales = tuple(scales)
+        self.buffers = buffers
         self.examiner = Examiner(stand)
         self._searched: dict[Choice, _Searched] = {}
         self._crossed: dict[Choice, Matched | None] = {}
@@ -108,17 +114,27 @@ class Contest:
     def choose(self, entrant: Entrant, ids: Sequence[str]) -> tuple[Choice, list[Choice]]:
         """What the entrant subtracts, and every choice that it searched to find it."""
         if entrant.rule not in SEARCHES:
-            choice = self.stand.choose(ids, entrant.rule, dict(entrant.params))
+            choice = self.subtracted(ids, entrant.rule, dict(entrant.params))
             return choice, [choice]
         used: dict[Choice, None] = {}
 
         def search(subset: tuple[str, ...]) -> ScaleSearch:
-            choice = self.stand.choose(subset, "uniform")
+            choice = self.subtracted(subset, "uniform")
             used[choice] = None
             return self.search(choice).found
 
         selection = (best_single if entrant.rule == "single" else greedy)(ids, search)
-        return self.stand.choose(selection.candidates, "uniform"), list(used)
+        return self.subtracted(selection.candidates, "uniform"), list(used)
+
+    def subtracted(self, ids: Sequence[str], rule: str, params: Mapping[str, Any] | None = None) -> Choice:
+        """The choice with this contest's policy for running statistics."""
+        return self.stand.choose(ids, rule, params, buffers=self.buffers)
+
+    def limit(self, choice: Choice) -> float:
+        """The scale from which on nothing can be scored, because a merged running variance would be negative."""
+        if choice.buffers != "merge":
+            return inf
+        return largest_scale(self.stand.pool.base, self.stand.merged(choice).delta)
 
     def search(self, choice: Choice) -> _Searched:
         """The protocol's scale search of a choice, run once."""
@@ -142,7 +158,12 @@ class Contest:
 
     def find_scale(self, choice: Choice) -> ScaleSearch:
         """The protocol's scale for a choice, searched on validation."""
-        return search_scale(self.examiner.score(choice), scales=self.scales, keep=self.keep)
+        ask, limit = self.examiner.score(choice), self.limit(choice)
+
+        def score(scale: float, **asked: Any) -> Point:
+            return Point(scale, None, None, NEGATIVE_VARIANCE) if scale >= limit else ask(scale, **asked)
+
+        return search_scale(score, scales=self.scales, keep=self.keep)
 
     def crossing(self, choice: Choice) -> Crossing | None:
         """Where the choice's retention first falls below the floor on validation, at any scale.
@@ -151,12 +172,15 @@ class Contest:
         """
         examiner, floor = self.examiner, self.floor
         least = -int(-(floor - 1e-9) // 1)  # the smallest whole count that reaches it
+        farthest = min(FARTHEST, 0.999 * self.limit(choice))
+        scales = [scale for scale in self.scales[::-4] if scale <= farthest]
         return first_crossing(
             lambda scale: examiner.retained(choice, scale),
             lambda scale: examiner.keeps(choice, scale, least),
             floor=least if abs(least - floor) < 1e-9 else floor,
-            scales=self.scales[::-4],
+            scales=scales if any(scales) else [farthest],
             known=examiner.decided(choice, least),
+            farthest=farthest,
         )
 
     @property

@@ -78,7 +78,7 @@ def curve_of(contest: Contest, choice: Choice) -> Curve:
 
 def _choices(contest: Contest, row: Row) -> list[Choice]:
     if row.entrant.rule == "single":
-        return [contest.stand.choose([id], "uniform") for id in contest.stand.pool.ids]
+        return [contest.subtracted([id], "uniform") for id in contest.stand.pool.ids]
     if row.entrant.rule == "greedy":
-        return [contest.stand.choose(row.candidates, "uniform")]
-    return [contest.stand.choose(row.candidates, row.entrant.rule, dict(row.entrant.params))]
+        return [contest.subtracted(row.candidates, "uniform")]
+    return [contest.subtracted(row.candidates, row.entrant.rule, dict(row.entrant.params))]
