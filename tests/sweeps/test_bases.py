@@ -1,0 +1,154 @@
+"""The base that a pool trains: where the flag says, going on where it was stopped, waited for, never made in vain."""
+
+import shutil
+from contextlib import ExitStack
+from itertools import count
+from types import SimpleNamespace
+
+import pytest
+
+from negmerge_kit.checkpoints import open_checkpoint
+from negmerge_kit.checkpoints.filling import writing
+from negmerge_kit.checkpoints.pool import open_pool
+from negmerge_kit.cli import main
+from negmerge_kit.errors import PoolError
+from negmerge_kit.lab.comparison.baseline_rows import retrained, yardstick_of
+from negmerge_kit.lab.comparison.terms import Terms
+from negmerge_kit.lab.training import finetuning
+from negmerge_kit.lab.training.resuming import StateFile
+from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.sweeps import embedded
+from negmerge_kit.sweeps.embedded import STATE, start_pool
+from negmerge_kit.vision.forgetting import Forgetting
+from negmerge_kit.vision.scene import Scene, parted_scene
+
+
+class Stopped(Exception):
+    """As a kill would, in the middle of training."""
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return parted_scene("short", "classifier:tiny", Forgetting("scans", share=0.1), training={"epochs": 1})
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """The steps that were really computed; the state is saved after each."""
+    steps, gradient, save = [], finetuning._gradient, StateFile.save
+    monkeypatch.setattr(finetuning, "_gradient", lambda *given: steps.append(1) or gradient(*given))
+    monkeypatch.setattr(StateFile, "save", lambda self, training, last: save(self, training, last=True))
+    return steps
+
+
+def stop_at(number, told):
+    def on_step(index, total):
+        told.append((index, total))
+        if index == number:
+            raise Stopped
+
+    return on_step
+
+
+def test_a_base_goes_on_where_it_was_stopped(scene, tmp_path, computed):
+    whole, _ = start_pool(scene, tmp_path / "whole", device="cpu")
+    steps, told = len(computed), []
+    computed.clear()
+    with pytest.raises(Stopped):
+        start_pool(scene, tmp_path / "pool", device="cpu", on_step=stop_at(15, told))
+    assert told == [(index, steps) for index in range(1, 16)] and (tmp_path / "pool" / STATE).is_file()
+    pool, _ = start_pool(scene, tmp_path / "pool", device="cpu", on_step=lambda index, total: told.append(index))
+    assert len(computed) == steps and told[-1] == steps
+    assert pool.base_file == whole.base_file
+    assert not (tmp_path / "pool" / STATE).exists() and not (tmp_path / "whole" / STATE).exists()
+
+
+def test_a_retrained_model_goes_on_where_it_was_stopped(classifier_pool, tmp_path, computed):
+    folder = shutil.copytree(classifier_pool, tmp_path / "pool")
+    yardstick, terms = yardstick_of(Workbench(open_pool(folder), device="cpu"), Terms(epochs=1)), Terms(epochs=1)
+    stop = stop_at(10, told := [])
+    with pytest.raises(Stopped):
+        retrained(yardstick, terms, lambda rate, step: stop(step.index, step.total))
+    (state,) = (folder / "baselines").glob("retrain-*.unfinished.safetensors")
+    found = retrained(yardstick, terms)
+    assert len(computed) == told[-1][1] and not state.exists()
+    weights = dict(found.weights.items())
+    found.path.unlink()
+    again = retrained(yardstick, terms, anew=True)
+    assert len(computed) == 2 * told[-1][1]
+    assert all(bool((weights[name] == tensor).all()) for name, tensor in again.weights.items())
+
+
+def test_the_time_before_the_stop_is_charged_too(classifier_pool, tmp_path, computed):
+    folder = shutil.copytree(classifier_pool, tmp_path / "pool")
+    bench, terms = Workbench(open_pool(folder), device="cpu"), Terms(epochs=1)
+    with pytest.raises(Stopped):
+        retrained(yardstick_of(bench, terms), terms, lambda rate, step: stop_at(18, [])(step.index, step.total))
+    (state,) = (folder / "baselines").glob("retrain-*.unfinished.safetensors")
+    before = float(open_checkpoint(state).metadata["seconds"])
+    assert before > 0 and retrained(yardstick_of(bench, terms), terms).seconds > before
+
+
+def test_whoever_trains_the_base_is_waited_for_as_long_as_it_takes(scene, tmp_path, monkeypatch):
+    other, waits, told = ExitStack(), [], []
+    other.enter_context(writing(tmp_path / "pool"))
+
+    def sleep(seconds):
+        waits.append(seconds)
+        if len(waits) == 3:
+            other.close()  # it was killed before it had written the base
+
+    hours = SimpleNamespace(sleep=sleep, monotonic=count(0, 3600).__next__)
+    monkeypatch.setattr(embedded, "time", hours)
+    pool, _ = start_pool(scene, tmp_path / "pool", device="cpu", on_wait=told.append)
+    assert len(waits) == 3 and told == [tmp_path / "pool"] and pool.verify() == []
+
+
+def test_a_lost_base_is_told_before_anything_is_trained(scene, tmp_path, monkeypatch):
+    pool, _ = start_pool(scene, tmp_path / "pool", device="cpu")
+    monkeypatch.setattr(embedded, "trained_base", lambda *given, **named: pytest.fail("trained in vain"))
+    (pool.folder / "heads.safetensors").unlink()
+    assert "heads.safetensors is missing" in start_pool(scene, pool.folder)[1][0]
+    base = pool.folder / "base.safetensors"
+    whole = base.read_bytes()
+    base.write_bytes(whole[:-4] + b"\1\2\3\4")
+    with pytest.raises(PoolError, match=r"delete .*pool and build the pool anew"):
+        start_pool(scene, pool.folder)
+    assert base.read_bytes()[:-4] == whole[:-4]
+    base.unlink()
+    with pytest.raises(PoolError, match="missing or changed"):
+        start_pool(scene, pool.folder)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sweep", "--scene", "tiny-classifier", "--grid", "tiny-classifier"],
+        ["pool", "build", "tiny-classifier"],
+        ["forget", "--model", "tiny", "--forget", "digits", "--retain", "shapes", "--grid", "tiny"],
+        ["reproduce", "clip-negation", "--model", "tiny", "--datasets", "digits", "--control", "shapes"],
+        ["reproduce", "cifar10-random", "--model", "tiny", "--data", "scans"],
+    ],
+)
+def test_the_base_is_trained_on_the_device_that_was_named(words, tmp_path, monkeypatch, capsys):
+    devices = []
+
+    def start(scene, folder, **named):
+        devices.append(named.get("device"))
+        raise PoolError("enough.")
+
+    monkeypatch.setattr(embedded, "start_pool", start)
+    assert main([*words, "--out", str(tmp_path / "out"), "--device", "cpu"]) == 2
+    assert devices == ["cpu"], capsys.readouterr().err
+
+
+def test_the_device_reaches_the_base(scene, tmp_path, monkeypatch):
+    devices, untrained = [], Scene.untrained
+
+    def recorded(self, *, device="auto", **named):
+        devices.append(device)
+        return untrained(self, device=device, **named)
+
+    monkeypatch.setattr(Scene, "untrained", recorded)
+    start_pool(scene, tmp_path / "pool", device="cpu")
+    assert devices == ["cpu"]
