@@ -137,7 +137,7 @@ def test_a_bug_or_a_failure_is_a_sentence_and_the_app_goes_on(home, monkeypatch)
     assert hot.failures or hot.error
     assert "no candidate" in hot.error and "Traceback" not in finetune_told.status(hot)
 
-    def bug(*values):
+    def bug(*values, **named):
         raise ZeroDivisionError
 
     monkeypatch.setattr("negmerge_kit.web.finetuning.start_pool", bug)
