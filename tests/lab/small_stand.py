@@ -17,6 +17,8 @@ from negmerge_kit.vision.scene import Splits
 class LinearModel:
     """Answers class 1 where x·w > 0; the weights are the first entry of an image's bytes onwards, centred at 128."""
 
+    device = torch.device("cpu")
+
     def __init__(self, weights):
         self.weights = weights
 
