@@ -194,7 +194,7 @@ async def _search(http: httpx.AsyncClient) -> None:
     pools: Any = await _called(http, "pools", [])
     scales = ",".join(f"{scale:g}" for scale in SCALES[::3])
     while True:
-        await _called(http, "search", [pools[0][0], None, "uniform", None, 0.95, scales, True, False])
+        await _called(http, "search", [pools[0][0], None, "uniform", None, 0.95, scales, True, False, "keep"])
 
 
 async def _called(http: httpx.AsyncClient, name: str, data: list[object]) -> list[object]:
