@@ -104,10 +104,10 @@ def main() -> None:
     print(shown)
     if options.write:
         text = README.read_text(encoding="utf-8")
-        pattern = re.compile(r"(<!-- classifiers: .*? -->\n).*?(\n<!-- /classifiers -->)", re.DOTALL)
+        pattern = re.compile(r"(<!-- classifiers: .*? -->\n).*?(<!-- /classifiers -->)", re.DOTALL)
         if not pattern.search(text):
             sys.exit("README.md has no place for it: put <!-- classifiers: ... --> and <!-- /classifiers --> there.")
-        README.write_text(pattern.sub(lambda found: found[1] + shown + found[2], text), encoding="utf-8")
+        README.write_text(pattern.sub(lambda found: found[1] + shown.rstrip() + "\n" + found[2], text), encoding="utf-8")
 
 
 if __name__ == "__main__":
