@@ -107,7 +107,8 @@ def main() -> None:
         pattern = re.compile(r"(<!-- classifiers: .*? -->\n).*?(<!-- /classifiers -->)", re.DOTALL)
         if not pattern.search(text):
             sys.exit("README.md has no place for it: put <!-- classifiers: ... --> and <!-- /classifiers --> there.")
-        README.write_text(pattern.sub(lambda found: found[1] + shown.rstrip() + "\n" + found[2], text), encoding="utf-8")
+        written = pattern.sub(lambda found: f"{found[1]}{shown.rstrip()}\n{found[2]}", text)
+        README.write_text(written, encoding="utf-8")
 
 
 if __name__ == "__main__":
