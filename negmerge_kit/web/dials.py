@@ -75,7 +75,7 @@ def buffers_of(value: object) -> str:
 
 def explanation(rule: str) -> str:
     """The rule's sentence with a link to its paper, as Markdown; nothing for a rule that there is not."""
-    entry = RULES.get(rule)
+    entry = RULES.get(rule) if isinstance(rule, str) else None  # a hidden handler is callable with anything
     if entry is None:
         return ""
     link = f" [paper]({entry.paper})" if entry.paper else ""

@@ -196,7 +196,7 @@ def test_an_example_is_one_click_away(visit, bench):
     expect(visit.page.locator("#nm-rule input")).to_have_value("Task arithmetic (one candidate)")
     expect(visit.page.locator("#nm-picker input:checked")).to_have_count(1)
     visit.page.wait_for_url(re.compile("rule=task-arithmetic"))
-    expect(visit.page.locator("#nm-find")).to_be_enabled()
+    expect(visit.page.locator("#nm-find")).to_be_enabled(timeout=30_000)
 
 
 def test_a_search_is_cancelled_and_can_be_started_again(visit):
