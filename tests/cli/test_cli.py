@@ -56,6 +56,7 @@ def test_search_unlearn_and_evaluate_agree_to_the_last_digit(capsys, tiny_pool, 
 def test_search_prints_the_contract(capsys, tiny_pool):
     found = result(capsys, "search", tiny_pool, "--exhaustive")
     assert set(found) == {
+        "choose",
         "rule", "params", "status", "scale", "keep", "base", "forget", "retain", "kept_fraction", "curve", "test",
         "seconds", "failing", "method", "monotone",
     }  # fmt: skip
