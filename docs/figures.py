@@ -1,9 +1,9 @@
 """Every figure of the kit with the call that makes it: writes docs/figures.md and docs/figures/*.png.
 
-    python docs/figures.py [POOL] [--page]
+    python docs/figures.py [--page]
 
-Without POOL it uses the embedded pool in the user's cache, and makes it first where it is missing. `--page` writes the
-page only and draws nothing.
+It uses the embedded pools in the user's cache, and makes them first where they are missing. `--page` writes the page
+only and draws nothing.
 """
 
 from __future__ import annotations
@@ -157,6 +157,19 @@ from negmerge_kit.views.probes import relearning_figure
 
 relearning_figure(answers)
 """),
+    Entry("loss-curves", "How did the candidates train?", """\
+from negmerge_kit.views.losses import LossCurve, loss_curves
+
+loss_curves([LossCurve(recipes[entry.id].label, entry.losses, len(entry.losses)) for entry in pool.entries])
+"""),
+    Entry("standings", "Which rule or baseline comes nearest to a retrained classifier?", """\
+from negmerge_kit.lab.comparison.terms import Terms
+from negmerge_kit.views.standings import standings_figure
+
+networks = Workbench(ready_pool("tiny-classifier"))
+rows = ["retrain", "gradient-ascent", "salun", "uniform", "negmerge", "conflict"]
+standings_figure([compare_rules(networks, rows, terms=Terms("gap", shadows=0, seed=0))])
+"""),
 )  # fmt: skip
 
 
@@ -167,7 +180,8 @@ def page() -> str:
         "Each is a pure function from results to a `matplotlib.figure.Figure`; app, notebooks and command line draw "
         "the very same ones. Orange is what should be forgotten, blue what should be kept, violet agreement. Titles "
         "say what was found; intervals are Wilson's at 95 % unless a figure says otherwise. The pictures are of one "
-        "pool of the embedded scene. `python docs/figures.py` writes this page.",
+        "pool of the embedded scene, the last of one of the embedded classifier. `python docs/figures.py` writes this "
+        "page.",
         "`negmerge_kit.views.save.save_figure(figure, path)` writes PNG, SVG or PDF; in a notebook "
         "`negmerge_kit.views.widgets.show(figure)` displays one.",
         f"All calls run after this start, in the order of the page:\n\n```python\n{START}```",
@@ -189,18 +203,10 @@ def evaluated(code: str, names: dict[str, Any]) -> Any:
     return eval(compile(ast.Expression(last.value), "figures.md", "eval"), names)
 
 
-def draw(pool: Path | None) -> None:
-    """Run every call on the pool and write its picture."""
-    import negmerge_kit  # noqa: F401  (before torch)
-    from negmerge_kit import Workbench, open_pool
-
+def draw() -> None:
+    """Run every call and write its picture."""
     names: dict[str, Any] = {}
-    if pool is None:
-        exec(START, names)
-    else:
-        bench = Workbench(open_pool(pool))
-        choice = bench.choose(rule="negmerge")
-        names = {"bench": bench, "choice": choice, "n": len(choice.candidates)}
+    exec(START, names)
     PICTURES.mkdir(exist_ok=True)
     for entry in ENTRIES:
         figure = evaluated(entry.call, names)
@@ -211,12 +217,11 @@ def draw(pool: Path | None) -> None:
 def main() -> None:
     """Write the page and, unless told otherwise, its pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pool", nargs="?", type=Path)
     parser.add_argument("--page", action="store_true", help="write the page only")
     options = parser.parse_args()
     PAGE.write_text(page(), encoding="utf-8")
     if not options.page:
-        draw(options.pool)
+        draw()
 
 
 if __name__ == "__main__":

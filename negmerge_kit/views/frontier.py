@@ -143,7 +143,7 @@ def _frontiers(axes: Axes, comparison: Comparison, *, many: bool) -> None:
     axes.set_ylabel(f"forget (n = {base.forget.n:,}), validation", labelpad=1)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol="\N{NO-BREAK SPACE}%"))
-    axes.legend(loc="lower right", fontsize=8, handlelength=2.2)
+    axes.legend(loc="upper left", fontsize=8, handlelength=2.2)
 
 
 def _rows(comparisons: Sequence[Comparison], name: str) -> list[Row]:

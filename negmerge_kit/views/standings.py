@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.comparison.comparison import REFERENCE, Comparison
 from negmerge_kit.lab.comparison.entrants import RETRAIN
-from negmerge_kit.views.style import AGREE, FORGET, MUTED, RETAIN, style
+from negmerge_kit.types import Json
+from negmerge_kit.views.style import AGREE, FORGET, MUTED, RETAIN, sheet, style
 
 PANELS = {
     "forget": ("forgotten images right", FORGET),
@@ -35,38 +37,65 @@ def standings_figure(comparisons: Sequence[Comparison]) -> Figure:
         raise ParameterError("no row has metrics to draw: compare on a standard classifier's pool.")
     titles = {row.entrant.name: row.entrant.title for row in comparisons[0].rows}
     with style():
-        height = 1.3 + 0.22 * len(order)
-        figure = Figure(figsize=(10.4, height))
-        first: Axes | None = None
-        for place, (metric, (title, colour)) in enumerate(PANELS.items()):
-            axes = figure.add_axes((0.2 + 0.2 * place, 0.45 / height, 0.175, 1 - 0.85 / height), sharey=first)
+        figure, panels = sheet(standings_finding(comparisons), (10.4, 1.7 + 0.22 * len(order)), len(PANELS),
+                               sharey=True)  # fmt: skip
+        for axes, (metric, (title, colour)) in zip(panels, PANELS.items(), strict=True):
             _panel(axes, comparisons, order, metric, colour)
             axes.set_title(title)
-            axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-            axes.tick_params(labelleft=first is None)
-            first = first or axes
-        assert first is not None
-        first.set_yticks(range(len(order)), [titles[name] for name in order])
-        for label, name in zip(first.get_yticklabels(), order, strict=True):
+            axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+            axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.4g}")
+            axes.margins(x=0.08)
+        panels[0].set_yticks(range(len(order)), [titles[name] for name in order])
+        for label, name in zip(panels[0].get_yticklabels(), order, strict=True):
             label.set_fontweight("bold" if name in (REFERENCE, RETRAIN) else "normal")
     return figure
 
 
+def standings_finding(comparisons: Sequence[Comparison]) -> str:
+    """How near to the retrained model NegMerge comes, in a sentence that is as plain about a loss as about a win."""
+    gaps: dict[str, float] = {}
+    for name in (row.entrant.name for row in comparisons[0].rows if row.entrant.name != RETRAIN):
+        values = [score["value"] for score in _scores(comparisons, name, "gap")]
+        if values:
+            gaps[name] = median(values)
+    ours = gaps.pop(REFERENCE, None)
+    if ours is None or not gaps:
+        return "Nearest to the retrained model is best"
+    several = len(comparisons) > 1
+    pools = f", median of {len(comparisons)} pools" if several else ""
+    rank = 1 + sum(gap < ours for gap in gaps.values())
+    nearest = min(gaps, key=lambda name: gaps[name])
+    title = next(row.entrant.title for row in comparisons[0].rows if row.entrant.name == nearest)
+    return (
+        f"NegMerge lies {100 * ours:.2f} points from the retrained model{pools}, rank {rank} of {len(gaps) + 1}; "
+        f"of the rest {title} is nearest, {100 * gaps[nearest]:.2f}{'' if several else ' (one pool, no interval)'}"
+    )
+
+
+def _scores(comparisons: Sequence[Comparison], name: str, metric: str) -> list[Json]:
+    """The row's score objects that hold a value, one a pool at most."""
+    rows = [row for comparison in comparisons for row in comparison.rows if row.entrant.name == name and row.standing]
+    scores = [row.standing.scores[metric] for row in rows if row.standing and metric in row.standing.scores]
+    return [score for score in scores if score["value"] is not None]
+
+
 def _panel(axes: Axes, comparisons: Sequence[Comparison], order: Sequence[str], metric: str, colour: str) -> None:
+    asked: set[int] = set()
     for place, name in enumerate(order):
-        scores = [
-            row.standing.scores[metric]
-            for comparison in comparisons
-            for row in comparison.rows
-            if row.entrant.name == name and row.standing and row.standing.scores[metric]["value"] is not None
-        ]
+        scores = _scores(comparisons, name, metric)
         if not scores:
             continue
         values = [score["value"] for score in scores]
+        asked |= {score["n"] for score in scores if score["low"] is not None}
         low, high = min(values), max(values)
         if len(scores) == 1 and scores[0]["low"] is not None:
             low, high = scores[0]["low"], scores[0]["high"]
         axes.plot([low, high], [place, place], color=colour, linewidth=1.4)
-        axes.plot(values, [place] * len(values), "o", color=colour, markersize=4.5 if name == REFERENCE else 3.5)
+        axes.plot(values, [place] * len(values), "o", color=colour, markersize=4.5 if name == REFERENCE else 3.5,
+                  gid=f"{metric}-{name}")  # fmt: skip
         if name == RETRAIN:
-            axes.axvline(sum(values) / len(values), color=MUTED, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0)
+            axes.axvline(sum(values) / len(values), color=MUTED, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0,
+                         gid=f"{metric}-line")  # fmt: skip
+    spread = f"range of {len(comparisons)} pools" if len(comparisons) > 1 else "95 % intervals"
+    n = " or ".join(f"{count:,}" for count in sorted(asked))
+    axes.set_xlabel(f"%, test (n = {n})\n{spread}" if asked else "points, test\nlower is better")
