@@ -16,7 +16,7 @@ import httpx
 from negmerge_kit.errors import NegmergeError
 from negmerge_kit.types import Json
 
-SCALE, PICKER = "nm-scale", "nm-picker"
+SCALE, PICKER, NUMBER = "nm-scale", "nm-picker", "nm-number"
 BETWEEN_EVENTS = 0.05
 """Seconds between two input events of a hand that drags a slider."""
 
@@ -132,6 +132,7 @@ class Visitor:
                 self._begin(self._run(follower))
 
     async def _call(self, event: Json) -> Json:
+        self.values[self._ids[NUMBER]] += 1  # as the page's script does
         body = {
             "data": [self.values.get(id) for id in event["inputs"]],
             "event_data": None,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import os
 import signal
 import sys
 import threading
@@ -11,6 +13,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from negmerge_kit.cli.flags import Parser
+
+_ended: list[int] = []
+"""The exit code of a process that was told to end."""
 
 
 def demo(arguments: list[str]) -> int:
@@ -32,6 +37,7 @@ def demo(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.pool and options.forget:
         parser.error("--forget is for the embedded scene: a pool of your own says itself what it forgets")
+    atexit.register(_leave)  # before all others, so that it runs after them
     signal.signal(signal.SIGTERM, _end)
     _share_memory()
     # The page takes seconds to import: fetch it while the pool is opened.
@@ -79,7 +85,16 @@ def demo(arguments: list[str]) -> int:
 
 def _end(number: int, frame: object) -> NoReturn:
     """End as Ctrl-C would, for whoever stops services: the private temporary folder goes, finished candidates stay."""
-    raise SystemExit(128 + number)
+    _ended.append(128 + number)
+    raise SystemExit(_ended[0])
+
+
+def _leave() -> None:
+    """Leave without taking the interpreter down: a thread that is within torch just then would abort the process."""
+    if _ended:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_ended[0])
 
 
 def _share_memory() -> None:

@@ -2,6 +2,8 @@
 window.negmerge = {
   /* The address as it was called: the first tab writes itself into it before anything is restored. */
   asked: window.location.search,
+  /* How many numbered requests it has sent. */
+  sent: 0,
   /* Writes the controls into the address, without a new entry in the history; what is as at first is left out. */
   remember(known, [pool, candidates, rule, scale, keep, buffers, ...dials]) {
     const address = new URL(window.location), query = address.searchParams;

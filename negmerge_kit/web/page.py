@@ -62,6 +62,7 @@ class Shown:
     """What changes in answer."""
 
     told: gr.HTML
+    number: gr.Number  # hidden: the page's script numbers its requests in it
     device: gr.HTML
     style: gr.HTML
     explains: gr.Markdown
@@ -89,6 +90,7 @@ def lay_out(page: Unlearn, head: tuple[gr.Dropdown, gr.HTML, gr.HTML], *, growin
     defaults = [parameter.default for rule in RULES.values() for parameter in rule.parameters]
     first = page.chosen("", ids, RULE, KEEP, 0.0, *defaults, BUFFERS[0])
     known, timer = gr.State(list(ids)), gr.Timer(1.0, active=growing)
+    number = gr.Number(0, visible=False, elem_id="nm-number")
     style = gr.HTML(page.gallery.style(), elem_classes="nm-unseen")
     gr.HTML(fragments.hint(), elem_id="nm-hint-box", js_on_load="negmerge.hint(element)")
     with gr.Row(elem_id="nm-body"):
@@ -120,7 +122,7 @@ def lay_out(page: Unlearn, head: tuple[gr.Dropdown, gr.HTML, gr.HTML], *, growin
     controls = Controls(
         head[0], *choose, rule, dials, buffers, groups, scale, keep, find, stop, examples, *takes[:2]
     )
-    return controls, Shown(head[2], head[1], style, explains, progress, pieces, *takes[2:], known, timer)
+    return controls, Shown(head[2], number, head[1], style, explains, progress, pieces, *takes[2:], known, timer)
 
 
 def _step_choose(page: Unlearn, ids: list[str]) -> tuple[tuple[Any, Any, Any, Any], gr.HTML]:

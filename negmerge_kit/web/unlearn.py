@@ -148,15 +148,20 @@ class Unlearn:
             self.gallery.html(self._said, said),
         )
 
-    def chosen(self, session: str, ids: Sequence[str], rule: str, keep: float, scale: float, *dials: Any) -> Chosen:
-        """Everything on the right for another choice; the curve shows what is known and is filled in by `fill`."""
+    def chosen(
+        self, session: str, ids: Sequence[str], rule: str, keep: float, scale: float, *dials: Any, number: object = 0
+    ) -> Chosen:
+        """Everything on the right for another choice; the curve shows what is known and is filled in by `fill`.
+
+        `number` is the page's own of this request: an older choice than the visitor's latest does not replace it.
+        """
         try:
             choice, keep = self.choice(ids, rule, dials), self.keep(keep)
+            self._now(session, choice, number)
             line, bars = self.kept_line(choice), self._agreement(choice)
         except NegmergeError as error:
-            self._now(session, None)
+            self._now(session, None, number)
             return Chosen(*self._base_only(error, keep), "", self.curve(None, _shown_keep(keep)), _NOTHING, "")
-        self._now(session, choice)
         moved = self.moved(ids, rule, keep, scale, *dials)
         return Chosen(*moved, line, self.curve(choice, keep), bars, self.result(choice, keep))
 
@@ -262,8 +267,8 @@ class Unlearn:
         pictures = self.gallery.html(self._said, self._said)
         return Moved(fragments.notice(str(error), kind), self._cards(self._base, self._base, keep), "", pictures)
 
-    def _now(self, session: str, choice: Choice | None) -> None:
-        self._visitors.chose(session, choice and (self.bench.pool.folder, choice))
+    def _now(self, session: str, choice: Choice | None, number: object = 0) -> None:
+        self._visitors.chose(session, choice and (self.bench.pool.folder, choice), number)
 
     def _stands(self, session: str, choice: Choice) -> bool:
         return self._visitors.stands_at(session, (self.bench.pool.folder, choice))

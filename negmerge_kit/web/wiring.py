@@ -19,6 +19,7 @@ from negmerge_kit.web.job_buttons import LIGHT, PRESS
 from negmerge_kit.web.page import Controls, Shown
 from negmerge_kit.web.pools import OpenPool, Pools
 from negmerge_kit.web.told import told, told_on_the_way
+from negmerge_kit.web.unlearn import Moved
 
 FIND = "Find the best scale"
 
@@ -55,22 +56,28 @@ def _arriving(blocks: gr.Blocks, pools: Pools, controls: Controls, shown: Shown,
         buffers = statistics_dial(opened.bench.policies, found.buffers)
         return [found.rule, found.scale, found.keep, *found.dials(), buffers]
 
+    def asked_for(query: Any) -> Address:
+        return restored(
+            query, pools.ids, lambda id: pools.open(id).bench.refresh().ids, LARGEST_SCALE,
+            buffers_of=lambda id: pools.open(id).bench.policies,
+        )  # fmt: skip
+
     def restore(query: Any) -> list[Any]:
         ids = pools.ids
         try:
-            found = restored(
-                query, ids, lambda id: pools.open(id).bench.refresh().ids, LARGEST_SCALE,
-                buffers_of=lambda id: pools.open(id).bench.policies,
-            )  # fmt: skip
+            found = asked_for(query)
             opened = pools.open(found.pool)
             known = opened.bench.refresh().ids
         except NegmergeError as error:
-            return [gr.Dropdown(choices=ids), gr.skip(), notice(str(error)), *map(_skip, [*stands, *steps])]
+            return [gr.Dropdown(choices=ids), notice(str(error)), *map(_skip, [*stands, *steps])]
         wrong = "; ".join(found.problems)
         said = notice(f"This link asks for what is not there, so that was left out: {wrong}.", "hint") if wrong else ""
         picked = known if found.candidates is None else found.candidates
         chooser = gr.Dropdown(choices=ids, value=found.pool)
-        return [chooser, gr.Tabs(selected=found.tab), said, *standing(opened, picked), *put(found, opened)]
+        return [chooser, said, *standing(opened, picked), *put(found, opened)]
+
+    def turn(query: Any) -> gr.Tabs:
+        return gr.Tabs(selected=asked_for(query).tab)
 
     def switch(pool: Any) -> Iterator[list[Any]]:
         rest = list(map(_skip, [*stands, *steps]))
@@ -85,7 +92,8 @@ def _arriving(blocks: gr.Blocks, pools: Pools, controls: Controls, shown: Shown,
         yield [gr.Tabs(selected="unlearn"), "", *standing(opened, known), *put(Address(opened.id), opened)]
 
     asked = gr.Textbox(visible=False)
-    arrived = blocks.load(restore, asked, [controls.pool, tabs, shown.told, *stands, *steps], js=READ, **LIGHT)
+    arrived = blocks.load(restore, asked, [controls.pool, shown.told, *stands, *steps], js=READ, **LIGHT)
+    arrived.then(told(turn), asked, tabs, js=READ, **LIGHT)  # afterwards: other pages show what stands on this one
     switched = controls.pool.input(switch, controls.pool, [tabs, shown.told, *stands, *steps], **LIGHT)
     return [arrived, switched]
 
@@ -129,16 +137,27 @@ def _merging(controls: Controls, shown: Shown) -> None:
 
 def _subtracting(pools: Pools, controls: Controls, shown: Shown, arriving: list[Any]) -> None:
     pieces, busy = shown.chosen, [controls.find, controls.stop, shown.chosen.result, controls.scale]
+    at_scale = list(pieces[: len(Moved._fields)])
+    numbered = {"inputs": [shown.number, *controls.model], "js": _numbers(len(controls.model)), **LIGHT}
 
-    def choose(request: gr.Request, pool: str, *values: Any) -> Any:
-        return pools.open(pool).unlearn.chosen(_session(request), *values)
+    def choose(request: gr.Request, number: Any, pool: str, *values: Any) -> Any:
+        visitor = _session(request)
+        pools.visitors.asked(visitor, number, chooses=True)
+        answer = pools.open(pool).unlearn.chosen(visitor, *values, number=number)
+        if pools.visitors.overtaken(visitor, number, by_choice=True):
+            return list(map(_skip, answer))
+        late = pools.visitors.overtaken(visitor, number)  # by a move of this very choice
+        return [*(map(_skip, at_scale) if late else answer[: len(at_scale)]), *answer[len(at_scale) :]]
 
     def fill(request: gr.Request, pool: str, *values: Any) -> Iterator[Any]:
         yield gr.skip()  # a generator that yields nothing would empty the curve
         yield from pools.open(pool).unlearn.fill(_session(request), *values)
 
-    def move(pool: str, *values: Any) -> Any:
-        return pools.open(pool).unlearn.moved(*values)
+    def move(request: gr.Request, number: Any, pool: str, *values: Any) -> Any:
+        visitor = _session(request)
+        pools.visitors.asked(visitor, number, chooses=False)
+        answer = pools.open(pool).unlearn.moved(*values)
+        return list(map(_skip, answer)) if pools.visitors.overtaken(visitor, number) else answer
 
     def find(request: gr.Request, pool: str, *values: Any) -> Iterator[Any]:
         pressed = gr.Button("Searching…", interactive=False), gr.Button(visible=True)  # each time, as in job_buttons
@@ -154,7 +173,7 @@ def _subtracting(pools: Pools, controls: Controls, shown: Shown, arriving: list[
         pools.visitors.chose(_session(request), None)
 
     def show(trigger: Callable[..., Any], **options: Any) -> None:
-        shown_now = trigger(told(choose), controls.model, list(pieces), **options, **LIGHT)
+        shown_now = trigger(told(choose), outputs=list(pieces), **options, **numbered)
         shown_now.then(told_on_the_way(fill), controls.floored, pieces.curve, trigger_mode="multiple",
                        concurrency_limit=4, **LIGHT)  # fmt: skip
 
@@ -169,8 +188,7 @@ def _subtracting(pools: Pools, controls: Controls, shown: Shown, arriving: list[
     show(lambda *values, **options: gr.on(changes, *values, **options), trigger_mode="always_last")
     for arrived in arriving:
         show(arrived.then)
-    controls.scale.change(told(move), controls.model, list(pieces[:4]), trigger_mode="always_last",
-                          concurrency_limit=4, **LIGHT)  # fmt: skip
+    controls.scale.change(told(move), outputs=at_scale, trigger_mode="always_last", concurrency_limit=4, **numbered)
     search(controls.find.click)
     controls.stop.click(cancel, None, None, **LIGHT)
     for name, button in controls.examples.items():
@@ -200,6 +218,11 @@ def _taking(pools: Pools, controls: Controls, shown: Shown) -> None:
             told(take), controls.model, file, api_visibility="private", show_progress="minimal",
             show_progress_on=button, concurrency_limit=2, concurrency_id="heavy",
         ).success(None, None, None, js=PRESS.format(kind=kind), api_visibility="private")  # fmt: skip
+
+
+def _numbers(values: int) -> str:
+    """JavaScript that numbers a request of so many values as the page sends it (see `visitors`)."""
+    return f"(number, ...values) => [++negmerge.sent, ...values.slice(0, {values})]"
 
 
 def _skip(_: Any) -> Any:

@@ -1,11 +1,15 @@
 """The page over the quick pool: as functions, and served on a free port."""
 
+import os
 import shutil
 import socket
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 from negmerge_kit.merging.rules import RULES
+
+from .visits import CHROMIUM
 
 DIALS = [parameter.default for rule in RULES.values() for parameter in rule.parameters] + ["keep"]
 
@@ -22,6 +26,20 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NEGMERGE_CACHE", str(tmp_path_factory.mktemp("app-cache")))
         yield
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium. Where it is missing these tests say so; where CI is set they fail instead: CI must run them."""
+    if CHROMIUM is None and not os.environ.get("CI"):
+        pytest.skip("no Chromium found: `apt-get install chromium` lets these tests run")
+    assert CHROMIUM, "CI is set but no Chromium was found: install it, the browser tests must run"
+    with sync_playwright() as engine:
+        browser = engine.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-background-networking"]
+        )
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")
@@ -70,3 +88,10 @@ def compared(tiny_pool, two, tmp_path_factory):
         assert not compare.ready(0.95)
         told = list(follow(compare, "me", 0.95))
         yield compare, told, folder
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEGMERGE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "arrived").mkdir()
+    return tmp_path

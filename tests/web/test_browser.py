@@ -1,79 +1,14 @@
 """The real page in Chromium: a visitor's whole way from candidates to a file, by mouse and by keyboard."""
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
-from negmerge_kit.web.scored import LIVE_SCALES
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-SLOW = 30_000
-
-# Where Chromium is missing these tests say so; where CI is set they fail instead, because CI must run them.
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and not os.environ.get("CI"),
-    reason="no Chromium found: `apt-get install chromium` lets these tests run",
-)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    assert CHROMIUM, "CI is set but no Chromium was found: install it, the browser tests must run"
-    with sync_playwright() as engine:
-        browser = engine.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-background-networking"]
-        )
-        yield browser
-        browser.close()
-
-
-class Visit:
-    """A page, and all that went wrong on it."""
-
-    def __init__(self, browser, address, **options):
-        self.page = browser.new_page(accept_downloads=True, **options)
-        self.page.set_default_timeout(SLOW)
-        self.errors, self.outside = [], []
-        self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("request", self._request)
-        self.page.goto(address)
-        self.page.wait_for_selector("#nm-scale input[type=range]")
-        # Settled once the live curve has its last scale: nothing else changes by itself after it.
-        dots = 2 * (1 + len(LIVE_SCALES))
-        self.page.wait_for_function(f"document.querySelectorAll('#nm-curve-box svg use').length >= {dots}")
-
-    def _request(self, request):
-        if not re.match(r"(http://127\.0\.0\.1:\d+/|data:|blob:)", request.url):
-            self.outside.append(request.url)
-
-    def text(self, selector):
-        return self.page.locator(selector).inner_text()
-
-    def number(self, selector):
-        return float(self.text(selector).replace("%", "").strip())
-
-    def html(self, selector):
-        return self.page.locator(selector).inner_html()
-
-    def changes(self, selector, before):
-        """Wait until the inner HTML of one of our own elements is another (gradio's hold its status line too)."""
-        self.page.wait_for_function(
-            "([selector, before]) => document.querySelector(selector)?.innerHTML !== before", arg=[selector, before]
-        )
-
-    def at(self, scale):
-        """Wait until numbers and marker stand at this scale."""
-        self.page.wait_for_selector(f".nm-marker[data-scale='{scale}']", state="attached")
-
-    def set_scale(self, text):
-        self.page.get_by_label("number input for scale λ").fill(text)
-        self.page.keyboard.press("Enter")
+from .visits import SLOW, Visit
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The image and the Space, as far as they can be tested without an engine: what they say, and their entry point run."""
 
+import asyncio
 import json
 import os
 import re
@@ -13,8 +14,11 @@ import time
 import tomllib
 from pathlib import Path
 
+import httpx
 import pytest
 from huggingface_hub import RepoCard
+
+from negmerge_kit.bench.visitor import Visitor
 
 from .conftest import free_port
 
@@ -150,6 +154,14 @@ def read_only(source, target):
     return target
 
 
+async def end_in_the_middle(app, address):
+    """Load the page, and stop the app as services are stopped while it still fills in the curve."""
+    async with httpx.AsyncClient(base_url=address, timeout=60) as http:
+        await Visitor(http).arrive()
+        await asyncio.sleep(0.5)
+        app.send_signal(signal.SIGTERM)
+
+
 def test_the_entry_point_serves_as_another_user_is_healthy_and_leaves_nothing(place, tiny_pool):
     package = read_only(ROOT / "negmerge_kit", place / "code" / "negmerge_kit")
     pool = read_only(tiny_pool, place / "pool")
@@ -178,8 +190,9 @@ def test_the_entry_point_serves_as_another_user_is_healthy_and_leaves_nothing(pl
             time.sleep(0.5)
         (private,) = temporary.glob("negmerge-app-*")
         assert private.stat().st_uid == (os.geteuid() or NOBODY) and stat.S_IMODE(private.stat().st_mode) == 0o700
+        asyncio.run(end_in_the_middle(app, f"http://127.0.0.1:{port}"))
     finally:
-        app.send_signal(signal.SIGTERM)
+        app.terminate()
         told, _ = app.communicate(timeout=60)
     assert app.returncode == 128 + signal.SIGTERM and "Traceback" not in told, told
     assert not list(temporary.glob("negmerge-app-*"))

@@ -13,43 +13,16 @@ from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.web import finetune_told
 from negmerge_kit.web.finetune_page import FAMILY, OWN, FinetunePage
-from negmerge_kit.web.finetuning import FineTunes, executor_for
+from negmerge_kit.web.finetuning import executor_for
 from negmerge_kit.web.grid_rows import COLUMNS, MOST_ROWS, PRESETS, another_row, one_less, preset_rows, recipes_of
-from negmerge_kit.web.jobs import Jobs
-from negmerge_kit.web.plans import Plans, checked_families, checked_name
-from negmerge_kit.web.uploads import Uploads
+from negmerge_kit.web.plans import checked_families, checked_name
 
 from .drawings import CLASSES, drawings, zipped
 from .test_hostile import NUMBERS, OTHERS, TEXTS
+from .tuning import tunes_in
 
 QUICK = (Recipe(lr=1e-3, epochs=2), Recipe(lr=2e-3, epochs=2, seed=1))
 WAIT = 120
-
-
-class Served:
-    """Pools as far as fine-tuning knows them."""
-
-    def __init__(self):
-        self.jobs, self.opened, self.added = Jobs(), [], []
-
-    def add(self, folder):
-        self.added.append(folder)
-        return folder.name
-
-    def open(self, id):
-        raise AssertionError("nothing is open")
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("NEGMERGE_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "arrived").mkdir()
-    return tmp_path
-
-
-def tunes_in(home, *, allowed=True):
-    uploads = Uploads(home / "arrived", home / "private", allowed=allowed)
-    return FineTunes(Served(), Plans(home / "cache" / "pools"), uploads, device="cpu")
 
 
 def plan_of_drawings(tunes, home, name="my stripes", keep=("colours",)):

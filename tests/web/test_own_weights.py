@@ -17,15 +17,15 @@ from negmerge_kit.web.finetune_page import FAMILY, OWN, FinetunePage
 from negmerge_kit.web.own_weights import check_weights
 
 from .drawings import drawings, zipped
-from .test_finetune import home, tunes_in  # noqa: F401
+from .tuning import tunes_in
 
 
 @pytest.fixture
-def page(home):  # noqa: F811
+def page(home):
     return FinetunePage(tunes_in(home))
 
 
-def arrive(home, source, name):  # noqa: F811
+def arrive(home, source, name):
     place = home / "arrived" / name.removesuffix(".safetensors")
     place.mkdir(exist_ok=True)
     return str(shutil.copy(source, place / name))
@@ -35,7 +35,7 @@ def answer(page, *values):
     return list(page.choose("me", *values))[-1]
 
 
-def test_a_base_and_candidates_of_ones_own_become_a_pool(page, home, tiny_pool):  # noqa: F811
+def test_a_base_and_candidates_of_ones_own_become_a_pool(page, home, tiny_pool):
     pool = open_pool(tiny_pool)
     base = arrive(home, pool.folder / pool.base_file.file, "base.safetensors")
     tuned = [arrive(home, pool.folder / entry.file, f"run-{k}.safetensors") for k, entry in enumerate(pool.entries[:2])]
@@ -52,7 +52,7 @@ def test_a_base_and_candidates_of_ones_own_become_a_pool(page, home, tiny_pool):
     assert [path for path in (home / "arrived").rglob("*") if path.is_file()] == []
 
 
-def test_a_base_of_ones_own_can_forget_images_of_ones_own(page, home, tiny_pool):  # noqa: F811
+def test_a_base_of_ones_own_can_forget_images_of_ones_own(page, home, tiny_pool):
     base = arrive(home, tiny_pool / "base.safetensors", "mine.safetensors")
     images = str(zipped(home / "arrived" / "a.zip", drawings(8)))
     _, id = answer(page, OWN, images, None, None, "stripes", ["colours"], "", base, None, "negmerge-tiny")
@@ -93,7 +93,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_what_is_no_base_is_refused_and_leaves_nothing(page, home, kind, monkeypatch):  # noqa: F811
+def test_what_is_no_base_is_refused_and_leaves_nothing(page, home, kind, monkeypatch):
     monkeypatch.chdir(home)
     file = home / "arrived" / "base.safetensors"
     file.write_bytes(BAD[kind])
@@ -105,7 +105,7 @@ def test_what_is_no_base_is_refused_and_leaves_nothing(page, home, kind, monkeyp
     assert list((home / "cache").rglob("*.safetensors")) == [] and page.begun() == []
 
 
-def test_candidates_of_another_model_are_refused(home, tiny_pool, tmp_path):  # noqa: F811
+def test_candidates_of_another_model_are_refused(home, tiny_pool, tmp_path):
     base = load_file(tiny_pool / "base.safetensors")
     first = next(iter(base))
     like = check_weights(tiny_pool / "base.safetensors")
@@ -119,7 +119,7 @@ def test_candidates_of_another_model_are_refused(home, tiny_pool, tmp_path):  # 
             check_weights(tmp_path / name, like)
 
 
-def test_candidates_need_a_base_and_an_architecture_that_is_a_name(page, home, tiny_pool):  # noqa: F811
+def test_candidates_need_a_base_and_an_architecture_that_is_a_name(page, home, tiny_pool):
     with pytest.raises(NegmergeError, match="send it, too"):
         answer(page, FAMILY, None, None, None, "", [], "digits", None, ["x"], "negmerge-tiny")
     for arch in ("", "../x", None, 7, "x" * 99, "ViT-B-32", "no-such-model"):

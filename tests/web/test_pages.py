@@ -1,6 +1,7 @@
 """The other pages in Chromium: rows load, votes and audit follow, pools change, everybody can read and reach them."""
 
 import re
+import time
 import zipfile
 from urllib.parse import parse_qsl, urlsplit
 
@@ -9,9 +10,10 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from negmerge_kit.views.style import percent
+from negmerge_kit.web.unlearn import Unlearn
 
 from .conftest import free_port
-from .test_browser import Visit, browser, pytestmark  # noqa: F401
+from .visits import Visit, tab
 
 SHOWN = {
     "Compare": "#nm-rules", "Agreement": "#nm-map svg", "Fine-tune": "#nm-pages [role=tabpanel]:visible button",
@@ -32,15 +34,11 @@ def pages(compared, tiny_pool):
 
 
 @pytest.fixture
-def visit(browser, pages):  # noqa: F811
+def visit(browser, pages):
     visit = Visit(browser, pages, viewport={"width": 1340, "height": 900})
     yield visit
     visit.page.close()
     assert visit.errors == [] and visit.outside == []
-
-
-def tab(visit, name):
-    visit.page.get_by_role("tab", name=name).click()
 
 
 def test_a_clicked_row_of_a_kept_comparison_stands_on_unlearn(visit, compared):
@@ -86,12 +84,21 @@ def test_agreement_and_audit_follow_the_choice_on_unlearn(visit, tmp_path):
         assert "audit.json" in archive.namelist()
 
 
-def test_an_address_restores_the_state_and_follows_it(browser, pages, tiny_pool, bench):  # noqa: F811
-    one = bench.pool.ids[0]
+def test_an_address_restores_the_state_and_follows_it(browser, pages, tiny_pool, bench, monkeypatch):
+    one, moved = bench.pool.ids[0], Unlearn.moved
+
+    def late(page, *values):
+        """What the page asked of the first pool, before all of the address had come in, is answered last."""
+        if page.bench.pool.folder != tiny_pool:
+            time.sleep(1)
+        return moved(page, *values)
+
+    monkeypatch.setattr(Unlearn, "moved", late)
     asked = f"pool={tiny_pool.name}&candidates={one}&rule=ties&density=0.3&scale=0.6&keep=0.9&tab=agreement"
     visit = Visit(browser, f"{pages}?{asked}&colour=blue", viewport={"width": 1340, "height": 900})
     expect(visit.page.locator("#nm-agreed")).to_contain_text("1 candidates as chosen")
     tab(visit, "Unlearn")
+    visit.page.wait_for_timeout(2000)
     visit.at("0.6")
     choice = bench.choose([one], "ties", {"density": 0.3})
     assert visit.number("#nm-forget-now") == round(100 * bench.score(choice, 0.6, "live").forget.value, 1)
@@ -108,7 +115,7 @@ def test_an_address_restores_the_state_and_follows_it(browser, pages, tiny_pool,
     assert visit.errors == [] and visit.outside == []
 
 
-def test_a_link_that_cannot_be_says_what_was_left_out(browser, pages):  # noqa: F811
+def test_a_link_that_cannot_be_says_what_was_left_out(browser, pages):
     visit = Visit(browser, f"{pages}?pool=../etc&scale=9")
     expect(visit.page.locator("#nm-told")).to_contain_text("pool '../etc'; scale '9'")
     expect(visit.page.locator("#nm-notice")).to_contain_text("Find the best scale")
@@ -130,7 +137,7 @@ def test_another_pool_comes_onto_the_page(visit, tiny_pool):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_nothing_serious_on_any_page(browser, pages, theme):  # noqa: F811
+def test_axe_finds_nothing_serious_on_any_page(browser, pages, theme):
     visit = Visit(browser, f"{pages}?__theme={theme}&scale=0.5", viewport={"width": 1340, "height": 900})
     found = []
     for name, shown in SHOWN.items():
@@ -144,7 +151,7 @@ def test_axe_finds_nothing_serious_on_any_page(browser, pages, theme):  # noqa: 
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_narrow_pages_do_not_scroll_sideways(browser, pages, theme):  # noqa: F811
+def test_narrow_pages_do_not_scroll_sideways(browser, pages, theme):
     visit = Visit(browser, f"{pages}?__theme={theme}", viewport={"width": 390, "height": 844})
     for name, shown in SHOWN.items():
         tab(visit, name)

@@ -19,7 +19,7 @@ from negmerge_kit.web.pools import Pools
 from negmerge_kit.web.unlearn import AIM, AIM_OF_CLASS, Unlearn
 
 from .conftest import DIALS, free_port
-from .test_browser import Visit, browser, pytestmark  # noqa: F401
+from .visits import Visit
 
 POLICIES = ("keep", "merge", "recalibrate")
 RULES = [*DIALS[:-1]]
@@ -120,7 +120,7 @@ def test_endpoints_take_the_policy(pools, opened):
             endpoints.compare("scans", "uniform", wrong)
 
 
-def test_the_dial_on_the_page(browser, classifier_pool, tiny_pool):  # noqa: F811
+def test_the_dial_on_the_page(browser, classifier_pool, tiny_pool):
     port = free_port()
     blocks = serve([classifier_pool, tiny_pool], device="cpu", port=port, block=False)
     visit = Visit(browser, f"http://127.0.0.1:{port}/?buffers=recalibrate&scale=1.3")

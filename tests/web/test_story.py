@@ -23,8 +23,7 @@ from negmerge_kit.web.plans import Plans
 
 from .conftest import free_port
 from .drawings import drawings
-from .test_browser import Visit, browser, pytestmark  # noqa: F401
-from .test_pages import tab
+from .visits import Visit, tab
 
 SLOW = 120_000
 
@@ -48,7 +47,7 @@ def app(tiny_pool, cache):
     blocks.close(verbose=False)
 
 
-def test_from_sixty_images_to_a_checkpoint_that_evaluate_confirms(browser, app, cache, tmp_path, capsys):  # noqa: F811
+def test_from_sixty_images_to_a_checkpoint_that_evaluate_confirms(browser, app, cache, tmp_path, capsys):
     folder = tmp_path / "stripes"
     for name, data in drawings().items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +125,7 @@ class Server:
         self.process.wait(10)
 
 
-def test_a_server_killed_while_it_fine_tunes_goes_on_when_it_is_started_again(browser, tiny_pool, tmp_path):  # noqa: F811
+def test_a_server_killed_while_it_fine_tunes_goes_on_when_it_is_started_again(browser, tiny_pool, tmp_path):
     cache = tmp_path / "cache"
     recipes = (Recipe(lr=1e-3, epochs=1), Recipe(lr=2e-3, epochs=2000))
     plan = Plans(cache / "pools").of_family("colours").with_recipes(recipes)

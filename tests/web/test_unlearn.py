@@ -121,6 +121,17 @@ def test_a_newer_choice_ends_the_filling_of_the_older(bench):
     assert next(filling, None) is None
 
 
+def test_an_older_choice_that_arrives_late_does_not_end_the_filling_of_the_newer(bench):
+    page = Unlearn(Scored(bench))
+    page.chosen("s", bench.pool.ids[:2], RULE, KEEP, 0.5, *DIALS, number=2)
+    filling = page.fill("s", bench.pool.ids[:2], RULE, KEEP, *DIALS)
+    page._visitors.asked("s", 2, chooses=True)
+    page.chosen("s", bench.pool.ids, RULE, KEEP, 0.5, *DIALS, number=1)
+    assert next(filling, None) and next(filling, None)
+    page.chosen("s", bench.pool.ids, RULE, KEEP, 0.5, *DIALS, number=3)
+    assert next(filling, None) is None
+
+
 def test_find_gives_what_the_search_verb_gives(bench):
     page = Unlearn(Scored(bench))
     answers = list(page.find("s", bench.pool.ids, RULE, KEEP, *DIALS))
