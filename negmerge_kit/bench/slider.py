@@ -32,7 +32,7 @@ def bench(
     Without a pool it is the embedded scene's, as far as it is fine-tuned. With a `model`, an open_clip architecture, it
     is one of random weights with thirty candidates and thousands of `images`, which wants a GPU (see `random_slider`).
 
-    What the browser adds is measured by `benchmarks/slider_browser.py`.
+    What the browser adds is measured by `benchmarks/browser.py`.
 
     Raises:
         ParameterError: for a model beside a pool, or images without a model.
@@ -80,8 +80,8 @@ def timed(move: Callable[[float], object], moves: int) -> list[float]:
     return times[3:]
 
 
-def summary(what: str, times: Sequence[float], limit: float = LIMIT_MS) -> Json:
-    """Median and 95th percentile of the times, beside the number of moves and the limit.
+def summary(what: str, times: Sequence[float], limit: float | None = LIMIT_MS) -> Json:
+    """Median and 95th percentile of the times, beside their number and the limit.
 
     >>> summary("x", [1.0] * 20)["p95_ms"]
     1.0
@@ -90,6 +90,6 @@ def summary(what: str, times: Sequence[float], limit: float = LIMIT_MS) -> Json:
         "what": what,
         "median_ms": statistics.median(times),
         "p95_ms": statistics.quantiles(times, n=20, method="inclusive")[-1],
-        "moves": len(times),
+        "n": len(times),
         "limit_ms": limit,
     }

@@ -14,7 +14,7 @@ def test_scale_moves_and_other_candidates_are_timed_apart(monkeypatch):
     told = random_slider("negmerge-tiny", images=70, candidates=3, moves=2, device="cpu")
     assert asked == ["0", "1", "2"] and told["residency"] == "float32" and told["candidates"] == 3
     assert [row["limit_ms"] for row in told["rows"]] == [300.0, 300.0, 1000.0]
-    assert all(row["moves"] == 2 and row["p95_ms"] > 0 for row in told["rows"])
+    assert all(row["n"] == 2 and row["p95_ms"] > 0 for row in told["rows"])
 
 
 def test_what_does_not_go_together_is_one_sentence(tmp_path):
