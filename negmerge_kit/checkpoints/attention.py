@@ -44,23 +44,3 @@ def fuse_attention(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 raise CheckpointError(f"{name} has no {missing[0]} beside it: the attention is not whole.")
             fused[f"{stem}in_proj_{kind}"] = torch.cat([weights[other] for other in names[:3]])
     return fused
-
-
-def unfuse_attention(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The way back: `in_proj_*` and `out_proj.*` of one attention as Q, K, V and O.
-
-    >>> fused = {"attn.in_proj_bias": torch.arange(3.0), "attn.out_proj.bias": torch.ones(1)}
-    >>> {name: tensor.tolist() for name, tensor in unfuse_attention(fused).items()}
-    {'attn.Q.bias': [0.0], 'attn.K.bias': [1.0], 'attn.V.bias': [2.0], 'attn.O.bias': [1.0]}
-    """
-    split: dict[str, Tensor] = {}
-    for name, tensor in weights.items():
-        stem, fused, kind = name.rpartition("in_proj_")
-        if fused and kind in ("weight", "bias"):
-            for part, third in zip("QKV", tensor.chunk(3), strict=True):
-                split[f"{stem}{part}.{kind}"] = third.clone()
-            continue
-        stem, fused, kind = name.rpartition("out_proj.")
-        owner = f"{stem}in_proj_{kind}"
-        split[f"{stem}O.{kind}" if fused and owner in weights else name] = tensor
-    return split

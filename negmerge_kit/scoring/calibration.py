@@ -33,35 +33,24 @@ class Calibration:
     split: str
 
 
-def expected_calibration_error(confidence: Tensor, correct: Tensor, *, bins: int = BINS) -> float:
-    """ECE = Σ_b (n_b / n) |accuracy_b - confidence_b| over equal-width bins (a, b] of confidence.
-
-    Naeini et al. 2015; the form of Guo et al. 2017, https://arxiv.org/abs/1706.04599.
-
-    Args:
-        confidence: the highest probability of each image, [n] in [0, 1].
-        correct: whether that class is the image's, [n] bool.
-
-    Raises:
-        ParameterError: for no images, shapes that differ, or confidences outside [0, 1].
-
-    >>> round(expected_calibration_error(torch.tensor([0.9, 0.9, 0.9, 0.9]), torch.tensor([1, 1, 1, 0])), 6)
-    0.15
-    """
-    confidence, correct = _checked(confidence, correct)
-    return float(_ece(_bin_of(confidence, bins), confidence[None], correct[None], bins)[0])
-
-
 def calibration(
     confidence: Tensor, correct: Tensor, *, split: str, seed: int = 0, resamples: int = RESAMPLES
 ) -> Calibration:
-    """Calibration of a model's answers, from each image's highest probability and whether it was right (see `top`).
+    """ECE = Σ_b (n_b / n) |accuracy_b - confidence_b| over BINS equal-width bins (a, b] of confidence, and its floor.
 
-    Intervals are percentiles over images drawn with replacement; the floor draws, for every image, a right answer with
-    the probability that the model claims. Both are seeded.
+    Naeini et al. 2015; the form of Guo et al. 2017, https://arxiv.org/abs/1706.04599. Intervals are percentiles over
+    images drawn with replacement; the floor draws, for every image, a right answer with the probability that the model
+    claims. Both are seeded.
+
+    Args:
+        confidence: the highest probability of each image, [n] in [0, 1] (see `top`).
+        correct: whether that class is the image's, [n] bool.
+        split: the split that the images are of.
+        seed: of the draws.
+        resamples: draws behind the intervals and the floor.
 
     Raises:
-        ParameterError: as `expected_calibration_error` does.
+        ParameterError: for no images, shapes that differ, or confidences outside [0, 1].
 
     >>> answers = top(torch.tensor([[9.0, 0.0]] * 20), torch.tensor([0] * 10 + [1] * 10))
     >>> found = calibration(*answers, split="test")
@@ -70,16 +59,16 @@ def calibration(
     """
     confidence, correct = _checked(confidence, correct)
     random = torch.Generator().manual_seed(seed)
-    places, n = _bin_of(confidence, BINS), len(confidence)
+    places, n = _bin_of(confidence), len(confidence)
     errors, means, floors = [], [], []
     for start in range(0, resamples, BLOCK):  # in blocks, for the memory of large sets
         drawn = torch.randint(n, (min(BLOCK, resamples - start), n), generator=random)
         calibrated = (torch.rand(drawn.shape, generator=random, dtype=torch.float64) < confidence).double()
-        errors.append(_ece(places[drawn], confidence[drawn], correct[drawn], BINS))
+        errors.append(_ece(places[drawn], confidence[drawn], correct[drawn]))
         means.append(confidence[drawn].mean(1))
-        floors.append(_ece(places, confidence.expand_as(calibrated), calibrated, BINS))
+        floors.append(_ece(places, confidence.expand_as(calibrated), calibrated))
     return Calibration(
-        ece=float(_ece(places, confidence[None], correct[None], BINS)[0]),
+        ece=float(_ece(places, confidence[None], correct[None])[0]),
         ece_interval=_middle(torch.cat(errors)),
         floor=float(torch.cat(floors).mean()),
         confidence=float(confidence.mean()),
@@ -101,15 +90,15 @@ def top(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return highest.values, torch.eq(highest.indices, labels.to(logits.device))
 
 
-def _ece(places: Tensor, confidence: Tensor, correct: Tensor, bins: int) -> Tensor:
+def _ece(places: Tensor, confidence: Tensor, correct: Tensor) -> Tensor:
     """ECE of every row: |Σ (correct - confidence)| of each bin, added up, over n."""
-    gaps = torch.zeros(len(confidence), bins, dtype=torch.float64)
+    gaps = torch.zeros(len(confidence), BINS, dtype=torch.float64)
     gaps.scatter_add_(1, places.expand_as(confidence), correct - confidence)
     return gaps.abs().sum(1) / confidence.shape[1]
 
 
-def _bin_of(confidence: Tensor, bins: int) -> Tensor:
-    return (torch.ceil(confidence * bins).long() - 1).clamp(0, bins - 1)
+def _bin_of(confidence: Tensor) -> Tensor:
+    return (torch.ceil(confidence * BINS).long() - 1).clamp(0, BINS - 1)
 
 
 def _middle(values: Tensor) -> tuple[float, float]:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from negmerge_kit.checkpoints import open_checkpoint
-from negmerge_kit.checkpoints.attention import fuse_attention, unfuse_attention
+from negmerge_kit.checkpoints.attention import fuse_attention
 from negmerge_kit.checkpoints.legacy import convert_files, load_legacy
 from negmerge_kit.errors import CheckpointError
 from tests.checkpoints.authors import ClassificationHead, ImageEncoder, Tower, save_as_the_authors_do
@@ -81,17 +81,17 @@ def test_views_of_one_storage_come_over_apart(tmp_path):
     assert found["b"].tolist() == shared[4:].view(2, 4).tolist() and found["c"].tolist() == [0, 3, 6, 9]
 
 
-def test_fusing_and_splitting_are_inverse():
-    weights = {
-        "v.attn.in_proj_weight": torch.randn(12, 4),
-        "v.attn.in_proj_bias": torch.randn(12),
-        "v.attn.out_proj.weight": torch.randn(4, 4),
-        "v.attn.out_proj.bias": torch.randn(4),
-        "v.ln.weight": torch.ones(4),
-    }
-    back = fuse_attention(unfuse_attention(weights))
-    assert back.keys() == weights.keys() and all(torch.equal(back[name], weights[name]) for name in weights)
-    assert "v.attn.Q.weight" in unfuse_attention(weights)
+def test_fusing_stacks_q_k_and_v_and_refuses_a_part():
+    parts = {part: torch.randn(4, 4) for part in "QKVO"}
+    weights = {f"v.attn.{part}.weight": tensor for part, tensor in parts.items()}
+    weights |= {f"v.attn.{part}.bias": tensor[0] for part, tensor in parts.items()} | {"v.ln.weight": torch.ones(4)}
+    fused = fuse_attention(weights)
+    assert sorted(fused) == ["v.attn.in_proj_bias", "v.attn.in_proj_weight", "v.attn.out_proj.bias",
+                             "v.attn.out_proj.weight", "v.ln.weight"]  # fmt: skip
+    for place, part in enumerate("QKV"):
+        assert torch.equal(fused["v.attn.in_proj_weight"][4 * place : 4 * place + 4], parts[part])
+        assert torch.equal(fused["v.attn.in_proj_bias"][4 * place : 4 * place + 4], parts[part][0])
+    assert torch.equal(fused["v.attn.out_proj.weight"], parts["O"])
     with pytest.raises(CheckpointError, match=r"attn\.V\.weight"):
         fuse_attention({"attn.Q.weight": torch.ones(1, 1), "attn.K.weight": torch.ones(1, 1)})
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.scoring.calibration import calibration, expected_calibration_error, top
+from negmerge_kit.scoring.calibration import calibration, top
 from negmerge_kit.scoring.membership import FEATURES, attack_efficacy, threshold_efficacy
 
 CASE = json.loads((Path(__file__).parents[1] / "golden" / "mia_case.json").read_text())
@@ -91,7 +91,7 @@ def test_calibration_error_is_a_loops():
         inside = [(c, r) for c, r in zip(confidence.tolist(), correct.tolist(), strict=True)
                   if low < c <= high or (place == 0 and c == 0)]  # fmt: skip
         expected += abs(sum(r - c for c, r in inside)) / 500
-    assert expected_calibration_error(confidence, correct) == pytest.approx(expected, abs=1e-12)
+    assert calibration(confidence, correct, split="test").ece == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_calibrated_model_lies_at_its_floor_and_a_boaster_above_it():
@@ -110,4 +110,4 @@ def test_calibration_refuses_damaged_answers():
     with pytest.raises(ParameterError, match="NaN"):
         top(torch.tensor([[math.nan, 0.0]]), torch.tensor([0]))
     with pytest.raises(ParameterError, match="outside"):
-        expected_calibration_error(torch.tensor([1.5]), torch.tensor([1]))
+        calibration(torch.tensor([1.5]), torch.tensor([1]), split="test")
