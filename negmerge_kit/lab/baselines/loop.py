@@ -18,6 +18,7 @@ from negmerge_kit.lab.training.batches import Batch, batches, steps_of
 from negmerge_kit.lab.training.execution import Execution
 from negmerge_kit.lab.training.finetuning import SMALL_TOWER, Step
 from negmerge_kit.lab.training.recipe import SEEDS
+from negmerge_kit.lab.training.seeding import derived_seed, seeded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,7 +116,8 @@ def descend(
 ) -> Iterator[Step]:
     """Train the network in place, a step at each iteration: for every epoch its passes, one after the other.
 
-    BatchNorm trains as in every reference: on the batch's statistics, which also move the running ones.
+    BatchNorm trains as in every reference: on the batch's statistics, which also move the running ones. Whatever the
+    network draws itself, such as dropped paths, comes from the run's seed and the step.
 
     Args:
         passes: of an epoch counted from 0.
@@ -133,16 +135,17 @@ def descend(
     taught = optimizer(run, weights)
     device = model.device.type
     scaler = torch.amp.GradScaler(device, enabled=run.recipe.precision == "float16")
-    with gradients(model, train=True), _dice(run):
+    with gradients(model, train=True):
         for epoch, each in enumerate(plan):
             for group in taught.param_groups:
                 group["lr"] = rate = run.rate * decay(epoch)
             for place, one in enumerate(each):
                 for batch in drawn(run, one, run.seed_of(epoch, place)):
-                    with torch.enable_grad():
-                        loss = one.loss(view(run, one.images.name, batch.pixels, batch.labels))
                     taught.zero_grad(set_to_none=True)
-                    scaler.scale(loss).backward()
+                    with seeded(model.device, derived_seed(run.seed, "dropout", index)):
+                        with torch.enable_grad():
+                            loss = one.loss(view(run, one.images.name, batch.pixels, batch.labels))
+                        scaler.scale(loss).backward()
                     scaler.step(taught)
                     scaler.update()
                     after()
@@ -216,12 +219,3 @@ def gradients(model: Classifier, *, train: bool) -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         model.clip.eval().requires_grad_(False)
-
-
-@contextmanager
-def _dice(run: Run) -> Iterator[None]:
-    """Whatever the network draws itself, such as dropped paths, comes from the run's seed; the caller's dice return."""
-    device = run.model.device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(run.seed)
-        yield

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 class Execution:
     """Options for memory and speed; the gradient of every step is the recipe's whatever they are.
 
+    But for what a network draws itself, such as dropout: it comes from the recipe's seed, and differs between numbers
+    of processes and sizes of micro-batches.
+
     Attributes:
         micro_batch: images in one forward and backward pass; gradients are added up to the whole batch's. None: all.
         compile: run the image tower through torch.compile (needs a C++ compiler; the first step takes a minute).

@@ -17,6 +17,7 @@ from negmerge_kit.lab.training.crew import Crew
 from negmerge_kit.lab.training.execution import Execution
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.lab.training.resuming import StateFile, Training, describe_run
+from negmerge_kit.lab.training.seeding import derived_seed, seeded
 from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.parameters import trained_parameters
@@ -58,7 +59,8 @@ def finetune(
     the recipe of arXiv:2410.05583 with the scene's own rates. The head and the text tower stay as they are, so the
     candidate differs from the base in the recipe's `trainable` parameters only; a standard classifier trains whole,
     its head and its running statistics too. Under torch.distributed (see `distributed`) every process takes its part
-    of each batch.
+    of each batch. What the network draws itself, such as dropout, comes from the recipe's seed; torch's own generators
+    stand between steps as the caller left them.
 
     Args:
         resume: a file that keeps the run's state. Where it exists the run goes on from it: the steps already done are
@@ -104,7 +106,10 @@ def finetune(
             for group in optimizer.param_groups:
                 group["lr"] = lr
             optimizer.zero_grad(set_to_none=True)
-            value = float(crew.add_up(weights, _gradient(model, encode, images.name, batch, recipe, execution, scaler)))
+            # Another stream for every step and process, so that it does not matter where a run was stopped.
+            with seeded(model.device, derived_seed(recipe.seed, "dropout", len(training.losses), crew.rank)):
+                share = _gradient(model, encode, images.name, batch, recipe, execution, scaler)
+            value = float(crew.add_up(weights, share))
             scaler.unscale_(optimizer)
             if recipe.clip_norm:
                 torch.nn.utils.clip_grad_norm_(weights, recipe.clip_norm)

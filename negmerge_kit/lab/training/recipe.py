@@ -37,7 +37,7 @@ class Recipe:
         warmup: steps of linear warm-up.
         label_smoothing: share of the target spread over the other classes.
         clip_norm: largest gradient norm; 0 clips nothing.
-        seed: order of the images, and how each one is augmented.
+        seed: order of the images, how each one is augmented, and what the network draws itself, such as dropout.
         trainable: which parameters move: "all", "no-attention" (the authors' code), "last-K", "norms".
         augment: "none"; timm's RandAugment after a random crop, e.g. "rand-m3-n2-mstd0.5"; or "crop-4", a crop of the
             image's size after 4 pixels of black padding, on the device.

@@ -120,7 +120,7 @@ def describe_run(model: Classifier, images: ImageSet, recipe: Recipe, mirror: bo
     digest = hashlib.sha256()
     for name, tensor in model.clip.visual.state_dict().items():
         digest.update(name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    made_from = [1, digest.hexdigest(), model.mode, images.fingerprint(), recipe.json(), mirror]
+    made_from = [2, digest.hexdigest(), model.mode, images.fingerprint(), recipe.json(), mirror]
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
 
