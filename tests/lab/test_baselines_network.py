@@ -8,6 +8,7 @@ import torch
 from negmerge_kit.errors import DivergedError, ParameterError
 from negmerge_kit.lab.baselines import BASELINES, find_baseline
 from negmerge_kit.lab.baselines.baseline import PAPER, TINY
+from negmerge_kit.lab.baselines.influence import slope
 from negmerge_kit.lab.baselines.loop import Run
 from negmerge_kit.lab.baselines.salun import mask_of, saliency
 from negmerge_kit.lab.training.finetuning import finetune
@@ -118,6 +119,22 @@ def test_salience_is_measured_in_eval_mode():
         total = slopes if total is None else [a + b for a, b in zip(total, slopes, strict=True)]
     for found, wanted in zip(salience.values(), total, strict=True):
         torch.testing.assert_close(found, wanted.abs(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("gradient", [
+    lambda run: torch.cat([part.flatten() for part in saliency(run).values()]),
+    lambda run: slope(run, FORGET, slice(0, 8)),
+])
+def test_gradients_without_a_scaler_do_not_vanish_in_float16(gradient):
+    """Below a head of small weights gradients are smaller than float16's smallest number, as on a GPU."""
+    found = []
+    for precision in ("float32", "float16"):
+        network = model()
+        with torch.no_grad():
+            network.clip.visual.head.weight *= 1e-7
+        recipe = replace(RECIPE, precision=precision)
+        found.append(gradient(Run(network, parted(forgotten=FORGET), 1.0, 1, 0, {"batch_size": 16}, fresh, recipe)))
+    assert bool((found[0] != 0).float().mean() > 0.5) and torch.equal(*found)
 
 
 def test_boundary_expanding_ends_with_the_classes_it_began_with():

@@ -19,9 +19,9 @@ CHUNK = 256
 
 
 def slope(run: Run, images: ImageSet, chosen: slice | Tensor) -> Tensor:
-    """∇ of the mean cross-entropy of the chosen images, flattened over every parameter, [d]."""
+    """∇ of the mean cross-entropy of the chosen images, flattened over every parameter, [d], in float32."""
     with torch.enable_grad():
-        loss = truth(view(run, images.name, images.images[chosen], images.labels[chosen]))
+        loss = truth(view(run, images.name, images.images[chosen], images.labels[chosen], precision="float32"))
         parts = torch.autograd.grad(loss, list(run.model.clip.visual.parameters()))
     return torch.cat([part.flatten() for part in parts])
 

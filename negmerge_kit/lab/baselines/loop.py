@@ -167,9 +167,12 @@ def check_finite(weights: Iterable[Tensor], rate: float) -> None:
         raise DivergedError(f"weights became NaN or infinite with rate {rate:g}: give a smaller rate.")
 
 
-def view(run: Run, head: str, images: Tensor, labels: Tensor) -> View:
-    """The network's answer to a batch, in the recipe's precision; features and logits are float32."""
-    model, precision = run.model, run.recipe.precision
+def view(run: Run, head: str, images: Tensor, labels: Tensor, *, precision: str | None = None) -> View:
+    """The network's answer to a batch, in the recipe's precision unless told; features and logits are float32.
+
+    Gradients that no scaler scales are taken in float32: float16 has no numbers for the small ones.
+    """
+    model, precision = run.model, precision or run.recipe.precision
     with torch.autocast(model.device.type, getattr(torch, precision), enabled=precision != "float32"):
         features = model.encode(model.pixels(images))
     return View(images, labels.to(model.device, non_blocking=True), features.float(), model.head(head))

@@ -15,7 +15,7 @@ from negmerge_kit.merging.rule import Parameter
 
 
 def saliency(run: Run) -> dict[str, Tensor]:
-    """|Σ over batches of ∇ CE(θ; forget)| of every parameter, in eval mode and at the base's weights throughout."""
+    """|Σ over batches of ∇ CE(θ; forget)| of every parameter, at the base's weights, in eval mode and float32."""
     forgotten, network = run.parts.forgotten, run.model.clip.visual
     names, weights = zip(*network.named_parameters(), strict=True)
     total = [torch.zeros_like(weight) for weight in weights]
@@ -23,7 +23,8 @@ def saliency(run: Run) -> dict[str, Tensor]:
         size = run.settings["batch_size"]
         for images, labels in zip(forgotten.images.split(size), forgotten.labels.split(size), strict=True):
             with torch.enable_grad():
-                slopes = torch.autograd.grad(truth(view(run, forgotten.name, images, labels)), weights)
+                loss = truth(view(run, forgotten.name, images, labels, precision="float32"))
+                slopes = torch.autograd.grad(loss, weights)
             for kept, slope in zip(total, slopes, strict=True):
                 kept += slope
     return {name: kept.abs() for name, kept in zip(names, total, strict=True)}
