@@ -1,4 +1,4 @@
-"""Confidence intervals: for shares, for the difference of two shares on the same images, and over repeated pools."""
+"""Confidence intervals: for shares, their difference on the same images, areas under ROC curves, repeated pools."""
 
 from __future__ import annotations
 
@@ -83,6 +83,41 @@ def paired_difference(lost: int, gained: int, n: int, confidence: float = 0.95) 
     centre = up - down
     half = z * sqrt(max(0.0, (up + down) - centre * centre) / total)
     return max(-1.0, centre - half), min(1.0, centre + half)
+
+
+def area_interval(area: float, ups: int, downs: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval for the area under an ROC curve over `ups` positives and `downs` negatives.
+
+    The bounds are the θ with |θ − area| = z·sqrt(V(θ)), where V(θ) = θ(1−θ)/(ups·downs) · (1 + s·(1−θ)/(2−θ) +
+    s·θ/(1+θ)) is Hanley and McNeil's variance with s = (ups + downs)/2 − 1 on both sides (Newcombe 2006, method 5,
+    https://doi.org/10.1002/sim.2324). Like Wilson's, it asks for the variance at the bound, not at the estimate, and so
+    has a width at 0 and 1, where no pair is in the wrong order.
+
+    Returns:
+        (low, high), in [0, 1].
+
+    Raises:
+        ParameterError: for an area outside [0, 1] or a side without an image; count at least one on each.
+
+    >>> low, high = area_interval(1.0, 120, 357)
+    >>> round(low, 4), high
+    (0.9892, 1.0)
+    """
+    if ups < 1 or downs < 1 or not 0.0 <= area <= 1.0:
+        raise ParameterError(f"an area of {area} over {ups} and {downs} images is none: give both sides some.")
+    z, slope = normal_quantile(confidence), (ups + downs) / 2 - 1
+
+    def lower_bound(area: float) -> float:
+        """The smallest θ that the area does not speak against; the upper bound is its mirror image."""
+        low, high = 0.0, area
+        for _ in range(60):
+            theta = (low + high) / 2
+            told = 1 + slope * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+            far = area - theta > z * sqrt(theta * (1 - theta) * told / (ups * downs))
+            low, high = (theta, high) if far else (low, theta)
+        return high
+
+    return lower_bound(area), 1.0 - lower_bound(1.0 - area)
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.scoring.intervals import normal_quantile
+from negmerge_kit.scoring.intervals import area_interval
 
 LEAST_SPREAD = 1e-3
 """Smallest standard deviation: shadow models that all agree must not make a ratio infinite."""
@@ -90,8 +90,7 @@ class Separation:
 
 
 def separation(positive: Tensor, negative: Tensor, confidence: float = 0.95) -> Separation:
-    """P(a positive scores above a negative) + ½ P(equal), with the interval of Hanley and McNeil 1982
-    (https://doi.org/10.1148/radiology.143.1.7063747).
+    """P(a positive scores above a negative) + ½ P(equal), with the interval of `area_interval`.
 
     Raises:
         ParameterError: if a side is empty.
@@ -104,7 +103,4 @@ def separation(positive: Tensor, negative: Tensor, confidence: float = 0.95) -> 
     ranks = (ends - (counts.double() - 1) / 2)[place]  # the mean rank of equal values
     ups, downs = len(positive), len(negative)
     area = float((ranks[:ups].sum() - ups * (ups + 1) / 2) / (ups * downs))
-    two_up, two_down = area / (2 - area), 2 * area**2 / (1 + area)
-    variance = area * (1 - area) + (ups - 1) * (two_up - area**2) + (downs - 1) * (two_down - area**2)
-    half = normal_quantile(confidence) * sqrt(max(0.0, variance) / (ups * downs))
-    return Separation(area, max(0.0, area - half), min(1.0, area + half), ups)
+    return Separation(area, *area_interval(area, ups, downs, confidence), ups)

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binom, binomtest, quantile_test
+from scipy.stats import binom, binomtest, norm, quantile_test
 
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.scoring import Accuracy, paired_difference, pool_accuracies, wilson
-from negmerge_kit.scoring.intervals import Spread, median_interval
+from negmerge_kit.scoring.intervals import Spread, area_interval, median_interval
 
 
 @pytest.mark.parametrize(("correct", "n"), [(0, 1), (1, 1), (0, 240), (240, 240), (3, 7), (117, 357), (1200, 1440)])
@@ -65,3 +65,24 @@ def test_few_pools_get_no_interval():
     assert Spread(tuple(range(8))).interval == (0, 7)
     with pytest.raises(ParameterError, match="too few"):
         median_interval([1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize(("ups", "downs"), [(120, 357), (20, 20), (10, 100), (5, 20)])
+@pytest.mark.parametrize("area", [0.5, 0.2, 0.95, 0.995])
+def test_an_areas_interval_covers_it_at_the_edge_too(ups, downs, area):
+    rng = np.random.default_rng(6)
+    up = rng.normal(norm.ppf(area) * np.sqrt(2), size=(600, ups, 1))
+    found = (up > rng.normal(size=(600, 1, downs))).mean((1, 2))
+    intervals = [area_interval(value, ups, downs) for value in found.tolist()]
+    assert np.mean([low <= area <= high for low, high in intervals]) >= 0.92
+    assert all(low <= value <= high for value, (low, high) in zip(found.tolist(), intervals, strict=True))
+
+
+def test_an_area_of_0_or_1_has_a_width_and_a_mirror_image():
+    for ups, downs in ((1, 1), (3, 200), (120, 357)):
+        (low, high), (bottom, top) = area_interval(1.0, ups, downs), area_interval(0.0, ups, downs)
+        assert bottom == 0.0 < top < 1.0 == high and top == pytest.approx(1 - low) and top > 0.01
+    assert area_interval(1.0, 3, 3)[0] < area_interval(1.0, 120, 357)[0] < 1
+    for wrong in ((1.1, 3, 3), (0.5, 0, 3), (float("nan"), 3, 3)):
+        with pytest.raises(ParameterError, match="give both sides some"):
+            area_interval(*wrong)

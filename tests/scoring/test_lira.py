@@ -65,6 +65,8 @@ def test_separation_counts_pairs_and_halves_ties():
     assert separation(up, down).value == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
     with pytest.raises(ParameterError, match="no image"):
         separation(up, down[:0])
+    apart = separation(up + 9, down)
+    assert apart.value == apart.high == 1.0 and 0.4 < apart.low < 0.7
 
 
 def test_shadow_models_that_cannot_tell_are_refused():
