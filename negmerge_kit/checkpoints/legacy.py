@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from negmerge_kit.checkpoints.attention import fuse_attention
+from negmerge_kit.checkpoints.outputs import check_outputs, make_folder
 from negmerge_kit.checkpoints.pickles import errors_named, read_pickled
 from negmerge_kit.checkpoints.unpickler import Inert, Pending
 from negmerge_kit.checkpoints.writer import save_checkpoint
@@ -57,19 +58,20 @@ def convert_files(paths: list[str], out: str | Path) -> Json:
     `{"files": [{"path", "out", "tensors", "elements", "dropped", "named"}]}`: `named` are the classes that the pickle
     asked for and did not get.
     """
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"{folder} cannot be made: {error.strerror or error}. Choose another folder.") from error
-    stems = [Path(path).stem for path in paths]
-    files: list[Json] = []
-    for path, stem in zip(map(Path, paths), stems, strict=True):
+    folder = make_folder(Path(out))
+    old = [Path(path) for path in paths]
+    stems = [path.stem for path in old]
+    targets: dict[Path, Path] = {}
+    for path, stem in zip(old, stems, strict=True):
         name = stem if stems.count(stem) == 1 else f"{path.resolve().parent.name}-{stem}"
-        conversion = load_legacy(path)
         target = folder / f"{name}.safetensors"
-        if any(file["out"] == str(target) for file in files):
+        if target in targets:
             raise CheckpointError(f"{path} and another input would both become {target}: convert them one by one.")
+        targets[target] = path
+    check_outputs(targets, old)
+    files: list[Json] = []
+    for target, path in targets.items():
+        conversion = load_legacy(path)
         metadata = {"converted_from": path.name, "dropped": conversion.dropped}
         save_checkpoint(target, conversion.weights.items(), like=conversion.weights, metadata=metadata)
         files.append(

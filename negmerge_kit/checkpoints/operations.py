@@ -9,10 +9,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from negmerge_kit.checkpoints.adapters import Adapter, is_adapter
+from negmerge_kit.checkpoints.outputs import check_outputs, files_of
 from negmerge_kit.checkpoints.pool import MADE_FROM
 from negmerge_kit.checkpoints.reader import Checkpoint, open_checkpoint
 from negmerge_kit.checkpoints.sparse import DeltaWriter, open_delta, undo_delta
-from negmerge_kit.checkpoints.writer import output_files, refuse_overwriting, save_checkpoint, sha256_file
+from negmerge_kit.checkpoints.writer import output_files, save_checkpoint, sha256_file
 from negmerge_kit.errors import MismatchError, ParameterError
 from negmerge_kit.merging.agreement import sign_agreement, total
 from negmerge_kit.merging.negation import apply_delta, check_scale, merge, negate
@@ -47,14 +48,15 @@ def merge_files(
 
     One pass, streamed; both files are written whole or not at all, and carry rule, parameters, scale and the SHA-256
     of every input. With both, the delta can be undone. Raises as `merge` and `save_checkpoint` do, ParameterError
-    when a candidate is the base or an output is an input, and MismatchError when a candidate's file names another
-    base than this one, by SHA-256; with `force` it passes, and the outputs say so.
+    when a candidate is the base, CheckpointError when an output is an input or would replace a file of another kind,
+    and MismatchError when a candidate's file names another base than this one, by SHA-256; with `force` it passes,
+    and the outputs say so.
     """
     check_scale(scale)
     opened = open_checkpoint(base, prefix=prefix)
     others = [open_candidate(path, opened, prefix=prefix) for path in candidates]
     outputs = [Path(path) for path in (out, delta_out) if path is not None]
-    refuse_overwriting([part for path in outputs for part in output_files(path, opened)], [opened, *others])
+    check_outputs([part for path in outputs for part in output_files(path, opened)], files_of(opened, *others))
     if len({path.resolve() for path in outputs}) < len(outputs):
         raise ParameterError(f"{out} is to hold both the model and the delta: choose two files.")
     started = time.perf_counter()
@@ -136,7 +138,7 @@ def apply_file(base: str | Path, delta: str | Path, *, scale: float, out: str | 
     """Write the base minus `scale` times a delta file; what `negmerge apply` prints."""
     started = time.perf_counter()
     opened, change = open_checkpoint(base), open_delta(delta)
-    refuse_overwriting(output_files(out, opened), [opened, change])
+    check_outputs(output_files(out, opened), files_of(opened, change))
     metadata = {"scale": check_scale(scale), "inputs": _hashes(opened, [change])}
     out = save_checkpoint(out, apply_delta(opened, change, scale), like=opened, metadata=metadata)
     return _done(base, delta, scale, out, started)
@@ -146,7 +148,7 @@ def undo_file(unlearned: str | Path, delta: str | Path, *, scale: float, out: st
     """Write the base again, bit for bit, from what `apply_file` or `merge_files` made of it."""
     started = time.perf_counter()
     opened, change = open_checkpoint(unlearned), open_delta(delta)
-    refuse_overwriting(output_files(out, opened), [opened, change])
+    check_outputs(output_files(out, opened), files_of(opened, change))
     out = save_checkpoint(out, undo_delta(opened, change, scale), like=opened)
     return _done(unlearned, delta, scale, out, started)
 

@@ -89,6 +89,14 @@ class Pool:
         return [self.base_file, self.heads_file, *self.entries]
 
     @property
+    def read_from(self) -> list[Path]:
+        """The pool's own files, and the one that its base was taken from, if it was a file."""
+        model = self.scene["model"]
+        source = model.get("pretrained") if isinstance(model, dict) else None
+        own = [self.folder / name for name in (RECORD, *(stored.file for stored in self.files))]
+        return [*own, Path(source)] if source else own
+
+    @property
     def base(self) -> Weights:
         """The pretrained weights, read lazily."""
         return self._open(self.base_file)

@@ -12,8 +12,9 @@ from typing import Any
 
 from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.operations import hashed, open_candidate
+from negmerge_kit.checkpoints.outputs import check_outputs, files_of
 from negmerge_kit.checkpoints.reader import open_checkpoint
-from negmerge_kit.checkpoints.writer import index_for, output_files, refuse_overwriting, save_checkpoint
+from negmerge_kit.checkpoints.writer import index_for, output_files, save_checkpoint
 from negmerge_kit.errors import CheckpointError
 from negmerge_kit.merging.alike import check_alike
 from negmerge_kit.merging.fold import Merge
@@ -46,7 +47,7 @@ def plan_shards(
     others = [open_candidate(path, opened) for path in candidates]
     check_alike(opened, others)
     parts = output_files(out, opened)
-    refuse_overwriting(parts, [opened, *others])
+    check_outputs(parts, files_of(opened, *others))
     settings = find_rule(rule).resolve(params)
     record: Json = {"rule": rule, "params": settings, "buffers": buffers, "scale": scale}
     record |= hashed(opened, others, candidates, force=force)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.header import NAMES, OUR_KEY, format_header
+from negmerge_kit.checkpoints.outputs import files_of, refuse_inputs
 from negmerge_kit.checkpoints.reader import INDEX, Checkpoint
 from negmerge_kit.errors import CheckpointError, MismatchError
 from negmerge_kit.merging.alike import layout_of
@@ -47,7 +48,7 @@ def save_checkpoint(path: str | Path, items: Items, *, like: Weights, metadata: 
         record[OUR_KEY] = json.dumps(metadata, sort_keys=True)
     layout = layout_of(like)
     parts = output_files(path, like)
-    refuse_overwriting(parts, [like])
+    refuse_inputs(parts, files_of(like))
     with ExitStack() as files:
         index = files.enter_context(atomic_file(parts[-1])) if len(parts) > 1 else None
         sinks = [
@@ -88,15 +89,6 @@ def sha256_file(path: str | Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}. Check the path.") from error
-
-
-def refuse_overwriting(outputs: Sequence[Path], inputs: Sequence[Weights]) -> None:
-    """Raise CheckpointError when a path to be written is a file that is being read."""
-    read = {file.resolve() for weights in inputs for file in getattr(weights, "files", ())}
-    read |= {weights.index.resolve() for weights in inputs if isinstance(weights, Checkpoint) and weights.index}
-    for output in outputs:
-        if output.resolve() in read:
-            raise CheckpointError(f"{output} is one of the inputs: choose another file to write.")
 
 
 class _Sink:

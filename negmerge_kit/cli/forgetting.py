@@ -13,7 +13,7 @@ from negmerge_kit.cli.sweeping import (
     fill,
     scene_grid,
 )
-from negmerge_kit.cli.unlearning import grid_and_floor, scale_by_hand, unlearn_parser, write_unlearned
+from negmerge_kit.cli.unlearning import grid_and_floor, places, scale_by_hand, unlearn_parser, write_unlearned
 from negmerge_kit.errors import NegmergeError
 
 UNLEARNED = "unlearned.safetensors"
@@ -37,6 +37,7 @@ def forget(arguments: list[str]) -> int:
     add_training_flags(parser)
     options = parser.parse_args(arguments)
 
+    from negmerge_kit.checkpoints.outputs import make_folder
     from negmerge_kit.cli.data import prepare_scene
     from negmerge_kit.lab.training.recipe import grid
     from negmerge_kit.vision.data import find_data
@@ -48,6 +49,8 @@ def forget(arguments: list[str]) -> int:
     model = {"arch": options.model, "pretrained": options.pretrained} if options.pretrained else options.model
     name = f"{find_data(options.forget).name} from {options.model}"
     scene = Scene(name, model, options.forget, tuple(options.retain), options.mode, options.corrupt)
+    make_folder(options.out)
+    places(options.out / UNLEARNED, options.card, [Path(options.pretrained)] if options.pretrained else [])
     prepare_scene(scene)
     store, damaged = begin_pool(scene, options.out / "pool", options.device)
     swept = fill("forget", store, scene_grid(store, options.grid, options.precision), options, executor, damaged)

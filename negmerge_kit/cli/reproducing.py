@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.flags import Parser, percent, print_json, seconds
-from negmerge_kit.cli.reproducing_random import TABLE, reproduce_random
+from negmerge_kit.cli.reproducing_random import TABLE, check_result, reproduce_random, write_result
 from negmerge_kit.cli.sweeping import (
     add_executor_flags,
     add_training_flags,
@@ -80,6 +79,7 @@ def reproduce(arguments: list[str]) -> int:
     if options.dry_run:
         return _dry_run(options, texts, rows)
 
+    check_result(options.out / RESULT)
     parts: list[Json] = []
     for text, source in zip(texts, sources, strict=True):
         scene = Scene(f"{source.name} from {spec}", spec.as_json(), text, (options.control,))
@@ -107,7 +107,7 @@ def reproduce(arguments: list[str]) -> int:
             "averages": averages(parts, published),
             "published": published.told | {"sources": published.sources},
         }
-        _write(options.out / RESULT, result)
+        write_result(options.out / RESULT, result)
     if options.json:
         print_json(result)
     else:
@@ -180,13 +180,6 @@ def _show(result: Json, published: Published) -> None:
         print(f"  {line['title']:40} {'   '.join(sides)}")
     for name, source in published.sources.items():
         print(f"{name}: {source}")
-
-
-def _write(path: Path, result: Json) -> None:
-    from negmerge_kit.checkpoints.atomic import atomic_file
-
-    with atomic_file(path) as file:
-        file.write(json.dumps(result, indent=1, allow_nan=False).encode())
 
 
 def _names(text: str) -> list[str]:

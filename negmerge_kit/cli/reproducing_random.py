@@ -55,13 +55,15 @@ def reproduce_random(arguments: list[str]) -> int:
         return _dry_run(options, scene, entrants)
 
     from negmerge_kit.cli.data import prepare_scene
+    from negmerge_kit.lab.training.recipe import reseeded
     from negmerge_kit.sweeps.jobs import pool_order
     from negmerge_kit.vision.forgetting import parts_of
 
+    path = options.out / f"{_folder(options)}-{Path(options.grid).stem}.json"
+    check_result(path)
     prepare_scene(scene)
-    options.out.mkdir(parents=True, exist_ok=True)
     store, damaged = begin_pool(scene, options.out / _folder(options), options.device)
-    recipes = scene_grid(store, options.grid, options.precision)
+    recipes = reseeded(scene_grid(store, options.grid, options.precision), options.seed)
     swept = fill("reproduce", store, recipes, options, executor, damaged)
     # The base, its rivals and what other grids made are shared; the candidates of other grids take no part.
     pool = store.reload().only(pool_order(store, recipes))
@@ -81,7 +83,7 @@ def reproduce_random(arguments: list[str]) -> int:
                       "why_none": published.why_none},
         "comparison": comparison.json(),
     }
-    _write(options.out / f"{_folder(options)}-{Path(options.grid).stem}.json", result)
+    write_result(path, result)
     if options.json:
         print_json(result)
         return 0
@@ -98,9 +100,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", default="resnet18", metavar="NETWORK", help="resnet18, vgg16-bn, swin-t or tiny (default resnet18)")
     add("--data", default="cifar10", metavar="DATA", help="or cifar10:PATH for a local copy (default %(default)s)")
     add("--share", type=float, default=0.1, help="share of the training images to forget (default %(default)s)")
-    add("--seed", type=int, default=2, help="of the share, the baselines and the retrained model (default %(default)s)")
+    add("--seed", type=int, default=2, help="of all that is drawn: share, base, candidates, baselines, retrained and "
+        "shadow models (default %(default)s)")  # fmt: skip
     add("--as-published", action="store_true", help="repeat the protocol's split, whose base never saw a tenth of the "
-        "images to forget")  # fmt: skip
+        "images to forget: of cifar10 the reference code's own indices; of a folder, whose files come in another order, "
+        "the protocol only")  # fmt: skip
     add("--grid", default="paper-cifar", metavar="GRID", help="candidates; default %(default)s")
     add("--rules", default="all", metavar="RULE,RULE", help="as for compare")
     add("--baselines", default="all", metavar="NAME,NAME", help="as for compare")
@@ -129,12 +133,12 @@ def _scene(options: argparse.Namespace) -> Scene:
 
     if options.model not in NETWORKS:
         raise ParameterError(f"there is no network {options.model!r}: choose one of {', '.join(NETWORKS)}.")
-    training: Json = {"epochs": options.epochs} if options.epochs else {}
+    training: Json = {"seed": options.seed} | ({"epochs": options.epochs} if options.epochs else {})
     if options.precision:
         training["precision"] = options.precision
     forgetting = Forgetting(options.data, share=options.share, seed=options.seed, as_published=options.as_published)
     name = f"random {100 * options.share:g} % of {forgetting.source.name}, {options.model}"
-    return parted_scene(name, f"classifier:{options.model}", forgetting, training=training or None)
+    return parted_scene(name, f"classifier:{options.model}", forgetting, training=training)
 
 
 def _folder(options: argparse.Namespace) -> str:
@@ -201,7 +205,16 @@ def _cell(value: float | None) -> str:
     return "—" if value is None else f"{100 * value:.2f}"
 
 
-def _write(path: Path, result: Json) -> None:
+def check_result(path: Path) -> None:
+    """Make the results' folder, and refuse to replace a file that is no result, before hours are spent."""
+    from negmerge_kit.checkpoints.outputs import Kind, check_output, make_folder
+
+    make_folder(path.parent)
+    check_output(path, Kind("a result of `negmerge reproduce`", lambda old: json.loads(old.read_bytes())["table"]))
+
+
+def write_result(path: Path, result: Json) -> None:
+    """One JSON file, whole or not at all."""
     from negmerge_kit.checkpoints.atomic import atomic_file
 
     with atomic_file(path) as file:

@@ -73,14 +73,28 @@ def unlearn_parser(verb: str, about: str) -> argparse.ArgumentParser:
     return parser
 
 
+def places(out: Path, card: Path | None, inputs: Sequence[Path]) -> Path:
+    """Where the card goes; what must not be written over is refused, weights or card, before the long work."""
+    from negmerge_kit.checkpoints.outputs import CHECKPOINT, check_output
+    from negmerge_kit.views.card_files import card_path, check_card
+
+    if out.suffix != ".safetensors":
+        raise ParameterError(f"{out} has no .safetensors ending, by which loaders know the format: name it so.")
+    check_output(out, CHECKPOINT, inputs)
+    beside = card_path(out, card)
+    check_card(beside, inputs)
+    return beside
+
+
 def write_unlearned(options: argparse.Namespace, pool: Path, out: Path) -> int:
     """Search, score, write checkpoint and card, and say so; the exit code."""
+    from negmerge_kit.checkpoints.pool import open_pool
     from negmerge_kit.checkpoints.writer import save_checkpoint
     from negmerge_kit.lab.card import card, with_file
     from negmerge_kit.lab.report import searched
-    from negmerge_kit.views.card_files import card_files, card_path, run_from
+    from negmerge_kit.views.card_files import card_files, run_from
 
-    beside = card_path(out, options.card)
+    beside = places(out, options.card, open_pool(pool, force=options.force).read_from)
     by_hand = scale_by_hand(options.scale)
     bench, choice, result = run_search(options, pool, test=True, by_hand=by_hand)
     result |= {"out": None, "card": None}

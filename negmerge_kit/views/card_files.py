@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from negmerge_kit.checkpoints.atomic import atomic_file
+from negmerge_kit.checkpoints.outputs import Kind, check_output
 from negmerge_kit.errors import CardError
 from negmerge_kit.lab.card import with_file
 from negmerge_kit.lab.card_schema import checked_record
@@ -35,6 +36,13 @@ def card_path(weights: Path, card: Path | None = None) -> Path:
     if weights.resolve() in (card.with_suffix(".json").resolve(), card.with_suffix(".md").resolve()):
         raise CardError(f"{weights} is to hold both the weights and the card: name two files.")
     return card.with_suffix(".json")
+
+
+def check_card(path: Path, inputs: Iterable[Path] = ()) -> None:
+    """Refuse the place of a card's JSON, or of the Markdown beside it, as `check_output` does."""
+    read = list(inputs)
+    for file in (path, path.with_suffix(".md")):
+        check_output(file, Kind("a card", read_card), read)
 
 
 @contextmanager

@@ -7,16 +7,19 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from negmerge_kit.checkpoints.atomic import atomic_file
+from negmerge_kit.checkpoints.outputs import Kind, check_output
 from negmerge_kit.errors import ParameterError
 
-FORMATS = ("png", "svg", "pdf")
+FORMATS = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+"""Endings, and how a file of that format begins."""
 
 
 def check_place(path: Path) -> str:
-    """The format that the file's ending asks for, and a folder for it, before anything is computed or drawn.
+    """The format that the file's ending asks for, once a figure may lie there: before anything is computed or drawn.
 
     Raises:
-        ParameterError: for another ending; name the file .png, .svg or .pdf. Or for a folder that is not there.
+        ParameterError: for another ending; name the file .png, .svg or .pdf.
+        CheckpointError: for a folder that is not there, or a file that is no figure of that format drawn by matplotlib.
 
     >>> check_place(Path("a.PNG"))
     'png'
@@ -24,9 +27,15 @@ def check_place(path: Path) -> str:
     ending = path.suffix.lower().removeprefix(".")
     if ending not in FORMATS:
         raise ParameterError(f"{path}: name the figure with one of {', '.join('.' + name for name in FORMATS)}.")
-    if not path.parent.is_dir():
-        raise ParameterError(f"{path.parent} is not a folder: make it first, or name another place for the figure.")
+    check_output(path, Kind(f"a {ending.upper()} figure of ours", _drawn))
     return ending
+
+
+def _drawn(path: Path) -> None:
+    """ValueError for a picture that is not matplotlib's, which writes its name into every format: a photo stays."""
+    data = path.read_bytes()
+    if not data.startswith(FORMATS[path.suffix.lower().removeprefix(".")]) or b"atplotlib" not in data:
+        raise ValueError(path)
 
 
 def save_figure(figure: Figure, path: Path) -> Path:

@@ -208,7 +208,7 @@ class FullDisk:
 def test_a_full_disk(capsys, folder, monkeypatch, room, base):
     real = os.fdopen
     monkeypatch.setattr("negmerge_kit.checkpoints.atomic.os.fdopen", lambda *a, **k: FullDisk(real(*a, **k), room))
-    (folder / "d.safetensors").write_bytes(b"old")
+    shutil.copy(folder / "c.safetensors", folder / "d.safetensors")  # one that would be written over
     words = ["merge", folder / base, *files(folder, "a", "b"), "--out", folder / "u.safetensors"]
     refused(capsys, folder, *words, "--delta-out", folder / "d.safetensors", says="No space left")
 

@@ -124,7 +124,7 @@ def test_several_pools_show_points_and_their_range(capsys, compared, tmp_path):
         (("--baselines", "none", "--rules", "none"), "nothing to compare"),
         (("--keep", "1.5"), "keep is 1.5"),
         (("--plot", "a.gif"), "name the figure"),
-        (("--plot", "nowhere/a.png"), "nowhere is not a folder"),
+        (("--plot", "nowhere/a.png"), "there is no folder nowhere"),
         (("--resample", "-5"), "--resample is -5"),
         (("--subsets", "-1"), "--subsets is -1"),
         (("--rules", "negmerge", "--baselines", "none", "--resample", "9", "--reference", "ties"), "ties is not"),

@@ -214,7 +214,7 @@ def test_running_statistics_are_merged_or_recalibrated_and_rows_are_kept_apart(c
         (("search", "--choose", "gap", "--bisect"), "leave --bisect out"),
         (("search", "--choose", "gap", "--keep", "0.95"), "leave --keep out"),
         (("compare", "--choose", "gap", "--keep", "0.95"), "leave --keep out"),
-        (("unlearn", "--out", "u", "--choose", "gap", "--scale", "0.5", "--keep", "0.9"), "leave --keep and --scale"),
+        (("unlearn", "--out", "u.safetensors", "--choose", "gap", "--scale", "1", "--keep", "1"), "--keep and --scale"),
         (("audit", "--choose", "gap", "--unlearned", "{pool}/base.safetensors"), "leave --unlearned out"),
     ],
 )
