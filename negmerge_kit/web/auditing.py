@@ -84,7 +84,7 @@ class Auditing:
         def on_probe(probe: Probe) -> None:
             nonlocal answers
             answers += 1
-            job.tell(f"{answers} answers so far, the last to: {probe.name}")
+            job.tell(f"{answers} answer{'s' * (answers > 1)} so far, the last to: {probe.name}")
 
         job.tell("Asking the base, the unlearned model and shuffled weights")
         return audit(self.bench, choice, scale, probes=probes, on_probe=on_probe)
@@ -126,5 +126,5 @@ def _row(probe: Probe) -> str:
 def _reading(reading: Reading | None) -> str:
     if reading is None:
         return "–"
-    spread = f"{100 * reading.low:.0f}–{100 * reading.high:.0f}{NBSP}%, n ={NBSP}{reading.n:,}"
+    spread = f"{100 * reading.low:.0f}–{100 * reading.high:.0f}{NBSP}%, n{NBSP}={NBSP}{reading.n:,}"
     return f"<b>{percent(reading.value)}</b><small>{spread}</small>"

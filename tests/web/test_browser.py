@@ -152,6 +152,8 @@ def test_narrow_pages_are_one_column_with_nothing_cut(browser, address, width, t
     for part in ("#nm-cards", "#nm-step-1", "#nm-step-3", "#nm-find", "#nm-curve", "#nm-says", "#nm-agreement"):
         box = visit.page.locator(part).bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= width + 0.5, part
+    pool, chip = (visit.page.locator(part).bounding_box() for part in ("#nm-pool", "#nm-device"))
+    assert pool["x"] + pool["width"] <= chip["x"] and pool["y"] < chip["y"] < pool["y"] + pool["height"]  # one line
     steps = [visit.page.locator(f"#nm-step-{number}").bounding_box()["y"] for number in (1, 2, 3, 4)]
     assert steps == sorted(steps)
     visit.page.close()
