@@ -31,7 +31,7 @@ def agreement_map(layers: Sequence[LayerAgreement], *, votes: int, chance: float
     blocks, kinds = list(dict.fromkeys(b for b, _ in inside)), list(dict.fromkeys(k for _, k in inside))
     top = max([*shares.values(), chance + 1e-9])
     with style():
-        height = 1.35 + 0.34 * (len(blocks) + (2 if outside else 0))
+        height = 1.35 + 0.34 * (len(blocks) + (2.2 if outside else 0))
         figure, (axes,) = sheet(map_finding(shares, chance), (6.6, height))
         spots = {(float(kinds.index(kind)), float(blocks.index(block))): x for (block, kind), x in inside.items()}
         spots |= {(float(column), len(blocks) + 0.9): share for column, share in enumerate(outside.values())}
@@ -43,9 +43,9 @@ def agreement_map(layers: Sequence[LayerAgreement], *, votes: int, chance: float
                 colour = "white" if shade > 0.45 else INK
                 axes.text(*place, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=colour)
         for column, label in enumerate(outside):
-            axes.text(column, len(blocks) + 1.5, label, ha="center", va="center", fontsize=8, color=MUTED)
+            axes.text(column, len(blocks) + 1.7, label, ha="center", va="center", fontsize=8, color=MUTED)
         width = max(len(kinds), len(outside), 1)
-        axes.set(xlim=(-0.7, width - 0.3), ylim=(len(blocks) + (1.8 if outside else -0.4), -0.6))
+        axes.set(xlim=(-0.7, width - 0.3), ylim=(len(blocks) + (2.0 if outside else -0.4), -0.6))
         axes.set_xticks(range(len(kinds)), kinds)
         axes.xaxis.tick_top()
         axes.set_yticks(range(len(blocks)), [b.replace("b", "block ") for b in blocks])

@@ -87,6 +87,10 @@ def test_the_map_has_blocks_down_kinds_across_and_the_rest_at_the_foot():
     assert list(shades) == pytest.approx([0.15 / 0.55, 0.0, 1.0])
     assert [label.get_text() for label in axes.get_yticklabels()] == ["block 1", "block 2"]
     assert "highest in proj (80.0 %) and lowest in b2 mlp (10.0 %)" in title(figure)
+    figure.draw_without_rendering()
+    squares, points = axes.collections[0], figure.dpi / 72
+    foot = axes.transData.transform(squares.get_offsets()[-1])[1] - squares.get_sizes()[0] ** 0.5 / 2 * points
+    assert axes.texts[-1].get_window_extent().y1 < foot - 3 * points  # a label stands clear of its square
 
 
 @pytest.fixture
