@@ -13,6 +13,7 @@ import torch
 from negmerge_kit.errors import SceneError
 from negmerge_kit.types import Json
 from negmerge_kit.vision.data.finding import find_data
+from negmerge_kit.vision.data.numbering import Numbering
 from negmerge_kit.vision.data.source import DataSource
 from negmerge_kit.vision.data.transform import Transform
 from negmerge_kit.vision.images import ImageSet
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
     from negmerge_kit.vision.scene import Scene
 
+SOURCE = "source"
+"""Stored beside indices that are the source's numbers; without it they count the training images in the kit's order."""
+
 SHARE = 0.1
 """Share of the training images that is forgotten where nothing else is said, as in the field's tables."""
 
@@ -31,15 +35,17 @@ SHARE = 0.1
 class Forgetting:
     """Which training images of a data set are to be forgotten: a random share, a class, or a list of indices.
 
-    Indices count the training images as `find_data(data).images("train")` has them, from 0.
+    Indices are the source's own numbers (see `DataSource.numbering`): n is row n of its training files, from 0, before
+    any is held out; of a folder the n-th file, classes by name and then files by path; of CIFAR-10 the original's n.
 
     Args:
         data: DATA whose `train` images the base is trained on; `val` and `test` are never trained on.
         share: of the training images, drawn at random from the seed.
         of_class: all training images of the class of this name; `unseen` then holds no image of it either.
-        indices: the very images.
+        indices: the very images, by the source's numbers.
         seed: of the draw.
-        as_published: repeat the split mismatch of the published protocol (see `published_split`).
+        as_published: repeat the split mismatch of the published protocol (see `published_split`), drawn in the order of
+            the source's numbers: of CIFAR-10 the reference code's own indices.
 
     Raises:
         SceneError: not exactly one way, a share that is not between 0 and 1, an index twice, or `as_published` with
@@ -82,6 +88,11 @@ class Forgetting:
         return find_data(self.data)
 
     @property
+    def numbered(self) -> bool:
+        """Whether the source's numbers tell what is forgotten."""
+        return self.indices is not None or self.as_published
+
+    @property
     def label(self) -> str:
         """What is forgotten, in a few words.
 
@@ -100,6 +111,8 @@ class Forgetting:
         told = {name: value for name, value in asdict(self).items() if value is not None and value is not False}
         if self.indices is not None:
             told["indices"] = " ".join(map(str, self.indices))
+        if self.numbered:
+            told["numbering"] = SOURCE
         return {**told, "data": self.source.text}
 
     @classmethod
@@ -109,11 +122,16 @@ class Forgetting:
         >>> Forgetting.from_json(Forgetting("scans", indices=(3, 1)).json()).indices
         (3, 1)
         """
-        indices = told.get("indices")
+        told = dict(told)
+        indices, numbering = told.pop("indices", None), told.pop("numbering", None)
         try:
-            return cls(**{**told, "indices": None if indices is None else tuple(map(int, str(indices).split()))})
+            read = cls(**told, indices=None if indices is None else tuple(map(int, str(indices).split())))
         except (TypeError, ValueError) as error:
             raise SceneError(f"what is forgotten cannot be read ({error}): build the pool anew.") from error
+        if read.numbered and numbering != SOURCE:
+            raise SceneError("what this pool forgets is numbered in the kit's own order, as earlier versions did it: "
+                             "number the images as their source does and build the pool anew.")
+        return read
 
     def parts(self, transform: Transform, corrupt: str = "refuse") -> Parts:
         """The images, parted, at a model's size; read once per process.
@@ -128,7 +146,9 @@ class Parts:
     """The five image sets of a forgetting; each is gathered when it is first asked for, and no other with it.
 
     Attributes:
-        places: of the forgotten images among `known`.
+        places: of the forgotten images among those that are parted.
+        indices: of the forgotten images, as a pool stores them: the source's numbers where the forgetting is
+            `numbered`, else their places.
         never_seen: how many images to forget the base was never shown; 0 but for the split as published.
     """
 
@@ -138,21 +158,30 @@ class Parts:
 
         self._known, held, self._of_class = images("train"), None, None
         count = len(self._known)
+        numbering = (forgetting.source.numbering(image_size=transform, corrupt=corrupt) if forgetting.numbered
+                     else Numbering(forgetting.data, count, {"train": range(count)}))
+        numbers = torch.tensor(numbering.splits["train"])
         if forgetting.as_published:
-            self._known = _joined(self._known, images("val"))
+            # The protocol draws its own validation images from all in the source's order: the kit's belong to them.
+            if "val" in numbering.splits:
+                self._known = _joined(self._known, images("val"))
+                numbers = torch.cat([numbers, torch.tensor(numbering.splits["val"])])
+            numbers, order = numbers.sort()
+            self._known, count = _in_order(self._known, order), len(order)
             split = published_split(self._known.labels, share=forgetting.share or SHARE, seed=forgetting.seed)
             self._seen, self.places, self._remaining, held = split
         else:
             if forgetting.of_class is not None:
                 self._of_class = _class_number(forgetting.of_class, self._known.classes)
             self._seen = torch.arange(count)
-            self.places = _forgotten(forgetting, self._known.labels, self._of_class)
+            self.places = _forgotten(forgetting, self._known.labels, self._of_class, numbering)
             left = torch.ones(count, dtype=torch.bool)
             left[self.places] = False
             self._remaining = left.nonzero().flatten()
         if not len(self.places) or not len(self._remaining):
             what = "nothing" if not len(self.places) else "everything"
             raise SceneError(f"{forgetting.label} of {count} training images is {what}: choose some, but not all.")
+        self.indices: list[int] = numbers[self.places].sort().values.tolist()
         self.never_seen = int((~torch.isin(self.places, self._seen)).sum())
         self._held, self._images = held, images
 
@@ -218,17 +247,13 @@ def _parts(forgetting: Forgetting, transform: Transform, corrupt: str) -> Parts:
     return Parts(forgetting, transform, corrupt)
 
 
-def _forgotten(forgetting: Forgetting, labels: Tensor, of_class: int | None) -> Tensor:
+def _forgotten(forgetting: Forgetting, labels: Tensor, of_class: int | None, numbering: Numbering) -> Tensor:
     """Places of the images to forget, ascending."""
-    count = len(labels)
     if of_class is not None:
         return (labels == of_class).nonzero().flatten()
     if forgetting.indices is not None:
-        if wrong := [index for index in forgetting.indices if not 0 <= index < count]:
-            raise SceneError(f"index {wrong[0]} is not among the {count} training images of {forgetting.data}: number "
-                             f"them from 0 to {count - 1}.")
-        return torch.tensor(sorted(forgetting.indices), dtype=torch.int64)
-    generator = torch.Generator().manual_seed(forgetting.seed)
+        return torch.tensor(sorted(numbering.places(forgetting.indices)), dtype=torch.int64)
+    count, generator = len(labels), torch.Generator().manual_seed(forgetting.seed)
     return torch.randperm(count, generator=generator)[:round((forgetting.share or SHARE) * count)].sort().values
 
 
@@ -242,3 +267,7 @@ def _class_number(name: str, classes: Sequence[str]) -> int:
 def _joined(first: ImageSet, second: ImageSet) -> ImageSet:
     return replace(first, images=torch.cat([first.images, second.images]),
                    labels=torch.cat([first.labels, second.labels]), known=None)
+
+
+def _in_order(images: ImageSet, order: Tensor) -> ImageSet:
+    return replace(images, images=images.images[order], labels=images.labels[order], known=None)

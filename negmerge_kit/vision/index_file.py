@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from negmerge_kit.errors import SceneError
+
+INDEX = re.compile("[0-9]+")
+"""Plain digits only: `int` would read 1_0 as ten, and digits of every script."""
 
 
 def read_indices(path: Path) -> tuple[int, ...]:
@@ -27,10 +31,16 @@ def read_indices(path: Path) -> tuple[int, ...]:
         raise SceneError(f"the list of images {path} cannot be read ({error}): give a text file with one index a line, "
                          "or a JSON list.") from error
     try:
-        listed = json.loads(text) if text.lstrip().startswith("[") else [int(word) for word in text.split()]
-    except ValueError as error:
+        listed = json.loads(text) if text.lstrip().startswith("[") else [_number(word) for word in text.split()]
+    except (ValueError, RecursionError) as error:
         raise SceneError(f"the list of images {path} is not understood ({error}): write one index a line, or a JSON "
                          "list of whole numbers.") from error
     if odd := [value for value in listed if type(value) is not int]:
-        raise SceneError(f"the list of images {path} holds {odd[0]!r}, which is no index: write whole numbers.")
+        raise SceneError(f"the list of images {path} holds {odd[0]!r}, which is no index: write whole numbers in plain "
+                         "digits, from 0.")
     return tuple(listed)
+
+
+def _number(word: str) -> int | str:
+    """The number that a word writes, or else the word."""
+    return int(word) if INDEX.fullmatch(word) else word

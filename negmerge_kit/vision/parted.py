@@ -8,7 +8,7 @@ from dataclasses import replace
 from negmerge_kit.types import Json
 from negmerge_kit.vision.data.source import SPLITS, DataSource, OnSplit
 from negmerge_kit.vision.data.transform import Transform, as_transform
-from negmerge_kit.vision.forgetting import Forgetting
+from negmerge_kit.vision.forgetting import SOURCE, Forgetting
 from negmerge_kit.vision.images import ImageSet
 
 PARTS = {
@@ -56,13 +56,18 @@ class PartedSource(DataSource):
         return replace(parts.forgotten if self.name == "forgotten" else parts.remaining, split=split)
 
     def described(self, split: str, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse") -> Json:
-        """Name, split, seed, n and fingerprint; of what candidates are trained on, the indices too."""
+        """Name, split, seed, n and fingerprint; of what candidates are trained on, the indices too.
+
+        They are the source's numbers where `numbering` says so, else places in the kit's order of the training images.
+        """
         images = self.images(split, image_size=image_size, corrupt=corrupt)
         told: Json = {"name": self.name, "split": split, "seed": self.forgetting.seed, "n": len(images),
                       "fingerprint": images.fingerprint()}
         if split == "train":
-            places = self.forgetting.parts(as_transform(image_size), corrupt).places
-            told["indices"] = " ".join(map(str, places.tolist()))
+            indices = self.forgetting.parts(as_transform(image_size), corrupt).indices
+            told["indices"] = " ".join(map(str, indices))
+            if self.forgetting.numbered:
+                told["numbering"] = SOURCE
         return told
 
     def prepare(

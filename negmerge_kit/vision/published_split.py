@@ -1,4 +1,4 @@
-"""The split of the published classifier protocol, with the mismatch that it has."""
+"""The split of the published classifier protocol, with the mismatch that it has and, of CIFAR-10, its very indices."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ def published_split(labels: Tensor, *, share: float, seed: int) -> tuple[Tensor,
     with seed 2: so about a tenth of the images "to forget" were never seen by the model, and a tenth of those that it
     saw are in neither set. Forgotten images are drawn from seed - 1. What neither run trained on, a hundredth of the
     images, is all that may validate here.
+
+    Places are the reference code's indices where `labels` are in the order of its training set, torchvision's; in any
+    other order, as a folder's, the protocol is the same but its images are not.
 
     >>> seen, forgotten, remaining, held = published_split(torch.arange(5000) % 10, share=0.1, seed=2)
     >>> len(seen), len(forgotten), len(remaining), 25 < int((~torch.isin(forgotten, seen)).sum()) < 65

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from negmerge_kit.errors import SceneError
+from negmerge_kit.vision.data import find_data
 from negmerge_kit.vision.data.transform import Transform
 from negmerge_kit.vision.forgetting import Forgetting, parts_of
 from negmerge_kit.vision.parted import PARTS, PartedSource
@@ -44,22 +45,28 @@ def test_a_class_is_forgotten_whole_and_not_asked_for_among_the_unseen():
 
 
 def test_index_files_in_both_forms(tmp_path):
-    (tmp_path / "lines.txt").write_text("5\n3\n\n700\n")
-    (tmp_path / "list.json").write_text("[5, 3, 700]")
+    (tmp_path / "lines.txt").write_text("9\n 4 \n\n700\n")
+    (tmp_path / "list.json").write_text("[9, 4, 700]")
     for name in ("lines.txt", "list.json"):
         scene = open_scene(scene_file(tmp_path, f'forget = {{indices = "{name}"}}'))
-        assert parts_of(scene).places.tolist() == [3, 5, 700] and scene.forgetting.label == "3 chosen images"
+        assert parts_of(scene).indices == [4, 9, 700] and scene.forgetting.label == "3 chosen images"
 
 
 @pytest.mark.parametrize("text, says", [
     ("", "is empty: give at least one index"),
     ("3\n3\n", "index 3 is in the list of images to forget twice"),
-    ("0\n1200\n", "index 1200 is not among the 1200 training images of scans: number them from 0 to 1199"),
-    ("-1\n", "index -1 is not among"),
-    ("one\n", "is not understood"),
+    ("9\n1797\n", "index 1797 is not among the 1797 images of scans: number them from 0 to 1796, in the order of the "),
+    ("[-1]", "index -1 is not among"),
+    ("-1\n", "holds '-1', which is no index"),
+    ("one\n", "holds 'one', which is no index: write whole numbers in plain digits, from 0"),
+    ("1_0\n", "holds '1_0', which is no index"),
+    ("+1\n", "holds '\\+1', which is no index"),
+    ("1.0\n", "holds '1.0', which is no index"),
+    ("\uff11\n", "holds '\uff11', which is no index"),  # a full-width one
+    ("[1_0]", "is not understood"),
     ("[1.5]", "holds 1.5, which is no index"),
     ("[true]", "holds True, which is no index"),
-    ("\n".join(map(str, range(1200))), "1200 chosen images of 1200 training images is everything"),
+    (str(find_data("scans").numbering(image_size=8).splits["train"]), "1200 chosen images of 1200 training images is "),
 ])
 def test_bad_index_files(tmp_path, text, says):
     (tmp_path / "indices").write_text(text)
@@ -90,9 +97,10 @@ def test_a_scene_comes_back_from_its_description_with_its_indices():
     scene = parted_scene("mine", "classifier:tiny", Forgetting("scans", indices=(9, 4)), training={"epochs": 3})
     told = json.loads(json.dumps(scene.describe()))
     assert Scene.from_json(told).describe() == told
-    assert told["forgetting"] == {"data": "scans", "indices": "9 4", "seed": 0}
+    assert told["forgetting"] == {"data": "scans", "indices": "9 4", "seed": 0, "numbering": "source"}
     trained = next(images for images in told["sets"] if images["split"] == "train")
     assert (trained["name"], trained["indices"], trained["n"]) == ("forgotten", "4 9", 2)
+    assert trained["numbering"] == "source"
     Scene.from_json(told).require(told)
     other = parted_scene("mine", "classifier:tiny", Forgetting("scans", indices=(9, 5)), training={"epochs": 3})
     with pytest.raises(SceneError, match=r"differs .* the images of forgotten \(train\)"):

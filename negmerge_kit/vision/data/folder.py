@@ -95,6 +95,11 @@ class FolderSource(StoredSource):
                 return listed, draw_splits(n, splits[1:], name=self.name)[split]
         raise SceneError(f"{self.path} has no {split} images: add a folder {split}.")
 
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """What there is no folder for."""
+        return next(splits[1:] for _, splits in self._parts.values() if "train" in splits)
+
     def count(self, splits: Sequence[str]) -> int:
         """All the files that these splits, and what is drawn beside them, are taken from."""
         return sum(len(self._listed(folder).files) for folder, (_, taken) in self._parts.items()

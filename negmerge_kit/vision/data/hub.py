@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from negmerge_kit.errors import SceneError
 from negmerge_kit.types import Json
+from negmerge_kit.vision.data.cifar10 import original_numbers
 from negmerge_kit.vision.data.columns import HubRows, find_columns, open_repository
 from negmerge_kit.vision.data.download import bytes_missing, download, local_files, resolve
 from negmerge_kit.vision.data.labels import check_order, class_names, names_source, said
@@ -167,6 +168,11 @@ class HubSource(StoredSource):
             return rows, draw_all(len(rows.labels))
         return rows, draw_splits(len(rows.labels), splits[1:], name=self.name)[split]
 
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """What the Hub has no split of its own for."""
+        return self.taken_from("train", self.pin().splits)[1][1:]
+
     def taken_from(self, split: str, there: Sequence[str]) -> tuple[str, tuple[str, ...]]:
         """The Hub split that a split is taken from, and all splits that are taken from that one."""
         train = next((name for name in TRAIN_NAMES if name in there), None)
@@ -211,6 +217,10 @@ class NamedSource(HubSource):
     def templates(self) -> tuple[str, ...]:
         """The prompts of the registry."""
         return class_names(self.entry.classes or self.name).templates
+
+    def numbers(self, labels: Sequence[int]) -> Sequence[int]:
+        """Rows of the Hub's files; of CIFAR-10 the original's numbers."""
+        return original_numbers(labels) if self.name == "cifar10" else super().numbers(labels)
 
     def count(self, splits: Sequence[str]) -> int:
         """By the registry's numbers and the authors' validation rule."""

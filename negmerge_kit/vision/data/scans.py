@@ -7,6 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from negmerge_kit.types import Json
+from negmerge_kit.vision.data.numbering import Numbering
 from negmerge_kit.vision.data.source import DataSource, check_corrupt
 from negmerge_kit.vision.data.transform import Transform, as_transform, resized
 from negmerge_kit.vision.drawing.handwriting import DIGITS, digit_rows, scans
@@ -56,6 +57,11 @@ class ScansSource(DataSource):
         scanned = _scanned(split)
         return scanned if transform.size == SCANNED_AT else resized(scanned, transform)
 
+    def numbering(self, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse") -> Numbering:
+        """As `sklearn.datasets.load_digits` numbers its 1,797 scans."""
+        rows = {split: _rows(split) for split in self.splits}
+        return Numbering(self.name, sum(map(len, rows.values())), rows)
+
     def described(self, split: str, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse") -> Json:
         """Name, split, n and fingerprint."""
         images = self.images(split, image_size=image_size, corrupt=corrupt)
@@ -70,8 +76,12 @@ def _scanned(split: str) -> ImageSet:
     from negmerge_kit.vision.images import ImageSet
 
     grey, labels = scans()
-    rows = np.concatenate([digit_rows(part) for part in (("pretrain", "train") if split == "train" else (split,))])
+    rows = _rows(split)
     levels = np.round(grey[rows] * (255 / _WHITE)).astype(np.uint8)
     pixels = torch.from_numpy(levels)[:, None].expand(-1, 3, -1, -1).contiguous()
     images = ImageSet(SCANS, pixels, torch.from_numpy(labels[rows]), DIGITS, split)
     return replace(images, known=images.fingerprint())
+
+
+def _rows(split: str) -> list[int]:
+    return [int(row) for part in (("pretrain", "train") if split == "train" else (split,)) for row in digit_rows(part)]

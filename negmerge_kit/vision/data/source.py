@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from negmerge_kit.errors import ParameterError, SceneError
 from negmerge_kit.types import Json
+from negmerge_kit.vision.data.numbering import Numbering
 
 if TYPE_CHECKING:
     from negmerge_kit.vision.data.transform import Transform
@@ -74,6 +75,11 @@ class DataSource(ABC):
         Raises:
             SceneError: a split that does not exist, images that are not there or cannot be read.
         """
+
+    def numbering(self, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse") -> Numbering:
+        """By which numbers people know the training images: their places, where nothing else is known."""
+        count = len(self.images("train", image_size=image_size, corrupt=corrupt))
+        return Numbering(self.name, count, {"train": range(count)})
 
     @abstractmethod
     def described(self, split: str, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse") -> Json:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from negmerge_kit.types import Json
 from negmerge_kit.vision.data.cache import Record, open_images, problem, read_record, split_folder
 from negmerge_kit.vision.data.decoding import OnImages, Request, decode_split
+from negmerge_kit.vision.data.numbering import Numbering
 from negmerge_kit.vision.data.rows import SEED, Rows
 from negmerge_kit.vision.data.source import DataSource, OnSplit, check_corrupt
 from negmerge_kit.vision.data.transform import Transform, as_transform
@@ -83,6 +84,31 @@ class StoredSource(DataSource):
         """The split's images, mapped from the cache."""
         record = self.decode(split, image_size=image_size, corrupt=corrupt)
         return open_images(self.request(split, as_transform(image_size)).folder, record, self.name)
+
+    @property
+    @abstractmethod
+    def drawn(self) -> tuple[str, ...]:
+        """The splits that are drawn from the same files as "train"."""
+
+    def numbers(self, labels: Sequence[int]) -> Sequence[int]:
+        """The number of every row of the training files: its place, from 0.
+
+        Args:
+            labels: of all rows; -1 for an image that was left out.
+        """
+        return range(len(labels))
+
+    def numbering(self, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse") -> Numbering:
+        """Row n of the training files is number n, whatever the order and the split in which the kit has it."""
+        records = {split: self.decode(split, image_size=image_size, corrupt=corrupt)
+                   for split in ("train", *self.drawn)}
+        labels = [-1] * records["train"].rows
+        for record in records.values():
+            for row, label in zip(record.indices, record.labels, strict=True):
+                labels[row] = label
+        numbers = self.numbers(labels)
+        return Numbering(self.name, len(labels),
+                         {split: [numbers[row] for row in record.indices] for split, record in records.items()})
 
     def described(self, split: str, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse") -> Json:
         """Name, split, seed, n, fingerprint, and how to find the very images again.
