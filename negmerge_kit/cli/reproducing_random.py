@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=2, help="of all that is drawn: share, base, candidates, baselines, retrained and "
         "shadow models (default %(default)s)")  # fmt: skip
     add("--as-published", action="store_true", help="repeat the protocol's split, whose base never saw a tenth of the "
-        "images to forget: of cifar10 the reference code's own indices; of a folder, whose files come in another order, "
+        "images to forget: of cifar10 the reference code's own indices; of a folder, whose files lie otherwise, "
         "the protocol only")  # fmt: skip
     add("--grid", default="paper-cifar", metavar="GRID", help="candidates; default %(default)s")
     add("--rules", default="all", metavar="RULE,RULE", help="as for compare")
