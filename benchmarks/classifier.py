@@ -2,11 +2,11 @@
 
     python benchmarks/classifier.py [POOL ...] [--seeds 3] [--choose gap] [--shadows 8] [--write]
 
-Without a POOL it makes the pools, in the user's cache: for each seed another tenth to forget, another order of
-training, another retrained model. Prints a Markdown table with a point for each seed and their range, and how long each
-seed took from nothing to the table; with `--write` it also replaces the table in README.md, between
-`<!-- classifiers: ... -->` and `<!-- /classifiers -->`. Finished rows are kept in the pools, so a stopped run goes on
-where it was.
+Without a POOL it makes the pools, in the user's cache: for each seed another tenth to forget, another base, other
+candidates, another retrained model, other shadow models. Prints a Markdown table with a point for each seed and their
+range, and how long each seed took from nothing to the table; with `--write` it also replaces the table in README.md,
+between `<!-- classifiers: ... -->` and `<!-- /classifiers -->`. Finished rows are kept in the pools, so a stopped run
+goes on where it was.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from negmerge_kit.checkpoints.pool import Pool, open_pool
 from negmerge_kit.lab.comparison.comparison import Comparison, compare_rules
 from negmerge_kit.lab.comparison.kept_rows import KeptRows
 from negmerge_kit.lab.comparison.terms import CHOOSE, Terms
-from negmerge_kit.lab.training.recipe import grid
+from negmerge_kit.lab.training.recipe import grid, reseeded
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP
 from negmerge_kit.sweeps.embedded import start_pool
@@ -35,16 +35,11 @@ COLUMNS = {"forget": "forgotten", "unseen": "unseen", "mia": "attack", "lira_auc
 
 
 def made(seed: int) -> Pool:
-    """The pool of that seed; the first one is the embedded scene's own."""
-    scene, folder = open_scene(SCENE), None
-    pool, _ = start_pool(scene)
-    if seed:
-        forgetting = replace(scene.forgetting, seed=seed)
-        folder = pool.folder.with_name(f"{pool.folder.name}-seed{seed}")
-        pool, _ = start_pool(replace(scene, forgetting=forgetting, training={"seed": seed}), folder)
-    recipes = grid(SCENE)
-    jobs = missing_jobs(pool, [replace(recipe, seed=recipe.seed + seed * len(recipes)) for recipe in recipes])
-    for outcome in run_sweep(jobs, store=pool):
+    """The pool of that seed, in a folder of its own; the first one is the embedded scene's."""
+    scene = open_scene(SCENE)
+    forgetting = replace(scene.forgetting, seed=seed)
+    pool, _ = start_pool(replace(scene, forgetting=forgetting, training={"seed": seed}))
+    for outcome in run_sweep(missing_jobs(pool, reseeded(grid(SCENE), seed)), store=pool):
         assert outcome.failure is None, outcome.failure
     return pool.reload()
 

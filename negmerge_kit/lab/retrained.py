@@ -60,18 +60,22 @@ class Retrained:
 
     def json(self) -> Json:
         """Which one it is, as a search or a card names it."""
-        recipe = self.made_by[RETRAINING]["recipe"]
+        made = self.made_by[RETRAINING]
         told = {"file": self.path.name, "sha256": self.sha256}
-        return told | {"seed": recipe["seed"], "epochs": recipe["epochs"]}
+        return told | {"seed": made.get("seed", made["recipe"]["seed"]), "epochs": made["recipe"]["epochs"]}
 
 
 def retraining(pool: Pool, seed: int, epochs: int | None = None) -> Json:
-    """What a retrained model of that seed is made from: another base, split, network or recipe is another file."""
+    """What a retrained model of that seed is made from: another base, split, network or recipe is another file.
+
+    The recipe's seed is the one that `BaseTraining.retrained` makes of the seed asked for.
+    """
     training = BaseTraining.of(Scene.from_json(pool.scene))
-    training = training.but(seed=seed, epochs=epochs or training.recipe.epochs)
+    training = training.but(epochs=epochs or training.recipe.epochs).retrained(seed)
     remaining = {entry["fingerprint"] for entry in pool.scene["sets"] if entry["name"] == "remaining"}
     return {
-        "base": pool.base_file.sha256, "remaining": sorted(remaining), "model": pool.scene["model"], **training.json(),
+        "seed": seed, "base": pool.base_file.sha256, "remaining": sorted(remaining), "model": pool.scene["model"],
+        **training.json(),
     }  # fmt: skip
 
 
@@ -87,15 +91,15 @@ def find_retrained(pool: Pool, wanted: Wanted = ANY) -> Retrained | None:
         path = _path(pool, retraining(pool, wanted.seed, wanted.epochs))
         return _read(path) if path.is_file() else None
     ours = retraining(pool, 0)
-    as_base = {**ours, "recipe": {**ours["recipe"], "seed": None}}
     ranked = []
     for path in pool.folder.glob("retrained-*.safetensors"):
         made = open_checkpoint(path).metadata.get(RETRAINING)
         if not isinstance(made, dict) or any(made.get(name) != ours[name] for name in ("base", "remaining", "model")):
             continue
-        seed = made["recipe"]["seed"]
-        another = {**made, "recipe": {**made["recipe"], "seed": None}} != as_base
-        ranked.append((another, seed, path.name, path))
+        if "seed" not in made and wanted.sha256 is None:
+            continue  # of an earlier version, perhaps of the base's own first weights: only who names the file takes it
+        seed = made.get("seed", -1)
+        ranked.append((_but_seed(made) != _but_seed(ours), seed, path.name, path))
     for *_, path in sorted(ranked):
         if wanted.sha256 in (None, sha256_file(path)):
             return _read(path)
@@ -128,6 +132,10 @@ def keep_retrained(pool: Pool, items: Items, made_by: Json, wanted: Wanted) -> P
     made = retraining(pool, wanted.seed, wanted.epochs)
     metadata = {MADE_FROM: pool.base_file.sha256, RETRAINING: made, **made_by}
     return save_checkpoint(_path(pool, made), items, like=pool.base, metadata=metadata)
+
+
+def _but_seed(made: Json) -> Json:
+    return {**made, "seed": None, "recipe": {**made["recipe"], "seed": None}}
 
 
 def _path(pool: Pool, made: Json) -> Path:

@@ -19,7 +19,7 @@ from negmerge_kit.checkpoints.writer import save_checkpoint
 from negmerge_kit.errors import CheckpointError, ParameterError
 from negmerge_kit.lab.evaluation import logits_of
 from negmerge_kit.lab.provenance import short_digest
-from negmerge_kit.lab.training.recipe import SEEDS
+from negmerge_kit.lab.training.seeding import derived_seed
 from negmerge_kit.scoring.lira import scaled_confidence
 from negmerge_kit.types import Json
 from negmerge_kit.vision.images import ImageSet
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from negmerge_kit.vision.clip import Classifier
     from negmerge_kit.vision.forgetting import Parts
 
-SCHEMA = 1
+SCHEMA = 2
 SETS = ("forgotten", "remaining", "validation", "test")
 """The sets whose images shadow models are trained on and asked about, in this order."""
 
@@ -88,7 +88,7 @@ def train_shadows(
     every image, only not which ones the model saw. The weights are not kept, their answers are.
 
     Args:
-        train: makes a model from images and a seed.
+        train: makes a model from images and a seed, which no other shadow model has, nor base or retrained model.
         made_from: what else the answers depend on: network, recipe, code, torch, device.
         on_shadow: called with (models done, models in all) before each.
 
@@ -107,7 +107,7 @@ def train_shadows(
         if found is None:
             chosen = inside[index].nonzero().flatten()
             images = replace(whole, images=whole.images[chosen], labels=whole.labels[chosen], known=None)
-            model = train(images, (seed * 1000 + index) % SEEDS)
+            model = train(images, derived_seed(seed, "shadow model", index))
             logits = logits_of(model, model.features(whole.images), whole)
             found = scaled_confidence(logits, whole.labels).float()
             _write(path, found, key)

@@ -64,7 +64,7 @@ class Yardstick:
 
         def train(images: ImageSet, seed: int) -> Classifier:
             model = scene.untrained(device=str(device), seed=seed)
-            for _ in training.steps(model, images):
+            for _ in training.but(seed=seed).steps(model, images):
                 pass
             return model
 

@@ -187,6 +187,8 @@ def trained_base(
 ) -> Weights:
     """Train the base of a standard classifier's scene from scratch, on all that it has seen.
 
+    Its first weights and the order of the images come from the seed of the scene's training.
+
     Args:
         resume: a file that keeps the state of a training that was stopped; the caller deletes it when the base is
             saved.
@@ -195,10 +197,10 @@ def trained_base(
         DivergedError: if the loss stops being a number; no state is kept to go on from.
         CheckpointError: if the state cannot be written, or is another training's.
     """
-    model = scene.untrained(device=device)
-    images = parts_of(scene).seen
+    training, images = BaseTraining.of(scene), parts_of(scene).seen
+    model = scene.untrained(device=device, seed=training.recipe.seed)
     try:
-        for step in BaseTraining.of(scene).steps(model, images, resume=resume):
+        for step in training.steps(model, images, resume=resume):
             on_step(step.index, step.total)
     except DivergedError:
         if resume:

@@ -1,12 +1,19 @@
 """Base, retrained model and shadow models are trained alike: one recipe, one answer to whether images are mirrored."""
 
+from typing import NamedTuple
+
 import pytest
+import torch
 
 from negmerge_kit.checkpoints.reader import open_checkpoint
+from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
 from negmerge_kit.lab import provenance
 from negmerge_kit.lab.comparison.baseline_rows import retrained, yardstick_of
 from negmerge_kit.lab.comparison.terms import Terms
+from negmerge_kit.lab.provenance import short_digest
+from negmerge_kit.lab.retrained import RETRAINING, Wanted, find_retrained, keep_retrained, retraining
 from negmerge_kit.lab.training import from_scratch
+from negmerge_kit.lab.training.seeding import derived_seed
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.vision.forgetting import Forgetting, parts_of
@@ -14,9 +21,19 @@ from negmerge_kit.vision.parted import PartedSource
 from negmerge_kit.vision.scene import parted_scene
 
 
+class Run(NamedTuple):
+    """What a run was given, and the first weights that it began with."""
+
+    images: int
+    epochs: int
+    may_mirror: bool
+    seed: int
+    weights: torch.Tensor
+
+
 @pytest.fixture
 def runs(monkeypatch):
-    """Every run as (images, epochs, whether it may mirror), of images that may be mirrored; nothing is trained."""
+    """Every run, of images that may be mirrored; nothing is trained."""
     runs, init = [], PartedSource.__init__
 
     def mirrored(self, *given):
@@ -24,7 +41,7 @@ def runs(monkeypatch):
         self.flips = True
 
     def finetune(model, images, recipe, *, may_mirror, **how):
-        runs.append((len(images), recipe.epochs, may_mirror))
+        runs.append(Run(len(images), recipe.epochs, may_mirror, recipe.seed, model.weights()["features.0.weight"]))
         yield from ()
 
     monkeypatch.setattr(PartedSource, "__init__", mirrored)
@@ -42,9 +59,9 @@ def test_all_are_trained_as_the_base(runs, tmp_path, monkeypatch):
     assert fingerprint == parts_of(scene).remaining.fingerprint() and made["may_mirror"] is True
     assert yardstick.shadows is not None
     seen, remaining, shadow = 1200, 1080, (1200 + 240 + 357) / 2
-    assert [(epochs, mirror) for _, epochs, mirror in runs] == [(3, True)] * 6
-    assert [n for n, _, _ in runs[:2]] == [seen, remaining]
-    assert all(abs(n - shadow) < 150 for n, _, _ in runs[2:])
+    assert [(run.epochs, run.may_mirror) for run in runs] == [(3, True)] * 6
+    assert [run.images for run in runs[:2]] == [seen, remaining]
+    assert all(abs(run.images - shadow) < 150 for run in runs[2:])
 
     # Shadow models of another answer, code, torch or device are not these.
     folder = pool.folder / "shadows"
@@ -54,3 +71,33 @@ def test_all_are_trained_as_the_base(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "code_digest", lambda: "another version")
     assert yardstick_of(bench, terms).shadows is not None
     assert len(runs) == 10 and len(list(folder.iterdir())) == 8
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_every_model_has_first_weights_and_an_order_of_its_own(runs, seed, tmp_path):
+    """The base those of the seed asked for; the retrained and the shadow models of that seed none that another has."""
+    scene = parted_scene("seeded", "classifier:tiny", Forgetting("scans"), training={"seed": seed, "epochs": 1})
+    pool, _ = start_pool(scene, tmp_path / "pool", device="cpu")
+    terms = Terms(shadows=4, seed=seed)
+    yardstick = yardstick_of(Workbench(pool, device="cpu"), terms)
+    assert retrained(yardstick, terms).json()["seed"] == seed and yardstick.shadows is not None
+    assert len(runs) == 6 and runs[0].seed == seed
+    assert torch.equal(runs[0].weights, scene.untrained(device="cpu", seed=seed).weights()["features.0.weight"])
+    assert len({run.seed for run in runs}) == len({run.weights.numpy().tobytes() for run in runs}) == 6
+    assert not {run.seed for run in runs} & {derived_seed(seed + 1, "retrained model"), seed + 1}
+
+
+def test_a_retrained_model_of_an_earlier_version_is_taken_by_its_name_only(runs, tmp_path):
+    """It may have begun with the base's own first weights, yet a card that names it can still be verified."""
+    scene = parted_scene("earlier", "classifier:tiny", Forgetting("scans"), training={"epochs": 1})
+    pool, _ = start_pool(scene, tmp_path / "pool", device="cpu")
+    now = retraining(pool, 0)
+    earlier = {name: value for name, value in now.items() if name != "seed"}
+    earlier["recipe"] = {**earlier["recipe"], "seed": 0}
+    path = pool.folder / f"retrained-{short_digest(earlier)}.safetensors"
+    save_checkpoint(path, pool.base.items(), like=pool.base, metadata={RETRAINING: earlier, "seconds": 1.0})
+    assert find_retrained(pool) is None is find_retrained(pool, Wanted(seed=0))
+    named = find_retrained(pool, Wanted(sha256=sha256_file(path)))
+    assert named.path == path and (named.json()["seed"], named.json()["epochs"]) == (0, 1)
+    keep_retrained(pool, pool.base.items(), {"seconds": 1.0}, Wanted(seed=4))
+    assert find_retrained(pool).json()["seed"] == 4

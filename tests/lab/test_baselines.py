@@ -28,8 +28,8 @@ def unlearned(name, *, epochs=1, forgotten=FORGET, remaining=REMAINING, rate=RAT
     params = {key: value for key, value in {"momentum": 0, "weight_decay": DECAY}.items() if key in known} | params
     parts = parted(forgotten=forgotten if "forget" in baseline.reads else None,
                    remaining=remaining if "remaining" in baseline.reads else None)
-    steps = list(baseline.unlearn(model, parts, rate=rate, epochs=epochs, seed=seed, fresh=TwoWeights, recipe=RECIPE,
-                                  params=params))
+    steps = list(baseline.unlearn(model, parts, rate=rate, epochs=epochs, seed=seed, fresh=lambda _: TwoWeights(),
+                                  recipe=RECIPE, params=params))
     assert [step.index for step in steps] == list(range(1, steps[0].total + 1))
     assert not model.clip.training and not model.clip.visual.weight.requires_grad
     return model.w
@@ -110,7 +110,7 @@ def test_boundary_shrink_relabels_by_an_attack_on_the_base():
 
 
 def test_boundary_expand_takes_its_row_away():
-    run = Run(TwoWeights(*BASE), None, RATE, 1, 3, {}, TwoWeights, RECIPE)
+    run = Run(TwoWeights(*BASE), None, RATE, 1, 3, {}, None, RECIPE)
     row = shadow_row(run, 1).detach().double().numpy()[0]
     x, _ = of(FORGET)
     logits = np.column_stack([np.outer(x, BASE), row[0] * x + row[1]])

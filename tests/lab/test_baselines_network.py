@@ -13,6 +13,7 @@ from negmerge_kit.lab.baselines.loop import Run
 from negmerge_kit.lab.baselines.salun import mask_of, saliency
 from negmerge_kit.lab.training.finetuning import finetune
 from negmerge_kit.lab.training.recipe import Recipe
+from negmerge_kit.lab.training.seeding import derived_seed
 from negmerge_kit.vision.classifiers import load_classifier
 from negmerge_kit.vision.images import ImageSet
 from tests.lab.two_weights import parted
@@ -24,8 +25,8 @@ def model(seed=0):
     return load_classifier("classifier:tiny", classes=10, device="cpu", seed=seed)
 
 
-def fresh():
-    return model(seed=7)
+def fresh(seed):
+    return model(seed)
 
 
 def noise(name, n, seed):
@@ -81,10 +82,21 @@ def test_retraining_starts_anew_and_is_the_bases_own_training():
     """Neither the base's weights nor a forget image decide anything; `parted` lets no forget image be read."""
     recipe = Recipe(lr=0.05, epochs=3, optimizer="sgd", batch_size=32, warmup=0)
     found, steps = unlearn("retrain", rate=recipe.lr, epochs=3, seed=5, recipe=recipe)
-    wanted = fresh()
-    assert steps == list(finetune(wanted, REMAINING, replace(recipe, seed=5)))
+    own = derived_seed(5, "retrained model")
+    wanted = fresh(own)
+    assert steps == list(finetune(wanted, REMAINING, replace(recipe, seed=own)))
     wanted = wanted.weights()
     assert all(torch.equal(value, wanted[key]) for key, value in found.weights().items())
+
+
+def test_no_untrained_network_has_the_first_weights_of_another(monkeypatch):
+    """Of any seed that may have made the base, of the retrained model, and of bad teaching's teacher."""
+    seeds = []
+    monkeypatch.setitem(globals(), "fresh", lambda seed: seeds.append(seed) or model(seed))
+    for seed in (0, 1):
+        unlearn("retrain", seed=seed, epochs=1)
+        unlearn("bad-teacher", seed=seed, epochs=1)
+    assert len({0, 1, *seeds}) == 6
 
 
 @pytest.mark.parametrize("optimiser", [{"momentum": 0.9, "weight_decay": 0.1}, {"momentum": 0.0}])

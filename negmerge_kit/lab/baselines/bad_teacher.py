@@ -11,6 +11,7 @@ from torch.nn.functional import kl_div, log_softmax, softmax
 from negmerge_kit.lab.baselines.baseline import BATCH_SIZE, EMBEDDED, PAPER, TINY, Baseline, Preset
 from negmerge_kit.lab.baselines.loop import Pass, Run, View, descend, frozen
 from negmerge_kit.lab.training.finetuning import Step
+from negmerge_kit.lab.training.seeding import derived_seed
 from negmerge_kit.merging.rule import Parameter
 from negmerge_kit.vision.images import ImageSet
 
@@ -33,11 +34,13 @@ def adam(run: Run, weights: Sequence[torch.nn.Parameter]) -> torch.optim.Optimiz
 def steps(run: Run) -> Iterator[Step]:
     """Minimise KL(teacher ‖ θ) at temperature T, the mean over the batch, with one shuffled pass an epoch.
 
-    The teacher of an image to forget is `fresh()`, that of a remaining one the base, both in eval mode. The authors'
-    code divides the mean by the number of classes as well, which Adam undoes.
+    The teacher of an image to forget is an untrained network of other first weights than the base's, that of a
+    remaining one the base, both in eval mode. The authors' code divides the mean by the number of classes as well,
+    which Adam undoes.
     """
     mixed, temperature = marked(run), run.settings["temperature"]
-    competent, incompetent = frozen(run.model, mixed.name), frozen(run.fresh(), mixed.name)
+    untrained = run.fresh(derived_seed(run.seed, "bad teacher"))
+    competent, incompetent = frozen(run.model, mixed.name), frozen(untrained, mixed.name)
 
     def taught(view: View) -> Tensor:
         bad = view.labels[:, None].bool()

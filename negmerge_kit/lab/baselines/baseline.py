@@ -100,7 +100,7 @@ class Baseline:
         *,
         rate: float,
         epochs: int,
-        fresh: Callable[[], Classifier],
+        fresh: Callable[[int], Classifier],
         recipe: Recipe,
         seed: int = 0,
         params: Mapping[str, object] | None = None,

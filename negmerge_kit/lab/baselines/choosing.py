@@ -32,7 +32,7 @@ def choose_rate(
     score: Callable[[Classifier], float],
     *,
     epochs: int,
-    fresh: Callable[[], Classifier],
+    fresh: Callable[[int], Classifier],
     recipe: Recipe,
     rates: Sequence[float] = (),
     seed: int = 0,

@@ -42,7 +42,7 @@ class Run:
         epochs: passes over the sets.
         seed: of the order of the images and of everything else that is drawn.
         settings: the entry's parameters, each with its value.
-        fresh: makes an untrained model of the same kind.
+        fresh: makes an untrained model of the same kind from a seed.
         recipe: how the base was trained; a baseline augments its images alike, in the same precision.
         may_mirror: whether a mirrored image still shows its class (`DataSource.flips`).
         resume: a file for the state of a run that takes long; what keeps one there goes on from it.
@@ -54,7 +54,7 @@ class Run:
     epochs: int
     seed: int
     settings: Mapping[str, Any]
-    fresh: Callable[[], Classifier]
+    fresh: Callable[[int], Classifier]
     recipe: Recipe
     may_mirror: bool = False
     resume: Path | None = None

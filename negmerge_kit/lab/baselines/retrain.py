@@ -11,12 +11,13 @@ from negmerge_kit.lab.training.from_scratch import BaseTraining
 
 
 def steps(run: Run) -> Iterator[Step]:
-    """Train `fresh()` on the remaining set as the base was trained on all, with the run's rate, epochs and seed.
+    """Train an untrained network on the remaining set as the base was trained on all, with the run's rate and epochs.
 
-    The base's weights and the forget set are never looked at.
+    The base's weights and the forget set are never looked at. First weights and order come from a seed of its own (see
+    `BaseTraining.retrained`): those of the run's seed may have made the base.
     """
-    run.model.load(run.fresh().weights().items())
-    training = BaseTraining(run.recipe, run.may_mirror).but(lr=run.rate, epochs=run.epochs, seed=run.seed)
+    training = BaseTraining(run.recipe, run.may_mirror).but(lr=run.rate, epochs=run.epochs).retrained(run.seed)
+    run.model.load(run.fresh(training.recipe.seed).weights().items())
     return training.steps(run.model, run.parts.remaining, resume=run.resume)
 
 

@@ -112,7 +112,7 @@ def _search(
     return choose_rate(
         baseline, model, yardstick.parts, score,
         epochs=terms.epochs or preset.epochs or training.recipe.epochs,
-        fresh=lambda: scene.untrained(device=str(model.device), seed=terms.seed),
+        fresh=lambda seed: scene.untrained(device=str(model.device), seed=seed),
         recipe=training.recipe,
         rates=preset.rates,
         seed=terms.seed,

@@ -11,6 +11,7 @@ from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.training.execution import Execution
 from negmerge_kit.lab.training.finetuning import Step, finetune
 from negmerge_kit.lab.training.recipe import Recipe
+from negmerge_kit.lab.training.seeding import derived_seed
 from negmerge_kit.types import Json
 from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.images import ImageSet
@@ -55,7 +56,7 @@ class BaseTraining:
     """How a scene's base is trained; the retrained model and the shadow models are trained by the same object.
 
     Attributes:
-        recipe: as `base_recipe` gives it; another seed is another order of the images.
+        recipe: as `base_recipe` gives it; another seed is other first weights and another order of the images.
         may_mirror: whether a mirrored image still shows its class (`DataSource.flips`).
     """
 
@@ -75,6 +76,15 @@ class BaseTraining:
         """The same with some settings of the recipe changed, such as its seed."""
         return replace(self, recipe=replace(self.recipe, **changed))
 
+    def retrained(self, seed: int) -> BaseTraining:
+        """The same for the retrained model of a seed: by a seed of its own, which is no base's, and no shadow model's.
+
+        >>> base = BaseTraining(BASES["tiny"], may_mirror=False)
+        >>> base.recipe.seed, base.retrained(0).recipe.seed != 0
+        (0, True)
+        """
+        return self.but(seed=derived_seed(seed, "retrained model"))
+
     def json(self) -> Json:
         """Plain values, for the keys of what is kept."""
         return {"recipe": self.recipe.json(), "may_mirror": self.may_mirror}
@@ -85,7 +95,7 @@ class BaseTraining:
         """Train an untrained classifier in place on these images and no others, a step at each iteration.
 
         Args:
-            model: as `Scene.untrained` gives it.
+            model: as `Scene.untrained` gives it from the recipe's seed.
             images: `Parts.seen` makes the base, `Parts.remaining` the retrained model.
             resume: a file that keeps the run's state, as `finetune` takes it; the caller deletes it when the weights
                 are saved.

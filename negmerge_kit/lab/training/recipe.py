@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ class Recipe:
         warmup: steps of linear warm-up.
         label_smoothing: share of the target spread over the other classes.
         clip_norm: largest gradient norm; 0 clips nothing.
-        seed: order of the images, how each one is augmented, and what the network draws itself, such as dropout.
+        seed: order of the images, how each one is augmented, what the network draws itself, such as dropout, and the
+            first weights of a network that is trained from nothing.
         trainable: which parameters move: "all", "no-attention" (the authors' code), "last-K", "norms".
         augment: "none"; timm's RandAugment after a random crop, e.g. "rand-m3-n2-mstd0.5"; or "crop-4", a crop of the
             image's size after 4 pixels of black padding, on the device.
@@ -186,3 +188,12 @@ def grid(name_or_file: str | Path, *, data: str | None = None, images: int | Non
         raise ParameterError(f"grid '{name_or_file}' holds {twice.label} twice with seed {twice.seed}: leave seed out, "
                              "and every candidate gets its own.")
     return tuple(recipes)
+
+
+def reseeded(recipes: Sequence[Recipe], seed: int) -> tuple[Recipe, ...]:
+    """A grid's recipes as another seed has them: no two seeds share a candidate's; 0 leaves them as they are.
+
+    >>> [recipe.seed for recipe in reseeded(grid("tiny"), 1)]
+    [8, 9, 10, 11, 12, 13, 14, 15]
+    """
+    return tuple(replace(recipe, seed=(recipe.seed + seed * len(recipes)) % SEEDS) for recipe in recipes)
