@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from negmerge_kit.checkpoints.pool import Candidate, Pool
+from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.sweeps.background import SweepStatus
 from negmerge_kit.types import Json
 from negmerge_kit.web.fragments import notice, progress
 
-WIDTHS = {"lr": 6, "epochs": 8, "wd": 6, "forget": 8, "kept": 9}
+WIDTHS = {"lr": 5, "epochs": 7, "wd": 7, "forget": 7, "kept": 8}
 FILE_WIDTH = WIDTHS["lr"] + WIDTHS["epochs"] + WIDTHS["wd"]
 SPACE = "\N{NO-BREAK SPACE}"
 
@@ -20,8 +22,11 @@ def head_row() -> str:
     return f'<p class="nm-columns" aria-hidden="true">{cells}</p>'
 
 
-def line(entry: Candidate) -> str:
-    """One candidate: its recipe, and its own forget and kept share at its own best scale."""
+def line(entry: Candidate, further: Sequence[str] = ()) -> str:
+    """One candidate: its recipe, and its own forget and kept share at its own best scale; then its `further` settings.
+
+    Only before those may the line break.
+    """
     recipe, scores = entry.recipe, entry.scores or {}
     found = scores.get("forget")
     cells = {
@@ -29,7 +34,8 @@ def line(entry: Candidate) -> str:
         "forget": f"{100 * found['value']:.0f}{SPACE}%" if found else "–",
         "kept": f"{100 * scores['kept']:.1f}{SPACE}%" if found else "–",
     }
-    return "".join(text.rjust(WIDTHS.get(name, FILE_WIDTH)) for name, text in cells.items()).replace(" ", SPACE)
+    aligned = "".join(text.rjust(WIDTHS.get(name, FILE_WIDTH)) for name, text in cells.items())
+    return " ".join(text.replace(" ", SPACE) for text in (aligned, " · ".join(further)) if text)
 
 
 def _recipe_cells(recipe: Json) -> dict[str, str]:
@@ -43,8 +49,16 @@ def _recipe_cells(recipe: Json) -> dict[str, str]:
 
 
 def choices(pool: Pool) -> list[tuple[str, str]]:
-    """(line, id) of every finished candidate."""
-    return [(line(entry), entry.id) for entry in pool.entries]
+    """(line, id) of every finished candidate; settings without a column are told where candidates differ in them."""
+    further = [_further(entry.recipe) for entry in pool.entries]
+    shared = set.intersection(*map(set, further)) if further else set()
+    return [(line(entry, [part for part in parts if part not in shared]), entry.id)
+            for entry, parts in zip(pool.entries, further, strict=True)]  # fmt: skip
+
+
+def _further(recipe: Json) -> list[str]:
+    """What a recipe's label tells after rate, epochs and decay: smoothing, augmentation and so on."""
+    return Recipe.from_json(recipe).label.split(" · ")[3:] if "lr" in recipe else []
 
 
 def best(pool: Pool, count: int = 3) -> list[str]:

@@ -1,5 +1,7 @@
 """The list of candidates and the progress under it."""
 
+from dataclasses import replace
+
 import pytest
 
 from negmerge_kit.checkpoints.pool import open_pool
@@ -24,6 +26,16 @@ def test_a_line_tells_recipe_and_own_scores(pool):
     found = pool.entries[0].scores["forget"]
     assert text.split()[:3] == ["1e-3", "2", "0.1"]
     assert (f"{100 * found['value']:.0f} %" if found else "–") in text
+
+
+def test_candidates_that_differ_in_smoothing_alone_look_different(pool):
+    told = ({}, {"label_smoothing": 0.02}, {"label_smoothing": 0.02, "augment": "rand-m3-n2-mstd0.5"})
+    recipe = pool.entries[0].recipe
+    same = [replace(entry, recipe=recipe | {"optimizer": "sgd"} | further)
+            for entry, further in zip(pool.entries, told, strict=True)]  # fmt: skip
+    varied = replace(pool, entries=same)
+    ends = [text.partition(" ")[2].replace(candidates.SPACE, " ") for text, _ in candidates.choices(varied)]
+    assert ends == ["", "smoothing 0.02", "smoothing 0.02 · rand-m3-n2"]  # all have sgd, so it tells nothing
 
 
 def test_best_three_are_those_that_forget_most_alone(pool):
