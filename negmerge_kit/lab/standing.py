@@ -98,6 +98,7 @@ def measure(
         NotFiniteError: if the model answers with NaN or infinity.
     """
     unseen = unseen_of(parts, split)
+    split = unseen.split  # what was read, whatever was asked for
     remaining, forgotten, never = (_answers(model, images) for images in (parts.remaining, parts.forgotten, unseen))
     member = tuple(side[: len(never[1])] for side in remaining)
     scores: dict[str, Json] = {

@@ -106,12 +106,15 @@ class Yardstick:
 
         Raises:
             ParameterError: if the pool has no retrained model.
+            SplitError: if what answers as validation images are test images.
         """
         self.require()
         found, reference = measure(model, self.parts, split="val", features=("confidence",)), self.reference("val")
         assert reference is not None
         values = {name: found.values[name] for name in GAP_OVER}
-        forget, *kept = (_accuracy(found.scores[name]) for name in ("forget", "retain", "unseen"))
+        forget, *kept = (
+            _accuracy(found.scores[name], found.split).for_choosing() for name in ("forget", "retain", "unseen")
+        )
         return Point(scale, forget, pool_accuracies(kept), gap=average_gap(values, reference.values))
 
     @property
@@ -139,5 +142,5 @@ class Yardstick:
         return nearest_scale(score, scales=scales, on_point=on_point)
 
 
-def _accuracy(score: Json) -> Accuracy:
-    return Accuracy(round(score["value"] * score["n"]), score["n"], "val")
+def _accuracy(score: Json, split: str) -> Accuracy:
+    return Accuracy(round(score["value"] * score["n"]), score["n"], split)

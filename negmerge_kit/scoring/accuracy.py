@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from negmerge_kit.errors import ParameterError
+from negmerge_kit.errors import ParameterError, SplitError
 from negmerge_kit.scoring.intervals import wilson
 from negmerge_kit.types import Json
 
@@ -32,6 +32,16 @@ class Accuracy:
     def interval(self) -> tuple[float, float]:
         """Wilson's 95 % interval, fractions in [0, 1]."""
         return wilson(self.correct, self.n)
+
+    def for_choosing(self) -> Accuracy:
+        """The same, where a scale or a rate is chosen by it.
+
+        Raises:
+            SplitError: if it was counted on test images.
+        """
+        if self.split == "test":
+            raise SplitError("test images must not choose a scale or a rate: score on validation.")
+        return self
 
     def json(self) -> Json:
         """The score object that every verb and endpoint prints: value, n, low, high, split."""

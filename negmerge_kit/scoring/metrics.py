@@ -138,7 +138,8 @@ METRICS: dict[str, Metric] = {
         Metric(
             "seconds",
             "Seconds",
-            "wall time to make the model, candidates and searches included",
+            "wall time to make the model: of a rule its candidates, of a baseline every try, and of both the scoring "
+            "on validation that chose the scale or the rate",
             "down",
             "as few as retraining takes, or fewer",
             "measured",

@@ -75,7 +75,7 @@ def choose_rate(
 
     def tried(rate: float) -> Trial:
         model.load(base.items())
-        begun, steps, seconds = perf_counter(), 0, None
+        begun, steps = perf_counter(), 0
         earlier, state = 0.0, log.state_file(rate)
         try:
             run = baseline.unlearn(model, parts, rate=rate, epochs=epochs, fresh=fresh, recipe=recipe, seed=seed,
@@ -84,15 +84,14 @@ def choose_rate(
                 for step in run:
                     steps, earlier = steps + 1, step.earlier
                     on_step(rate, step)
-            seconds = earlier + perf_counter() - begun
             value = float(score(model))
             if not isfinite(value):
                 raise DivergedError(f"the unlearned model scores {value}.")
         except (DivergedError, NotFiniteError) as error:
             if state is not None:
                 state.unlink(missing_ok=True)
-            return Trial(rate, None, seconds or earlier + perf_counter() - begun, steps, "diverged", str(error))
-        return Trial(rate, value, seconds, steps)
+            return Trial(rate, None, earlier + perf_counter() - begun, steps, "diverged", str(error))
+        return Trial(rate, value, earlier + perf_counter() - begun, steps)
 
     best: Trial | None = None
     weights: dict[str, Tensor] | None = None

@@ -19,7 +19,7 @@ class Trial:
 
     Attributes:
         score: on validation, smaller is better; None where it diverged.
-        seconds: of the baseline alone, without the scoring.
+        seconds: of the unlearning and of its scoring on validation, as a scale search is charged.
         status: "ok", or "diverged": never chosen.
         reason: why it diverged.
     """

@@ -56,7 +56,7 @@ def retrained(
     if found := yardstick.retrained():
         return found
     model, validation = yardstick.bench.fresh_model(), yardstick.parts.validation
-    chosen = _search(RETRAIN, model, yardstick, terms, lambda made: 1 - evaluate(made, validation).value,
+    chosen = _search(RETRAIN, model, yardstick, terms, lambda made: 1 - evaluate(made, validation).for_choosing().value,
                      "1 - accuracy on validation", on_step, anew)
     keep_retrained(yardstick.bench.pool, model.weights("cpu").items(), chosen.json(), yardstick.wanted)
     for state in (yardstick.bench.pool.folder / "baselines").glob(f"{RETRAIN}-*.{STATE}"):
@@ -160,12 +160,12 @@ def _row(
     told = {name: standing.scores[name] for name in ("forget", "retain", "unseen")}
     right = {name: round(score["value"] * score["n"]) for name, score in told.items()}
 
-    def pair(split: str, unseen: Accuracy) -> Pair:
-        kept = Accuracy(right["retain"], told["retain"]["n"], split)
-        return Pair(Accuracy(right["forget"], told["forget"]["n"], split), pool_accuracies([kept, unseen]))
+    def pair(unseen: Accuracy) -> Pair:
+        forget, kept = (Accuracy(right[name], told[name]["n"], unseen.split) for name in ("forget", "retain"))
+        return Pair(forget, pool_accuracies([kept, unseen]))
 
-    validation = pair("val", evaluate(model, yardstick.parts.validation))
-    test = pair("test", Accuracy(right["unseen"], told["unseen"]["n"], "test"))
+    validation = pair(evaluate(model, yardstick.parts.validation))
+    test = pair(Accuracy(right["unseen"], told["unseen"]["n"], standing.split))
     return Row(entrant, (), params, status, None, validation, test, None, None, (), cost, standing, trials)
 
 

@@ -21,6 +21,8 @@ class Cost:
     """Seconds of wall time to train the candidates, to merge and to search; bytes; evaluations.
 
     Attributes:
+        search: everything that choosing on validation takes: of a rule the scoring of every scale, of a baseline the
+            training and the scoring of every rate; the final row on test is nobody's.
         train: what the pool records for the candidates that the row needs, also those that it then leaves out.
         peak_memory: on CUDA the most that torch held; elsewhere the most that the whole process held, base, images and
             libraries included; None where the system does not tell.

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from negmerge_kit.errors import NotFiniteError, ParameterError, SceneError
+from negmerge_kit.errors import NotFiniteError, ParameterError, SceneError, SplitError
 from negmerge_kit.lab.hardest import Side
 from negmerge_kit.lab.resident import Choice, Merged
 from negmerge_kit.scoring.accuracy import Accuracy
@@ -67,6 +67,7 @@ class Examiner:
 
     Raises:
         SceneError: from every method, if a side of the split has no image.
+        SplitError: from every method, if the stand's images of the split are another split's.
         NotFiniteError: from every method, if the model answers with NaN or infinity.
     """
 
@@ -137,6 +138,9 @@ class Examiner:
             for what, sets in (("forget", (splits.forget,)), ("retain", splits.retain)):
                 if not any(len(images) for images in sets):
                     raise SceneError(f"split {split} has no {what} images: a comparison needs both sides.")
+                if read := {images.split for images in sets} - {split}:
+                    raise SplitError(f"{what} images asked for as {split} are {', '.join(read)} images: nothing is "
+                                     "chosen or measured by them; build the pool anew.")
             self._sides[split] = (
                 _Asked(Side((splits.forget,), surest_first=True, between=self.stand.give_way)),
                 _Asked(Side(splits.retain, surest_first=False, between=self.stand.give_way)),

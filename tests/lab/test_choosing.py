@@ -1,0 +1,109 @@
+"""How a classifier's scales and rates are chosen: without a test image, and at a cost that is charged alike."""
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from negmerge_kit.checkpoints.pool import open_pool
+from negmerge_kit.errors import ParameterError, SplitError
+from negmerge_kit.lab.baselines import BASELINES, choosing
+from negmerge_kit.lab.baselines.baseline import TINY
+from negmerge_kit.lab.comparison import baseline_rows, classifier_contest
+from negmerge_kit.lab.comparison.classifier_contest import ClassifierContest
+from negmerge_kit.lab.comparison.entrants import find_entrant
+from negmerge_kit.lab.comparison.terms import Terms
+from negmerge_kit.lab.retrained import Wanted, keep_retrained
+from negmerge_kit.lab.training.recipe import Recipe
+from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.lab.yardstick import Yardstick
+from negmerge_kit.sweeps.embedded import start_pool
+from negmerge_kit.sweeps.jobs import missing_jobs
+from negmerge_kit.sweeps.local import run_sweep
+from negmerge_kit.vision.forgetting import Parts
+from negmerge_kit.vision.scene import open_scene
+
+NEGMERGE, ASCENT, RETRAIN = (find_entrant(name) for name in ("negmerge", "gradient-ascent", "retrain"))
+SCALES = [0.0, 0.5, 1.0]
+ASCENT_RATES = BASELINES["gradient-ascent"].preset(TINY).rates
+
+
+class TestWasReadError(Exception):
+    __test__ = False
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The embedded classifier after one epoch, with two candidates, held against its own weights, a little smaller."""
+    scene = replace(open_scene("tiny-classifier"), training={"epochs": 1})
+    pool, _ = start_pool(scene, tmp_path_factory.mktemp("choosing") / "pool")
+    recipes = [Recipe(lr=lr, epochs=1, batch_size=30, warmup=0) for lr in (1e-3, 2e-3)]
+    for outcome in run_sweep(missing_jobs(pool, recipes, device="cpu"), store=pool):
+        assert outcome.failure is None, outcome.failure
+    smaller = {name: tensor * 0.9 if tensor.is_floating_point() else tensor for name, tensor in pool.base.items()}
+    keep_retrained(pool, smaller.items(), {"seconds": 1.0}, Wanted(seed=0))
+    return pool.folder
+
+
+@pytest.fixture
+def bench(folder):
+    return Workbench(open_pool(folder), device="cpu")
+
+
+def contest_of(bench, choose):
+    contest = ClassifierContest(bench, keep=0.5, scales=SCALES, terms=Terms(choose), anew=True)
+    contest.prepare([NEGMERGE])
+    return contest
+
+
+@pytest.mark.parametrize("choose", ["floor", "gap"])
+def test_only_the_final_row_reads_test_images(bench, choose, monkeypatch):
+    @property
+    def sealed(parts):
+        raise TestWasReadError
+
+    monkeypatch.setattr(Parts, "test", sealed)
+    chosen = []
+    for room, name in ((baseline_rows, "choose_rate"), (classifier_contest.ClassifierContest, "search")):
+        real = getattr(room, name)
+        monkeypatch.setattr(room, name, lambda *a, real=real, **k: chosen.append(real(*a, **k)) or chosen[-1])
+    contest = contest_of(bench, choose)
+    for done, entrant in enumerate((ASCENT, NEGMERGE), start=1):
+        with pytest.raises(TestWasReadError):
+            contest.row(entrant)
+        assert len(chosen) >= done  # it was chosen before any test image was asked for
+    assert len(chosen[0].trials) > 1 and len(chosen[1].found.curve) == len(SCALES)
+    if choose == "floor":
+        assert contest.crossing(contest.choose(NEGMERGE, bench.pool.ids)[0]) is not None
+
+
+@pytest.mark.parametrize("choose", ["floor", "gap"])
+def test_what_was_read_is_told_and_test_images_are_refused_under_another_name(bench, choose, monkeypatch):
+    monkeypatch.setattr(Parts, "validation", property(lambda parts: parts.test))
+    contest = ClassifierContest(bench, scales=SCALES, terms=Terms(choose), anew=True)
+    assert contest.yardstick.reference("val").split == "test"
+    with pytest.raises(SplitError):
+        contest.find_scale(bench.choose())
+    with pytest.raises((SplitError, ParameterError), match="test images must not choose|splits .'test', 'val'."):
+        contest.row(ASCENT)
+    with pytest.raises(SplitError, match="test images must not choose"):
+        baseline_rows.retrained(Yardstick(bench, wanted=Wanted(seed=5)), Terms(seed=5, epochs=1))
+
+
+def test_a_baselines_scoring_is_charged_as_a_rules_is(bench, monkeypatch):
+    """The reference is measured before, at nobody's cost; every scale and every rate then takes an hour to score."""
+    point, clock, hours = Yardstick.point, time.perf_counter, []
+
+    def slow(yardstick, *asked):
+        assert "val" in {split for _, split in yardstick._retrained}
+        hours.append(1)
+        return point(yardstick, *asked)
+
+    monkeypatch.setattr(Yardstick, "point", slow)
+    for room in (time, choosing):
+        monkeypatch.setattr(room, "perf_counter", lambda: clock() + 3600 * len(hours))
+    contest = contest_of(bench, "gap")
+    for entrant, scored in ((NEGMERGE, len(SCALES)), (ASCENT, len(ASCENT_RATES))):
+        row = contest.row(entrant)
+        assert round(row.cost.search / 3600) == scored and row.standing.values["seconds"] == row.cost.wall
+        assert [round(trial["seconds"] / 3600) for trial in row.trials] == [1] * len(row.trials)
