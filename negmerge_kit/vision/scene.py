@@ -218,7 +218,9 @@ class Scene:
         theirs = {(entry["name"], entry["split"]): entry for entry in described.get("sets", [])}
         changed = [f"{entry['name']} ({entry['split']})" for entry in ours["sets"]
                    if theirs.get((entry["name"], entry["split"])) != entry]
-        what = f"the images of {', '.join(changed[:3])}" if changed else "its model or its data"
+        rest = ("its model or its data" if ours.get("training") == described.get("training")
+                else "how its base is trained")
+        what = f"the images of {', '.join(changed[:3])}" if changed else rest
         raise SceneError(f"scene {self.name} of this pool differs from what this version makes in {what}: "
                          "make a new pool, or use the version and the images that made this one.")
 

@@ -10,6 +10,7 @@ from negmerge_kit.cli import main
 from negmerge_kit.lab.baselines import BASELINES
 from negmerge_kit.lab.comparison.entrants import ALL
 from negmerge_kit.lab.random_forgetting import beside, find_published_rows
+from negmerge_kit.lab.retrained import Wanted, find_retrained
 from negmerge_kit.scoring.gap import average_gap
 from negmerge_kit.scoring.metrics import METRICS
 from negmerge_kit.vision import clip
@@ -103,6 +104,22 @@ def test_the_same_seed_gives_the_same_table(words, place, capsys):
     _, two = run([*few, "--out", str(place / "two")], capsys)
     assert lasting(one) == lasting(two)
     assert one["never_seen"] > 0 and "published" in one["forgetting"]
+
+
+def test_another_seed_draws_everything_anew(words, place, capsys):
+    """Base, retrained model and candidates; the share to forget follows the seed too."""
+    few = [*words, *("--model", "tiny", "--scales", "0:1:1", "--rules", "uniform", "--baselines", "retrain")]
+    pools = []
+    for seed in (4, 5):
+        code, told = run([*few, "--seed", str(seed), "--out", str(place / "seeds")], capsys)
+        assert code == 0, told
+        pools.append(open_pool(place / "seeds" / f"cifar10-random-tiny-seed{seed}-1-epochs"))
+        assert pools[-1].scene["training"]["seed"] == pools[-1].scene["forgetting"]["seed"] == seed
+    first, second = ({recipe["seed"] for recipe in pool.recipes.values()} for pool in pools)
+    assert (first, second) == ({8, 9}, {10, 11})
+    assert pools[0].base_file.sha256 != pools[1].base_file.sha256
+    own = [find_retrained(pool, Wanted(seed=seed, epochs=1)) for pool, seed in zip(pools, (4, 5), strict=True)]
+    assert [retrained.json()["seed"] for retrained in own] == [4, 5]
 
 
 def test_resnet18_stands_beside_its_published_rows(words, place, capsys):

@@ -2,6 +2,7 @@
 
 import shutil
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import count
 from types import SimpleNamespace
 
@@ -11,14 +12,14 @@ from negmerge_kit.checkpoints import open_checkpoint
 from negmerge_kit.checkpoints.filling import writing
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.cli import main
-from negmerge_kit.errors import PoolError
+from negmerge_kit.errors import PoolError, SceneError
 from negmerge_kit.lab.comparison.baseline_rows import retrained, yardstick_of
 from negmerge_kit.lab.comparison.terms import Terms
 from negmerge_kit.lab.training import finetuning
 from negmerge_kit.lab.training.resuming import StateFile
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps import embedded
-from negmerge_kit.sweeps.embedded import STATE, start_pool
+from negmerge_kit.sweeps.embedded import STATE, _with_training, start_pool
 from negmerge_kit.vision.forgetting import Forgetting
 from negmerge_kit.vision.scene import Scene, parted_scene
 
@@ -102,6 +103,16 @@ def test_whoever_trains_the_base_is_waited_for_as_long_as_it_takes(scene, tmp_pa
     monkeypatch.setattr(embedded, "time", hours)
     pool, _ = start_pool(scene, tmp_path / "pool", device="cpu", on_wait=told.append)
     assert len(waits) == 3 and told == [tmp_path / "pool"] and pool.verify() == []
+
+
+def test_every_seed_has_a_pool_of_its_own(scene, tmp_path):
+    """By its description, which the folder in the cache is named by; another seed's folder is refused."""
+    start_pool(scene, tmp_path / "pool", device="cpu")
+    seeded = replace(scene, training={"epochs": 1, "seed": 1})
+    with pytest.raises(SceneError, match="differs from what this version makes in how its base is trained"):
+        start_pool(seeded, tmp_path / "pool", device="cpu")
+    folders = {embedded.default_folder(_with_training(one).describe()) for one in (scene, seeded)}
+    assert len(folders) == 2
 
 
 def test_a_lost_base_is_told_before_anything_is_trained(scene, tmp_path, monkeypatch):
