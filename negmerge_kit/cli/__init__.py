@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+
+from negmerge_kit.cli.stopping import STOPPED, exit_code, heeding
 
 # verb -> (module with a function of the verb's name, one line for the list)
 VERBS = {
@@ -40,13 +43,14 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "Start with `negmerge demo`. Exit codes: 0 done, 2 wrong input or nothing feasible, 1 a bug.",
+            "Start with `negmerge demo`. Exit codes: 0 done, 2 wrong input or nothing feasible, 1 a bug,",
+            "130 stopped by Ctrl-C, 143 by SIGTERM; what was finished is kept.",
         ]
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb and return its exit code: 0 done, 2 wrong input or infeasible, 1 a bug."""
+    """Run one verb and return its exit code: 0 done, 2 wrong input or infeasible, 1 a bug, 130 and 143 stopped."""
     from negmerge_kit.errors import NegmergeError
 
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -63,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"negmerge: there is no verb '{verb}': choose among {', '.join(VERBS)}.", file=sys.stderr)
         return 2
     try:
-        code = getattr(import_module(f"negmerge_kit.cli.{VERBS[verb][0]}"), verb)(rest)
+        with heeding(signal.SIGTERM):
+            code = getattr(import_module(f"negmerge_kit.cli.{VERBS[verb][0]}"), verb)(rest)
         return int(code)
     except NegmergeError as error:
         print(f"negmerge {verb}: {error}", file=sys.stderr)
@@ -76,9 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    except KeyboardInterrupt:
-        print(f"negmerge {verb}: stopped; what was finished is kept.", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        print(f"negmerge {verb}: {STOPPED}", file=sys.stderr)
+        return exit_code(interrupt)
     except BrokenPipeError:
         # The reader went away (`| head`): nothing is wrong, and nothing more can be said to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import atexit
 import ctypes
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from negmerge_kit.cli.flags import Parser
+from negmerge_kit.cli.stopping import STOPPED, heeding
 
 _ended: list[int] = []
 """The exit code of a process that was told to end."""
@@ -38,8 +40,13 @@ def demo(arguments: list[str]) -> int:
     if options.pool and options.forget:
         parser.error("--forget is for the embedded scene: a pool of your own says itself what it forgets")
     atexit.register(_leave)  # before all others, so that it runs after them
-    signal.signal(signal.SIGTERM, _end)
     _share_memory()
+    # Ctrl-C, too: gradio would take it, and wait seconds for browsers that keep their connection open.
+    with heeding(signal.SIGINT, signal.SIGTERM, by=_end):
+        return _serve(options)
+
+
+def _serve(options: argparse.Namespace) -> int:
     # The page takes seconds to import: fetch it while the pool is opened.
     threading.Thread(target=import_module, args=("negmerge_kit.web.serving",), daemon=True).start()
 
@@ -84,7 +91,7 @@ def demo(arguments: list[str]) -> int:
 
 
 def _end(number: int, frame: object) -> NoReturn:
-    """End as Ctrl-C would, for whoever stops services: the private temporary folder goes, finished candidates stay."""
+    """End by way of the exit handlers: the private temporary folder goes, finished candidates stay."""
     _ended.append(128 + number)
     raise SystemExit(_ended[0])
 
@@ -92,6 +99,7 @@ def _end(number: int, frame: object) -> NoReturn:
 def _leave() -> None:
     """Leave without taking the interpreter down: a thread that is within torch just then would abort the process."""
     if _ended:
+        print(f"\nnegmerge demo: {STOPPED}", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(_ended[0])

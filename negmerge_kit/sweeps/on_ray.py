@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import signal
 import socket
 import threading
 import time
@@ -144,6 +145,7 @@ def connected(address: str | None, workers: int | None) -> Iterator[int]:
     else:
         _knock(address)
         settings["address"] = address
+    before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**settings)
     except Exception as error:  # Ray raises plain Exceptions, too, when a node does not start in time
@@ -151,6 +153,8 @@ def connected(address: str | None, workers: int | None) -> Iterator[int]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
         raise _unusable(address or "this machine", reason) from error
     try:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)  # Ray's own would leave without what is tidied up here
         yield threads
     finally:
         ray.shutdown()

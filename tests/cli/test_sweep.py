@@ -112,7 +112,7 @@ def test_a_grid_in_half_precision_is_told_before_anything_is_made(tmp_path, caps
     assert "needs a CUDA device" in capsys.readouterr().err and not pool.exists()
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_sweep_in_processes_that_is_ended_goes_on_where_it_was(tmp_path, how):
     grid, pool = tmp_path / "grid.toml", tmp_path / "pool"
     grid.write_text(GRID.replace("[0.1, 0.2]", "[0.1, 0.2, 0.3]"))
@@ -125,12 +125,12 @@ def test_a_sweep_in_processes_that_is_ended_goes_on_where_it_was(tmp_path, how):
             if (pool / "pool.json").exists() and open_pool(pool).ids:
                 break
             time.sleep(0.05)
-        os.killpg(driver.pid, how) if how == signal.SIGINT else driver.kill()
+        os.killpg(driver.pid, how) if how == signal.SIGINT else driver.send_signal(how)
         _, said = driver.communicate(timeout=60)
     made = open_pool(pool)
     assert 1 <= len(made.ids) < 3 and made.verify() == []
-    if how == signal.SIGINT:
-        assert driver.returncode == 130 and said.endswith("stopped; what was finished is kept.\n")
+    if how != signal.SIGKILL:
+        assert driver.returncode == 128 + how and said.endswith("stopped; what was finished is kept.\n")
         assert "Traceback" not in said and not list(pool.rglob("*.part"))
         return
     assert driver.returncode == -signal.SIGKILL
