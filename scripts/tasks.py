@@ -57,6 +57,13 @@ def setup() -> None:
     STAMP.write_text(wanted)
 
 
+def ready() -> None:
+    """Say what the environment is good for, once it is there."""
+    activate = VENV.name + (r"\Scripts\activate" if os.name == "nt" else "/bin/activate")
+    lead = "" if os.name == "nt" else "source "
+    print(f".venv is ready: `make demo` serves the app, `{lead}{activate}` puts `negmerge` on your path.")
+
+
 def run(*command: str) -> int:
     """Run one program of the environment; Ctrl-C ends it without a traceback of ours."""
     try:
@@ -129,7 +136,10 @@ def main(arguments: list[str]) -> int:
         return run("-m", "negmerge_kit.cli", "demo", *rest)
     if task == "lab":
         return lab(rest)
-    return test(rest) if task == "test" else 0
+    if task == "test":
+        return test(rest)
+    ready()
+    return 0
 
 
 if __name__ == "__main__":

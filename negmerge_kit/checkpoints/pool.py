@@ -216,6 +216,8 @@ def open_pool(folder: str | Path, *, force: bool = False) -> Pool:
             says how to build one.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise PoolError(f"{folder} is a file: give the pool's folder, the one in which its {RECORD} lies.")
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except FileNotFoundError:

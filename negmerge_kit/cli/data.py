@@ -23,7 +23,8 @@ def data(arguments: list[str]) -> int:
         if arguments and arguments[0] in ("-h", "--help"):
             print("usage: negmerge data list [--json] | prepare DATA... [OPTIONS] | verify DATA... [OPTIONS]")
             return 0
-        raise ParameterError("say what to do with data: list, prepare or verify.")
+        given = f"there is no `negmerge data {arguments[0]}`: " if arguments else ""
+        raise ParameterError(f"{given}say what to do with data: list, prepare or verify.")
     return actions[arguments[0]](arguments[1:])
 
 

@@ -11,6 +11,7 @@ from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.cli.flags import Parser, add_rule_flags, print_json, rule_params, seconds
 from negmerge_kit.cli.sweeping import add_executor_flags, executor_of
 from negmerge_kit.errors import ParameterError
+from negmerge_kit.merging.alike import is_running_statistic
 from negmerge_kit.types import Json
 
 
@@ -38,6 +39,8 @@ def merge(arguments: list[str]) -> int:
     if options.buffers == "recalibrate":
         raise ParameterError("--buffers recalibrate needs a pool's model and images, and files have none: use keep or "
                              "merge here, or `negmerge unlearn POOL`.")
+    if options.buffers == "merge" and not any(map(is_running_statistic, open_checkpoint(options.base))):
+        raise ParameterError(f"{options.base} has no running statistics to merge: leave --buffers out.")
     result = _by_shard(options) if options.executor != "serial" else operations.merge_files(
         options.base,
         options.candidate,

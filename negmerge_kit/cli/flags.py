@@ -55,9 +55,21 @@ def add_buffers_flag(parser: argparse._ActionsContainer) -> None:
 
 
 def rule_params(options: argparse.Namespace) -> dict[str, Any]:
-    """The rule parameters that were given, by name; the rule fills in the rest and refuses strangers."""
-    given = {name[len("rule_") :]: value for name, value in vars(options).items() if name.startswith("rule_")}
-    return {name: value for name, value in given.items() if value is not None}
+    """The dials that were given, by name; the rule fills in the rest.
+
+    Raises:
+        ParameterError: for a dial that the rule does not have; the message names the rules that do.
+    """
+    flags = {name.removeprefix("rule_"): value for name, value in vars(options).items() if name.startswith("rule_")}
+    given = {name: value for name, value in flags.items() if value is not None}
+    own = {parameter.name for parameter in RULES[options.rule].parameters}
+    if strange := [name for name in given if name not in own]:
+        owners = [name for name, rule in RULES.items() if strange[0] in {dial.name for dial in rule.parameters}]
+        raise ParameterError(
+            f"--{strange[0].replace('_', '-')} is no dial of --rule {options.rule}: leave it out, or choose --rule "
+            f"{' or '.join(owners)}."
+        )
+    return given
 
 
 def add_choice_flags(parser: argparse.ArgumentParser) -> None:

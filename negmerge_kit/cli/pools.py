@@ -31,7 +31,8 @@ def pool(arguments: list[str]) -> int:
         if arguments and arguments[0] in ("-h", "--help"):
             print("usage: negmerge pool build tiny | tiny-classifier [OPTIONS] | show POOL [--json] | verify POOL")
             return 0
-        raise ParameterError("say what to do with the pool: build, show or verify.")
+        given = f"there is no `negmerge pool {arguments[0]}`: " if arguments else ""
+        raise ParameterError(f"{given}say what to do with the pool: build, show or verify.")
     return actions[arguments[0]](arguments[1:])
 
 

@@ -42,16 +42,14 @@ class RunningStatistics:
         """The policy, checked against the model and its scene.
 
         Raises:
-            ParameterError: an unknown policy, or `recalibrate` where there is nothing to re-estimate or nothing to
-                re-estimate it on.
+            ParameterError: an unknown policy, one for a model without running statistics, or `recalibrate` where
+                there is nothing to re-estimate them on.
         """
-        if check_buffers(buffers) == "recalibrate":
-            if not has_batch_norm(self._model.clip.visual):
-                raise ParameterError(f"{self._model.spec} has no batch normalisation to recalibrate: use buffers "
-                                     '"keep".')
-            if self._scene.forgetting is None:
-                raise ParameterError(f"scene {self._scene.name} has no remaining training images to recalibrate on: "
-                                     'use buffers "keep" or "merge".')
+        if check_buffers(buffers) != "keep" and not has_batch_norm(self._model.clip.visual):
+            raise ParameterError(f'{self._model.spec} has no batch normalisation to {buffers}: use buffers "keep".')
+        if buffers == "recalibrate" and self._scene.forgetting is None:
+            raise ParameterError(f"scene {self._scene.name} has no remaining training images to recalibrate on: "
+                                 'use buffers "keep" or "merge".')
         return buffers
 
     def changed_by(self, choice: Choice | None) -> set[str]:

@@ -42,6 +42,8 @@ def parse_scales(text: str) -> list[float]:
         if ":" not in text:
             return [check_scale(float(part)) for part in text.split(",")]
         start, stop, step = (Decimal(part) for part in text.split(":"))
+        if start > stop:
+            raise ParameterError(f"scales '{text}' end before they start: write {stop}:{start}:{abs(step)}.")
         count = int((stop - start) / step) + 1
         if step <= 0 or not 1 <= count <= 10_001:
             raise ValueError(text)

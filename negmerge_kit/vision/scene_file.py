@@ -50,6 +50,8 @@ def read_scene(path: Path) -> dict[str, Any]:
     """
     try:
         told = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SceneError(f"scene {path} does not exist: check the path, or write {', '.join(NEEDED)} in it.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SceneError(f"scene {path} cannot be read ({error}): write TOML with {', '.join(NEEDED)}.") from error
     if "data" in told:
