@@ -176,6 +176,7 @@ def lay_out(page: FinetunePage, tab: gr.Tab) -> None:
         losses = gr.HTML("", elem_id="nm-losses")
         with gr.Column(elem_classes="nm-card", elem_id="nm-begun"):
             gr.HTML("<h2>Begun here <small>kept in your cache, also when the app ends</small></h2>")
+            gr.HTML(finetune_told.NOTHING, elem_id="nm-begun-none")
             begun = gr.Radio([], label="Pools", show_label=False, elem_id="nm-begun-list")
             with gr.Row(elem_classes="nm-buttons"):
                 resume = gr.Button("Resume", size="sm", elem_id="nm-resume")

@@ -55,6 +55,8 @@ def test_from_sixty_images_to_a_checkpoint_that_evaluate_confirms(browser, app, 
     visit = Visit(browser, app, viewport={"width": 1340, "height": 900})
     page = visit.page
     tab(visit, "Fine-tune")
+    expect(page.locator("#nm-begun-none")).to_contain_text("press “Use this”")  # and no buttons with nothing to act on
+    expect(page.locator("#nm-resume")).to_be_hidden()
     page.locator("#nm-folder input[type=file]").set_input_files(folder)
     page.get_by_label("Name").fill("stripes")
     page.locator("#nm-families label", has_text="textures").click()
@@ -67,6 +69,7 @@ def test_from_sixty_images_to_a_checkpoint_that_evaluate_confirms(browser, app, 
     expect(page.locator("#nm-finetune-progress")).to_contain_text("of 2 candidates of stripes are done", timeout=SLOW)
     expect(page.locator("#nm-finetune-progress")).to_contain_text("2 of 2", timeout=SLOW)
     expect(page.locator("#nm-losses svg")).to_be_visible()
+    expect(page.locator("#nm-begun-none")).to_be_hidden()
     page.locator("#nm-open").click()
     page.wait_for_url("**pool=app-stripes-*")
     expect(page.locator("#nm-cards")).to_contain_text("stripes", timeout=SLOW)

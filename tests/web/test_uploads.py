@@ -232,6 +232,11 @@ def test_every_accepted_format_passes_under_its_own_ending():
         assert checking.checked_image("anything", file.getvalue()) == ending
 
 
+def test_a_phone_s_photo_is_refused_with_what_to_do(uploads, tmp_path):
+    photo = {"a/photo.heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)}
+    assert "HEIC as JPEG" in refused(uploads, tmp_path, sent(uploads, tmp_path, GOOD | photo))
+
+
 def test_too_few_images_one_class_or_none(uploads, tmp_path):
     few = dict(list(GOOD.items())[:10])
     assert "too few" in refused(uploads, tmp_path, sent(uploads, tmp_path, few))

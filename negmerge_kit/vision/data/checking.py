@@ -59,7 +59,8 @@ def checked_image(name: str, data: bytes) -> str:
                 kind = str(image.format)
                 image.load()
     except UnidentifiedImageError:
-        raise SceneError(f"{name} is no image: give {', '.join(FORMATS)} files, and nothing else.") from None
+        raise SceneError(f"{name} is no image of {', '.join(FORMATS)}: save it as one of these, a phone's HEIC as "
+                         "JPEG, or leave it out.") from None
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, OverflowError, MemoryError, struct.error,
             zlib.error, Image.DecompressionBombError) as error:
         raise SceneError(f"{name} cannot be decoded ({str(error)[:120] or type(error).__name__}): mend it or leave it "
