@@ -29,8 +29,9 @@ def sweep(arguments: list[str]) -> int:
     """Make a scene's pool and fine-tune the candidates that it lacks; goes on where it was stopped."""
     parser = Parser("sweep", "Fine-tune a grid of candidates into a pool; goes on where it was stopped.")
     parser.add_argument(
-        "--scene", required=True, metavar="SCENE", help="tiny:FAMILY, tiny-classifier, a pool folder, or FILE.toml"
-    )
+        "--scene", required=True, metavar="SCENE", help="tiny:FAMILY, tiny-classifier, a pool folder, or FILE.toml; "
+        "indices to forget in it count the data's own training images, of cifar10 as torchvision does"
+    )  # fmt: skip
     parser.add_argument("--grid", required=True, metavar="GRID", help="a preset's name, or FILE.toml")
     parser.add_argument("--out", type=Path, required=True, metavar="POOL", help="folder of the pool")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 
 from negmerge_kit.errors import SceneError
 from negmerge_kit.vision.data import find_data
-from negmerge_kit.vision.data.cifar10 import BATCHES
+from negmerge_kit.vision.data.cifar10 import BATCHES, original_numbers
 from negmerge_kit.vision.data.labels import class_names
 from negmerge_kit.vision.data.rows import draw_splits
 from negmerge_kit.vision.data.transform import Transform
@@ -129,6 +129,17 @@ def test_rows_that_are_not_cifar10s_batches_are_not_numbered_by_guess(hub):
     assert len(Forgetting(data, share=0.1).parts(AT).forgotten) == 18
 
 
+def test_cifar10s_batches_are_known_though_an_image_was_left_out():
+    rows = [int(label) for number in (4, 3, 2, 5, 1) for label in BATCHES[number - 1]]
+    numbers = original_numbers(rows)
+    assert sorted(numbers) == list(range(100)) and numbers[0] == 60
+    rows[0] = rows[45] = -1
+    assert original_numbers(rows) == numbers
+    for wrong in (rows[1:], [*rows, 3], [3] * 100, [-1] * 100, []):
+        with pytest.raises(SceneError, match="not its five batches"):
+            original_numbers(wrong)
+
+
 def test_an_index_of_the_scans_is_scikit_learns():
     digits = load_digits()
     train = find_data("scans").numbering(image_size=8).splits["train"]
@@ -155,6 +166,24 @@ def test_indices_that_are_held_out_are_refused_and_counted(hub):
         Forgetting(data, indices=tuple(range(60))).parts(AT)
     with pytest.raises(SceneError, match="index 60 is not among the 60 images of pets: number them from 0 to 59"):
         Forgetting(data, indices=(train, 60)).parts(AT)
+
+
+@pytest.mark.parametrize("given, held", [
+    ((), ("val", "test")), (("train", "test"), ("val",)), (("train", "val"), ("test",)), (("train", "val", "test"), ()),
+])
+def test_what_a_folder_does_not_bring_is_held_out_of_its_training_files(tmp_path, monkeypatch, given, held):
+    monkeypatch.setenv("NEGMERGE_CACHE", str(tmp_path / "cache"))
+    for number, split in enumerate(given or ("",)):
+        write_folder(tmp_path / "pets" / split, (14, 13, 13), start=50 * number)
+    data = prepared(f"folder:{tmp_path / 'pets'}")
+    drawn = draw_splits(40, held, name="pets")
+    for split, purpose in (("val", "validation, where every scale is chosen"), ("test", "the test")):
+        if split in held:
+            with pytest.raises(SceneError, match=f"^1 of the 1 images to forget are held out for {purpose} "):
+                Forgetting(data, indices=(drawn[split][0],)).parts(AT)
+    assert Forgetting(data, indices=(drawn["train"][0],)).parts(AT).indices == [drawn["train"][0]]
+    if not held:
+        assert len(Forgetting(data, indices=tuple(range(39))).parts(AT).forgotten) == 39
 
 
 def test_a_long_list_of_held_out_indices_is_cut():
