@@ -79,7 +79,7 @@ def build_network(name: str, classes: int | None, *, seed: int = 0) -> Network:
     (57130, (8, 8))
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every GPU for good
         network = _build(name, classes)
     if not isinstance(network.head, torch.nn.Linear):
         raise CheckpointError(f"the head of classifier:{name} is a {type(network.head).__name__}, and only one linear "

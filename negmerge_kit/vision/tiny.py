@@ -87,7 +87,7 @@ def fresh_clip(seed: int = 0) -> CLIP:
 
     register()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every GPU for good
         clip = open_clip.CLIP(**open_clip.get_model_config(TINY))
     with torch.no_grad():
         clip.token_embedding.weight.copy_(token_embedding())

@@ -16,6 +16,7 @@ from negmerge_kit.vision.classifiers import load_classifier
 from negmerge_kit.vision.data.scans import SCANS
 from negmerge_kit.vision.data.transform import Transform
 from negmerge_kit.vision.forgetting import Forgetting
+from negmerge_kit.vision.tiny import fresh_clip
 from tests.lab.two_weights import parted
 
 RECIPE = Recipe(lr=0.05, epochs=2, batch_size=8, warmup=0, optimizer="sgd", seed=1)
@@ -105,6 +106,12 @@ def test_the_callers_draws_between_the_steps_are_its_own(images, kind, stop):
 def unlearned(model, images, seed=1):
     return BASELINES["fine-tune"].unlearn(model, parted(remaining=images), rate=0.05, epochs=2, seed=seed,
                                           fresh=lambda _: dropping(), recipe=RECIPE, params={"batch_size": 8})
+
+
+def test_no_gpu_is_reseeded_by_what_is_made_and_trained_on_the_cpu(images, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("every GPU was reseeded"))
+    fresh_clip(3)
+    list(finetune(dropping(), images, RECIPE))
 
 
 def noted(images, monkeypatch, *, seed=1, rank=0):
