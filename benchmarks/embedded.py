@@ -11,14 +11,13 @@ the pools, so a stopped run goes on where it was.
 import argparse
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from negmerge_kit.checkpoints.pool import Pool, open_pool
 from negmerge_kit.lab.comparison.comparison import Comparison, compare_rules
 from negmerge_kit.lab.comparison.kept_rows import KeptRows
 from negmerge_kit.lab.comparison.rows import Pair
-from negmerge_kit.lab.training.recipe import Recipe, grid
+from negmerge_kit.lab.training.recipe import Recipe, grid, reseeded
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging import chance, total
 from negmerge_kit.scoring import paired_difference
@@ -33,12 +32,10 @@ SCENE = "tiny:digits"
 
 def made(seed: int) -> Pool:
     """The pool of that seed: every candidate's image order is another one."""
-    recipes = grid("tiny")
     pool, _ = start_pool(SCENE)
     if seed:
         pool, _ = start_pool(SCENE, pool.folder.with_name(f"{pool.folder.name}-seed{seed}"))
-    jobs = missing_jobs(pool, [replace(recipe, seed=recipe.seed + seed * len(recipes)) for recipe in recipes])
-    for outcome in run_sweep(jobs, store=pool):
+    for outcome in run_sweep(missing_jobs(pool, reseeded(grid("tiny"), seed)), store=pool):
         assert outcome.failure is None, outcome.failure
     return pool.reload()
 
