@@ -101,7 +101,7 @@ def lay_out(of_pool: Callable[[str], AuditPage], jobs: Jobs, controls: Controls,
             with gr.Row(elem_classes="nm-buttons"):
                 start = gr.Button("Audit this model", variant="primary", elem_id="nm-audit")
                 stop = gr.Button("Cancel", size="sm", interactive=False, elem_id="nm-audit-stop")
-                card, whole = gr.Button(PAGE, size="sm"), gr.Button(f"all: {EVERYTHING}", size="sm")
+                card, whole = gr.Button(f"card: {PAGE}", size="sm"), gr.Button(f"all: {EVERYTHING}", size="sm")
             gr.HTML(
                 '<p class="nm-fine">Cancelling ends after the answer under way. The card says what was done and how it '
                 "scored, with the audit in it once there is one; all is weights, card and audit.</p>"

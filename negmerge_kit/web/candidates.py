@@ -11,7 +11,7 @@ from negmerge_kit.sweeps.background import SweepStatus
 from negmerge_kit.types import Json
 from negmerge_kit.web.fragments import notice, progress
 
-WIDTHS = {"lr": 5, "epochs": 7, "wd": 7, "forget": 8, "kept": 8}
+WIDTHS = {"lr": 5, "epochs": 8, "wd": 7, "forget": 8, "kept": 8}
 FILE_WIDTH = WIDTHS["lr"] + WIDTHS["epochs"] + WIDTHS["wd"]
 SPACE = "\N{NO-BREAK SPACE}"
 
