@@ -106,7 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--subset-size", type=int, metavar="N", help="candidates of a subset (default: half)")
     add("--seed", type=int, default=0, help="seed of --resample and --subsets, of baselines and shadow models")
     add("--plot", type=Path, metavar="FILE", help="the rules and their frontier, as PNG, SVG or PDF")
-    add("--anew", action="store_true", help="compute rows and trials that are kept in the pool again")
+    add("--anew", action="store_true", help="compute again what is kept in the pool: rows, trials, and the "
+        "retrained model where it is a row")  # fmt: skip
     add("--force", action="store_true", help="let candidates of another base in; the result names them")
     add("--device", default="auto", help="auto, cpu, cuda or mps")
     add("--json", action="store_true", help="print JSON")
@@ -119,6 +120,7 @@ def _refuse(options: argparse.Namespace, entrants: Sequence[Entrant], pools: Seq
     from negmerge_kit.lab.comparison.comparison import is_classifier
     from negmerge_kit.lab.comparison.entrants import RETRAIN
     from negmerge_kit.lab.retrained import Wanted, require_retrained
+    from negmerge_kit.vision.clip import pick_device
 
     if len({pool.folder.resolve() for pool in pools}) < len(pools):
         raise ParameterError("a pool is named twice: name each one once.")
@@ -138,7 +140,7 @@ def _refuse(options: argparse.Namespace, entrants: Sequence[Entrant], pools: Seq
         raise ParameterError("--choose gap has no floor to keep: leave --keep out.")
     if options.choose == "gap" and not any(entrant.rule == RETRAIN for entrant in entrants):
         for pool in pools:
-            require_retrained(pool, Wanted(seed=options.seed))
+            require_retrained(pool, Wanted(seed=options.seed, device=pick_device(options.device).type))
     if len(pools) > 1 and (options.resample or options.subsets):
         raise ParameterError("--resample and --subsets look at one pool: name one, or leave them out.")
     if options.resample and options.reference not in {entrant.name for entrant in entrants}:
@@ -167,7 +169,7 @@ def compare_pool(
     if options.executor != "serial":
         from negmerge_kit.sweeps.searches import comparison_jobs
 
-        _make_reference(pool, entrants, terms, options.device)
+        _make_reference(pool, entrants, terms, options.device, anew)
         jobs = comparison_jobs(
             pool, entrants, keep=options.keep, scales=scales, device=options.device, anew=anew, terms=terms,
             buffers=options.buffers,
@@ -195,7 +197,7 @@ def compare_pool(
     return comparison, kept
 
 
-def _make_reference(pool: Pool, entrants: Sequence[Entrant], terms: Terms, device: str) -> None:
+def _make_reference(pool: Pool, entrants: Sequence[Entrant], terms: Terms, device: str, anew: bool) -> None:
     """Retrain, and train the shadow models, before rows are worked out elsewhere: all of them need these models."""
     from negmerge_kit.cli.progress import progress_bar, say
     from negmerge_kit.lab.comparison.baseline_rows import retrained, yardstick_of
@@ -211,7 +213,7 @@ def _make_reference(pool: Pool, entrants: Sequence[Entrant], terms: Terms, devic
         )
         if any(entrant.rule == RETRAIN for entrant in entrants):
             say(bar, "retraining", done=0)
-            retrained(yardstick, terms)
+            retrained(yardstick, terms, anew=anew)
         _ = yardstick.shadows  # trained now, kept in the pool
 
 

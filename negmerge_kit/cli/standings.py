@@ -38,6 +38,7 @@ def standings_table(comparison: Comparison) -> str:
         *lines,
         f"{counts}; attack: share of forgotten images called non-members; all are best near the retrained model's",
         "gap: mean distance to it; chosen: a scale, or the learning rate of a baseline; intervals: --json",
+        "took: candidates or tries, and all scoring on validation that chose; test is charged to nobody",
     ])  # fmt: skip
 
 

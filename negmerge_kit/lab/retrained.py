@@ -1,6 +1,7 @@
 """The models retrained without the images to forget, which others are held against: one for each seed and length.
 
-POOL/retrained-<digest>.safetensors        under base, remaining images, network, recipe with its epochs and seed
+POOL/retrained-<digest>.safetensors        under base, remaining images, network, recipe with its epochs and seed, and
+                                           what trained it: our code, torch, the kind of device
 """
 
 from __future__ import annotations
@@ -8,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from negmerge_kit.checkpoints.pool import MADE_FROM, Pool
 from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.provenance import short_digest
+from negmerge_kit.lab.provenance import made_with, short_digest
 from negmerge_kit.lab.training.from_scratch import BaseTraining
 from negmerge_kit.types import Items, Json, Weights
 from negmerge_kit.vision.scene import Scene
@@ -29,12 +32,15 @@ class Wanted:
         seed: of its training; None takes any model: one trained as the base was before others, of these the smallest
             seed.
         epochs: of its training, where not the base's own; counts only beside a seed.
+        device: kind of device that trained it, with this torch and by this version of the kit: what another one trained
+            is not held against what is trained here. None takes any; counts only beside a seed.
         sha256: of its file, before all others.
     """
 
     seed: int | None = None
     epochs: int | None = None
     sha256: str | None = None
+    device: str | None = None
 
 
 ANY = Wanted()
@@ -55,7 +61,7 @@ class Retrained:
 
     @property
     def seconds(self) -> float:
-        """Wall time of its training."""
+        """Wall time of its training and of its scoring on validation."""
         return float(self.made_by.get("seconds", 0.0))
 
     def json(self) -> Json:
@@ -87,10 +93,8 @@ def find_retrained(pool: Pool, wanted: Wanted = ANY) -> Retrained | None:
     """
     if "forgetting" not in pool.scene:  # a model with a text tower was not trained here
         return None
-    if wanted.sha256 is None and wanted.seed is not None:
-        path = _path(pool, retraining(pool, wanted.seed, wanted.epochs))
-        return _read(path) if path.is_file() else None
-    ours = retraining(pool, 0)
+    ours = retraining(pool, wanted.seed or 0, wanted.epochs)
+    here = made_with(torch.device(wanted.device or "cpu"))
     ranked = []
     for path in pool.folder.glob("retrained-*.safetensors"):
         made = open_checkpoint(path).metadata.get(RETRAINING)
@@ -98,8 +102,13 @@ def find_retrained(pool: Pool, wanted: Wanted = ANY) -> Retrained | None:
             continue
         if "seed" not in made and wanted.sha256 is None:
             continue  # of an earlier version, perhaps of the base's own first weights: only who names the file takes it
-        seed = made.get("seed", -1)
-        ranked.append((_but_seed(made) != _but_seed(ours), seed, path.name, path))
+        if wanted.sha256 is None and wanted.seed is not None:
+            needed = ours | (here if wanted.device else {})
+            if any(made.get(name) != needed[name] for name in needed):
+                continue
+        another = _but_seed({name: made.get(name) for name in ours}) != _but_seed(ours)
+        stale = any(made.get(name) != here[name] for name in ("code", "torch"))
+        ranked.append((another, made.get("seed", -1), stale, path.name, path))
     for *_, path in sorted(ranked):
         if wanted.sha256 in (None, sha256_file(path)):
             return _read(path)
@@ -115,6 +124,8 @@ def require_retrained(pool: Pool, wanted: Wanted = ANY) -> Retrained:
     found = find_retrained(pool, wanted)
     if found is None:
         of, flag = ("", "") if wanted.seed is None else (f" of seed {wanted.seed}", f" --seed {wanted.seed}")
+        if wanted.seed is not None and wanted.device:
+            of, flag = f"{of} that this version trained on {wanted.device}", f"{flag} --device {wanted.device}"
         raise ParameterError(
             f"{pool.folder} has no retrained model{of} to be near to: make it with `negmerge compare {pool.folder} "
             f"--baselines retrain --rules none{flag}`, or choose by the floor."
@@ -123,23 +134,20 @@ def require_retrained(pool: Pool, wanted: Wanted = ANY) -> Retrained:
 
 
 def keep_retrained(pool: Pool, items: Items, made_by: Json, wanted: Wanted) -> Path:
-    """Write a retrained model of that seed beside the pool's base.
+    """Write a retrained model of that seed, trained now on that kind of device, beside the pool's base.
 
     Raises:
         CheckpointError: if the folder cannot be written.
     """
-    assert wanted.seed is not None
-    made = retraining(pool, wanted.seed, wanted.epochs)
+    assert wanted.seed is not None and wanted.device is not None
+    made = retraining(pool, wanted.seed, wanted.epochs) | made_with(torch.device(wanted.device))
     metadata = {MADE_FROM: pool.base_file.sha256, RETRAINING: made, **made_by}
-    return save_checkpoint(_path(pool, made), items, like=pool.base, metadata=metadata)
+    path = pool.folder / f"retrained-{short_digest(made)}.safetensors"
+    return save_checkpoint(path, items, like=pool.base, metadata=metadata)
 
 
 def _but_seed(made: Json) -> Json:
     return {**made, "seed": None, "recipe": {**made["recipe"], "seed": None}}
-
-
-def _path(pool: Pool, made: Json) -> Path:
-    return pool.folder / f"retrained-{short_digest(made)}.safetensors"
 
 
 def _read(path: Path) -> Retrained:

@@ -303,9 +303,11 @@ def test_anew_tries_every_rate_again(capsys, made, tmp_path, monkeypatch):
 
 def test_what_every_row_needs_is_made_before_the_rows_are_spread(capsys, made, tmp_path, monkeypatch):
     folder = Path(shutil.copytree(made, tmp_path / "pool"))
-    there = []
+    there, models = [], []
 
     def spread(title, jobs, options):
+        models.extend(path.stat().st_ino for path in folder.glob("retrained-*.safetensors"))
+        assert [job.anew for job in jobs] == [options.anew and job.entrant.rule != "retrain" for job in jobs]
         there.extend([len(jobs), len(list((folder / "shadows").glob("*.safetensors"))),
                       len(list(folder.glob("retrained-*.safetensors")))])  # fmt: skip
 
@@ -313,6 +315,11 @@ def test_what_every_row_needs_is_made_before_the_rows_are_spread(capsys, made, t
     code, _, err = run(capsys, "compare", folder, "--rules", "none", "--baselines", "retrain", "--shadows", "4",
                        "--executor", "process", "--device", "cpu", "--json")  # fmt: skip
     assert code == 0 and there == [2, 4, 1], (there, err)
+    # Made anew it is made once, before the rows, and by nobody after them.
+    code, _, err = run(capsys, "compare", folder, "--rules", "none", "--baselines", "retrain", "--anew",
+                       "--executor", "process", "--device", "cpu", "--json")  # fmt: skip
+    (last,) = (path.stat().st_ino for path in folder.glob("retrained-*.safetensors"))
+    assert code == 0 and len(models) == 2 and models[0] != models[1] == last, err
 
 
 def test_a_reference_made_anew_is_measured_anew(made, tmp_path):
@@ -323,6 +330,6 @@ def test_a_reference_made_anew_is_measured_anew(made, tmp_path):
                bench.pool.base.items()} for factor in (1.0, 0.01)]  # fmt: skip
     seen = []
     for weights in scaled:
-        keep_retrained(bench.pool, weights.items(), {"seconds": 1.0}, Wanted(seed=0))
+        keep_retrained(bench.pool, weights.items(), {"seconds": 1.0}, Wanted(seed=0, device="cpu"))
         seen.append(yardstick.reference("val").values)
     assert seen[0] != seen[1] and yardstick.reference("val") is yardstick.reference("val")

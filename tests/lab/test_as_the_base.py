@@ -99,5 +99,5 @@ def test_a_retrained_model_of_an_earlier_version_is_taken_by_its_name_only(runs,
     assert find_retrained(pool) is None is find_retrained(pool, Wanted(seed=0))
     named = find_retrained(pool, Wanted(sha256=sha256_file(path)))
     assert named.path == path and (named.json()["seed"], named.json()["epochs"]) == (0, 1)
-    keep_retrained(pool, pool.base.items(), {"seconds": 1.0}, Wanted(seed=4))
+    keep_retrained(pool, pool.base.items(), {"seconds": 1.0}, Wanted(seed=4, device="cpu"))
     assert find_retrained(pool).json()["seed"] == 4

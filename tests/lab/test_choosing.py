@@ -1,19 +1,24 @@
 """How a classifier's scales and rates are chosen: without a test image, and at a cost that is charged alike."""
 
+import shutil
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import ParameterError, SplitError
+from negmerge_kit.lab import provenance
 from negmerge_kit.lab.baselines import BASELINES, choosing
-from negmerge_kit.lab.baselines.baseline import TINY
+from negmerge_kit.lab.baselines.baseline import TINY, Baseline
 from negmerge_kit.lab.comparison import baseline_rows, classifier_contest
 from negmerge_kit.lab.comparison.classifier_contest import ClassifierContest
+from negmerge_kit.lab.comparison.comparison import compare_rules
 from negmerge_kit.lab.comparison.entrants import find_entrant
+from negmerge_kit.lab.comparison.kept_rows import KeptRows
 from negmerge_kit.lab.comparison.terms import Terms
-from negmerge_kit.lab.retrained import Wanted, keep_retrained
+from negmerge_kit.lab.retrained import Wanted, find_retrained, keep_retrained
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.lab.yardstick import Yardstick
@@ -41,7 +46,7 @@ def folder(tmp_path_factory):
     for outcome in run_sweep(missing_jobs(pool, recipes, device="cpu"), store=pool):
         assert outcome.failure is None, outcome.failure
     smaller = {name: tensor * 0.9 if tensor.is_floating_point() else tensor for name, tensor in pool.base.items()}
-    keep_retrained(pool, smaller.items(), {"seconds": 1.0}, Wanted(seed=0))
+    keep_retrained(pool, smaller.items(), {"seconds": 1.0}, Wanted(seed=0, device="cpu"))
     return pool.folder
 
 
@@ -87,7 +92,7 @@ def test_what_was_read_is_told_and_test_images_are_refused_under_another_name(be
     with pytest.raises((SplitError, ParameterError), match="test images must not choose|splits .'test', 'val'."):
         contest.row(ASCENT)
     with pytest.raises(SplitError, match="test images must not choose"):
-        baseline_rows.retrained(Yardstick(bench, wanted=Wanted(seed=5)), Terms(seed=5, epochs=1))
+        baseline_rows.retrained(Yardstick(bench, wanted=Wanted(seed=5, device="cpu")), Terms(seed=5, epochs=1))
 
 
 def test_a_baselines_scoring_is_charged_as_a_rules_is(bench, monkeypatch):
@@ -107,3 +112,32 @@ def test_a_baselines_scoring_is_charged_as_a_rules_is(bench, monkeypatch):
         row = contest.row(entrant)
         assert round(row.cost.search / 3600) == scored and row.standing.values["seconds"] == row.cost.wall
         assert [round(trial["seconds"] / 3600) for trial in row.trials] == [1] * len(row.trials)
+
+
+def test_a_retrained_model_of_another_device_torch_or_version_is_not_mixed_in(folder, tmp_path, monkeypatch):
+    bench = Workbench(open_pool(shutil.copytree(folder, tmp_path / "pool")), device="cpu")
+    here, there = (Wanted(seed=0, device=device) for device in ("cpu", "cuda"))
+    kept = KeptRows(bench.pool, keep=0.5, scales=SCALES, device=bench.model.device)
+    assert find_retrained(bench.pool, there) is None and find_retrained(bench.pool, here).json()["seed"] == 0
+    before = kept._path(NEGMERGE, bench.pool.ids)
+    keep_retrained(bench.pool, bench.pool.base.items(), {"seconds": 1.0}, there)
+    found = [find_retrained(bench.pool, wanted).path for wanted in (here, there)]
+    assert found[0] != found[1] and kept._path(NEGMERGE, bench.pool.ids) == before
+    assert baseline_rows.yardstick_of(bench, Terms("gap")).require().path == found[0]
+    find_retrained(bench.pool, there).path.unlink()
+    for name, value in (("code_digest", lambda: "another version"), ("torch", SimpleNamespace(__version__="1"))):
+        with monkeypatch.context() as patched:
+            patched.setattr(provenance, name, value)
+            assert kept._path(NEGMERGE, bench.pool.ids) != before and find_retrained(bench.pool).path == found[0]
+            with pytest.raises(ParameterError, match="of seed 0 that this version trained on cpu .*--device cpu"):
+                baseline_rows.yardstick_of(bench, Terms("gap")).require()
+
+
+def test_anew_makes_the_retrained_model_anew_and_once(folder, tmp_path, monkeypatch):
+    bench = Workbench(open_pool(shutil.copytree(folder, tmp_path / "pool")), device="cpu")
+    unlearn, trained = Baseline.unlearn, []
+    monkeypatch.setattr(Baseline, "unlearn", lambda self, *a, **k: trained.append(self.name) or unlearn(self, *a, **k))
+    same = {"terms": Terms(seed=7, epochs=1), "scales": SCALES}
+    for anew, times in ((False, 1), (False, 1), (True, 2)):
+        row, other = compare_rules(bench, ["retrain", "uniform"], anew=anew, **same).rows
+        assert trained == ["retrain"] * times and row.standing.values["gap"] == 0 < other.standing.values["gap"]

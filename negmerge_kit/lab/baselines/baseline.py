@@ -82,6 +82,15 @@ class Baseline:
             raise ParameterError(f"{self.name} has no preset {name!r}: choose one of {', '.join(self.presets)}.")
         return self.presets[name]
 
+    def preset_of(self, spec: str) -> Preset:
+        """The preset that a comparison searches for a network, by its spec.
+
+        >>> from negmerge_kit.lab.baselines import BASELINES
+        >>> BASELINES["gradient-ascent"].preset_of("classifier:tiny").params
+        {'batch_size': 64}
+        """
+        return self.preset(TINY if spec == "classifier:tiny" else PAPER)
+
     def resolve(self, params: Mapping[str, object]) -> dict[str, Any]:
         """Every parameter with its default filled in and its value checked.
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from negmerge_kit.errors import SearchDivergedError
 from negmerge_kit.lab.baselines import BASELINES
-from negmerge_kit.lab.baselines.baseline import PAPER, TINY
 from negmerge_kit.lab.baselines.choosing import choose_rate
 from negmerge_kit.lab.baselines.trials import STATE, ChosenRate
 from negmerge_kit.lab.comparison.cost import Cost, metered
@@ -37,23 +36,21 @@ def yardstick_of(
     bench: Workbench, terms: Terms, *, on_shadow: Callable[[int, int], None] = lambda done, count: None
 ) -> Yardstick:
     """What models are measured with on these terms: shadow models and the retrained model of their seed."""
-    return Yardstick(
-        bench, shadows=terms.shadows, seed=terms.seed, wanted=Wanted(seed=terms.seed, epochs=terms.epochs),
-        on_shadow=on_shadow,
-    )
+    wanted = Wanted(seed=terms.seed, epochs=terms.epochs, device=bench.model.device.type)
+    return Yardstick(bench, shadows=terms.shadows, seed=terms.seed, wanted=wanted, on_shadow=on_shadow)
 
 
 def retrained(
     yardstick: Yardstick, terms: Terms, on_step: OnStep = lambda rate, step: None, *, anew: bool = False
 ) -> Retrained:
-    """The pool's retrained model of the terms' seed; trained now and kept in the pool where there is none.
+    """The pool's retrained model of the terms' seed; trained now and kept in the pool where there is none, or `anew`.
 
     Its rate, where there are several to try, is the one with the best accuracy on validation.
 
     Raises:
         SearchDivergedError: if no rate gave numbers.
     """
-    if found := yardstick.retrained():
+    if not anew and (found := yardstick.retrained()):
         return found
     model, validation = yardstick.bench.fresh_model(), yardstick.parts.validation
     chosen = _search(RETRAIN, model, yardstick, terms, lambda made: 1 - evaluate(made, validation).for_choosing().value,
@@ -78,7 +75,7 @@ def baseline_row(
     model = yardstick.bench.fresh_model()
     with metered(model.device) as meter:
         if entrant.rule == RETRAIN:
-            found = retrained(yardstick, terms, on_step, anew=anew)
+            found = retrained(yardstick, terms, on_step)  # where all is to be made anew, it was before the rows
             model.load(found.weights.items())
             trials = tuple(found.made_by.get("trials", ()))
             told: Json = {name: found.made_by[name] for name in ("epochs", "seed") if name in found.made_by}
@@ -107,7 +104,7 @@ def _search(
     """Try the preset's rates; the model is left as the best one made it."""
     bench, baseline = yardstick.bench, BASELINES[name]
     scene = bench.scene
-    preset = baseline.preset(TINY if str(model.spec) == "classifier:tiny" else PAPER)
+    preset = baseline.preset_of(str(model.spec))
     training = BaseTraining.of(scene)
     return choose_rate(
         baseline, model, yardstick.parts, score,

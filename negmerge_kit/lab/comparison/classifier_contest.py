@@ -21,7 +21,7 @@ class ClassifierContest(Contest):
     Args:
         terms: by what scales and rates are chosen, and how many shadow models attack.
         on_step: told each training step of a baseline, with its rate.
-        anew: whether every rate is tried again, whatever the pool keeps.
+        anew: whether every rate is tried again, and the retrained model made again, whatever the pool keeps.
 
     Raises:
         ParameterError: from `row`, if the gap shall choose and the pool has no retrained model.
@@ -46,13 +46,14 @@ class ClassifierContest(Contest):
     def prepare(self, entrants: Sequence[Entrant]) -> None:
         """Make the retrained model, if it is among the entrants: all others are held against it."""
         if any(entrant.rule == RETRAIN for entrant in entrants):
-            retrained(self.yardstick, self.terms, self._on_step)
+            retrained(self.yardstick, self.terms, self._on_step, anew=self._anew)
         if self.terms.choose == "gap":
             self.yardstick.require()
-            self.yardstick.reference("val")  # measured once for all, at nobody's cost
 
     def row(self, entrant: Entrant, ids: Sequence[str] | None = None) -> Row:
         """A rule's row with its metrics at the chosen scale, or a baseline's."""
+        if self.terms.choose == "gap":
+            self.yardstick.reference("val")  # measured once for all, at nobody's cost
         if entrant.rule == BASE:
             return base_row(entrant, self.yardstick)
         if entrant.is_baseline:

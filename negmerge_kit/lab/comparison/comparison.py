@@ -132,7 +132,8 @@ def compare_rules(
         terms: on a classifier's pool, by what scales and rates are chosen, and how hard the attacks try.
         on_row: called with (rows done, rows in all, the entrant that comes next).
         on_step: called with each training step of a baseline and its rate.
-        anew: whether baselines try every rate again, whatever the pool keeps of earlier tries.
+        anew: whether baselines try every rate again, and the retrained model, where it is a row, is made again,
+            whatever the pool keeps.
 
     Raises:
         ParameterError: for a pool of fewer than two candidates, keep or a scale out of range, or a policy for running

@@ -46,7 +46,7 @@ class KeptRows:
         self.folder = pool.folder / "comparisons"
         self._pool = pool
         self._anew, self._buffers = anew, buffers
-        self._wanted = Wanted(seed=terms.seed, epochs=terms.epochs)
+        self._wanted = Wanted(seed=terms.seed, epochs=terms.epochs, device=device.type)
         self._made_from: Json = {
             "schema": SCHEMA,
             **made_with(device),
