@@ -23,6 +23,7 @@ from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
     from negmerge_kit.lab.comparison.entrants import Entrant
+    from negmerge_kit.lab.comparison.terms import Terms
     from negmerge_kit.lab.random_forgetting import PublishedRows
     from negmerge_kit.vision.scene import Scene
 
@@ -52,7 +53,7 @@ def reproduce_random(arguments: list[str]) -> int:
     assert scene.forgetting is not None
     published = find_published_rows(options.model, options.data, options.share)
     if options.dry_run:
-        return _dry_run(options, scene, entrants)
+        return _dry_run(options, scene, entrants, terms)
 
     from negmerge_kit.cli.data import prepare_scene
     from negmerge_kit.lab.training.recipe import reseeded
@@ -117,7 +118,8 @@ def _parser() -> argparse.ArgumentParser:
         "ones: a rehearsal, which the result says")  # fmt: skip
     add("--out", type=Path, default=Path("reproduction"), metavar="DIR", help="pool and result")
     add("--device", default="auto", help="auto, cpu, cuda or mps")
-    add("--anew", action="store_true", help="compute rows that are kept in the pool again")
+    add("--anew", action="store_true", help="compute again what is kept in the pool: rows, trials and the retrained "
+        "model")  # fmt: skip
     add("--dry-run", action="store_true", help="tell steps, time and bytes; do nothing")
     add("--tflops", type=float, default=None, metavar="X", help="what the device sustains, for --dry-run")
     add("--json", action="store_true", help="print JSON")
@@ -148,11 +150,12 @@ def _folder(options: argparse.Namespace) -> str:
     return "-".join(parts)
 
 
-def _dry_run(options: argparse.Namespace, scene: Scene, entrants: tuple[Entrant, ...]) -> int:
+def _dry_run(options: argparse.Namespace, scene: Scene, entrants: tuple[Entrant, ...], terms: Terms) -> int:
     from negmerge_kit.lab.random_forgetting import forecast_rows
     from negmerge_kit.lab.training.forecast import SUSTAINED
     from negmerge_kit.lab.training.from_scratch import base_recipe
     from negmerge_kit.lab.training.recipe import grid
+    from negmerge_kit.scoring.grid import parse_scales
 
     told = forecast_rows(
         scene,
@@ -160,9 +163,8 @@ def _dry_run(options: argparse.Namespace, scene: Scene, entrants: tuple[Entrant,
         entrants,
         base_recipe(scene),
         lambda name, images: grid(options.grid, data=name, images=images),
-        epochs=options.epochs,
-        choose=options.choose,
-        shadows=options.shadows,
+        terms=terms,
+        scales=parse_scales(options.scales),
         tflops=SUSTAINED if options.tflops is None else options.tflops,
     )
     told = {"table": TABLE, "model": options.model, "grid": options.grid, **told}
@@ -172,9 +174,9 @@ def _dry_run(options: argparse.Namespace, scene: Scene, entrants: tuple[Entrant,
     n = told["images"]
     print(f"{scene.name}: {n['forgotten']} images to forget, {n['remaining']} to keep, {n['test']} to test on")
     for row in told["rows"]:
-        print(f"  {row['row']:20} {row['steps']:>10} steps {3600 * row['hours']:>9.0f} s")
-    print(f"  {'searching':20} {'':>10}       {3600 * told['search_hours']:>9.0f} s")
-    print(f"  {'attacks':20} {told['attacks']:>10}       {3600 * told['attack_hours']:>9.0f} s of one CPU core")
+        print(f"  {row['row']:20} {row['trainings']:>5} trained {row['steps']:>10} steps {3600 * row['hours']:>9.0f} s")
+    print(f"  {'searching':20} {told['scales']:>5} scales  {'':>10}       {3600 * told['search_hours']:>9.0f} s")
+    print(f"  {'attacks':20} {told['attacks']:>5} {3600 * told['attack_hours']:>33.0f} s of one CPU core")
     size = "yours" if told["download_bytes"] is None else f"{told['download_bytes'] / 1e6:.0f} MB"
     print(
         f"in all {told['steps']} steps, {told['gpu_hours']:.1f} GPU hours at an assumed {told['assumed_tflops']:g} "

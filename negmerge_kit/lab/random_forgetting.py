@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from negmerge_kit.lab.baselines import BASELINES
-from negmerge_kit.lab.baselines.baseline import PAPER
 from negmerge_kit.lab.comparison.comparison import Comparison
-from negmerge_kit.lab.comparison.entrants import SEARCHES, Entrant
+from negmerge_kit.lab.comparison.entrants import RETRAIN, SEARCHES, Entrant
+from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 from negmerge_kit.lab.training.forecast import SUSTAINED, TRAINING, check_tflops, count_images, flops_per_image
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.scoring.gap import GAP_OVER
@@ -18,6 +18,7 @@ from negmerge_kit.scoring.membership import FEATURES
 from negmerge_kit.scoring.scale import DEFAULT_SCALES
 from negmerge_kit.types import Json
 from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.forgetting import Forgetting
 from negmerge_kit.vision.scene import Scene
 
 ATTACK = 11.0
@@ -94,21 +95,21 @@ def forecast_rows(
     base: Recipe,
     grid: Callable[[str, int], Sequence[Recipe]],
     *,
-    epochs: int | None = None,
-    choose: str = "floor",
-    shadows: int = 0,
+    terms: Terms = PLAIN,
+    scales: Sequence[float] = DEFAULT_SCALES,
     tflops: float = SUSTAINED,
 ) -> Json:
-    """Steps, computing time and disk of the table, before anything is fetched or trained.
+    """Trainings, steps, computing time and disk of the table as asked for, before anything is fetched or trained.
 
-    Images are counted by the sets that each row reads; a search as if no scale were ever given up early.
+    Images are counted by the sets that each row reads; a search as if no scale were ever given up early and greedy
+    selection tried every candidate. What a pool may keep from before, and the way to the crossing of the floor, are
+    left out.
 
     Args:
-        model: an untrained one, whose forward pass is counted.
+        model: an untrained one, whose forward pass is counted; its network also says which rates baselines try.
         base: the recipe of base, retrained model and shadow models.
         grid: the candidates' recipes, by the forget set's name and size.
-        epochs: of every baseline, where not its preset's.
-        choose: by the gap, every scale and every rate that is tried takes an attack on validation.
+        terms: by the gap, every scale and every rate that is tried takes an attack on validation.
 
     Raises:
         ParameterError: unless `tflops` is a finite number above 0.
@@ -116,47 +117,53 @@ def forecast_rows(
     """
     check_tflops(tflops)
     assert scene.forgetting is not None
-    source = scene.forgetting.source
+    source, flops = scene.forgetting.source, flops_per_image(model)
     n = {split: count_images(source, split, scene.transform) for split in ("train", "val", "test")}
-    forgotten = round((scene.forgetting.share or 0) * n["train"])
-    remaining = n["train"] - forgotten
-    reads = {"forget": forgotten, "remaining": remaining}
-    flops = flops_per_image(model)
-    recipes = grid("forgotten", forgotten)
-    rows = [_trained("base", base.epochs * n["train"], base.batch_size)]
-    rows.append(_trained("candidates", sum(r.epochs for r in recipes) * forgotten, recipes[0].batch_size))
+    sets = _sizes(scene.forgetting, n)
+    known = sets["forget"] + sets["remaining"]
+    recipes = grid("forgotten", sets["forget"])
+    rows = [_trained("base", 1, [(base.epochs, sets["seen"], base.batch_size)])]
+    passes = [(recipe.epochs, sets["forget"], recipe.batch_size) for recipe in recipes]
+    rows.append(_trained("candidates", len(recipes), passes))
     for entrant in entrants:
         if entrant.rule in BASELINES:
             baseline = BASELINES[entrant.rule]
-            preset = baseline.preset(PAPER)
-            passes = max(1, len(preset.rates)) * (epochs or preset.epochs or base.epochs)
-            images = passes * sum(reads[name] for name in baseline.reads)
-            rows.append(_trained(entrant.name, images, int(preset.params.get("batch_size", base.batch_size) or 1)))  # type: ignore[call-overload]
-    if shadows:
-        rows.append(_trained("shadows", shadows * base.epochs * (sum(n.values()) // 2), base.batch_size))
-    merged = sum(not entrant.is_baseline and entrant.rule not in SEARCHES for entrant in entrants)
-    searches = merged + 2 * len(recipes) * any(entrant.rule in SEARCHES for entrant in entrants)
-    looked = searches * len(DEFAULT_SCALES) * (n["train"] + n["val"]) + len(entrants) * (n["train"] + n["test"])
+            preset = baseline.preset_of(str(model.spec))
+            tries = max(1, len(preset.rates))
+            epochs = terms.epochs or preset.epochs or base.epochs
+            size = baseline.resolve(preset.params).get("batch_size", base.batch_size)
+            passes = [(tries * epochs, sets[name], size) for name in baseline.reads]
+            rows.append(_trained(entrant.name, tries, passes))
+    if terms.shadows:
+        every = known + sets["val"] + sets["test"]
+        rows.append(_trained("shadows", terms.shadows, [(terms.shadows * base.epochs, every // 2, base.batch_size)]))
     for row in rows:
         row["hours"] = TRAINING * row["images"] * flops / (tflops * 1e12) / 3600
-    tried = searches * len(DEFAULT_SCALES) + sum(
-        len(BASELINES[entrant.rule].preset(PAPER).rates) for entrant in entrants if entrant.rule in BASELINES
-    )
-    attacks = {2 * n["test"]: len(FEATURES) * len(entrants), 2 * n["val"]: tried * (choose == "gap")}
+    rules = {entrant.rule for entrant in entrants}
+    searches = sum(not entrant.is_baseline and entrant.rule not in SEARCHES for entrant in entrants)
+    searches += len(recipes) * bool(rules & SEARCHES.keys()) + (len(recipes) - 1) * ("greedy" in rules)
+    looked = searches * len({0.0, *scales})
+    tried = sum(row["trainings"] for row in rows if row["row"] in BASELINES and row["row"] != RETRAIN)
+    answered = (looked + tried) * (known + sets["val"]) + len(entrants) * (known + sets["test"])
+    attacks = {2 * sets["test"]: len(FEATURES) * len(entrants)}
+    if terms.choose == "gap":
+        attacks[2 * sets["val"]] = attacks.get(2 * sets["val"], 0) + looked + tried
     attack_hours = sum(count * ATTACK * (size / 20_000) ** 2 for size, count in attacks.items()) / 3600
-    search_hours = looked * flops / (tflops * 1e12) / 3600
+    search_hours = answered * flops / (tflops * 1e12) / 3600
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.weights("meta").values())
     disk = (2 + len(recipes)) * weights + sum(n.values()) * scene.transform.nbytes + (source.bytes or 0)
     return {
         "data": source.name,
         "licence": source.licence,
-        "images": {**n, "forgotten": forgotten, "remaining": remaining},
+        "images": {**n, "forgotten": sets["forget"], "remaining": sets["remaining"]},
         "candidates": len(recipes),
         "model_bytes": weights,
         "download_bytes": source.bytes,
         "disk_bytes": disk,
         "assumed_tflops": tflops,
+        "trainings": sum(row["trainings"] for row in rows),
         "steps": sum(row["steps"] for row in rows),
+        "scales": looked,
         "search_hours": search_hours,
         "attacks": sum(attacks.values()),
         "attack_hours": attack_hours,
@@ -165,5 +172,20 @@ def forecast_rows(
     }
 
 
-def _trained(name: str, images: int, batch: int) -> Json:
-    return {"row": name, "images": images, "steps": -(-images // batch)}
+def _sizes(forgetting: Forgetting, n: dict[str, int]) -> dict[str, int]:
+    """Images of each part; of the split as published to a few, which its draw decides (see `published_split`)."""
+    share, every = forgetting.share or 0, n["train"]
+    if not forgetting.as_published:
+        forget = round(share * every)
+        return {"seen": every, "forget": forget, "remaining": every - forget, "val": n["val"], "test": n["test"]}
+    every += n["val"]
+    seen = every - every // 10
+    forget = int(share * seen)
+    return {"seen": seen, "forget": forget, "remaining": seen - forget, "val": every // 100, "test": n["test"]}
+
+
+def _trained(name: str, trainings: int, passes: Sequence[tuple[int, int, int]]) -> Json:
+    """A row of the forecast from its passes: how many, over how many images, in batches of how many."""
+    images = sum(times * count for times, count, _ in passes)
+    steps = sum(times * -(-count // batch) for times, count, batch in passes)
+    return {"row": name, "trainings": trainings, "images": images, "steps": steps}

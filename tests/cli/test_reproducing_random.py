@@ -11,6 +11,7 @@ from negmerge_kit.lab.baselines import BASELINES
 from negmerge_kit.lab.comparison.entrants import ALL
 from negmerge_kit.lab.random_forgetting import beside, find_published_rows
 from negmerge_kit.lab.retrained import Wanted, find_retrained
+from negmerge_kit.lab.training.from_scratch import BaseTraining
 from negmerge_kit.scoring.gap import average_gap
 from negmerge_kit.scoring.metrics import METRICS
 from negmerge_kit.vision import clip
@@ -170,8 +171,39 @@ def test_a_dry_run_tells_steps_time_and_bytes(words, place, capsys):
     assert told["images"]["forgotten"] == round(0.2 * told["images"]["train"])
     _, shadowed = run([*words, "--dry-run", "--shadows", "8", "--choose", "floor"], capsys)
     assert shadowed["steps"] > told["steps"] and shadowed["attacks"] < told["attacks"]
+    few = ["--scales", "0:1:0.5", "--rules", "uniform", "--baselines", "retrain"]
+    _, coarse = run([*words, "--dry-run", *few], capsys)
+    assert (coarse["scales"], coarse["trainings"]) == (3, 4) and coarse["attacks"] < shadowed["attacks"]
+    _, published = run([*words, "--dry-run", "--as-published"], capsys)
+    assert published["images"]["forgotten"] != told["images"]["forgotten"]
     assert main([word for word in [*words, "--dry-run"] if word != "--json"]) == 0
     assert "GPU hours" in capsys.readouterr().out
+
+
+def test_a_dry_run_counts_what_is_then_trained(words, place, capsys, monkeypatch):
+    few = [*words, "--model", "tiny", "--scales", "0.5:1:0.5", "--shadows", "4", "--out", str(place / "counted")]
+    few += ["--rules", "negmerge,uniform", "--baselines", "retrain,gradient-ascent,salun,single", "--as-published"]
+    _, told = run([*few, "--dry-run"], capsys)
+    forecast = {row["row"]: row for row in told["rows"]}
+    assert not (place / "counted").exists()
+    begun = []
+    real = BaseTraining.steps
+    monkeypatch.setattr(BaseTraining, "steps", lambda self, *a, **k: begun.append(self.recipe) or real(self, *a, **k))
+    _, made = run(few, capsys)
+    rows = {row["rule"]: row for row in made["comparison"]["rows"]}
+    assert forecast.keys() == {"base", "candidates", "shadows", "retrain", "gradient-ascent", "salun"}
+    for name in ("retrain", "gradient-ascent", "salun"):
+        assert forecast[name]["trainings"] == len(rows[name]["trials"]), name
+        steps = sum(trial["steps"] for trial in rows[name]["trials"])
+        assert forecast[name]["steps"] == pytest.approx(steps, rel=0.1), name
+    assert forecast["candidates"]["trainings"] == len(made["comparison"]["candidates"]) == told["candidates"] == 2
+    from_nothing = sum(forecast[name]["trainings"] for name in ("base", "retrain", "shadows"))
+    assert len(begun) == from_nothing == 1 + 1 + 4
+    assert told["trainings"] == from_nothing + 2 + sum(forecast[n]["trainings"] for n in ("gradient-ascent", "salun"))
+    assert told["scales"] == sum(rows[name]["evaluations"] for name in ("single", "negmerge", "uniform")) == 3 * 4
+    sizes = {name: rows["retrain"]["metrics"][name]["n"] for name in ("forget", "retain")}
+    for name, images in (("forgotten", "forget"), ("remaining", "retain")):
+        assert told["images"][name] == pytest.approx(sizes[images], abs=9), name
 
 
 @pytest.mark.parametrize(
