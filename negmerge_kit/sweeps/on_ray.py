@@ -153,7 +153,7 @@ def connected(address: str | None, workers: int | None) -> Iterator[int]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
         raise _unusable(address or "this machine", reason) from error
     try:
-        if threading.current_thread() is threading.main_thread():
+        if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)  # Ray's own would leave without what is tidied up here
         yield threads
     finally:
