@@ -92,6 +92,13 @@ class FinetunePage:
                     self.tunes.open(plan.id)
                 yield finetune_told.summary(plan, images), plan.id
 
+    def stays(self, plan: object) -> str:
+        """The name of what is chosen, while something else is checked or has been refused."""
+        try:
+            return finetune_told.stays(self.tunes.plans.read(plan)) if plan else ""
+        except NegmergeError:
+            return ""
+
     def preset(self, plan: object, preset: object) -> list[list[Any]]:
         """The preset's rows, as long as they should be for the plan's images."""
         return preset_rows(preset, self.tunes.plans.read(plan).images if plan else 700)
@@ -189,10 +196,11 @@ def lay_out(page: FinetunePage, tab: gr.Tab) -> None:
         choices = page.begun()
         ids = [id for _, id in choices]
         newest = page.tunes.run.plan.id if page.tunes.run else ids[0] if ids else None
-        value = chosen if chosen in ids else newest
+        # What is chosen is left alone: it may have changed since this was asked.
+        value = {} if chosen in ids else {"value": newest}
         return [
             told_now, figure, now, gr.Timer(active=more_to_come), gr.Button(interactive=not more_to_come),
-            gr.Button(interactive=more_to_come), gr.Radio(choices=choices, value=value),
+            gr.Button(interactive=more_to_come), gr.Radio(choices=choices, **value),
         ]  # fmt: skip
 
     def shown(trigger: Any, **options: Any) -> Any:
@@ -207,9 +215,10 @@ def lay_out(page: FinetunePage, tab: gr.Tab) -> None:
     fewer.click(told(one_less), table, table, **LIGHT)
     changes = [table.change, plan.change, tab.select]
     gr.on(changes, page.estimate, [plan, table], cost, trigger_mode="always_last", **LIGHT)
-    shown(start.click(told(page.start), [plan, table, address], None, **LIGHT).success)
-    shown(stop.click(told(page.tunes.stop), None, None, **LIGHT).success)
-    shown(resume.click(told(page.resume), [begun, address], None, **LIGHT).success)
+    # After a refusal, too: another tab may have begun or stopped what this one does not know of yet.
+    shown(start.click(told(page.start), [plan, table, address], None, **LIGHT).then)
+    shown(stop.click(told(page.tunes.stop), None, None, **LIGHT).then)
+    shown(resume.click(told(page.resume), [begun, address], None, **LIGHT).then)
     shown(plan.change)
     to_unlearn.click(told(page.tunes.open), begun, opened, **LIGHT).success(
         None, opened, None, js="id => { window.location.href = '?pool=' + encodeURIComponent(id); }",
@@ -259,13 +268,15 @@ def _connect_scene(page: FinetunePage, scene: dict[str, Any], plan: gr.State) ->
         still = [gr.skip()] * 4  # the uploads
         busy = gr.Button(interactive=False), gr.Button(interactive=True)  # each time, as in job_buttons
         yield *busy, gr.skip(), gr.skip(), *still
+        *asked, chosen = values
+        stays = page.stays(chosen)  # what Fine-tune begins until there is another
         try:
-            for html, id in page.choose(str(request.session_hash), *values):
-                yield *busy, html, id or gr.skip(), *still
+            for html, id in page.choose(str(request.session_hash), *asked):
+                yield *busy, html if id else html + stays, id or gr.skip(), *still
         except CancelledError as error:
-            yield *busy, fragments.notice(str(error), "hint"), gr.skip(), *still
+            yield *busy, fragments.notice(str(error), "hint") + stays, gr.skip(), *still
         except NegmergeError as error:
-            yield *busy, fragments.notice(str(error)), gr.skip(), *still
+            yield *busy, fragments.notice(str(error)) + stays, gr.skip(), *still
         # What was sent is gone by now, whatever became of it.
         yield gr.Button(interactive=True), gr.Button(interactive=False), gr.skip(), gr.skip(), *[None] * 4
 
@@ -274,7 +285,7 @@ def _connect_scene(page: FinetunePage, scene: dict[str, Any], plan: gr.State) ->
 
     uploads = [scene[key] for key in ("archive", "folder", "base", "tuned")]
     sent = ("kind", "archive", "folder", "paths", "name", "keep", "family", "base", "tuned", "arch")
-    inputs = [scene[key] for key in sent]
+    inputs = [*(scene[key] for key in sent), plan]
     outputs = [use, cancel, scene["summary"], plan, *uploads]
     use.click(run, inputs, outputs, js=WITH_PATHS, concurrency_limit=4, **LIGHT).then(
         lambda: (gr.Button(interactive=True), gr.Button(interactive=False)), None, [use, cancel], **LIGHT

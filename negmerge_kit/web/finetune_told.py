@@ -39,6 +39,11 @@ def summary(plan: Plan, taken: Taken | None = None) -> str:
     )
 
 
+def stays(plan: Plan) -> str:
+    """What is chosen still."""
+    return f'<p class="nm-fine">Until then <b>{escape(plan.scene.name)}</b> stays chosen.</p>'
+
+
 def estimate(plan: Plan, recipes: Sequence[Recipe], cost: Cost) -> str:
     """What the recipes that the pool lacks cost before anything is started."""
     if not recipes:
