@@ -19,8 +19,8 @@ TABS = ("unlearn", "compare", "agreement", "finetune", "audit")
 LONGEST = 200_000
 LOWEST_KEEP = 0.8
 
-READ = "() => [negmerge.asked]"
-"""Sends the address as the page was called to the handler that restores from it."""
+READ, READ_TAB = "() => [++negmerge.sent, negmerge.asked]", "() => [negmerge.asked]"
+"""Send the address as the page was called to the handlers that restore from it, the first with a number."""
 
 
 @dataclass

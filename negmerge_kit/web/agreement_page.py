@@ -7,14 +7,18 @@ from typing import Any
 
 import gradio as gr
 
-from negmerge_kit.errors import NegmergeError
+from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.web import fragments
 from negmerge_kit.web.agreeing import WHOLE, Agreeing
 from negmerge_kit.web.job_buttons import LIGHT, connect, told_by
 from negmerge_kit.web.jobs import Jobs
+from negmerge_kit.web.numbered import Standing, numbers, session
 from negmerge_kit.web.page import Controls
-from negmerge_kit.web.told import told
+from negmerge_kit.web.told import told, told_on_the_way
 from negmerge_kit.web.unlearn import Unlearn
+from negmerge_kit.web.visitors import Visitors
+
+COUNTING = "Counting the votes of this choice…"
 
 
 class AgreementPage:
@@ -37,6 +41,14 @@ class AgreementPage:
             seen.histogram, seen.map, seen.table, self.agreeing.explained(choice),
         )  # fmt: skip
 
+    def of(self, ids: list[str], rule: str, *dials: Any) -> object:
+        """What the page is about with these controls: a choice of this pool.
+
+        Raises:
+            NegmergeError: with a sentence for the page.
+        """
+        return self.page.bench.pool.folder, self.page.choice(ids, rule, dials)
+
     def votes(self, of: object, ids: list[str], rule: str, *dials: Any) -> str:
         """The histogram of another layer."""
         try:
@@ -49,18 +61,36 @@ class AgreementPage:
         yield from told_by(lambda: self.agreeing.explain(visitor, self.page.choice(ids, rule, dials)))
 
 
-def lay_out(of_pool: Callable[[str], AgreementPage], jobs: Jobs, controls: Controls, tab: gr.Tab) -> None:
-    """Build the page within its tab and connect it; `of_pool` gives the handlers of the pool that a visitor is on."""
+def lay_out(
+    of_pool: Callable[[str], AgreementPage], jobs: Jobs, controls: Controls, tab: gr.Tab, number: gr.Number
+) -> None:
+    """Build the page within its tab and connect it; `of_pool` gives the handlers of the pool that a visitor is on.
 
-    def show(of: object, pool: str, *values: Any) -> Any:
-        return of_pool(pool).show(of, *values)
+    Histograms and explanation are of the choice that the page was shown for, also where the controls have moved.
+    """
 
-    def votes(of: object, pool: str, *values: Any) -> str:
-        return of_pool(pool).votes(of, *values)
+    def show(request: gr.Request, number: Any, of: object, *choice: Any) -> Iterator[Any]:
+        before, stands = standing.turn(request, number, list(choice))
+        if not before:
+            yield f'<p class="nm-card nm-fine" role="status">{COUNTING}</p>', gr.skip(), "", "", "", "", gr.skip()
+        pool, *values = choice
+        answer = of_pool(pool).show(of, *values)
+        yield (*answer, list(choice)) if stands() else gr.skip()
 
-    def explain(visitor: str, pool: str, *values: Any) -> Iterator[tuple[str, str]]:
+    def about(named: list[Any]) -> object:
+        pool, *values = _checked(named)
+        return of_pool(pool).of(*values)
+
+    def votes(request: gr.Request, of: object, named: list[Any]) -> Any:
+        pool, *values = _checked(named)
+        answer = of_pool(pool).votes(of, *values)
+        return answer if standing.visitors.stands_at(session(request), about(named)) else gr.skip()
+
+    def explain(visitor: str, named: list[Any]) -> Iterator[tuple[str, str]]:
+        pool, *values = _checked(named)
         yield from of_pool(pool).explain(visitor, *values)
 
+    standing, named = Standing(about, Visitors()), gr.State([])
     with gr.Column(elem_classes="nm-page"):
         notice = gr.HTML("", elem_id="nm-agreed")
         with gr.Row(elem_classes="nm-pair"):
@@ -86,7 +116,13 @@ def lay_out(of_pool: Callable[[str], AgreementPage], jobs: Jobs, controls: Contr
                 stop = gr.Button("Cancel", size="sm", interactive=False, elem_id="nm-explain-stop")
             progress = gr.HTML("", elem_id="nm-explain-progress", elem_classes="nm-told")
             why = gr.HTML("", elem_id="nm-why")
-    tab.select(told(show), [of, *controls.choice], [notice, of, histogram, heat, table, why],
-               trigger_mode="always_last", **LIGHT)  # fmt: skip
-    of.input(told(votes), [of, *controls.choice], histogram, trigger_mode="always_last", **LIGHT)
-    connect(start, stop, explain, controls.choice, [progress, why], jobs.cancel)
+    tab.select(told_on_the_way(show), [number, of, *controls.choice], [notice, of, histogram, heat, table, why, named],
+               trigger_mode="multiple", js=numbers(1 + len(controls.choice)), **LIGHT)  # fmt: skip
+    of.input(told(votes), [of, named], histogram, trigger_mode="always_last", **LIGHT)
+    connect(start, stop, explain, [number, named], [progress, why], jobs, standing)
+
+
+def _checked(named: list[Any]) -> list[Any]:
+    if not named:
+        raise ParameterError("no choice is shown here yet: go to Unlearn and come back.")
+    return named

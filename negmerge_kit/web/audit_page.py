@@ -7,17 +7,19 @@ from typing import Any
 
 import gradio as gr
 
-from negmerge_kit.errors import NegmergeError
+from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.lab.audits.audit import PROBES
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.web import fragments
 from negmerge_kit.web.auditing import Auditing, audit_html
 from negmerge_kit.web.job_buttons import LIGHT, PRESS, connect, told_by
 from negmerge_kit.web.jobs import Done, Jobs, Progress
+from negmerge_kit.web.numbered import Standing, numbers
 from negmerge_kit.web.page import Controls
 from negmerge_kit.web.takeaway import EVERYTHING, PAGE, TakeAway
 from negmerge_kit.web.told import told
 from negmerge_kit.web.unlearn import Unlearn
+from negmerge_kit.web.visitors import Visitors
 
 CLASSIFIER = (
     "These probes ask models whose heads are apart, and a standard classifier’s is its own. Whether it still knows its "
@@ -39,7 +41,8 @@ class AuditPage:
             choice, scale = self._model(ids, rule, scale, dials)
         except NegmergeError as error:
             return "", fragments.notice(str(error)), ""
-        title = f"Rule {choice.rule}, {len(choice.candidates)} candidates, scale {scale:g}: the model on Unlearn."
+        made = f"Rule {choice.rule}, {len(choice.candidates)} candidates, scale {scale:g}"
+        title = f"{made}: the model that stood on Unlearn when you came here."
         if self.page.classifier:
             return title, fragments.notice(CLASSIFIER, "hint"), ""
         if not scale:
@@ -80,19 +83,41 @@ class AuditPage:
         choice, scale = self._model(ids, rule, scale, dials)
         return str(self.takeaway.everything(choice, scale, self.page.keep(keep), self.auditing.known(choice, scale)))
 
+    def of(self, ids: list[str], rule: str, keep: float, scale: float, *dials: Any) -> object:
+        """What the page is about with these controls: a model of this pool.
+
+        Raises:
+            NegmergeError: with a sentence for the page.
+        """
+        return self.page.bench.pool.folder, *self._model(ids, rule, scale, dials)
+
     def _model(self, ids: list[str], rule: str, scale: float, dials: tuple[Any, ...]) -> tuple[Choice, float]:
         return self.page.choice(ids, rule, dials), self.page.scale(scale)
 
 
-def lay_out(of_pool: Callable[[str], AuditPage], jobs: Jobs, controls: Controls, tab: gr.Tab) -> None:
-    """Build the page within its tab and connect it; `of_pool` gives the handlers of the pool that a visitor is on."""
+def lay_out(
+    of_pool: Callable[[str], AuditPage], jobs: Jobs, controls: Controls, tab: gr.Tab, number: gr.Number
+) -> None:
+    """Build the page within its tab and connect it; `of_pool` gives the handlers of the pool that a visitor is on.
 
-    def show(pool: str, *values: Any) -> tuple[str, str, str]:
-        return of_pool(pool).show(*values)
+    What is audited and taken away is the model that the page names, also where the controls have moved meanwhile.
+    """
 
-    def run(visitor: str, probes: object, pool: str, *values: Any) -> Iterator[tuple[str, str]]:
+    def show(request: gr.Request, number: Any, *model: Any) -> list[Any]:
+        pool, *values = model
+        answer = of_pool(pool).show(*values)
+        standing.turn(request, number, list(model))
+        return [*answer, list(model)]
+
+    def of(named: list[Any], probes: object = None) -> object:
+        pool, *values = _checked(named)
+        return of_pool(pool).of(*values)
+
+    def run(visitor: str, named: list[Any], probes: object) -> Iterator[tuple[str, str]]:
+        pool, *values = _checked(named)
         yield from of_pool(pool).run(visitor, probes, *values)
 
+    standing, named = Standing(of, Visitors()), gr.State([])
     with gr.Column(elem_classes="nm-page"):
         with gr.Column(elem_classes="nm-card"):
             gr.HTML("<h2>Is it gone? <small>what can still be read out, or comes back quickly</small></h2>")
@@ -110,14 +135,22 @@ def lay_out(of_pool: Callable[[str], AuditPage], jobs: Jobs, controls: Controls,
             whole_file = gr.DownloadButton("all", visible="hidden", elem_id="nm-file-everything")
         progress = gr.HTML("", elem_id="nm-audit-progress", elem_classes="nm-told")
         content = gr.HTML("", elem_id="nm-audit-content")
-    tab.select(told(show), controls.model, [what, progress, content], trigger_mode="always_last", **LIGHT)
-    connect(start, stop, run, [probes, *controls.model], [progress, content], jobs.cancel)
+    tab.select(told(show), [number, *controls.model], [what, progress, content, named], trigger_mode="always_last",
+               js=numbers(len(controls.model)), **LIGHT)  # fmt: skip
+    connect(start, stop, run, [number, named, probes], [progress, content], jobs, standing)
     for button, file, kind in ((card, card_file, "card"), (whole, whole_file, "everything")):
 
-        def write(pool: str, *values: Any, kind: str = kind) -> str:
+        def write(named: list[Any], kind: str = kind) -> str:
+            pool, *values = _checked(named)
             return str(getattr(of_pool(pool), kind)(*values))
 
         button.click(
-            told(write), controls.model, file, api_visibility="private", show_progress="minimal",
+            told(write), named, file, api_visibility="private", show_progress="minimal",
             show_progress_on=button, concurrency_limit=2, concurrency_id="heavy",
         ).success(None, None, None, js=PRESS.format(kind=kind), api_visibility="private")  # fmt: skip
+
+
+def _checked(named: list[Any]) -> list[Any]:
+    if not named:
+        raise ParameterError("no model is named here yet: go to Unlearn and come back.")
+    return named

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -20,8 +22,10 @@ from negmerge_kit.web.comparing import Compare
 from negmerge_kit.web.dials import DIALS, buffers_of
 from negmerge_kit.web.job_buttons import LIGHT, connect, told_by
 from negmerge_kit.web.jobs import Done, Jobs, Progress
+from negmerge_kit.web.numbered import Standing, numbers, session
 from negmerge_kit.web.page import Controls
 from negmerge_kit.web.told import told
+from negmerge_kit.web.visitors import Visitors
 
 EMPTY = (
     f"All {len(find_entrants())} rules and searches are held against each other on this pool’s candidates at the floor "
@@ -79,10 +83,13 @@ def floor_of(value: object) -> float:
     return round(float(value), 2)
 
 
-def lay_out(of_pool: Callable[[str], Compare], jobs: Jobs, controls: Controls, tabs: gr.Tabs, tab: gr.Tab) -> None:
+def lay_out(
+    of_pool: Callable[[str], Compare], jobs: Jobs, controls: Controls, tabs: gr.Tabs, tab: gr.Tab, number: gr.Number,
+    unlearn: Visitors,
+) -> None:  # fmt: skip
     """Build the page within its tab and connect it; a row that is clicked moves the controls of Unlearn.
 
-    `of_pool` gives the comparisons of the pool that a visitor is on.
+    `of_pool` gives the comparisons of the pool that a visitor is on; `unlearn` knows what visitors chose on that page.
     """
     with gr.Column(elem_classes="nm-page"):
         with gr.Column(elem_classes="nm-card nm-bar-of-controls"):
@@ -97,31 +104,55 @@ def lay_out(of_pool: Callable[[str], Compare], jobs: Jobs, controls: Controls, t
         progress = gr.HTML("", elem_id="nm-compare-progress", elem_classes="nm-told")
         content = gr.HTML("", elem_id="nm-compare-content", js_on_load=LOAD)
 
-    def show(keep: Any, pool: str, buffers: Any, request: gr.Request) -> Iterator[Any]:
+    def about(keep: Any, pool: Any, buffers: Any) -> list[Any]:
+        return [pool, floor_of(keep), buffers_of(buffers)]
+
+    def marked(news: Iterator[tuple[str, str]], *asked: Any) -> Iterator[tuple[str, str]]:
+        """Content says what it is of, so that a click on it cannot load another comparison's row."""
+        for how_far, html in news:
+            of = escape(json.dumps(about(*asked)), quote=True) if html else ""
+            yield how_far, f'<div data-of="{of}">{html}</div>' if html else ""
+
+    def show(request: gr.Request, number: Any, *asked: Any) -> Iterator[Any]:
+        before, stands = standing.turn(request, number, *asked)
+        yield "", gr.skip() if before else ""
+        for news, html in marked(look(session(request), *asked), *asked):
+            if not stands():
+                return
+            yield news, html or gr.skip()
+
+    def look(visitor: str, keep: Any, pool: str, buffers: Any) -> Iterator[tuple[str, str]]:
         try:
             compare, at = of_pool(pool), (floor_of(keep), buffers_of(buffers))
             if compare.known(*at) is None and compare.ready(*at):
-                yield from follow(compare, str(request.session_hash), *at)
-                return
+                yield from follow(compare, visitor, *at)
+            else:
+                yield "", shown_first(compare, *at)
         except NegmergeError as error:
-            yield fragments.notice(str(error)), gr.skip()
-            return
-        yield "", shown_first(compare, keep, buffers)
+            yield fragments.notice(str(error)), ""
 
     def run(visitor: str, keep: Any, pool: str, buffers: Any) -> Iterator[tuple[str, str]]:
-        yield from follow(of_pool(pool), visitor, keep, buffers)
+        yield from marked(follow(of_pool(pool), visitor, keep, buffers), keep, pool, buffers)
 
-    def load(keep: Any, pool: str, buffers: Any, event: gr.EventData) -> list[Any]:
+    def load(request: gr.Request, number: Any, keep: Any, pool: str, buffers: Any, event: gr.EventData) -> Any:
         data = event._data if isinstance(event._data, dict) else {}
-        row = of_pool(pool).load(data.get("row"), data.get("which"), floor_of(keep), buffers_of(buffers))
+        at = about(keep, pool, buffers)
+        if data.get("of") != json.dumps(at):
+            raise ParameterError("that row is of another pool or floor than stands here now: compare again.")
+        row = of_pool(pool).load(data.get("row"), data.get("which"), *at[1:])
+        if unlearn.overtaken(session(request), number, by_choice=True):
+            return gr.skip()
         dials = [row.params[name] if owner == row.rule else gr.skip() for owner, name in DIALS]
         return [gr.Tabs(selected="unlearn"), list(row.candidates), row.rule, row.scale, keep, *dials]
 
-    asked = [keep, controls.pool, controls.buffers]
-    gr.on([tab.select, keep.release], show, asked, [progress, content], trigger_mode="always_last", **LIGHT)
-    connect(start, stop, run, asked, [progress, content], jobs.cancel)
+    asked = [number, keep, controls.pool, controls.buffers]
+    numbered = {"inputs": asked, "js": numbers(len(asked) - 1), **LIGHT}
+    standing = Standing(about, Visitors())
+    gr.on([tab.select, keep.change], show, outputs=[progress, content], trigger_mode="multiple", concurrency_limit=8,
+          **numbered)  # fmt: skip
+    connect(start, stop, run, asked, [progress, content], jobs, standing)
     moved = [tabs, controls.picker, controls.rule, controls.scale, controls.keep, *controls.dials]
-    content.click(told(load), asked, moved, **LIGHT)
+    content.click(told(load), outputs=moved, **numbered)
 
 
 def _first(compare: Compare, keep: float) -> str:

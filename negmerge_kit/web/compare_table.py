@@ -13,9 +13,10 @@ NBSP = "\N{NO-BREAK SPACE}"
 LOAD = """element.addEventListener('click', event => {
   const mark = event.target.closest('[data-row], [data-mark]');
   if (!mark) return;
+  const of = mark.closest('[data-of]')?.dataset.of;
   const told = /^(?:forget|retain)-(matched|protocol)-(.+)$/.exec(mark.dataset.mark || '');
-  if (told) trigger('click', {row: told[2], which: told[1]});
-  else if (mark.dataset.row) trigger('click', {row: mark.dataset.row, which: mark.dataset.which});
+  if (told) trigger('click', {row: told[2], which: told[1], of});
+  else if (mark.dataset.row) trigger('click', {row: mark.dataset.row, which: mark.dataset.which, of});
 });"""
 """A click on a button of the table, or on a mark of the figure, names its row."""
 

@@ -9,13 +9,18 @@ import gradio as gr
 
 from negmerge_kit.errors import NegmergeError
 from negmerge_kit.web import fragments
-from negmerge_kit.web.jobs import CancelledError, Done, Progress
+from negmerge_kit.web.jobs import CancelledError, Done, Jobs, Progress
+from negmerge_kit.web.numbered import Standing, numbers, session
 
 LIGHT: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 """What every private handler of a page is connected with."""
 
 PRESS = "() => document.querySelector('#nm-file-{kind} a, a#nm-file-{kind}, #nm-file-{kind}')?.click()"
 """Presses the hidden download button beside the one that had the file written."""
+
+
+ELSEWHERE = "That is done, and kept. This page is about something else by now: come back to it as it was to see it."
+"""Said where a job ends whose result does not belong on the page any more."""
 
 
 def told_by(begin: Callable[[], Iterator[Progress | Done]]) -> Iterator[tuple[str, str]]:
@@ -38,28 +43,40 @@ def connect(
     follow: Callable[..., Iterator[tuple[str, str]]],
     inputs: Sequence[Any],
     outputs: Sequence[Any],
-    cancel: Callable[[str], None],
+    jobs: Jobs,
+    standing: Standing,
 ) -> None:
-    """A button that starts a job and one that cancels it; `follow` tells (progress, content or "" to leave it)."""
+    """A button that starts a job and one that cancels it; `follow` tells (progress, content or "" to leave it).
 
-    def run(request: gr.Request, *values: Any) -> Iterator[Any]:
+    The inputs are the request's number and what `standing` needs to know; content that comes when the page is about
+    something else is left out.
+    """
+
+    def who(request: gr.Request) -> str:
+        return f"{session(request)} {start.elem_id}"  # cancelling on one page leaves the visitor's other jobs alone
+
+    def run(request: gr.Request, number: Any, *values: Any) -> Iterator[Any]:
         # The buttons are told again each time: the page makes one message out of the one before, and where two come
         # in one frame a change that stood in the first alone would be lost.
         busy = gr.Button(interactive=False), gr.Button(interactive=True)
         yield *busy, gr.skip(), gr.skip()
+        _, stands = standing.turn(request, number, *values)
         try:
-            for told, html in follow(str(request.session_hash), *values):
+            for told, html in follow(who(request), *values):
+                if html and not stands():
+                    told, html = fragments.notice(ELSEWHERE, "hint"), ""
                 yield *busy, told, html or gr.skip()
         except NegmergeError as error:  # a pool that is not served, or cannot be opened
             yield *busy, fragments.notice(str(error)), gr.skip()
         yield gr.Button(interactive=True), gr.Button(interactive=False), gr.skip(), gr.skip()
 
     def end(request: gr.Request) -> None:
-        cancel(str(request.session_hash))
+        jobs.cancel(who(request))
 
     def release() -> tuple[gr.Button, gr.Button]:
         return gr.Button(interactive=True), gr.Button(interactive=False)
 
-    running = start.click(run, list(inputs), [start, stop, *outputs], concurrency_limit=8, **LIGHT)
+    running = start.click(run, list(inputs), [start, stop, *outputs], concurrency_limit=8, js=numbers(len(inputs) - 1),
+                          **LIGHT)  # fmt: skip
     running.then(release, None, [start, stop], **LIGHT)
     stop.click(end, None, None, concurrency_limit=8, **LIGHT)

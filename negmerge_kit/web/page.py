@@ -70,7 +70,7 @@ class Shown:
     chosen: Chosen  # the components of each piece, under its name
     weights_file: gr.DownloadButton
     record_file: gr.DownloadButton
-    known: gr.State
+    known: gr.State  # (id, candidates) of the pool that the page stands on
     timer: gr.Timer
 
 
@@ -89,7 +89,7 @@ def lay_out(page: Unlearn, head: tuple[gr.Dropdown, gr.HTML, gr.HTML], *, growin
     ids = page.bench.pool.ids
     defaults = [parameter.default for rule in RULES.values() for parameter in rule.parameters]
     first = page.chosen("", ids, RULE, KEEP, 0.0, *defaults, BUFFERS[0])
-    known, timer = gr.State(list(ids)), gr.Timer(1.0, active=growing)
+    known, timer = gr.State((head[0].value, list(ids))), gr.Timer(1.0, active=growing)
     number = gr.Number(0, visible=False, elem_id="nm-number")
     style = gr.HTML(page.gallery.style(), elem_classes="nm-unseen")
     gr.HTML(fragments.hint(), elem_id="nm-hint-box", js_on_load="negmerge.hint(element)")

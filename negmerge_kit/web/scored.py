@@ -133,8 +133,11 @@ class Scored:
                 yield item
         finally:
             left.set()
-        if item.best:
-            known.tests[item.best.scale] = on_test(self.bench, choice, item.best.scale)
+        test = on_test(self.bench, choice, item.best.scale) if item.best else None
+        points, known = known.whole, self.known(choice)  # which others' choices may have pushed out meanwhile
+        known.whole.update(points)
+        if item.best and test:
+            known.tests[item.best.scale] = test
         known.searches[keep] = item
 
 

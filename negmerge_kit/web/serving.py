@@ -109,16 +109,17 @@ def build(pools: Pools, tunes: FineTunes) -> gr.Blocks:
                 controls, shown = lay_out(first.unlearn, head, growing=growing)
                 remembered = [tab]
             with gr.Tab("Compare", id="compare") as tab:
-                compare_page.lay_out(lambda pool: pools.open(pool).compare, pools.jobs, controls, tabs, tab)
+                compare_page.lay_out(lambda pool: pools.open(pool).compare, pools.jobs, controls, tabs, tab,
+                                     shown.number, pools.visitors)  # fmt: skip
                 remembered.append(tab)
             with gr.Tab("Agreement", id="agreement") as tab:
-                agreement_page.lay_out(lambda pool: pools.open(pool).agreement, pools.jobs, controls, tab)
+                agreement_page.lay_out(lambda pool: pools.open(pool).agreement, pools.jobs, controls, tab, shown.number)
                 remembered.append(tab)
             with gr.Tab("Fine-tune", id="finetune") as tab:
                 finetune_page.lay_out(finetune_page.FinetunePage(tunes), tab)
                 remembered.append(tab)
             with gr.Tab("Audit", id="audit") as tab:
-                audit_page.lay_out(lambda pool: pools.open(pool).audit, pools.jobs, controls, tab)
+                audit_page.lay_out(lambda pool: pools.open(pool).audit, pools.jobs, controls, tab, shown.number)
                 remembered.append(tab)
         wire(blocks, pools, controls, shown, tabs)
         for tab in remembered:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from negmerge_kit.errors import NegmergeError, ParameterError, PoolError
 from negmerge_kit.lab.resident import Choice
-from negmerge_kit.merging.agreement import LayerAgreement
 from negmerge_kit.merging.rules import RULES
 from negmerge_kit.merging.signs import chance, votes_needed
 from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, Point, check_scale
@@ -17,6 +15,7 @@ from negmerge_kit.views import plots, svg
 from negmerge_kit.views.style import percent
 from negmerge_kit.vision.families import FAMILIES
 from negmerge_kit.web import fragments
+from negmerge_kit.web.agreement_bars import NOTHING, AgreementBars
 from negmerge_kit.web.dials import buffers_of, params_of
 from negmerge_kit.web.gallery import Gallery
 from negmerge_kit.web.scored import Scored
@@ -80,7 +79,7 @@ class Unlearn:
             self._of = "training images", "remaining training and unseen validation images"
             self._aim = AIM_OF_CLASS if forgetting.of_class is not None else AIM
             self._alike = ALIKE
-        self._bars: OrderedDict[tuple[tuple[str, ...], float], str] = OrderedDict()
+        self._bars = AgreementBars(self.bench)
         self._visitors = visitors or Visitors()
 
     @property
@@ -157,11 +156,11 @@ class Unlearn:
         """
         try:
             choice, keep = self.choice(ids, rule, dials), self.keep(keep)
-            self._now(session, choice, number)
-            line, bars = self.kept_line(choice), self._agreement(choice)
+            self._now(session, (choice, keep), number)
+            line, bars = self.kept_line(choice), self._bars.html(choice)
         except NegmergeError as error:
             self._now(session, None, number)
-            return Chosen(*self._base_only(error, keep), "", self.curve(None, _shown_keep(keep)), _NOTHING, "")
+            return Chosen(*self._base_only(error, keep), "", self.curve(None, _shown_keep(keep)), NOTHING, "")
         moved = self.moved(ids, rule, keep, scale, *dials)
         return Chosen(*moved, line, self.curve(choice, keep), bars, self.result(choice, keep))
 
@@ -173,28 +172,32 @@ class Unlearn:
             # After a search the whole validation split is what the curve shows.
             steps = self.scored.fill_whole(choice) if keep in known.searches else self.scored.fill_live(choice)
             for _ in steps:
-                if not self._stands(session, choice):
+                if not self._stands(session, choice, keep):
                     return
                 yield self.curve(choice, keep)
         except NegmergeError:
             return  # `chosen` has said it already
 
     def find(
-        self, session: str, ids: Sequence[str], rule: str, keep: float, *dials: Any
+        self, session: str, ids: Sequence[str], rule: str, keep: float, *dials: Any, number: object = 0
     ) -> Iterator[tuple[str, float | None]]:
         """(result so far, scale once it is found) of the search over the whole validation split.
+
+        It ends without a scale once the visitor has chosen something else, another floor too.
 
         Raises:
             ParameterError, PoolError: with a sentence for the page.
         """
         choice, keep = self.choice(ids, rule, dials), self.keep(keep)
-        self._now(session, choice)
+        self._now(session, (choice, keep), number)
+        if not self._stands(session, choice, keep):
+            return  # it waited in line while another choice arrived
         if self.scored.jobs.busy and keep not in self.scored.known(choice).searches:
             waiting = fragments.progress("Waiting for another job to end", 0.0, "One heavy job runs at a time.")
             yield f'<div class="nm-card">{waiting}</div>', None
         began, count = None, 0
         for point in self.scored.search(choice, keep):
-            if not self._stands(session, choice):
+            if not self._stands(session, choice, keep):
                 return
             if point is None:
                 continue
@@ -203,7 +206,8 @@ class Unlearn:
             left = _left(time.monotonic() - began, count - 1, SEARCHES_AT_ONCE - count)
             yield f'<div class="nm-card">{fragments.progress(told, count / SEARCHES_AT_ONCE, left)}</div>', None
         best = self.scored.known(choice).searches[keep].best
-        yield self.result(choice, keep), best.scale if best else None
+        if self._stands(session, choice, keep):  # scoring it on test took its time, too
+            yield self.result(choice, keep), best.scale if best else None
 
     # --- pieces -------------------------------------------------------------------------------
 
@@ -243,16 +247,6 @@ class Unlearn:
         test = known.tests.get(found.best.scale) if found.best else None
         return fragments.result(found, test, 1 / self._classes, self._alike)
 
-    def _agreement(self, choice: Choice) -> str:
-        agreement = float(dict(choice.params).get("agreement", 1.0))
-        key = (choice.candidates, agreement)
-        if key not in self._bars:
-            layers = self.bench.agreement(choice.candidates)
-            self._bars[key] = _agreement_html(layers, len(choice.candidates), agreement)
-            if len(self._bars) > 64:
-                self._bars.popitem(last=False)
-        return self._bars[key]
-
     def _best_known(self, choice: Choice, now: Point) -> tuple[Point, Point]:
         """(point, base) on the whole validation split where that has been scored, else live."""
         whole = self.scored.known(choice).whole.get(now.scale)
@@ -267,11 +261,11 @@ class Unlearn:
         pictures = self.gallery.html(self._said, self._said)
         return Moved(fragments.notice(str(error), kind), self._cards(self._base, self._base, keep), "", pictures)
 
-    def _now(self, session: str, choice: Choice | None, number: object = 0) -> None:
-        self._visitors.chose(session, choice and (self.bench.pool.folder, choice), number)
+    def _now(self, session: str, what: tuple[Choice, float] | None, number: object = 0) -> None:
+        self._visitors.chose(session, what and (self.bench.pool.folder, *what), number)
 
-    def _stands(self, session: str, choice: Choice) -> bool:
-        return self._visitors.stands_at(session, (self.bench.pool.folder, choice))
+    def _stands(self, session: str, choice: Choice, keep: float) -> bool:
+        return self._visitors.stands_at(session, (self.bench.pool.folder, choice, keep))
 
 
 def _left(gone: float, done: int, left: int) -> str:
@@ -282,18 +276,6 @@ def _left(gone: float, done: int, left: int) -> str:
 def _shown_keep(value: object) -> float:
     """A floor to draw although the slider sent none that can be used; the notice says what is wrong with it."""
     return float(value) if isinstance(value, (int, float)) and 0 < value <= 1 else KEEP
-
-
-_NOTHING = '<p class="nm-fine">With candidates chosen, this shows on which weights their signs agree.</p>'
-
-
-def _agreement_html(layers: Sequence[LayerAgreement], n: int, agreement: float) -> str:
-    votes, line = votes_needed(n, agreement), chance(n, agreement)
-    finding = plots.agreement_finding(layers, votes=votes, chance=line)
-    bars = plots.agreement_by_layer(layers, votes=votes, chance=line, titled=False)
-    rows = plots.agreement_by_layer(layers, votes=votes, chance=line, titled=False, upright=False)
-    wide, tall = svg.inline(bars, finding, name="bars"), svg.inline(rows, finding, name="rows")
-    return f'<p class="nm-fine">{finding}.</p><div class="nm-wide">{wide}</div><div class="nm-tall">{tall}</div>'
 
 
 def _title(family: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
 from dataclasses import dataclass
 
 MOST = 512
@@ -22,7 +21,7 @@ class _Anything:
 
 @dataclass
 class _Visitor:
-    wants: Hashable = _Anything
+    wants: object = _Anything
     chose: int = 0
     asked: int = 0
 
@@ -60,14 +59,26 @@ class Visitors:
             known, number = self._of(visitor), _counted(number)
             return 0 < number < (known.chose if by_choice else known.asked)
 
-    def chose(self, visitor: str, what: Hashable, number: object = 0) -> None:
+    def chose(self, visitor: str, what: object, number: object = 0) -> None:
         """Take in that this visitor now wants this, unless a later choice has arrived; None is nothing at all."""
         with self._turn:
             known = self._of(visitor)
             if not 0 < _counted(number) < known.chose:
                 known.wants = what
 
-    def stands_at(self, visitor: str, what: Hashable) -> bool:
+    def turned(self, visitor: str, what: object, number: object) -> None:
+        """Take in a choice where it is the request of this number that makes it: `asked` and `chose` in one.
+
+        >>> visitors = Visitors()
+        >>> visitors.turned("me", "b", 2)
+        >>> visitors.turned("me", "a", 1)
+        >>> visitors.stands_at("me", "b"), visitors.overtaken("me", 1)
+        (True, True)
+        """
+        self.asked(visitor, number, chooses=True)
+        self.chose(visitor, what, number)
+
+    def stands_at(self, visitor: str, what: object) -> bool:
         """Whether that is what this visitor wants, as far as anybody knows."""
         with self._turn:
             wants = self._of(visitor).wants

@@ -11,17 +11,19 @@ from negmerge_kit.errors import NegmergeError
 from negmerge_kit.merging.rules import RULES
 from negmerge_kit.views.plots import LARGEST_SCALE
 from negmerge_kit.web import candidates
-from negmerge_kit.web.address import READ, Address, remember, restored
+from negmerge_kit.web.address import READ, READ_TAB, Address, remember, restored
 from negmerge_kit.web.dials import explanation, statistics_dial
 from negmerge_kit.web.examples import EXAMPLES
 from negmerge_kit.web.fragments import device_chip, notice
 from negmerge_kit.web.job_buttons import LIGHT, PRESS
+from negmerge_kit.web.numbered import numbers, session, unless_overtaken
 from negmerge_kit.web.page import Controls, Shown
 from negmerge_kit.web.pools import OpenPool, Pools
 from negmerge_kit.web.told import told, told_on_the_way
 from negmerge_kit.web.unlearn import Moved
+from negmerge_kit.web.visitors import Visitors
 
-FIND = "Find the best scale"
+FIND, OPENING = "Find the best scale", "Opening this pool…"
 
 
 def wire(blocks: gr.Blocks, pools: Pools, controls: Controls, shown: Shown, tabs: gr.Tabs) -> None:
@@ -33,7 +35,7 @@ def wire(blocks: gr.Blocks, pools: Pools, controls: Controls, shown: Shown, tabs
     _taking(pools, controls, shown)
     moved = [controls.picker, controls.rule, controls.scale, controls.keep, controls.buffers, *controls.dials]
     state = [controls.pool, *moved]
-    gr.on([control.change for control in moved], None, state, None, js=remember(pools.ids[0]),
+    gr.on([control.change for control in state], None, state, None, js=remember(pools.ids[0]),
           api_visibility="private")  # fmt: skip
 
 
@@ -41,7 +43,7 @@ def standing(opened: OpenPool, picked: list[str], sweep_line: str = "") -> list[
     """[picker, known, style, device, progress, timer] of a pool that has just come onto the page."""
     pool, growing = opened.bench.pool, opened.sweep is not None and not opened.sweep.status().finished
     return [
-        gr.CheckboxGroup(choices=candidates.choices(pool), value=picked), list(pool.ids),
+        gr.CheckboxGroup(choices=candidates.choices(pool), value=picked), (opened.id, list(pool.ids)),
         opened.unlearn.gallery.style(), device_chip(opened.device), sweep_line,
         gr.Timer(active=growing),
     ]  # fmt: skip
@@ -62,46 +64,67 @@ def _arriving(blocks: gr.Blocks, pools: Pools, controls: Controls, shown: Shown,
             buffers_of=lambda id: pools.open(id).bench.policies,
         )  # fmt: skip
 
-    def restore(query: Any) -> list[Any]:
-        ids = pools.ids
+    def restore(request: gr.Request, number: Any, query: Any) -> Iterator[list[Any]]:
+        ids, rest = pools.ids, list(map(_skip, [*stands, *steps]))
+        late = turned(request, number)
         try:
+            if restored(query, ids, lambda id: (), LARGEST_SCALE).pool not in pools.opened:
+                yield [gr.Dropdown(choices=ids), notice(OPENING, "hint"), *rest]
             found = asked_for(query)
             opened = pools.open(found.pool)
             known = opened.bench.refresh().ids
         except NegmergeError as error:
-            return [gr.Dropdown(choices=ids), notice(str(error)), *map(_skip, [*stands, *steps])]
+            yield [gr.Dropdown(choices=ids), notice(str(error)), *rest]
+            return
+        if late():
+            yield [gr.Dropdown(choices=ids), gr.skip(), *rest]
+            return
         wrong = "; ".join(found.problems)
         said = notice(f"This link asks for what is not there, so that was left out: {wrong}.", "hint") if wrong else ""
         picked = known if found.candidates is None else found.candidates
         chooser = gr.Dropdown(choices=ids, value=found.pool)
-        return [chooser, said, *standing(opened, picked), *put(found, opened)]
+        yield [chooser, said, *standing(opened, picked), *put(found, opened)]
 
     def turn(query: Any) -> gr.Tabs:
         return gr.Tabs(selected=asked_for(query).tab)
 
-    def switch(pool: Any) -> Iterator[list[Any]]:
+    def switch(request: gr.Request, number: Any, pool: Any, known: tuple[str, list[str]]) -> Iterator[Any]:
         rest = list(map(_skip, [*stands, *steps]))
+        late = turned(request, number)
         if pool not in pools.opened:
-            yield [gr.skip(), notice("Opening this pool…", "hint"), *rest]
+            yield [gr.skip(), gr.skip(), notice(OPENING, "hint"), *rest]
         try:
             opened = pools.open(pool)
-            known = opened.bench.refresh().ids
+            answer = [gr.Tabs(selected="unlearn"), opened.id, "", *standing(opened, opened.bench.refresh().ids),
+                      *put(Address(opened.id), opened)]  # fmt: skip
         except NegmergeError as error:
-            yield [gr.skip(), notice(str(error)), *rest]
-            return
-        yield [gr.Tabs(selected="unlearn"), "", *standing(opened, known), *put(Address(opened.id), opened)]
+            answer = [gr.skip(), known[0], notice(str(error)), *rest]  # the page still stands on the one before
+        yield gr.skip() if late() else answer
+
+    arrivals = Visitors()
+
+    def turned(request: gr.Request, number: Any) -> Callable[[], bool]:
+        """Nothing of the former pool stands any more; says whether another pool has been asked for since."""
+        visitor = session(request)
+        arrivals.asked(visitor, number, chooses=True)
+        pools.visitors.turned(visitor, None, number)
+        return lambda: arrivals.overtaken(visitor, number)
 
     asked = gr.Textbox(visible=False)
-    arrived = blocks.load(restore, asked, [controls.pool, shown.told, *stands, *steps], js=READ, **LIGHT)
-    arrived.then(told(turn), asked, tabs, js=READ, **LIGHT)  # afterwards: other pages show what stands on this one
-    switched = controls.pool.input(switch, controls.pool, [tabs, shown.told, *stands, *steps], **LIGHT)
+    told_there = [controls.pool, shown.told, *stands, *steps]
+    arrived = blocks.load(restore, [shown.number, asked], told_there, js=READ, **LIGHT)
+    arrived.then(told(turn), asked, tabs, js=READ_TAB, **LIGHT)  # afterwards: other pages show what stands on this one
+    switched = controls.pool.input(switch, [shown.number, controls.pool, shown.known], [tabs, *told_there],
+                                   trigger_mode="multiple", js=numbers(2), **LIGHT)  # fmt: skip
     return [arrived, switched]
 
 
 def _picking(pools: Pools, controls: Controls, shown: Shown) -> None:
     paces: dict[str, candidates.Pace] = {}
 
-    def look(pool: str, selected: list[str] | None, known: list[str], scale: float) -> tuple[Any, ...]:
+    def look(pool: str, selected: list[str] | None, known: tuple[str, list[str]], scale: float) -> Any:
+        if pool != known[0]:
+            return gr.skip()  # another pool is on its way to the page
         try:
             opened = pools.open(pool)
             status = opened.sweep.status() if opened.sweep else None
@@ -111,13 +134,15 @@ def _picking(pools: Pools, controls: Controls, shown: Shown) -> None:
             return gr.skip(), known, notice(str(error)), gr.Timer(active=False)
         timer = gr.Timer(active=False) if status is None or status.finished else gr.skip()
         line = candidates.status_line(status, pace)
-        if ids == known:
-            return gr.skip(), ids, line, timer
-        picked = candidates.selected_after(selected or [], known, ids, begun=bool(scale))
-        return gr.CheckboxGroup(choices=candidates.choices(opened.bench.pool), value=picked), ids, line, timer
+        if ids == known[1]:
+            return gr.skip(), known, line, timer
+        picked = candidates.selected_after(selected or [], known[1], ids, begun=bool(scale))
+        chooser = gr.CheckboxGroup(choices=candidates.choices(opened.bench.pool), value=picked)
+        return chooser, (pool, list(ids)), line, timer
 
     outputs = [controls.picker, shown.known, shown.progress, shown.timer]
-    shown.timer.tick(look, [controls.pool, controls.picker, shown.known, controls.scale], outputs, **LIGHT)
+    inputs = [shown.number, controls.pool, controls.picker, shown.known, controls.scale]
+    shown.timer.tick(unless_overtaken(pools.visitors, look), inputs, outputs, js=numbers(4), **LIGHT)
     for button, pick in (
         (controls.every, lambda pool: pool.ids), (controls.none, lambda pool: []), (controls.best, candidates.best),
     ):  # fmt: skip
@@ -125,7 +150,8 @@ def _picking(pools: Pools, controls: Controls, shown: Shown) -> None:
         def picked(pool: str, pick: Any = pick) -> Any:
             return pick(pools.open(pool).bench.pool)
 
-        button.click(told(picked), controls.pool, controls.picker, **LIGHT)
+        button.click(told(unless_overtaken(pools.visitors, picked)), [shown.number, controls.pool], controls.picker,
+                     js=numbers(1), **LIGHT)  # fmt: skip
 
 
 def _merging(controls: Controls, shown: Shown) -> None:
@@ -138,39 +164,39 @@ def _merging(controls: Controls, shown: Shown) -> None:
 def _subtracting(pools: Pools, controls: Controls, shown: Shown, arriving: list[Any]) -> None:
     pieces, busy = shown.chosen, [controls.find, controls.stop, shown.chosen.result, controls.scale]
     at_scale = list(pieces[: len(Moved._fields)])
-    numbered = {"inputs": [shown.number, *controls.model], "js": _numbers(len(controls.model)), **LIGHT}
+    numbered = {"inputs": [shown.number, *controls.model], "js": numbers(len(controls.model)), **LIGHT}
 
     def choose(request: gr.Request, number: Any, pool: str, *values: Any) -> Any:
-        visitor = _session(request)
+        visitor = session(request)
         pools.visitors.asked(visitor, number, chooses=True)
         answer = pools.open(pool).unlearn.chosen(visitor, *values, number=number)
         if pools.visitors.overtaken(visitor, number, by_choice=True):
-            return list(map(_skip, answer))
+            return gr.skip()
         late = pools.visitors.overtaken(visitor, number)  # by a move of this very choice
         return [*(map(_skip, at_scale) if late else answer[: len(at_scale)]), *answer[len(at_scale) :]]
 
     def fill(request: gr.Request, pool: str, *values: Any) -> Iterator[Any]:
         yield gr.skip()  # a generator that yields nothing would empty the curve
-        yield from pools.open(pool).unlearn.fill(_session(request), *values)
+        yield from pools.open(pool).unlearn.fill(session(request), *values)
 
     def move(request: gr.Request, number: Any, pool: str, *values: Any) -> Any:
-        visitor = _session(request)
+        visitor = session(request)
         pools.visitors.asked(visitor, number, chooses=False)
         answer = pools.open(pool).unlearn.moved(*values)
-        return list(map(_skip, answer)) if pools.visitors.overtaken(visitor, number) else answer
+        return gr.skip() if pools.visitors.overtaken(visitor, number) else answer
 
-    def find(request: gr.Request, pool: str, *values: Any) -> Iterator[Any]:
+    def find(request: gr.Request, number: Any, pool: str, *values: Any) -> Iterator[Any]:
         pressed = gr.Button("Searching…", interactive=False), gr.Button(visible=True)  # each time, as in job_buttons
         yield *pressed, gr.skip(), gr.skip()
-        for result, scale in pools.open(pool).unlearn.find(_session(request), *values):
+        for result, scale in pools.open(pool).unlearn.find(session(request), *values, number=number):
             yield *pressed, result, gr.skip() if scale is None else scale
         yield *release(), gr.skip(), gr.skip()
 
     def release() -> tuple[gr.Button, gr.Button]:
         return gr.Button(FIND, interactive=True), gr.Button(visible=False)
 
-    def cancel(request: gr.Request) -> None:
-        pools.visitors.chose(_session(request), None)
+    def cancel(request: gr.Request, number: Any) -> None:
+        pools.visitors.chose(session(request), None, number)
 
     def show(trigger: Callable[..., Any], **options: Any) -> None:
         shown_now = trigger(told(choose), outputs=list(pieces), **options, **numbered)
@@ -178,8 +204,8 @@ def _subtracting(pools: Pools, controls: Controls, shown: Shown, arriving: list[
                        concurrency_limit=4, **LIGHT)  # fmt: skip
 
     def search(trigger: Callable[..., Any]) -> None:
-        searching = trigger(told_on_the_way(find), controls.floored, busy, concurrency_limit=2,
-                            concurrency_id="heavy", **LIGHT)  # fmt: skip
+        searching = trigger(told_on_the_way(find), [shown.number, *controls.floored], busy, concurrency_limit=2,
+                            concurrency_id="heavy", js=numbers(len(controls.floored)), **LIGHT)  # fmt: skip
         searching.then(release, None, busy[:2], **LIGHT)
         show(searching.success)
 
@@ -190,7 +216,7 @@ def _subtracting(pools: Pools, controls: Controls, shown: Shown, arriving: list[
         show(arrived.then)
     controls.scale.change(told(move), outputs=at_scale, trigger_mode="always_last", concurrency_limit=4, **numbered)
     search(controls.find.click)
-    controls.stop.click(cancel, None, None, **LIGHT)
+    controls.stop.click(cancel, shown.number, None, js=numbers(0), **LIGHT)
     for name, button in controls.examples.items():
 
         def put(pool: str, name: str = name) -> list[Any]:
@@ -199,7 +225,8 @@ def _subtracting(pools: Pools, controls: Controls, shown: Shown, arriving: list[
             return [found.candidates, found.rule, *found.dials()]
 
         choice = [controls.picker, controls.rule, *controls.dials]
-        search(button.click(told(put), controls.pool, choice, **LIGHT).success)
+        search(button.click(told(unless_overtaken(pools.visitors, put)), [shown.number, controls.pool], choice,
+                            js=numbers(1), **LIGHT).success)  # fmt: skip
 
 
 def _taking(pools: Pools, controls: Controls, shown: Shown) -> None:
@@ -220,14 +247,5 @@ def _taking(pools: Pools, controls: Controls, shown: Shown) -> None:
         ).success(None, None, None, js=PRESS.format(kind=kind), api_visibility="private")  # fmt: skip
 
 
-def _numbers(values: int) -> str:
-    """JavaScript that numbers a request of so many values as the page sends it (see `visitors`)."""
-    return f"(number, ...values) => [++negmerge.sent, ...values.slice(0, {values})]"
-
-
 def _skip(_: Any) -> Any:
     return gr.skip()
-
-
-def _session(request: gr.Request) -> str:
-    return str(request.session_hash)

@@ -134,6 +134,10 @@ def test_another_pool_comes_onto_the_page(visit, tiny_pool):
     visit.page.wait_for_function("document.querySelector('#nm-scale input[type=range]').value === '0'")
     tab(visit, "Compare")
     expect(visit.page.locator("#nm-compare-content")).to_contain_text("are held against each other")
+    # Back to a pool of the same candidates: nothing but the pool changes, and the address tells it all the same.
+    visit.page.locator("#nm-pool input").click()
+    visit.page.get_by_role("option", name="pool", exact=True).click()
+    visit.page.wait_for_url(lambda url: "pool=" not in url)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -1,0 +1,359 @@
+"""What comes late for something else is not shown: the page's own handlers, called in the order of a race."""
+
+import json
+import shutil
+from functools import partial
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+
+from negmerge_kit.errors import PoolError
+from negmerge_kit.scoring import Accuracy, Point, ScaleSearch
+from negmerge_kit.web.comparing import Loaded
+from negmerge_kit.web.job_buttons import ELSEWHERE
+from negmerge_kit.web.jobs import Done, Progress
+from negmerge_kit.web.pools import Pools
+from negmerge_kit.web.serving import build
+
+from .conftest import DIALS
+from .tuning import tunes_in
+
+SKIP = gr.skip()
+BASE = Point(0.0, Accuracy(80, 100, "val"), Accuracy(90, 100, "val"))
+BEST = Point(0.4, Accuracy(40, 100, "val"), Accuracy(88, 100, "val"))
+TABLE = "a table"
+
+
+class App:
+    """The pages over two pools of the same candidates, "first" and "second", and the handlers behind their parts."""
+
+    def __init__(self, tiny_pool, home):
+        folders = [shutil.copytree(tiny_pool, home / name) for name in ("first", "second")]
+        self.pools = Pools(folders, made=home / "made", device="cpu")
+        (home / "arrived").mkdir()
+        self.request = SimpleNamespace(session_hash="")
+        self.tunes = tunes_in(home)
+        self.blocks = build(self.pools, self.tunes)
+        self.ids = self.pools.open("first").bench.pool.ids
+        self.named = {part.elem_id: part for part in self.blocks.blocks.values() if part.elem_id}
+        self.tabs = {part.id: part for part in self.blocks.blocks.values() if isinstance(part, gr.Tab)}
+
+    def at(self, part, what):
+        """The handler of this event, for the visitor of this test."""
+        part = self.tabs.get(part) or self.named[part]
+        (event,) = (event for event in self.blocks.fns.values() if event.fn and (part._id, what) in event.targets)
+        return partial(event.fn, self.request)
+
+    def after(self, part, what):
+        """The event that follows when this one has been answered."""
+        events = [event for event in self.blocks.fns.values() if event.fn]
+        (first,) = (event for event in events if (self.named[part]._id, what) in event.targets)
+        return next(event for event in events if event.trigger_after == first._id)
+
+    @property
+    def me(self):
+        return self.request.session_hash
+
+    def model(self, pool="first", ids=None, keep=0.95, scale=0.5):
+        return [pool, self.ids if ids is None else ids, "negmerge", keep, scale, *DIALS]
+
+    def floored(self, pool="first", ids=None, keep=0.95):
+        return [pool, self.ids if ids is None else ids, "negmerge", keep, *DIALS]
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_pool, tmp_path_factory):
+    return App(tiny_pool, tmp_path_factory.mktemp("app"))
+
+
+@pytest.fixture
+def app(whole, request):
+    """The app, for a visitor of this test's own."""
+    whole.request = SimpleNamespace(session_hash=request.node.name)
+    return whole
+
+
+def skipped(answer):
+    return answer == SKIP or bool(
+        isinstance(answer, (list, tuple)) and answer and all(piece == SKIP for piece in answer)
+    )
+
+
+# --- Unlearn ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("then", ["candidates", "floor", "pool", "cancel", "nothing"])
+def test_a_search_that_ends_after_something_else_was_chosen_moves_no_slider(app, monkeypatch, then):
+    scored = app.pools.open("first").unlearn.scored
+    find, choose = app.at("nm-find", "click"), app.at("nm-picker", "change")
+    later = {
+        "candidates": lambda: choose(3, *app.model(ids=app.ids[:1])),
+        "floor": lambda: choose(3, *app.model(keep=0.9)),
+        "pool": lambda: list(app.at("nm-pool", "input")(3, "second", ("first", app.ids))),
+        "cancel": lambda: app.at("nm-find-stop", "click")(3),
+        "nothing": lambda: None,
+    }
+
+    def search(choice, keep):
+        yield BEST
+        later[then]()
+        scored.known(choice).searches[keep] = ScaleSearch(keep, BASE, BEST, ())
+
+    monkeypatch.setattr(scored, "search", search)
+    choose(1, *app.model())
+    scales = [answer[3] for answer in find(2, *app.floored())]
+    assert (BEST.scale in scales) is (then == "nothing")
+    scored._known.clear()
+
+
+def test_a_search_that_waited_in_line_while_another_choice_arrived_does_not_begin(app, monkeypatch):
+    scored, begun = app.pools.open("first").unlearn.scored, []
+    monkeypatch.setattr(scored, "search", lambda *values: begun.append(values) or iter(()))
+    app.at("nm-picker", "change")(3, *app.model(ids=app.ids[:1]))
+    list(app.at("nm-find", "click")(2, *app.floored()))
+    assert begun == []
+    assert app.pools.visitors.stands_at(app.me, None) is False  # and the curve of that choice goes on
+
+
+def test_another_floor_ends_the_filling_of_the_curve_with_the_former_floor(app, monkeypatch):
+    page = app.pools.open("first").unlearn
+    monkeypatch.setattr(page.scored, "fill_live", lambda choice: iter([None] * 3))
+    choose = app.at("nm-picker", "change")
+    choose(1, *app.model())
+    filling = page.fill(app.me, *app.floored()[1:])
+    assert next(filling)
+    choose(2, *app.model(keep=0.9))
+    assert next(filling, None) is None
+
+
+def test_a_cancel_that_a_later_choice_overtook_does_not_end_it(app):
+    app.at("nm-picker", "change")(3, *app.model())
+    app.at("nm-find-stop", "click")(2)
+    assert not app.pools.visitors.stands_at(app.me, None)
+
+
+# --- which pool stands ------------------------------------------------------------------------
+
+
+def test_what_a_button_puts_for_the_former_pool_is_left_out_once_another_one_is_asked_for(app):
+    buttons = {part.value: part for part in app.blocks.blocks.values() if isinstance(part, gr.Button)}
+    for name in ("all", "none", "best 3", "uniform average", "one candidate"):
+        (event,) = (event for event in app.blocks.fns.values() if (buttons[name]._id, "click") in event.targets)
+        request = SimpleNamespace(session_hash=name)
+        assert not skipped(event.fn(request, 1, "first"))
+        app.pools.visitors.turned(name, None, 3)
+        assert skipped(event.fn(request, 2, "first")) and not skipped(event.fn(request, 4, "first"))
+
+
+def test_of_two_pools_asked_for_the_later_one_stands_whichever_opens_first(app, monkeypatch):
+    switch, opened, later = app.at("nm-pool", "input"), app.pools.open, []
+
+    def slowly(id):
+        if id == "second":
+            later.extend(switch(2, "first", ("first", app.ids)))
+        return opened(id)
+
+    monkeypatch.setattr(app.pools, "open", slowly)
+    assert skipped(list(switch(1, "second", ("first", app.ids)))[-1])
+    assert later[-1][1] == "first" and later[-1][4] == ("first", app.ids)
+
+
+def test_a_link_that_is_restored_late_does_not_undo_another_pool(app, monkeypatch):
+    load = next(e for e in app.blocks.fns.values() if (app.blocks._id, "load") in e.targets and len(e.inputs) == 2)
+    restore = partial(load.fn, app.request)
+    opened = app.pools.open
+
+    def slowly(id):
+        monkeypatch.undo()
+        list(app.at("nm-pool", "input")(2, "first", ("first", app.ids)))
+        return opened(id)
+
+    monkeypatch.setattr(app.pools, "open", slowly)
+    chooser, *rest = list(restore(1, "?pool=second&scale=0.5"))[-1]
+    assert "value" not in chooser.constructor_args and skipped(rest)
+    assert list(restore(3, "?pool=second"))[-1][0].value == "second"
+
+
+def test_a_pool_that_cannot_be_opened_leaves_the_chooser_where_the_page_stands(app, monkeypatch):
+    def broken(id):
+        raise PoolError("it is damaged.")
+
+    monkeypatch.setattr(app.pools, "open", broken)
+    _, chooser, told, *rest = list(app.at("nm-pool", "input")(1, "second", ("first", app.ids)))[-1]
+    assert chooser == "first" and "It is damaged" in told and skipped(rest)
+
+
+def test_the_list_of_candidates_does_not_grow_into_another_pool(app):
+    (look,) = (event.fn for event in app.blocks.fns.values() if any(what == "tick" for _, what in event.targets)
+               and len(event.outputs) == 4)  # fmt: skip
+    request = app.request
+    grown = look(request, 1, "first", app.ids[:1], ("first", app.ids[:1]), 0)
+    assert grown[1] == ("first", app.ids)
+    assert skipped(look(request, 2, "second", app.ids[:1], ("first", app.ids[:1]), 0))
+    app.pools.visitors.turned(app.me, "another choice", 4)  # as a candidate was unticked meanwhile
+    assert skipped(look(request, 3, "first", app.ids[:1], ("first", app.ids[:1]), 0))
+
+
+# --- Compare ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def comparing(app, monkeypatch):
+    """Comparisons that end when told to: `done` holds those that have."""
+    done = set()
+
+    def follow(compare, visitor, keep, buffers="keep"):
+        yield "under way", ""
+        done.add((compare.bench.pool.folder.name, keep))
+        yield "", TABLE
+
+    monkeypatch.setattr("negmerge_kit.web.compare_page.follow", follow)
+    monkeypatch.setattr("negmerge_kit.web.comparing.Compare.ready", lambda compare, *at: False)
+    monkeypatch.setattr("negmerge_kit.web.comparing.Compare.load",
+                        lambda compare, row, which, *at: Loaded(tuple(app.ids), "uniform", {}, 0.7))  # fmt: skip
+    return app
+
+
+@pytest.mark.parametrize("then", [(0.95, "second"), (0.9, "first"), (0.95, "first")])
+def test_a_comparison_that_ends_on_another_pool_or_floor_is_not_shown_there(comparing, then):
+    run, show = comparing.at("nm-compare", "click"), comparing.at("compare", "select")
+    running = run(1, 0.95, "first", "keep")
+    next(running), next(running)
+    list(show(2, *then, "keep"))
+    told, html = list(running)[-2][2:]
+    if then == (0.95, "first"):
+        assert TABLE in html
+    else:
+        assert skipped(html) and ELSEWHERE in told
+
+
+def test_a_table_of_another_pool_is_gone_before_anything_is_worked_out(comparing):
+    show = comparing.at("compare", "select")
+    list(show(1, 0.95, "first", "keep"))
+    assert skipped(next(show(2, 0.95, "first", "keep"))[1])
+    assert next(show(3, 0.95, "second", "keep"))[1] == ""
+
+
+def test_a_click_loads_the_row_of_the_table_that_is_seen_or_says_so(comparing):
+    load = comparing.at("nm-compare-content", "click")
+
+    def clicked(of, number=2, pool="first"):
+        return load(number, 0.95, pool, "keep", gr.EventData(None, {"row": "uniform", "which": "matched", "of": of}))
+
+    seen = json.dumps(["first", 0.95, "keep"])
+    assert clicked(seen)[2:4] == ["uniform", 0.7]
+    with pytest.raises(gr.Error, match="another pool"):
+        clicked(seen, pool="second")
+    with pytest.raises(gr.Error, match="another pool"):
+        clicked({"an": "object"})
+    comparing.pools.visitors.turned(comparing.me, None, 3)  # another pool is on its way
+    assert skipped(clicked(seen))
+
+
+# --- Agreement and Audit -----------------------------------------------------------------------
+
+
+def test_the_explanation_of_a_former_choice_is_not_shown_under_another(app, monkeypatch):
+    monkeypatch.setattr(
+        "negmerge_kit.web.agreeing.Agreeing.explain", lambda *values: iter([Progress("half"), Done("why")])
+    )
+    show, explain = app.at("agreement", "select"), app.at("nm-explain", "click")
+    choice, other = (["first", ids, "negmerge", *DIALS] for ids in (app.ids, app.ids[:2]))
+    named = list(show(1, "the whole model", *choice))[-1][-1]
+    assert named == choice
+    assert list(explain(2, named))[-2][3] == "why"
+    running = explain(3, named)
+    next(running), next(running)
+    blank, shown = show(4, "the whole model", *other)
+    assert "Counting" in blank[0] and blank[2:6] == ("", "", "", "") and "2 candidates" in shown[0]
+    told, html = list(running)[-2][2:]
+    assert skipped(html) and ELSEWHERE in told
+
+
+def test_votes_of_a_layer_are_of_the_choice_that_is_shown(app):
+    show, votes = app.at("agreement", "select"), app.at("nm-votes-of", "input")
+    choice, other = (["first", ids, "negmerge", *DIALS] for ids in (app.ids, app.ids[:2]))
+    list(show(1, "the whole model", *choice))
+    assert "<svg" in votes("b1 q", choice)
+    list(show(2, "the whole model", *other))
+    assert skipped(votes("b1 q", choice)) and "<svg" in votes("b1 q", other)
+
+
+def test_an_audit_that_ends_under_another_models_name_is_not_shown(app, monkeypatch):
+    monkeypatch.setattr("negmerge_kit.web.audit_page.audit_html", str)
+    monkeypatch.setattr(
+        "negmerge_kit.web.auditing.Auditing.follow", lambda *values: iter([Progress("one"), Done("audit")])
+    )
+    show, run = app.at("audit", "select"), app.at("nm-audit", "click")
+    title, _, _, named = show(1, *app.model(scale=0.5))
+    assert "scale 0.5" in title and named == app.model(scale=0.5)
+    running = run(2, named, ["zero-shot"])
+    next(running), next(running)
+    assert "scale 0.6" in show(3, *app.model(scale=0.6))[0]
+    told, html = list(running)[-2][2:]
+    assert skipped(html) and ELSEWHERE in told
+    assert list(run(4, named, ["zero-shot"]))[-2][3] == "audit"
+
+
+def test_what_the_audit_page_gives_away_is_the_model_that_it_names(app, monkeypatch):
+    """A search that ends meanwhile moves the slider of Unlearn: the page still names, and gives, the model it named."""
+    show = app.at("audit", "select")
+    named = show(1, *app.model(scale=0.5))[-1]
+    given = []
+    monkeypatch.setattr(
+        "negmerge_kit.web.audit_page.AuditPage.card", lambda page, *model: given.append(model) or "file"
+    )
+    (button,) = (
+        part for part in app.blocks.blocks.values() if isinstance(part, gr.Button) and "unlearned.md" in part.value
+    )
+    (event,) = (event for event in app.blocks.fns.values() if (button._id, "click") in event.targets)
+    assert [part for part in event.inputs if part.elem_id == "nm-scale"] == []
+    assert event.fn(named) == "file" and list(given[0]) == app.model(scale=0.5)[1:]
+    with pytest.raises(gr.Error, match="no model is named"):
+        event.fn([])
+
+
+def test_cancelling_on_one_page_leaves_the_other_pages_jobs_alone(app, monkeypatch):
+    left = []
+    monkeypatch.setattr(app.pools.jobs, "cancel", left.append)
+    for stop in ("nm-compare-stop", "nm-explain-stop", "nm-audit-stop"):
+        app.at(stop, "click")()
+    assert len(set(left)) == 3 and all(name.startswith(app.me) for name in left)
+
+
+# --- Fine-tune --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plan(app):
+    """What the page has begun; its handlers are in the app."""
+    plan = app.tunes.plans.of_family("colours")
+    plan.write()
+    return plan
+
+
+def test_a_look_at_the_run_leaves_the_chosen_pool_alone(app, plan):
+    other = app.tunes.plans.of_family("digits")
+    (look,) = (event.fn for event in app.blocks.fns.values() if any(what == "tick" for _, what in event.targets)
+               and app.named["nm-begun-list"] in event.outputs)  # fmt: skip
+    for chosen in (plan.id, other.id):  # by now another one may be chosen: an answer must not put this one back
+        assert "value" not in look("", chosen)[-1].constructor_args
+    assert look("", None)[-1].value in (plan.id, other.id)
+
+
+def test_a_refused_start_or_stop_shows_what_another_tab_has_begun(app):
+    for button in ("nm-finetune", "nm-finetune-stop", "nm-resume"):
+        follower = app.after(button, "click")
+        assert app.named["nm-finetune-progress"] in follower.outputs and not follower.trigger_only_on_success
+
+
+def test_while_something_else_is_checked_or_refused_the_page_names_what_fine_tune_would_begin(app, plan):
+    use = app.at("nm-use", "click")
+    nothing_sent = ["images of your own", None, None, [], "mine", ["digits"], "digits", None, None, "negmerge-tiny"]
+    assert "colours</b> stays chosen" in list(use(*nothing_sent, plan.id))[-2][2]
+    assert "stays chosen" not in list(use(*nothing_sent, ""))[-2][2]
+    family = ["an embedded family", *nothing_sent[1:]]
+    *progress, (_, _, summary, id, *_), _ = list(use(*family, plan.id))
+    assert id != plan.id and "stays chosen" not in summary
+    assert all("stays chosen" in news[2] for news in progress[1:])
