@@ -238,3 +238,24 @@ def test_only_the_newest_downloads_are_kept(page, ids, tmp_path, monkeypatch):
     for scale in range(1, 12):
         takeaway.weights(page.choice(ids, RULE, DIALS), scale / 10, 0.95)
     assert len(list(tmp_path.iterdir())) == 8
+
+
+def test_a_search_is_kept_though_others_looked_at_more_choices_than_are_remembered(bench, monkeypatch):
+    scored, choice = Scored(bench), bench.choose()
+    base = Point(0.0, Accuracy(80, 100, "val"), Accuracy(90, 100, "val"))
+    best = Point(0.5, Accuracy(40, 100, "val"), Accuracy(88, 100, "val"))
+
+    def search(choice, *, keep, on_point, remember):
+        on_point(best)
+        return ScaleSearch(keep, base, best, (best,))
+
+    def crowd(*model):
+        for other in range(100):
+            scored.known(other)
+        return {"forget": 1}
+
+    monkeypatch.setattr(bench, "search", search)
+    monkeypatch.setattr("negmerge_kit.web.scored.on_test", crowd)
+    list(scored.search(choice, KEEP))
+    known = scored.known(choice)
+    assert known.searches[KEEP].best == best and known.tests[0.5] == {"forget": 1} and known.whole[0.5] == best
