@@ -70,24 +70,22 @@ def lay_out(
     """
 
     def show(request: gr.Request, number: Any, of: object, *choice: Any) -> Iterator[Any]:
-        before, stands = standing.turn(request, number, list(choice))
+        before, stands = standing.turn(request, number, *choice)
         if not before:
             yield f'<p class="nm-card nm-fine" role="status">{COUNTING}</p>', gr.skip(), "", "", "", "", gr.skip()
         pool, *values = choice
         answer = of_pool(pool).show(of, *values)
         yield (*answer, list(choice)) if stands() else gr.skip()
 
-    def about(named: list[Any]) -> object:
-        pool, *values = _checked(named)
+    def about(pool: str, *values: Any) -> object:
         return of_pool(pool).of(*values)
 
     def votes(request: gr.Request, of: object, named: list[Any]) -> Any:
         pool, *values = _checked(named)
         answer = of_pool(pool).votes(of, *values)
-        return answer if standing.visitors.stands_at(session(request), about(named)) else gr.skip()
+        return answer if standing.visitors.stands_at(session(request), about(*named)) else gr.skip()
 
-    def explain(visitor: str, named: list[Any]) -> Iterator[tuple[str, str]]:
-        pool, *values = _checked(named)
+    def explain(visitor: str, pool: str, *values: Any) -> Iterator[tuple[str, str]]:
         yield from of_pool(pool).explain(visitor, *values)
 
     standing, named = Standing(about, Visitors()), gr.State([])
@@ -119,7 +117,7 @@ def lay_out(
     tab.select(told_on_the_way(show), [number, of, *controls.choice], [notice, of, histogram, heat, table, why, named],
                trigger_mode="multiple", js=numbers(1 + len(controls.choice)), **LIGHT)  # fmt: skip
     of.input(told(votes), [of, named], histogram, trigger_mode="always_last", **LIGHT)
-    connect(start, stop, explain, [number, named], [progress, why], jobs, standing)
+    connect(start, stop, explain, [number, *controls.choice], [progress, why], jobs, standing)
 
 
 def _checked(named: list[Any]) -> list[Any]:

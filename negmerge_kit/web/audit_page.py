@@ -109,12 +109,12 @@ def lay_out(
         standing.turn(request, number, list(model))
         return [*answer, list(model)]
 
-    def of(named: list[Any], probes: object = None) -> object:
-        pool, *values = _checked(named)
+    def of(named: list[Any], probes: object = None, *model: Any) -> object:
+        pool, *values = _checked(named or list(model))
         return of_pool(pool).of(*values)
 
-    def run(visitor: str, named: list[Any], probes: object) -> Iterator[tuple[str, str]]:
-        pool, *values = _checked(named)
+    def run(visitor: str, named: list[Any], probes: object, *model: Any) -> Iterator[tuple[str, str]]:
+        pool, *values = _checked(named or list(model))  # pressed before the page could name it
         yield from of_pool(pool).run(visitor, probes, *values)
 
     standing, named = Standing(of, Visitors()), gr.State([])
@@ -137,7 +137,7 @@ def lay_out(
         content = gr.HTML("", elem_id="nm-audit-content")
     tab.select(told(show), [number, *controls.model], [what, progress, content, named], trigger_mode="always_last",
                js=numbers(len(controls.model)), **LIGHT)  # fmt: skip
-    connect(start, stop, run, [number, named, probes], [progress, content], jobs, standing)
+    connect(start, stop, run, [number, named, probes, *controls.model], [progress, content], jobs, standing)
     for button, file, kind in ((card, card_file, "card"), (whole, whole_file, "everything")):
 
         def write(named: list[Any], kind: str = kind) -> str:

@@ -262,8 +262,8 @@ def test_the_explanation_of_a_former_choice_is_not_shown_under_another(app, monk
     choice, other = (["first", ids, "negmerge", *DIALS] for ids in (app.ids, app.ids[:2]))
     named = list(show(1, "the whole model", *choice))[-1][-1]
     assert named == choice
-    assert list(explain(2, named))[-2][3] == "why"
-    running = explain(3, named)
+    assert list(explain(2, *choice))[-2][3] == "why"
+    running = explain(3, *choice)
     next(running), next(running)
     blank, shown = show(4, "the whole model", *other)
     assert "Counting" in blank[0] and blank[2:6] == ("", "", "", "") and "2 candidates" in shown[0]
