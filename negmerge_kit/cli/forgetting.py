@@ -40,6 +40,7 @@ def forget(arguments: list[str]) -> int:
     from negmerge_kit.checkpoints.outputs import make_folder
     from negmerge_kit.cli.data import prepare_scene
     from negmerge_kit.lab.training.recipe import grid
+    from negmerge_kit.sweeps.jobs import pool_order
     from negmerge_kit.vision.data import find_data
     from negmerge_kit.vision.scene import Scene
 
@@ -53,9 +54,14 @@ def forget(arguments: list[str]) -> int:
     places(options.out / UNLEARNED, options.card, [Path(options.pretrained)] if options.pretrained else [])
     prepare_scene(scene)
     store, damaged = begin_pool(scene, options.out / "pool", options.device)
-    swept = fill("forget", store, scene_grid(store, options.grid, options.precision), options, executor, damaged)
-    if not swept["candidates"]:
+    recipes = scene_grid(store, options.grid, options.precision)
+    swept = fill("forget", store, recipes, options, executor, damaged)
+    # Candidates of another --grid in the same folder take no part.
+    ids = store.reload().only(pool_order(store, recipes)).ids
+    if not ids:
         raise NegmergeError(f"no candidate could be fine-tuned: {swept['failed'][0]['why'].strip().splitlines()[-1]}")
     if swept["failed"]:
-        print(f"{len(swept['failed'])} candidates failed; going on with {len(swept['candidates'])}", file=sys.stderr)
+        print(f"{len(swept['failed'])} candidates failed; going on with {len(ids)}", file=sys.stderr)
+    if options.candidates is None:
+        options.candidates = ",".join(ids)
     return write_unlearned(options, store.folder, options.out / UNLEARNED)

@@ -35,7 +35,7 @@ class AgreementPage:
         except NegmergeError as error:
             return fragments.notice(str(error)), gr.skip(), "", "", "", ""
         chosen = of if of in seen.layers else WHOLE
-        what = f"{len(choice.candidates)} candidates as chosen on Unlearn. {seen.finding}."
+        what = f"{fragments.plural(len(choice.candidates), 'candidate')} as chosen on Unlearn. {seen.finding}."
         return (
             f'<p class="nm-card nm-fine" role="status">{what}</p>', gr.Dropdown(choices=seen.layers, value=chosen),
             seen.histogram, seen.map, seen.table, self.agreeing.explained(choice),

@@ -41,7 +41,7 @@ class AuditPage:
             choice, scale = self._model(ids, rule, scale, dials)
         except NegmergeError as error:
             return "", fragments.notice(str(error)), ""
-        made = f"Rule {choice.rule}, {len(choice.candidates)} candidates, scale {scale:g}"
+        made = f"Rule {choice.rule}, {fragments.plural(len(choice.candidates), 'candidate')}, scale {scale:g}"
         title = f"{made}: the model that stood on Unlearn when you came here."
         if self.page.classifier:
             return title, fragments.notice(CLASSIFIER, "hint"), ""

@@ -109,7 +109,8 @@ class FinetunePage:
             self.tunes.uploads.check_allowed()
             recipes = recipes_of(rows)
             if not plan:
-                return fragments.progress(f"{len(recipes)} candidates. Choose what shall be forgotten to see the cost.")
+                asked = fragments.plural(len(recipes), "candidate")
+                return fragments.progress(f"{asked}. Choose what shall be forgotten to see the cost.")
             begun = self.tunes.plans.read(plan)
             lacking = begun.lacking(recipes)
             return finetune_told.estimate(begun, lacking, self.tunes.cost(begun, lacking))

@@ -9,7 +9,7 @@ from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.views import svg
 from negmerge_kit.views.losses import loss_curves, loss_finding
 from negmerge_kit.web.finetuning import STOPPED, Cost, Run
-from negmerge_kit.web.fragments import notice, progress
+from negmerge_kit.web.fragments import notice, plural, progress
 from negmerge_kit.web.plans import Plan
 from negmerge_kit.web.uploads import Taken
 
@@ -48,9 +48,9 @@ def estimate(plan: Plan, recipes: Sequence[Recipe], cost: Cost) -> str:
     """What the recipes that the pool lacks cost before anything is started."""
     if not recipes:
         return '<p class="nm-fine" role="status">The pool has all of these candidates already.</p>'
-    epochs = sum(recipe.epochs for recipe in recipes)
+    asked, epochs = plural(len(recipes), "candidate"), sum(recipe.epochs for recipe in recipes)
     return (
-        f'<p class="nm-fine" role="status"><b>{len(recipes)} candidate{"s" * (len(recipes) > 1)}</b>, {epochs:,} '
+        f'<p class="nm-fine" role="status"><b>{asked}</b>, {epochs:,} '
         f"epochs of {plan.images:,} images: about <b>{duration(cost.training)}</b> of training and at most "
         f"{duration(cost.scoring)} of scoring on this machine, {cost.disk / 2**20:.0f} MB of disk.</p>"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 
 from negmerge_kit.scoring.accuracy import Accuracy
@@ -44,11 +45,20 @@ def heading(number: int, title: str) -> str:
 
 
 def notice(text: str, kind: str = "alert") -> str:
-    """One sentence in a visible place; nothing for an empty text."""
+    """One sentence in a visible place, its `commands` set as code; nothing for an empty text."""
     if not text:
         return ""
-    text = brief(text[0].upper() + text[1:])
-    return f'<p class="nm-notice nm-{kind}" role="{"alert" if kind == "alert" else "status"}">{escape(text)}</p>'
+    told = re.sub("`([^`]+)`", r"<code>\1</code>", escape(brief(text[0].upper() + text[1:])))
+    return f'<p class="nm-notice nm-{kind}" role="{"alert" if kind == "alert" else "status"}">{told}</p>'
+
+
+def plural(n: int, what: str) -> str:
+    """A number and its noun.
+
+    >>> plural(1, "candidate"), plural(3, "candidate")
+    ('1 candidate', '3 candidates')
+    """
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def brief(text: str) -> str:

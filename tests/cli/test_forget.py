@@ -70,6 +70,22 @@ def test_from_folders_to_an_unlearned_checkpoint_and_on_where_it_was(words, tmp_
     assert {**again, "seconds": 0} == {**result, "seconds": 0}
 
 
+def merged(out, capsys):
+    """The ids of the candidates that the last run merged, of its card."""
+    card = json.loads((out / json.loads(capsys.readouterr().out)["card"]).read_text())
+    return [candidate["id"] for candidate in card["candidates"]]
+
+
+def test_candidates_of_another_grid_in_the_same_folder_take_no_part(words, tmp_path, capsys):
+    assert main([*words, "--json"]) == 0
+    first = merged(tmp_path / "out", capsys)
+    (tmp_path / "grid.toml").write_text(GRID.replace("[0.1, 0.2]", "[0.2, 0.3]"))
+    assert main([*words, "--json"]) == 0
+    second = merged(tmp_path / "out", capsys)
+    assert len(first) == len(second) == 2 and not {*first} & {*second}
+    assert {*open_pool(tmp_path / "out" / "pool").ids} == {*first, *second}
+
+
 def test_a_corrupt_image_is_named_and_refused_or_left_out_by_choice(words, tmp_path, capsys):
     broken = next((tmp_path / "arrows").rglob("*.png"))
     broken.write_bytes(broken.read_bytes()[:40])

@@ -96,7 +96,7 @@ def test_an_address_restores_the_state_and_follows_it(browser, pages, tiny_pool,
     monkeypatch.setattr(Unlearn, "moved", late)
     asked = f"pool={tiny_pool.name}&candidates={one}&rule=ties&density=0.3&scale=0.6&keep=0.9&tab=agreement"
     visit = Visit(browser, f"{pages}?{asked}&colour=blue", viewport={"width": 1340, "height": 900})
-    expect(visit.page.locator("#nm-agreed")).to_contain_text("1 candidates as chosen")
+    expect(visit.page.locator("#nm-agreed")).to_contain_text("1 candidate as chosen")
     tab(visit, "Unlearn")
     visit.page.wait_for_timeout(2000)
     visit.at("0.6")
