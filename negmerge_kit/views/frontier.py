@@ -134,16 +134,17 @@ def _frontiers(axes: Axes, comparison: Comparison, *, many: bool) -> None:
                   label=row.entrant.title if named else None, gid=f"frontier-{row.entrant.name}")  # fmt: skip
     axes.axvline(comparison.floor, color=RETAIN, linewidth=0.9, linestyle=(0, (1, 1.6)), gid="frontier-floor")
     axes.plot([base.retain.value], [base.forget.value], "s", color=INK, markersize=4)
-    axes.annotate("base", (base.retain.value, base.forget.value), (-5, 3), textcoords="offset points", fontsize=8,
+    axes.annotate("base", (base.retain.value, base.forget.value), (-6, -3), textcoords="offset points", fontsize=8,
                   color=MUTED, ha="right")  # fmt: skip
     axes.set(xlim=(comparison.floor - 0.4 * (base.retain.value - comparison.floor), base.retain.value * 1.004))
     axes.set_xlabel(
         f"retain (n = {base.retain.n:,}), validation{', first pool' if many else ''}\nthe scale grows to the left"
     )
-    axes.set_ylabel(f"forget (n = {base.forget.n:,}), validation", labelpad=1)
+    axes.set_ylabel(f"forget (n = {base.forget.n:,}),\nvalidation", labelpad=1)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol="\N{NO-BREAK SPACE}%"))
-    axes.legend(loc="upper left", fontsize=8, handlelength=2.2)
+    axes.legend(loc="lower right", bbox_to_anchor=(1.02, 1.0), ncols=3, borderaxespad=0.2, handlelength=2.0,
+                handletextpad=0.4, columnspacing=1.0, fontsize=7.5)  # fmt: skip
 
 
 def _rows(comparisons: Sequence[Comparison], name: str) -> list[Row]:

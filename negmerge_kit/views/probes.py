@@ -48,7 +48,7 @@ def relearning_figure(audit: Audit) -> Figure:
         for axes, probe in zip(panels, probes, strict=False):
             _relearning(axes, probe)
         if probes:
-            panels[-1].legend(loc="lower right", fontsize=7.5)
+            figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside lower center", ncols=4)
         panels[0].set_ylabel("accuracy on forget test images")
         panels[0].yaxis.set_major_formatter(percent_ticks())
     return figure
