@@ -3,8 +3,9 @@
     python benchmarks/browser.py [POOL] [--visits 10] [--moves 40] [--json]
 
 The app is in a process of its own, and has started. Each visit is a browser context of its own, so nothing is cached;
-the first paint is the browser's own (PerformancePaintTiming). A move lasts from the slider's input event to the frame
-that shows the curve marker at its scale. Without POOL the embedded one is used, which `negmerge pool build tiny` makes.
+the first paint is the browser's own (PerformancePaintTiming). A move lasts from the slider's input event until a
+frame with the curve marker at its scale has been painted; the number comes in the same answer. Without POOL the
+embedded one is used, which `negmerge pool build tiny` makes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ SLIDER = "#nm-scale input[type=range]"
 WARM_UP = 5
 PAINT = "() => performance.getEntriesByName('first-contentful-paint').map(entry => entry.startTime)[0] ?? null"
 
-# Resolves once the marker stands at the wanted scale and the forget number has been painted again.
+# Resolves once a frame with the marker at the wanted scale has been painted.
 MOVE = """async ([value, place]) => {
   const slider = document.querySelector('#nm-scale input[type=range]');
   const wanted = String(value);
@@ -41,6 +42,8 @@ MOVE = """async ([value, place]) => {
     if (performance.now() - started > 20000) return null;
     await new Promise(requestAnimationFrame);
   }
+  await new Promise(requestAnimationFrame);
+  await new Promise(painted => setTimeout(painted));
   return performance.now() - started;
 }"""
 

@@ -90,9 +90,11 @@ class Visitor:
         """Move the slider through these scales and wait for the answer to the last.
 
         Raises:
-            VisitError: if the app answers with an error.
+            VisitError: if the app answers with an error, or its slider is not `always_last`.
         """
         (event,) = self._at(SCALE, "change")
+        if event["trigger_mode"] != "always_last":
+            raise VisitError(f"the page's slider sends stale moves, too: its trigger mode is {event['trigger_mode']}.")
         waiting: asyncio.Task[Json] | None = None
         sent = 0
         for index, scale in enumerate(scales):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from negmerge_kit.cli.flags import rule_params
 from negmerge_kit.cli.sweeping import (
     add_executor_flags,
     add_training_flags,
@@ -39,6 +40,7 @@ def forget(arguments: list[str]) -> int:
 
     from negmerge_kit.checkpoints.outputs import make_folder
     from negmerge_kit.cli.data import prepare_scene
+    from negmerge_kit.lab.running_statistics import RunningStatistics
     from negmerge_kit.lab.training.recipe import grid
     from negmerge_kit.sweeps.jobs import pool_order
     from negmerge_kit.vision.data import find_data
@@ -46,13 +48,15 @@ def forget(arguments: list[str]) -> int:
 
     # What is misspelt is told before hours are spent.
     executor, _ = executor_of(options), grid(options.grid)
-    grid_and_floor(options), scale_by_hand(options.scale)
+    grid_and_floor(options), scale_by_hand(options.scale), rule_params(options)
     model = {"arch": options.model, "pretrained": options.pretrained} if options.pretrained else options.model
     name = f"{find_data(options.forget).name} from {options.model}"
     scene = Scene(name, model, options.forget, tuple(options.retain), options.mode, options.corrupt)
     make_folder(options.out)
     places(options.out / UNLEARNED, options.card, [Path(options.pretrained)] if options.pretrained else [])
     prepare_scene(scene)
+    if options.buffers != "keep":
+        RunningStatistics(scene.load(device=options.device), scene).check(options.buffers)
     store, damaged = begin_pool(scene, options.out / "pool", options.device)
     recipes = scene_grid(store, options.grid, options.precision)
     swept = fill("forget", store, recipes, options, executor, damaged)

@@ -61,6 +61,7 @@ def reproduce(arguments: list[str]) -> int:
     from negmerge_kit.lab.workbench import Workbench
     from negmerge_kit.scoring.floors import check_keep
     from negmerge_kit.scoring.scale import Method
+    from negmerge_kit.sweeps.jobs import pool_order
     from negmerge_kit.vision.data import find_data
     from negmerge_kit.vision.model_spec import find_model
     from negmerge_kit.vision.scene import Scene
@@ -86,10 +87,12 @@ def reproduce(arguments: list[str]) -> int:
         store, damaged = begin_pool(scene, options.out / source.name, options.device)
         recipes = scene_grid(store, options.grid, options.precision)
         swept = fill("reproduce", store, recipes, options, executor, damaged)
-        if not swept["candidates"]:
+        # Candidates of another --grid in the same folder take no part.
+        pool = store.reload().only(pool_order(store, recipes))
+        if not pool.ids:
             why = swept["failed"][0]["why"].strip().splitlines()[-1]
             raise NegmergeError(f"no candidate of {source.name} could be fine-tuned: {why}")
-        bench = Workbench(store.reload(), device=options.device)
+        bench = Workbench(pool, device=options.device)
 
         def tell(title: str, name: str = source.name) -> None:
             print(f"{name}: {title}", file=sys.stderr)

@@ -41,5 +41,7 @@ def heeding(*numbers: int, by: Callable[[int, FrameType | None], NoReturn] = sto
     with ExitStack() as restored:
         if threading.current_thread() is threading.main_thread():
             for number in numbers:
-                restored.callback(signal.signal, number, signal.signal(number, answer))
+                before = signal.signal(number, answer)
+                # What was not Python's own handler cannot be put back.
+                restored.callback(signal.signal, number, signal.SIG_DFL if before is None else before)
         yield

@@ -173,7 +173,9 @@ def forecast_rows(
 
 
 def _sizes(forgetting: Forgetting, n: dict[str, int]) -> dict[str, int]:
-    """Images of each part; of the split as published to a few, which its draw decides (see `published_split`)."""
+    """Images of each part; of the split as published to a few, which its draw decides (see `published_split`), and
+    as if validation were drawn from the training files.
+    """
     share, every = forgetting.share or 0, n["train"]
     if not forgetting.as_published:
         forget = round(share * every)

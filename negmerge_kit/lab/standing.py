@@ -11,7 +11,7 @@ from torch import Tensor
 from negmerge_kit.errors import ParameterError, SplitError
 from negmerge_kit.lab.evaluation import logits_of
 from negmerge_kit.scoring.accuracy import Accuracy
-from negmerge_kit.scoring.gap import GAP_OVER, average_gap
+from negmerge_kit.scoring.gap import average_gap
 from negmerge_kit.scoring.lira import log_ratios, scaled_confidence, separation
 from negmerge_kit.scoring.membership import FEATURES, every_efficacy, threshold_efficacy
 from negmerge_kit.scoring.metrics import METRICS
@@ -120,12 +120,6 @@ def measure(
     why = {"lira_members": NO_SHADOWS, "lira_auc": NO_SHADOWS, "gap": NO_RETRAINED, "seconds": NOT_TIMED}
     return Standing(split, {name: scores.get(name) or _absent(why.get(name, "it was not asked for."), split)
                             for name in METRICS})
-
-
-def gap_values(model: Classifier, parts: Parts, *, split: str) -> dict[str, float]:
-    """Only the numbers that the gap is made of, for a search over scales."""
-    values = measure(model, parts, split=split, features=("confidence",)).values
-    return {name: values[name] for name in GAP_OVER}
 
 
 def unseen_of(parts: Parts, split: str) -> ImageSet:

@@ -15,7 +15,8 @@ Or of a standard classifier, one data set and which of its training images to fo
 
 The FILE of indices has one a line, or a JSON list. Index n is image n of the original CIFAR-10, as torchvision counts;
 of other data row n of the training files, from 0, and of a folder the n-th file, classes by name and then files by
-path. They count before anything is held out; what the kit then holds out for validation cannot be forgotten.
+path; a local copy, as `cifar10:PATH`, is a folder. They count before anything is held out; what the kit then holds out
+for validation cannot be forgotten.
 """
 
 from __future__ import annotations

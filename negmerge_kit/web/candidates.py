@@ -49,7 +49,7 @@ def _recipe_cells(recipe: Json) -> dict[str, str]:
 
 
 def choices(pool: Pool) -> list[tuple[str, str]]:
-    """(line, id) of every finished candidate; settings without a column are told where candidates differ in them."""
+    """(line, id) of every finished candidate; of what labels tell beyond the columns, that in which they differ."""
     further = [_further(entry.recipe) for entry in pool.entries]
     shared = set.intersection(*map(set, further)) if further else set()
     return [(line(entry, [part for part in parts if part not in shared]), entry.id)

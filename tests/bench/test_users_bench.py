@@ -23,7 +23,8 @@ def test_three_visitors_for_five_seconds(tiny_pool):
     assert 0 < rows["alone", "step"]["median_ms"] <= rows["alone", "step"]["slowest_ms"]
     checks = {check["what"]: check for check in told["checks"]}
     assert checks["errors"]["measured"] == checks["traces in the log"]["measured"] == 0
-    assert checks["p95 beside a single visitor's"]["measured"] == told["ratio"] > 0
+    assert checks["p95 of a step beside a single visitor's"]["measured"] == told["ratios"]["step"] > 0
+    assert told["ratios"]["drag"] is None  # of one drag there is no percentile
     json.dumps(told, allow_nan=True)
 
 
@@ -64,6 +65,16 @@ def test_a_drag_sends_the_first_and_the_last_and_drops_what_was_stale(address, b
     assert move.made == 8 and 2 <= move.sent < 8 and move.scale == 0.8
     point = bench.score(bench.choose(), 0.8, "live")
     assert f"{100 * point.forget.value:.1f}" in move.answer and 'data-scale=\\"0.8\\"' in move.answer
+
+
+def test_a_slider_that_sends_every_move_is_noticed(address):
+    async def stay(visitor):
+        for event in visitor._events:
+            event["trigger_mode"] = "multiple"
+        return await visitor.drag([0.1, 0.2])
+
+    with pytest.raises(VisitError, match="sends stale moves"):
+        visit(address, stay)
 
 
 def test_another_choice_has_other_numbers(address, bench):

@@ -86,6 +86,19 @@ def test_candidates_of_another_grid_in_the_same_folder_take_no_part(words, tmp_p
     assert {*open_pool(tmp_path / "out" / "pool").ids} == {*first, *second}
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["--rule", "ties", "--agreement", "0.7"], "no dial of --rule ties"),
+        (["--buffers", "merge"], "no batch normalisation"),
+    ],
+)
+def test_what_the_merge_would_refuse_is_told_before_anything_is_trained(words, tmp_path, capsys, given, says):
+    assert main([*words, *given]) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out" / "pool" / "pool.json").exists()
+
+
 def test_a_corrupt_image_is_named_and_refused_or_left_out_by_choice(words, tmp_path, capsys):
     broken = next((tmp_path / "arrows").rglob("*.png"))
     broken.write_bytes(broken.read_bytes()[:40])

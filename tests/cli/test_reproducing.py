@@ -89,6 +89,16 @@ def test_from_files_to_the_table_and_again_without_a_step(words, tmp_path, capsy
     assert "NegMerge" in said and "published" in said and "interval" in said
 
 
+def test_candidates_of_another_grid_in_the_same_folder_take_no_part(words, tmp_path, capsys):
+    words = [*words, "--rows", "single,negmerge"]
+    assert run(words, capsys)[0] == 0
+    (tmp_path / "grid.toml").write_text(GRID.replace("[0.1, 0.2]", "[0.3]"))
+    _, told = run(words, capsys)
+    (part,) = told["datasets"]
+    assert part["candidates"] == 1 and part["rows"][0]["searches"] == 1
+    assert len(open_pool(tmp_path / "out" / "mnist").ids) == 3
+
+
 def test_a_dry_run_tells_and_makes_nothing(words, tmp_path, capsys):
     code, told = run([*words, "--dry-run"], capsys)
     assert code == 0 and not (tmp_path / "out").exists()

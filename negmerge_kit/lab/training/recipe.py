@@ -191,7 +191,7 @@ def grid(name_or_file: str | Path, *, data: str | None = None, images: int | Non
 
 
 def reseeded(recipes: Sequence[Recipe], seed: int) -> tuple[Recipe, ...]:
-    """A grid's recipes as another seed has them: no two seeds share a candidate's; 0 leaves them as they are.
+    """A grid's recipes as another seed has them; 0 leaves them. Seeds share no candidate's, if the grid names none.
 
     >>> [recipe.seed for recipe in reseeded(grid("tiny"), 1)]
     [8, 9, 10, 11, 12, 13, 14, 15]
