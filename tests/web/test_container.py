@@ -23,7 +23,6 @@ from negmerge_kit.bench.visitor import Visitor
 from .conftest import free_port
 
 ROOT = Path(__file__).parents[2]
-NOBODY = 65534
 WAIT = 120
 
 
@@ -76,6 +75,14 @@ def test_it_runs_as_nobody_special_on_a_port_that_is_told():
     assert order.index("USER") < order.index("ENTRYPOINT") and "RUN" not in order[order.index("USER") :]
     (port,) = said("EXPOSE", stage)
     assert f"PORT={port}" in " ".join(said("ENV", stage)) and len(said("HEALTHCHECK", stage)) == 1
+
+
+def test_the_entry_point_is_a_script_of_this_checkout_that_the_shell_can_read():
+    stage = last_stage()
+    shell, place = json.loads(said("ENTRYPOINT", stage)[0])
+    (source,) = [rest.split()[0] for rest in said("COPY", stage) if rest.split()[-1] == place]
+    read = subprocess.run([shell, "-n", str(ROOT / source)], capture_output=True, text=True)
+    assert (read.returncode, read.stderr) == (0, "")
 
 
 def test_what_is_copied_is_there_and_nothing_else_goes_to_the_builder():
@@ -139,12 +146,17 @@ def test_the_entry_point_is_public_or_guarded_by_a_file(place, people, asked):
     assert told.strip() == (f"demo --pool /srv/negmerge/pool --host 0.0.0.0 --port 7860 {asked} --device cpu []")
 
 
+def user_of_the_image():
+    return int(said("USER", last_stage())[0])
+
+
 def unprivileged():
-    """A user who may read everything (Python may lie in root's home) and write nothing; whoever is not root is one."""
+    """The image's user, who may read everything (Python may lie in root's home); whoever is not root stays as he is."""
     if os.geteuid():
         return ()
+    user = user_of_the_image()
     rights = ["--inh-caps=-all,+dac_read_search", "--ambient-caps=+dac_read_search"]
-    return ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *rights, "--")
+    return ("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", *rights, "--")
 
 
 def read_only(source, target):
@@ -169,7 +181,7 @@ def test_the_entry_point_serves_as_another_user_is_healthy_and_leaves_nothing(pl
     for folder in (home, temporary):
         folder.mkdir()
         if not os.geteuid():
-            os.chown(folder, NOBODY, NOBODY)
+            os.chown(folder, user_of_the_image(), user_of_the_image())
     port = str(free_port())
     environment = command(place, f'exec "{sys.executable}" -m negmerge_kit.cli "$@"') | {
         "HOME": str(home), "TMPDIR": str(temporary), "PORT": port, "NEGMERGE_POOL": str(pool),
@@ -189,11 +201,12 @@ def test_the_entry_point_serves_as_another_user_is_healthy_and_leaves_nothing(pl
             assert time.monotonic() < until, "it never became healthy"
             time.sleep(0.5)
         (private,) = temporary.glob("negmerge-app-*")
-        assert private.stat().st_uid == (os.geteuid() or NOBODY) and stat.S_IMODE(private.stat().st_mode) == 0o700
+        owned = private.stat()
+        assert owned.st_uid == (os.geteuid() or user_of_the_image()) and stat.S_IMODE(owned.st_mode) == 0o700
         asyncio.run(end_in_the_middle(app, f"http://127.0.0.1:{port}"))
+        told, _ = app.communicate(timeout=60)  # told once, as services are: a second signal cuts the tidy-up short
     finally:
-        app.terminate()
-        told, _ = app.communicate(timeout=60)
+        app.kill()
     assert app.returncode == 128 + signal.SIGTERM and "Traceback" not in told, told
     assert not list(temporary.glob("negmerge-app-*"))
     assert {path: path.stat().st_mtime_ns for path in (*pool.rglob("*"), *package.rglob("*"))} == before
