@@ -207,7 +207,7 @@ def large(kind, side):
 
 class Evil:
     def __reduce__(self):
-        return os.system, ("touch /tmp/finetune-was-here",)
+        return os.system, ("touch was-here",)
 
 
 @pytest.mark.parametrize(
@@ -220,8 +220,10 @@ class Evil:
     ],
     ids=range(14),
 )  # fmt: skip
-def test_what_is_no_image_or_more_than_one(uploads, tmp_path, data):
+def test_what_is_no_image_or_more_than_one(uploads, tmp_path, monkeypatch, data):
+    monkeypatch.chdir(tmp_path)
     assert "circle/x.png" in refused(uploads, tmp_path, sent(uploads, tmp_path, {**GOOD, "circle/x.png": data}))
+    assert not (tmp_path / "was-here").exists()
 
 
 def test_every_accepted_format_passes_under_its_own_ending():
