@@ -5,10 +5,13 @@ import socket
 import stat
 from pathlib import Path
 
+import httpx
 import pytest
 
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.web.serving import check_address, read_auth
+
+from .conftest import free_port
 
 
 def test_a_port_in_use_names_the_port_and_another():
@@ -67,8 +70,6 @@ def test_a_start_on_a_taken_port_is_refused_before_anything_is_loaded(tmp_path, 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_a_public_host_is_served_when_that_is_said(host):
-    from .conftest import free_port
-
     check_address(host, free_port(), guarded=True)
     with pytest.raises(ParameterError, match="--public"):
         check_address(host, free_port(), guarded=False)
@@ -94,6 +95,17 @@ def test_the_command_serves_a_public_pool_read_only(tiny_pool, monkeypatch):
     assert asked["public"] is True and asked["sweep"] is None and asked["auth"] is None
 
 
+def test_the_command_hands_the_people_on(tiny_pool, tmp_path, monkeypatch):
+    from negmerge_kit import web
+    from negmerge_kit.cli import main
+
+    asked = {}
+    monkeypatch.setattr(web, "serve", lambda pool, **options: asked.update(options), raising=False)
+    people = tmp_path / "people"
+    assert main(["demo", "--pool", str(tiny_pool), "--host", "0.0.0.0", "--auth", str(people)]) == 0
+    assert asked["auth"] == people and asked["public"] is False
+
+
 def test_public_and_auth_exclude_each_other(tiny_pool, tmp_path, capsys):
     from negmerge_kit.cli import main
 
@@ -111,3 +123,73 @@ def test_an_empty_embedded_pool_cannot_be_public(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(embedded, "start_pool", lambda scene: (Empty(), []))
     assert main(["demo", "--public"]) == 2
     assert "negmerge pool build tiny" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def guarded(tiny_pool, tmp_path_factory):
+    """The address of an app that lets ann and bob in."""
+    from negmerge_kit.web import serve
+
+    people = tmp_path_factory.mktemp("auth") / "people"
+    people.write_text("ann:secret:with colon\nbob:1\n")
+    port = free_port()
+    blocks = serve(tiny_pool, device="cpu", port=port, auth=people, block=False)
+    yield f"http://127.0.0.1:{port}"
+    blocks.close(verbose=False)
+
+
+@pytest.fixture
+def somebody(guarded):
+    with httpx.Client(base_url=guarded, timeout=60) as http:
+        yield http
+
+
+def login(http, user, password):
+    return http.post("/login", data={"username": user, "password": password})
+
+
+def asked(http, number, pool, file):
+    """The answers to all that holds data or does work: `number` is the handler of /score, `file` one of the app's."""
+    score = {"data": [pool.name, None, "negmerge", 0.5, None, "live", "keep"]}
+    hidden = score | {"fn_index": number, "session_hash": "somebody"}
+    return {
+        "config": http.get("/config"),
+        "info": http.get("/gradio_api/info"),
+        "run": http.post("/gradio_api/run/score", json=score),
+        "call": http.post("/gradio_api/call/score", json=score),
+        "predict": http.post("/gradio_api/run/predict", json=hidden),
+        "join": http.post("/gradio_api/queue/join", json=hidden),
+        "joined": http.get("/gradio_api/queue/data", params={"session_hash": "somebody"}),
+        "upload": http.post("/gradio_api/upload", files={"files": ("a.txt", b"told to friends")}),
+        "file": http.get(f"/gradio_api/file={file}"),
+    }
+
+
+def test_without_the_password_nothing_is_answered_and_with_it_all_is(guarded, somebody, tiny_pool):
+    from negmerge_kit.checkpoints.pool import open_pool
+
+    ids = open_pool(tiny_pool).ids
+    with httpx.Client(base_url=guarded, timeout=60) as ann:
+        assert login(ann, "ann", "secret:with colon").status_code == 200
+        (file,) = ann.post("/gradio_api/upload", files={"files": ("a.txt", b"told to friends")}).json()
+        events = ann.get("/config").json()["dependencies"]
+        known = next(event["id"] for event in events if event["api_name"] == "score"), tiny_pool, file
+        told = asked(ann, *known)
+        assert {answer.status_code for answer in told.values()} == {200}
+        assert told["run"].json()["data"][0]["kept_fraction"] > 0 and '"kept_fraction"' in told["joined"].text
+        assert told["file"].content == b"told to friends"
+        assert all(id in ann.get("/").text for id in ids)
+    refused = {what: answer.status_code for what, answer in asked(somebody, *known).items()}
+    assert refused == dict.fromkeys(told, 401)
+    door = somebody.get("/")
+    assert '"auth_required":true' in door.text and not any(id in door.text for id in ids)
+
+
+@pytest.mark.parametrize(
+    ("user", "password"),
+    [("ann", "1"), ("ann", "secret"), ("bob", "secret:with colon"), ("bob", ""), ("eve", "1"), ("", "")],
+)
+def test_a_wrong_password_opens_nothing(somebody, user, password):
+    answer = login(somebody, user, password)
+    assert answer.status_code in (400, 422) and not answer.cookies
+    assert somebody.get("/config").status_code == 401
