@@ -1,7 +1,13 @@
-"""A thousand hostile calls, seeded: each gets a plain answer or a sentence, none a bug, none a byte from elsewhere."""
+"""Hostile calls, seeded, a thousand over the page's functions and a thousand to each named endpoint.
 
+Each gets a plain answer or a sentence, none a bug, none a byte from elsewhere.
+"""
+
+import asyncio
 import json
 import random
+import shutil
+from pathlib import Path
 
 import gradio as gr
 import pytest
@@ -13,7 +19,7 @@ from negmerge_kit.web.agreement_page import AgreementPage
 from negmerge_kit.web.audit_page import AuditPage
 from negmerge_kit.web.auditing import Auditing
 from negmerge_kit.web.compare_page import follow, shown_first
-from negmerge_kit.web.endpoints import Endpoints
+from negmerge_kit.web.endpoints import Endpoints, publish
 from negmerge_kit.web.pools import Pools
 from negmerge_kit.web.takeaway import TakeAway
 from negmerge_kit.web.told import told
@@ -96,6 +102,72 @@ def test_a_thousand_calls_are_answered_or_refused_in_a_sentence(page, bench, tmp
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     assert jobs.do(lambda job: "alive") == "alive"
     assert endpoints.score(name, ids, "negmerge", 0.5, {}, "live")["forget"]["n"] == 240
+
+
+@pytest.fixture(scope="module")
+def two_pools(tiny_pool, tmp_path_factory):
+    """Two pools served side by side, `mine` and `theirs`, each with candidates that the other lacks."""
+    folder = tmp_path_factory.mktemp("two")
+    for name, part in (("mine", slice(2)), ("theirs", slice(2, None))):
+        record = Path(shutil.copytree(tiny_pool, folder / name)) / "pool.json"
+        told = json.loads(record.read_text())
+        told["candidates"] = told["candidates"][part]
+        record.write_text(json.dumps(told))
+    return Pools([folder / "mine", folder / "theirs"], made=folder / "made", device="cpu", read_only=True)
+
+
+@pytest.fixture(scope="module")
+def published(two_pools):
+    """The named endpoints as gradio hands calls on to them, without the page and without HTTP."""
+    with gr.Blocks(analytics_enabled=False) as blocks:
+        publish(Endpoints(two_pools))
+    functions = {function.api_name: function for function in blocks.fns.values()}
+    return lambda which, values: blocks.process_api(functions[which], values)
+
+
+GOOD = {
+    "pools": [],
+    "score": ["mine", None, "negmerge", 0.5, None, "live", "keep"],
+    "search": ["mine", None, "negmerge", None, 0.95, "0:1:0.5", False, False, "keep"],
+    "compare": ["mine", "uniform", "none", 0.95, "0:1:0.5", "keep"],
+}
+
+
+@pytest.mark.parametrize("which", GOOD)
+def test_each_endpoint_survives_a_thousand_calls_with_other_pools_ids_among_them(which, two_pools, published, secret):
+    mine, theirs = (two_pools.open(id).bench.pool for id in two_pools.ids)
+    stranger = theirs.ids[0]
+    assert stranger not in mine.ids
+    others = ["theirs", "mine/../theirs", stranger, [stranger], [*mine.ids, stranger], {"agreement": stranger},
+              f"../theirs/candidates/{stranger}.safetensors", {"path": str(theirs.folder / "pool.json")}]  # fmt: skip
+    before = {path: path.stat().st_mtime_ns for pool in (mine, theirs) for path in pool.folder.rglob("*")}
+
+    async def called(values):
+        try:
+            return str((await published(which, values))["data"][0]), False
+        except (gr.Error, NegmergeError) as error:
+            return str(error), True
+
+    async def attack():
+        lot, refused = random.Random(which), 0
+        for number in range(CALLS):
+            values = list(GOOD[which]) or [hostile(lot, secret) for _ in range(lot.randint(1, 3))]
+            # Up to three bad arguments: hardly any call is then in order by chance, and works for long.
+            for place in lot.sample(range(len(values)), min(len(values), lot.randint(1, 3))):
+                values[place] = lot.choice(others) if lot.random() < 0.3 else hostile(lot, secret)
+            said, no = await called(values)
+            refused += no
+            assert SECRET not in said and "root:" not in said and "Traceback" not in said, (number, str(values)[:300])
+        return refused
+
+    refused = asyncio.run(attack())
+    assert refused == 0 if which == "pools" else refused > 0.9 * CALLS
+    if which in ("score", "search"):  # all else in order, so it is the other pool's candidate that is refused
+        for ids in ([stranger], [*mine.ids, stranger]):
+            said, no = asyncio.run(called(["mine", ids, *GOOD[which][2:]]))
+            assert no and f"no candidate '{stranger}'" in said
+    assert {path: path.stat().st_mtime_ns for pool in (mine, theirs) for path in pool.folder.rglob("*")} == before
+    assert asyncio.run(called(GOOD[which]))[1] is False
 
 
 @pytest.fixture(scope="module")
