@@ -1,11 +1,12 @@
 """Heavy work takes turns, is shared by who asks for the same, ends when nobody waits, and never takes the app down."""
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.web.jobs import CancelledError, Done, JobFailedError, Jobs, Progress
+from negmerge_kit.web.jobs import CancelledError, Done, Job, JobFailedError, Jobs, Progress
 
 WAIT = 10
 
@@ -27,6 +28,20 @@ def test_a_job_tells_how_far_it_is_and_ends_with_its_result():
         if isinstance(news, Progress) and news.share == 0.5:
             go.set()
     assert seen[-1] == Done(7) and Progress("half", 0.5, seen[-2].hint) == seen[-2]
+
+
+def test_a_job_tells_the_time_that_it_has_taken_and_what_is_left(monkeypatch):
+    clock, seen = SimpleNamespace(now=100.0), []
+    monkeypatch.setattr("negmerge_kit.web.jobs.time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    def work(job):
+        for now, share in ((101, 0.5), (130, 0.25), (190, None), (220, 1.0)):
+            clock.now = now
+            job.tell("on", share)
+            seen.append(job.progress.hint)
+
+    Job(work).run()
+    assert seen == ["1 s", "30 s, about 90 s left", "90 s", "120 s, about 0 s left"]
 
 
 def test_one_job_at_a_time_in_order():
