@@ -12,7 +12,7 @@ from negmerge_kit.lab.audits.audit import PROBES
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.web import fragments
 from negmerge_kit.web.auditing import Auditing, audit_html
-from negmerge_kit.web.job_buttons import LIGHT, PRESS, connect, told_by
+from negmerge_kit.web.job_buttons import LIGHT, connect, connect_file, told_by
 from negmerge_kit.web.jobs import Done, Jobs, Progress
 from negmerge_kit.web.numbered import Standing, numbers
 from negmerge_kit.web.page import Controls
@@ -144,10 +144,7 @@ def lay_out(
             pool, *values = _checked(named)
             return str(getattr(of_pool(pool), kind)(*values))
 
-        button.click(
-            told(write), named, file, api_visibility="private", show_progress="minimal",
-            show_progress_on=button, concurrency_limit=2, concurrency_id="heavy",
-        ).success(None, None, None, js=PRESS.format(kind=kind), api_visibility="private")  # fmt: skip
+        connect_file(button, file, write, [named])
 
 
 def _checked(named: list[Any]) -> list[Any]:

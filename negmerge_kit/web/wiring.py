@@ -15,7 +15,7 @@ from negmerge_kit.web.address import READ, READ_TAB, Address, remember, restored
 from negmerge_kit.web.dials import explanation, statistics_dial
 from negmerge_kit.web.examples import EXAMPLES
 from negmerge_kit.web.fragments import device_chip, notice
-from negmerge_kit.web.job_buttons import LIGHT, PRESS
+from negmerge_kit.web.job_buttons import LIGHT, connect_file
 from negmerge_kit.web.numbered import numbers, session, unless_overtaken
 from negmerge_kit.web.page import Controls, Shown
 from negmerge_kit.web.pools import OpenPool, Pools
@@ -165,6 +165,7 @@ def _subtracting(pools: Pools, controls: Controls, shown: Shown, arriving: list[
     pieces, busy = shown.chosen, [controls.find, controls.stop, shown.chosen.result, controls.scale]
     at_scale = list(pieces[: len(Moved._fields)])
     numbered = {"inputs": [shown.number, *controls.model], "js": numbers(len(controls.model)), **LIGHT}
+    searches = Visitors()
 
     def choose(request: gr.Request, number: Any, pool: str, *values: Any) -> Any:
         visitor = session(request)
@@ -186,11 +187,13 @@ def _subtracting(pools: Pools, controls: Controls, shown: Shown, arriving: list[
         return gr.skip() if pools.visitors.overtaken(visitor, number) else answer
 
     def find(request: gr.Request, number: Any, pool: str, *values: Any) -> Iterator[Any]:
-        pressed = gr.Button("Searching…", interactive=False), gr.Button(visible=True)  # each time, as in job_buttons
-        yield *pressed, gr.skip(), gr.skip()
-        for result, scale in pools.open(pool).unlearn.find(session(request), *values, number=number):
+        visitor, pressed = session(request), (gr.Button("Searching…", interactive=False), gr.Button(visible=True))
+        searches.asked(visitor, number, chooses=True)
+        yield *pressed, gr.skip(), gr.skip()  # each time, as in job_buttons
+        for result, scale in pools.open(pool).unlearn.find(visitor, *values, number=number):
             yield *pressed, result, gr.skip() if scale is None else scale
-        yield *release(), gr.skip(), gr.skip()
+        # An example has begun another search meanwhile: the buttons are that one's.
+        yield *(map(_skip, pressed) if searches.overtaken(visitor, number) else release()), gr.skip(), gr.skip()
 
     def release() -> tuple[gr.Button, gr.Button]:
         return gr.Button(FIND, interactive=True), gr.Button(visible=False)
@@ -206,7 +209,7 @@ def _subtracting(pools: Pools, controls: Controls, shown: Shown, arriving: list[
     def search(trigger: Callable[..., Any]) -> None:
         searching = trigger(told_on_the_way(find), [shown.number, *controls.floored], busy, concurrency_limit=2,
                             concurrency_id="heavy", js=numbers(len(controls.floored)), **LIGHT)  # fmt: skip
-        searching.then(release, None, busy[:2], **LIGHT)
+        searching.failure(release, None, busy[:2], **LIGHT)
         show(searching.success)
 
     changes = [control.change for control in (controls.picker, controls.rule, controls.keep, *controls.dials,
@@ -241,10 +244,7 @@ def _taking(pools: Pools, controls: Controls, shown: Shown) -> None:
             page, write = opened.unlearn, getattr(opened.takeaway, kind)
             return str(write(page.choice(ids, rule, dials), page.scale(scale), page.keep(keep)))
 
-        button.click(
-            told(take), controls.model, file, api_visibility="private", show_progress="minimal",
-            show_progress_on=button, concurrency_limit=2, concurrency_id="heavy",
-        ).success(None, None, None, js=PRESS.format(kind=kind), api_visibility="private")  # fmt: skip
+        connect_file(button, file, take, controls.model)
 
 
 def _skip(_: Any) -> Any:

@@ -116,6 +116,26 @@ def test_a_search_that_waited_in_line_while_another_choice_arrived_does_not_begi
     assert app.pools.visitors.stands_at(app.me, None) is False  # and the curve of that choice goes on
 
 
+def test_a_search_that_an_example_has_overtaken_leaves_it_the_buttons(app, monkeypatch):
+    scored = app.pools.open("first").unlearn.scored
+    find, choose, ids = app.at("nm-find", "click"), app.at("nm-picker", "change"), app.ids[:1]
+
+    def search(choice, keep):
+        yield BEST
+        scored.known(choice).searches[keep] = ScaleSearch(keep, BASE, BEST, ())
+
+    monkeypatch.setattr(scored, "search", search)
+    choose(1, *app.model())
+    first = find(2, *app.floored())
+    next(first)
+    choose(3, *app.model(ids=ids))
+    second = find(4, *app.floored(ids=ids))
+    assert next(second)[0].interactive is False
+    assert skipped(list(first)[-1])
+    assert list(second)[-1][0].interactive is True
+    scored._known.clear()
+
+
 def test_another_floor_ends_the_filling_of_the_curve_with_the_former_floor(app, monkeypatch):
     page = app.pools.open("first").unlearn
     monkeypatch.setattr(page.scored, "fill_live", lambda choice: iter([None] * 3))
@@ -309,9 +329,12 @@ def test_what_the_audit_page_gives_away_is_the_model_that_it_names(app, monkeypa
     )
     (event,) = (event for event in app.blocks.fns.values() if (button._id, "click") in event.targets)
     assert [part for part in event.inputs if part.elem_id == "nm-scale"] == []
-    assert event.fn(named) == "file" and list(given[0]) == app.model(scale=0.5)[1:]
+    writing = event.fn(named)
+    said, nothing = next(writing)  # before anything is written, which takes seconds
+    assert (said.value, said.interactive, nothing, given) == ("Writing…", False, SKIP, [])
+    assert list(writing) == [(SKIP, "file")] and list(given[0]) == app.model(scale=0.5)[1:]
     with pytest.raises(gr.Error, match="no model is named"):
-        event.fn([])
+        list(event.fn([]))
 
 
 def test_cancelling_on_one_page_leaves_the_other_pages_jobs_alone(app, monkeypatch):
