@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from negmerge_kit.lab.baselines import BASELINES
+
 ROOT = Path(__file__).parents[2]
 TOP = {
     "README.md",
@@ -55,6 +57,12 @@ def test_modules_are_one_idea_long():
         and (n := len(path.read_text(encoding="utf-8").splitlines())) > 300
     }
     assert not long
+
+
+def test_a_baseline_is_a_short_file():
+    for name in BASELINES:
+        path = ROOT / "negmerge_kit" / "lab" / "baselines" / f"{name.replace('-', '_')}.py"
+        assert 15 <= len(path.read_text(encoding="utf-8").splitlines()) <= 80, path.name
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.name)

@@ -21,15 +21,16 @@ FORGET = images_of("forgotten", [51, 230], [0, 1])
 REMAINING = images_of("remaining", [20, 200, 255], [1, 0, 1])
 
 
-def unlearned(name, *, epochs=1, forgotten=FORGET, remaining=REMAINING, rate=RATE, seed=0, base=BASE, **params):
+def unlearned(name, *, epochs=1, forgotten=FORGET, remaining=REMAINING, rate=RATE, seed=0, base=BASE, fresh=(0.0, 0.0),
+              recipe=RECIPE, **params):
     """The two weights after the baseline; without momentum and with a decay that shows, where it has them."""
     baseline, model = BASELINES[name], TwoWeights(*base)
     known = {parameter.name for parameter in baseline.parameters}
     params = {key: value for key, value in {"momentum": 0, "weight_decay": DECAY}.items() if key in known} | params
     parts = parted(forgotten=forgotten if "forget" in baseline.reads else None,
                    remaining=remaining if "remaining" in baseline.reads else None)
-    steps = list(baseline.unlearn(model, parts, rate=rate, epochs=epochs, seed=seed, fresh=lambda _: TwoWeights(),
-                                  recipe=RECIPE, params=params))
+    steps = list(baseline.unlearn(model, parts, rate=rate, epochs=epochs, seed=seed,
+                                  fresh=lambda _: TwoWeights(*fresh), recipe=recipe, params=params))
     assert [step.index for step in steps] == list(range(1, steps[0].total + 1))
     assert not model.clip.training and not model.clip.visual.weight.requires_grad
     return model.w
@@ -54,6 +55,19 @@ def test_momentum_is_sgds():
         speed = 0.9 * speed + slope(w, *of(REMAINING)) + DECAY * w
         w = w - RATE * speed
     assert unlearned("fine-tune", epochs=3, momentum=0.9) == pytest.approx(w, abs=1e-6)
+
+
+def test_retrain():
+    """From an untrained network by the base's own recipe: momentum 0.9, and half the rate in the cosine's second step.
+
+    Only the remaining images can be read; the rate and the epochs are the run's, not the recipe's.
+    """
+    w, speed = np.array((0.1, 0.6)), 0.0
+    for rate in (RATE, RATE / 2):
+        speed = 0.9 * speed + slope(w, *of(REMAINING)) + DECAY * w
+        w = w - rate * speed
+    recipe = Recipe(lr=0.1, epochs=7, weight_decay=DECAY, warmup=0, clip_norm=0.0, optimizer="sgd")
+    assert unlearned("retrain", epochs=2, fresh=(0.1, 0.6), recipe=recipe) == pytest.approx(w, abs=1e-6)
 
 
 def test_gradient_ascent():

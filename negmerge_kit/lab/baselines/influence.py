@@ -36,14 +36,13 @@ def whole_slope(run: Run, images: ImageSet) -> Tensor:
 def steps(run: Run) -> Iterator[Step]:
     """θ ← θ + α F⁻¹ v with v = Σ_f g / n − (n_f / (n n_r)) Σ_r g over n = n_f + n_r images, in eval mode.
 
-    N remaining images are drawn with the seed for F, one at a time; `epochs` has no meaning here. A step is one of
-    them, its loss the length of F⁻¹v so far, and the last one moves the weights. Images are taken as they are, without
-    augmentation. The reference's ImageNet branch takes both gradients from the forget set; this does not.
+    N remaining images are drawn with the seed for F; a step is one of them, its loss the length of F⁻¹v so far, and the
+    last one moves the weights. No image is augmented, and `epochs` has no meaning here. The reference's ImageNet branch
+    takes both gradients from the forget set; this does not.
     """
     forgotten, remaining = run.parts.forgotten, run.parts.remaining
-    draw = torch.Generator().manual_seed(run.seed)
-    chosen = torch.randperm(len(remaining), generator=draw)[: run.settings["samples"]]
-    weights = list(run.model.clip.visual.parameters())
+    order = torch.randperm(len(remaining), generator=torch.Generator().manual_seed(run.seed))
+    chosen, weights = order[: run.settings["samples"]], list(run.model.clip.visual.parameters())
     with gradients(run.model, train=False):
         n_f, n_r = len(forgotten), len(remaining)
         v = whole_slope(run, forgotten) / (n_f + n_r) - whole_slope(run, remaining) * (n_f / ((n_f + n_r) * n_r))
@@ -69,13 +68,11 @@ INFLUENCE = Baseline(
         Parameter("samples", "Fisher samples", "Remaining images, one gradient each, that the Fisher comes from.", 1000,
                   "int", low=2),
         Parameter("fisher", "Inverse Fisher", "The reference code's shortcut, or the product that it stands for, which "
-                  "keeps one vector a sample: samples times weights times 4 bytes.", "published", "choice",
-                  choices=("published", "exact")),
+                  "keeps samples × weights × 4 bytes.", "published", "choice", choices=("published", "exact")),
     ),
     presets={
-        PAPER: Preset((0.2, 1.0, 2.0, 5.0, 10.0, 20.0), 1, "github.com/OPTML-Group/Unlearn-Saliency issue 11: "
-                      "the paper's 1 to 20, of which one reader found only values under 1 to work; 0.2 is the code's "
-                      "default."),
+        PAPER: Preset((0.2, 1.0, 2.0, 5.0, 10.0, 20.0), 1, "github.com/OPTML-Group/Unlearn-Saliency issue 11: the "
+                      "paper's 1 to 20, of which a reader found only those under 1 to work; 0.2 the code's default."),
         TINY: Preset((2.0, 5.0, 8.0, 12.0), 1, EMBEDDED, {"samples": 200}),
     },
     steps=steps,

@@ -16,11 +16,10 @@ from negmerge_kit.merging.rule import Parameter
 
 def saliency(run: Run) -> dict[str, Tensor]:
     """|Σ over batches of ∇ CE(θ; forget)| of every parameter, at the base's weights, in eval mode and float32."""
-    forgotten, network = run.parts.forgotten, run.model.clip.visual
-    names, weights = zip(*network.named_parameters(), strict=True)
+    forgotten, size = run.parts.forgotten, run.settings["batch_size"]
+    names, weights = zip(*run.model.clip.visual.named_parameters(), strict=True)
     total = [torch.zeros_like(weight) for weight in weights]
     with gradients(run.model, train=False):
-        size = run.settings["batch_size"]
         for images, labels in zip(forgotten.images.split(size), forgotten.labels.split(size), strict=True):
             with torch.enable_grad():
                 loss = truth(view(run, forgotten.name, images, labels, precision="float32"))

@@ -64,10 +64,8 @@ SCRUB = Baseline(
         Parameter("alpha", "Distillation", "Weight α of the divergence from the base on the remaining images.", 0.001,
                   "float", low=0.0),
         Parameter("gamma", "Labels", "Weight γ of the cross-entropy on the remaining images.", 0.99, "float", low=0.0),
-        Parameter("temperature", "Temperature", "Temperature T of the divergence.", 4.0, "float", low=0.0,
-                  low_open=True),
-        Parameter("max_epochs", "Epochs of forgetting", "First epochs that go over the images to forget.", 2, "int",
-                  low=1),
+        Parameter("temperature", "Temperature", "Temperature of the divergence.", 4.0, "float", low=0.0, low_open=True),
+        Parameter("max_epochs", "Epochs of forgetting", "First epochs over the images to forget.", 2, "int", low=1),
         Parameter("forget_batch_size", "Batch size, forget", "Images to forget a step.", 32, "int", low=2),
         Parameter("batch_size", "Batch size, remaining", "Remaining images a step.", 128, "int", low=2),
         MOMENTUM,
@@ -76,8 +74,7 @@ SCRUB = Baseline(
     presets={
         PAPER: Preset((1e-4, 5e-4, 1e-3, 1e-2, 1e-1), 3, "the authors' large_scale_unlearning notebook: 3 epochs at "
                       "5e-4; the range 1e-4 to 1e-1 is Unlearn-WorstCase issue 1's, which runs 10 epochs."),
-        TINY: Preset((2e-3, 5e-3, 1e-2, 2e-2, 4e-2), 3, EMBEDDED,
-                     {"batch_size": 64}),
+        TINY: Preset((2e-3, 5e-3, 1e-2, 2e-2, 4e-2), 3, EMBEDDED, {"batch_size": 64}),
     },
     steps=steps,
 )
