@@ -15,6 +15,7 @@ from negmerge_kit.web import serve
 from negmerge_kit.web.compare_page import shown_first
 from negmerge_kit.web.dials import params_of, statistics_dial
 from negmerge_kit.web.endpoints import Endpoints
+from negmerge_kit.web.fragments import notice
 from negmerge_kit.web.pools import Pools
 from negmerge_kit.web.unlearn import AIM, AIM_OF_CLASS, Unlearn
 
@@ -87,11 +88,12 @@ def test_the_words_are_right_for_a_classifiers_images(opened):
     page = opened.unlearn
     shown = page.chosen("me", *model(opened, 0.5, "keep"))
     assert "training images, n = 120" in shown.cards and "training and unseen validation images" in shown.cards
-    assert page.forget_title == "random 10 % from seed 0" and "families" not in shown.cards and AIM in shown.notice
+    assert page.forget_title == "random 10 % from seed 0" and "families" not in shown.cards
+    assert notice(AIM, "hint") == shown.notice
     of_class = replace(page.bench.scene, forgetting=Forgetting("scans", of_class="3"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(page.bench, "scene", of_class)
-        assert AIM_OF_CLASS in Unlearn(page.scored).moved(*model(opened, 0.5, "keep")).notice
+        assert notice(AIM_OF_CLASS, "hint") == Unlearn(page.scored).moved(*model(opened, 0.5, "keep")).notice
 
 
 def test_audit_and_compare_point_to_what_there_is_instead(opened, bench):

@@ -168,6 +168,11 @@ def test_test_numbers_stand_apart_from_validation():
     assert 'class="nm-test"' in text and "held out" in text and "chose the scale" in text
 
 
+def test_a_notice_sets_commands_as_code_and_nothing_else_as_markup():
+    told = fragments.notice("say `rm <x>`, <b>not</b> ` alone")
+    assert "Say <code>rm &lt;x&gt;</code>, &lt;b&gt;not&lt;/b&gt; ` alone" in told
+
+
 @pytest.mark.parametrize("growing", [True, False])
 def test_a_pool_without_candidates_shows_the_base(tmp_path, growing):
     from negmerge_kit.sweeps.embedded import start_pool
@@ -175,7 +180,7 @@ def test_a_pool_without_candidates_shows_the_base(tmp_path, growing):
     pool, _ = start_pool("tiny:digits", tmp_path / "empty")
     page = Unlearn(Scored(Workbench(pool, device="cpu")), growing=growing)
     shown = page.chosen("s", [], RULE, KEEP, 0.0, *DIALS)
-    assert (WAITING if growing else EMPTY[1:]) in shown.notice
+    assert shown.notice == (fragments.notice(WAITING, "hint") if growing else fragments.notice(EMPTY))
     assert percent(page.bench.base_scores("live").forget.value) in shown.cards
     assert "<svg" in shown.curve and shown.gallery.count("<figure>") == 12
 
