@@ -19,7 +19,7 @@ TABS = ("unlearn", "compare", "agreement", "finetune", "audit")
 LONGEST = 200_000
 LOWEST_KEEP = 0.8
 
-READ, READ_TAB = "() => [++negmerge.sent, negmerge.asked]", "() => [negmerge.asked]"
+READ, READ_TAB = "() => [++negmerge.sent, negmerge.asked]", "() => negmerge.arrive()"
 """Send the address as the page was called to the handlers that restore from it, the first with a number."""
 
 

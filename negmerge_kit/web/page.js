@@ -2,6 +2,8 @@
 window.negmerge = {
   /* The address as it was called: the first tab writes itself into it before anything is restored. */
   asked: window.location.search,
+  /* Whether what it asks for has been restored: until then the address stays as it was called, for who reloads. */
+  arrived: false,
   /* How many numbered requests it has sent. */
   sent: 0,
   /* Writes the controls into the address, without a new entry in the history; what is as at first is left out. */
@@ -19,7 +21,15 @@ window.negmerge = {
     known.dials.forEach(([owner, name, first], place) => { if (owner === rule) put(name, dials[place], first); });
     history.replaceState(history.state, '', address);
   },
+  /* Called when all but the tab is restored; groups of boxes are named for who hears them: gradio only draws names. */
+  arrive() {
+    this.arrived = true;
+    for (const {props} of window.gradio_config.components)
+      document.querySelector(`fieldset[id="${props.elem_id}"]`)?.setAttribute('aria-label', props.label);
+    return [this.asked];
+  },
   rememberTab(tab, first) {
+    if (!this.arrived) return;
     const address = new URL(window.location);
     if (tab === first) address.searchParams.delete('tab'); else address.searchParams.set('tab', tab);
     history.replaceState(history.state, '', address);

@@ -22,8 +22,8 @@ from negmerge_kit.views.style import percent
 from negmerge_kit.web.plans import Plans
 
 from .conftest import free_port
-from .drawings import drawings
-from .visits import Visit, tab
+from .drawings import drawings, zipped
+from .visits import Visit, inaccessible, tab
 
 SLOW = 120_000
 
@@ -57,6 +57,20 @@ def test_from_sixty_images_to_a_checkpoint_that_evaluate_confirms(browser, app, 
     tab(visit, "Fine-tune")
     expect(page.locator("#nm-begun-none")).to_contain_text("press “Use this”")  # and no buttons with nothing to act on
     expect(page.locator("#nm-resume")).to_be_hidden()
+    page.locator("#nm-use").click()
+    expect(page.locator("#nm-scene-told [role=alert]")).to_be_visible()
+    assert inaccessible(visit, 1340, 390) == []
+    page.get_by_label("an embedded family").check()
+    page.locator("#nm-family input").click()
+    page.get_by_role("option", name="colours", exact=True).click()
+    page.locator("#nm-use").click()
+    expect(page.locator("#nm-scene-told")).to_contain_text("colours: candidates learn from", timeout=SLOW)
+    page.get_by_label("images of your own").check()
+    page.locator("#nm-zip input[type=file]").set_input_files(zipped(tmp_path / "few.zip", drawings(8)))
+    page.get_by_label("Name").fill("few")
+    expect(page.locator("#nm-zip")).to_contain_text("few")
+    page.locator("#nm-use").click()
+    expect(page.locator("#nm-scene-told")).to_contain_text("few: 24 images in 3 classes", timeout=SLOW)
     page.locator("#nm-folder input[type=file]").set_input_files(folder)
     page.get_by_label("Name").fill("stripes")
     page.locator("#nm-families label", has_text="textures").click()
@@ -65,19 +79,29 @@ def test_from_sixty_images_to_a_checkpoint_that_evaluate_confirms(browser, app, 
     expect(page.locator("#nm-scene-told")).to_contain_text("60 images in 3 classes (diagonal stripes 20", timeout=SLOW)
     expect(page.locator("#nm-recipes")).to_contain_text("44")
     expect(page.locator("#nm-cost")).to_contain_text("2 candidates, 132 epochs of 48 images: about", timeout=SLOW)
+    epochs = page.locator("#nm-recipes [data-row='0'][data-col='1']")
+    epochs.dblclick()
+    epochs.locator("textarea, input").fill("45")
+    page.keyboard.press("Enter")
+    expect(page.locator("#nm-cost")).to_contain_text("133 epochs of 48 images: about", timeout=SLOW)
+    assert inaccessible(visit, 1340, 390) == []
     page.locator("#nm-finetune").click()
     expect(page.locator("#nm-finetune-progress")).to_contain_text("of 2 candidates of stripes are done", timeout=SLOW)
     expect(page.locator("#nm-finetune-progress")).to_contain_text("2 of 2", timeout=SLOW)
     expect(page.locator("#nm-losses svg")).to_be_visible()
     expect(page.locator("#nm-begun-none")).to_be_hidden()
+    assert inaccessible(visit, 1340, 390) == []
+    page.locator("#nm-begun-list label", has_text="stripes").click()
     page.locator("#nm-open").click()
     page.wait_for_url("**pool=app-stripes-*")
     expect(page.locator("#nm-cards")).to_contain_text("stripes", timeout=SLOW)
     pool = next(cache.glob("pools/app-stripes-*"))
     assert open_pool(pool).verify() == []
+    assert sorted(entry.recipe["epochs"] for entry in open_pool(pool).entries) == [45, 88]  # as the table said
 
     page.locator("#nm-find").click()
     page.locator("#nm-best").wait_for(timeout=SLOW)
+    assert inaccessible(visit, 1340, 390) == []
     files = {}
     for name in ("unlearned.safetensors", "unlearned.json"):
         with page.expect_download(timeout=SLOW) as download:

@@ -3,6 +3,8 @@
 import re
 import shutil
 
+from axe_playwright_python.sync_playwright import Axe
+
 from negmerge_kit.web.scored import LIVE_SCALES
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -15,10 +17,11 @@ class Visit:
     def __init__(self, browser, address, **options):
         self.page = browser.new_page(accept_downloads=True, **options)
         self.page.set_default_timeout(SLOW)
-        self.errors, self.outside = [], []
+        self.errors, self.outside, self.addresses = [], [], []
         self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("request", self._request)
+        self.page.on("framenavigated", lambda frame: self.addresses.append(frame.url))  # each that it writes, too
         self.page.goto(address)
         self.page.wait_for_selector("#nm-scale input[type=range]")
         # Settled once the live curve has its last scale: nothing else changes by itself after it.
@@ -55,3 +58,15 @@ class Visit:
 
 def tab(visit, name):
     visit.page.get_by_role("tab", name=name).click()
+
+
+def inaccessible(visit, *widths):
+    """What axe finds serious or critical on the page as it stands, at its width or at each of these."""
+    size, found = visit.page.viewport_size, []
+    for width in widths or (size["width"],):
+        visit.page.set_viewport_size({**size, "width": width})
+        for part in Axe().run(visit.page).response["violations"]:
+            if part["impact"] in ("serious", "critical"):
+                found += [(width, part["id"], node["target"], node["html"][:120]) for node in part["nodes"]]
+    visit.page.set_viewport_size(size)
+    return found
