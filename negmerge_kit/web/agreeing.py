@@ -70,7 +70,10 @@ class Agreeing:
         layers, (votes, line) = self.layers(choice), _threshold(choice)
         finding = agreement_finding(layers, votes=votes, chance=line)
         map_ = agreement_map(layers, votes=votes, chance=line)
-        heat = svg.inline(map_, map_finding(agreement_shares(layers, votes), line), name="map")
+        heat = (
+            '<div class="nm-scroll" tabindex="0" role="region" aria-label="by block and kind"><div class="nm-paper">'
+            f"{svg.inline(map_, map_finding(agreement_shares(layers, votes), line), name='map')}</div></div>"
+        )
         names = [WHOLE, *dict.fromkeys(layer_of(layer.name) for layer in layers if layer.moved)]
         return Seen(finding, names, self.histogram(choice, of if of in names else WHOLE), heat, _tree(layers))
 

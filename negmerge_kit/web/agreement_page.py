@@ -98,8 +98,7 @@ def lay_out(
                 histogram = gr.HTML("", elem_id="nm-votes", elem_classes="nm-paper")
             with gr.Column(elem_classes="nm-card"):
                 gr.HTML("<h2>By block and kind <small>share of what moved</small></h2>")
-                with gr.Column(elem_classes="nm-scroll"):
-                    heat = gr.HTML("", elem_id="nm-map", elem_classes="nm-paper")
+                heat = gr.HTML("", elem_id="nm-map")
         with gr.Column(elem_classes="nm-card"):
             gr.HTML("<h2>Tensor by tensor <small>a block opens to its tensors</small></h2>")
             table = gr.HTML("", elem_id="nm-tree")

@@ -15,9 +15,11 @@ from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.sweeps.jobs import missing_jobs
-from negmerge_kit.sweeps.local import find_executor, run_sweep
+from negmerge_kit.sweeps.local import Serial, find_executor, run_sweep
 from negmerge_kit.sweeps.protocol import SweepStopped
 from negmerge_kit.sweeps.sentinel import Sentinel
+
+from ..web.tuning import tunes_in
 
 HERE = str(Path(__file__).parent)
 STORE = 80 * 2**20
@@ -77,6 +79,17 @@ def test_a_candidate_made_there_has_the_bits_of_one_made_here(joined, tiny_pool,
     assert outcome.failure is None
     (made,) = pool.reload().entries
     assert (made.id, made.sha256, made.scores) == (expected.id, expected.sha256, expected.scores)
+
+
+def test_the_app_fine_tunes_on_the_cluster_at_the_address_it_is_given(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(Serial, "run", None)  # not here
+    tunes = tunes_in(tmp_path)
+    plan = tunes.plans.of_family("colours")
+    run = tunes.start(plan.id, (Recipe(lr=1e-3, epochs=2),), cluster.address)
+    run.future.result(120)
+    assert run.failures == [] and run.pool == plan.id and len(open_pool(plan.folder).ids) == 1
+    (curve,) = run.curves.values()
+    assert curve.losses
 
 
 def test_what_no_node_has_and_what_no_node_sees(joined, cluster, tmp_path):

@@ -163,5 +163,6 @@ def test_narrow_pages_do_not_scroll_sideways(browser, pages, theme):
         tab(visit, name)
         visit.page.wait_for_selector(shown)
         assert visit.page.evaluate("document.documentElement.scrollWidth") == 390, name
+        assert inaccessible(visit) == [], name
     visit.page.close()
     assert visit.errors == [] and visit.outside == []
