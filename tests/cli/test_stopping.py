@@ -41,11 +41,14 @@ def test_a_verb_that_is_stopped_says_so_and_signals_are_as_before(monkeypatch, c
 
 def test_a_forked_worker_ends_by_the_signal_itself(monkeypatch):
     def work(words):
+        hears, tells = os.pipe()
         if (child := os.fork()) == 0:
             try:
+                os.write(tells, b"!")
                 time.sleep(60)
             finally:
                 os._exit(0)
+        os.read(hears, 1)  # Python forgets a signal that comes while it is still forking
         os.kill(child, signal.SIGTERM)
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
