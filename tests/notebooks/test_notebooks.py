@@ -151,5 +151,5 @@ def test_notebooks_name_no_machine_and_one_kernel(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec == {"display_name": "Python 3", "language": "python", "name": "python3"}
-    assert not re.search(r"(/home/|/Users/|/work/|C:\\)", path.read_text(encoding="utf-8"))
+    assert not re.search(r"/(home|Users|work|root)/|C:\\", path.read_text(encoding="utf-8"))
     assert path.stat().st_size < 40_000
