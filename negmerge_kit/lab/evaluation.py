@@ -12,7 +12,7 @@ from negmerge_kit.errors import NotFiniteError
 from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
 from negmerge_kit.scoring.curve import Point
 from negmerge_kit.types import Json
-from negmerge_kit.vision.clip import BATCH, Classifier
+from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.scene import Splits
 
@@ -48,12 +48,8 @@ def evaluate(model: Classifier, images: ImageSet) -> Accuracy:
     >>> evaluate(load_model("tiny", device="cpu"), family_images("arrows", "val")).n
     240
     """
-    right, size = 0, BATCH[model.device.type]
-    for start in range(0, len(images), size):
-        features = model.features(images.images[start : start + size])
-        labels = images.labels[start : start + size]
-        right += int((_classes(model, features, images) == labels.to(features.device)).sum())
-    return Accuracy(right, len(images), images.split)
+    classes = _classes(model, model.features(images.images), images)
+    return Accuracy(int((classes == images.labels.to(classes.device)).sum()), len(images), images.split)
 
 
 def evaluate_splits(model: Classifier, splits: Splits) -> Scores:
@@ -66,10 +62,13 @@ def evaluate_splits(model: Classifier, splits: Splits) -> Scores:
 def answer(
     model: Classifier, sets: Sequence[ImageSet], *, between: Callable[[], object] = lambda: None
 ) -> list[Tensor]:
-    """The model's class indices for every set in one go, [n] int64 on the CPU each; `between` forward passes."""
+    """The model's class indices for every set in one go, [n] int64 on the CPU each.
+
+    `between` is called before the passes that run side by side.
+    """
     parts = []
     there = sets[0].images.device  # the device itself, unless these images did not fit
-    for part in torch.cat([images.images.to(there) for images in sets]).split(BATCH[model.device.type]):
+    for part in torch.cat([images.images.to(there) for images in sets]).split(model.at_once):
         between()
         parts.append(model.features(part))
     features = torch.cat(parts)

@@ -22,7 +22,7 @@ class HardestFirst:
     A scale that keeps too little is given up soonest over the retain images that are nearest to being wrong, one that
     forgets too little over the forget images that are surest. Both are guessed from the margins of earlier answers
     (the label's logit less the highest other), at any scale and of any choice. The guess only sets the order: every
-    count is the one that any order gives. `between` is called before every forward pass.
+    count is the one that any order gives. `between` is called before the passes that run side by side.
 
     Raises:
         SceneError: if a set has no image.
@@ -81,7 +81,7 @@ class Side:
 
     Attributes:
         n: how many images there are.
-        answered: how many have been answered so far.
+        answered: how many have been answered so far, whether or not anybody waited for the answer.
     """
 
     def __init__(
@@ -102,19 +102,22 @@ class Side:
             NotFiniteError: if the model answers with NaN or infinity.
         """
         order = self._margins.argsort(descending=self._surest_first, stable=True)
-        for block in order.split(BATCH[model.device.type]):
+        size = BATCH[model.device.type]
+        for several in order.split(model.at_once):
             self._between()
-            places = self._places(block)
-            features = model.features(torch.cat([images.images[inside] for images, inside, _ in places]))
-            self.answered += len(block)
-            right, start = torch.empty(len(block), dtype=torch.bool, device=block.device), 0
-            for images, inside, where in places:
-                labels = images.labels[inside]
-                logits = logits_of(model, features[start : start + len(inside)], images).to(block.device)
-                start += len(inside)
-                right[where] = logits.argmax(dim=1) == labels
-                self._margins[block[where]] = _margins(logits, labels)
-            yield block, right
+            blocks = [(block, self._places(block)) for block in several.split(size)]
+            asked = [images.images[inside] for _, places in blocks for images, inside, _ in places]
+            features = model.features(torch.cat(asked)).split(size)
+            self.answered += len(several)
+            for (block, places), answers in zip(blocks, features, strict=True):
+                right, start = torch.empty(len(block), dtype=torch.bool, device=block.device), 0
+                for images, inside, where in places:
+                    labels = images.labels[inside]
+                    logits = logits_of(model, answers[start : start + len(inside)], images).to(block.device)
+                    start += len(inside)
+                    right[where] = logits.argmax(dim=1) == labels
+                    self._margins[block[where]] = _margins(logits, labels)
+                yield block, right
 
     def parts(self, model: Classifier) -> Iterator[tuple[str, int, int]]:
         """(set, correct, images) of every set that has images in a forward pass, hardest pass first."""

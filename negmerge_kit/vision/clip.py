@@ -12,6 +12,7 @@ from torch import Tensor
 from negmerge_kit.errors import CheckpointError, DeviceError, MismatchError, SceneError
 from negmerge_kit.types import Items
 from negmerge_kit.vision.images import ImageSet
+from negmerge_kit.vision.lanes import lanes_of, side_by_side
 from negmerge_kit.vision.model_spec import ModelSpec, find_model
 from negmerge_kit.vision.prompts import build_head, build_prototypes
 from negmerge_kit.vision.towers import OPENAI_MEAN, OPENAI_STD, Built, build_model, build_untrained
@@ -98,6 +99,17 @@ class Classifier:
         device: torch.device = self.clip.logit_scale.device
         return device
 
+    @property
+    def lanes(self) -> int:
+        """Forward passes that run side by side: several on a CPU if the network is small."""
+        # A tangent model's pass sets modes of the whole process, so no two of them may run at a time.
+        return lanes_of(self.clip.visual) if self.device.type == "cpu" and self.mode == "standard" else 1
+
+    @property
+    def at_once(self) -> int:
+        """Images that are best asked for together: as many as its passes side by side take."""
+        return BATCH[self.device.type] * self.lanes
+
     def pixels(self, images: Tensor) -> Tensor:
         """Normalise uint8 images [n, 3, H, W] on the model's device: float32, ready for `clip.encode_image`."""
         if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[-2:]) != self.image_size:
@@ -110,7 +122,6 @@ class Classifier:
         features: Tensor = self.clip.encode_image(pixels, normalize=True)
         return features
 
-    @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """Unit-length image features, float32 [n, D] on the model's device, in forward passes of BATCH images.
 
@@ -135,11 +146,12 @@ class Classifier:
                 torch.cuda.empty_cache()
 
     def _in_passes(self, images: Tensor, size: int) -> Tensor:
-        parts = []
-        for batch in torch.split(images, size):
+        @torch.no_grad()
+        def answer(batch: Tensor) -> Tensor:
             whole = torch.cat([batch, batch[-1:].expand(size - len(batch), -1, -1, -1)])
-            parts.append(self.encode(self.pixels(whole)).float()[:len(batch)])
-        return torch.cat(parts)
+            return self.encode(self.pixels(whole)).float()[:len(batch)]
+
+        return torch.cat(side_by_side(answer, torch.split(images, size), self.lanes))
 
     def logits(self, images: Tensor, head: str) -> Tensor:
         """CLIP logits of uint8 images under one head: float32 [n, C].

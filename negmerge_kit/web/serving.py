@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import socket
@@ -78,6 +79,9 @@ def serve(
         app_kwargs={"middleware": [Middleware(OwnPagesOnly, loopback=not (people or public)),
                                    *([Middleware(RefuseUploads)] if public else [])]},
     )  # fmt: skip
+    # What is loaded by now stays: without this the collector looks through all of it again and again, between answers.
+    gc.collect()
+    gc.freeze()
     if ready:
         ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
     if block:

@@ -16,9 +16,10 @@ from torch.nn.functional import cross_entropy
 from negmerge_kit.errors import DivergedError, ParameterError
 from negmerge_kit.lab.training.batches import Batch, batches, steps_of
 from negmerge_kit.lab.training.execution import Execution
-from negmerge_kit.lab.training.finetuning import SMALL_TOWER, Step
+from negmerge_kit.lab.training.finetuning import Step
 from negmerge_kit.lab.training.recipe import SEEDS
 from negmerge_kit.lab.training.seeding import derived_seed, seeded
+from negmerge_kit.vision.lanes import short_operations
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -213,12 +214,10 @@ def frozen(model: Classifier, head: str) -> Callable[[Tensor], Tensor]:
 @contextmanager
 def gradients(model: Classifier, *, train: bool) -> Iterator[None]:
     """Gradients for the whole network, which is in train or eval mode; a small one keeps to one CPU thread."""
-    network, threads = model.clip.visual, torch.get_num_threads()
+    network = model.clip.visual
     network.requires_grad_(True).train(train)
-    if sum(weight.numel() for weight in network.parameters()) < SMALL_TOWER:
-        torch.set_num_threads(1)
     try:
-        yield
+        with short_operations(network):
+            yield
     finally:
-        torch.set_num_threads(threads)
         model.clip.eval().requires_grad_(False)

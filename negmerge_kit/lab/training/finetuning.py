@@ -20,13 +20,11 @@ from negmerge_kit.lab.training.resuming import StateFile, Training, describe_run
 from negmerge_kit.lab.training.seeding import derived_seed, seeded
 from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.images import ImageSet
+from negmerge_kit.vision.lanes import short_operations
 from negmerge_kit.vision.parameters import trained_parameters
 
 MOMENTUM = 0.9
 """Of SGD, as in the reference protocol of standard classifiers."""
-
-SMALL_TOWER = 5_000_000
-"""Parameters below which a step is too short to be shared between CPU threads."""
 
 
 @dataclass(frozen=True)
@@ -187,20 +185,17 @@ def _training(
     model: Classifier, weights: Sequence[torch.nn.Parameter], layout: torch.memory_format
 ) -> Iterator[None]:
     """Gradients for these weights, and back; a small tower trains on one CPU thread, which is many times faster."""
-    threads = torch.get_num_threads()
     for parameter in model.clip.parameters():
         parameter.requires_grad_(False)
     for parameter in weights:
         parameter.requires_grad_(True)
-    if sum(parameter.numel() for parameter in model.clip.visual.parameters()) < SMALL_TOWER:
-        torch.set_num_threads(1)
     model.clip.visual.to(memory_format=layout)
     # A linear model is the derivative of the tower as it answers, not as it trains.
     model.clip.visual.train(model.mode == "standard")
     try:
-        yield
+        with short_operations(model.clip.visual):
+            yield
     finally:
-        torch.set_num_threads(threads)
         model.clip.eval()
         model.clip.visual.to(memory_format=torch.contiguous_format)
         for parameter in weights:
