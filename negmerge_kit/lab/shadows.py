@@ -106,7 +106,7 @@ def train_shadows(
         found = _read(path, len(whole))
         if found is None:
             chosen = inside[index].nonzero().flatten()
-            images = replace(whole, images=whole.images[chosen], labels=whole.labels[chosen], known=None)
+            images = whole.at(chosen)
             model = train(images, derived_seed(seed, "shadow model", index))
             logits = logits_of(model, model.features(whole.images), whole)
             found = scaled_confidence(logits, whole.labels).float()

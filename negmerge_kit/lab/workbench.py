@@ -9,6 +9,7 @@ from math import inf
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from negmerge_kit.checkpoints.pool import Candidate, Pool
 from negmerge_kit.errors import ParameterError
@@ -34,7 +35,6 @@ from negmerge_kit.scoring.scale import (
 )
 from negmerge_kit.types import Items
 from negmerge_kit.vision.clip import BATCH, Classifier
-from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.scene import Scene, Splits
 
 
@@ -232,20 +232,14 @@ class Workbench:
         point = scores.point(scale)
         return ScaleSearch(keep, base.point(0.0), point, (point,))
 
-    def look(
-        self, choice: Choice | None, scale: float, sets: Sequence[ImageSet] = ()
-    ) -> tuple[Scores, list[list[str]]]:
-        """Scores on the `live` images and the class names given to `sets`, all in one forward pass.
+    def look(self, choice: Choice | None, scale: float) -> tuple[Scores, list[Tensor]]:
+        """Scores on the `live` images, and the class indices [n] given to each set, the forget set's first.
 
         No choice asks the base; the delta may be rounded (see `merged`).
         """
-        splits = self.images("live")
-        live = (splits.forget, *splits.retain)
         with self._at(choice, scale, exact=False):
-            indices = answer(self.model, (*live, *sets), between=self.give_way)
-        said = zip(indices[len(live) :], sets, strict=True)
-        names = [[images.classes[int(index)] for index in part] for part, images in said]
-        return count(indices[: len(live)], live), names
+            said = self._answers()
+        return count(said, tuple(self.images("live"))), said
 
     # --- the resident model -------------------------------------------------------------------
 
@@ -288,6 +282,7 @@ class Workbench:
         return splits
 
     def _live(self) -> Scores:
-        splits = self.images("live")
-        sets = (splits.forget, *splits.retain)
-        return count(answer(self.model, sets, between=self.give_way), sets)
+        return count(self._answers(), tuple(self.images("live")))
+
+    def _answers(self) -> list[Tensor]:
+        return answer(self.model, tuple(self.images("live")), between=self.give_way)

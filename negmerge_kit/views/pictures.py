@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
+from negmerge_kit.lab.evaluation import answer
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.views.style import FORGET, RETAIN, headline, style
@@ -72,30 +73,33 @@ def answered(
     bench: Workbench, choice: Choice | None, scale: float, *, each: int = 6, split: str = "test"
 ) -> list[Answered]:
     """`each` images a side with the answers of the base and of the choice at `scale`."""
-    sets = shown_images(bench.images(split), each)
-    _, before = bench.look(None, 0.0, sets)
-    _, after = bench.look(choice, scale, sets)
+    splits = bench.images(split)
+    sets = [images.at(places) for images, places in zip(splits, shown_places(splits, each), strict=False)]
+    said = []
+    for which, where in ((None, 0.0), (choice, scale)):
+        with bench.at(which, where) as model:
+            said.append(answer(model, sets))
     return [
-        Answered("forget" if place == 0 else "retain", images.name, image, images.classes[int(label)], was, now)
+        Answered("forget" if place == 0 else "retain", images.name, image, *(images.classes[int(one)] for one in named))
         for place, images in enumerate(sets)
-        for image, label, was, now in zip(images.images, images.labels, before[place], after[place], strict=True)
+        for image, *named in zip(images.images, images.labels, said[0][place], said[1][place], strict=True)
     ]
 
 
-def shown_images(splits: Splits, each: int) -> list[ImageSet]:
-    """The first image of each of `each` classes a side, spread over the class lists; chosen without seeing answers.
+def shown_places(splits: Splits, each: int) -> list[list[int]]:
+    """Where the first image of each of `each` classes a side is, by set; chosen without seeing answers.
 
-    The forget set comes first; the retain sets share their `each` as evenly as they can.
+    Classes are spread over the class lists. The forget set comes first; the retain sets share their `each` as evenly as
+    they can, and sets beyond the first `each` are left out.
     """
     retain = splits.retain[:each]
     share = [each // len(retain) + (place < each % len(retain)) for place in range(len(retain))]
     return [_spread(images, count) for images, count in zip((splits.forget, *retain), (each, *share), strict=True)]
 
 
-def _spread(images: ImageSet, count: int) -> ImageSet:
+def _spread(images: ImageSet, count: int) -> list[int]:
     labels = images.labels.tolist()
     present = sorted(set(labels))
     if len(present) < count:
-        return images.take(count)
-    places = [labels.index(present[(2 * place + 1) * len(present) // (2 * count)]) for place in range(count)]
-    return replace(images, images=images.images[places], labels=images.labels[places])
+        return list(range(min(count, len(labels))))
+    return [labels.index(present[(2 * place + 1) * len(present) // (2 * count)]) for place in range(count)]

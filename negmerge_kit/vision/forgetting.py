@@ -167,7 +167,7 @@ class Parts:
                 self._known = _joined(self._known, images("val"))
                 numbers = torch.cat([numbers, torch.tensor(numbering.splits["val"])])
             numbers, order = numbers.sort()
-            self._known, count = _in_order(self._known, order), len(order)
+            self._known, count = self._known.at(order), len(order)
             split = published_split(self._known.labels, share=forgetting.share or SHARE, seed=forgetting.seed)
             self._seen, self.places, self._remaining, held = split
         else:
@@ -223,7 +223,7 @@ class Parts:
         if self._of_class is None:
             return images
         others = (images.labels != self._of_class).nonzero().flatten()
-        return replace(images, images=images.images[others], labels=images.labels[others], known=None)
+        return images.at(others)
 
 
 def parts_of(scene: Scene) -> Parts:
@@ -267,7 +267,3 @@ def _class_number(name: str, classes: Sequence[str]) -> int:
 def _joined(first: ImageSet, second: ImageSet) -> ImageSet:
     return replace(first, images=torch.cat([first.images, second.images]),
                    labels=torch.cat([first.labels, second.labels]), known=None)
-
-
-def _in_order(images: ImageSet, order: Tensor) -> ImageSet:
-    return replace(images, images=images.images[order], labels=images.labels[order], known=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,10 @@ class ImageSet:
     def take(self, n: int) -> ImageSet:
         """The first `n` images (all of them if there are fewer)."""
         return self if n >= len(self) else replace(self, images=self.images[:n], labels=self.labels[:n], known=None)
+
+    def at(self, places: Sequence[int] | Tensor) -> ImageSet:
+        """The images at these places, in this order."""
+        return replace(self, images=self.images[places], labels=self.labels[places], known=None)
 
     def to(self, device: torch.device | str) -> ImageSet:
         """The same images and labels on a device."""

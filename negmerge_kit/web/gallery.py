@@ -1,4 +1,7 @@
-"""Real test images with the model's answer before and after: six to forget, six to keep."""
+"""Real images with the model's answer before and after: six to forget, six to keep.
+
+They are of the validation images that a slider scores, so they cost no pass, and nobody steers by test images.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ from html import escape
 
 import torch
 from PIL import Image
+from torch import Tensor
 
-from negmerge_kit.views.pictures import shown_images
+from negmerge_kit.views.pictures import shown_places
 from negmerge_kit.vision.scene import Splits
 
 EACH = 6
@@ -21,26 +25,26 @@ class Gallery:
     The pictures travel once; a slider move sends only the words under them.
     """
 
-    def __init__(self, test: Splits, device: torch.device) -> None:
-        self.sets = [images.to(device) for images in shown_images(test, EACH)]
-        self._labels = [[images.classes[int(label)] for label in images.labels] for images in self.sets]
+    def __init__(self, live: Splits) -> None:
+        self.places = shown_places(live, EACH)
+        self._sets = [images.at(places) for images, places in zip(live, self.places, strict=False)]
 
     def style(self) -> str:
         """A `<style>` element with a class for each picture."""
-        pictures = [picture for images in self.sets for picture in images.images.cpu()]
+        pictures = [picture for images in self._sets for picture in images.images.cpu()]
         rules = (
             f".nm-pic-{place}{{background-image:url(data:image/png;base64,{_png(picture)})}}"
             for place, picture in enumerate(pictures)
         )
         return f"<style>{''.join(rules)}</style>"
 
-    def html(self, before: list[list[str]], after: list[list[str]]) -> str:
-        """Pictures with what the model said at scale 0 and what it says now."""
+    def html(self, before: list[Tensor], after: list[Tensor]) -> str:
+        """Pictures with what the model said at scale 0 and what it says now: class indices at `places`, by set."""
         rows, place = {"forget": "", "retain": ""}, 0
-        for part, images in enumerate(self.sets):
+        for part, images in enumerate(self._sets):
             kind = "forget" if part == 0 else "retain"
-            for label, was, now in zip(self._labels[part], before[part], after[part], strict=True):
-                rows[kind] += _figure(place, images.name, label, was, now)
+            for named in zip(images.labels, before[part], after[part], strict=True):
+                rows[kind] += _figure(place, images.name, *(images.classes[int(one)] for one in named))
                 place += 1
         return "".join(
             f'<h3 class="nm-{kind}">{kind}</h3><div class="nm-gallery" lang="en" data-kind="{kind}">{figures}</div>'

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
+from torch import Tensor
+
 from negmerge_kit.errors import NegmergeError
 from negmerge_kit.lab.report import on_test
 from negmerge_kit.lab.resident import Choice
@@ -15,7 +17,6 @@ from negmerge_kit.lab.turns import in_background
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.scale import DEFAULT_SCALES, Point, ScaleSearch
 from negmerge_kit.types import Json
-from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.web.jobs import POLL_SECONDS, Job, Jobs
 
 REMEMBERED = 64
@@ -29,7 +30,7 @@ class Known:
     """All that has been measured for one choice."""
 
     live: dict[float, Point] = field(default_factory=dict)
-    said: dict[float, list[list[str]]] = field(default_factory=dict)
+    said: dict[float, list[Tensor]] = field(default_factory=dict)
     whole: dict[float, Point] = field(default_factory=dict)
     searches: dict[float, ScaleSearch] = field(default_factory=dict)
     tests: dict[float, Json] = field(default_factory=dict)
@@ -57,15 +58,16 @@ class Scored:
         scores = self.bench.base_scores(split)
         return Point(0.0, scores.forget, scores.retain)
 
-    def look(self, choice: Choice | None, scale: float, sets: list[ImageSet]) -> tuple[Point, list[list[str]]]:
-        """The live point at this scale and the answers to `sets`, the same for every call, in one forward pass.
+    def look(self, choice: Choice | None, scale: float, places: list[list[int]]) -> tuple[Point, list[Tensor]]:
+        """The live point at this scale and the class indices at `places` of each live set, the same for every call.
 
         The slider's steps are kept, for whoever comes back to one; any other number, which only scripts send, is not.
         """
         known = self.known(choice)
         if (kept := known.said.get(scale)) is not None:
             return known.live[scale], kept
-        scores, said = self.bench.look(choice, scale, sets)
+        scores, indices = self.bench.look(choice, scale)
+        said = [part[shown] for part, shown in zip(indices, places, strict=False)]
         point = Point(scale, scores.forget, scores.retain)
         if round(scale, 2) == scale:
             known.live[scale], known.said[scale] = point, said

@@ -65,9 +65,9 @@ class Unlearn:
 
     def __init__(self, scored: Scored, *, growing: bool = False, visitors: Visitors | None = None) -> None:
         self.scored, self.bench, self.growing = scored, scored.bench, growing
-        self.gallery = Gallery(self.bench.images("test"), self.bench.model.device)
-        self._base, self._said = scored.look(None, 0.0, self.gallery.sets)
         live = self.bench.images("live")
+        self.gallery = Gallery(live)
+        self._base, self._said = scored.look(None, 0.0, self.gallery.places)
         self._classes = len(live.forget.classes)
         self.forget_title = _title(live.forget.name)
         several = len(live.retain) > 1
@@ -133,7 +133,7 @@ class Unlearn:
         """The numbers, marker and pictures at this scale: one update of the weights and one pass over the images."""
         try:
             choice, keep = self.choice(ids, rule, dials), self.keep(keep)
-            now, said = self.scored.look(choice, self.scale(scale), self.gallery.sets)
+            now, said = self.scored.look(choice, self.scale(scale), self.gallery.places)
         except NegmergeError as error:
             return self._base_only(error, keep)
         shown, base = self._best_known(choice, now)

@@ -3,6 +3,7 @@
 import pytest
 
 from negmerge_kit.checkpoints.pool import open_pool
+from negmerge_kit.lab.evaluation import answer
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging import chance, total
 from negmerge_kit.scoring import paired_difference
@@ -22,8 +23,8 @@ def test_merging_forgets_and_keeps_by_the_papers_protocol(embedded):
     forget = embedded.images("test").forget
     right = []
     for which, scale in ((None, 0.0), (choice, found.best.scale)):
-        _, (names,) = embedded.look(which, scale, [forget])
-        right.append([name == forget.classes[int(label)] for name, label in zip(names, forget.labels, strict=True)])
+        with embedded.at(which, scale) as model:
+            right.append((answer(model, [forget])[0] == forget.labels.cpu()).tolist())
     before, after = map(sum, right)
     assert (before, after) == (
         embedded.base_scores("test").forget.correct,

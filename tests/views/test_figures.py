@@ -13,7 +13,7 @@ from negmerge_kit.scoring import Accuracy, Point
 from negmerge_kit.views.blocks import agreement_map
 from negmerge_kit.views.grids import grid_ranking
 from negmerge_kit.views.panels import Curve, curve_panels
-from negmerge_kit.views.pictures import Answered, before_after, shown_images
+from negmerge_kit.views.pictures import Answered, before_after, shown_places
 from negmerge_kit.views.sensitivity import Negated, Spread, sensitivity, sensitivity_by_setting
 from negmerge_kit.views.style import AGREE, FORGET
 from negmerge_kit.views.votes import coin_votes, consensus_by_count, shares_of_what, vote_histogram
@@ -160,12 +160,13 @@ def test_pictures_carry_both_answers():
 
 
 @pytest.mark.parametrize("each", [1, 2, 3, 7])
-def test_shown_images_are_spread_over_classes_and_families(each):
+def test_shown_places_are_spread_over_classes_and_families(each):
     def images(name, classes):
         labels = torch.arange(classes).repeat(3)
         return ImageSet(name, torch.zeros(len(labels), 3, 4, 4, dtype=torch.uint8), labels, tuple("abcdefgh"), "test")
 
-    shown = shown_images(Splits(images("x", 8), (images("y", 8), images("z", 8))), each)
+    splits = Splits(images("x", 8), (images("y", 8), images("z", 8)))
+    shown = [part.at(places) for part, places in zip(splits, shown_places(splits, each), strict=False)]
     assert len(shown[0]) == each and sum(len(part) for part in shown[1:]) == each
     for part in shown:
         assert len(set(part.labels.tolist())) == len(part)

@@ -5,6 +5,7 @@ import re
 import pytest
 from matplotlib.figure import Figure
 
+from negmerge_kit.lab.evaluation import answer
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.merging import RULES, chance, total
 from negmerge_kit.merging.rule import Parameter
@@ -171,7 +172,9 @@ def test_the_gallery_tells_what_the_model_says(bench):
     gallery = widgets.before_after_explorer(bench, each=4)
     gallery.controls["scale"].value = 1.5
     test = bench.images("test").forget
-    _, (now,) = bench.look(bench.choose(), 1.5, [test])
+    with bench.at(bench.choose(), 1.5) as model:
+        (indices,) = answer(model, [test])
+    now = [test.classes[int(index)] for index in indices]
     said = [text.get_text() for axes in gallery.figure.axes[:4] for text in axes.texts if text.get_gid() == "now"]
     shown = [axes.get_gid().partition(": ")[2] for axes in gallery.figure.axes[:4]]
     first = [next(i for i, label in enumerate(test.labels.tolist()) if test.classes[label] == name) for name in shown]
