@@ -12,11 +12,12 @@ from negmerge_kit.lab.audits.audit import PROBES
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.web import fragments
 from negmerge_kit.web.auditing import Auditing, audit_html
-from negmerge_kit.web.job_buttons import LIGHT, connect, connect_file, told_by
+from negmerge_kit.web.file_buttons import connect_files, lay_out_files
+from negmerge_kit.web.job_buttons import LIGHT, connect, told_by
 from negmerge_kit.web.jobs import Done, Jobs, Progress
 from negmerge_kit.web.numbered import Standing, numbers
 from negmerge_kit.web.page import Controls
-from negmerge_kit.web.takeaway import EVERYTHING, PAGE, TakeAway
+from negmerge_kit.web.takeaway import EVERYTHING, PAGE, TakeAway, Tell
 from negmerge_kit.web.told import told
 from negmerge_kit.web.unlearn import Unlearn
 from negmerge_kit.web.visitors import Visitors
@@ -65,23 +66,17 @@ class AuditPage:
 
         return told_by(begin)
 
-    def card(self, ids: list[str], rule: str, keep: float, scale: float, *dials: Any) -> str:
-        """The unlearning card as Markdown, with the audit in it if there is one.
+    def write(
+        self, kind: str, tell: Tell, ids: list[str], rule: str, keep: float, scale: float, *dials: Any
+    ) -> str:
+        """The path of the `page`, the card as Markdown with the audit if there is one, or of `everything` in one zip.
 
         Raises:
             NegmergeError: with a sentence for the page.
         """
         choice, scale = self._model(ids, rule, scale, dials)
-        return str(self.takeaway.page(choice, scale, self.page.keep(keep), self.auditing.known(choice, scale)))
-
-    def everything(self, ids: list[str], rule: str, keep: float, scale: float, *dials: Any) -> str:
-        """Weights, card and audit in one zip.
-
-        Raises:
-            NegmergeError: with a sentence for the page.
-        """
-        choice, scale = self._model(ids, rule, scale, dials)
-        return str(self.takeaway.everything(choice, scale, self.page.keep(keep), self.auditing.known(choice, scale)))
+        audit = self.auditing.known(choice, scale)
+        return str(getattr(self.takeaway, kind)(choice, scale, self.page.keep(keep), audit, tell=tell))
 
     def of(self, ids: list[str], rule: str, keep: float, scale: float, *dials: Any) -> object:
         """What the page is about with these controls: a model of this pool.
@@ -96,9 +91,11 @@ class AuditPage:
 
 
 def lay_out(
-    of_pool: Callable[[str], AuditPage], jobs: Jobs, controls: Controls, tab: gr.Tab, number: gr.Number
+    of_pool: Callable[[str], AuditPage], jobs: Jobs, writing: Jobs, controls: Controls, tab: gr.Tab, number: gr.Number
 ) -> None:
     """Build the page within its tab and connect it; `of_pool` gives the handlers of the pool that a visitor is on.
+
+    Files are written in a line of their own.
 
     What is audited and taken away is the model that the page names, also where the controls have moved meanwhile.
     """
@@ -126,25 +123,22 @@ def lay_out(
             with gr.Row(elem_classes="nm-buttons"):
                 start = gr.Button("Audit this model", variant="primary", elem_id="nm-audit")
                 stop = gr.Button("Cancel", size="sm", interactive=False, elem_id="nm-audit-stop")
-                card, whole = gr.Button(f"card: {PAGE}", size="sm"), gr.Button(f"all: {EVERYTHING}", size="sm")
             gr.HTML(
                 '<p class="nm-fine">Cancelling ends after the answer under way. The card says what was done and how it '
                 "scored, with the audit in it once there is one; all is weights, card and audit.</p>"
             )
-            card_file = gr.DownloadButton("card", visible="hidden", elem_id="nm-file-card")
-            whole_file = gr.DownloadButton("all", visible="hidden", elem_id="nm-file-everything")
+            files = lay_out_files({"page": f"card: {PAGE}", "everything": f"all: {EVERYTHING}"}, "audit-files")
         progress = gr.HTML("", elem_id="nm-audit-progress", elem_classes="nm-told")
         content = gr.HTML("", elem_id="nm-audit-content")
     tab.select(told(show), [number, *controls.model], [what, progress, content, named], trigger_mode="always_last",
                js=numbers(len(controls.model)), **LIGHT)  # fmt: skip
     connect(start, stop, run, [number, named, probes, *controls.model], [progress, content], jobs, standing)
-    for button, file, kind in ((card, card_file, "card"), (whole, whole_file, "everything")):
 
-        def write(named: list[Any], kind: str = kind) -> str:
-            pool, *values = _checked(named)
-            return str(getattr(of_pool(pool), kind)(*values))
+    def write(kind: str, tell: Tell, named: list[Any]) -> str:
+        pool, *values = _checked(named)
+        return of_pool(pool).write(kind, tell, *values)
 
-        connect_file(button, file, write, [named])
+    connect_files(files, write, [named], writing)
 
 
 def _checked(named: list[Any]) -> list[Any]:

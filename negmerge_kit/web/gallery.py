@@ -11,7 +11,6 @@ from html import escape
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from negmerge_kit.views.pictures import shown_places
 from negmerge_kit.vision.scene import Splits
@@ -38,13 +37,13 @@ class Gallery:
         )
         return f"<style>{''.join(rules)}</style>"
 
-    def html(self, before: list[Tensor], after: list[Tensor]) -> str:
+    def html(self, before: list[list[int]], after: list[list[int]]) -> str:
         """Pictures with what the model said at scale 0 and what it says now: class indices at `places`, by set."""
         rows, place = {"forget": "", "retain": ""}, 0
         for part, images in enumerate(self._sets):
             kind = "forget" if part == 0 else "retain"
-            for named in zip(images.labels, before[part], after[part], strict=True):
-                rows[kind] += _figure(place, images.name, *(images.classes[int(one)] for one in named))
+            for named in zip(images.labels.tolist(), before[part], after[part], strict=True):
+                rows[kind] += _figure(place, images.name, *(images.classes[index] for index in named))
                 place += 1
         return "".join(
             f'<h3 class="nm-{kind}">{kind}</h3><div class="nm-gallery" lang="en" data-kind="{kind}">{figures}</div>'

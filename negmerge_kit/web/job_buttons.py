@@ -1,4 +1,4 @@
-"""A button that starts heavy work, one that cancels it, and what is told between; and one that has a file written."""
+"""A button that starts heavy work, one that cancels it, and what is told between."""
 
 from __future__ import annotations
 
@@ -11,13 +11,9 @@ from negmerge_kit.errors import NegmergeError
 from negmerge_kit.web import fragments
 from negmerge_kit.web.jobs import CancelledError, Done, Jobs, Progress
 from negmerge_kit.web.numbered import Standing, numbers, session
-from negmerge_kit.web.told import told_on_the_way
 
 LIGHT: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 """What every private handler of a page is connected with."""
-
-PRESS = "() => document.querySelector('#{file} a, a#{file}, #{file}')?.click()"
-"""Presses the hidden download button beside the one that had the file written."""
 
 ELSEWHERE = "That is done, and kept. This page is about something else by now: come back to it as it was to see it."
 """Said where a job ends whose result does not belong on the page any more."""
@@ -80,18 +76,3 @@ def connect(
                           **LIGHT)  # fmt: skip
     running.then(release, None, [start, stop], **LIGHT)
     stop.click(end, None, None, concurrency_limit=8, **LIGHT)
-
-
-def connect_file(button: gr.Button, file: gr.DownloadButton, write: Callable[..., str], inputs: Sequence[Any]) -> None:
-    """A button that has a file written, says so while it takes its seconds, and presses the hidden one beside it."""
-    name = button.value
-
-    def run(*values: Any) -> Iterator[Any]:
-        yield gr.Button("Writing…", interactive=False), gr.skip()
-        yield gr.skip(), write(*values)
-
-    written = button.click(
-        told_on_the_way(run), list(inputs), [button, file], concurrency_limit=2, concurrency_id="heavy", **LIGHT
-    )
-    written.success(None, None, None, js=PRESS.format(file=file.elem_id), api_visibility="private")
-    written.then(lambda: gr.Button(name, interactive=True), None, button, **LIGHT)

@@ -16,6 +16,7 @@ from negmerge_kit.web import candidates, fragments
 from negmerge_kit.web.address import LOWEST_KEEP, RULE
 from negmerge_kit.web.dials import dial, explanation, statistics_dial
 from negmerge_kit.web.examples import EXAMPLES
+from negmerge_kit.web.file_buttons import FileButtons, lay_out_files
 from negmerge_kit.web.takeaway import RECORD, WEIGHTS
 from negmerge_kit.web.unlearn import Chosen, Unlearn
 
@@ -38,8 +39,7 @@ class Controls:
     find: gr.Button
     stop: gr.Button
     examples: dict[str, gr.Button]
-    take_weights: gr.Button
-    take_record: gr.Button
+    takes: FileButtons
 
     @property
     def choice(self) -> list[Any]:
@@ -68,8 +68,6 @@ class Shown:
     explains: gr.Markdown
     progress: gr.HTML
     chosen: Chosen  # the components of each piece, under its name
-    weights_file: gr.DownloadButton
-    record_file: gr.DownloadButton
     known: gr.State  # (id, candidates) of the pool that the page stands on
     timer: gr.Timer
 
@@ -120,9 +118,9 @@ def lay_out(page: Unlearn, head: tuple[gr.Dropdown, gr.HTML, gr.HTML], *, growin
                 agreement = gr.HTML(first.agreement)
     pieces = Chosen(notice, cards, marker, gallery, line, curve, agreement, result)
     controls = Controls(
-        head[0], *choose, rule, dials, buffers, groups, scale, keep, find, stop, examples, *takes[:2]
+        head[0], *choose, rule, dials, buffers, groups, scale, keep, find, stop, examples, takes
     )
-    return controls, Shown(head[2], number, head[1], style, explains, progress, pieces, *takes[2:], known, timer)
+    return controls, Shown(head[2], number, head[1], style, explains, progress, pieces, known, timer)
 
 
 def _step_choose(page: Unlearn, ids: list[str]) -> tuple[tuple[Any, Any, Any, Any], gr.HTML]:
@@ -174,17 +172,13 @@ def _step_subtract() -> tuple[gr.Slider, gr.Slider, gr.Button, gr.Button]:
     return scale, keep, find, stop
 
 
-def _step_take() -> tuple[Any, Any, Any, Any]:
+def _step_take() -> FileButtons:
     with gr.Column(elem_id="nm-step-4", elem_classes="nm-card"):
         gr.HTML(fragments.heading(4, "Take it with you"))
-        with gr.Row(elem_classes="nm-buttons"):
-            weights, record = gr.Button(WEIGHTS, size="sm"), gr.Button(RECORD, size="sm")
+        takes = lay_out_files({"weights": WEIGHTS, "record": RECORD}, "take")
         gr.HTML(
             '<p class="nm-fine">The weights at the scale above, named as the base’s, and a JSON record of how they '
             "were made. A CLIP model’s are ready for <code>open_clip.create_model(…, pretrained=FILE)</code>, a "
             "standard classifier’s for its <code>load_state_dict</code>.</p>"
         )
-        # A click on a button above has the file written, and then presses the hidden one beside it.
-        weights_file = gr.DownloadButton("weights", visible="hidden", elem_id="nm-file-weights")
-        record_file = gr.DownloadButton("record", visible="hidden", elem_id="nm-file-record")
-    return weights, record, weights_file, record_file
+    return takes

@@ -79,7 +79,8 @@ class Pools:
         memory: int = MEMORY,
         sweep: BackgroundSweep | None = None,
     ) -> None:
-        self.jobs, self.visitors, self.read_only = Jobs(), Visitors(), read_only
+        self.jobs, self.files = Jobs(), Jobs()  # a file is written beside a job, not after it
+        self.visitors, self.read_only = Visitors(), read_only
         self._made, self._device, self._memory, self._sweep = made, device, memory, sweep
         self._served: dict[str, Pool] = {}
         self._open: OrderedDict[str, OpenPool] = OrderedDict()

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
-from torch import Tensor
-
 from negmerge_kit.errors import NegmergeError
 from negmerge_kit.lab.report import on_test
 from negmerge_kit.lab.resident import Choice
@@ -30,7 +28,7 @@ class Known:
     """All that has been measured for one choice."""
 
     live: dict[float, Point] = field(default_factory=dict)
-    said: dict[float, list[Tensor]] = field(default_factory=dict)
+    said: dict[float, list[list[int]]] = field(default_factory=dict)
     whole: dict[float, Point] = field(default_factory=dict)
     searches: dict[float, ScaleSearch] = field(default_factory=dict)
     tests: dict[float, Json] = field(default_factory=dict)
@@ -58,7 +56,7 @@ class Scored:
         scores = self.bench.base_scores(split)
         return Point(0.0, scores.forget, scores.retain)
 
-    def look(self, choice: Choice | None, scale: float, places: list[list[int]]) -> tuple[Point, list[Tensor]]:
+    def look(self, choice: Choice | None, scale: float, places: list[list[int]]) -> tuple[Point, list[list[int]]]:
         """The live point at this scale and the class indices at `places` of each live set, the same for every call.
 
         The slider's steps are kept, for whoever comes back to one; any other number, which only scripts send, is not.
@@ -67,7 +65,7 @@ class Scored:
         if (kept := known.said.get(scale)) is not None:
             return known.live[scale], kept
         scores, indices = self.bench.look(choice, scale)
-        said = [part[shown] for part, shown in zip(indices, places, strict=False)]
+        said = [part[shown].tolist() for part, shown in zip(indices, places, strict=False)]
         point = Point(scale, scores.forget, scores.retain)
         if round(scale, 2) == scale:
             known.live[scale], known.said[scale] = point, said

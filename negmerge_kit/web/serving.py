@@ -123,7 +123,8 @@ def build(pools: Pools, tunes: FineTunes) -> gr.Blocks:
                 finetune_page.lay_out(finetune_page.FinetunePage(tunes), tab)
                 remembered.append(tab)
             with gr.Tab("Audit", id="audit") as tab:
-                audit_page.lay_out(lambda pool: pools.open(pool).audit, pools.jobs, controls, tab, shown.number)
+                audit_page.lay_out(lambda pool: pools.open(pool).audit, pools.jobs, pools.files, controls, tab,
+                                   shown.number)  # fmt: skip
                 remembered.append(tab)
         wire(blocks, pools, controls, shown, tabs)
         for tab in remembered:

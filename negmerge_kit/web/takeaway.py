@@ -8,7 +8,9 @@ import shutil
 import threading
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.writer import save_checkpoint
@@ -17,13 +19,20 @@ from negmerge_kit.lab.card import card, with_file
 from negmerge_kit.lab.report import search_json, searched
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.scoring.scale import ScaleSearch
-from negmerge_kit.types import Json
+from negmerge_kit.types import Items, Json
 from negmerge_kit.views.card_files import card_files
 from negmerge_kit.web.scored import Scored
 
 WEIGHTS, RECORD, PAGE, EVERYTHING = "unlearned.safetensors", "unlearned.json", "unlearned.md", "unlearned.zip"
 AUDIT = "audit.json"
 MADE_AT_ONCE = 8
+
+Tell: TypeAlias = Callable[[str, float | None], None]
+"""Told what is done now and which share of it is; it raises where nobody waits for the file any more."""
+
+
+def unheard(text: str, share: float | None) -> None:
+    """For whoever waits for a file without asking how far it is."""
 
 
 class TakeAway:
@@ -33,7 +42,9 @@ class TakeAway:
         self._scored, self._folder = scored, folder
         self._turn = threading.Lock()
 
-    def weights(self, choice: Choice, scale: float, keep: float, audit: Audit | None = None) -> Path:
+    def weights(
+        self, choice: Choice, scale: float, keep: float, audit: Audit | None = None, *, tell: Tell = unheard
+    ) -> Path:
         """The base's whole key set with the merged delta subtracted; what loads the base's file loads it.
 
         Raises:
@@ -46,25 +57,32 @@ class TakeAway:
             place = self._place(choice, scale, keep if found else None, audit)
             weights, record = place / WEIGHTS, place / RECORD
             if not record.exists():
+                tell("Scoring the test images for the record", None)
                 bench, told = self._scored.bench, self._card(choice, scale, found, audit)
                 # The record comes last: where it is, the weights beside it are whole.
                 with card_files(record) as write:
-                    save_checkpoint(weights, bench.unlearned(choice, scale), like=bench.pool.base, metadata=told)
+                    items = _told_of(bench.unlearned(choice, scale), len(bench.pool.base), tell)
+                    save_checkpoint(weights, items, like=bench.pool.base, metadata=told)
                     write(with_file(told, weights))
             return weights
 
-    def record(self, choice: Choice, scale: float, keep: float) -> Path:
+    def record(self, choice: Choice, scale: float, keep: float, *, tell: Tell = unheard) -> Path:
         """What was done, as JSON: choice, scores, hashes, versions, and the hash of the weights that go with it."""
-        return self.weights(choice, scale, keep).with_name(RECORD)
+        return self.weights(choice, scale, keep, tell=tell).with_name(RECORD)
 
-    def page(self, choice: Choice, scale: float, keep: float, audit: Audit | None = None) -> Path:
+    def page(
+        self, choice: Choice, scale: float, keep: float, audit: Audit | None = None, *, tell: Tell = unheard
+    ) -> Path:
         """The card as Markdown, with the audit's probes if there was one."""
-        return self.weights(choice, scale, keep, audit).with_name(PAGE)
+        return self.weights(choice, scale, keep, audit, tell=tell).with_name(PAGE)
 
-    def everything(self, choice: Choice, scale: float, keep: float, audit: Audit | None = None) -> Path:
+    def everything(
+        self, choice: Choice, scale: float, keep: float, audit: Audit | None = None, *, tell: Tell = unheard
+    ) -> Path:
         """One zip of weights, record, card and audit."""
-        weights = self.weights(choice, scale, keep, audit)
+        weights = self.weights(choice, scale, keep, audit, tell=tell)
         path = weights.with_name(EVERYTHING)
+        tell("Packing them into one file", None)
         with self._turn, atomic_file(path) as file, zipfile.ZipFile(file, "w") as archive:
             for name in (WEIGHTS, RECORD, PAGE):
                 archive.write(weights.with_name(name), name)
@@ -93,3 +111,9 @@ class TakeAway:
             if old != place:
                 shutil.rmtree(old, ignore_errors=True)
         return place
+
+
+def _told_of(items: Items, count: int, tell: Tell) -> Items:
+    for number, item in enumerate(items):
+        tell("Writing the weights", number / count)
+        yield item

@@ -165,15 +165,22 @@ class Unlearn:
         return Chosen(*moved, line, self.curve(choice, keep), bars, self.result(choice, keep))
 
     def fill(self, session: str, ids: Sequence[str], rule: str, keep: float, *dials: Any) -> Iterator[str]:
-        """The curve, again and again as its scales are scored; ends when the visitor chooses something else."""
+        """The curve when 1, 2, 4, … more scales have been scored, and all: drawing takes as long as scoring one.
+
+        It ends when the visitor chooses something else.
+        """
         try:
             choice, keep = self.choice(ids, rule, dials), self.keep(keep)
             known = self.scored.known(choice)
             # After a search the whole validation split is what the curve shows.
             steps = self.scored.fill_whole(choice) if keep in known.searches else self.scored.fill_live(choice)
-            for _ in steps:
+            count = 0
+            for count, _ in enumerate(steps, 1):
                 if not self._stands(session, choice, keep):
                     return
+                if _power_of_two(count):
+                    yield self.curve(choice, keep)
+            if count and not _power_of_two(count):
                 yield self.curve(choice, keep)
         except NegmergeError:
             return  # `chosen` has said it already
@@ -266,6 +273,10 @@ class Unlearn:
 
     def _stands(self, session: str, choice: Choice, keep: float) -> bool:
         return self._visitors.stands_at(session, (self.bench.pool.folder, choice, keep))
+
+
+def _power_of_two(count: int) -> bool:
+    return count & (count - 1) == 0
 
 
 def _left(gone: float, done: int, left: int) -> str:

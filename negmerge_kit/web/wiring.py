@@ -14,11 +14,13 @@ from negmerge_kit.web import candidates
 from negmerge_kit.web.address import READ, READ_TAB, Address, remember, restored
 from negmerge_kit.web.dials import explanation, statistics_dial
 from negmerge_kit.web.examples import EXAMPLES
+from negmerge_kit.web.file_buttons import connect_files
 from negmerge_kit.web.fragments import device_chip, notice
-from negmerge_kit.web.job_buttons import LIGHT, connect_file
+from negmerge_kit.web.job_buttons import LIGHT
 from negmerge_kit.web.numbered import numbers, session, unless_overtaken
 from negmerge_kit.web.page import Controls, Shown
 from negmerge_kit.web.pools import OpenPool, Pools
+from negmerge_kit.web.takeaway import Tell
 from negmerge_kit.web.told import told, told_on_the_way
 from negmerge_kit.web.unlearn import Moved
 from negmerge_kit.web.visitors import Visitors
@@ -32,7 +34,7 @@ def wire(blocks: gr.Blocks, pools: Pools, controls: Controls, shown: Shown, tabs
     _picking(pools, controls, shown)
     _merging(controls, shown)
     _subtracting(pools, controls, shown, arriving)
-    _taking(pools, controls, shown)
+    _taking(pools, controls)
     moved = [controls.picker, controls.rule, controls.scale, controls.keep, controls.buffers, *controls.dials]
     state = [controls.pool, *moved]
     gr.on([control.change for control in state], None, state, None, js=remember(pools.ids[0]),
@@ -232,19 +234,15 @@ def _subtracting(pools: Pools, controls: Controls, shown: Shown, arriving: list[
                             js=numbers(1), **LIGHT).success)  # fmt: skip
 
 
-def _taking(pools: Pools, controls: Controls, shown: Shown) -> None:
-    kinds = (
-        ("weights", controls.take_weights, shown.weights_file),
-        ("record", controls.take_record, shown.record_file),
-    )
-    for kind, button, file in kinds:
+def _taking(pools: Pools, controls: Controls) -> None:
+    def take(
+        kind: str, tell: Tell, pool: str, ids: list[str], rule: str, keep: float, scale: float, *dials: Any
+    ) -> str:
+        opened = pools.open(pool)
+        page, write = opened.unlearn, getattr(opened.takeaway, kind)
+        return str(write(page.choice(ids, rule, dials), page.scale(scale), page.keep(keep), tell=tell))
 
-        def take(pool: str, ids: list[str], rule: str, keep: float, scale: float, *dials: Any, kind: str = kind) -> str:
-            opened = pools.open(pool)
-            page, write = opened.unlearn, getattr(opened.takeaway, kind)
-            return str(write(page.choice(ids, rule, dials), page.scale(scale), page.keep(keep)))
-
-        connect_file(button, file, take, controls.model)
+    connect_files(controls.takes, take, controls.model, pools.files)
 
 
 def _skip(_: Any) -> Any:

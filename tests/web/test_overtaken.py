@@ -322,19 +322,18 @@ def test_what_the_audit_page_gives_away_is_the_model_that_it_names(app, monkeypa
     named = show(1, *app.model(scale=0.5))[-1]
     given = []
     monkeypatch.setattr(
-        "negmerge_kit.web.audit_page.AuditPage.card", lambda page, *model: given.append(model) or "file"
+        "negmerge_kit.web.audit_page.AuditPage.write", lambda page, *asked: given.append(asked) or "file"
     )
     (button,) = (
         part for part in app.blocks.blocks.values() if isinstance(part, gr.Button) and "unlearned.md" in part.value
     )
     (event,) = (event for event in app.blocks.fns.values() if (button._id, "click") in event.targets)
     assert [part for part in event.inputs if part.elem_id == "nm-scale"] == []
-    writing = event.fn(named)
-    said, nothing = next(writing)  # before anything is written, which takes seconds
-    assert (said.value, said.interactive, nothing, given) == ("Writing…", False, SKIP, [])
-    assert list(writing) == [(SKIP, "file")] and list(given[0]) == app.model(scale=0.5)[1:]
-    with pytest.raises(gr.Error, match="no model is named"):
-        list(event.fn([]))
+    assert list(event.fn(app.request, named))[-1][2:] == ("", "file")
+    kind, _, *model = given[0]
+    assert kind == "page" and model == app.model(scale=0.5)[1:]
+    told, path = list(event.fn(app.request, []))[-1][2:]
+    assert "No model is named" in told and skipped(path)
 
 
 def test_cancelling_on_one_page_leaves_the_other_pages_jobs_alone(app, monkeypatch):

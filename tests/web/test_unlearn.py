@@ -13,7 +13,7 @@ from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring import Accuracy, Point, ScaleSearch
 from negmerge_kit.views.style import percent
 from negmerge_kit.web import fragments
-from negmerge_kit.web.scored import Scored
+from negmerge_kit.web.scored import LIVE_SCALES, Scored
 from negmerge_kit.web.takeaway import TakeAway
 from negmerge_kit.web.unlearn import EMPTY, WAITING, Unlearn
 
@@ -106,7 +106,9 @@ def test_the_curve_fills_in_scale_by_scale(bench):
     page = Unlearn(Scored(bench))
     page.chosen("s", bench.pool.ids, RULE, KEEP, 0.5, *DIALS)
     curves = list(page.fill("s", bench.pool.ids, RULE, KEEP, *DIALS))
-    assert len(curves) > 5 and len(set(curves)) == len(curves)
+    scored = len(LIVE_SCALES)
+    assert len(set(curves)) == len(curves) == 1 + scored.bit_length()  # of 1, 2, 4, 8, and all of them
+    assert curves[-1] == page.curve(bench.choose(), KEEP) and scored & (scored - 1)
     assert list(page.fill("s", bench.pool.ids, RULE, KEEP, *DIALS)) == []  # nothing is scored twice
 
 
