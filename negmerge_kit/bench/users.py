@@ -9,8 +9,8 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from itertools import chain, combinations, islice
+from collections.abc import Sequence
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -58,12 +58,12 @@ def bench(
 ) -> Json:
     """`users` visitors, each with candidates of their own, move the slider for `seconds`; what `bench users` prints.
 
-    A visitor moves, waits for the answer, and moves again after a second; no visitor comes back to a scale before all
-    others had their turn, so answers that are kept help nobody. Rows: a visitor alone; the crowd; the same visitor with
-    other candidates beside a heavy job that never ends (whole validation splits, scale after scale); all moves, one in
-    ten of them a drag, and then single steps and drags apart. Times run from the hand's last input event to the answer
-    for it; a drag waits for two, its first event's and its last's. `ratios` are of the 95th percentiles (None where a
-    drag alone came too seldom).
+    A visitor moves to a scale drawn at random, waits for the answer, and moves again after a second; who comes back to
+    a scale is answered from memory, in the crowd and alone about as often. Rows: a visitor alone; the crowd; the same
+    visitor with other candidates beside a heavy job that never ends (whole validation splits, scale after scale); all
+    moves, one in ten of them a drag, and then single steps and drags apart. Times run from the hand's last input event
+    to the answer for it; a drag waits for two, its first event's and its last's. `ratios` are of the 95th percentiles
+    (None where a drag alone came too seldom).
     `equal` counts the answers of the crowd that a single visitor of a fresh app got again to the last
     character; `dropped` the input events that were stale before the page could send them; memory is the server's
     resident set at rest: after one visitor, after a crowd that came for a moment, and after the crowd itself; `growth`
@@ -116,8 +116,8 @@ async def _measure(
         await one.arrive()
         for scale in SCALES[:3]:
             await one.drag([scale])
-        shuffled = _shuffled(0)
-        alone = [await _move(one, index, 0.1, shuffled) for index in range(moves)]
+        lot = random.Random(0)
+        alone = [await _move(one, index, 0.1, lot) for index in range(moves)]
         memory = {"one": await _at_rest(app, settle)}
         visits = await _crowd(http, ids, users, min(WARM_UP, seconds))
         memory["before"] = await _at_rest(app, settle)
@@ -160,26 +160,20 @@ async def _at_rest(app: Served, settle: float) -> float:
 
 async def _visit(http: httpx.AsyncClient, mine: list[str], number: int, seconds: float) -> Stay:
     """A stay: arrive, choose, and then move until the time is over, once at least."""
-    visitor, shuffled, made = Visitor(http), _shuffled(number), list[Move]()
-    await asyncio.sleep(PAUSE * random.Random(number).random())
+    visitor, lot, made = Visitor(http), random.Random(number), list[Move]()
+    await asyncio.sleep(PAUSE * lot.random())
     await visitor.arrive()
     await visitor.choose(mine)
     until = time.monotonic() + seconds
     while not made or time.monotonic() < until:
-        made.append(await _move(visitor, len(made), PAUSE, shuffled))
+        made.append(await _move(visitor, len(made), PAUSE, lot))
     await visitor.leave()
     return mine, made
 
 
-async def _move(visitor: Visitor, index: int, pause: float, scales: Iterator[float]) -> Move:
+async def _move(visitor: Visitor, index: int, pause: float, lot: random.Random) -> Move:
     await asyncio.sleep(pause)
-    return await visitor.drag(list(islice(scales, 1 if (index + 1) % DRAG_EVERY else DRAG_EVENTS)))
-
-
-def _shuffled(seed: int) -> Iterator[float]:
-    lot = random.Random(seed)
-    while True:
-        yield from lot.sample(SCALES, len(SCALES))
+    return await visitor.drag(lot.sample(SCALES, 1 if (index + 1) % DRAG_EVERY else DRAG_EVENTS))
 
 
 async def _asked_again(app: Served, stays: Sequence[Stay]) -> tuple[int, int]:
@@ -202,8 +196,8 @@ async def _beside_a_job(http: httpx.AsyncClient, one: Visitor, moves: int) -> li
     """A visitor's moves while searches of the whole validation split run one after another."""
     heavy = asyncio.ensure_future(_search(http))
     await asyncio.sleep(0.5)
-    shuffled = _shuffled(2)
-    made = [await _move(one, index, 0.1, shuffled) for index in range(moves)]
+    lot = random.Random(2)
+    made = [await _move(one, index, 0.1, lot) for index in range(moves)]
     heavy.cancel()
     await asyncio.gather(heavy, return_exceptions=True)
     return made

@@ -14,6 +14,7 @@ from torch import Tensor
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import PoolError
 from negmerge_kit.lab.residency import TELLS, Residency, Rounded, Streamed, free_memory, let_go, residency
+from negmerge_kit.lab.telling import Tell, unheard
 from negmerge_kit.merging import LayerAgreement, MergeCounts, merge, sign_agreement
 from negmerge_kit.types import Json, Weights
 from negmerge_kit.vision.layers import split_attention
@@ -119,9 +120,9 @@ class ResidentDeltas:
             self._merged.popitem(last=False)
         return found
 
-    def agreement(self, pool: Pool, ids: Sequence[str]) -> list[LayerAgreement]:
+    def agreement(self, pool: Pool, ids: Sequence[str], *, tell: Tell = unheard) -> list[LayerAgreement]:
         """Sign agreement by tensor, with fused attention shown as q, k and v, over the tensors that moved."""
-        return self._stepping_down(lambda device: self._agreement(pool, ids, device))
+        return self._stepping_down(lambda device: self._agreement(pool, ids, device, tell))
 
     def stream(self) -> None:
         """Hold no candidate and no merged delta any more: the device has run out of memory."""
@@ -156,18 +157,25 @@ class ResidentDeltas:
         delta = {name: tensor for name, tensor in stream if name in moved}
         return Merged(delta, stream.counts, time.perf_counter() - started)
 
-    def _agreement(self, pool: Pool, ids: Sequence[str], device: torch.device) -> list[LayerAgreement]:
+    def _agreement(self, pool: Pool, ids: Sequence[str], device: torch.device, tell: Tell) -> list[LayerAgreement]:
         held = self._hold(pool, ids)
         moved = [name for name in self.base if any(name in one.moved for one in held)]
         if self.residency == "bfloat16":  # changes beside a base of zeros: the same signs
             still = {name: torch.zeros_like(self.base[name], dtype=torch.bfloat16) for name in moved}
             views: list[Weights] = [{**still, **one.tensors} for one in held]
-            return list(sign_agreement(split_attention(still), [*map(split_attention, views)], device=device))
+            base: Weights = split_attention(still)
+            tuned: list[Weights] = [split_attention(view) for view in views]
+        else:
 
-        def shown(weights: Weights) -> Weights:
-            return split_attention({name: weights[name] for name in moved})
+            def shown(weights: Weights) -> Weights:
+                return split_attention({name: weights[name] for name in moved})
 
-        return list(sign_agreement(shown(self.base), [shown(self._view(one)) for one in held], device=device))
+            base, tuned = shown(self.base), [shown(self._view(one)) for one in held]
+        layers: list[LayerAgreement] = []
+        for layer in sign_agreement(base, tuned, device=device):
+            layers.append(layer)
+            tell("Counting the votes of this choice", len(layers) / len(base))
+        return layers
 
     def _view(self, held: _Held) -> Weights:
         """A candidate in which a tensor that did not move is the base's own object.

@@ -13,6 +13,7 @@ from torch import Tensor
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.directions import PARTS, STEPS, Step, step_along
 from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.telling import Tell, unheard
 from negmerge_kit.lab.why_signs import Why, why_signs
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging.agreement import LayerAgreement, total
@@ -45,21 +46,40 @@ class Agreeing:
     """Agreement of chosen candidates on one workbench, each choice counted once."""
 
     def __init__(self, bench: Workbench, jobs: Jobs) -> None:
-        self.bench, self.jobs = bench, jobs
+        self.bench, self.jobs, self._counting = bench, jobs, Jobs()
         self._layers: OrderedDict[tuple[str, ...], list[LayerAgreement]] = OrderedDict()
         self._whys: OrderedDict[tuple[str, ...], Why] = OrderedDict()
         self._turn = threading.Lock()
 
-    def layers(self, choice: Choice) -> list[LayerAgreement]:
+    def count(self, visitor: str, choice: Choice) -> Iterator[Progress | Done]:
+        """How far counting the votes is, beside heavy jobs; nothing where they are counted.
+
+        Raises:
+            NegmergeError: with a sentence for the page.
+        """
+        with self._turn:
+            known = choice.candidates in self._layers
+        if not known:
+            key = ("count", choice.candidates)
+            yield from self._counting.follow(visitor, key, lambda job: self.layers(choice, tell=job.tell))
+
+    def leave(self, visitor: str) -> None:
+        """This visitor waits for no count any more."""
+        self._counting.cancel(visitor)
+
+    def layers(self, choice: Choice, *, tell: Tell = unheard) -> list[LayerAgreement]:
         """The votes by tensor, in the order of the network."""
         ids = choice.candidates
         with self._turn:
-            if ids not in self._layers:
-                by_name = {layer.name: layer for layer in self.bench.agreement(ids)}
-                self._layers[ids] = [by_name[name] for name in reading_order(by_name)]
-                if len(self._layers) > REMEMBERED:
-                    self._layers.popitem(last=False)
-            return self._layers[ids]
+            if ids in self._layers:
+                return self._layers[ids]
+        by_name = {layer.name: layer for layer in self.bench.agreement(ids, tell=tell)}
+        found = [by_name[name] for name in reading_order(by_name)]
+        with self._turn:
+            self._layers[ids] = found
+            if len(self._layers) > REMEMBERED:
+                self._layers.popitem(last=False)
+        return found
 
     def see(self, choice: Choice, of: str = WHOLE) -> Seen:
         """Histogram, map and table of a choice.

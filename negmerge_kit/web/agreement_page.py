@@ -11,14 +11,14 @@ from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.web import fragments
 from negmerge_kit.web.agreeing import WHOLE, Agreeing
 from negmerge_kit.web.job_buttons import LIGHT, connect, told_by
-from negmerge_kit.web.jobs import Jobs
+from negmerge_kit.web.jobs import CancelledError, Jobs, Progress
 from negmerge_kit.web.numbered import Standing, numbers, session
 from negmerge_kit.web.page import Controls
 from negmerge_kit.web.told import told, told_on_the_way
 from negmerge_kit.web.unlearn import Unlearn
 from negmerge_kit.web.visitors import Visitors
 
-COUNTING = "Counting the votes of this choice…"
+CANCELLED = "Cancelled: come back to this page to count the votes."
 
 
 class AgreementPage:
@@ -40,6 +40,21 @@ class AgreementPage:
             f'<p class="nm-card nm-fine" role="status">{what}</p>', gr.Dropdown(choices=seen.layers, value=chosen),
             seen.histogram, seen.map, seen.table, self.agreeing.explained(choice),
         )  # fmt: skip
+
+    def count(self, visitor: str, ids: list[str], rule: str, *dials: Any) -> Iterator[str]:
+        """How far the count for this choice is, as HTML; what goes wrong is said by `show`.
+
+        Raises:
+            CancelledError: if the visitor waits for it no longer.
+        """
+        try:
+            for news in self.agreeing.count(visitor, self.page.choice(ids, rule, dials)):
+                if isinstance(news, Progress):
+                    yield fragments.progress(news.text, news.share or 0.0, news.hint)
+        except CancelledError:
+            raise
+        except NegmergeError:
+            return
 
     def of(self, ids: list[str], rule: str, *dials: Any) -> object:
         """What the page is about with these controls: a choice of this pool.
@@ -71,11 +86,24 @@ def lay_out(
 
     def show(request: gr.Request, number: Any, of: object, *choice: Any) -> Iterator[Any]:
         before, stands = standing.turn(request, number, *choice)
-        if not before:
-            yield f'<p class="nm-card nm-fine" role="status">{COUNTING}</p>', gr.skip(), "", "", "", "", gr.skip()
         pool, *values = choice
+        blank, kept = [gr.skip(), "", "", "", "", gr.skip()], [gr.skip()] * 6
+        if not before:
+            yield "", *blank, gr.Button(visible=False)
+        try:
+            for told in of_pool(pool).count(session(request), *values):
+                if not stands():
+                    yield gr.skip()
+                    return
+                yield f'<div class="nm-card">{told}</div>', *kept, gr.Button(visible=True)
+        except CancelledError:
+            yield fragments.notice(CANCELLED, "hint"), *kept, gr.Button(visible=False)
+            return
         answer = of_pool(pool).show(of, *values)
-        yield (*answer, list(choice)) if stands() else gr.skip()
+        yield (*answer, list(choice), gr.Button(visible=False)) if stands() else gr.skip()
+
+    def leave(request: gr.Request, pool: str) -> None:
+        of_pool(pool).agreeing.leave(session(request))
 
     def about(pool: str, *values: Any) -> object:
         return of_pool(pool).of(*values)
@@ -91,6 +119,7 @@ def lay_out(
     standing, named = Standing(about, Visitors()), gr.State([])
     with gr.Column(elem_classes="nm-page"):
         notice = gr.HTML("", elem_id="nm-agreed")
+        leaving = gr.Button("Cancel", size="sm", visible=False, elem_id="nm-agreed-stop")
         with gr.Row(elem_classes="nm-pair"):
             with gr.Column(elem_classes="nm-card"):
                 gr.HTML("<h2>How the signs vote <small>filled: enough votes to be kept</small></h2>")
@@ -113,8 +142,10 @@ def lay_out(
                 stop = gr.Button("Cancel", size="sm", interactive=False, elem_id="nm-explain-stop")
             progress = gr.HTML("", elem_id="nm-explain-progress", elem_classes="nm-told")
             why = gr.HTML("", elem_id="nm-why")
-    tab.select(told_on_the_way(show), [number, of, *controls.choice], [notice, of, histogram, heat, table, why, named],
-               trigger_mode="multiple", js=numbers(1 + len(controls.choice)), **LIGHT)  # fmt: skip
+    pieces = [notice, of, histogram, heat, table, why, named, leaving]
+    tab.select(told_on_the_way(show), [number, of, *controls.choice], pieces, trigger_mode="multiple",
+               concurrency_limit=8, js=numbers(1 + len(controls.choice)), **LIGHT)  # fmt: skip
+    leaving.click(told(leave), controls.pool, None, concurrency_limit=8, **LIGHT)
     of.input(told(votes), [of, named], histogram, trigger_mode="always_last", **LIGHT)
     connect(start, stop, explain, [number, *controls.choice], [progress, why], jobs, standing)
 

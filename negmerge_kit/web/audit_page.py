@@ -10,6 +10,7 @@ import gradio as gr
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.lab.audits.audit import PROBES
 from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.telling import Tell
 from negmerge_kit.web import fragments
 from negmerge_kit.web.auditing import Auditing, audit_html
 from negmerge_kit.web.file_buttons import connect_files, lay_out_files
@@ -17,7 +18,7 @@ from negmerge_kit.web.job_buttons import LIGHT, connect, told_by
 from negmerge_kit.web.jobs import Done, Jobs, Progress
 from negmerge_kit.web.numbered import Standing, numbers
 from negmerge_kit.web.page import Controls
-from negmerge_kit.web.takeaway import EVERYTHING, PAGE, TakeAway, Tell
+from negmerge_kit.web.takeaway import EVERYTHING, PAGE, TakeAway
 from negmerge_kit.web.told import told
 from negmerge_kit.web.unlearn import Unlearn
 from negmerge_kit.web.visitors import Visitors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import gradio as gr
 
@@ -62,6 +62,7 @@ class Shown:
     """What changes in answer."""
 
     told: gr.HTML
+    leave: gr.Button  # beside what is told while a pool is being opened
     number: gr.Number  # hidden: the page's script numbers its requests in it
     device: gr.HTML
     style: gr.HTML
@@ -72,17 +73,22 @@ class Shown:
     timer: gr.Timer
 
 
-def lay_out_head(ids: Sequence[str], device: str) -> tuple[gr.Dropdown, gr.HTML, gr.HTML]:
-    """(pool chooser, what it runs on, a place for a sentence) above all pages."""
+Head: TypeAlias = tuple[gr.Dropdown, gr.HTML, gr.HTML, gr.Button]
+"""Pool chooser, what it runs on, a place for a sentence, and a button to cancel what it tells of."""
+
+
+def lay_out_head(ids: Sequence[str], device: str) -> Head:
+    """What stands above all pages."""
     with gr.Row(elem_id="nm-head"):
         gr.HTML(fragments.header())
         pool = gr.Dropdown(list(ids), value=ids[0], label="pool", elem_id="nm-pool", interactive=True, filterable=False,
                            scale=0, min_width=220)  # fmt: skip
         chip = gr.HTML(device, elem_id="nm-device")
-    return pool, chip, gr.HTML("", elem_id="nm-told")
+    told = gr.HTML("", elem_id="nm-told")
+    return pool, chip, told, gr.Button("Cancel", size="sm", visible=False, elem_id="nm-told-stop")
 
 
-def lay_out(page: Unlearn, head: tuple[gr.Dropdown, gr.HTML, gr.HTML], *, growing: bool) -> tuple[Controls, Shown]:
+def lay_out(page: Unlearn, head: Head, *, growing: bool) -> tuple[Controls, Shown]:
     """Build the page inside the Blocks that are being built; it starts with every finished candidate chosen."""
     ids = page.bench.pool.ids
     defaults = [parameter.default for rule in RULES.values() for parameter in rule.parameters]
@@ -120,7 +126,7 @@ def lay_out(page: Unlearn, head: tuple[gr.Dropdown, gr.HTML, gr.HTML], *, growin
     controls = Controls(
         head[0], *choose, rule, dials, buffers, groups, scale, keep, find, stop, examples, takes
     )
-    return controls, Shown(head[2], number, head[1], style, explains, progress, pieces, known, timer)
+    return controls, Shown(*head[2:], number, head[1], style, explains, progress, pieces, known, timer)
 
 
 def _step_choose(page: Unlearn, ids: list[str]) -> tuple[tuple[Any, Any, Any, Any], gr.HTML]:

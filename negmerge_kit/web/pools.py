@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch
 
 from negmerge_kit.checkpoints.pool import RECORD, Pool, open_pool
 from negmerge_kit.errors import PoolError
+from negmerge_kit.lab.telling import Tell, unheard
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps.background import BackgroundSweep
 from negmerge_kit.web.agreeing import Agreeing
@@ -19,7 +20,7 @@ from negmerge_kit.web.agreement_page import AgreementPage
 from negmerge_kit.web.audit_page import AuditPage
 from negmerge_kit.web.auditing import Auditing
 from negmerge_kit.web.comparing import Compare
-from negmerge_kit.web.jobs import Jobs
+from negmerge_kit.web.jobs import CancelledError, Done, Jobs, Progress
 from negmerge_kit.web.scored import Scored
 from negmerge_kit.web.takeaway import TakeAway
 from negmerge_kit.web.unlearn import Unlearn
@@ -79,7 +80,7 @@ class Pools:
         memory: int = MEMORY,
         sweep: BackgroundSweep | None = None,
     ) -> None:
-        self.jobs, self.files = Jobs(), Jobs()  # a file is written beside a job, not after it
+        self.jobs, self.files, self._line = Jobs(), Jobs(), Jobs()  # files and pools come beside a job, not after it
         self.visitors, self.read_only = Visitors(), read_only
         self._made, self._device, self._memory, self._sweep = made, device, memory, sweep
         self._served: dict[str, Pool] = {}
@@ -122,7 +123,26 @@ class Pools:
             self._served[id] = opened
             return id
 
-    def open(self, id: object) -> OpenPool:
+    def follow(self, visitor: str, id: object) -> Iterator[Progress | Done]:
+        """How long this pool is being opened already, beside heavy jobs; at once done where it is open.
+
+        Raises:
+            CancelledError: if the visitor waits for it no longer.
+            NegmergeError: as `open`.
+        """
+        if found := self._ready(id):
+            yield Done(found)
+        else:
+            try:
+                yield from self._line.follow(visitor, id, lambda job: self.open(id, tell=job.tell))
+            except CancelledError:
+                raise CancelledError("cancelled: choose the pool again to open it.") from None
+
+    def leave(self, visitor: str) -> None:
+        """This visitor waits for no pool any more."""
+        self._line.cancel(visitor)
+
+    def open(self, id: object, *, tell: Tell = unheard) -> OpenPool:
         """The pool of this id, on the device.
 
         Raises:
@@ -135,8 +155,9 @@ class Pools:
             if found := self._ready(id):
                 return found
             pool = self._served[str(id)]
+            tell("Opening this pool", None)
             self._make_room(_bytes(pool))
-            opened = self._load(str(id), pool)
+            opened = self._load(str(id), pool, tell)
             with self._turn:
                 self._open[opened.id] = opened
             return opened
@@ -157,10 +178,11 @@ class Pools:
             while self._open and needed + sum(_bytes(other.bench.pool) for other in self._open.values()) > self._memory:
                 self._open.popitem(last=False)
 
-    def _load(self, id: str, pool: Pool) -> OpenPool:
+    def _load(self, id: str, pool: Pool, tell: Tell) -> OpenPool:
         first = next(iter(self._served)) == id
         sweep = self._sweep if first else None
         bench = Workbench(pool.reload(), device=self._device)
+        tell("Scoring this pool’s base", None)
         scored = Scored(bench, self.jobs)
         page = Unlearn(scored, growing=sweep is not None, visitors=self.visitors)
         takeaway = TakeAway(scored, self._made / id)

@@ -8,9 +8,7 @@ import shutil
 import threading
 import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
 
 from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.writer import save_checkpoint
@@ -18,6 +16,7 @@ from negmerge_kit.lab.audits.audit import Audit
 from negmerge_kit.lab.card import card, with_file
 from negmerge_kit.lab.report import search_json, searched
 from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.telling import Tell, unheard
 from negmerge_kit.scoring.scale import ScaleSearch
 from negmerge_kit.types import Items, Json
 from negmerge_kit.views.card_files import card_files
@@ -26,13 +25,6 @@ from negmerge_kit.web.scored import Scored
 WEIGHTS, RECORD, PAGE, EVERYTHING = "unlearned.safetensors", "unlearned.json", "unlearned.md", "unlearned.zip"
 AUDIT = "audit.json"
 MADE_AT_ONCE = 8
-
-Tell: TypeAlias = Callable[[str, float | None], None]
-"""Told what is done now and which share of it is; it raises where nobody waits for the file any more."""
-
-
-def unheard(text: str, share: float | None) -> None:
-    """For whoever waits for a file without asking how far it is."""
 
 
 class TakeAway:

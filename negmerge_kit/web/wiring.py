@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from negmerge_kit.errors import NegmergeError
+from negmerge_kit.lab.telling import Tell
 from negmerge_kit.merging.rules import RULES
 from negmerge_kit.views.plots import LARGEST_SCALE
 from negmerge_kit.web import candidates
@@ -17,15 +18,15 @@ from negmerge_kit.web.examples import EXAMPLES
 from negmerge_kit.web.file_buttons import connect_files
 from negmerge_kit.web.fragments import device_chip, notice
 from negmerge_kit.web.job_buttons import LIGHT
+from negmerge_kit.web.jobs import Progress
 from negmerge_kit.web.numbered import numbers, session, unless_overtaken
 from negmerge_kit.web.page import Controls, Shown
 from negmerge_kit.web.pools import OpenPool, Pools
-from negmerge_kit.web.takeaway import Tell
 from negmerge_kit.web.told import told, told_on_the_way
 from negmerge_kit.web.unlearn import Moved
 from negmerge_kit.web.visitors import Visitors
 
-FIND, OPENING = "Find the best scale", "Opening this pool…"
+FIND = "Find the best scale"
 
 
 def wire(blocks: gr.Blocks, pools: Pools, controls: Controls, shown: Shown, tabs: gr.Tabs) -> None:
@@ -55,6 +56,7 @@ def _arriving(blocks: gr.Blocks, pools: Pools, controls: Controls, shown: Shown,
     """What an address asks for, and another pool: the events after which the choice is shown anew."""
     stands = [controls.picker, shown.known, shown.style, shown.device, shown.progress, shown.timer]
     steps = [controls.rule, controls.scale, controls.keep, *controls.dials, controls.buffers]
+    rest, gone = [gr.skip() for _ in (*stands, *steps)], gr.Button(visible=False)
 
     def put(found: Address, opened: OpenPool) -> list[Any]:
         buffers = statistics_dial(opened.bench.policies, found.buffers)
@@ -66,41 +68,45 @@ def _arriving(blocks: gr.Blocks, pools: Pools, controls: Controls, shown: Shown,
             buffers_of=lambda id: pools.open(id).bench.policies,
         )  # fmt: skip
 
+    def opening(request: gr.Request, pool: str) -> Iterator[list[Any]]:
+        """[what is told, its Cancel, everything else] until the pool is open."""
+        for news in pools.follow(session(request), pool):
+            if isinstance(news, Progress):
+                yield [notice(f"{news.text}: {news.hint}", "hint"), gr.Button(visible=True), *rest]
+
     def restore(request: gr.Request, number: Any, query: Any) -> Iterator[list[Any]]:
-        ids, rest = pools.ids, list(map(_skip, [*stands, *steps]))
+        ids = pools.ids
         late = turned(request, number)
         try:
-            if restored(query, ids, lambda id: (), LARGEST_SCALE).pool not in pools.opened:
-                yield [gr.Dropdown(choices=ids), notice(OPENING, "hint"), *rest]
+            wanted = restored(query, ids, lambda id: (), LARGEST_SCALE).pool
+            yield from ([gr.Dropdown(choices=ids), *pieces] for pieces in opening(request, wanted))
             found = asked_for(query)
             opened = pools.open(found.pool)
             known = opened.bench.refresh().ids
         except NegmergeError as error:
-            yield [gr.Dropdown(choices=ids), notice(str(error)), *rest]
+            yield [gr.Dropdown(choices=ids), notice(str(error)), gone, *rest]
             return
         if late():
-            yield [gr.Dropdown(choices=ids), gr.skip(), *rest]
+            yield [gr.Dropdown(choices=ids), gr.skip(), gr.skip(), *rest]
             return
         wrong = "; ".join(found.problems)
         said = notice(f"This link asks for what is not there, so that was left out: {wrong}.", "hint") if wrong else ""
         picked = known if found.candidates is None else found.candidates
         chooser = gr.Dropdown(choices=ids, value=found.pool)
-        yield [chooser, said, *standing(opened, picked), *put(found, opened)]
+        yield [chooser, said, gone, *standing(opened, picked), *put(found, opened)]
 
     def turn(query: Any) -> gr.Tabs:
         return gr.Tabs(selected=asked_for(query).tab)
 
     def switch(request: gr.Request, number: Any, pool: Any, known: tuple[str, list[str]]) -> Iterator[Any]:
-        rest = list(map(_skip, [*stands, *steps]))
         late = turned(request, number)
-        if pool not in pools.opened:
-            yield [gr.skip(), gr.skip(), notice(OPENING, "hint"), *rest]
         try:
+            yield from ([gr.skip(), gr.skip(), *pieces] for pieces in opening(request, pool) if not late())
             opened = pools.open(pool)
-            answer = [gr.Tabs(selected="unlearn"), opened.id, "", *standing(opened, opened.bench.refresh().ids),
+            answer = [gr.Tabs(selected="unlearn"), opened.id, "", gone, *standing(opened, opened.bench.refresh().ids),
                       *put(Address(opened.id), opened)]  # fmt: skip
         except NegmergeError as error:
-            answer = [gr.skip(), known[0], notice(str(error)), *rest]  # the page still stands on the one before
+            answer = [gr.skip(), known[0], notice(str(error)), gone, *rest]  # the page still stands on the one before
         yield gr.skip() if late() else answer
 
     arrivals = Visitors()
@@ -113,11 +119,16 @@ def _arriving(blocks: gr.Blocks, pools: Pools, controls: Controls, shown: Shown,
         return lambda: arrivals.overtaken(visitor, number)
 
     asked = gr.Textbox(visible=False)
-    told_there = [controls.pool, shown.told, *stands, *steps]
+    told_there = [controls.pool, shown.told, shown.leave, *stands, *steps]
     arrived = blocks.load(restore, [shown.number, asked], told_there, js=READ, **LIGHT)
     arrived.then(told(turn), asked, tabs, js=READ_TAB, **LIGHT)  # afterwards: other pages show what stands on this one
     switched = controls.pool.input(switch, [shown.number, controls.pool, shown.known], [tabs, *told_there],
                                    trigger_mode="multiple", js=numbers(2), **LIGHT)  # fmt: skip
+
+    def leave(request: gr.Request) -> None:
+        pools.leave(session(request))
+
+    shown.leave.click(leave, None, None, concurrency_limit=8, **LIGHT)
     return [arrived, switched]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from functools import partial
 from types import SimpleNamespace
 
@@ -169,14 +170,14 @@ def test_what_a_button_puts_for_the_former_pool_is_left_out_once_another_one_is_
 def test_of_two_pools_asked_for_the_later_one_stands_whichever_opens_first(app, monkeypatch):
     switch, opened, later = app.at("nm-pool", "input"), app.pools.open, []
 
-    def slowly(id):
-        if id == "second":
+    def slowly(id, **telling):
+        if id == "second" and not later:
             later.extend(switch(2, "first", ("first", app.ids)))
-        return opened(id)
+        return opened(id, **telling)
 
     monkeypatch.setattr(app.pools, "open", slowly)
     assert skipped(list(switch(1, "second", ("first", app.ids)))[-1])
-    assert later[-1][1] == "first" and later[-1][4] == ("first", app.ids)
+    assert later[-1][1] == "first" and later[-1][5] == ("first", app.ids)
 
 
 def test_a_link_that_is_restored_late_does_not_undo_another_pool(app, monkeypatch):
@@ -184,10 +185,10 @@ def test_a_link_that_is_restored_late_does_not_undo_another_pool(app, monkeypatc
     restore = partial(load.fn, app.request)
     opened = app.pools.open
 
-    def slowly(id):
+    def slowly(id, **telling):
         monkeypatch.undo()
         list(app.at("nm-pool", "input")(2, "first", ("first", app.ids)))
-        return opened(id)
+        return opened(id, **telling)
 
     monkeypatch.setattr(app.pools, "open", slowly)
     chooser, *rest = list(restore(1, "?pool=second&scale=0.5"))[-1]
@@ -196,12 +197,42 @@ def test_a_link_that_is_restored_late_does_not_undo_another_pool(app, monkeypatc
 
 
 def test_a_pool_that_cannot_be_opened_leaves_the_chooser_where_the_page_stands(app, monkeypatch):
-    def broken(id):
+    def broken(id, **telling):
         raise PoolError("it is damaged.")
 
     monkeypatch.setattr(app.pools, "open", broken)
-    _, chooser, told, *rest = list(app.at("nm-pool", "input")(1, "second", ("first", app.ids)))[-1]
-    assert chooser == "first" and "It is damaged" in told and skipped(rest)
+    _, chooser, told, leave, *rest = list(app.at("nm-pool", "input")(1, "second", ("first", app.ids)))[-1]
+    assert chooser == "first" and "It is damaged" in told and leave.visible is False and skipped(rest)
+
+
+def test_while_a_pool_is_opened_the_page_says_so_and_can_cancel(app, monkeypatch):
+    monkeypatch.setattr(app.pools, "_ready", lambda id: None)  # as if it were not open yet
+    go, load = threading.Event(), app.pools._load
+    monkeypatch.setattr(app.pools, "_load", lambda *asked: (go.wait(10), load(*asked))[1])
+    seen = []
+    for answer in app.at("nm-pool", "input")(1, "second", ("first", app.ids)):
+        seen.append(answer)
+        if "Opening this pool: " in str(answer[2]):
+            assert answer[3].visible and skipped(answer[4:])
+            app.at("nm-told-stop", "click")()
+    go.set()
+    _, chooser, told, leave, *rest = seen[-1]
+    assert chooser == "first" and "Cancelled: choose the pool again" in told and leave.visible is False and skipped(rest)
+    assert any("Opening this pool: " in str(answer[2]) for answer in seen)
+
+
+def test_counting_votes_can_be_cancelled_and_begins_anew_on_coming_back(app, monkeypatch):
+    agreeing, go = app.pools.open("first").agreement.agreeing, threading.Event()
+    agreeing._layers.clear()
+    count = agreeing.bench.agreement
+    monkeypatch.setattr(agreeing.bench, "agreement", lambda ids, tell: (go.wait(10), count(ids, tell=tell))[1])
+    show, choice = app.at("agreement", "select"), ["first", app.ids, "negmerge", *DIALS]
+    for answer in show(1, "the whole model", *choice):
+        if answer[7].visible:
+            app.at("nm-agreed-stop", "click")("first")
+    assert "Cancelled" in answer[0] and answer[7].visible is False
+    go.set()
+    assert "candidates as chosen on Unlearn" in list(show(2, "the whole model", *choice))[-1][0]
 
 
 def test_the_list_of_candidates_does_not_grow_into_another_pool(app):
@@ -280,13 +311,14 @@ def test_the_explanation_of_a_former_choice_is_not_shown_under_another(app, monk
     )
     show, explain = app.at("agreement", "select"), app.at("nm-explain", "click")
     choice, other = (["first", ids, "negmerge", *DIALS] for ids in (app.ids, app.ids[:2]))
-    named = list(show(1, "the whole model", *choice))[-1][-1]
+    named = list(show(1, "the whole model", *choice))[-1][6]
     assert named == choice
     assert list(explain(2, *choice))[-2][3] == "why"
     running = explain(3, *choice)
     next(running), next(running)
-    blank, shown = show(4, "the whole model", *other)
-    assert "Counting" in blank[0] and blank[2:6] == ("", "", "", "") and "2 candidates" in shown[0]
+    blank, *counting, shown = show(4, "the whole model", *other)
+    assert blank[2:6] == ("", "", "", "") and "2 candidates" in shown[0] and shown[7].visible is False
+    assert counting and all(news[7].visible and 'role="progressbar"' in news[0] for news in counting)
     told, html = list(running)[-2][2:]
     assert skipped(html) and ELSEWHERE in told
 
