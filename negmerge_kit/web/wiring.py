@@ -120,10 +120,10 @@ def _arriving(blocks: gr.Blocks, pools: Pools, controls: Controls, shown: Shown,
 
     asked = gr.Textbox(visible=False)
     told_there = [controls.pool, shown.told, shown.leave, *stands, *steps]
-    arrived = blocks.load(restore, [shown.number, asked], told_there, js=READ, **LIGHT)
+    arrived = blocks.load(restore, [shown.number, asked], told_there, js=READ, concurrency_limit=8, **LIGHT)
     arrived.then(told(turn), asked, tabs, js=READ_TAB, **LIGHT)  # afterwards: other pages show what stands on this one
     switched = controls.pool.input(switch, [shown.number, controls.pool, shown.known], [tabs, *told_there],
-                                   trigger_mode="multiple", js=numbers(2), **LIGHT)  # fmt: skip
+                                   trigger_mode="multiple", concurrency_limit=8, js=numbers(2), **LIGHT)  # fmt: skip
 
     def leave(request: gr.Request) -> None:
         pools.leave(session(request))

@@ -10,6 +10,7 @@ from negmerge_kit.checkpoints.pool import Candidate, Pool, StoredFile
 from negmerge_kit.lab.resident import Choice, Merged
 from negmerge_kit.merging import merge
 from negmerge_kit.merging.rules import find_rule
+from negmerge_kit.vision.clip import BATCH
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.scene import Splits
 
@@ -18,6 +19,7 @@ class LinearModel:
     """Answers class 1 where x·w > 0; the weights are the first entry of an image's bytes onwards, centred at 128."""
 
     device = torch.device("cpu")
+    at_once = 2 * BATCH["cpu"]
 
     def __init__(self, weights):
         self.weights = weights
