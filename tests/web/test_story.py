@@ -90,6 +90,7 @@ def test_from_sixty_images_to_a_checkpoint_that_evaluate_confirms(browser, app, 
     expect(page.locator("#nm-finetune-progress")).to_contain_text("2 of 2", timeout=SLOW)
     expect(page.locator("#nm-losses svg")).to_be_visible()
     expect(page.locator("#nm-begun-none")).to_be_hidden()
+    expect(page.locator("#nm-finetune")).to_be_enabled()
     assert inaccessible(visit, 1340, 390) == []
     page.locator("#nm-begun-list label", has_text="stripes").click()
     page.locator("#nm-open").click()
@@ -101,6 +102,7 @@ def test_from_sixty_images_to_a_checkpoint_that_evaluate_confirms(browser, app, 
 
     page.locator("#nm-find").click()
     page.locator("#nm-best").wait_for(timeout=SLOW)
+    expect(page.locator("#nm-find")).to_be_enabled()
     assert inaccessible(visit, 1340, 390) == []
     files = {}
     for name in ("unlearned.safetensors", "unlearned.json"):
