@@ -79,9 +79,11 @@ def serve(
         app_kwargs={"middleware": [Middleware(OwnPagesOnly, loopback=not (people or public)),
                                    *([Middleware(RefuseUploads)] if public else [])]},
     )  # fmt: skip
-    # What is loaded by now stays: without this the collector looks through all of it again and again, between answers.
-    gc.collect()
-    gc.freeze()
+    if block:
+        # What is loaded by now stays as long as the process, which is the app's own: without this the collector looks
+        # through all of it again and again, between answers.
+        gc.collect()
+        gc.freeze()
     if ready:
         ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
     if block:
