@@ -1,5 +1,6 @@
 """What a visitor sees at the top, and what must never be committed."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -48,15 +49,13 @@ def test_constraints_name_no_address():
     assert lines and all(re.fullmatch(r"[A-Za-z0-9._-]+==[^\s:/]+( ; .+)?", line) for line in lines)
 
 
-def test_modules_are_one_idea_long():
-    long = {
-        path.name: n
-        for path in tracked()
-        if path.suffix == ".py"
-        and "negmerge_kit" in path.parts
-        and (n := len(path.read_text(encoding="utf-8").splitlines())) > 300
-    }
-    assert not long
+def test_a_long_module_says_why():
+    """No cap, which would split files by number: over 400 lines, the docstring at the top gives the reason."""
+    for path in tracked():
+        if path.suffix == ".py" and "negmerge_kit" in path.parts:
+            text = path.read_text(encoding="utf-8")
+            if len(text.splitlines()) > 400:
+                assert "long because" in (ast.get_docstring(ast.parse(text)) or ""), path
 
 
 def test_a_baseline_is_a_short_file():
