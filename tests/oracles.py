@@ -70,13 +70,14 @@ def task_arithmetic(deltas: Deltas, candidate=1):
     return deltas[candidate - 1]
 
 
-def ties(deltas: Deltas, density=0.2):
+def ties(deltas: Deltas, density=0.2, trim_over="moved"):
     names = sorted(deltas[0])
     vectors = np.stack([np.concatenate([delta[name].reshape(-1) for name in names]) for delta in deltas])
-    d = vectors.shape[1]
+    considered = vectors if trim_over == "all" else vectors[:, (vectors != 0).any(0)]
+    d = considered.shape[1]
     rank = d - int(d * density)
-    for row in vectors:
-        threshold = np.sort(np.abs(row))[rank - 1] if rank else 0
+    for row, chosen in zip(vectors, considered.copy(), strict=True):
+        threshold = np.sort(np.abs(chosen))[rank - 1] if rank else 0
         row[np.abs(row) < threshold] = 0
     sign = np.sign(vectors.sum(0, dtype=np.float64))
     sign[sign == 0] = np.sign(sign.sum())
@@ -100,17 +101,21 @@ def magmax(deltas: Deltas):
     return apply(deltas, one)
 
 
-def breadcrumbs(deltas: Deltas, density=0.85, gamma=0.01):
-    def trimmed(values):
-        flat = values.reshape(-1)
+def breadcrumbs(deltas: Deltas, density=0.85, gamma=0.01, trim_over="moved"):
+    moved = apply(deltas, lambda stack: (stack != 0).any(0))
+
+    def trimmed(values, considered):
+        flat = values[considered].reshape(-1) if trim_over == "moved" else values.reshape(-1)
         n = flat.size
+        if not n:
+            return values
         keep = max(1, int(density * n))
         top = min(int(gamma * n), n - keep)
         order = np.sort(np.abs(flat))
         low, high = order[n - keep - top], order[n - top - 1]
         return np.where((np.abs(values) >= low) & (np.abs(values) <= high), values, 0).astype(values.dtype)
 
-    return uniform([{name: trimmed(values) for name, values in delta.items()} for delta in deltas])
+    return uniform([{name: trimmed(values, moved[name]) for name, values in delta.items()} for delta in deltas])
 
 
 def consensus_mask(deltas: Deltas, lam=0.4, k=2):

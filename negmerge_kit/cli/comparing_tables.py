@@ -34,7 +34,19 @@ def rules_table(comparison: Comparison) -> str:
             pair = row.matched.test
             matched = f"{row.matched.crossing.scale:>7.3f}{_share(pair):>20}{_percent(pair.retain.value):>9}"
         lines.append(f"{row.entrant.title:34}{protocol}   {matched}{_percent(row.kept_fraction or 0.0):>8}")
-    return "\n".join([*lines, f"forget: n = {test.forget.n}, retain: n = {test.retain.n}; lower forget is better"])
+    lines.append(f"forget: n = {test.forget.n}, retain: n = {test.retain.n}; lower forget is better")
+    return "\n".join([*lines, *notes(comparison)])
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """A line for each row that is to be read with care, with what was chosen for it where that was searched."""
+    told = []
+    for row in comparison.rows:
+        if row.entrant.note:
+            tried = row.entrant.settings
+            chosen = [f"{name} {row.params[name]:g}" for name in tried[0] if len({s[name] for s in tried}) > 1]
+            told.append(f"{', '.join([row.entrant.title, *chosen])}: {row.entrant.note}")
+    return told
 
 
 def costs_table(comparison: Comparison) -> str:

@@ -25,21 +25,27 @@ class Parser(argparse.ArgumentParser):
 
 def add_rule_flags(parser: argparse.ArgumentParser) -> None:
     """--rule and one flag for each parameter of any rule, drawn from RULES."""
-    group = parser.add_argument_group("rule flags")
+    cautions = " ".join(f"{name}: {rule.caution}" for name, rule in RULES.items() if rule.caution)
+    group = parser.add_argument_group("rule flags", cautions.replace("%", "%%"))
     group.add_argument("--rule", default="negmerge", choices=list(RULES), help="how the candidates' deltas merge")
     told: dict[str, list[str]] = {}
     for name, rule in RULES.items():
         for parameter in rule.parameters:
             told.setdefault(parameter.name, []).append(name)
     for name, rules in told.items():
-        parameter = next(item for item in RULES[rules[0]].parameters if item.name == name)
+        dials = {rule: item for rule in rules for item in RULES[rule].parameters if item.name == name}
+        parameter = dials[rules[0]]
+        defaults = [f"{rule} {item.default}" for rule, item in dials.items()]
+        if len({item.default for item in dials.values()}) == 1:
+            defaults = [f"{', '.join(rules)}; default {parameter.default}"]
+        tries = f"; compare searches {'/'.join(f'{v:g}' for v in parameter.tries)}" * bool(parameter.tries)
         kind = {"float": float, "int": int, "choice": str}[parameter.kind]
         group.add_argument(
             f"--{name.replace('_', '-')}",
             dest=f"rule_{name}",
             type=kind,
             metavar="|".join(map(str, parameter.choices)) if parameter.kind == "choice" else kind.__name__.upper(),
-            help=f"{parameter.explains.replace('%', '%%')} ({', '.join(rules)}; default {parameter.default})",
+            help=f"{parameter.explains.replace('%', '%%')} ({', '.join(defaults)}{tries})",
         )
     add_buffers_flag(group)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,6 @@ def reproduce_random(arguments: list[str]) -> int:
     """Base, retrained model, candidates, baselines and the table; the exit code."""
     options = _parser().parse_args(arguments)
 
-    from negmerge_kit.lab.comparison.entrants import find_entrants
     from negmerge_kit.lab.comparison.terms import Terms
     from negmerge_kit.lab.random_forgetting import beside, find_published_rows
     from negmerge_kit.lab.training.recipe import grid
@@ -47,7 +47,7 @@ def reproduce_random(arguments: list[str]) -> int:
     # What is misspelt is told before hours are spent.
     parse_scales(options.scales)
     terms = Terms(options.choose, options.shadows, options.seed, options.epochs)
-    entrants, executor = find_entrants(options.rules, options.baselines, classifier=True), executor_of(options)
+    entrants, executor = published_entrants(options.rules, options.baselines), executor_of(options)
     grid(options.grid)
     scene = _scene(options)
     assert scene.forgetting is not None
@@ -126,6 +126,21 @@ def _parser() -> argparse.ArgumentParser:
     add_executor_flags(parser)
     add_training_flags(parser)
     return parser
+
+
+def published_entrants(rules: str, baselines: str) -> tuple[Entrant, ...]:
+    """The rows of the table: a rule that is named without dials stands as in the papers' tables.
+
+    >>> [dict(entrant.params) for entrant in published_entrants("ties,ties:density=0.1", "none")]
+    [{}, {'trim_over': 'all'}, {'density': 0.1}]
+    """
+    from negmerge_kit.lab.comparison.entrants import find_entrants
+    from negmerge_kit.lab.reproduction import AS_PUBLISHED
+
+    return tuple(
+        replace(entrant, params=tuple(AS_PUBLISHED.get(entrant.name, dict(entrant.params)).items()))
+        for entrant in find_entrants(rules, baselines, classifier=True)
+    )
 
 
 def _scene(options: argparse.Namespace) -> Scene:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from negmerge_kit.cli.comparing_tables import notes
 from negmerge_kit.cli.flags import seconds
 from negmerge_kit.types import Json
 
@@ -39,6 +40,7 @@ def standings_table(comparison: Comparison) -> str:
         f"{counts}; attack: share of forgotten images called non-members; all are best near the retrained model's",
         "gap: mean distance to it; chosen: a scale, or the learning rate of a baseline; intervals: --json",
         "took: candidates or tries, and all scoring on validation that chose; test is charged to nobody",
+        *notes(comparison),
     ])  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from negmerge_kit.lab.comparison.entrants import RETRAIN, SEARCHES, Entrant
 from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 from negmerge_kit.lab.training.forecast import SUSTAINED, TRAINING, check_tflops, count_images, flops_per_image
 from negmerge_kit.lab.training.recipe import Recipe
+from negmerge_kit.merging.rules import RULES
 from negmerge_kit.scoring.gap import GAP_OVER
 from negmerge_kit.scoring.membership import FEATURES
 from negmerge_kit.scoring.scale import DEFAULT_SCALES
@@ -140,7 +141,7 @@ def forecast_rows(
     for row in rows:
         row["hours"] = TRAINING * row["images"] * flops / (tflops * 1e12) / 3600
     rules = {entrant.rule for entrant in entrants}
-    searches = sum(not entrant.is_baseline and entrant.rule not in SEARCHES for entrant in entrants)
+    searches = sum(len(entrant.settings) for entrant in entrants if entrant.rule in RULES)
     searches += len(recipes) * bool(rules & SEARCHES.keys()) + (len(recipes) - 1) * ("greedy" in rules)
     looked = searches * len({0.0, *scales})
     tried = sum(row["trainings"] for row in rows if row["row"] in BASELINES and row["row"] != RETRAIN)

@@ -19,6 +19,7 @@ from negmerge_kit.lab.evaluation import Scores, evaluate_splits
 from negmerge_kit.lab.retrained import Wanted, find_retrained
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.lab.yardstick import Yardstick
+from negmerge_kit.merging.rules import find_rule
 from negmerge_kit.types import Items, Json
 from negmerge_kit.vision.scene import Scene
 
@@ -83,7 +84,8 @@ def verify_record(
         return
     try:
         choice = bench.choose(
-            [claimed["id"] for claimed in record["candidates"]], record["rule"], record["params"],
+            [claimed["id"] for claimed in record["candidates"]], record["rule"],
+            find_rule(record["rule"]).recorded(record["params"]),
             buffers=record["buffers"],
         )  # fmt: skip
         yield from _merge(bench, choice, record, weights)

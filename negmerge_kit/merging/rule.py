@@ -39,6 +39,10 @@ class Parameter:
 
     Raises ParameterError from `check` when a value is of the wrong kind or out of range; the message gives the range.
 
+    Attributes:
+        unrecorded: what a record means that was written before the dial existed; None: its default.
+        tries: values that a comparison searches on validation, unless it is given one; empty: its default alone.
+
     >>> Parameter("density", "Density", "Share of elements kept.", 0.2, "float", low=0.0, high=1.0).check("0.5")
     0.5
     """
@@ -53,6 +57,8 @@ class Parameter:
     step: float | None = None
     choices: tuple[str, ...] = ()
     low_open: bool = False
+    unrecorded: str | None = None
+    tries: tuple[float, ...] = ()
 
     def check(self, value: object) -> float | int | str:
         """The value in this parameter's kind, or ParameterError with the range."""
@@ -99,7 +105,7 @@ class Rule:
     `combine(deltas, settings, survey)` maps one chunk to its merged delta and is pure: the same elements give the same
     bits whatever the chunk. `survey(stream, settings)` may read the model before it (whole-model thresholds);
     `measure(tensor, settings)` may read one tensor before it is merged; `quota` and `finish` serve the controls that
-    keep as many elements of each tensor as another rule does.
+    keep as many elements of each tensor as another rule does. `caution` says what to know before its row is believed.
     """
 
     name: str
@@ -113,6 +119,7 @@ class Rule:
     quota: Callable[[Deltas, Settings], Tensor] | None = None
     finish: Callable[[Tensor, int, str, Settings], Tensor] | None = None
     control: bool = False
+    caution: str = ""
 
     @property
     def elementwise(self) -> bool:
@@ -129,6 +136,16 @@ class Rule:
         {'agreement': 0.75, 'average': 'mean', 'over': 'agreeing'}
         """
         return resolve(f"the rule {self.name}", self.parameters, params)
+
+    def recorded(self, params: Mapping[str, object]) -> dict[str, Any]:
+        """The parameters of a record: dials that were added since it was written are at what was done before them.
+
+        >>> from negmerge_kit.merging.rules import RULES
+        >>> RULES["ties"].recorded({"density": 0.2}), RULES["ties"].resolve({})["trim_over"]
+        ({'density': 0.2, 'trim_over': 'all'}, 'moved')
+        """
+        before = {item.name: item.unrecorded for item in self.parameters if item.unrecorded is not None}
+        return self.resolve(before | dict(params))
 
 
 def resolve(owner: str, parameters: Sequence[Parameter], params: Mapping[str, object]) -> dict[str, Any]:

@@ -54,7 +54,8 @@ def _row(row: Row) -> str:
         matched = _cells(title, name, "matched", f"{row.matched.crossing.scale:.3f}", row.matched.test)
     spent = f"{row.cost.merge + row.cost.search:.1f}{NBSP}s<small>{row.cost.evaluations} scales</small>"
     kept = percent(row.kept_fraction or 0.0)
-    return f'<tr{kind}><th scope="row">{title}{protocol}{matched}<td>{kept}<td>{spent}</tr>'
+    note = f' title="{escape(row.entrant.note, quote=True)}"' if row.entrant.note else ""
+    return f'<tr{kind}><th scope="row"{note}>{title}{protocol}{matched}<td>{kept}<td>{spent}</tr>'
 
 
 def _cells(title: str, name: str, which: str, scale: str, test: Pair) -> str:

@@ -79,4 +79,4 @@ def explanation(rule: str) -> str:
     if entry is None:
         return ""
     link = f" [paper]({entry.paper})" if entry.paper else ""
-    return f"{entry.explains}{link}"
+    return f"{entry.explains} {entry.caution}".strip() + link

@@ -58,6 +58,7 @@ def test_from_files_to_the_table_and_again_without_a_step(words, tmp_path, capsy
     assert (part["data"], part["candidates"], part["failed"]) == ("mnist", 2, [])
     rows = {row["row"]: row for row in part["rows"]}
     assert list(rows) == list(ROWS)
+    assert rows["ties"]["params"]["trim_over"] == "all"  # as the paper's table, whatever the rule's default
     base = rows["base"]["test"]
     assert base["forget"]["n"] == 120 and base["forget"]["split"] == "test" and base["forget"]["value"] > 0.5
     for row in rows.values():

@@ -20,7 +20,7 @@ from negmerge_kit.lab.comparison.greedy import best_single, greedy
 from negmerge_kit.lab.comparison.kept_rows import KeptRows
 from negmerge_kit.lab.comparison.matched import first_crossing
 from negmerge_kit.lab.comparison.redraws import redraw
-from negmerge_kit.lab.comparison.resampling import curve_of, resample
+from negmerge_kit.lab.comparison.resampling import _choices, curve_of, resample
 from negmerge_kit.lab.comparison.rows import Row
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.accuracy import Accuracy
@@ -45,7 +45,7 @@ def test_the_protocol_is_select_scale_on_the_whole_curve(small):
         choice = made.choose(
             row.candidates,
             "uniform" if row.entrant.rule in ("single", "greedy") else row.entrant.rule,
-            dict(row.entrant.params),
+            row.params,  # of a dial that was searched, what was chosen
         )
         points = [examiner.hits(choice, scale).accuracy() for scale in GRID]
         chosen = select_scale(GRID, [p[0].value for p in points], [p[1].value for p in points], floor)
@@ -68,7 +68,7 @@ def test_matched_rows_lie_on_the_floor(small):
         assert crossing.between(crossing.above[1], crossing.below[1]) == pytest.approx(floor)
         assert row.matched.test.forget.split == row.matched.test.retain.split == "test"
         if row.entrant.rule not in ("single", "greedy"):
-            choice = made.choose(row.candidates, row.entrant.rule, dict(row.entrant.params))
+            choice = made.choose(row.candidates, row.entrant.rule, row.params)
             assert examiner.retained(choice, crossing.above[0]) == crossing.above[1]
 
 
@@ -214,6 +214,24 @@ def test_entrants_are_checked_by_name():
             find_entrant(text)
     with pytest.raises(ParameterError, match="nothing to compare"):
         find_entrants("none", "none")
+
+
+def test_a_dial_that_is_searched_is_the_best_of_its_values_and_charged_for_all():
+    made = stand()
+    searched, *given = compare_rules(
+        made, ["consensus-mask", *(f"consensus-mask:lam={lam}" for lam in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6))], scales=GRID
+    ).rows
+    assert len({row.validation.forget.correct for row in given}) > 1
+    best = min(given, key=lambda row: row.validation.forget.correct)
+    assert searched.params == best.params and searched.scale == best.scale and searched.test == best.test
+    assert searched.cost.evaluations == sum(row.cost.evaluations for row in given)
+    assert searched.json()["note"].startswith("Mask threshold (lam) is the best on validation of 0.1, 0.2")
+    assert "searched" not in given[0].json()["note"] and "adding different tasks" in given[0].json()["note"]
+
+
+def test_a_searched_dial_is_chosen_again_in_every_replicate():
+    comparison = compare_rules(stand(), ["negmerge", "consensus-mask"], scales=(0.0, 0.5, 1.0))
+    assert len(_choices(comparison.contest, comparison.rows[1])) == 6
 
 
 @pytest.fixture(scope="module")

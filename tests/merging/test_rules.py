@@ -13,6 +13,7 @@ from negmerge_kit.merging import RULES, merge
 from tests import oracles
 from tests.merging.models import arrays, make
 
+OVER = ("moved", "all")
 CASES = [
     ("negmerge", {}),
     *[
@@ -24,8 +25,12 @@ CASES = [
     ("uniform", {}),
     ("task-arithmetic", {}),
     ("magmax", {}),
-    *[("ties", {"density": density}) for density in (0.01, 0.2, 0.7, 1.0)],
-    *[("breadcrumbs", {"density": d, "gamma": gamma}) for d, gamma in ((0.85, 0.01), (0.3, 0.1), (1.0, 0.0))],
+    *[("ties", {"density": density, "trim_over": over}) for density in (0.01, 0.2, 0.7, 1.0) for over in OVER],
+    *[
+        ("breadcrumbs", {"density": d, "gamma": gamma, "trim_over": over})
+        for d, gamma in ((0.85, 0.01), (0.3, 0.1), (1.0, 0.0))
+        for over in OVER
+    ],
     *[("consensus-mask", {"lam": lam, "k": k}) for lam, k in ((0.4, 2), (0.2, 1), (0.6, 5))],
     ("emr", {}),
     ("conflict", {}),
@@ -198,3 +203,24 @@ def test_a_shared_tensor_that_is_not_finite_is_refused():
         dict(merge(base, [{**base, "w": torch.zeros(3)}]))
     merged = dict(merge(base, [{**base, "w": torch.zeros(3)}], nonfinite="pass"))
     assert torch.equal(merged["frozen"], torch.zeros(2))
+
+
+def test_ties_trims_what_moved_unless_asked_for_all():
+    """A fifth of a model of which an eighth moved is more than ever moved: such a trim trims nothing."""
+    generator = torch.Generator().manual_seed(0)
+    base = {"frozen": torch.zeros(700), "w": torch.zeros(100)}
+    tuned = [{"frozen": torch.zeros(700), "w": torch.randn(100, generator=generator)} for _ in range(3)]
+    everything = merge(base, tuned, rule="ties", trim_over="all")
+    assert dict(everything) and everything.counts.kept == everything.counts.moved == 100
+    trimmed = merge(base, tuned, rule="ties")
+    kept = [set(candidate["w"].abs().topk(21).indices.tolist()) for candidate in tuned]
+    assert set(dict(trimmed)["w"].nonzero().flatten().tolist()) == set.union(*kept)
+    alone = [{"w": weights["w"]} for weights in (base, *tuned)]
+    assert torch.equal(dict(merge(alone[0], alone[1:], rule="ties"))["w"], dict(merge(base, tuned, rule="ties"))["w"])
+
+
+def test_a_record_without_the_dial_means_what_was_done_before_it():
+    for rule in ("ties", "breadcrumbs"):
+        assert RULES[rule].recorded({})["trim_over"] == "all" and RULES[rule].resolve({})["trim_over"] == "moved"
+        assert RULES[rule].recorded({"trim_over": "moved"})["trim_over"] == "moved"
+    assert RULES["negmerge"].recorded({}) == RULES["negmerge"].resolve({})

@@ -14,7 +14,7 @@ from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.lab.comparison.cost import Cost, metered
 from negmerge_kit.lab.comparison.entrants import SEARCHES, Entrant
 from negmerge_kit.lab.comparison.examiner import Examiner, Stand
-from negmerge_kit.lab.comparison.greedy import best_single, greedy
+from negmerge_kit.lab.comparison.greedy import best_single, greedy, left_over
 from negmerge_kit.lab.comparison.matched import FARTHEST, Crossing, first_crossing
 from negmerge_kit.lab.comparison.rows import Matched, Pair, Row
 from negmerge_kit.lab.resident import Choice
@@ -114,8 +114,10 @@ class Contest:
     def choose(self, entrant: Entrant, ids: Sequence[str]) -> tuple[Choice, list[Choice]]:
         """What the entrant subtracts, and every choice that it searched to find it."""
         if entrant.rule not in SEARCHES:
-            choice = self.subtracted(ids, entrant.rule, dict(entrant.params))
-            return choice, [choice]
+            tried = [self.subtracted(ids, entrant.rule, params) for params in entrant.settings]
+            if len(tried) == 1:
+                return tried[0], tried
+            return min(tried, key=lambda choice: left_over(self.search(choice).found)), tried
         used: dict[Choice, None] = {}
 
         def search(subset: tuple[str, ...]) -> ScaleSearch:

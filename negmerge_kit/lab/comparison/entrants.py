@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.baselines import BASELINES
+from negmerge_kit.merging.rule import Parameter
 from negmerge_kit.merging.rules import RULES, find_rule
 
 SEARCHES = {"single": "Best single candidate", "greedy": "Greedy selection"}
@@ -55,6 +57,40 @@ class Entrant:
         title = SEARCHES[self.rule] if self.rule in SEARCHES else RULES[self.rule].title.partition(" (")[0]
         dials = [f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in self.params]
         return ", ".join([title, *dials])
+
+    @property
+    def settings(self) -> tuple[dict[str, Any], ...]:
+        """What a row of a rule tries on validation, as parameters: several where a dial has `tries` and none is given.
+
+        >>> [tried["lam"] for tried in find_entrant("consensus-mask").settings]
+        [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+        >>> find_entrant("consensus-mask:lam=0.4").settings, find_entrant("ties").settings
+        (({'lam': 0.4},), ({},))
+        """
+        given = dict(self.params)
+        open_dials = [item for item in self._dials if item.tries and item.name not in given]
+        values = product(*(item.tries for item in open_dials))
+        return tuple(given | {item.name: v for item, v in zip(open_dials, row, strict=True)} for row in values)
+
+    @property
+    def note(self) -> str:
+        """What to know before believing the row: what was searched for it, and what its defaults were made for.
+
+        >>> find_entrant("ties").note
+        'Density 0.2 was chosen for adding different tasks, not for negating one.'
+        """
+        given = dict(self.params)
+        searched = [
+            f"{item.title} ({item.name}) is the best on validation of {', '.join(f'{v:g}' for v in item.tries)}, at "
+            "this row's cost."
+            for item in self._dials
+            if item.tries and item.name not in given
+        ]
+        return " ".join([*searched, RULES[self.rule].caution if self.rule in RULES else ""]).strip()
+
+    @property
+    def _dials(self) -> tuple[Parameter, ...]:
+        return RULES[self.rule].parameters if self.rule in RULES else ()
 
     @property
     def is_baseline(self) -> bool:

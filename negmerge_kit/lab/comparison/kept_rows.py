@@ -90,14 +90,14 @@ class KeptRows:
 
     def _key(self, entrant: Entrant, ids: Sequence[str]) -> Json:
         files = [self._pool.entry(id).sha256 for id in ids]
-        given = dict(entrant.params)
-        params = RULES[entrant.rule].resolve(given) if entrant.rule in RULES else given
+        rule = RULES.get(entrant.rule)
+        tried = [rule.resolve(params) if rule else params for params in entrant.settings]
         # What a baseline does, no candidate changes; what is held against the retrained model, that model does.
         held = find_retrained(self._pool, self._wanted)
         return self._made_from | {
             "candidates": [] if entrant.is_baseline else files,
             "rule": entrant.rule,
-            "params": params,
+            "params": tried,
             "buffers": "keep" if entrant.is_baseline else self._buffers,
             "retrained": held and held.sha256,
         }

@@ -28,8 +28,8 @@ def resample(
     """Bootstrap the images under all rows at once; every replicate chooses all scales again (see `bootstrap`).
 
     Every rule is scored in full at every scale on validation and test, which takes several times as long as the
-    comparison. The best single candidate is chosen again in every replicate; a greedy selection is not, only its scale
-    is: its set was chosen on the images as they are.
+    comparison. The best single candidate, and a dial that is searched, are chosen again in every replicate; a greedy
+    selection is not, only its scale is: its set was chosen on the images as they are.
 
     Args:
         reference: the name of the row that the others are held against.
@@ -81,4 +81,4 @@ def _choices(contest: Contest, row: Row) -> list[Choice]:
         return [contest.subtracted([id], "uniform") for id in contest.stand.pool.ids]
     if row.entrant.rule == "greedy":
         return [contest.subtracted(row.candidates, "uniform")]
-    return [contest.subtracted(row.candidates, row.entrant.rule, dict(row.entrant.params))]
+    return [contest.subtracted(row.candidates, row.entrant.rule, params) for params in row.entrant.settings]

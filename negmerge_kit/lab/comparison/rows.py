@@ -90,7 +90,7 @@ class Row:
     trials: tuple[Json, ...] = ()
 
     def json(self) -> Json:
-        """The entry of `rows` in the JSON contract, and beyond it name, title, candidates, cost and curve.
+        """The entry of `rows` in the JSON contract, and beyond it name, title, note, candidates, cost and curve.
 
         Of a classifier also `metrics` on test, and of a baseline `trials`.
         """
@@ -102,6 +102,7 @@ class Row:
             "title": self.entrant.title,
             "rule": self.entrant.rule,
             "params": self.params,
+            "note": self.entrant.note,
             "candidates": list(self.candidates),
             "status": self.status,
             "scale": self.scale,

@@ -7,20 +7,22 @@ from torch import Tensor
 
 from negmerge_kit.merging.deltas import Deltas, divided
 from negmerge_kit.merging.rule import Parameter, Rule, Settings, Stream
+from negmerge_kit.merging.rules.ties import TRIM_OVER, trimmed_from
 from negmerge_kit.merging.selection import code_bits, kth_smallest, magnitude_codes, magnitude_of
 
 
 def measure(stream: Stream, settings: Settings) -> list[tuple[float, float]]:
     """The smallest and the largest magnitude that each candidate keeps in this tensor.
 
-    Of m elements, ⌊gamma · m⌋ fall at the top and enough at the bottom that max(1, ⌊density · m⌋) stay: a tensor
-    of a few elements never vanishes. Ties at either bound stay.
+    Of the tensor's m elements that `trimmed_from` counts, ⌊gamma · m⌋ fall at the top and enough at the bottom that
+    max(1, ⌊density · m⌋) stay: a tensor of a few elements never vanishes. Ties at either bound stay.
     """
     total, wide, n = stream.elements, stream.wide, stream.candidates
     if total == 0:
         return []
-    kept = max(1, int(settings["density"] * total))
-    top = min(int(settings["gamma"] * total), total - kept)
+    counted = trimmed_from(stream, settings)
+    kept = max(1, int(settings["density"] * counted))
+    top = max(0, min(int(settings["gamma"] * counted), counted - kept))
     bottom = total - kept - top
     ranks = [bottom + 1] * n + [total - top] * n
     codes = kth_smallest(
@@ -56,6 +58,7 @@ BREADCRUMBS = Rule(
     title="Model Breadcrumbs",
     paper="https://arxiv.org/abs/2312.06795",
     explains="Drops, tensor by tensor, each candidate's few largest and many smallest moves, and averages the rest.",
+    caution="Density 0.85 and outliers 0.01 were chosen for adding different tasks, not for negating one.",
     parameters=(
         Parameter(
             "density",
@@ -78,6 +81,7 @@ BREADCRUMBS = Rule(
             high=0.5,
             step=0.01,
         ),
+        TRIM_OVER,
     ),
     combine=combine,
     measure=measure,

@@ -46,6 +46,7 @@ DARE = Rule(
     title="DARE (random drop)",
     paper="https://arxiv.org/abs/2311.03099",
     explains="Drops a random share of every candidate's moves, enlarges the rest to make up for it, and averages.",
+    caution="Drop 0.5 is a library's default for adding different tasks, not for negating one.",
     parameters=(
         Parameter(
             "drop",

@@ -60,6 +60,8 @@ EMR = Rule(
     title="EMR-Merging (unified vector)",
     paper="https://arxiv.org/abs/2405.17461",
     explains="Elects a sign by the sum, takes the largest move that has it, and rescales to the candidates' own size.",
+    caution="Made for adding different tasks, each with a mask and a rescale of its own; here it is one vector and "
+    "their mean rescale.",
     parameters=(),
     combine=combine,
     survey=survey,

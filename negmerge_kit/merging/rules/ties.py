@@ -11,6 +11,29 @@ from negmerge_kit.merging.deltas import Deltas
 from negmerge_kit.merging.rule import Parameter, Rule, Settings, Stream
 from negmerge_kit.merging.selection import code_bits, kth_smallest, magnitude_codes, magnitude_of
 
+TRIM_OVER = Parameter(
+    "trim_over",
+    "Trim over",
+    "What density is a share of: the elements that moved in at least one candidate, or all, frozen ones too.",
+    "moved",
+    "choice",
+    choices=("moved", "all"),
+    unrecorded="all",
+)
+"""The authors trim over all elements of models that train whole. Where much stays frozen, as in a CLIP whose text tower
+and attention do, a fifth of all may be more than ever moved, and such a trim trims nothing."""
+
+
+def trimmed_from(stream: Stream, settings: Settings) -> int:
+    """How many of the stream's elements `density` is a share of, the same number for every candidate.
+
+    An element that moved in one candidate counts for all: a zero beside a move is a value that was voted for, and
+    candidates that moved differently many elements keep equally many.
+    """
+    if settings["trim_over"] == "all":
+        return stream.elements
+    return sum(int(deltas.moved().count_nonzero()) for deltas in stream())
+
 
 @dataclass(frozen=True)
 class Survey:
@@ -21,12 +44,13 @@ class Survey:
 
 
 def survey(stream: Stream, settings: Settings) -> Survey:
-    """Exact thresholds over the whole model: |τ| of rank d - ⌊d · density⌋ among d elements, ties at it kept.
+    """Exact thresholds over the whole model: |τ| of rank d - ⌊m · density⌋ among d elements, and all from there kept.
 
-    The authors sort one concatenated vector; here digits are counted in streamed passes. Density 1 trims nothing.
+    m elements are what `trimmed_from` counts, so that m = d is the authors' trim, with the one element more that their
+    rank keeps. They sort one concatenated vector; here digits are counted in streamed passes. Density 1 trims nothing.
     """
     total, wide, n = stream.elements, stream.wide, stream.candidates
-    rank = total - int(total * settings["density"])
+    rank = total - int(trimmed_from(stream, settings) * settings["density"])
     if rank < 1:
         thresholds = (0.0,) * n
     else:
@@ -75,6 +99,7 @@ TIES = Rule(
     paper="https://arxiv.org/abs/2306.01708",
     explains="Trims each candidate to its largest moves over the whole model, elects a sign by their sum, and averages "
     "the moves that have it.",
+    caution="Density 0.2 was chosen for adding different tasks, not for negating one.",
     parameters=(
         Parameter(
             "density",
@@ -87,6 +112,7 @@ TIES = Rule(
             step=0.05,
             low_open=True,
         ),
+        TRIM_OVER,
     ),
     combine=combine,
     survey=survey,

@@ -62,7 +62,8 @@ class RuleDials:
     def _lay_out(self) -> None:
         entry = RULES[self.menu.value]
         paper = f' <a href="{entry.paper}" target="_blank">paper</a>' if entry.paper else ""
-        self._about.value = f'<p style="max-width:34em;line-height:1.4">{escape(entry.explains)}{paper}</p>'
+        about = escape(f"{entry.explains} {entry.caution}".strip())
+        self._about.value = f'<p style="max-width:34em;line-height:1.4">{about}{paper}</p>'
         self._place.children = tuple(self.dials[entry.name, parameter.name] for parameter in entry.parameters)
 
     def _tell(self, change: object) -> None:
