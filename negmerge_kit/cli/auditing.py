@@ -54,11 +54,9 @@ def audit(arguments: list[str]) -> int:
     bench, choice, searched = run_search(
         options, options.pool, test=False, by_hand=0.0 if unlearned is not None else by_hand
     )
-    if searched["status"] != "ok":
-        print(
-            "infeasible: no scale above 0 keeps enough, so there is nothing to audit. Try a lower --keep or --scale.",
-            file=sys.stderr,
-        )
+    if searched["status"] != "ok" or (searched["scale"] == 0 and searched["keep"] is not None and searched["remedy"]):
+        why = "infeasible: " if searched["status"] != "ok" else ""
+        print(f"{why}{searched['outcome']}, so there is nothing to audit. {searched['remedy']}", file=sys.stderr)
         return 2
     if options.retrain:
         retrained = _retrained(bench)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from negmerge_kit.cli.comparing_tables import costs_table, differences_table, rules_table, spread_table
-from negmerge_kit.cli.flags import Parser, add_buffers_flag, print_json
+from negmerge_kit.cli.flags import SCALES, Parser, add_buffers_flag, print_json
 from negmerge_kit.cli.standings import standings_spread, standings_table
 from negmerge_kit.cli.sweeping import add_executor_flags, spread
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.scoring.scale import KEEP, parse_scales
+from negmerge_kit.scoring.grid import AUTO, parse_scales
+from negmerge_kit.scoring.scale import KEEP
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
@@ -79,8 +80,8 @@ def compare(arguments: list[str]) -> int:
         print(costs_table(first))
     if not any(comparison.feasible for comparison in comparisons):
         print(
-            f"infeasible: no scale above 0 keeps {options.keep:g} of the base's retention under any rule. "
-            "Try a lower --keep or finer --scales.",
+            f"infeasible: at no scale above 0, from the first step on, does any rule keep {options.keep:g} of the "
+            "base's retention. Try a lower --keep or finer --scales.",
             file=sys.stderr,
         )
         return 2
@@ -98,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         "or by the smallest gap to the retrained model on validation (an oracle)")  # fmt: skip
     add("--shadows", type=int, default=0, metavar="K", help="classifier: shadow models for the likelihood ratio attack")
     add("--keep", type=float, help="share of the base's retention to keep (default 0.95)")
-    add("--scales", default="0:1:0.05", metavar="A:B:STEP", help="the protocol's grid")
+    add("--scales", default=AUTO, metavar="A:B:STEP", help=SCALES)
     add_buffers_flag(parser)
     add("--resample", type=int, default=0, metavar="B", help="bootstrap the images B times; scores every scale in full")
     add("--reference", default="negmerge", metavar="RULE", help="the rule that --resample takes differences to")
@@ -262,6 +263,7 @@ def _json(
             "keep": first["keep"],
             "seeds": len(comparisons),
             "scales": first["scales"],
+            "beyond": first["beyond"],
             "buffers": first["buffers"],
             "pools": [{k: v for k, v in one.json().items() if k not in ("rows", "seeds")} for one in comparisons],
             "rows": rows,

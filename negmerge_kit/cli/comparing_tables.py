@@ -35,7 +35,9 @@ def rules_table(comparison: Comparison) -> str:
             matched = f"{row.matched.crossing.scale:>7.3f}{_share(pair):>20}{_percent(pair.retain.value):>9}"
         lines.append(f"{row.entrant.title:34}{protocol}   {matched}{_percent(row.kept_fraction or 0.0):>8}")
     lines.append(f"forget: n = {test.forget.n}, retain: n = {test.retain.n}; lower forget is better")
-    return "\n".join([*lines, *notes(comparison)])
+    lines.append(_searched(comparison))
+    outcomes = [f"{row.entrant.title}: {row.outcome}" for row in comparison.rows if row.outcome]
+    return "\n".join([*lines, *outcomes, *notes(comparison)])
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -47,6 +49,14 @@ def notes(comparison: Comparison) -> list[str]:
             chosen = [f"{name} {row.params[name]:g}" for name in tried[0] if len({s[name] for s in tried}) > 1]
             told.append(f"{', '.join([row.entrant.title, *chosen])}: {row.entrant.note}")
     return told
+
+
+def _searched(comparison: Comparison) -> str:
+    scales = comparison.scales
+    grid = f"{len(scales)} scales from {scales[0]:g} to {scales[-1]:g}"
+    far = max((row.reach[1] for row in comparison.rows if row.reach), default=scales[-1])
+    on = f", and on to {far:g} where retention had not met its floor" if far > scales[-1] else ""
+    return f"searched: {grid}{on}"
 
 
 def costs_table(comparison: Comparison) -> str:

@@ -9,7 +9,13 @@ from typing import Any
 
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.merging.rules import RULES
+from negmerge_kit.scoring.grid import FARTHEST
 from negmerge_kit.types import Json
+
+SCALES = (
+    "scales to try and no others; 0:1:0.05 is the paper's grid (default auto: that grid and, where retention has not "
+    f"met its floor at 1, on to 2, 4, 8 … {FARTHEST:g} until it does, then in twentieths of the last doubling)"
+)
 
 
 class Parser(argparse.ArgumentParser):

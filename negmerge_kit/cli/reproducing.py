@@ -170,6 +170,8 @@ def _show(result: Json, published: Published) -> None:
             told = line["published"] or {}
             at = "infeasible" if line["scale"] is None else f"scale {line['scale']:g}"
             print(f"  {line['title']:40} {at:11} {seconds(line['seconds']):>6}")
+            if line["outcome"]:
+                print(f"    {line['outcome']}")
             for side in ("forget", "retain"):
                 score = line["test"] and line["test"][side]
                 print(f"    {side} {percent(score)}   published {_share(told.get(side))}")

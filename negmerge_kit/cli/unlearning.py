@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.flags import (
+    SCALES,
     Parser,
     add_choice_flags,
     candidate_ids,
@@ -20,7 +21,7 @@ from negmerge_kit.cli.flags import (
 )
 from negmerge_kit.errors import ParameterError, SceneError
 from negmerge_kit.scoring.floors import KEEP, keep_text, parse_keep
-from negmerge_kit.scoring.grid import check_scale, parse_scales
+from negmerge_kit.scoring.grid import AUTO, check_scale, parse_scales
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from negmerge_kit.lab.retrained import Retrained
     from negmerge_kit.lab.workbench import Workbench
     from negmerge_kit.scoring.floors import Keep
+    from negmerge_kit.scoring.grid import Scales
     from negmerge_kit.scoring.scale import ScaleSearch
 
 
@@ -104,10 +106,7 @@ def write_unlearned(options: argparse.Namespace, pool: Path, out: Path) -> int:
             "Try finer --scales or other --candidates."
         )
     if result["status"] == "ok" and result["scale"] == 0 and by_hand is None:
-        raise ParameterError(
-            "no scale above 0 that keeps enough forgets more than the base: nothing was written. "
-            "Try a lower --keep, other --scales or other --candidates."
-        )
+        raise ParameterError(f"{result['outcome']}, so nothing was written. {result['remedy']}")
     if result["status"] == "ok":
         items = bench.unlearned(choice, result["scale"])
         chosen = "by hand" if by_hand is not None else searched(result)
@@ -177,7 +176,7 @@ def search_parser(verb: str, about: str) -> argparse.ArgumentParser:
         metavar="SHARE|NAME=SHARE,...",
         help="share of the base's retention to keep, or each named retain set's own; all must hold (default 0.95)",
     )
-    parser.add_argument("--scales", default="0:1:0.05", metavar="A:B:STEP", help="scales to try (default 0:1:0.05)")
+    parser.add_argument("--scales", default=AUTO, metavar="A:B:STEP", help=SCALES)
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--exhaustive", action="store_const", dest="method", const="exhaustive", default="early",
                      help="score every scale in full")  # fmt: skip
@@ -210,7 +209,7 @@ def scale_by_hand(text: str) -> float | None:
         raise ParameterError(f"scale '{text}': write auto, or a finite number of 0 or more.") from None
 
 
-def grid_and_floor(options: argparse.Namespace) -> tuple[list[float], Keep]:
+def grid_and_floor(options: argparse.Namespace) -> tuple[Scales, Keep]:
     """What --scales and --keep say; what --choose gap would not heed is refused."""
     if options.choose == "gap":
         given = {
@@ -248,7 +247,7 @@ def run_search(
     return bench, choice, result if by_hand is None else result | {"keep": None}
 
 
-def _nearest(bench: Workbench, choice: Choice, scales: Sequence[float]) -> tuple[Retrained, ScaleSearch]:
+def _nearest(bench: Workbench, choice: Choice, scales: Scales) -> tuple[Retrained, ScaleSearch]:
     """The search, and the retrained model that it was held against: of several, the first of `find_retrained`."""
     from negmerge_kit.lab.retrained import Wanted
     from negmerge_kit.lab.yardstick import Yardstick
@@ -273,13 +272,12 @@ def _tell(result: Json) -> None:
         print("the curve does not fall everywhere, so every scale was searched instead of bisecting")
     print(f"base    forget {percent(base['forget'])}\n        retain {percent(base['retain'])}")
     if result["status"] != "ok":
-        print(
-            f"infeasible: no scale above 0 keeps enough ({result['failing']}). "
-            "Try a lower --keep, finer --scales, or other --candidates.",
-            file=sys.stderr,
-        )
+        print(f"infeasible: {result['outcome']}. {result['remedy']}", file=sys.stderr)
         return
-    print(f"scale {result['scale']:g}")
+    low, high = result["range"]
+    print(f"scale {result['scale']:g}" + (f", of {low:g} to {high:g}" if result["keep"] is not None else ""))
+    if result["outcome"]:
+        print(f"        {result['outcome']}" + (f". {result['remedy']}" if result["remedy"] else ""))
     print(f"        forget {percent(result['forget'])}\n        retain {percent(result['retain'])}")
     if result["test"]:
         print(f"test    forget {percent(result['test']['forget'])}\n        retain {percent(result['test']['retain'])}")

@@ -47,8 +47,8 @@ def card(bench: Workbench, choice: Choice, result: Json, *, chosen: str, probes:
         "chosen": chosen,
         "keep": result["keep"],
         "search": None if result["keep"] is None else {
-            "method": result.get("method"), "choose": result.get("choose", "floor"), "curve": result["curve"],
-            "retrained": result.get("retrained"),
+            "method": result.get("method"), "choose": result.get("choose", "floor"), "range": result["range"],
+            "ended": result["ended"], "curve": result["curve"], "retrained": result.get("retrained"),
         },
         "candidates": [
             {"id": entry.id, "sha256": entry.sha256, "recipe": entry.recipe, "seconds": entry.seconds}

@@ -36,6 +36,11 @@ class Scores:
         return Point(scale, self.forget, self.retain, sets={name: self.families[name] for name in retain})
 
 
+def chance_of(splits: Splits) -> float:
+    """Accuracy on the forget set that guessing among its classes reaches."""
+    return 1 / len(splits.forget.classes)
+
+
 def evaluate(model: Classifier, images: ImageSet) -> Accuracy:
     """Share of images whose highest logit is their label's, under the model's head for that set.
 

@@ -15,8 +15,8 @@ from negmerge_kit.lab.training.forecast import SUSTAINED, TRAINING, check_tflops
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.merging.rules import RULES
 from negmerge_kit.scoring.gap import GAP_OVER
+from negmerge_kit.scoring.grid import DEFAULT_SCALES, Scales, scale_grid
 from negmerge_kit.scoring.membership import FEATURES
-from negmerge_kit.scoring.scale import DEFAULT_SCALES
 from negmerge_kit.types import Json
 from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.forgetting import Forgetting
@@ -97,7 +97,7 @@ def forecast_rows(
     grid: Callable[[str, int], Sequence[Recipe]],
     *,
     terms: Terms = PLAIN,
-    scales: Sequence[float] = DEFAULT_SCALES,
+    scales: Scales = DEFAULT_SCALES,
     tflops: float = SUSTAINED,
 ) -> Json:
     """Trainings, steps, computing time and disk of the table as asked for, before anything is fetched or trained.
@@ -143,7 +143,7 @@ def forecast_rows(
     rules = {entrant.rule for entrant in entrants}
     searches = sum(len(entrant.settings) for entrant in entrants if entrant.rule in RULES)
     searches += len(recipes) * bool(rules & SEARCHES.keys()) + (len(recipes) - 1) * ("greedy" in rules)
-    looked = searches * len({0.0, *scales})
+    looked = searches * len({0.0, *scale_grid(scales)})
     tried = sum(row["trainings"] for row in rows if row["row"] in BASELINES and row["row"] != RETRAIN)
     answered = (looked + tried) * (known + sets["val"]) + len(entrants) * (known + sets["test"])
     attacks = {2 * sets["test"]: len(FEATURES) * len(entrants)}

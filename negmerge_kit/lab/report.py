@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from negmerge_kit.scoring.floors import keep_text
+from negmerge_kit.scoring.outcome import outcome, remedy
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
@@ -37,8 +38,9 @@ def search_json(bench: Workbench, choice: Choice, found: ScaleSearch, *, test: b
     """The object of `search --json`; with `test` the chosen scale is scored once on the test split.
 
     Beyond the contract: "choose" says by what the scale was chosen, "failing" which floors fail where nothing is
-    feasible, "method" and "monotone" how the scales were searched; with a floor for each retain set, "keep" is an
-    object and every point has "retain_sets".
+    feasible, "method" and "monotone" how the scales were searched, "range" from which scale to which, "ended" what
+    ended that range upwards, and "outcome" what happened where the scale alone would mislead, with "remedy" where
+    no scale above 0 was found; with a floor for each retain set, "keep" is an object and every point has "retain_sets".
 
     Args:
         found: what `bench.search` or `bench.fixed` answered for this choice.
@@ -55,6 +57,10 @@ def search_json(bench: Workbench, choice: Choice, found: ScaleSearch, *, test: b
         "choose": found.choose,
         "method": found.method,
         "monotone": found.monotone,
+        "range": list(found.range),
+        "ended": found.ended,
+        "outcome": outcome(found),
+        "remedy": remedy(found),
         "base": {"forget": base.forget and base.forget.json(), "retain": base.retain and base.retain.json()},
         "forget": best.forget.json() if best and best.forget else None,
         "retain": best.retain.json() if best and best.retain else None,
@@ -73,10 +79,11 @@ def on_test(bench: Workbench, choice: Choice, scale: float) -> Json:
 def searched(result: Json) -> str:
     """How a search chose its scale, in words; by the gap it keeps no floor, and `keep` is 0.
 
-    >>> searched({"curve": [0, 0, 0], "keep": 0.95})
-    "search over 3 scales on validation, keeping at least 0.95 of the base's retention"
+    >>> searched({"curve": [{"scale": 0.0}, {"scale": 0.5}, {"scale": 1.0}], "keep": 0.95})
+    "search over 3 scales from 0 to 1 on validation, keeping at least 0.95 of the base's retention"
     """
-    over = f"search over {len(result['curve'])} scales on validation"
+    scales = [point["scale"] for point in result["curve"]]
+    over = f"search over {len(scales)} scales from {scales[0]:g} to {scales[-1]:g} on validation"
     if result.get("choose") == "gap":
         return f"{over}, nearest to the retrained model"
     return f"{over}, keeping at least {keep_text(result['keep'])}"

@@ -15,6 +15,7 @@ from negmerge_kit.lab.kept_points import KeptPoints
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.curve import Least, Point
+from negmerge_kit.scoring.outcome import outcome
 from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, Method, ScaleSearch
 from negmerge_kit.types import Json
 
@@ -107,6 +108,7 @@ def measure(
                 "validation": _pair(best if found else bench.base_scores("val").point(0.0)),
                 "test": _pair(test),
                 "published": published.row(row, name),
+                "outcome": outcome(found) if found else None,
                 "searches": searches,
                 "merge_seconds": bench.merged(choice).seconds if row != "base" else 0.0,
                 "seconds": time.perf_counter() - started,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from math import inf
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from negmerge_kit.checkpoints.pool import Candidate, Pool
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.evaluation import Scores, answer, count
+from negmerge_kit.lab.evaluation import Scores, answer, chance_of, count
 from negmerge_kit.lab.hardest import HardestFirst
 from negmerge_kit.lab.kept_points import KeptPoints
 from negmerge_kit.lab.placing import BASE, Place, Placing
@@ -23,17 +23,7 @@ from negmerge_kit.lab.running_statistics import NEGATIVE_VARIANCE, RunningStatis
 from negmerge_kit.lab.telling import Tell, unheard
 from negmerge_kit.lab.turns import Turns
 from negmerge_kit.merging import LayerAgreement, find_rule, subtract
-from negmerge_kit.scoring.scale import (
-    DEFAULT_SCALES,
-    KEEP,
-    Keep,
-    Least,
-    Method,
-    Point,
-    ScaleSearch,
-    check_scale,
-    search_scale,
-)
+from negmerge_kit.scoring.scale import KEEP, Keep, Least, Method, Point, Scales, ScaleSearch, check_scale, search_scale
 from negmerge_kit.types import Items
 from negmerge_kit.vision.clip import BATCH, Classifier
 from negmerge_kit.vision.scene import Scene, Splits
@@ -198,7 +188,7 @@ class Workbench:
         choice: Choice,
         *,
         keep: Keep = KEEP,
-        scales: Sequence[float] = DEFAULT_SCALES,
+        scales: Scales = None,
         method: Method = "early",
         split: str = "val",
         on_point: Callable[[Point], None] | None = None,
@@ -206,7 +196,8 @@ class Workbench:
     ) -> ScaleSearch:
         """The scale that forgets most on validation with retention at the floor (see `search_scale`).
 
-        Points are kept in the pool's folder and found there again, unless told not to `remember` (see `KeptPoints`).
+        Without `scales` the search goes on beyond the paper's grid until retention falls to the floor. Points are kept
+        in the pool's folder and found there again, unless told not to `remember` (see `KeptPoints`).
         """
 
         limit = self.largest_scale(choice)
@@ -222,10 +213,14 @@ class Workbench:
                     self.model, scale, forget_at_most=forget_at_most, retain_at_least=retain_at_least
                 )
 
+        asked: dict[str, Any] = {
+            "scales": scales, "keep": keep, "method": method, "chance": chance_of(self.images(split)),
+            "on_point": on_point,
+        }  # fmt: skip
         if not remember:
-            return search_scale(score, scales=scales, keep=keep, method=method, on_point=on_point)
+            return search_scale(score, **asked)
         with KeptPoints(self.pool, choice, split, self.model.device) as kept:
-            return search_scale(kept.around(score), scales=scales, keep=keep, method=method, on_point=on_point)
+            return search_scale(kept.around(score), **asked)
 
     def fixed(self, choice: Choice, scale: float, *, keep: Keep = KEEP, split: str = "val") -> ScaleSearch:
         """The outcome of "searching" one scale that was chosen by hand, whatever it keeps."""

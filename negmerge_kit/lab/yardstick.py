@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 
 from negmerge_kit.lab.provenance import made_with
@@ -15,7 +15,7 @@ from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
 from negmerge_kit.scoring.curve import Point
 from negmerge_kit.scoring.gap import GAP_OVER, average_gap, nearest_scale
-from negmerge_kit.scoring.scale import DEFAULT_SCALES, ScaleSearch
+from negmerge_kit.scoring.scale import Scales, ScaleSearch
 from negmerge_kit.types import Json
 from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.forgetting import parts_of
@@ -123,7 +123,7 @@ class Yardstick:
         return sum(len(images) for images in (self.parts.forgotten, self.parts.remaining, self.parts.validation))
 
     def nearest(
-        self, choice: Choice, *, scales: Sequence[float] = DEFAULT_SCALES,
+        self, choice: Choice, *, scales: Scales = None,
         on_point: Callable[[Point], None] | None = None,
     ) -> ScaleSearch:
         """The scale of a choice that lies nearest to the retrained model on validation (see `nearest_scale`).

@@ -12,7 +12,9 @@ from negmerge_kit.types import Json
 
 BELOW_FLOOR = "retention cannot reach the floor"
 NOT_BETTER = "forgets less than a scale already found"
+NO_NUMBERS = "the model answers with NaN or infinity"
 NOT_NEEDED = "not looked at: the curve fell wherever it was looked at"
+_OF_A_SET = " cannot reach its floor"
 
 Least: TypeAlias = int | Mapping[str, int]
 """Retain images that must be right: of all sets together, or of each named set."""
@@ -113,6 +115,17 @@ def stop_early(
     return Point(scale, Accuracy(correct, forget_n, split), pooled, sets=sets)
 
 
+def unscorable(point: Point) -> bool:
+    """Whether a point was stopped for another reason than its counts: no number can be had there.
+
+    >>> unscorable(Point(1.0, None, None, NO_NUMBERS)), unscorable(Point(1.0, None, None, BELOW_FLOOR))
+    (True, False)
+    """
+    stopped = point.stopped
+    counted = stopped is None or stopped in (BELOW_FLOOR, NOT_BETTER, NOT_NEEDED) or stopped.endswith(_OF_A_SET)
+    return not counted
+
+
 def out_of_reach(least: Least, right: Mapping[str, int], unseen: Mapping[str, int]) -> str | None:
     """Why the floor cannot be reached any more, were every unseen image right; None while it can.
 
@@ -125,5 +138,5 @@ def out_of_reach(least: Least, right: Mapping[str, int], unseen: Mapping[str, in
         if name not in right:
             raise ParameterError(f"there is no retain set '{name}': choose among {', '.join(right)}.")
         if right[name] + unseen[name] < needed:
-            return f"retention of {name} cannot reach its floor"
+            return f"retention of {name}{_OF_A_SET}"
     return None

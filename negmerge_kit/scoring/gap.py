@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from negmerge_kit.errors import ParameterError, SplitError
 from negmerge_kit.scoring.curve import Point
-from negmerge_kit.scoring.grid import DEFAULT_SCALES, check_scale
-from negmerge_kit.scoring.scale import ScaleSearch
+from negmerge_kit.scoring.grid import Scales, scale_grid
+from negmerge_kit.scoring.scale import Ended, ScaleSearch
 
 GAP_OVER = ("retain", "forget", "unseen", "mia")
 """The metrics whose distances to the retrained model's are averaged."""
@@ -33,7 +33,7 @@ def average_gap(values: Mapping[str, float], retrained: Mapping[str, float]) -> 
 def nearest_scale(
     score: Callable[[float], Point],
     *,
-    scales: Sequence[float] = DEFAULT_SCALES,
+    scales: Scales = None,
     on_point: Callable[[Point], None] | None = None,
 ) -> ScaleSearch:
     """The scale whose model lies nearest to the retrained one; the smallest of equals. Every scale is scored in full.
@@ -43,6 +43,7 @@ def nearest_scale(
 
     Args:
         score: the point of a scale on validation, with its gap.
+        scales: None for the paper's grid, and nothing beyond it: there is no floor to go on to.
 
     Raises:
         SplitError: for the test split; a scale is chosen on validation.
@@ -54,9 +55,7 @@ def nearest_scale(
     >>> nearest_scale(score).best.scale
     0.5
     """
-    grid = sorted({check_scale(scale) for scale in scales})
-    if not grid:
-        raise ParameterError("no scale to try: give at least one, such as 0:1:0.05.")
+    grid = scale_grid(scales)
     base, best, curve = score(0.0), None, []
     if base.forget is not None and base.forget.split == "test":
         raise SplitError("test images must not choose a scale: look for the smallest gap on validation.")
@@ -69,4 +68,5 @@ def nearest_scale(
             on_point(point)
         if best is None or best.gap is None or point.gap < best.gap:
             best = point
-    return ScaleSearch(0.0, base, best, tuple(curve), "exhaustive", choose="gap")
+    ended: Ended | None = "grid" if best is curve[-1] else None
+    return ScaleSearch(0.0, base, best, tuple(curve), "exhaustive", choose="gap", ended=ended)

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from decimal import Decimal, InvalidOperation
 from math import isfinite
+from typing import TypeAlias
 
 from negmerge_kit.errors import ParameterError
 
-DEFAULT_SCALES = tuple(step / 20 for step in range(21))
+STEPS = 20
+"""Steps of the paper's grid from 0 to 1, and of the search from one doubling to the next."""
+
+DEFAULT_SCALES = tuple(step / STEPS for step in range(STEPS + 1))
 """0, 0.05 ... 1: the 21 points of the paper's code."""
+
+FARTHEST = 32.0
+"""Largest scale that is tried before retention is said never to fall."""
+
+AUTO = "auto"
+"""How the command line and the endpoints write the open-ended search."""
+
+Scales: TypeAlias = Sequence[float] | None
+"""The scales to try and no others; None is DEFAULT_SCALES, and on beyond them until retention falls to its floor."""
 
 
 def check_scale(scale: float) -> float:
@@ -25,19 +39,72 @@ def check_scale(scale: float) -> float:
     return float(scale)
 
 
-def parse_scales(text: str) -> list[float]:
-    """Scales from `start:stop:step` (stop included) or a comma-separated list.
+def scale_grid(scales: Scales) -> list[float]:
+    """The scales upwards, each once; None is the paper's grid.
+
+    Raises:
+        ParameterError: for no scale, or one that is no finite number of 0 or more.
+
+    >>> scale_grid([0.5, 0, 0.5])
+    [0.0, 0.5]
+    """
+    grid = sorted({check_scale(scale) for scale in (DEFAULT_SCALES if scales is None else scales)})
+    if not grid:
+        raise ParameterError("no scale to try: give at least one, such as 0:1:0.05.")
+    return grid
+
+
+def onwards(scales: Sequence[float], farthest: float = FARTHEST, *, growth: float = 0.1) -> Iterator[float]:
+    """The scales above 0 upwards, then on from the last one until `farthest`.
+
+    Args:
+        growth: least step beyond the last of `scales`, as a share of the scale reached; 1 doubles.
+
+    Raises:
+        ParameterError: if no scale is above 0.
+
+    >>> [round(scale, 2) for scale in onwards([0.0, 0.5, 1.0], 2.5)]
+    [0.5, 1.0, 1.5, 2.0, 2.5]
+    """
+    grid = sorted({scale for scale in scales if scale > 0})
+    if not grid:
+        raise ParameterError("no scale above 0 to try: give at least one, such as 0:1:0.05.")
+    yield from grid
+    step, scale = grid[-1] - (grid[-2] if len(grid) > 1 else 0.0), grid[-1]
+    while scale < farthest:
+        # Rounded, so that the same scale is the same number wherever it is asked for.
+        scale = min(farthest, round(scale + max(step, growth * scale), 4))
+        yield scale
+
+
+def between(low: float, high: float) -> list[float]:
+    """The scales strictly between two, in STEPS equal steps.
+
+    From 1 to 2 that is the usual 0.05; from 8 to 16 it is 0.4. The step grows with the scale because a delta that is
+    eight times shorter does at scale 8 what the longer one does at 1: the answer is as fine for either, and costs as
+    many looks.
+
+    >>> between(8.0, 16.0)[:3], len(between(8.0, 16.0))
+    ([8.4, 8.8, 9.2], 19)
+    """
+    return [round(low + (high - low) * step / STEPS, 6) for step in range(1, STEPS)]
+
+
+def parse_scales(text: str) -> list[float] | None:
+    """Scales from `start:stop:step` (stop included) or a comma-separated list; `auto` is None, the open-ended search.
 
     Steps are decimal, so 0:1:0.05 holds 0.15 and not 0.15000000000000002.
 
     Raises:
-        ParameterError: if the text is neither; write 0:1:0.05 or 0.5,0.7,0.9.
+        ParameterError: if the text is none of these; write 0:1:0.05 or 0.5,0.7,0.9.
 
     >>> parse_scales("0:0.2:0.05")
     [0.0, 0.05, 0.1, 0.15, 0.2]
     >>> parse_scales("0.5,0.7")
     [0.5, 0.7]
     """
+    if text.strip() == AUTO:
+        return None
     try:
         if ":" not in text:
             return [check_scale(float(part)) for part in text.split(",")]

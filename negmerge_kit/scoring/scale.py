@@ -5,13 +5,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from itertools import islice
+from math import inf
+from typing import Any, Literal, TypeAlias
 
-from negmerge_kit.errors import ParameterError, SplitError
+from negmerge_kit.errors import NotFiniteError, ParameterError, SplitError
 from negmerge_kit.scoring.bisection import bisect
-from negmerge_kit.scoring.curve import BELOW_FLOOR, NOT_BETTER, NOT_NEEDED, Least, Point, Score, out_of_reach
+from negmerge_kit.scoring.curve import (
+    BELOW_FLOOR,
+    NO_NUMBERS,
+    NOT_BETTER,
+    NOT_NEEDED,
+    Least,
+    Point,
+    Score,
+    out_of_reach,
+    unscorable,
+)
 from negmerge_kit.scoring.floors import KEEP, Keep, check_keep, images_needed, reaches
-from negmerge_kit.scoring.grid import DEFAULT_SCALES, check_scale, parse_scales
+from negmerge_kit.scoring.grid import DEFAULT_SCALES, Scales, between, check_scale, onwards, parse_scales, scale_grid
 
 __all__ = [
     "BELOW_FLOOR",
@@ -25,6 +37,7 @@ __all__ = [
     "Method",
     "Point",
     "ScaleSearch",
+    "Scales",
     "Score",
     "check_scale",
     "parse_scales",
@@ -37,6 +50,11 @@ Method: TypeAlias = Literal["early", "exhaustive", "bisect"]
 METHODS: tuple[Method, ...] = ("early", "exhaustive", "bisect")
 """Every scale until its counts decide; every scale in full; only those that halve what is left."""
 
+Ended: TypeAlias = Literal["floor", "chance", "grid", "cap", "limit"]
+"""What ended the range of a search, upwards: the largest scale falls below the floor; accuracy on the forget set is at
+chance; the given grid, or FARTHEST, came to its end with retention above the floor; or no larger scale can be scored.
+"""
+
 
 @dataclass(frozen=True)
 class ScaleSearch:
@@ -47,6 +65,7 @@ class ScaleSearch:
         method: how the scales were searched; `early` where a bisecting search fell back.
         monotone: of a bisecting search, whether the curve fell wherever it was looked at; else None.
         choose: by what the scale was chosen: "floor", or "gap" to the retrained model, where `keep` is 0.
+        ended: what ended the range upwards; None where no floor was looked for.
     """
 
     keep: Keep
@@ -56,6 +75,12 @@ class ScaleSearch:
     method: Method = "early"
     monotone: bool | None = None
     choose: str = "floor"
+    ended: Ended | None = None
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The smallest and the largest scale of the curve."""
+        return self.curve[0].scale, self.curve[-1].scale
 
     @property
     def status(self) -> str:
@@ -103,9 +128,10 @@ def select_scale(
 def search_scale(
     score: Score,
     *,
-    scales: Sequence[float] = DEFAULT_SCALES,
+    scales: Scales = None,
     keep: Keep = KEEP,
     method: Method = "early",
+    chance: float = 0.0,
     on_point: Callable[[Point], None] | None = None,
 ) -> ScaleSearch:
     """Find the scale that forgets most on validation while retention stays at keep times the measured base.
@@ -116,11 +142,16 @@ def search_scale(
     at the scales that halve the question, which is right where both scores fall as the scale grows; if what it sees
     does not fall, the search goes on as `early`. `exhaustive` scores every scale in full, for the whole curve.
 
+    Without `scales` the paper's grid does not end the search: where its last scale, 1, keeps enough, the scale is
+    doubled until retention falls below the floor, accuracy on the forget set is at chance, or FARTHEST is reached, and
+    the last doubling is searched in STEPS steps. That looks at 5 + 19 scales more at most.
+
     Args:
         score: scores one scale, on validation.
-        scales: the grid, each 0 or more.
+        scales: these and no others, each 0 or more; None for the paper's grid, and on beyond it.
         keep: share of the base's retain accuracy to keep, in (0, 1]: pooled, or by retain set, all of which must hold.
         method: one of METHODS.
+        chance: accuracy on the forget set that guessing reaches, beyond which no scale need go.
         on_point: called with each point as soon as it is known.
 
     Raises:
@@ -128,15 +159,16 @@ def search_scale(
         ParameterError: if keep, a scale or the method is out of range, or keep names no retain set of the score's.
 
     >>> def score(scale, *, forget_at_most=None, retain_at_least=None):
-    ...     return Point(scale, Accuracy(80 - int(60 * scale), 100, "val"), Accuracy(90 - int(9 * scale), 100, "val"))
+    ...     return Point(scale, Accuracy(80 - int(6 * scale), 100, "val"), Accuracy(90 - int(scale), 100, "val"))
     >>> from negmerge_kit.scoring.accuracy import Accuracy
     >>> search_scale(score, scales=[0.0, 0.5, 1.0], keep=0.95).best.scale
-    0.5
+    1.0
+    >>> found = search_scale(score, keep=0.95)
+    >>> found.best.scale, found.range
+    (4.8, (0.0, 8.0))
     """
     keep = check_keep(keep)
-    grid = sorted({check_scale(scale) for scale in scales})
-    if not grid:
-        raise ParameterError("no scale to try: give at least one, such as 0:1:0.05.")
+    grid = scale_grid(scales)
     if method not in METHODS:
         raise ParameterError(f"method is {method!r}: choose one of {', '.join(METHODS)}.")
     base = score(0.0)
@@ -144,51 +176,90 @@ def search_scale(
         raise ParameterError("the base was not scored in full: score scale 0 without stopping.")
     if base.retain.split == "test" or base.forget.split == "test":
         raise SplitError("test images must not choose a scale: search on validation, then score the chosen scale once.")
-    climb = _Climb(score, base, images_needed(keep, base), on_point)
+    climb = _Climb(score, base, images_needed(keep, base), on_point, base_competes=0.0 in grid)
+    if scales is None:
+        probe = climb.measure if method == "exhaustive" else climb.look
+        grid = sorted({*grid, *climb.beyond(grid[-1], probe, chance)})
     above = [scale for scale in grid if scale > 0.0]
     monotone = None
     if method == "bisect":
         monotone = bisect(above, climb.look, climb.feasible, base)
     if not monotone:
         for scale in reversed(above):
-            # Where bisecting gave a scale up, it was held against a neighbour that may not have been feasible.
-            if scale not in climb.points or climb.points[scale].stopped == NOT_BETTER:
-                climb.measure(scale) if method == "exhaustive" else climb.look(scale, most=climb.to_beat(scale))
+            if method == "exhaustive":
+                climb.measure(scale)
+            else:  # where bisecting gave a scale up, its neighbour may not have been feasible: it is looked at again
+                climb.look(scale, most=climb.to_beat(scale))
     if 0.0 in grid:
         climb.take(base)
     best = climb.best
     if best and 0.0 in grid and _correct(base) <= _correct(best):
         best = base  # nothing was forgotten at any feasible scale
     curve = tuple(climb.points.get(scale, Point(scale, None, None, NOT_NEEDED)) for scale in grid)
-    return ScaleSearch(keep, base, best, curve, "early" if monotone is False else method, monotone)
+    ended = climb.ended(above, chance, "cap" if scales is None else "grid") if above else None
+    return ScaleSearch(keep, base, best, curve, "early" if monotone is False else method, monotone, ended=ended)
 
 
 class _Climb:
     """The points looked at so far and the best feasible one of them above 0."""
 
-    def __init__(self, score: Score, base: Point, least: Least, on_point: Callable[[Point], None] | None) -> None:
+    def __init__(
+        self, score: Score, base: Point, least: Least, on_point: Callable[[Point], None] | None, *, base_competes: bool
+    ) -> None:
         self.points: dict[float, Point] = {}
         self.best: Point | None = None
         self._score, self._base, self._least, self._on_point = score, base, least, on_point
+        self._base_competes = base_competes
+        self._asked_for = inf
 
-    def measure(self, scale: float) -> None:
-        """Score a scale in full."""
-        self.take(self._score(scale))
+    def measure(self, scale: float) -> Point:
+        """Score a scale in full, once."""
+        return self.points[scale] if scale in self.points else self.take(self._ask(scale))
 
     def look(self, scale: float, *, most: int | None = None) -> Point:
         """Score a scale until it is clear that it keeps too little, or forgets less than `most` allows."""
-        point = self._score(scale, forget_at_most=most, retain_at_least=self._least)
-        self.take(point)
-        return point
+        known = self.points.get(scale)
+        if known is not None and known.stopped != NOT_BETTER:
+            return known
+        return self.take(self._ask(scale, forget_at_most=most, retain_at_least=self._least))
+
+    def beyond(self, last: float, probe: Callable[[float], Point], chance: float) -> list[float]:
+        """The scales to search beyond the last one of a grid: doublings of it, and the steps within the one that fell.
+
+        A doubling is probed only while the one before keeps enough and is above chance.
+        """
+        self._asked_for = last
+        point, doubled = probe(last), [last]
+        for scale in islice(onwards([last], growth=1.0), 1, None):
+            if not self._goes_on(point, chance):
+                break
+            point = probe(scale)
+            doubled.append(scale)
+        fell = len(doubled) > 1 and not self._goes_on(point, chance)
+        return [*doubled[1:], *(between(*doubled[-2:]) if fell else [])]
+
+    def ended(self, above: Sequence[float], chance: float, otherwise: Ended) -> Ended:
+        """What ended the range upwards; a scale that bisecting left out there lies above one that fell."""
+        unscored = False
+        for scale in reversed(above):
+            point = self.points.get(scale)
+            if point is None or not (unscorable(point) or self.feasible(point)):
+                return "floor"
+            if self.feasible(point):
+                return "limit" if unscored else otherwise if self._goes_on(point, chance) else "chance"
+            unscored = True
+        return "limit"
 
     def to_beat(self, scale: float) -> int | None:
         """How many forget images may be right at this scale for it to be chosen."""
         if self.best is None:
             return None
-        # An equal count at a smaller scale wins: the authors' tie-break.
-        return _correct(self.best) - (0 if scale < self.best.scale else 1)
+        # An equal count at a smaller scale wins: the authors' tie-break. The base's is the smallest of all, so that a
+        # scale that forgets nothing is dropped after its forget images.
+        most = _correct(self.best) - (0 if scale < self.best.scale else 1)
+        return min(most, _correct(self._base) - 1) if self._base_competes else most
 
-    def take(self, point: Point) -> None:
+    def take(self, point: Point) -> Point:
         """Put a point on the curve, and ahead of the others if it is feasible and forgets more."""
         self.points[point.scale] = point
         if self._on_point:
@@ -197,6 +268,18 @@ class _Climb:
             rank = (_correct(point), point.scale)
             if self.best is None or rank < (_correct(self.best), self.best.scale):
                 self.best = point
+        return point
+
+    def _ask(self, scale: float, **bounds: Any) -> Point:
+        try:
+            return self._score(scale, **bounds)
+        except NotFiniteError:
+            if scale <= self._asked_for:
+                raise
+            return Point(scale, None, None, NO_NUMBERS)  # a scale that nobody asked for ends no search
+
+    def _goes_on(self, point: Point, chance: float) -> bool:
+        return self.feasible(point) and point.forget is not None and point.forget.value > chance
 
     def feasible(self, point: Point) -> bool:
         """Whether a point is known in full and meets every floor."""

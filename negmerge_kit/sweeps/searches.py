@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 from negmerge_kit.lab.report import search_json
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, Method
+from negmerge_kit.scoring.grid import scale_grid
+from negmerge_kit.scoring.scale import KEEP, Method, Scales
 from negmerge_kit.sweeps.jobs import open_workbench
 from negmerge_kit.sweeps.protocol import Progress, Report
 from negmerge_kit.types import Json
@@ -34,7 +35,7 @@ class SearchJob:
     folder: Path
     choice: Choice
     keep: float = KEEP
-    scales: tuple[float, ...] = DEFAULT_SCALES
+    scales: tuple[float, ...] | None = None
     method: Method = "early"
     test: bool = False
     device: str = "auto"
@@ -54,7 +55,7 @@ class SearchJob:
         def on_point(point: Any) -> None:
             nonlocal tried
             tried += 1
-            on_step(Progress(tried, max(tried, len(self.scales))))
+            on_step(Progress(tried, max(tried, len(scale_grid(self.scales)))))
 
         found = bench.search(self.choice, keep=self.keep, scales=self.scales, method=self.method, on_point=on_point)
         return search_json(bench, self.choice, found, test=self.test, started=started)
@@ -70,7 +71,7 @@ class ComparisonJob:
     folder: Path
     entrant: Entrant
     keep: float = KEEP
-    scales: tuple[float, ...] = DEFAULT_SCALES
+    scales: tuple[float, ...] | None = None
     device: str = "auto"
     force: bool = False
     anew: bool = False
@@ -103,7 +104,7 @@ def comparison_jobs(
     entrants: Iterable[Entrant],
     *,
     keep: float = KEEP,
-    scales: Sequence[float] = DEFAULT_SCALES,
+    scales: Scales = None,
     device: str = "auto",
     anew: bool = False,
     terms: Terms = PLAIN,
@@ -115,8 +116,9 @@ def comparison_jobs(
     against, is never made again here, but before.
     """
     folder, ids = pool.folder.resolve(), tuple(pool.ids)
+    grid = None if scales is None else tuple(scales)
     return [
-        ComparisonJob(folder, entrant, keep, tuple(scales), device, pool.forced, anew and entrant.rule != RETRAIN,
+        ComparisonJob(folder, entrant, keep, grid, device, pool.forced, anew and entrant.rule != RETRAIN,
                       terms, buffers, ids)
         for entrant in entrants
     ]

@@ -17,7 +17,7 @@ from negmerge_kit.lab.comparison.kept_rows import KeptRows
 from negmerge_kit.lab.comparison.rows import Row
 from negmerge_kit.lab.resident import Choice, Merged
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.scoring.scale import DEFAULT_SCALES
+from negmerge_kit.scoring.grid import Scales
 from negmerge_kit.views.plots import LARGEST_SCALE
 from negmerge_kit.vision.scene import Splits
 from negmerge_kit.web.jobs import Done, Job, Jobs, Progress
@@ -53,7 +53,7 @@ class Compare:
     def ready(self, keep: float, buffers: str = "keep") -> bool:
         """Whether every row is kept from before, so that nothing long is left to do."""
         pool = self.bench.pool
-        rows = _Rows(self, pool, keep, DEFAULT_SCALES, buffers, write=False)
+        rows = _Rows(self, pool, keep, None, buffers, write=False)
         return len(pool.ids) > 1 and all(rows.find(entrant, pool.ids) for entrant in find_entrants())
 
     def follow(self, visitor: str, keep: float, buffers: str = "keep") -> Iterator[Progress | Done]:
@@ -78,7 +78,7 @@ class Compare:
             yield news
 
     def answer(
-        self, entrants: Sequence[Entrant], keep: float, scales: Sequence[float], buffers: str = "keep"
+        self, entrants: Sequence[Entrant], keep: float, scales: Scales, buffers: str = "keep"
     ) -> Comparison:
         """The comparison that a script asks for; nothing of it is written to the pool.
 
@@ -119,7 +119,7 @@ class Compare:
         pool: Pool,
         keep: float,
         buffers: str,
-        scales: Sequence[float] = DEFAULT_SCALES,
+        scales: Scales = None,
         entrants: Sequence[Entrant] | None = None,
         *,
         write: bool = True,
@@ -182,11 +182,12 @@ class _Rows:
     """Finished rows: those of this process, and those that the pool's folder keeps."""
 
     def __init__(
-        self, compare: Compare, pool: Pool, keep: float, scales: Sequence[float], buffers: str, *, write: bool
+        self, compare: Compare, pool: Pool, keep: float, scales: Scales, buffers: str, *, write: bool
     ) -> None:
         self._compare, self._write = compare, write
         self._kept = KeptRows(pool, keep=keep, scales=scales, buffers=buffers, device=compare.bench.model.device)
-        self._made_from = (keep, tuple(scales), buffers, tuple(entry.sha256 for entry in pool.entries))
+        hashes = tuple(entry.sha256 for entry in pool.entries)
+        self._made_from = (keep, None if scales is None else tuple(scales), buffers, hashes)
 
     def find(self, entrant: Entrant, ids: Sequence[str]) -> Row | None:
         found = self._compare.remembered(self._key(entrant, ids))

@@ -13,7 +13,8 @@ from negmerge_kit.lab.comparison.entrants import find_entrants
 from negmerge_kit.lab.report import score_json, search_json
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.scoring.scale import Method, parse_scales
+from negmerge_kit.scoring.grid import AUTO, Scales, parse_scales
+from negmerge_kit.scoring.scale import Method
 from negmerge_kit.types import Json
 from negmerge_kit.web.dials import buffers_of
 from negmerge_kit.web.jobs import Job
@@ -59,7 +60,7 @@ class Endpoints:
         rule: str = "negmerge",
         params: dict[str, Any] | None = None,
         keep: float = 0.95,
-        scales: str = "0:1:0.05",
+        scales: str = AUTO,
         exhaustive: bool = False,
         test: bool = False,
         buffers: str = "keep",
@@ -88,7 +89,7 @@ class Endpoints:
         rules: str = "all",
         baselines: str = "all",
         keep: float = 0.95,
-        scales: str = "0:1:0.05",
+        scales: str = AUTO,
         buffers: str = "keep",
     ) -> dict[str, Any]:
         """All rules at equal retention, as `negmerge compare --json` but for "pool", which is the id that came in."""
@@ -130,10 +131,12 @@ def publish(endpoints: Endpoints) -> None:
         gr.api(told(function), api_name=name, api_description=function.__doc__, concurrency_limit=4)
 
 
-def _grid(scales: object) -> list[float]:
+def _grid(scales: object) -> Scales:
     if not isinstance(scales, str) or len(scales) > 10_000:
-        raise ParameterError("scales must be a short text: write START:STOP:STEP or a list such as 0.5,0.7.")
-    grid = [_number(scale, "scale", 0.0, LARGEST) for scale in parse_scales(scales)]
+        raise ParameterError("scales must be a short text: write auto, START:STOP:STEP or a list such as 0.5,0.7.")
+    if (given := parse_scales(scales)) is None:
+        return None
+    grid = [_number(scale, "scale", 0.0, LARGEST) for scale in given]
     if len(grid) > MOST_SCALES:
         raise ParameterError(f"{len(grid)} scales are too many for one call: give at most {MOST_SCALES}.")
     return grid

@@ -12,7 +12,7 @@ from negmerge_kit.lab.comparison.rows import Matched, Row
 from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, Point, ScaleSearch
+from negmerge_kit.scoring.scale import KEEP, Point, Scales, ScaleSearch
 
 
 class ClassifierContest(Contest):
@@ -32,7 +32,7 @@ class ClassifierContest(Contest):
         bench: Workbench,
         *,
         keep: float = KEEP,
-        scales: Sequence[float] = DEFAULT_SCALES,
+        scales: Scales = None,
         buffers: str = "keep",
         terms: Terms = PLAIN,
         on_step: OnStep = lambda rate, step: None,
@@ -80,7 +80,7 @@ class ClassifierContest(Contest):
         if self.terms.choose == "floor":
             return super().find_scale(choice)
         limit = self.limit(choice)
-        return self.yardstick.nearest(choice, scales=[scale for scale in self.scales if scale < limit])
+        return self.yardstick.nearest(choice, scales=[scale for scale in self.grid if scale < limit])
 
     def matched(self, choice: Choice) -> Matched | None:
         """At matched retention by the floor only: who chooses by the gap has no floor to meet."""

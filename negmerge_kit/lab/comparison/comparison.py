@@ -15,9 +15,10 @@ from negmerge_kit.lab.comparison.entrants import BASE, Entrant, find_entrant, fi
 from negmerge_kit.lab.comparison.rows import Pair, Row
 from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.scoring.grid import scale_grid
 from negmerge_kit.scoring.intervals import Spread
 from negmerge_kit.scoring.metrics import METRICS
-from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, check_scale
+from negmerge_kit.scoring.scale import KEEP, Scales
 from negmerge_kit.types import Json
 
 REFERENCE = "negmerge"
@@ -52,6 +53,7 @@ class Comparison:
         forced: candidates that were let in although they were made from another base.
         terms: of a standard classifier's pool; else None.
         buffers: what became of running statistics in the rows that merge.
+        beyond: whether the searches went on beyond `scales` where a rule had not met the floor at their end.
     """
 
     pool: str
@@ -65,6 +67,7 @@ class Comparison:
     contest: Contest | None = field(default=None, repr=False, compare=False)
     terms: Terms | None = None
     buffers: str = "keep"
+    beyond: bool = False
 
     @property
     def floor(self) -> float:
@@ -89,6 +92,7 @@ class Comparison:
             "keep": self.keep,
             "seeds": 1,
             "scales": list(self.scales),
+            "beyond": self.beyond,
             "buffers": self.buffers,
             "base": {split: pair.json() for split, pair in self.base.items()},
             "rows": [row.json() for row in self.rows],
@@ -103,7 +107,7 @@ def compare_rules(
     rules: Sequence[Entrant | str] | None = None,
     *,
     keep: float = KEEP,
-    scales: Sequence[float] = DEFAULT_SCALES,
+    scales: Scales = None,
     buffers: str = "keep",
     kept: Keeper | None = None,
     terms: Terms = PLAIN,
@@ -113,7 +117,7 @@ def compare_rules(
 ) -> Comparison:
     """Hold rules against each other on one pool.
 
-    Every rule's scale is chosen on validation by the paper's protocol (the grid scale that forgets most with at least
+    Every rule's scale is chosen on validation by the paper's protocol (the scale that forgets most with at least
     keep times the base's retention, arXiv:2410.05583) and scored once on test. Beside it stands forgetting at matched
     retention: the scale, on no grid and without a cap, where retention first falls below that floor on validation
     (`first_crossing`), with test forget and test retain there. All rules share one examiner: images stay resident, one
@@ -126,7 +130,8 @@ def compare_rules(
         rules: entrants, or names as `find_entrant` reads them; by default all rules, both searches and, on a
             classifier's pool, all baselines.
         keep: share of the base's retention to keep, in (0, 1].
-        scales: the protocol's grid.
+        scales: the protocol's scales and no others; None for the paper's grid, and on beyond it where a rule has not
+            met the floor at its end (see `search_scale`).
         buffers: what becomes of running statistics in every row that merges: keep, merge or recalibrate.
         kept: where finished rows are found again and new ones go, e.g. `KeptRows(pool, ...)`.
         terms: on a classifier's pool, by what scales and rates are chosen, and how hard the attacks try.
@@ -146,7 +151,7 @@ def compare_rules(
     entrants = _entrants(rules, pool)
     if not 0.0 < keep <= 1.0:
         raise ParameterError(f"keep is {keep}: give the share of retention to keep, above 0 and at most 1.")
-    grid = tuple(sorted({check_scale(scale) for scale in scales}))
+    grid = tuple(scale_grid(scales))
     if not any(grid):
         raise ParameterError("no scale above 0 to try: give at least one, such as 0:1:0.05.")
     forced = strangers(pool)
@@ -155,7 +160,7 @@ def compare_rules(
             f"{pool.folder} has {len(pool.ids)} candidate: with one, every rule is that candidate. Add others first."
         )
     workbench.choose(buffers=buffers)  # refused before the work
-    contest = _contest(workbench, keep, grid, buffers, terms, entrants, on_step, anew)
+    contest = _contest(workbench, keep, scales, buffers, terms, entrants, on_step, anew)
     base = {split: contest.base(split) for split in ("val", "test")}
     rows = []
     for index, entrant in enumerate(entrants):
@@ -169,12 +174,13 @@ def compare_rules(
     warnings = (*doubts(workbench), *([MERGED_STATISTICS] if buffers == "merge" else []))
     told = terms if isinstance(contest, ClassifierContest) else None
     return Comparison(
-        str(pool.folder), tuple(pool.ids), keep, grid, base, tuple(rows), warnings, forced, contest, told, buffers
+        str(pool.folder), tuple(pool.ids), keep, grid, base, tuple(rows), warnings, forced, contest, told, buffers,
+        beyond=scales is None,
     )
 
 
 def _contest(
-    stand: PoolStand, keep: float, scales: tuple[float, ...], buffers: str, terms: Terms, entrants: Sequence[Entrant],
+    stand: PoolStand, keep: float, scales: Scales, buffers: str, terms: Terms, entrants: Sequence[Entrant],
     on_step: OnStep, anew: bool,
 ) -> Contest:
     if isinstance(stand, Workbench) and is_classifier(stand.pool):

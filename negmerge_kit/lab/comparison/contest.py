@@ -15,11 +15,14 @@ from negmerge_kit.lab.comparison.cost import Cost, metered
 from negmerge_kit.lab.comparison.entrants import SEARCHES, Entrant
 from negmerge_kit.lab.comparison.examiner import Examiner, Stand
 from negmerge_kit.lab.comparison.greedy import best_single, greedy, left_over
-from negmerge_kit.lab.comparison.matched import FARTHEST, Crossing, first_crossing
+from negmerge_kit.lab.comparison.matched import Crossing, first_crossing
 from negmerge_kit.lab.comparison.rows import Matched, Pair, Row
+from negmerge_kit.lab.evaluation import chance_of
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.running_statistics import NEGATIVE_VARIANCE, largest_scale
-from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, Point, ScaleSearch, search_scale
+from negmerge_kit.scoring.grid import FARTHEST, scale_grid
+from negmerge_kit.scoring.outcome import outcome
+from negmerge_kit.scoring.scale import KEEP, Point, Scales, ScaleSearch, search_scale
 
 
 class PoolStand(Stand, Protocol):
@@ -55,16 +58,18 @@ class Contest:
 
     Args:
         keep: share of the base's retention to keep.
-        scales: the protocol's grid, and the first steps towards the crossing.
+        scales: the protocol's scales and no others; None for the paper's grid, and on beyond it (see `search_scale`).
+            Their grid is also the first steps towards the crossing.
         buffers: what becomes of running statistics in every row that merges.
     """
 
     def __init__(
-        self, stand: PoolStand, *, keep: float = KEEP, scales: Sequence[float] = DEFAULT_SCALES, buffers: str = "keep"
+        self, stand: PoolStand, *, keep: float = KEEP, scales: Scales = None, buffers: str = "keep"
     ) -> None:
         self.stand = stand
         self.keep = keep
-        self.scales = tuple(scales)
+        self.scales = scales
+        self.grid = tuple(scale_grid(scales))
         self.buffers = buffers
         self.examiner = Examiner(stand)
         self._searched: dict[Choice, _Searched] = {}
@@ -101,6 +106,9 @@ class Contest:
             merged.counts.kept_fraction,
             self.curve(choice),
             self._cost(ids, used),
+            reach=found.range,
+            ended=found.ended,
+            outcome=None if empty else outcome(found),
         )
 
     def curve(self, choice: Choice) -> tuple[Point, ...]:
@@ -165,7 +173,8 @@ class Contest:
         def score(scale: float, **asked: Any) -> Point:
             return Point(scale, None, None, NEGATIVE_VARIANCE) if scale >= limit else ask(scale, **asked)
 
-        return search_scale(score, scales=self.scales, keep=self.keep)
+        chance = chance_of(self.stand.images("val"))
+        return search_scale(score, scales=self.scales, keep=self.keep, chance=chance)
 
     def crossing(self, choice: Choice) -> Crossing | None:
         """Where the choice's retention first falls below the floor on validation, at any scale.
@@ -175,7 +184,7 @@ class Contest:
         examiner, floor = self.examiner, self.floor
         least = -int(-(floor - 1e-9) // 1)  # the smallest whole count that reaches it
         farthest = min(FARTHEST, 0.999 * self.limit(choice))
-        scales = [scale for scale in self.scales[::-4] if scale <= farthest]
+        scales = [scale for scale in self.grid[::-4] if scale <= farthest]
         return first_crossing(
             lambda scale: examiner.retained(choice, scale),
             lambda scale: examiner.keeps(choice, scale, least),

@@ -20,6 +20,7 @@ from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 from negmerge_kit.lab.provenance import made_with, short_digest
 from negmerge_kit.lab.retrained import Wanted, find_retrained
 from negmerge_kit.merging.rules import RULES
+from negmerge_kit.scoring.grid import Scales
 from negmerge_kit.types import Json
 
 SCHEMA = 1
@@ -37,7 +38,7 @@ class KeptRows:
         pool: Pool,
         *,
         keep: float,
-        scales: Sequence[float],
+        scales: Scales,
         buffers: str = "keep",
         device: torch.device,
         anew: bool = False,
@@ -54,7 +55,7 @@ class KeptRows:
             "heads": pool.heads_file.sha256,
             "scene": pool.scene,
             "keep": keep,
-            "scales": list(scales),
+            "scales": None if scales is None else list(scales),
             "terms": terms.json(),
         }
 

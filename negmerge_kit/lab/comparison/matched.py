@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from negmerge_kit.errors import ParameterError, SplitError
+from negmerge_kit.errors import SplitError
+from negmerge_kit.scoring.grid import FARTHEST, onwards
 from negmerge_kit.types import Json
-
-FARTHEST = 32.0
-"""Largest scale that is tried before retention is said never to fall."""
 
 NARROWEST = 1 / 128
 """Share of a step below which a bracket is not halved any more: several images may turn at one scale."""
@@ -88,26 +86,6 @@ def first_crossing(
             return _between(retained, keeps, floor, low, scale, known)
         low = scale
     return None
-
-
-def onwards(scales: Sequence[float], farthest: float = FARTHEST, *, growth: float = 0.1) -> Iterator[float]:
-    """The scales above 0 upwards, then on from the last one until `farthest`.
-
-    Args:
-        growth: least step beyond the last of `scales`, as a share of the scale reached.
-
-    >>> [round(scale, 2) for scale in onwards([0.0, 0.5, 1.0], 2.5)]
-    [0.5, 1.0, 1.5, 2.0, 2.5]
-    """
-    grid = sorted({scale for scale in scales if scale > 0})
-    if not grid:
-        raise ParameterError("no scale above 0 to try: give at least one, such as 0:1:0.05.")
-    yield from grid
-    step, scale = grid[-1] - (grid[-2] if len(grid) > 1 else 0.0), grid[-1]
-    while scale < farthest:
-        # Rounded, so that the same scale is the same number wherever it is asked for.
-        scale = min(farthest, round(scale + max(step, growth * scale), 4))
-        yield scale
 
 
 def _between(

@@ -10,10 +10,11 @@ import numpy as np
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.comparison.comparison import REFERENCE, Comparison
 from negmerge_kit.lab.comparison.contest import Contest
-from negmerge_kit.lab.comparison.matched import onwards
 from negmerge_kit.lab.comparison.rows import Row
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.scoring.bootstrap import REPLICATES, Curve, Resampled, bootstrap
+from negmerge_kit.scoring.curve import unscorable
+from negmerge_kit.scoring.grid import onwards
 
 
 def resample(
@@ -57,23 +58,27 @@ def resample(
 
 
 def curve_of(contest: Contest, choice: Choice) -> Curve:
-    """A choice's answers at the protocol's scales, and beyond them until retention is clearly below the floor.
+    """A choice's answers at the protocol's grid, and beyond it until retention is clearly below the floor.
 
     Clearly: by four standard deviations of a count that loses the share which the floor allows.
     """
     examiner, total = contest.examiner, contest.base("val").retain.n
     enough = contest.floor - 4 * sqrt(total * (1 - contest.keep) + 1)
-    scales, above = [0.0], [scale for scale in contest.scales if scale > 0]
-    for scale in onwards(contest.scales):
+    scales, above = [0.0], [scale for scale in contest.grid if scale > 0]
+    for scale in onwards(contest.grid):
         if scale > above[-1] and examiner.retained(choice, scales[-1]) < enough:
             break
         scales.append(scale)
+    capped: int | None = 1 + len(above)
+    if contest.scales is None:  # the search goes on: a replicate chooses among all of these, and what the search saw
+        searched = contest.search(choice).found.curve
+        scales, capped = sorted({*scales, *(point.scale for point in searched if not unscorable(point))}), None
     sides = []
     for split in ("val", "test"):
         hits = [examiner.hits(choice, scale, split) for scale in scales]
         sides += [np.stack([hit.forget.numpy() for hit in hits]), np.stack([hit.retain.numpy() for hit in hits])]
     forget, retain, test_forget, test_retain = sides
-    return Curve(forget, retain, test_forget, test_retain, capped=1 + len(above))
+    return Curve(forget, retain, test_forget, test_retain, capped=capped)
 
 
 def _choices(contest: Contest, row: Row) -> list[Choice]:

@@ -10,7 +10,7 @@ from negmerge_kit.lab.comparison.entrants import Entrant
 from negmerge_kit.lab.comparison.matched import Crossing
 from negmerge_kit.lab.standing import Standing
 from negmerge_kit.scoring.accuracy import Accuracy
-from negmerge_kit.scoring.scale import Point
+from negmerge_kit.scoring.scale import Ended, Point
 from negmerge_kit.types import Json
 
 
@@ -62,7 +62,7 @@ class Row:
     Attributes:
         candidates: the ids that it merged.
         params: the rule's parameters, every default filled in.
-        status: `ok`; `infeasible` when no scale above 0 of the grid, or no rate of a baseline, keeps enough; `empty`
+        status: `ok`; `infeasible` when no scale above 0, or no rate of a baseline, keeps enough; `empty`
             when nothing is left to subtract (the conflict of candidates that agree everywhere); `diverged` when no rate
             of a baseline gave numbers.
         scale: by the protocol. None unless `ok`, and for the base and the baselines, which have none.
@@ -73,6 +73,9 @@ class Row:
         curve: what is known in full on validation, at any scale.
         standing: of a classifier, its metrics on test.
         trials: of a baseline, the rates that were tried on validation and what each cost.
+        reach: the smallest and the largest scale that the protocol's search looked at; None where there was none.
+        ended: what ended that range upwards (see `ScaleSearch`).
+        outcome: what really happened, where the scale alone would mislead.
     """
 
     entrant: Entrant
@@ -88,6 +91,9 @@ class Row:
     cost: Cost
     standing: Standing | None = None
     trials: tuple[Json, ...] = ()
+    reach: tuple[float, float] | None = None
+    ended: Ended | None = None
+    outcome: str | None = None
 
     def json(self) -> Json:
         """The entry of `rows` in the JSON contract, and beyond it name, title, note, candidates, cost and curve.
@@ -106,6 +112,9 @@ class Row:
             "candidates": list(self.candidates),
             "status": self.status,
             "scale": self.scale,
+            "range": self.reach and list(self.reach),
+            "ended": self.ended,
+            "outcome": self.outcome,
             "validation": self.validation and self.validation.json(),
             "test": self.test and self.test.json(),
             "matched": self.matched and self.matched.json(),
@@ -147,6 +156,9 @@ class Row:
             Cost(**cost),
             Standing.from_json("test", values["metrics"]) if "metrics" in values else None,
             tuple(values.get("trials", ())),
+            values["range"] and (values["range"][0], values["range"][1]),
+            values["ended"],
+            values["outcome"],
         )
 
 
