@@ -77,4 +77,4 @@ def test_replicates_of_an_open_search_choose_beyond_the_grid():
         numbers = found[row.entrant.name].numbers
         assert numbers["protocol forget"].value == pytest.approx(row.test.forget.value, abs=0.02)
     capped = compare_rules(made, ["uniform", "negmerge"], scales=GRID)
-    assert [row.scale for row in capped.rows] == [1.0, 1.0] and capped.rows[0].ended == "grid"
+    assert all(row.scale <= 1.0 and row.ended == "grid" for row in capped.rows)
