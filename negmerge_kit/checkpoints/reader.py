@@ -88,9 +88,13 @@ class Checkpoint(Mapping[str, Tensor]):
         return torch.frombuffer(mapped, dtype=entry.dtype, count=count, offset=entry.start).reshape(entry.shape)
 
     def adjoins(self, first: str, second: str) -> bool:
-        """Whether `second` begins where `first` ends, in the same file and in the same dtype."""
+        """Whether `second` begins where `first` ends, in the same file and in the same dtype, and `span` can show both.
+
+        Tensors that do not start at a multiple of their own size are copied one by one (see `view`).
+        """
         (file, one), (other, two) = self._entries[first], self._entries[second]
-        return file == other and one.dtype == two.dtype and one.start + one.nbytes == two.start
+        aligned = one.start % one.dtype.itemsize == 0
+        return aligned and file == other and one.dtype == two.dtype and one.start + one.nbytes == two.start
 
     def span(self, first: str, last: str) -> Tensor:
         """The tensors from `first` to `last`, which adjoin one after another, as one flat view of the mapped file."""

@@ -30,6 +30,9 @@ T = TypeVar("T")
 class Choice:
     """Which candidates merge, by which rule, with which parameters: the key of a merged delta.
 
+    `files` are the SHA-256 of the candidates' files, so that nothing that was kept for a file is taken for another of
+    the same id: a damaged one that was made again need not have the same bits on every device.
+
     >>> Choice(("a", "b"), "uniform", ()).json()
     {'candidates': ['a', 'b'], 'rule': 'uniform', 'params': {}, 'buffers': 'keep'}
     """
@@ -38,6 +41,12 @@ class Choice:
     rule: str
     params: tuple[tuple[str, Any], ...]
     buffers: str = "keep"
+    files: tuple[str, ...] = ()
+
+    @property
+    def voters(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The candidates and their files: the key of what depends on no rule, such as the votes."""
+        return self.candidates, self.files
 
     def json(self) -> Json:
         """Plain values for a record of what was done."""
@@ -67,6 +76,7 @@ class Merged:
 class _Held:
     """One candidate: its file, the names of what it moved, and these as they are resident, if they are."""
 
+    sha256: str
     weights: Weights
     moved: frozenset[str]
     tensors: dict[str, Tensor]
@@ -188,7 +198,7 @@ class ResidentDeltas:
 
     def _hold(self, pool: Pool, ids: Sequence[str]) -> list[_Held]:
         for id in ids:
-            if id not in self._held:
+            if id not in self._held or self._held[id].sha256 != pool.entry(id).sha256:
                 self._held[id] = self._load(pool, id)
         return [self._held[id] for id in ids]
 
@@ -208,7 +218,7 @@ class ResidentDeltas:
             for name in moved:
                 change = weights[name].to(self.device, torch.float32) - self.base[name].float()
                 tensors[name] = change.bfloat16()
-        return _Held(weights, moved, tensors)
+        return _Held(pool.entry(id).sha256, weights, moved, tensors)
 
     def _decide(self, moved: frozenset[str], candidates: int) -> None:
         delta = sum(self.base[name].nbytes for name in moved)

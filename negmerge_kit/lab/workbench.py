@@ -100,7 +100,8 @@ class Workbench:
         # The pool's order, whatever order the ids came in: sums are taken in one order only.
         ordered = tuple(id for id in self.pool.ids if id in ids)
         settings = tuple(sorted(find_rule(rule).resolve(params or {}).items()))
-        return Choice(ordered, rule, settings, self._statistics.check(buffers))
+        files = tuple(self.pool.entry(id).sha256 for id in ordered)
+        return Choice(ordered, rule, settings, self._statistics.check(buffers), files)
 
     def refresh(self) -> Pool:
         """See the candidates that have been added to the pool since."""

@@ -14,8 +14,16 @@ ROOMY = 4
 """How many times too large a buffer may be: a small result must not keep a large one's memory."""
 SPARE = 3
 """Free buffers that are kept for later tensors."""
-FREE = 3
-"""References to a buffer that no tensor shows: the list, the loop's name and the call that counts them."""
+
+
+def _references(buffers: list[mmap.mmap]) -> list[int]:
+    """How many references there are to each, those of this very count among them."""
+    return [sys.getrefcount(buffer) for buffer in buffers]
+
+
+FREE = _references([mmap.mmap(-1, 1)])[0]
+"""References to a buffer that no tensor shows. Counted here, not assumed: how many a call adds is Python's own affair,
+and one too many would hand out memory that a tensor still shows."""
 
 
 class Outputs:
@@ -47,8 +55,8 @@ class Outputs:
         # Every storage that shows a buffer holds a reference to it, so counting them is enough.
         held: list[mmap.mmap] = []
         free: list[mmap.mmap] = []
-        for buffer in self._buffers:
-            (held if sys.getrefcount(buffer) > FREE else free).append(buffer)
+        for buffer, count in zip(self._buffers, _references(self._buffers), strict=True):
+            (held if count > FREE else free).append(buffer)
         free = [buffer for buffer in free if len(buffer) <= ROOMY * size]
         fitting = [buffer for buffer in free if len(buffer) >= size]
         chosen = min(fitting, key=len) if fitting else _allocated(size)

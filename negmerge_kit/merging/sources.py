@@ -63,14 +63,16 @@ class Sources:
                 yield name
 
     def unmoved(self, name: str) -> bool:
-        """True where every candidate shows the base's own memory, or is an adapter that leaves the tensor alone.
+        """True where every candidate holds the base's own tensor object, or is an adapter that leaves it alone.
 
-        Its delta is zero without being read: most of a fine-tuned CLIP, whose text tower is shared.
+        Its delta is zero without being read: most of a fine-tuned CLIP in a workbench, whose text tower is shared.
+        Only objects that are held while they are compared say so: the address of a tensor that a mapping made when
+        asked is the next one's as soon as it is dropped. A mapped file makes its views when asked and shares nothing.
         """
-        here = peek(self.base, name).data_ptr()
+        here = self.base[name] if isinstance(self.base, dict) else None
         return all(
-            name not in candidate if given else peek(candidate, name).data_ptr() == here
-            for candidate, given in zip(self.candidates, self.given, strict=True)
+            name not in one if given else here is not None and not hasattr(one, "view") and one[name] is here
+            for one, given in zip(self.candidates, self.given, strict=True)
         )
 
     def chunks(self, name: str, size: int | None = None) -> Iterator[Deltas]:

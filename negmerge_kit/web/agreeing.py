@@ -47,8 +47,8 @@ class Agreeing:
 
     def __init__(self, bench: Workbench, jobs: Jobs) -> None:
         self.bench, self.jobs, self._counting = bench, jobs, Jobs()
-        self._layers: OrderedDict[tuple[str, ...], list[LayerAgreement]] = OrderedDict()
-        self._whys: OrderedDict[tuple[str, ...], Why] = OrderedDict()
+        self._layers: OrderedDict[object, list[LayerAgreement]] = OrderedDict()
+        self._whys: OrderedDict[object, Why] = OrderedDict()
         self._turn = threading.Lock()
 
     def count(self, visitor: str, choice: Choice) -> Iterator[Progress | Done]:
@@ -58,9 +58,9 @@ class Agreeing:
             NegmergeError: with a sentence for the page.
         """
         with self._turn:
-            known = choice.candidates in self._layers
+            known = choice.voters in self._layers
         if not known:
-            key = ("count", choice.candidates)
+            key = ("count", choice.voters)
             yield from self._counting.follow(visitor, key, lambda job: self.layers(choice, tell=job.tell))
 
     def leave(self, visitor: str) -> None:
@@ -69,14 +69,13 @@ class Agreeing:
 
     def layers(self, choice: Choice, *, tell: Tell = unheard) -> list[LayerAgreement]:
         """The votes by tensor, in the order of the network."""
-        ids = choice.candidates
         with self._turn:
-            if ids in self._layers:
-                return self._layers[ids]
-        by_name = {layer.name: layer for layer in self.bench.agreement(ids, tell=tell)}
+            if choice.voters in self._layers:
+                return self._layers[choice.voters]
+        by_name = {layer.name: layer for layer in self.bench.agreement(choice.candidates, tell=tell)}
         found = [by_name[name] for name in reading_order(by_name)]
         with self._turn:
-            self._layers[ids] = found
+            self._layers[choice.voters] = found
             if len(self._layers) > REMEMBERED:
                 self._layers.popitem(last=False)
         return found
@@ -115,7 +114,7 @@ class Agreeing:
     def explained(self, choice: Choice) -> str:
         """The figures of `explain` if they are there; nothing before."""
         with self._turn:
-            why = self._whys.get(choice.candidates)
+            why = self._whys.get(choice.voters)
         return _explained(why) if why else ""
 
     def explain(self, visitor: str, choice: Choice) -> Iterator[Progress | Done]:
@@ -127,11 +126,11 @@ class Agreeing:
         if html := self.explained(choice):
             yield Done(html)
             return
-        key = ("explain", self.bench.pool.folder, choice.candidates)
+        key = ("explain", self.bench.pool.folder, choice.voters)
         for news in self.jobs.follow(visitor, key, lambda job: self._explain(job, choice)):
             if isinstance(news, Done):
                 with self._turn:
-                    self._whys[choice.candidates] = news.result
+                    self._whys[choice.voters] = news.result
                     if len(self._whys) > REMEMBERED:
                         self._whys.popitem(last=False)
                 news = Done(_explained(news.result))

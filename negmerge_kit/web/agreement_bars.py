@@ -21,13 +21,13 @@ class AgreementBars:
 
     def __init__(self, bench: Workbench) -> None:
         self._bench = bench
-        self._drawn: OrderedDict[tuple[tuple[str, ...], float], str] = OrderedDict()
+        self._drawn: OrderedDict[tuple[object, float], str] = OrderedDict()
         self._turn = threading.Lock()
 
     def html(self, choice: Choice) -> str:
         """Finding and figure, wide and tall; a rule that does not vote is held against unanimity."""
         agreement = float(dict(choice.params).get("agreement", 1.0))
-        key = (choice.candidates, agreement)
+        key = (choice.voters, agreement)
         with self._turn:
             found = self._drawn.get(key)
         if found is None:

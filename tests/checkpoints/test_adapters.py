@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 from negmerge_kit.checkpoints.adapters import Adapter, is_adapter
 from negmerge_kit.errors import CheckpointError
-from negmerge_kit.merging import merge, sign_agreement, total
+from negmerge_kit.merging import RULES, merge, sign_agreement, total
+from tests.merging.test_kinds_of_mappings import Lazy, unaligned
 
 BASE = {
     "enc.q.weight": torch.randn(6, 4),
@@ -69,6 +70,20 @@ def test_adapters_merge_as_whole_models_do(tmp_path, config, scale):
     torch.testing.assert_close(
         mixed["enc.q.weight"], dict(merge(BASE, tuned[:2]))["enc.q.weight"], rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_kind_of_mapping_behind_the_base_changes_no_bit(tmp_path, rule):
+    for k in range(2):
+        write(tmp_path / str(k), k)
+    adapters = [Adapter(tmp_path / str(k), BASE) for k in range(2)]
+    expected = merge(BASE, adapters, rule=rule)
+    deltas = dict(expected)
+    for kind, base in (("lazy", Lazy(BASE)), ("unaligned", unaligned(tmp_path / "base.safetensors", BASE))):
+        found = merge(base, [Adapter(tmp_path / str(k), base) for k in range(2)], rule=rule)
+        for name, delta in found:
+            assert torch.equal(delta, deltas[name]), (kind, name)
+        assert found.counts == expected.counts and found.counts.moved > 0
 
 
 def test_alpha_may_differ_by_module(tmp_path):

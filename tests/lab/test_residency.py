@@ -1,8 +1,11 @@
 """What does not fit on a device: candidates rounded or read from disk, passes halved, the same numbers, no crash."""
 
+import json
+
 import pytest
 import torch
 
+from negmerge_kit.checkpoints import open_checkpoint, sha256_file
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import DeviceError
 from negmerge_kit.lab import resident
@@ -11,6 +14,7 @@ from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging.rules import RULES
 from negmerge_kit.vision.clip import BATCH, Classifier
 from negmerge_kit.vision.images import ImageSet
+from tests.merging.test_kinds_of_mappings import unaligned
 
 GIB = 1 << 30
 
@@ -68,6 +72,40 @@ def test_streamed_candidates_give_the_same_bits_by_every_rule(tiny_pool, bench, 
     assert all(theirs.delta[name].equal(tensor) for name, tensor in ours.delta.items())
     assert streamed.agreement() == bench.agreement()
     assert "read from disk" in streamed.given_up and not bench.given_up
+
+
+@pytest.mark.parametrize("rule", list(RULES))
+def test_a_pool_of_files_that_are_not_aligned_gives_the_same_bits_by_every_rule(own_pool, bench, monkeypatch, rule):
+    record = json.loads((own_pool / "pool.json").read_text())
+    for entry in record["candidates"]:
+        path = own_pool / entry["file"]
+        unaligned(path, dict(open_checkpoint(path)))
+        entry["sha256"] = sha256_file(path)
+    (own_pool / "pool.json").write_text(json.dumps(record))
+    choice = bench.choose(rule=rule)
+    ours = bench.merged(choice)
+    for free in (None, 0):
+        other = workbench(own_pool, monkeypatch, free=free)
+        theirs = other.merged(other.choose(rule=rule))
+        assert theirs.counts == ours.counts and theirs.delta.keys() == ours.delta.keys()
+        assert all(theirs.delta[name].equal(tensor) for name, tensor in ours.delta.items())
+        assert other.agreement() == bench.agreement()
+
+
+def test_a_candidate_that_was_made_again_is_read_again(own_pool):
+    made = Workbench(open_pool(own_pool), device="cpu")
+    before = made.choose(made.pool.ids[:2])
+    stale, scores = made.merged(before), made.score(before, 0.7)
+    record = json.loads((own_pool / "pool.json").read_text())
+    entry, donor = record["candidates"][0], record["candidates"][2]
+    (own_pool / entry["file"]).write_bytes((own_pool / donor["file"]).read_bytes())
+    entry["sha256"] = donor["sha256"]
+    (own_pool / "pool.json").write_text(json.dumps(record))
+    made.refresh()
+    after, expected = made.choose(made.pool.ids[:2]), made.choose(made.pool.ids[1:])
+    assert after != before and not all(made.merged(after).delta[name].equal(t) for name, t in stale.delta.items())
+    assert all(made.merged(after).delta[name].equal(tensor) for name, tensor in made.merged(expected).delta.items())
+    assert made.score(after, 0.7) == made.score(expected, 0.7) != scores
 
 
 def test_rounded_changes_keep_every_sign_and_serve_sliders_only(tiny_pool, bench, moved, monkeypatch):
