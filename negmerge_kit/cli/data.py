@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TextIO
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TextIO
 
 from negmerge_kit.cli.flags import Parser, print_json
 from negmerge_kit.errors import NegmergeError, ParameterError
@@ -52,8 +53,7 @@ def prepare(arguments: list[str]) -> int:
     """Fetch data sets and decode their images once; goes on where it was stopped."""
     parser = _parser("prepare", "Fetch data and decode their images once; goes on where it was stopped.")
     parser.add_argument("--splits", metavar="SPLIT,SPLIT", help="only these splits (default: all that the data have)")
-    parser.add_argument("--corrupt", default="refuse", choices=["refuse", "skip"],
-                        help="refuse images that cannot be decoded, or count, name and leave them out")
+    add_corrupt_flag(parser)
     parser.add_argument("--dry-run", action="store_true", help="tell size, licence and destination, do nothing")
     options = parser.parse_args(arguments)
 
@@ -115,15 +115,36 @@ def _parser(verb: str, about: str) -> argparse.ArgumentParser:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--model", metavar="MODEL", help="at the size and by the preprocessing of this model")
     size.add_argument("--size", type=int, default=224, metavar="PIXELS", help="by CLIP's, at this size (default 224)")
+    add_pixel_flags(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
+
+
+def add_corrupt_flag(parser: argparse.ArgumentParser) -> None:
+    """What becomes of images that cannot be decoded."""
+    parser.add_argument("--corrupt", default="refuse", choices=["refuse", "skip"],
+                        help="refuse images that cannot be decoded, or count, name and leave them out")
+
+
+def add_pixel_flags(parser: argparse.ArgumentParser) -> None:
+    """How pixels are read: what `as_rgb` takes."""
+    parser.add_argument("--orientation", default="stored", choices=["stored", "exif"],
+                        help="rows as the file stores them (as torchvision), or photographs turned as EXIF says")
+    parser.add_argument("--transparency", default="stored", choices=["stored", "white", "black"],
+                        help="transparent pixels in their stored colours (as torchvision), or laid onto a colour")
+
+
+def reading_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What the two functions above added, as a scene takes it."""
+    return {name: getattr(options, name) for name in ("corrupt", "orientation", "transparency")}
 
 
 def _transform(options: argparse.Namespace) -> Transform:
     from negmerge_kit.vision.data import transform_of
     from negmerge_kit.vision.data.transform import as_transform
 
-    return transform_of(options.model) if options.model else as_transform(options.size)
+    transform = transform_of(options.model) if options.model else as_transform(options.size)
+    return replace(transform, orientation=options.orientation, transparency=options.transparency)
 
 
 def _facts(source: DataSource) -> Json:
@@ -171,6 +192,8 @@ def prepare_scene(scene: Scene) -> None:
             if isinstance(source, HubSource):
                 _tell(source, splits, scene.transform, quiet=False, to=sys.stderr)
             _decode(source, splits, scene.transform, scene.corrupt, leave=False)
+        for split in splits:
+            _say_left_out(source, split, scene.transform, scene.corrupt)
 
 
 def _decode(
@@ -192,6 +215,16 @@ def _decode(
             source.prepare([split], image_size=transform, corrupt=corrupt, on_images=on_images)
 
 
+def _say_left_out(source: DataSource, split: str, transform: Transform, corrupt: str) -> dict[str, int]:
+    """Say what of the images was noticed and not made use of; the counts."""
+    from negmerge_kit.vision.data.rgb import left_out
+
+    noticed = source.noticed(split, image_size=transform, corrupt=corrupt)
+    for sentence in left_out(noticed, transform.orientation, transform.transparency):
+        print(f"{source.name} ({split}): {sentence}", file=sys.stderr)
+    return noticed
+
+
 def _made(source: DataSource, splits: Sequence[str], transform: Transform, corrupt: str, *, quiet: bool) -> Json:
     """What is there now, split by split; images that were left out are named."""
     made = {}
@@ -203,7 +236,7 @@ def _made(source: DataSource, splits: Sequence[str], transform: Transform, corru
             print(f"negmerge data prepare: {len(left_out)} images of {source.name} ({split}) cannot be decoded and "
                   f"were left out: {shown}", file=sys.stderr)
         made[split] = {"n": told["n"], "classes": len(source.classes), "fingerprint": told["fingerprint"],
-                       "corrupt": left_out}
+                       "corrupt": left_out, "noticed": _say_left_out(source, split, transform, corrupt)}
         if not quiet:
             print(f"  {split:13}{told['n']:,} images, {len(source.classes)} classes, {told['fingerprint'][:12]}…")
     return made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from negmerge_kit.cli.data import add_corrupt_flag, add_pixel_flags, prepare_scene, reading_of
 from negmerge_kit.cli.flags import rule_params
 from negmerge_kit.cli.sweeping import (
     add_executor_flags,
@@ -33,13 +34,13 @@ def forget(arguments: list[str]) -> int:
     parser.add_argument("--grid", required=True, metavar="GRID", help="a preset's name, or FILE.toml")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for pool, checkpoint and card")
     parser.add_argument("--mode", default="standard", choices=["standard", "linear"], help="how candidates are trained")
-    parser.add_argument("--corrupt", default="refuse", choices=["refuse", "skip"], help="images that cannot be decoded")
+    add_corrupt_flag(parser)
+    add_pixel_flags(parser)
     add_executor_flags(parser)
     add_training_flags(parser)
     options = parser.parse_args(arguments)
 
     from negmerge_kit.checkpoints.outputs import make_folder
-    from negmerge_kit.cli.data import prepare_scene
     from negmerge_kit.lab.running_statistics import RunningStatistics
     from negmerge_kit.lab.training.recipe import grid
     from negmerge_kit.sweeps.jobs import pool_order
@@ -51,7 +52,7 @@ def forget(arguments: list[str]) -> int:
     grid_and_floor(options), scale_by_hand(options.scale), rule_params(options)
     model = {"arch": options.model, "pretrained": options.pretrained} if options.pretrained else options.model
     name = f"{find_data(options.forget).name} from {options.model}"
-    scene = Scene(name, model, options.forget, tuple(options.retain), options.mode, options.corrupt)
+    scene = Scene(name, model, options.forget, tuple(options.retain), options.mode, **reading_of(options))
     make_folder(options.out)
     places(options.out / UNLEARNED, options.card, [Path(options.pretrained)] if options.pretrained else [])
     prepare_scene(scene)

@@ -13,6 +13,7 @@ from negmerge_kit.errors import SceneError
 from negmerge_kit.types import Json, Weights
 from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.data import DataSource, Transform, find_data, transform_of
+from negmerge_kit.vision.data.rgb import check_reading
 from negmerge_kit.vision.data.scans import SCANS
 from negmerge_kit.vision.data.source import SPLITS as SPLITS_OF_DATA
 from negmerge_kit.vision.data.source import check_corrupt
@@ -21,7 +22,7 @@ from negmerge_kit.vision.forgetting import Forgetting
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.model_spec import CLASSIFIER, TIMM, find_model
 from negmerge_kit.vision.parted import PARTS, PartedSource
-from negmerge_kit.vision.scene_file import read_scene
+from negmerge_kit.vision.scene_file import READING, read_scene
 from negmerge_kit.vision.scene_model import load_scene_model, untrained_scene_model
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Scene:
         retain: one or more DATA.
         mode: "standard", or "linear" for tangent models (see `linearize`).
         corrupt: "refuse" or "skip" images that cannot be decoded.
+        orientation, transparency: how their pixels are read (see `as_rgb`).
         forgetting: how one data set is parted, where the model is a standard classifier; forget and retain are then
             the PARTS.
         training: how such a model's base is trained, as a recipe's plain values, where not as by default.
@@ -87,11 +89,14 @@ class Scene:
     corrupt: str = "refuse"
     forgetting: Forgetting | None = None
     training: Json | None = None
+    orientation: str = "stored"
+    transparency: str = "stored"
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise SceneError(f"mode {self.mode!r} of scene {self.name} is not known: choose {' or '.join(MODES)}.")
         check_corrupt(self.corrupt)
+        check_reading(self.orientation, self.transparency)
         if not self.retain:
             raise SceneError(f"scene {self.name} names nothing to keep: give at least one retain set.")
         arch = self.model if isinstance(self.model, str) else str(self.model.get("arch"))
@@ -112,8 +117,13 @@ class Scene:
 
     @cached_property
     def transform(self) -> Transform:
-        """What the model wants its images to look like."""
-        return transform_of(self.model)
+        """What the model wants its images to look like, and how their pixels are read."""
+        return replace(transform_of(self.model), orientation=self.orientation, transparency=self.transparency)
+
+    @property
+    def reading(self) -> dict[str, str]:
+        """How images are read, where not as by default."""
+        return {name: value for name, plain in READING.items() if (value := getattr(self, name)) != plain}
 
     def images(self, split: str) -> Splits:
         """The images of a split, at the model's size.
@@ -180,7 +190,7 @@ class Scene:
         wanted = [(self.sources[0], "train"), *both]
         sets = [source.described(split, image_size=self.transform, corrupt=self.corrupt) for source, split in wanted]
         forget, *retain = (source.text for source in self.sources)
-        extra: Json = {} if self.corrupt == "refuse" else {"corrupt": self.corrupt}
+        extra: Json = {**self.reading}
         if self.forgetting is not None:
             extra["forgetting"] = self.forgetting.json()
         if self.training is not None:
@@ -201,8 +211,9 @@ class Scene:
         try:
             texts: dict[str, Any] = {key: described[key] for key in ("name", "model", "forget", "mode")}
             parted = described.get("forgetting")
-            return cls(**texts, retain=tuple(described["retain"]), corrupt=described.get("corrupt", "refuse"),
-                       forgetting=Forgetting.from_json(parted) if parted else None, training=described.get("training"))
+            return cls(**texts, retain=tuple(described["retain"]), training=described.get("training"),
+                       forgetting=Forgetting.from_json(parted) if parted else None,
+                       **{name: described.get(name, plain) for name, plain in READING.items()})
         except (KeyError, TypeError) as error:
             raise SceneError(f"the description of a scene lacks {error}: build the pool anew.") from error
 
@@ -226,10 +237,10 @@ class Scene:
 
 
 def parted_scene(
-    name: str, model: str | dict[str, str | None], forgetting: Forgetting, *, corrupt: str = "refuse",
-    training: Json | None = None,
+    name: str, model: str | dict[str, str | None], forgetting: Forgetting, *, training: Json | None = None,
+    **reading: str,
 ) -> Scene:
-    """The scene of a standard classifier that forgets a part of its training images.
+    """The scene of a standard classifier that forgets a part of its training images; `reading` as READING.
 
     What repeats the published split says so in its name, and so on every result.
 
@@ -238,7 +249,7 @@ def parted_scene(
     """
     forget, *retain = PARTS
     told = f"{name} (split as published)" if forgetting.as_published else name
-    return Scene(told, model, forget, tuple(retain), corrupt=corrupt, forgetting=forgetting, training=training)
+    return Scene(told, model, forget, tuple(retain), forgetting=forgetting, training=training, **reading)
 
 
 def open_scene(text: str | Path) -> Scene:
@@ -247,7 +258,7 @@ def open_scene(text: str | Path) -> Scene:
     Args:
         text: "tiny:FAMILY" forgets one embedded family and keeps the six others; "tiny-classifier" forgets a tenth of
             what a small network was trained on; a pool folder's own scene; or a
-            FILE.toml with model, forget, retain and, if wanted, name, mode and corrupt (see `read_scene`).
+            FILE.toml with model, forget, retain and, if wanted, name, mode and how images are read (see `read_scene`).
 
     Raises:
         SceneError: an unknown scene or family (the message lists the choices), or a file that does not describe one.

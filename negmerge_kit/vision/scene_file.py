@@ -5,6 +5,8 @@
     retain = ["imagenet-small", "dtd"]
     mode = "standard"                       # or "linear"
     corrupt = "refuse"                      # or "skip"
+    orientation = "stored"                  # or "exif": photographs turned as their EXIF tag says
+    transparency = "stored"                 # or "white", "black": transparent pixels laid onto a colour
 
 Or of a standard classifier, one data set and which of its training images to forget:
 
@@ -29,7 +31,9 @@ from negmerge_kit.errors import SceneError
 from negmerge_kit.vision.forgetting import Forgetting
 from negmerge_kit.vision.index_file import read_indices
 
-KEYS = ("name", "model", "forget", "retain", "mode", "corrupt")
+READING = {"corrupt": "refuse", "orientation": "stored", "transparency": "stored"}
+"""How images are read where a scene does not say; a pool stores only what differs."""
+KEYS = ("name", "model", "forget", "retain", "mode", *READING)
 NEEDED = ("model", "forget", "retain")
 FORGET: dict[str, Any] = {"share": float, "class": str, "indices": str, "seed": int, "as_published": bool}
 PUBLISHED_SEED = 2
@@ -74,7 +78,8 @@ def read_scene(path: Path) -> dict[str, Any]:
 def _parted(told: dict[str, Any], path: Path) -> dict[str, Any]:
     """The arguments of a standard classifier's scene."""
     forget = told.get("forget", {})
-    kinds = {"name": str, "model": str | dict, "data": str, "forget": dict, "corrupt": str, "training": dict}
+    kinds = {"name": str, "model": str | dict, "data": str, "forget": dict, "training": dict,
+             **dict.fromkeys(READING, str)}
     if strange := sorted(set(told) - set(kinds)):
         raise SceneError(f"scene {path} says {', '.join(strange)}, which scenes with data = … do not have: use "
                          f"{', '.join(kinds)}.")
@@ -89,7 +94,7 @@ def _parted(told: dict[str, Any], path: Path) -> dict[str, Any]:
     indices = read_indices((path.parent / forget["indices"]).resolve()) if "indices" in forget else None
     forgetting = Forgetting(_from_here(told["data"], path.parent), forget.get("share"), forget.get("class"), indices,
                             forget.get("seed", PUBLISHED_SEED if published else 0), published)
-    rest: dict[str, Any] = {key: told[key] for key in ("corrupt", "training") if key in told}
+    rest: dict[str, Any] = {key: told[key] for key in (*READING, "training") if key in told}
     return {"name": told.get("name", path.stem), "model": _model_from_here(told["model"], path.parent),
             "forgetting": forgetting, **rest}
 

@@ -55,7 +55,7 @@ class FinetunePage:
 
     def choose(
         self, visitor: str, kind: object, archive: object, files: object, paths: object, name: object, keep: object,
-        family: object, base: object = None, tuned: object = None, arch: object = TINY,
+        family: object, base: object = None, tuned: object = None, arch: object = TINY, as_viewed: object = True,
     ) -> Iterator[tuple[str, str]]:  # fmt: skip
         """(progress, summary or notice; the plan's id once there is one) while all is checked and put in place."""
         uploads, plans = self.tunes.uploads, self.tunes.plans
@@ -78,7 +78,7 @@ class FinetunePage:
                 if kind == OWN:
                     several = None if archive else paths
                     images = held.enter_context(uploads.images(archive or files, several, tell=job.tell))
-                    plan = plans.of_images(images, name, keep, own)
+                    plan = plans.of_images(images, name, keep, own, as_viewed=as_viewed)
                 else:
                     plan = plans.of_family(family, own)
                 return own_weights.opened(plan, sent, job.tell) if sent else plan, images
@@ -237,6 +237,10 @@ def _step_scene() -> dict[str, Any]:
                 folder = gr.File(file_count="directory", label="or a folder", height=120, elem_id="nm-folder")
             gr.HTML('<p class="nm-fine">One sub-folder of images for each class, named as one would say it; with '
                     "train, val and test folders, or without. They stay on this app’s machine.</p>")  # fmt: skip
+            as_viewed = gr.Checkbox(
+                True, label="As a viewer shows them", elem_id="nm-as-viewed",
+                info="Upright by their EXIF, transparent parts on white; else as stored, which torchvision reads.",
+            )  # fmt: skip
             name = gr.Textbox("my-images", label="Name", max_length=60, elem_id="nm-name")
             keep = gr.CheckboxGroup(
                 list(FAMILIES), value=list(FAMILIES), label="Keep", elem_id="nm-families",
@@ -258,7 +262,7 @@ def _step_scene() -> dict[str, Any]:
         summary = gr.HTML("", elem_id="nm-scene-told")
         paths = gr.JSON([], visible="hidden", label="paths")
     return {"kind": kind, "own": own, "archive": archive, "folder": folder, "paths": paths, "name": name, "keep": keep,
-            "embedded": embedded, "family": family, "base": base, "tuned": tuned, "arch": arch,
+            "embedded": embedded, "family": family, "base": base, "tuned": tuned, "arch": arch, "as_viewed": as_viewed,
             "use": use, "cancel": cancel, "summary": summary}  # fmt: skip
 
 
@@ -285,7 +289,7 @@ def _connect_scene(page: FinetunePage, scene: dict[str, Any], plan: gr.State) ->
         page.tunes.pools.jobs.cancel(str(request.session_hash))
 
     uploads = [scene[key] for key in ("archive", "folder", "base", "tuned")]
-    sent = ("kind", "archive", "folder", "paths", "name", "keep", "family", "base", "tuned", "arch")
+    sent = ("kind", "archive", "folder", "paths", "name", "keep", "family", "base", "tuned", "arch", "as_viewed")
     inputs = [*(scene[key] for key in sent), plan]
     outputs = [use, cancel, scene["summary"], plan, *uploads]
     use.click(run, inputs, outputs, js=WITH_PATHS, concurrency_limit=4, **LIGHT).then(

@@ -95,7 +95,7 @@ class Plan:
         told = {
             "schema": SCHEMA,
             "scene": {"name": self.scene.name, "model": self.scene.model, "forget": self.scene.forget,
-                      "retain": list(self.scene.retain)},
+                      "retain": list(self.scene.retain), **self.scene.reading},
             "images": self.images,
             "recipes": [recipe.json() for recipe in self.recipes],
         }  # fmt: skip
@@ -148,14 +148,21 @@ class Plans:
             scene = replace(scene, name=f"{family} from {base.arch}", model=base.model(folder))
         return self._begun(Plan(folder, scene, len(scene.sources[0].images("train", image_size=32))), base)
 
-    def of_images(self, taken: Taken, name: object, keep: object, base: OwnBase | None = None) -> Plan:
+    def of_images(
+        self, taken: Taken, name: object, keep: object, base: OwnBase | None = None, *, as_viewed: object = True
+    ) -> Plan:
         """The plan that forgets uploaded images, which move to where they stay; the same images are found again.
+
+        `as_viewed` turns what EXIF says is held sideways and lays transparent pixels onto white, where there are any:
+        unlike in a folder for research, nobody compares these images with torchvision's reading of them.
 
         Raises:
             ParameterError: for a name or families that cannot be.
         """
         called, kept = checked_name(name), checked_families(keep)
-        folder = self._folder(called, [taken.digest, called, kept, *_identity(base)])
+        reading: dict[str, Any] = {"orientation": "exif"} if as_viewed and taken.turned else {}
+        reading |= {"transparency": "white"} if as_viewed and taken.transparent else {}
+        folder = self._folder(called, [taken.digest, called, kept, *_identity(base), *reading])
         images = folder / "images" / called
         if not images.is_dir():
             images.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -165,7 +172,7 @@ class Plans:
                 (arriving / called).rename(images)
             finally:
                 shutil.rmtree(arriving, ignore_errors=True)
-        scene = Scene(called, base.model(folder) if base else "tiny", f"folder:{images}", tuple(kept))
+        scene = Scene(called, base.model(folder) if base else "tiny", f"folder:{images}", tuple(kept), **reading)
         return self._begun(Plan(folder, scene, len(FolderSource(images).rows("train")[1])), base)
 
     def unfinished(self) -> list[Plan]:

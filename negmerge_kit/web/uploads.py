@@ -38,12 +38,17 @@ TellShare = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Taken:
-    """Images that passed every check, in a private folder that only lasts as long as they are being taken."""
+    """Images that passed every check, in a private folder that only lasts as long as they are being taken.
+
+    `turned` counts those whose EXIF asks for a turn, `transparent` those that something shows through.
+    """
 
     folder: Path
     digest: str
     classes: tuple[tuple[str, int], ...]
     left_out: int
+    turned: int = 0
+    transparent: int = 0
 
     @property
     def images(self) -> int:
@@ -164,12 +169,14 @@ def _take(
     places = _places(images)
     numbers: Counter[tuple[str, ...]] = Counter()
     digests: list[str] = []
+    seen: Counter[str] = Counter()
     for parts, data in contents:
         if parts not in places:
             continue
         if len(digests) % 20 == 0:
             tell(f"Checking image {len(digests) + 1} of {len(images)}", len(digests) / len(images))
-        ending, place = checked_image(shown("/".join(parts)), data), places[parts]
+        (ending, noticed), place = checked_image(shown("/".join(parts)), data), places[parts]
+        seen += Counter(word for word, there in noticed._asdict().items() if there)
         numbers[place] += 1
         target = folder.joinpath(*place, f"{numbers[place]:05d}{ending}")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -179,7 +186,7 @@ def _take(
     for place, count in sorted(numbers.items()):
         classes[place[-1]] += count
     sha = hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
-    return Taken(folder, sha, tuple(classes.items()), len(names) - len(images))
+    return Taken(folder, sha, tuple(classes.items()), len(names) - len(images), seen["turned"], seen["transparent"])
 
 
 def _places(images: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], tuple[str, ...]]:

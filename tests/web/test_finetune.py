@@ -1,5 +1,6 @@
 """Fine-tuning behind the page: plans that outlive the app, one run at a time, stopped and gone on with."""
 
+import io
 import json
 import random
 import threading
@@ -7,6 +8,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import NegmergeError, ParameterError
@@ -59,6 +61,31 @@ def test_uploaded_images_become_a_pool_and_the_same_ones_are_found_again(home):
     more = ended(tunes.start(plan.id, (Recipe(lr=5e-4, epochs=1, seed=5),)))
     assert more.done == 3 and len(open_pool(plan.folder).ids) == 3
     assert len(more.curves) == 3 and more.share == 1.0  # what was trained before is drawn, too
+
+
+def test_photographs_held_sideways_are_turned_unless_they_shall_be_as_stored(home):
+    """Of an upload with such images, either reading is a plan of its own, and what is left out is said."""
+    tunes, exif = tunes_in(home), Image.Exif()
+    exif[0x0112] = 6
+    images = drawings(8)
+    for number, (path, data) in enumerate(list(images.items())[:5]):
+        file = io.BytesIO()
+        picture = Image.open(io.BytesIO(data))
+        picture.putalpha(255 * (number < 3))
+        picture.save(file, "PNG", exif=exif)
+        images[path] = file.getvalue()
+    told = {}
+    for as_viewed in (True, False):
+        with tunes.uploads.images(str(zipped(home / "arrived" / "a.zip", images))) as taken:
+            assert (taken.turned, taken.transparent) == (5, 2)
+            plan = tunes.plans.of_images(taken, "photographs", ["colours"], as_viewed=as_viewed)
+            told[as_viewed] = finetune_told.summary(plan, taken)
+        reading = {"orientation": "exif", "transparency": "white"} if as_viewed else {}
+        assert plan.scene.reading == tunes.plans.read(plan.id).scene.reading == reading
+    assert len(tunes.plans.ids()) == 2
+    assert "EXIF" not in told[True]
+    assert "5 images carry an EXIF turn" in told[False] and "2 images have transparent pixels" in told[False]
+    assert plan_of_drawings(tunes, home).scene.reading == {}
 
 
 def test_the_cost_is_of_what_the_pool_lacks(home):

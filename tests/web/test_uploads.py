@@ -231,7 +231,7 @@ def test_every_accepted_format_passes_under_its_own_ending():
     for kind, ending in checking.FORMATS.items():
         file = io.BytesIO()
         picture.save(file, kind)
-        assert checking.checked_image("anything", file.getvalue()) == ending
+        assert checking.checked_image("anything", file.getvalue()) == (ending, (False, False))
 
 
 def test_a_phone_s_photo_is_refused_with_what_to_do(uploads, tmp_path):

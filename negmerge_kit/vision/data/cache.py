@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,9 @@ from negmerge_kit.vision.images import ImageSet
 if TYPE_CHECKING:
     from negmerge_kit.vision.data.transform import Transform
 
-SCHEMA = 1
+SCHEMA = 2
+"""Grows when an image becomes other pixels than before: 2 reads 16-bit grey by its range. Older ones are decoded again.
+"""
 PLACE = "NEGMERGE_CACHE"
 """An environment variable of this name moves the cache to another disk."""
 
@@ -49,7 +51,8 @@ class Record:
     """What is known of one decoded split.
 
     `indices` are row numbers of the raw data, in the order of the images; `rows` is how many there are of it; `corrupt`
-    names the images that could not be decoded and were left out.
+    names the images that could not be decoded and were left out; `noticed` counts those whose EXIF asks for a turn
+    ("turned") and those with transparent pixels ("transparent"), whatever was made of them.
     """
 
     source: str
@@ -62,6 +65,7 @@ class Record:
     rows: int
     fingerprint: str
     corrupt: tuple[str, ...] = ()
+    noticed: dict[str, int] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def write(self, folder: Path) -> None:

@@ -9,6 +9,7 @@ import zipfile
 import zlib
 
 from negmerge_kit.errors import SceneError
+from negmerge_kit.vision.data.rgb import Noticed, UnclearRangeError, as_rgb, notice
 
 FORMATS = {"PNG": ".png", "JPEG": ".jpg", "GIF": ".gif", "BMP": ".bmp", "PPM": ".ppm", "TIFF": ".tiff", "WEBP": ".webp"}
 """What is accepted, by Pillow's name, and the ending that such a file gets."""
@@ -25,22 +26,22 @@ FOREIGN = (b"<html", b"<script", b"<?php", b"<svg", b"%pdf-", b"#!/bin/")
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
-def checked_image(name: str, data: bytes) -> str:
-    """The ending that fits the image's content, once it has been decoded whole.
+def checked_image(name: str, data: bytes) -> tuple[str, Noticed]:
+    """The ending that fits the image's content, once it has been decoded whole, and what of it needs a decision.
 
     Args:
         name: how messages call it.
         data: the file's bytes.
 
     Raises:
-        SceneError: for what is no image of an accepted format, is damaged, larger than the limits, or also a file of
-            another kind (a zip, a page, a script).
+        SceneError: for what is no image of an accepted format, is damaged, larger than the limits, also a file of
+            another kind (a zip, a page, a script), or has no 8-bit RGB (see `as_rgb`).
 
     >>> from PIL import Image
     >>> file = io.BytesIO()
     >>> Image.new("RGB", (4, 4)).save(file, "PNG")
     >>> checked_image("a.txt", file.getvalue())
-    '.png'
+    ('.png', Noticed(turned=False, transparent=False))
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -57,7 +58,10 @@ def checked_image(name: str, data: bytes) -> str:
                     raise SceneError(f"{name} has {wide:,} x {high:,} pixels, and an image may have {MOST_PIXELS:,}: "
                                      "make it smaller.")
                 kind = str(image.format)
-                image.load()
+                noticed = notice(image)
+                as_rgb(image)
+    except UnclearRangeError as error:
+        raise SceneError(f"{name} cannot be used: {error}.") from None
     except UnidentifiedImageError:
         raise SceneError(f"{name} is no image of {', '.join(FORMATS)}: save it as one of these, a phone's HEIC as "
                          "JPEG, or leave it out.") from None
@@ -65,7 +69,7 @@ def checked_image(name: str, data: bytes) -> str:
             zlib.error, Image.DecompressionBombError) as error:
         raise SceneError(f"{name} cannot be decoded ({str(error)[:120] or type(error).__name__}): mend it or leave it "
                          "out.") from None
-    return FORMATS.get(kind, ".jpg")  # MPO, a camera's JPEG with a second picture
+    return FORMATS.get(kind, ".jpg"), noticed  # MPO, a camera's JPEG with a second picture
 
 
 def _check_single(name: str, data: bytes) -> None:

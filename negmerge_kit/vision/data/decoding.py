@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,7 +23,8 @@ from filelock import FileLock
 
 from negmerge_kit.errors import SceneError
 from negmerge_kit.types import Json
-from negmerge_kit.vision.data.cache import Record, fingerprint_of, read_record, refuse_corrupt
+from negmerge_kit.vision.data.cache import SCHEMA, Record, fingerprint_of, read_record, refuse_corrupt
+from negmerge_kit.vision.data.rgb import UnclearRangeError, notice
 from negmerge_kit.vision.data.rows import Rows
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ if TYPE_CHECKING:
 CHUNK = 256
 """Images between two lines of the journal: what a kill can cost at most."""
 
-Decoded: TypeAlias = "tuple[str, NDArray[np.uint8] | None]"
-"""An image's name and its pixels, [3, H, W]; None if it is corrupt."""
+Decoded: TypeAlias = "tuple[str, NDArray[np.uint8] | None, tuple[str, ...]]"
+"""An image's name, with the reason if there is one, and its pixels, [3, H, W], or None if it is corrupt; and what of it
+was noticed."""
 
 OnImages = Callable[[int, int], None]
 """Told after every chunk: how many images of the split are decoded, of how many."""
@@ -111,7 +113,7 @@ def _decode(request: Request, rows: Rows, indices: Sequence[int], corrupt: str, 
     size = request.transform.nbytes
     ascending = sorted(indices)
     place = {row: number for number, row in enumerate(indices)}
-    done, bad = _resume(request, len(indices) * size)
+    done, bad, noticed = _resume(request, len(indices) * size)
     _check_space(request, (len(indices) - done) * size)
     on_images(done, len(ascending))
     with (
@@ -122,22 +124,28 @@ def _decode(request: Request, rows: Rows, indices: Sequence[int], corrupt: str, 
     ):
         warnings.simplefilter("ignore")  # odd EXIF and palettes with transparency: common and harmless
         for todo, answers in _in_chunks(rows, ascending[done:], request.transform, pool):
-            fresh = {str(row): name for row, (name, pixels) in zip(todo, answers, strict=True) if pixels is None}
+            fresh = {str(row): name for row, (name, pixels, _) in zip(todo, answers, strict=True) if pixels is None}
             if fresh and corrupt == "refuse":
                 raise SceneError(f"{next(iter(fresh.values()))} of {request.source} cannot be decoded: mend or remove "
                                  "it, or leave such images out with corrupt = \"skip\" (--corrupt skip).")
-            for row, (_, pixels) in zip(todo, answers, strict=True):
+            for row, (_, pixels, _) in zip(todo, answers, strict=True):
                 if pixels is not None:
                     file.seek(place[row] * size)
                     file.write(pixels.tobytes())
             file.flush()
             os.fsync(file.fileno())
             bad |= fresh
+            noticed += Counter(word for _, _, words in answers for word in words)
             done += len(todo)
-            journal.write(json.dumps({"done": done, "bad": fresh}) + "\n")
+            journal.write(_line(done, fresh, noticed))
             journal.flush()
             on_images(done, len(ascending))
-    return _finish(request, rows, indices, bad)
+    return _finish(request, rows, indices, bad, noticed)
+
+
+def _line(done: int, bad: dict[str, str], noticed: Counter[str]) -> str:
+    """One of the journal: images that are safe, corrupt ones since the last line, and what was noticed in all."""
+    return json.dumps({"schema": SCHEMA, "done": done, "bad": bad, "noticed": noticed}) + "\n"
 
 
 def _in_chunks(
@@ -155,7 +163,9 @@ def _in_chunks(
         yield rows_done, list(answers)
 
 
-def _finish(request: Request, rows: Rows, indices: Sequence[int], bad: dict[str, str]) -> Record:
+def _finish(
+    request: Request, rows: Rows, indices: Sequence[int], bad: dict[str, str], noticed: Counter[str]
+) -> Record:
     kept = [row for row in indices if str(row) not in bad]
     if not kept:
         raise SceneError(f"none of the {len(indices)} {request.split} images of {request.source} can be decoded: give "
@@ -166,7 +176,7 @@ def _finish(request: Request, rows: Rows, indices: Sequence[int], bad: dict[str,
     fingerprint = fingerprint_of(labels, request.part)
     request.part.replace(request.pixels)
     record = Record(request.source, request.split, request.identity, request.transform.json(), request.classes, labels,
-                    kept, len(rows.labels), fingerprint, tuple(bad.values()))
+                    kept, len(rows.labels), fingerprint, tuple(bad.values()), dict(noticed))
     record.write(request.folder)
     request.journal.unlink()
     return record
@@ -189,27 +199,30 @@ def _close_gaps(request: Request, kept: Sequence[int]) -> None:
         os.fsync(file.fileno())
 
 
-def _resume(request: Request, total: int) -> tuple[int, dict[str, str]]:
-    """How many images, in ascending order of rows, an earlier run has decoded, and which were corrupt."""
+def _resume(request: Request, total: int) -> tuple[int, dict[str, str], Counter[str]]:
+    """How many images, in ascending order of rows, an earlier run has decoded, which were corrupt, what was noticed.
+
+    What a version with other rules for pixels has begun is begun again.
+    """
     done = 0
     bad: dict[str, str] = {}
+    noticed: Counter[str] = Counter()
     if request.journal.is_file() and request.part.is_file() and request.part.stat().st_size == total:
         for line in request.journal.read_text(encoding="utf-8").splitlines():
             try:
                 told = json.loads(line)
             except ValueError:
                 break  # cut off by the kill
-            if "closing" in told:
-                done, bad = 0, {}
+            if "closing" in told or told.get("schema") != SCHEMA:
+                done, bad, noticed = 0, {}, Counter()
                 break
-            done, bad = told["done"], bad | told["bad"]
+            done, bad, noticed = told["done"], bad | told["bad"], Counter(told["noticed"])
     if not done:
         with request.part.open("wb") as file:
             file.truncate(total)
     # Only whole lines stay, so that what is appended can be read.
-    lines = [json.dumps({"done": done, "bad": bad})] if done else []
-    request.journal.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return done, bad
+    request.journal.write_text(_line(done, bad, noticed) if done else "", encoding="utf-8")
+    return done, bad, noticed
 
 
 def _check_space(request: Request, needed: int) -> None:
@@ -232,9 +245,12 @@ def _decoder(transform: Transform) -> Callable[[tuple[str, Callable[[], bytes]]]
         name, read = named
         try:
             with Image.open(io.BytesIO(read())) as image:
-                return name, transform(image)
+                words = tuple(word for word, there in notice(image)._asdict().items() if there)
+                return name, transform(image), words
+        except UnclearRangeError as error:
+            return f"{name} ({error})", None, ()
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
-            return name, None
+            return name, None, ()
 
     return decode
 

@@ -85,6 +85,12 @@ class DataSource(ABC):
     def described(self, split: str, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse") -> Json:
         """What a pool stores of a split: name, split, seed, n, fingerprint, and where it came from."""
 
+    def noticed(
+        self, split: str, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse"
+    ) -> dict[str, int]:
+        """How many images of a split have what is left out unless it is asked for (see `Noticed`); none where drawn."""
+        return {}
+
     def prepare(
         self,
         splits: Sequence[str],

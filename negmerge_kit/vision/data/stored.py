@@ -124,6 +124,12 @@ class StoredSource(DataSource):
                 "rows": record.rows, "indices_sha256": hashlib.sha256(told.encode()).hexdigest(), **rows,
                 "corrupt": list(record.corrupt)}
 
+    def noticed(
+        self, split: str, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse"
+    ) -> dict[str, int]:
+        """As the cache's record counts them."""
+        return self.decode(split, image_size=image_size, corrupt=corrupt).noticed
+
     def verify(self, *, image_size: int | tuple[int, int] | Transform) -> dict[str, str | None]:
         """For every split that is decoded at this size: what is wrong with it, or None. Reads every pixel."""
         transform = as_transform(image_size)

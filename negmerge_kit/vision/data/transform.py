@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from negmerge_kit.errors import SceneError
 from negmerge_kit.types import Json
+from negmerge_kit.vision.data.rgb import as_rgb, check_reading
 from negmerge_kit.vision.model_spec import CLASSIFIER, TIMM, ModelSpec, find_model
 from negmerge_kit.vision.tiny import TINY
 
@@ -34,12 +35,14 @@ class Transform:
             with `fill`, "squash" both.
         crop: share of the resized image that the centre crop keeps; timm's `crop_pct`.
         fill: grey level of padding.
+        orientation: "stored", or "exif" to turn what a camera held sideways.
+        transparency: "stored", or "white" or "black" to lay transparent pixels onto (see `as_rgb` for both).
 
     Raises:
-        SceneError: for a size, filter or resize that does not exist.
+        SceneError: for a size, filter, resize, orientation or transparency that does not exist.
 
-    >>> Transform(32, 32)
-    Transform(height=32, width=32, interpolation='bicubic', resize='shortest', crop=1.0, fill=0)
+    >>> Transform(32, 32).json()
+    {'height': 32, 'width': 32, 'interpolation': 'bicubic', 'resize': 'shortest', 'crop': 1.0, 'fill': 0}
     """
 
     height: int
@@ -48,6 +51,8 @@ class Transform:
     resize: str = "shortest"
     crop: float = 1.0
     fill: int = 0
+    orientation: str = "stored"
+    transparency: str = "stored"
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1 or not 0 < self.crop <= 1:
@@ -56,6 +61,7 @@ class Transform:
         if self.resize not in RESIZES or self.interpolation not in INTERPOLATIONS:
             raise SceneError(f"resizing by {self.resize}, {self.interpolation} is not known: choose among "
                              f"{', '.join(RESIZES)} and {', '.join(INTERPOLATIONS)}.")
+        check_reading(self.orientation, self.transparency)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -68,20 +74,24 @@ class Transform:
         return 3 * self.height * self.width
 
     def json(self) -> Json:
-        """Plain values that name the transform."""
+        """Plain values that name the transform; how a picture is read only where that is not as stored."""
+        reading = {"orientation": self.orientation, "transparency": self.transparency}
         return {"height": self.height, "width": self.width, "interpolation": self.interpolation,
-                "resize": self.resize, "crop": self.crop, "fill": self.fill}
+                "resize": self.resize, "crop": self.crop, "fill": self.fill,
+                **{name: value for name, value in reading.items() if value != "stored"}}
 
     def __call__(self, image: Image) -> NDArray[np.uint8]:
-        """The image as uint8 [3, height, width], converted to RGB before it is resized.
+        """The image as uint8 [3, height, width], converted to RGB (see `as_rgb`) before it is resized.
 
-        As torchvision's Resize and CenterCrop on PIL images, which open_clip and timm use. Transparent pixels are shown
-        as they are stored.
+        As torchvision's Resize and CenterCrop on PIL images, which open_clip and timm use.
+
+        Raises:
+            UnclearRangeError: as `as_rgb`.
         """
         import numpy as np
         from PIL import Image as pil
 
-        picture = image if image.mode == "RGB" else image.convert("RGB")
+        picture = as_rgb(image, orientation=self.orientation, transparency=self.transparency)
         filter = pil.Resampling[self.interpolation.upper()]
         wide, high = picture.size
         inner_high, inner_wide = round(self.height / self.crop), round(self.width / self.crop)
