@@ -18,6 +18,7 @@ WANTED = (
     "open_clip_model.safetensors",
     "adapter_model.safetensors",
     "diffusion_pytorch_model.safetensors",
+    "pytorch_lora_weights.safetensors",
 )
 """The names under which weights are published, in the order in which they are looked for."""
 PATIENCE = 5.0

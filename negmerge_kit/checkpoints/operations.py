@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from negmerge_kit.checkpoints.adapters import Adapter, is_adapter
+from negmerge_kit.checkpoints.hub import fetch, is_hub_id
 from negmerge_kit.checkpoints.outputs import check_outputs, files_of
 from negmerge_kit.checkpoints.pool import MADE_FROM
 from negmerge_kit.checkpoints.reader import Checkpoint, open_checkpoint
@@ -22,9 +23,9 @@ from negmerge_kit.types import Item, Items, Json, Weights
 
 
 def open_candidate(path: str | Path, base: Weights, *, prefix: str = "") -> Checkpoint | Adapter:
-    """A candidate by its path: a checkpoint like the base, or a PEFT adapter's folder."""
-    folder = Path(path)
-    return Adapter(folder, base) if is_adapter(folder) else open_checkpoint(path, prefix=prefix)
+    """A candidate by its path: a checkpoint like the base, or a LoRA adapter, PEFT's or diffusers'."""
+    path = fetch(str(path)) if is_hub_id(str(path)) else Path(path)
+    return Adapter(path, base, prefix=prefix) if is_adapter(path) else open_checkpoint(path, prefix=prefix)
 
 
 def merge_files(
