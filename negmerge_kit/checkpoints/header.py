@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from negmerge_kit.errors import CheckpointError
+from negmerge_kit.outside import UNSPEAKABLE, check_regular, parse_json, shortened
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -35,6 +36,8 @@ DTYPES: dict[str, torch.dtype] = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LONGEST_HEADER = 100_000_000
 """Bytes that a header may have; the reference reader refuses longer ones too."""
+MOST_SIDES = 64
+"""Dimensions that a tensor may have; NumPy's are as many."""
 OUR_KEY = "negmerge"
 """The one metadata key that holds what this package records, as a JSON string."""
 
@@ -74,21 +77,23 @@ def read_header(path: Path) -> Header:
     """
     try:
         size = path.stat().st_size
-        with path.open("rb") as file:
+        with check_regular(path).open("rb") as file:
             first = file.read(8)
             length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
             text = file.read(length) if length <= min(LONGEST_HEADER, size - 8) else b""
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist: check the path.") from None
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}. Check its permissions.") from error
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}. Check the path.") from error
+    except ValueError as error:  # a NUL, which no path has
+        raise CheckpointError(f"{str(path)!r} cannot be read: {error}. Check the path.") from error
     if not text and first[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         raise CheckpointError(f"{path} is a pickled checkpoint, which is never loaded: run `negmerge convert {path}`.")
     if not text:
         raise _broken(path, "it is truncated or no safetensors file at all")
     try:
-        table = json.loads(text, object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:
+        table = parse_json(text)
+    except ValueError as error:
         raise _broken(path, f"its header is not valid ({error})") from error
     if not isinstance(table, dict):
         raise _broken(path, "its header is not a table of tensors")
@@ -117,21 +122,53 @@ def format_header(
         table[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    if len(text) > LONGEST_HEADER:
+        raise CheckpointError(f"its header would be longer than {LONGEST_HEADER:,} bytes, which nobody reads.")
     text += b" " * max(-len(text) % 8, length - 8 - len(text))
     return struct.pack("<Q", len(text)) + text
 
 
+def check_name(name: str) -> None:
+    """Refuse a tensor's name that a safetensors file cannot hold; the reference reader refuses such files, too.
+
+    >>> check_name("__metadata__")
+    Traceback (most recent call last):
+    negmerge_kit.errors.CheckpointError: no tensor can be called '__metadata__' in a safetensors file: rename it.
+    """
+    if name == "__metadata__" or UNSPEAKABLE.search(name):
+        raise CheckpointError(f"no tensor can be called {shortened(name)} in a safetensors file: rename it.")
+
+
+def check_shape(shape: Sequence[int]) -> None:
+    """Refuse a shape of more dimensions or elements than a tensor can have; a side of 0 does not make up for others.
+
+    >>> check_shape([0, 2**62, 2**62])
+    Traceback (most recent call last):
+    negmerge_kit.errors.CheckpointError: no tensor has the shape [0, 4611686018427387904, 4611686018427387904].
+    """
+    if len(shape) > MOST_SIDES or math.prod(max(side, 1) for side in shape) >= 2**60:
+        raise CheckpointError(f"no tensor has the shape {shortened(list(shape))}.")
+
+
 def _entry(path: Path, name: str, spec: object, origin: int) -> Entry:
     if not isinstance(spec, dict) or set(spec) != {"dtype", "shape", "data_offsets"}:
-        raise _broken(path, f"the entry of {name!r} is not a dtype, a shape and two offsets")
+        raise _broken(path, f"the entry of {shortened(name)} is not a dtype, a shape and two offsets")
     dtype, shape, offsets = spec["dtype"], spec["shape"], spec["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise CheckpointError(f"{path} stores {name!r} as {dtype!r}, which is not supported: save it as F32 or BF16.")
+        raise CheckpointError(
+            f"{path} stores {shortened(name)} as {shortened(dtype)}, which is not supported: save it as F32 or BF16."
+        )
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
-        raise _broken(path, f"the shape or the offsets of {name!r} are not whole numbers")
+        raise _broken(path, f"the shape or the offsets of {shortened(name)} are not whole numbers")
+    try:
+        check_name(name)
+        check_shape(shape)
+    except CheckpointError as error:
+        raise _broken(path, str(error).removesuffix(".")) from None
     entry = Entry(DTYPES[dtype], tuple(shape), origin + offsets[0])
     if offsets[1] - offsets[0] != entry.nbytes:
-        raise _broken(path, f"{name!r} has {offsets[1] - offsets[0]} bytes where its shape needs {entry.nbytes}")
+        found = offsets[1] - offsets[0]
+        raise _broken(path, f"{shortened(name)} has {found} bytes where its shape needs {entry.nbytes}")
     return entry
 
 
@@ -140,7 +177,7 @@ def _in_order(path: Path, entries: dict[str, Entry], origin: int, size: int) -> 
     position = origin
     for name, entry in ordered.items():
         if entry.start != position:
-            raise _broken(path, f"{name!r} overlaps its neighbour or leaves a gap")
+            raise _broken(path, f"{shortened(name)} overlaps its neighbour or leaves a gap")
         position += entry.nbytes
     if position != size:
         word = "truncated" if position > size else "followed by foreign bytes"
@@ -150,15 +187,6 @@ def _in_order(path: Path, entries: dict[str, Entry], origin: int, size: int) -> 
 
 def _naturals(values: object) -> bool:
     return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r} occurs twice")
-    return table
 
 
 def _broken(path: Path, what: str) -> CheckpointError:

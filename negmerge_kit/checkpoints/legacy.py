@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import Tensor
 
 from negmerge_kit.checkpoints.attention import fuse_attention
+from negmerge_kit.checkpoints.header import check_name
+from negmerge_kit.checkpoints.old_files import TENSORS, OldFile, Stored, errors_named, tensor_of
 from negmerge_kit.checkpoints.outputs import check_outputs, make_folder
-from negmerge_kit.checkpoints.pickles import errors_named, read_pickled
-from negmerge_kit.checkpoints.unpickler import Inert, Pending
+from negmerge_kit.checkpoints.pickles import Made, Name, Table
 from negmerge_kit.checkpoints.writer import save_checkpoint
 from negmerge_kit.errors import CheckpointError
+from negmerge_kit.outside import shortened
 from negmerge_kit.types import Json
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "ema_state_dict")
-DEEPEST = 64
+SCRIPTED = "__torch__."
+"""Under this name torch.jit.save pickles modules."""
+WRAPPERS = (
+    "state_dict", "model_state_dict", "model", "net", "module", "network", "params", "weights",
+    "state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "params_ema", "ema",
+)  # fmt: skip
+"""What trainers call a state dict that lies beside other things; where one is called so, tensors beside it are none."""
+DEEPEST, DEEPEST_WRAPPER = 64, 16
+LONGEST_NAME = 1000
+MOST_LETTERS = 20_000_000
+"""In all the names of a file's tensors: a model of 100,000 has 6 million."""
+MOST_TIMES = 64
+"""How often a file's bytes may be shown: tied weights and views come over apart."""
 PREFIXES = ("module.", "model.", "image_encoder.model.")
 
 
@@ -31,35 +44,42 @@ class Conversion:
     named: tuple[str, ...] = ()
 
 
-def load_legacy(path: str | Path, *, fuse: bool = True) -> Conversion:
-    """Read a .pt or .pth file without running it, as a flat state dict.
+def load_legacy(path: str | Path, *, weights: str | None = None, fuse: bool = True) -> Conversion:
+    """Read a .pt or .pth file without running it, as a flat state dict of views of the file.
 
-    Understands state dicts, `{"state_dict": …}` wrappers and whole pickled modules such as the authors' ImageEncoder
-    and ClassificationHead; common prefixes (`module.`, `model.`) go, and with `fuse` split attention becomes
-    open_clip's. Optimisers, transforms and the like are listed in `dropped`. Raises CheckpointError when nothing in
-    the file is a tensor, or when it is damaged.
+    Understands state dicts, `{"state_dict": …}` wrappers, whole pickled modules such as the authors' ImageEncoder and
+    ClassificationHead, and TorchScript archives; common prefixes (`module.`, `model.`) go, and with `fuse` split
+    attention becomes open_clip's. `weights` names one of several state dicts, such as `state_dict_ema`. Optimisers,
+    transforms and the like are listed in `dropped`.
+
+    Raises:
+        CheckpointError: when nothing in the file is a tensor, when it holds several state dicts and none was named,
+            or when it is damaged.
     """
     path = Path(path)
-    old = read_pickled(path)
-    dropped: list[str] = []
-    pending = _find_weights(old.content, dropped)
-    if not pending:
-        raise CheckpointError(f"{path} holds no weights: it is a {_kind(old.content)}. Give a checkpoint.")
     with errors_named(path):
-        weights = _without_prefix({name: place.read(old.storages) for name, place in pending.items()})
-        weights = fuse_attention(weights) if fuse else weights
-    return Conversion(weights, dropped, old.named)
+        old = OldFile(path)
+        found = _state_dicts(old.content)
+        if not found:
+            raise CheckpointError(f"it holds no weights: it is a {_kind(old.content)}. Give a checkpoint.")
+        chosen = _choose(found, weights)
+        flat = _without_prefix(_read(old, chosen.tensors))
+        flat = fuse_attention(flat) if fuse else flat
+    return Conversion(flat, chosen.dropped, old.named)
 
 
-def convert_files(paths: list[str], out: str | Path) -> Json:
+def convert_files(paths: list[str], out: str | Path, *, weights: str | None = None) -> Json:
     """Convert old checkpoints into `out`/NAME.safetensors, one each; what `negmerge convert` prints.
 
-    Files of the same name, from different folders, keep their folder's name in front. Returns
+    Files of the same name, from different folders, keep their folder's name in front. `weights` names the state dict
+    to take from files that hold several. Returns
     `{"files": [{"path", "out", "tensors", "elements", "dropped", "named"}]}`: `named` are the classes that the pickle
     asked for and did not get.
     """
-    folder = make_folder(Path(out))
     old = [Path(path) for path in paths]
+    for path in old:  # what is wrong with the last is said before the first is written
+        load_legacy(path, weights=weights)
+    folder = make_folder(Path(out))
     stems = [path.stem for path in old]
     targets: dict[Path, Path] = {}
     for path, stem in zip(old, stems, strict=True):
@@ -71,7 +91,7 @@ def convert_files(paths: list[str], out: str | Path) -> Json:
     check_outputs(targets, old)
     files: list[Json] = []
     for target, path in targets.items():
-        conversion = load_legacy(path)
+        conversion = load_legacy(path, weights=weights)
         metadata = {"converted_from": path.name, "dropped": conversion.dropped}
         save_checkpoint(target, conversion.weights.items(), like=conversion.weights, metadata=metadata)
         files.append(
@@ -87,53 +107,178 @@ def convert_files(paths: list[str], out: str | Path) -> Json:
     return {"files": files}
 
 
-def _find_weights(content: Any, dropped: list[str]) -> dict[str, Pending]:
-    if isinstance(content, Inert) and _is_module(content):
-        return _of_module(content, "", dropped)
-    if not isinstance(content, Mapping):
-        return {}
-    flat = {str(name): value for name, value in content.items() if isinstance(value, Pending)}
-    inner = {str(name): value for name, value in content.items() if not isinstance(value, Pending)}
-    if not flat:
-        for name in (*WRAPPERS, *inner):
-            if name in inner and (found := _find_weights(inner[name], dropped)):
-                dropped += [f"{other} ({_kind(value)})" for other, value in inner.items() if other != name]
-                return found
-    dropped += [f"{name} ({_kind(value)})" for name, value in inner.items()]
-    return flat
+@dataclass
+class _StateDict:
+    """Tensors that belong together, what else lies among them, and whether a trainer's usual name led there."""
+
+    tensors: dict[str, Stored]
+    dropped: list[str]
+    usual: bool = False
+
+    @property
+    def size(self) -> str:
+        elements = sum(math.prod(tensor.shape) for tensor in self.tensors.values())
+        return f"{len(self.tensors):,} tensors, {elements:,} elements"
 
 
-def _of_module(module: Inert, prefix: str, dropped: list[str]) -> dict[str, Pending]:
-    """A module's state dict: parameters and persistent buffers, its children's after its own."""
-    if prefix.count(".") > DEEPEST:
-        raise CheckpointError("its modules are nested without end: the file is damaged.")
-    state = vars(module)
-    passing = state.get("_non_persistent_buffers_set")
-    passing = passing if isinstance(passing, (set, list, tuple)) else ()
-    found: dict[str, Pending] = {}
-    for group in ("_parameters", "_buffers"):
-        for name, value in _table(state.get(group)).items():
-            if isinstance(value, Pending) and name not in passing:
-                found[prefix + str(name)] = value
-            elif value is not None:
-                dropped.append(f"{prefix}{name} ({_kind(value)})")
-    for name, child in _table(state.get("_modules")).items():
-        if isinstance(child, Inert) and _is_module(child):
-            found |= _of_module(child, f"{prefix}{name}.", dropped)
-    dropped += [
-        f"{prefix}{name} ({_kind(value)})"
-        for name, value in state.items()
-        if isinstance(value, (Inert, Pending)) and not name.startswith("_")
-    ]
+def _choose(found: dict[str, _StateDict], name: str | None) -> _StateDict:
+    """The state dict of that name, or the only one; those under a trainer's usual names go before others."""
+    if name is not None and name in found:
+        return found[name]
+    usual = {path: each for path, each in found.items() if each.usual} or found
+    if name is None and len(usual) == 1:
+        return next(iter(usual.values()))
+    sizes = [f"{path or 'the file itself'} ({each.size})" for path, each in [*usual.items()][:8]]
+    choice = " or ".join([*sizes, "…"] if len(usual) > 8 else sizes)
+    if name is not None:
+        raise CheckpointError(f"it has no state dict {shortened(name)}: leave --weights out, or choose {choice}.")
+    raise CheckpointError(f"it holds {len(usual)} state dicts: choose with --weights {choice}.")
+
+
+def _state_dicts(content: Any) -> dict[str, _StateDict]:
+    """Every state dict and module in the file by its path, each object once; optimisers' are left out."""
+    found: dict[str, _StateDict] = {}
+    waiting: list[tuple[tuple[str, ...], Any, list[dict[str, Any]]]] = [((), content, [])]
+    seen: set[int] = set()
+    for parts, value, wrappers in waiting:  # grows while it is walked: what is near the top comes first
+        if id(value) in seen or len(parts) > DEEPEST_WRAPPER:
+            continue
+        seen.add(id(value))
+        gathered = _Gathered()
+        if _is_module(value):
+            gathered.module(value, "", 0)
+        else:
+            named = _named(value)
+            if {"state", "param_groups"} <= named.keys():  # torch's optimisers
+                continue
+            tensors = {name: inner for name, inner in named.items() if isinstance(inner, Made) and _is_tensor(inner)}
+            inside = {name: inner for name, inner in named.items() if name not in tensors and _holds(inner)}
+            if not tensors or any(name in WRAPPERS for name in inside):
+                waiting += [((*parts, name), inner, [*wrappers, named]) for name, inner in inside.items()]
+                continue
+            for name, inner in named.items():
+                gathered.take(name, inner)
+        if gathered.tensors:
+            beside = [f"{other[:LONGEST_NAME]} ({_kind(it)})" for part, wrapper in zip(parts, wrappers, strict=True)
+                      for other, it in wrapper.items() if other != part]  # fmt: skip
+            usual = any(part in WRAPPERS for part in parts)
+            found[".".join(parts)] = _StateDict(gathered.tensors, [*beside, *gathered.dropped], usual)
     return found
 
 
-def _table(value: Any) -> Mapping[Any, Any]:
-    return value if isinstance(value, Mapping) else {}
+class _Gathered:
+    """Tensors by name, and what else there was."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Stored] = {}
+        self.dropped: list[str] = []
+        self._letters = 0
+
+    def take(self, name: str, value: Any) -> None:
+        """Keep a tensor under its name; of another thing note what it is."""
+        self._count(name)
+        try:
+            tensor = tensor_of(value)
+        except CheckpointError as error:
+            raise CheckpointError(f"{shortened(name)}: {error}") from None
+        if tensor is None:
+            self.dropped.append(f"{name} ({_kind(value)})")
+        elif name in self.tensors:
+            raise CheckpointError(f"{shortened(name)} is in it twice: rename one of the two.")
+        else:
+            self.tensors[name] = tensor
+
+    def module(self, module: Made, prefix: str, depth: int) -> None:
+        """A module's state dict: parameters and persistent buffers, its children's after its own."""
+        if depth > DEEPEST:
+            raise CheckpointError("its modules are nested without end: the file is damaged.")
+        state = _named(_state(module))
+        self._count(prefix, len(state))
+        if isinstance(module.maker, Name) and module.maker.startswith(SCRIPTED):  # does not say what is a buffer
+            own, children = {name: it for name, it in state.items() if isinstance(it, Made)}, state
+        else:
+            passing = _texts(state.get("_non_persistent_buffers_set"))
+            own = _named(state.get("_parameters")) | _named(state.get("_buffers"))
+            children = _named(state.get("_modules"))
+            self.dropped += [f"{prefix}{name} ({_kind(own.pop(name))})" for name in [*own] if name in passing]
+            self.dropped += [f"{prefix}{name[:LONGEST_NAME]} ({_kind(value)})" for name, value in state.items()
+                             if isinstance(value, Made) and not name.startswith("_")]  # fmt: skip
+        for name, value in own.items():
+            if value is not None and not _is_module(value):
+                self.take(prefix + name, value)
+        for name, child in children.items():
+            if _is_module(child):
+                self.module(child, f"{prefix}{name}.", depth + 1)
+
+    def _count(self, name: str, entries: int = 0) -> None:
+        self._letters += len(name) + 100 + entries
+        if len(name) > LONGEST_NAME or self._letters > MOST_LETTERS:
+            raise CheckpointError("its names are longer, or its modules more, than any model's: the file is damaged.")
 
 
-def _is_module(value: Inert) -> bool:
-    return {"_parameters", "_modules"} <= set(vars(value))
+def _read(old: OldFile, tensors: dict[str, Stored]) -> dict[str, Tensor]:
+    read: dict[str, Tensor] = {}
+    room = MOST_TIMES * old.size
+    for name, tensor in tensors.items():
+        try:
+            check_name(name)
+            read[name] = old.read(tensor)
+        except CheckpointError as error:
+            raise CheckpointError(f"{shortened(name)}: {error}") from None
+        room -= read[name].nbytes
+        if room < 0:
+            raise CheckpointError(f"its tensors show its numbers over {MOST_TIMES} times: save copies of them.")
+    return read
+
+
+def _named(value: Any) -> dict[str, Any]:
+    """The entries of a dict, or of a class of that kind, by their names: text or whole numbers."""
+    table = value.items if isinstance(value, Made) else value
+    named: dict[str, Any] = {}
+    for key, inner in table.pairs if isinstance(table, Table) else ():
+        if type(key) is str or (type(key) is int and abs(key) < 2**63):
+            name = str(key)
+        elif isinstance(inner, Made) and _is_tensor(inner):
+            raise CheckpointError(f"a tensor's name is a {_kind(key)}: make it text.")
+        else:
+            continue
+        if name in named:
+            raise CheckpointError(f"two entries would be called {shortened(name)}, one of them by {shortened(key)} as "
+                                  f"{'a number' if type(key) is int else 'text'}: rename one.")  # fmt: skip
+        named[name] = inner
+    return named
+
+
+def _texts(value: Any) -> set[str]:
+    """The text in a set, of any version of pickle."""
+    items = value.arguments[0] if isinstance(value, Made) and value.arguments else value
+    return {item for item in items if isinstance(item, str)} if isinstance(items, list) else set()
+
+
+def _is_tensor(value: Made) -> bool:
+    return isinstance(value.maker, Name) and value.maker.startswith(TENSORS)
+
+
+def _holds(value: Any) -> bool:
+    """Whether there may be tensors under a value: it is a dict or a module."""
+    return isinstance(value, Table) or (isinstance(value, Made) and (bool(value.items) or _is_module(value)))
+
+
+def _state(module: Made) -> Any:
+    """What was put into it: a dict, or a dict and what its slots hold."""
+    state = module.state
+    return state[0] if isinstance(state, tuple) and len(state) == 2 else state
+
+
+def _is_module(value: Any) -> TypeGuard[Made]:
+    if not isinstance(value, Made):
+        return False
+    if value.is_module is None:  # looked into once: a file can point at one thing from everywhere
+        state = _state(value)
+        keys = {key for key in state[::2] if isinstance(key, str)} if isinstance(state, Table) else set()
+        scripted = isinstance(value.maker, Name) and value.maker.startswith(SCRIPTED)
+        value.is_module = isinstance(state, Table) and (scripted or {"_parameters", "_modules"} <= keys)
+    return value.is_module
 
 
 def _without_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -147,6 +292,9 @@ def _without_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _kind(value: Any) -> str:
-    if isinstance(value, Inert):
-        return type(value).named or type(value).__name__
-    return "tensor" if isinstance(value, Pending) else type(value).__name__
+    """What a part of the tree is, in a word."""
+    if not isinstance(value, Made):
+        return "dict" if isinstance(value, Table) else type(value).__name__
+    if _is_tensor(value):
+        return "tensor"
+    return value.maker[:LONGEST_NAME] if isinstance(value.maker, Name) else "what another object made"

@@ -1,163 +1,223 @@
-"""Old checkpoints, torch's zip and the format before it, read through the inert unpickler."""
+"""Pickles of strangers as plain trees: instructions are followed, nothing that they name is looked up or called.
+
+`torch.load(weights_only=True)` is no door for strangers' files (torch 2.14): 389 bytes that name `bytearray` take
+6.6 GB of memory, a key of 30 nested tuples takes 22 s to hash and each further level doubles that, a whole module in
+torch's old format is refused, and so is whatever appends to a class that it does not know. To guard it one has to
+follow the pickle first, and then the result is there already. So the standard library's `pickletools` takes the
+instructions apart and this module keeps what they build: no key is hashed, no attribute is set, no length is believed.
+"""
 
 from __future__ import annotations
 
-import io
+import mmap
 import pickle
-import struct
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+import pickletools
+from collections.abc import Callable
+from typing import IO, Any
 
-import torch
-from torch import Tensor
-
-from negmerge_kit.checkpoints.unpickler import Inert, InertUnpickler, Pending
-from negmerge_kit.errors import CheckpointError
-
-LONGEST_PICKLE = 256 << 20
-"""Bytes of pickle text: the weights lie outside it, so more is no checkpoint of ours."""
-MAGIC = 0x1950A86A20F9469CFC6C
-"""First number in files of the format that torch wrote before version 1.6."""
+MOST_STEPS = 2_000_000
+"""Instructions that are followed, in about ten seconds. Weights lie outside, at about 30 instructions a tensor."""
 
 
-@dataclass(frozen=True)
-class OldFile:
-    """An unpickled file: what it holds, with tensors pending, and a way to their numbers."""
+class Name(str):
+    """A class or function that a pickle asks for, by its full name."""
 
-    content: Any
-    storages: Callable[[str, torch.dtype, int], Tensor]
-    named: tuple[str, ...]
+    __slots__ = ()
 
 
-def read_pickled(path: Path) -> OldFile:
-    """Read a .pt or .pth file of any torch version without importing or calling anything that it names.
+class Table(list[Any]):
+    """A dict, as the list of its keys and values in turn."""
 
-    Raises CheckpointError for a file that is no torch checkpoint or is damaged.
+    __slots__ = ()
+
+    @property
+    def pairs(self) -> list[tuple[Any, Any]]:
+        """Keys with their values."""
+        return list(zip(self[::2], self[1::2], strict=True))
+
+
+class Storage:
+    """A persistent object: the numbers of a tensor, which lie outside the pickle."""
+
+    __slots__ = ("id",)
+
+    def __init__(self, id: Any) -> None:
+        self.id = id
+
+
+class Made:
+    """What calling a name would make: whom it calls, with what, and what is put into it afterwards."""
+
+    __slots__ = ("arguments", "is_module", "items", "maker", "state")
+
+    def __init__(self, maker: Any, arguments: Any) -> None:
+        self.maker = maker
+        self.arguments = arguments if isinstance(arguments, tuple) else ()
+        self.items = Table()
+        self.state: Any = None
+        self.is_module: bool | None = None  # not looked into yet
+
+
+class Tree:
+    """One pickle, followed to its end.
+
+    >>> Tree(pickle.dumps({"epoch": 3})).content
+    ['epoch', 3]
+    >>> Tree(b"cos\\nsystem\\n(S'rm -r .'\\ntR.").content.maker
+    'os.system'
+
+    Attributes:
+        content: what the pickle holds: numbers, text, tuples, lists, and the classes of this module.
+        named: every class and function that it names.
+        storages: every persistent object.
+
+    Raises:
+        ValueError, LookupError, TypeError, AttributeError, OverflowError: for what is no pickle, or a damaged one.
     """
-    with errors_named(path), path.open("rb") as file:
-        start = file.read(2)
-        file.seek(0)
-        return _zipped(path, file) if start == b"PK" else _sequential(path, file)
+
+    def __init__(self, file: bytes | IO[bytes] | mmap.mmap) -> None:
+        self.named: set[str] = set()
+        self.storages: list[Storage] = []
+        self._stack: list[Any] = []
+        self._marks: list[int] = []
+        self._memo: dict[int, Any] = {}
+        self._left = MOST_STEPS
+        for instruction, argument, _ in pickletools.genops(file):  # type: ignore[arg-type]  # a mapped file reads as any other
+            self._spend(1)
+            if instruction.name in _PLAIN:
+                self._stack.append(argument)
+            elif instruction.name in _STEPS:
+                _STEPS[instruction.name](self, argument)
+            else:
+                raise pickle.UnpicklingError(f"no checkpoint has the instruction {instruction.name}")
+        self.content = self._stack.pop()
+
+    def _spend(self, steps: int) -> None:
+        self._left -= steps
+        if self._left < 0:
+            raise pickle.UnpicklingError(f"it has over {MOST_STEPS:,} instructions")
+
+    def _since_mark(self) -> list[Any]:
+        place = self._marks.pop()
+        items = self._stack[place:]
+        del self._stack[place:]
+        return items
+
+    def _pop(self, _: Any) -> None:
+        if self._marks and self._marks[-1] == len(self._stack):
+            self._marks.pop()
+        else:
+            self._stack.pop()
+
+    def _tuple(self, count: int) -> None:
+        self._stack[-count:] = [tuple(self._stack[-count:])]
+
+    def _extend(self, items: list[Any]) -> None:
+        target = self._stack[-1]
+        if type(target) is list:
+            target.extend(items)
+        elif not isinstance(target, Made):  # a list or a set of an unknown class: what is in it is no weight
+            raise pickle.UnpicklingError("it appends to what is no list")
+
+    def _set(self, items: list[Any]) -> None:
+        target = self._stack[-1]
+        target = target.items if isinstance(target, Made) else target
+        if not isinstance(target, Table) or len(items) % 2:
+            raise pickle.UnpicklingError("it sets items of what is no dict")
+        target.extend(items)
+
+    def _global(self, module: str, name: str) -> None:
+        self._stack.append(Name(f"{module}.{name}"))
+        self.named.add(self._stack[-1])
+
+    def _stack_global(self, _: Any) -> None:
+        name, module = self._stack.pop(), self._stack.pop()
+        if type(name) is not str or type(module) is not str:
+            raise pickle.UnpicklingError("a class has a name that is no text")
+        self._global(module, name)
+
+    def _make(self, arguments: Any) -> None:
+        made = Made(self._stack.pop(), arguments)
+        self._stack.append(made)
+        if made.maker == "collections.OrderedDict" and made.arguments:  # Python 2 gives it its pairs at once
+            self._spend(len(made.arguments[0]))
+            self._set([part for key, value in made.arguments[0] for part in (key, value)])
+
+    def _make_with_keywords(self, _: Any) -> None:
+        self._stack.pop()
+        self._make(self._stack.pop())
+
+    def _make_since_mark(self, maker: str | None) -> None:
+        items = self._since_mark()
+        if maker is None:
+            self._stack.append(items.pop(0))
+        else:
+            self._global(*maker.split(" ", 1))
+        self._make(tuple(items))
+
+    def _build(self, _: Any) -> None:
+        state = self._stack.pop()
+        if not isinstance(self._stack[-1], Made):
+            raise pickle.UnpicklingError("it gives a state to what has none")
+        self._stack[-1].state = state
+
+    def _remember(self, place: int) -> None:
+        self._memo[place] = self._stack[-1]
+
+    def _persist(self, id: Any) -> None:
+        if isinstance(id, tuple) and len(id) > 1 and id[0] == "module":  # the old format's class with its source text
+            self._stack.append(id[1])
+        else:
+            self.storages.append(Storage(id))
+            self._stack.append(self.storages[-1])
 
 
-@contextmanager
-def errors_named(path: Path) -> Iterator[None]:
-    """Whatever a damaged or hostile file makes Python raise, as one error that names the file."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist: check the path.") from None
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        EOFError,
-        MemoryError,
-        RecursionError,
-        OverflowError,
-        NotImplementedError,
-        RuntimeError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-        zlib.error,
-        struct.error,
-        ImportError,
-        AssertionError,
-    ) as error:
-        raise CheckpointError(
-            f"{path} is no torch checkpoint, or a damaged one ({type(error).__name__}: {error}): get it again."
-        ) from error
-
-
-def _zipped(path: Path, file: BinaryIO) -> OldFile:
-    """torch's format since 1.6: a zip with data.pkl and one uncompressed member a storage."""
-    with zipfile.ZipFile(file) as archive:
-        members = {info.filename: info for info in archive.infolist()}
-        pickles = [name for name in members if name == "data.pkl" or name.endswith("/data.pkl")]
-        if len(pickles) != 1:
-            raise CheckpointError("it is a zip without one data.pkl, so no torch checkpoint: give a .pt or .pth file.")
-        if members[pickles[0]].file_size > LONGEST_PICKLE:
-            raise CheckpointError("its data.pkl is too long for a checkpoint.")
-        folder = pickles[0].removesuffix("data.pkl")
-        if folder + "byteorder" in members and archive.read(folder + "byteorder") != b"little":
-            raise CheckpointError("it was written on a big-endian machine, which is not supported.")
-        reader = InertUnpickler(io.BytesIO(archive.read(pickles[0])))
-        content = reader.load()
-
-    def storage(key: str, dtype: torch.dtype, length: int) -> Tensor:
-        info = members.get(f"{folder}data/{key}")
-        if info is None or info.file_size < length * dtype.itemsize:
-            raise CheckpointError(f"the numbers of storage {key} are missing or cut short: get the file again.")
-        with zipfile.ZipFile(path) as archive:
-            return _numbers(archive.read(info), dtype, length)
-
-    return OldFile(content, storage, tuple(sorted(reader.named)))
-
-
-def _sequential(path: Path, file: BinaryIO) -> OldFile:
-    """torch's format before 1.6: five pickles one after another, then the storages' raw numbers."""
-    if InertUnpickler(file).load() != MAGIC:
-        raise CheckpointError("it is a pickle but no torch checkpoint: give a .pt or .pth file written by torch.save.")
-    InertUnpickler(file).load()
-    system = InertUnpickler(file).load()
-    if isinstance(system, dict) and system.get("little_endian") is False:
-        raise CheckpointError("it was written on a big-endian machine, which is not supported.")
-    reader = InertUnpickler(file)
-    content = reader.load()
-    keys = InertUnpickler(file).load()
-    lengths: dict[str, tuple[int, int]] = {}
-    types = {pending.storage[0]: pending.storage[1] for pending in _pending(content)}
-    for key in keys:
-        length = struct.unpack("<q", file.read(8))[0]
-        lengths[str(key)] = (file.tell(), length)
-        if str(key) not in types:
-            raise CheckpointError(f"storage {key} belongs to no tensor, so its length is unknown: get the file again.")
-        file.seek(length * types[str(key)].itemsize, io.SEEK_CUR)
-
-    def storage(key: str, dtype: torch.dtype, length: int) -> Tensor:
-        with path.open("rb") as again:
-            start, stored = lengths[key]
-            size = min(length, stored) * dtype.itemsize
-            if start + size > path.stat().st_size:
-                raise CheckpointError("its numbers are cut short: get the file again.")
-            again.seek(start)
-            return _numbers(again.read(size), dtype, length)
-
-    return OldFile(content, storage, tuple(sorted(reader.named)))
-
-
-def _numbers(raw: bytes, dtype: torch.dtype, length: int) -> Tensor:
-    if len(raw) < length * dtype.itemsize:
-        raise CheckpointError("its numbers are cut short: get the file again.")
-    if length == 0:
-        return torch.empty(0, dtype=dtype)
-    return torch.frombuffer(bytearray(raw), dtype=dtype, count=length)
-
-
-def _pending(content: Any) -> list[Pending]:
-    """Every tensor inside, wherever it hangs."""
-    found, seen, waiting = [], set(), [content]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, Pending):
-            found.append(value)
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, dict):
-            waiting += value.values()
-        elif isinstance(value, (list, tuple)):
-            waiting += value
-        if isinstance(value, Inert):
-            waiting += vars(value).values()
-    return found
+_PLAIN = {
+    "NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
+    "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
+    "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8",
+}  # fmt: skip
+"""Instructions that put their argument on the stack. EXT1 and NEXT_BUFFER, which need more than the file, are none."""
+_STEPS: dict[str, Callable[[Tree, Any], Any]] = {
+    "PROTO": lambda tree, _: None,
+    "FRAME": lambda tree, _: None,
+    "STOP": lambda tree, _: None,
+    "MARK": lambda tree, _: tree._marks.append(len(tree._stack)),
+    "POP": Tree._pop,
+    "POP_MARK": lambda tree, _: tree._since_mark(),
+    "DUP": lambda tree, _: tree._stack.append(tree._stack[-1]),
+    "EMPTY_TUPLE": lambda tree, _: tree._stack.append(()),
+    "EMPTY_LIST": lambda tree, _: tree._stack.append([]),
+    "EMPTY_SET": lambda tree, _: tree._stack.append([]),
+    "EMPTY_DICT": lambda tree, _: tree._stack.append(Table()),
+    "TUPLE": lambda tree, _: tree._stack.append(tuple(tree._since_mark())),
+    "TUPLE1": lambda tree, _: tree._tuple(1),
+    "TUPLE2": lambda tree, _: tree._tuple(2),
+    "TUPLE3": lambda tree, _: tree._tuple(3),
+    "LIST": lambda tree, _: tree._stack.append(tree._since_mark()),
+    "FROZENSET": lambda tree, _: tree._stack.append(tree._since_mark()),
+    "DICT": lambda tree, _: tree._stack.append(Table(tree._since_mark())),
+    "APPEND": lambda tree, _: tree._extend([tree._stack.pop()]),
+    "APPENDS": lambda tree, _: tree._extend(tree._since_mark()),
+    "ADDITEMS": lambda tree, _: tree._extend(tree._since_mark()),
+    "SETITEM": lambda tree, _: tree._set([tree._stack.pop(-2), tree._stack.pop()]),
+    "SETITEMS": lambda tree, _: tree._set(tree._since_mark()),
+    "PUT": Tree._remember,
+    "BINPUT": Tree._remember,
+    "LONG_BINPUT": Tree._remember,
+    "MEMOIZE": lambda tree, _: tree._remember(len(tree._memo)),
+    "GET": lambda tree, place: tree._stack.append(tree._memo[place]),
+    "BINGET": lambda tree, place: tree._stack.append(tree._memo[place]),
+    "LONG_BINGET": lambda tree, place: tree._stack.append(tree._memo[place]),
+    "GLOBAL": lambda tree, name: tree._global(*name.split(" ", 1)),
+    "STACK_GLOBAL": Tree._stack_global,
+    "REDUCE": lambda tree, _: tree._make(tree._stack.pop()),
+    "NEWOBJ": lambda tree, _: tree._make(tree._stack.pop()),
+    "NEWOBJ_EX": Tree._make_with_keywords,
+    "OBJ": lambda tree, _: tree._make_since_mark(None),
+    "INST": Tree._make_since_mark,
+    "BUILD": Tree._build,
+    "PERSID": Tree._persist,
+    "BINPERSID": lambda tree, _: tree._persist(tree._stack.pop()),
+}
+"""What each other instruction does to the tree."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 from negmerge_kit.checkpoints.header import OUR_KEY, Entry, read_header
 from negmerge_kit.checkpoints.hub import fetch, is_hub_id
 from negmerge_kit.errors import CheckpointError
+from negmerge_kit.outside import check_regular, parse_json, read_json
 
 INDEX = ".safetensors.index.json"
 
@@ -114,20 +114,14 @@ class Checkpoint(Mapping[str, Tensor]):
     def metadata(self) -> dict[str, Any]:
         """What this package recorded when it wrote the file; empty for foreign files."""
         try:
-            record = json.loads(self.raw_metadata.get(OUR_KEY, "{}"))
+            record = parse_json(self.raw_metadata.get(OUR_KEY, "{}"))
         except ValueError:
             return {}
         return record if isinstance(record, dict) else {}
 
     def _map(self, file: Path) -> mmap.mmap:
         if file not in self._maps:
-            try:
-                with file.open("rb") as handle:
-                    self._maps[file] = _private_map(handle.fileno())
-            except (OSError, ValueError) as error:
-                raise CheckpointError(
-                    f"{file} cannot be read any more: {error}. Check that it is still there."
-                ) from error
+            self._maps[file] = map_file(file)
         return self._maps[file]
 
     def _checked_against_index(self) -> None:
@@ -196,22 +190,33 @@ def _in_folder(folder: Path) -> Path:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        table = json.loads(index.read_bytes())
+        table = read_json(index, {"weight_map?": {...: str}})
     except FileNotFoundError:
         raise CheckpointError(f"{index} does not exist: check the path.") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{index} is no index of shards: {error}. Download it again.") from error
-    shards = table.get("weight_map") if isinstance(table, dict) else None
-    if not isinstance(shards, dict) or not shards:
+    shards: dict[str, str] = table.get("weight_map")
+    if not shards:
         raise CheckpointError(f"{index} has no weight_map: it is no index of shards. Download it again.")
     for name in shards.values():
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+        if Path(name).name != name or not name.endswith(".safetensors"):
             raise CheckpointError(f"{index} names a shard {name!r}: a shard is a .safetensors file beside its index.")
     return shards
 
 
-def _private_map(handle: int) -> mmap.mmap:
-    """A copy-on-write mapping; without the reservation that would count a 30 GB file as memory in use."""
-    if hasattr(mmap, "MAP_NORESERVE"):
-        return mmap.mmap(handle, 0, flags=mmap.MAP_PRIVATE | mmap.MAP_NORESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-    return mmap.mmap(handle, 0, access=mmap.ACCESS_COPY)
+def map_file(path: Path) -> mmap.mmap:
+    """A file's bytes, mapped; writing into them changes no file. A 30 GB file does not count as memory in use.
+
+    Raises:
+        CheckpointError: if there is no such file, or it is empty or no plain file.
+    """
+    try:
+        with check_regular(path).open("rb") as file:
+            if not hasattr(mmap, "MAP_NORESERVE"):
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            flags, access = mmap.MAP_PRIVATE | mmap.MAP_NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
+            return mmap.mmap(file.fileno(), 0, flags=flags, prot=access)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist: check the path.") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}. Check the path.") from error

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from negmerge_kit.checkpoints.atomic import atomic_file
-from negmerge_kit.checkpoints.header import NAMES, OUR_KEY, format_header
+from negmerge_kit.checkpoints.header import NAMES, OUR_KEY, check_name, format_header
 from negmerge_kit.checkpoints.outputs import files_of, refuse_inputs
 from negmerge_kit.checkpoints.reader import INDEX, Checkpoint
 from negmerge_kit.errors import CheckpointError, MismatchError
@@ -96,6 +96,7 @@ class _Sink:
 
     def __init__(self, file: BinaryIO, layout: Layout, record: Mapping[str, str]) -> None:
         for name, (_, dtype) in layout.items():
+            check_name(name)
             if dtype not in NAMES:
                 raise CheckpointError(f"{name} is {dtype}, which safetensors cannot hold: convert it to float32.")
         # Wide types first, as the reference writer does: then every tensor starts at a multiple of its own size.

@@ -111,9 +111,10 @@ def convert(arguments: list[str]) -> int:
     )
     parser.add_argument("old", nargs="+", metavar="OLD.pt")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the converted files")
+    parser.add_argument("--weights", metavar="NAME", help="which of several state dicts, such as state_dict_ema")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
-    result = convert_files(options.old, options.out)
+    result = convert_files(options.old, options.out, weights=options.weights)
     lines = []
     for file in result["files"]:
         dropped = f"; dropped {', '.join(file['dropped'])}" if file["dropped"] else ""

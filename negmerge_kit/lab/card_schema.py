@@ -6,12 +6,12 @@ import re
 from typing import Any
 
 from negmerge_kit.errors import CardError
+from negmerge_kit.outside import NUMBER, wrong_entry
 from negmerge_kit.types import Json
 
 SCHEMA = 2
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
-NUMBER = (int, float)
 _SCORE = {"value": NUMBER, "n": int, "low": NUMBER, "high": NUMBER, "split": str}
 _SIDES = {"forget?": _SCORE, "retain?": _SCORE}
 _SCORES = {"base": _SIDES, **_SIDES}
@@ -27,7 +27,7 @@ FIELDS: Json = {
     "elements": int, "moved": int, "kept": int, "scores": {"validation": _SCORES, "test?": _SCORES},
     "probes?": [_PROBE], "finding?": str, "costs": _COSTS, "versions": dict, "limits": str,
 }  # fmt: skip
-"""Names to kinds: a type, a pattern, a table, or a list of one kind; a name with ? may be absent or null."""
+"""The card's schema, in the kinds of `outside`."""
 
 
 def checked_record(record: Any) -> Json:
@@ -47,30 +47,10 @@ def checked_record(record: Any) -> Json:
             f"this card has schema {record.get('schema')}, this version reads {SCHEMA}: "
             "write it anew with `negmerge unlearn`."
         )
-    wrong = _wrong(record, FIELDS, "")
-    if not wrong and isinstance(floors := record.get("keep"), dict):
-        wrong = _wrong(list(floors.values()), [NUMBER], "keep")
-    if wrong:
-        raise CardError(f"this card's entry '{wrong}' is missing or of the wrong kind: write the card anew.")
+    wrong = wrong_entry(record, FIELDS)
+    if wrong is None and isinstance(floors := record.get("keep"), dict):
+        wrong = wrong_entry(floors, {...: NUMBER}, "keep")
+    if wrong is not None:
+        raise CardError(f"this card's entry '{wrong[0]}' is missing or of the wrong kind: write the card again.")
     return record
 
-
-def _wrong(found: Any, kind: Any, name: str) -> str | None:
-    """The name of the first entry that is not of its kind."""
-    if isinstance(kind, dict):
-        if not isinstance(found, dict):
-            return name
-        for key, inner in kind.items():
-            plain = key.removesuffix("?")
-            if found.get(plain) is None and key.endswith("?"):
-                continue
-            if wrong := _wrong(found.get(plain), inner, f"{name}.{plain}".lstrip(".")):
-                return wrong
-        return None
-    if isinstance(kind, list):
-        if not isinstance(found, list):
-            return name
-        return next((wrong for k, item in enumerate(found) if (wrong := _wrong(item, kind[0], f"{name}[{k}]"))), None)
-    if isinstance(kind, re.Pattern):
-        return None if isinstance(found, str) and kind.fullmatch(found) else name
-    return None if isinstance(found, kind) and not isinstance(found, bool) else name

@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parents[2] / "negmerge_kit"
 FLOORS = {
     "errors": 0,
     "types": 0,
+    "outside": 0,
     "merging": 1,
     "scoring": 1,
     "checkpoints": 2,
