@@ -122,8 +122,8 @@ def checked(found: Any, kind: Any) -> Any:
     """
     if (wrong := wrong_entry(found, kind)) is not None:
         name, value = wrong
-        told = "missing" if value is None else f"{shortened(value)}, which is of the wrong kind"
-        raise ValueError(f"its entry '{name}' is {told}" if name else "it is no such file by its content")
+        said = "missing" if value is None else f"{shortened(value)}, which is of the wrong kind"
+        raise ValueError(f"its entry '{name}' is {said}" if name else "it is no such file by its content")
     return found
 
 
@@ -165,8 +165,8 @@ def shortened(value: object) -> str:
     >>> shortened("a" * 100)
     "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…"
     """
-    told = repr(value[:60]) if isinstance(value, str) else repr(value)
-    return told if len(told) <= 60 else f"{told[:52]}…"
+    said = repr(value[:60]) if isinstance(value, str) else repr(value)
+    return said if len(said) <= 60 else f"{said[:52]}…"
 
 
 def _bytes(path: Path, largest: int) -> bytes:

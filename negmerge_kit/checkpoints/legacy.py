@@ -1,4 +1,4 @@
-"""Old checkpoints to safetensors: modules, state dicts and their wrappers, told apart and named alike."""
+"""Old checkpoints to safetensors: modules, state dicts and their wrappers, kept apart and named alike."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WRAPPERS = (
     "state_dict", "model_state_dict", "model", "net", "module", "network", "params", "weights",
     "state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "params_ema", "ema",
 )  # fmt: skip
-"""What trainers call a state dict that lies beside other things; where one is called so, tensors beside it are none."""
+"""What trainers call a state dict among other things; where one is called so, tensors next to it are none."""
 DEEPEST, DEEPEST_WRAPPER = 64, 16
 LONGEST_NAME = 1000
 MOST_LETTERS = 20_000_000
@@ -109,7 +109,7 @@ def convert_files(paths: list[str], out: str | Path, *, weights: str | None = No
 
 @dataclass
 class _StateDict:
-    """Tensors that belong together, what else lies among them, and whether a trainer's usual name led there."""
+    """Tensors that belong together, what else is among them, and whether a trainer's usual name led there."""
 
     tensors: dict[str, Stored]
     dropped: list[str]
@@ -159,10 +159,10 @@ def _state_dicts(content: Any) -> dict[str, _StateDict]:
             for name, inner in named.items():
                 gathered.take(name, inner)
         if gathered.tensors:
-            beside = [f"{other[:LONGEST_NAME]} ({_kind(it)})" for part, wrapper in zip(parts, wrappers, strict=True)
+            around = [f"{other[:LONGEST_NAME]} ({_kind(it)})" for part, wrapper in zip(parts, wrappers, strict=True)
                       for other, it in wrapper.items() if other != part]  # fmt: skip
             usual = any(part in WRAPPERS for part in parts)
-            found[".".join(parts)] = _StateDict(gathered.tensors, [*beside, *gathered.dropped], usual)
+            found[".".join(parts)] = _StateDict(gathered.tensors, [*around, *gathered.dropped], usual)
     return found
 
 

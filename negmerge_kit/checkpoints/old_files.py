@@ -23,7 +23,7 @@ from negmerge_kit.errors import CheckpointError
 MAGIC = 0x1950A86A20F9469CFC6C
 """First number in files of the format that torch wrote before version 1.6."""
 LONGEST_PICKLE = 256 << 20
-"""Bytes of data.pkl: the weights lie outside it, so more is no checkpoint."""
+"""Bytes of data.pkl: the weights are outside it, so more is no checkpoint."""
 STORED_NAMES = {str(dtype): dtype for dtype in DTYPES.values()}
 _KINDS = {
     "Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16,
@@ -132,7 +132,7 @@ class OldFile:
         return Tree(content[pickles[0]])
 
     def _span(self, info: zipfile.ZipInfo) -> tuple[int, int]:
-        """Where a member's bytes lie; only stored members have as many as the archive promises."""
+        """Where the bytes of a member are; only stored members have as many as the archive promises."""
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size or info.flag_bits & 1:
             raise CheckpointError(f"its member {info.filename!r} is compressed, which torch never does: "
                                   "unpack it and save it again with torch.save.")  # fmt: skip
@@ -244,5 +244,5 @@ def errors_named(path: Path) -> Iterator[None]:
         zipfile.BadZipFile,
         struct.error,
     ) as error:
-        told = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise CheckpointError(f"{path} is no torch checkpoint, or a damaged one ({told}): get it again.") from error
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CheckpointError(f"{path} is no torch checkpoint, or a damaged one ({said}): get it again.") from error

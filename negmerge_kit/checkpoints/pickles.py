@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import IO, Any
 
 MOST_STEPS = 2_000_000
-"""Instructions that are followed, in about ten seconds. Weights lie outside, at about 30 instructions a tensor."""
+"""Instructions that are followed, in about ten seconds. Weights are outside, at about 30 instructions a tensor."""
 
 
 class Name(str):
@@ -37,7 +37,7 @@ class Table(list[Any]):
 
 
 class Storage:
-    """A persistent object: the numbers of a tensor, which lie outside the pickle."""
+    """A persistent object: the numbers of a tensor, which are outside the pickle."""
 
     __slots__ = ("id",)
 

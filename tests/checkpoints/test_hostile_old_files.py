@@ -135,14 +135,14 @@ MEASURE = """
 import contextlib, io, json, resource, sys, time
 from negmerge_kit.cli import main
 from negmerge_kit.checkpoints import legacy
-told = []
+said = []
 for path in sys.argv[2:]:
     start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with contextlib.redirect_stderr(io.StringIO()) as said:
         code = main(["convert", path, "--out", sys.argv[1]])
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    told.append([code, said.getvalue(), time.monotonic() - start, grown / 2**20])
-print(json.dumps(told))
+    said.append([code, said.getvalue(), time.monotonic() - start, grown / 2**20])
+print(json.dumps(said))
 """
 
 
@@ -206,7 +206,7 @@ def test_every_protocol_of_pickle_comes_over(tmp_path, protocol):
 
 
 def test_tensors_beside_a_state_dict_are_not_taken_for_it(tmp_path):
-    """The ImageNet example saves its best accuracy as a tensor beside the state dict, Megatron its random state."""
+    """The ImageNet example saves its best accuracy as a tensor next to the state dict, Megatron its random state."""
     found = load_legacy(save(tmp_path, {"epoch": 3, "best_acc1": torch.tensor(76.1), "state_dict": STATE}))
     assert found.weights.keys() == STATE.keys() and "best_acc1 (tensor)" in found.dropped
     lightning = {
@@ -222,8 +222,8 @@ def test_several_state_dicts_are_a_choice(tmp_path, capsys):
     average = {name: value + 1 for name, value in STATE.items()}
     path = save(tmp_path, {"state_dict": STATE, "state_dict_ema": average, "epoch": 3})
     assert main(["convert", str(path), "--out", str(tmp_path / "out")]) == 2
-    told = capsys.readouterr().err
-    assert "--weights state_dict (2 tensors, 8 elements) or state_dict_ema (2 tensors, 8 elements)" in told
+    said = capsys.readouterr().err
+    assert "--weights state_dict (2 tensors, 8 elements) or state_dict_ema (2 tensors, 8 elements)" in said
     assert not (tmp_path / "out").exists()
     assert main(["convert", str(path), "--weights", "state_dict_ema", "--out", str(tmp_path / "out")]) == 0
     assert torch.equal(open_checkpoint(tmp_path / "out" / "a.safetensors")["w"], average["w"])
