@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.flags import seconds
+from negmerge_kit.lab.comparison.equal_retention import FLOORS
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
@@ -14,15 +15,22 @@ if TYPE_CHECKING:
     from negmerge_kit.scoring.bootstrap import Resampled
 
 
+EQUAL = (
+    f"equal retention on test: read between measured test points where test retention is {100 * FLOORS[0]:g} to "
+    f"{100 * FLOORS[-1]:g} % of the base's, averaged; it describes, nothing is chosen by it"
+)
+
+
 def rules_table(comparison: Comparison) -> str:
     """Protocol and matched retention, a rule a line, with the base above."""
     test, val = comparison.base["test"], comparison.base["val"]
     lines = [
         f"\n{comparison.pool}: keep {100 * comparison.keep:g} % of the base's retention "
         f"(floor {100 * comparison.floor:.2f} % on validation, n = {val.retain.n}){comparison.statistics}",
-        f"{'':34}{'paper’s protocol, test':^40}  {'where retention meets the floor, test':^37}",
+        f"{'':34}{'paper’s protocol, test':^40}  {'where retention meets the floor, test':^37}{'':8}"
+        f"{'equal retention':>17}",
         f"{'rule':34}{'scale':>6}{'forget (95 % interval)':>24}{'retain':>9}   {'scale':>7}{'forget (interval)':>20}"
-        f"{'retain':>9}{'kept':>8}",
+        f"{'retain':>9}{'kept':>8}{'on test: forget':>17}",
         f"{'base':34}{'-':>6}{_share(test):>24}{_percent(test.retain.value):>9}",
     ]
     for row in comparison.rows:
@@ -33,8 +41,10 @@ def rules_table(comparison: Comparison) -> str:
         if row.matched:
             pair = row.matched.test
             matched = f"{row.matched.crossing.scale:>7.3f}{_share(pair):>20}{_percent(pair.retain.value):>9}"
-        lines.append(f"{row.entrant.title:34}{protocol}   {matched}{_percent(row.kept_fraction or 0.0):>8}")
+        lines.append(f"{row.entrant.title:34}{protocol}   {matched}{_percent(row.kept_fraction or 0.0):>8}"
+                     f"{_percent(row.equal.value) if row.equal else '-':>17}")  # fmt: skip
     lines.append(f"forget: n = {test.forget.n}, retain: n = {test.retain.n}; lower forget is better")
+    lines.append(EQUAL)
     lines.append(_searched(comparison))
     outcomes = [f"{row.entrant.title}: {row.outcome}" for row in comparison.rows if row.outcome]
     return "\n".join([*lines, *outcomes, *notes(comparison)])
@@ -88,9 +98,10 @@ def differences_table(comparison: Comparison, resampled: dict[str, Resampled], r
 
 def spread_table(spreads: Sequence[Json], over: str) -> str:
     """Points and range of each rule, and an interval where there are enough pools for one."""
-    lines = [f"\n{over + ': forget, test':34}{'paper’s protocol':>34}{'matched retention':>34}"]
+    lines = [f"\n{over + ': forget, test':34}{'paper’s protocol':>34}{'matched retention':>34}{'equal on test':>34}"]
     for item in spreads:
         told = "".join(f"{_points(item[which]['forget']):>34}" for which in ("protocol", "matched"))
+        told += f"{_points(item['at_test_retention']):>34}"
         lines.append(f"{item['title']:34}{told}")
     return "\n".join([*lines, "points in the pools' order (range); an interval stands only on 8 pools or more"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import nan
 from textwrap import fill
 
 from matplotlib.axes import Axes
@@ -13,14 +14,16 @@ from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.comparison.comparison import REFERENCE, Comparison
 from negmerge_kit.lab.comparison.rows import Row
 from negmerge_kit.scoring.bootstrap import Resampled
-from negmerge_kit.views.style import AGREE, FORGET, INK, MUTED, RETAIN, percent, style
+from negmerge_kit.scoring.scale import Point
+from negmerge_kit.views.plots import gaps
+from negmerge_kit.views.style import AGREE, FORGET, INK, MUTED, RETAIN, percent, placed, style
 
 NAMED = {"negmerge": (AGREE, "solid"), "uniform": (INK, (0, (5, 2))), "random-mask": (MUTED, (0, (1, 1.5)))}
 """Rules whose frontier is drawn in front, with colour and dashes; the rest are thin and grey."""
 
 
 def rule_frontier(comparisons: Sequence[Comparison], resampled: Mapping[str, Resampled] | None = None) -> Figure:
-    """Forget and retain accuracy of every rule on test, and the frontier on validation.
+    """Forget and retain accuracy of every rule on test, and its frontier on the live subset of validation.
 
     Filled marks: at the scale where validation retention first meets its floor. Hollow marks: the paper's protocol.
     One pool shows Wilson's 95 % intervals; several show a point a pool and their range, because pools are what varies.
@@ -71,12 +74,12 @@ def frontier_finding(comparisons: Sequence[Comparison], resampled: Mapping[str, 
     if REFERENCE not in scored or len(scored) < 2:
         return f"{len(scored)} rules at {percent(keep, 0)} of the base's retention"
     title = {row.entrant.name: row.entrant.title for comparison in comparisons for row in comparison.rows}
-    rank = 1 + sum(_middle(values) < _middle(scored[REFERENCE]) for values in scored.values())
+    standing = placed(_middle(scored[REFERENCE]), [_middle(values) for values in scored.values()])
     best = min((name for name in scored if name != REFERENCE), key=lambda name: _middle(scored[name]))
     ours, theirs = (percent(_middle(scored[name])) for name in (REFERENCE, best))
     where = "At equal retention" + (f", median of {pools} pools" if pools > 1 else "")
     rest = f"of the rest {title[best]} does best, {theirs}"
-    text = f"{where}, NegMerge forgets to {ours}, rank {rank} of {len(scored)}; {rest}"
+    text = f"{where}, NegMerge forgets to {ours}, {standing}; {rest}"
     if resampled and best in resampled and REFERENCE in resampled:
         effect = resampled[best].differences["matched forget"]
         apart = "apart" if effect.low > 0 or effect.high < 0 else "not told apart"
@@ -122,25 +125,30 @@ def _marks(axes: Axes, comparisons: Sequence[Comparison], order: Sequence[str], 
 
 
 def _frontiers(axes: Axes, comparison: Comparison, *, many: bool) -> None:
-    """Each rule's scales as a line from the base down, on validation: the scale slides along it."""
-    base = comparison.base["val"]
+    """Each rule's measured scales from the base down, on the live subset; a line joins only what stands close."""
+    live = "live" in comparison.base and any(row.frontier for row in comparison.rows)
+    base, where = (comparison.base["live"], "live subset") if live else (comparison.base["val"], "validation")
+    floor = comparison.keep * base.retain.value
     for row in sorted(comparison.rows, key=lambda row: row.entrant.name in NAMED):
-        points = [p for p in row.curve if p.forget and p.retain]
-        xs = [base.retain.value, *(p.retain.value for p in points if p.retain)]
-        ys = [base.forget.value, *(p.forget.value for p in points if p.forget)]
+        known = [Point(0.0, base.forget, base.retain), *(row.frontier if live else row.curve)]
+        # Steps are shares of the way to the row's own floor: a short delta's are wide, and no gap.
+        points = gaps(known, unit=max(point.scale for point in known) if live else 1.0)
+        xs = [p.retain.value if p.retain else nan for p in points]
+        ys = [p.forget.value if p.forget else nan for p in points]
         colour, dashes = NAMED.get(row.entrant.name, (MUTED, "solid"))
         named = row.entrant.name in NAMED
         axes.plot(xs, ys, color=colour, linestyle=dashes, linewidth=1.8 if named else 0.7, alpha=1 if named else 0.4,
-                  label=row.entrant.title if named else None, gid=f"frontier-{row.entrant.name}")  # fmt: skip
-    axes.axvline(comparison.floor, color=RETAIN, linewidth=0.9, linestyle=(0, (1, 1.6)), gid="frontier-floor")
+                  marker="o", markersize=2.6 if named else 1.2, label=row.entrant.title if named else None,
+                  gid=f"frontier-{row.entrant.name}")  # fmt: skip
+    axes.axvline(floor, color=RETAIN, linewidth=0.9, linestyle=(0, (1, 1.6)), gid="frontier-floor")
     axes.plot([base.retain.value], [base.forget.value], "s", color=INK, markersize=4)
     axes.annotate("base", (base.retain.value, base.forget.value), (-6, -3), textcoords="offset points", fontsize=8,
                   color=MUTED, ha="right")  # fmt: skip
-    axes.set(xlim=(comparison.floor - 0.4 * (base.retain.value - comparison.floor), base.retain.value * 1.004))
+    axes.set(xlim=(floor - 0.4 * (base.retain.value - floor), base.retain.value + 0.1 * (base.retain.value - floor)))
     axes.set_xlabel(
-        f"retain (n = {base.retain.n:,}), validation{', first pool' if many else ''}\nthe scale grows to the left"
+        f"retain (n = {base.retain.n:,}), {where}{', first pool' if many else ''}\nthe scale grows to the left"
     )
-    axes.set_ylabel(f"forget (n = {base.forget.n:,}),\nvalidation", labelpad=1)
+    axes.set_ylabel(f"forget (n = {base.forget.n:,}),\n{where}", labelpad=1)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol="\N{NO-BREAK SPACE}%"))
     axes.legend(loc="lower right", bbox_to_anchor=(1.02, 1.0), ncols=3, borderaxespad=0.2, handlelength=2.0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from math import nan
 from textwrap import fill
 from typing import Any
 
@@ -17,13 +18,31 @@ from negmerge_kit.views.style import AGREE, FORGET, INK, MUTED, RETAIN, percent,
 from negmerge_kit.vision.layers import layer_of, reading_order
 
 LARGEST_SCALE = 1.5
-"""Right end of the scale axis, and of the app's slider."""
+"""Right end of the scale axis, and of the app's slider, where no scale lies beyond it."""
+
+_ENDS = (LARGEST_SCALE, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 40.0)
+
+MOST_SCALE = _ENDS[-1]
+"""Right end of the longest axis; no search goes farther."""
+
+GAP = 0.2
+"""Measured scales that lie farther apart are not joined by a line; on a longer axis as much farther."""
 
 CURVE_AREA = (0.105, 0.14, 0.875, 0.76)
 """Left, bottom, width and height of the untitled curve's axes within the figure: the app lays its marker over it."""
 
 
 _IN_BLOCK = re.compile(r"^(text )?b(\d+) ")
+
+
+def reach(*scales: float) -> float:
+    """The right end of an axis that shows these scales: LARGEST_SCALE, or the next end with room beyond the largest.
+
+    >>> reach(0.85), reach(8.4), reach(32.0)
+    (1.5, 12.0, 40.0)
+    """
+    largest = max(scales, default=0.0)
+    return next((end for end in _ENDS if largest <= (end if end == LARGEST_SCALE else 0.9 * end)), MOST_SCALE)
 
 
 def scale_curve(
@@ -35,29 +54,38 @@ def scale_curve(
     here: Point | None = None,
     behind: Sequence[Point] = (),
     titled: bool = True,
+    end: float | None = None,
+    note: str = "",
 ) -> Figure:
     """Forget and retain accuracy against the scale, with 95 % bands and the retention floor.
 
+    Every measured scale is marked. A line joins neighbours only where nothing between them was left out (see `gaps`).
+
     Args:
-        points: the scored scales, in any order; scores that early stopping dropped are left out.
+        points: the scored scales, in any order; at those that early stopping dropped the lines have a gap.
         base: scale 0, which sets the floor at keep times its retention.
         keep: share of the base's retention to keep.
         best: the chosen point, marked.
         here: the point that a slider stands at, marked with its intervals; the title then tells of it.
         behind: a second series on other images, drawn thin behind (live numbers behind the whole validation split).
+        end: right end of the scale axis; by default as far as the points reach.
+        note: what is still missing, in a corner.
         titled: False leaves the finding out, for a page that prints `curve_finding` itself.
     """
+    shown = [p for p in (*points, *behind, best, here) if p is not None and (p.forget or p.retain)]
+    end = reach(*(point.scale for point in shown)) if end is None else end
     with style():
         figure = Figure(figsize=(4.6, 3.15))
         left, bottom, width, height = CURVE_AREA
         axes = figure.add_axes((left, bottom, width, height - 0.08 * titled))
-        draw_series(axes, behind, thin=True)
-        draw_series(axes, [base, *points])
+        unit = end / LARGEST_SCALE
+        draw_series(axes, behind, thin=True, unit=unit)
+        draw_series(axes, [base, *points], unit=unit)
         if base.retain is not None:
             floor = keep * base.retain.value
             axes.axhline(floor, color=RETAIN, linewidth=0.9, linestyle=(0, (1, 1.6)), gid="floor")
             axes.annotate(
-                f"floor: {percent(keep, 0)} of the base", (LARGEST_SCALE, floor), (0, 2), textcoords="offset points",
+                f"floor: {percent(keep, 0)} of the base", (end, floor), (0, 2), textcoords="offset points",
                 color=MUTED, fontsize=8, ha="right", va="bottom",
             )  # fmt: skip
         if best is not None and best.forget is not None and best.retain is not None:
@@ -71,7 +99,12 @@ def scale_curve(
                     [here.scale], [score.value], yerr=[[score.value - low], [high - score.value]], fmt="o",
                     color=colour, markeredgecolor=INK, markersize=7, zorder=6, gid=f"{name}-here",
                 )  # fmt: skip
-        axes.set(xlim=(0, LARGEST_SCALE), ylim=(0, 1), xlabel="scale λ; accuracy on validation with 95 % bands")
+        count = max((_count(point) for point in behind), default=0)
+        thin = f"; thin: live subset, n = {count:,}" if count else ""
+        axes.set(xlim=(0, end), ylim=(0, 1), xlabel=f"scale λ; accuracy on validation with 95 % bands{thin}")
+        if note:
+            axes.annotate(note, (0.99, 0.98), xycoords="axes fraction", color=MUTED, fontsize=8, ha="right", va="top",
+                          gid="note")  # fmt: skip
         axes.yaxis.set_major_formatter(percent_ticks())
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
         axes.legend(
@@ -191,25 +224,56 @@ def _title(figure: Figure, finding: str, width: int) -> None:
     figure.text(0.012, 0.985, fill(finding, width), va="top", fontsize=9.5, fontweight="bold")
 
 
-def draw_series(axes: Axes, points: Sequence[Point], *, thin: bool = False) -> None:
-    """One line and band each for forget and retain, over the points that were scored in full."""
+def gaps(points: Sequence[Point], *, unit: float = 1.0) -> list[Point]:
+    """The points upwards, each scale once, with an empty one wherever the line through them must be broken.
+
+    It is where a scale between two neighbours was looked at and given up, and where they are farther apart than GAP, a
+    share of `unit` or, beyond it, of the scale.
+
+    >>> from negmerge_kit.scoring.accuracy import Accuracy
+    >>> measured = [Point(s, Accuracy(1, 2, "val"), Accuracy(1, 2, "val")) for s in (0.0, 0.05, 0.85)]
+    >>> [point.forget is not None for point in gaps(measured)]
+    [True, True, False, True]
+    """
+    unique = {point.scale: point for point in points}
+    told: list[Point] = []
+    for scale in sorted(unique):
+        if told and told[-1].forget and scale - told[-1].scale > GAP * max(unit, told[-1].scale) + 1e-9:
+            told.append(Point((told[-1].scale + scale) / 2, None, None))
+        told.append(unique[scale])
+    return told
+
+
+def draw_series(axes: Axes, points: Sequence[Point], *, thin: bool = False, unit: float = 1.0) -> None:
+    """Marks, and line and band between neighbours, of forget and retain over the points that were scored in full.
+
+    A mark that no line reaches has its 95 % interval as a bar.
+    """
     if len(points) < 2 and thin:
         return
-    unique = {point.scale: point for point in points}
-    ordered = [unique[scale] for scale in sorted(unique)]
+    ordered = gaps(points, unit=unit)
     for name, colour, dashes in (("retain", RETAIN, (0, (4, 1.6))), ("forget", FORGET, "solid")):
-        scored = [(p.scale, score) for p in ordered if (score := p.retain if name == "retain" else p.forget)]
-        if not scored:
+        scores = [point.retain if name == "retain" else point.forget for point in ordered]
+        if not any(scores):
             continue
-        scales = [scale for scale, _ in scored]
-        values = [score.value for _, score in scored]
-        last = scored[-1][1]
+        # A value that is no number breaks the line, and has no mark.
+        scales = [point.scale if score else nan for point, score in zip(ordered, scores, strict=True)]
+        values = [score.value if score else nan for score in scores]
         if thin:
-            axes.plot(scales, values, color=colour, linestyle=dashes, linewidth=0.9, alpha=0.5, gid=f"{name}-behind")
+            axes.plot(scales, values, color=colour, linestyle=dashes, linewidth=0.9, alpha=0.5, marker="o",
+                      markersize=1.8, gid=f"{name}-behind")  # fmt: skip
             continue
-        low, high = zip(*(score.interval for _, score in scored), strict=True)
+        low, high = zip(*(score.interval if score else (nan, nan) for score in scores), strict=True)
         axes.fill_between(scales, low, high, color=colour, alpha=0.14, linewidth=0)
+        round_it = zip([None, *scores[:-1]], scores, [*scores[1:], None], strict=True)
+        alone = [k for k, (before, score, after) in enumerate(round_it) if score and not (before or after)]
+        axes.vlines([scales[k] for k in alone], [low[k] for k in alone], [high[k] for k in alone], color=colour,
+                    linewidth=1.2, alpha=0.5)  # fmt: skip
         axes.plot(
             scales, values, color=colour, linestyle=dashes, marker="o", markersize=3, gid=name, clip_on=False,
-            label=f"{name} (n = {last.n:,})",
+            label=f"{name} (n = {max(score.n for score in scores if score):,})",
         )  # fmt: skip
+
+
+def _count(point: Point) -> int:
+    return max((score.n for score in (point.forget, point.retain) if score), default=0)

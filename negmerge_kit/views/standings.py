@@ -13,7 +13,7 @@ from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.comparison.comparison import REFERENCE, Comparison
 from negmerge_kit.lab.comparison.entrants import RETRAIN
 from negmerge_kit.types import Json
-from negmerge_kit.views.style import AGREE, FORGET, MUTED, RETAIN, sheet, style
+from negmerge_kit.views.style import AGREE, FORGET, MUTED, RETAIN, placed, sheet, style
 
 PANELS = {
     "forget": ("forgotten images right", FORGET),
@@ -63,11 +63,11 @@ def standings_finding(comparisons: Sequence[Comparison]) -> str:
         return "Nearest to the retrained model is best"
     several = len(comparisons) > 1
     pools = f", median of {len(comparisons)} pools" if several else ""
-    rank = 1 + sum(gap < ours for gap in gaps.values())
     nearest = min(gaps, key=lambda name: gaps[name])
     title = next(row.entrant.title for row in comparisons[0].rows if row.entrant.name == nearest)
+    stands = placed(ours, [ours, *gaps.values()])
     return (
-        f"NegMerge lies {100 * ours:.2f} points from the retrained model{pools}, rank {rank} of {len(gaps) + 1}; "
+        f"NegMerge lies {100 * ours:.2f} points from the retrained model{pools}, {stands}; "
         f"of the rest {title} is nearest, {100 * gaps[nearest]:.2f}{'' if several else ' (one pool, no interval)'}"
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from textwrap import fill
 from typing import Any
@@ -72,6 +72,26 @@ def style() -> Iterator[None]:
     """
     with _drawing, mpl.rc_context(_SETTINGS):
         yield
+
+
+def placed(ours: float, values: Sequence[float]) -> str:
+    """Where one of several values stands, the smallest first; in a tie from which place to which.
+
+    >>> placed(0.4, [0.3, 0.4, 0.4, 0.5]), placed(0.3, [0.3, 0.4])
+    ('2nd to 3rd of 4', '1st of 2')
+    """
+    first, last = 1 + sum(value < ours for value in values), sum(value <= ours for value in values)
+    return f"{ordinal(first)}{f' to {ordinal(last)}' if last > first else ''} of {len(values)}"
+
+
+def ordinal(n: int) -> str:
+    """A number as a place.
+
+    >>> ordinal(1), ordinal(12), ordinal(23)
+    ('1st', '12th', '23rd')
+    """
+    ending = "th" if n % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
+    return f"{n}{ending}"
 
 
 def percent(share: float, digits: int = 1) -> str:

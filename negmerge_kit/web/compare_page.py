@@ -16,6 +16,7 @@ from negmerge_kit.merging.alike import BUFFERS
 from negmerge_kit.scoring.scale import KEEP
 from negmerge_kit.views import svg
 from negmerge_kit.views.frontier import frontier_finding, rule_frontier
+from negmerge_kit.views.plots import reach
 from negmerge_kit.web import fragments
 from negmerge_kit.web.compare_table import LOAD, compare_table
 from negmerge_kit.web.comparing import Compare
@@ -142,8 +143,9 @@ def lay_out(
         row = of_pool(pool).load(data.get("row"), data.get("which"), *at[1:])
         if unlearn.overtaken(session(request), number, by_choice=True):
             return gr.skip()
+        slider = gr.Slider(value=row.scale, maximum=reach(row.scale))
         dials = [row.params[name] if owner == row.rule else gr.skip() for owner, name in DIALS]
-        return [gr.Tabs(selected="unlearn"), list(row.candidates), row.rule, row.scale, keep, *dials]
+        return [gr.Tabs(selected="unlearn"), list(row.candidates), row.rule, slider, keep, *dials]
 
     asked = [number, keep, controls.pool, controls.buffers]
     numbered = {"inputs": asked, "js": numbers(len(asked) - 1), **LIGHT}

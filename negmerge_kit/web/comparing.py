@@ -18,7 +18,6 @@ from negmerge_kit.lab.comparison.rows import Row
 from negmerge_kit.lab.resident import Choice, Merged
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.grid import Scales
-from negmerge_kit.views.plots import LARGEST_SCALE
 from negmerge_kit.vision.scene import Splits
 from negmerge_kit.web.jobs import Done, Job, Jobs, Progress
 
@@ -95,7 +94,7 @@ class Compare:
         """The finished row `name` at its scale by the protocol, or at matched retention.
 
         Raises:
-            ParameterError: for a row that is not there, or a scale that the Unlearn page does not reach.
+            ParameterError: for a row that is not there, or has no scale by that measure.
         """
         comparison = self.known(keep, buffers)
         rows = {row.entrant.name: row for row in comparison.rows} if comparison else {}
@@ -105,11 +104,6 @@ class Compare:
         scale = row.scale if which == "protocol" else row.matched.crossing.scale if row.matched else None
         if scale is None:
             raise ParameterError(f"{row.entrant.title} has no scale by that measure: choose another row.")
-        if scale > LARGEST_SCALE:
-            raise ParameterError(
-                f"{row.entrant.title} stands at scale {scale:.2f} there, and the slider of Unlearn ends at "
-                f"{LARGEST_SCALE:g}: load its scale by the protocol."
-            )
         rule = "uniform" if row.entrant.rule in SEARCHES else row.entrant.rule
         return Loaded(row.candidates, rule, row.params, scale)
 

@@ -6,6 +6,7 @@ import re
 from html import escape
 
 from negmerge_kit.scoring.accuracy import Accuracy
+from negmerge_kit.scoring.outcome import outcome
 from negmerge_kit.scoring.scale import Point, ScaleSearch
 from negmerge_kit.types import Json
 from negmerge_kit.views.plots import CURVE_AREA, LARGEST_SCALE
@@ -122,12 +123,12 @@ def images(score: Accuracy) -> str:
     return f"{'test' if score.split == 'test' else 'validation'}, n = {score.n:,}"
 
 
-def marker(point: Point | None) -> str:
-    """The slider's place on the curve, laid over it so that the curve is not drawn again."""
-    if point is None or not (point.forget and point.retain):
+def marker(point: Point | None, end: float = LARGEST_SCALE) -> str:
+    """The slider's place on the curve, laid over it so that the curve is not drawn again; none beyond its `end`."""
+    if point is None or not (point.forget and point.retain) or point.scale > end:
         return ""
     left, bottom, width, height = CURVE_AREA
-    x = 100 * (left + width * min(point.scale, LARGEST_SCALE) / LARGEST_SCALE)
+    x = 100 * (left + width * point.scale / end)
     top = 1 - bottom - height
     scores = (("forget", point.forget.value), ("retain", point.retain.value))
     dots = "".join(
@@ -158,24 +159,26 @@ def result(search: ScaleSearch, test: Json | None, chance: float, note: str = ""
     if best is None:
         return (
             '<section class="nm-card nm-result nm-infeasible" role="status" aria-label="search result">'
-            f"<h2>No scale keeps {keep} of retain</h2><p>On the whole validation split every scale above 0 falls "
-            "below the floor. Lower “keep at least”, or choose other candidates or another rule; with the slider you "
-            "can still try finer scales near 0.</p></section>"
+            f"<h2>No scale keeps {keep} of retain</h2><p>On the whole validation split "
+            f"{escape(outcome(search) or '')}. "
+            "Lower “keep at least”, or choose other candidates or another rule; with the slider you can still try "
+            "finer scales near 0.</p></section>"
         )
     assert best.forget and best.retain and base.forget and base.retain
-    nothing = best.scale == 0
-    says = (
-        "<p>No feasible scale forgets more than the base: choose other candidates, or lower “keep at least”.</p>"
-        if nothing else ""
-    )  # fmt: skip
+    says = ""
+    if happened := outcome(search):
+        remedy = ": choose other candidates, another rule, or lower “keep at least”" if best.scale == 0 else ""
+        says = f"<p>{escape(happened[0].upper() + happened[1:])}{remedy}.</p>"
+    looked = f"; searched from {search.curve[0].scale:g} to {search.curve[-1].scale:g}" if search.curve else ""
     was = {"forget": base.forget.json(), "retain": base.retain.json()}
     now = {"forget": best.forget.json(), "retain": best.retain.json()}
     rows = _row("validation", "chose the scale", {"base": was, **now})
     rows += _row("test", "held out, scored once", test) if test else ""
     return (
         '<section class="nm-card nm-result" role="status" aria-label="search result">'
-        f'<h2>Best scale <strong id="nm-best">{best.scale:g}</strong> <small>forgets most while keeping at least {keep}'
-        f"</small></h2>{says}<table><thead><tr><th scope=col>images<th scope=col>forget <small>(chance "
+        f'<h2>Best scale <strong id="nm-best">{best.scale:g}</strong> <small>forgets most while keeping '
+        f"at least {keep}{looked}</small></h2>{says}"
+        f"<table><thead><tr><th scope=col>images<th scope=col>forget <small>(chance "
         f"{percent(chance, 0)})</small><th scope=col>retain<th scope=col>kept</tr></thead>"
         f"<tbody>{rows}</tbody></table>{note and f'<p class=nm-fine>{note}</p>'}</section>"
     )

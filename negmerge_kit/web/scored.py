@@ -13,8 +13,9 @@ from negmerge_kit.lab.report import on_test
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.turns import in_background
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.scoring.scale import DEFAULT_SCALES, Point, ScaleSearch
+from negmerge_kit.scoring.scale import Point, ScaleSearch
 from negmerge_kit.types import Json
+from negmerge_kit.views.plots import LARGEST_SCALE, reach
 from negmerge_kit.web.jobs import POLL_SECONDS, Job, Jobs
 
 REMEMBERED = 64
@@ -25,13 +26,21 @@ LIVE_SCALES = (1.0, 0.5, 1.5, 0.75, 0.25, 1.25, 0.1, 0.4, 0.6, 0.9, 1.1, 1.4)
 
 @dataclass
 class Known:
-    """All that has been measured for one choice."""
+    """All that has been measured for one choice.
+
+    `end` is where its curve's axis ends: beyond LARGEST_SCALE once a search, or a link, has gone there.
+    """
 
     live: dict[float, Point] = field(default_factory=dict)
     said: dict[float, list[list[int]]] = field(default_factory=dict)
     whole: dict[float, Point] = field(default_factory=dict)
     searches: dict[float, ScaleSearch] = field(default_factory=dict)
     tests: dict[float, Json] = field(default_factory=dict)
+    end: float = LARGEST_SCALE
+
+    def live_scales(self) -> tuple[float, ...]:
+        """The scales that fill in the live curve, coarse first."""
+        return LIVE_SCALES + (() if self.end == LARGEST_SCALE else tuple(self.end * k / 8 for k in (4, 2, 6, 3, 5, 7)))
 
 
 class Scored:
@@ -74,17 +83,17 @@ class Scored:
     def fill_live(self, choice: Choice) -> Iterator[None]:
         """Score the scales that the live curve lacks, one a step."""
         known, limit = self.known(choice), self.bench.largest_scale(choice)
-        for scale in LIVE_SCALES:
+        for scale in known.live_scales():
             if scale not in known.live and scale < limit:
                 with in_background():
                     scores = self.bench.score(choice, scale, "live")
                 known.live[scale] = Point(scale, scores.forget, scores.retain)
                 yield
 
-    def fill_whole(self, choice: Choice) -> Iterator[None]:
-        """Score on the whole validation split what the search could leave out, one scale a step."""
+    def fill_whole(self, choice: Choice, keep: float) -> Iterator[None]:
+        """Score on the whole validation split what the search with this floor could leave out, one scale a step."""
         known, limit = self.known(choice), self.bench.largest_scale(choice)
-        for scale in DEFAULT_SCALES[1:]:
+        for scale in (point.scale for point in known.searches[keep].curve if 0 < point.scale <= known.end):
             if scale not in known.whole and scale < limit:
                 with in_background():
                     scores = self.bench.score(choice, scale, "val")
@@ -138,6 +147,8 @@ class Scored:
         known.whole.update(points)
         if item.best and test:
             known.tests[item.best.scale] = test
+        if item.best:
+            known.end = max(known.end, reach(item.best.scale))
         known.searches[keep] = item
 
 

@@ -10,7 +10,7 @@ from negmerge_kit.errors import NegmergeError, ParameterError, PoolError
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.merging.rules import RULES
 from negmerge_kit.merging.signs import chance, votes_needed
-from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, Point, check_scale
+from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, NOT_NEEDED, Point, check_scale
 from negmerge_kit.views import plots, svg
 from negmerge_kit.views.style import percent
 from negmerge_kit.vision.families import FAMILIES
@@ -113,8 +113,8 @@ class Unlearn:
         """
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ParameterError(f"scale is {value!r}: give a number.")
-        if value > plots.LARGEST_SCALE:  # before anything makes a float of it: an integer may be too long for one
-            raise ParameterError(f"scale is {value!r}: this page goes up to {plots.LARGEST_SCALE:g}.")
+        if value > plots.MOST_SCALE:  # before anything makes a float of it: an integer may be too long for one
+            raise ParameterError(f"scale is {value!r}: this page goes up to {plots.MOST_SCALE:g}.")
         return check_scale(value)
 
     def keep(self, value: object) -> float:
@@ -143,7 +143,7 @@ class Unlearn:
         return Moved(
             fragments.notice(hint, "hint"),
             self._cards(base, shown, keep),
-            fragments.marker(shown),
+            fragments.marker(shown, self.scored.known(choice).end),
             self.gallery.html(self._said, said),
         )
 
@@ -157,6 +157,8 @@ class Unlearn:
         try:
             choice, keep = self.choice(ids, rule, dials), self.keep(keep)
             self._now(session, (choice, keep), number)
+            known = self.scored.known(choice)
+            known.end = max(known.end, plots.reach(self.scale(scale)))
             line, bars = self.kept_line(choice), self._bars.html(choice)
         except NegmergeError as error:
             self._now(session, None, number)
@@ -173,7 +175,7 @@ class Unlearn:
             choice, keep = self.choice(ids, rule, dials), self.keep(keep)
             known = self.scored.known(choice)
             # After a search the whole validation split is what the curve shows.
-            steps = self.scored.fill_whole(choice) if keep in known.searches else self.scored.fill_live(choice)
+            steps = self.scored.fill_whole(choice, keep) if keep in known.searches else self.scored.fill_live(choice)
             count = 0
             for count, _ in enumerate(steps, 1):
                 if not self._stands(session, choice, keep):
@@ -210,8 +212,9 @@ class Unlearn:
                 continue
             began, count = began or time.monotonic(), count + 1
             told = f"Scoring scale {point.scale:g} on the whole validation split"
-            left = _left(time.monotonic() - began, count - 1, SEARCHES_AT_ONCE - count)
-            yield f'<div class="nm-card">{fragments.progress(told, count / SEARCHES_AT_ONCE, left)}</div>', None
+            most = max(SEARCHES_AT_ONCE, count + 1)  # a search that goes on beyond the grid looks at more
+            left = _left(time.monotonic() - began, count - 1, most - count) if count < SEARCHES_AT_ONCE else ""
+            yield f'<div class="nm-card">{fragments.progress(told, count / most, left)}</div>', None
         best = self.scored.known(choice).searches[keep].best
         if self._stands(session, choice, keep):  # scoring it on test took its time, too
             yield self.result(choice, keep), best.scale if best else None
@@ -231,19 +234,29 @@ class Unlearn:
         )
 
     def curve(self, choice: Choice | None, keep: float) -> str:
-        """The curve as far as it is known: whole-validation points over live ones once there is a search."""
+        """The curve as far as it is known: whole-validation points over the live ones once there is a search."""
         known = self.scored.known(choice) if choice else None
         found = known.searches.get(keep) if known else None
+        live = list(known.live.values()) if known else []
         if known and found:
-            base, points = self.scored.base("val"), list(known.whole.values())
-            last = max(points, key=lambda point: point.scale, default=base)
-            behind = [last, *(point for point in list(known.live.values()) if point.scale > last.scale)]
+            base, behind = self.scored.base("val"), [self._base, *live]
+            given_up = {p.scale: p for p in found.curve if p.scale and p.stopped != NOT_NEEDED and not p.retain}
+            points = list((given_up | known.whole).values())
+            wanted = [p.scale for p in found.curve if p.scale <= known.end]
+            there: set[float] = {0.0, *known.whole}
         else:
-            base, behind = self._base, []
-            points = list(known.live.values()) if known else []
-        best = found.best if found else None
-        figure = plots.scale_curve(points, base=base, keep=keep, best=best, behind=behind, titled=False)
-        return svg.inline(figure, plots.curve_finding(points, base=base, keep=keep, best=best), name="curve")
+            base, points, behind = self._base, live, []
+            wanted = [0.0, *(known.live_scales() if known else ())]
+            there = {0.0, *(known.live if known else ())}
+        best, end = (found.best if found else None), known.end if known else plots.LARGEST_SCALE
+        limit = self.bench.largest_scale(choice) if choice else 0.0
+        wanted = [scale for scale in wanted if scale < limit]
+        measured = sum(scale in there for scale in wanted)
+        note = f"filling in {measured} of {len(wanted)} scales" if measured < len(wanted) else ""
+        figure = plots.scale_curve(points, base=base, keep=keep, best=best, behind=behind, titled=False, end=end,
+                                   note=note)  # fmt: skip
+        told = plots.curve_finding(points, base=base, keep=keep, best=best)
+        return svg.inline(figure, f"{told}; {note}" if note else told, name="curve")
 
     def result(self, choice: Choice, keep: float) -> str:
         """What the search for this choice and floor found, or nothing before it."""

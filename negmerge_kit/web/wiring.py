@@ -10,7 +10,7 @@ import gradio as gr
 from negmerge_kit.errors import NegmergeError
 from negmerge_kit.lab.telling import Tell
 from negmerge_kit.merging.rules import RULES
-from negmerge_kit.views.plots import LARGEST_SCALE
+from negmerge_kit.views.plots import MOST_SCALE, reach
 from negmerge_kit.web import candidates
 from negmerge_kit.web.address import READ, READ_TAB, Address, remember, restored
 from negmerge_kit.web.dials import explanation, statistics_dial
@@ -42,6 +42,11 @@ def wire(blocks: gr.Blocks, pools: Pools, controls: Controls, shown: Shown, tabs
           api_visibility="private")  # fmt: skip
 
 
+def slider_at(scale: float) -> gr.Slider:
+    """The scale's slider, long enough to stand there."""
+    return gr.Slider(value=scale, maximum=reach(scale))
+
+
 def standing(opened: OpenPool, picked: list[str], sweep_line: str = "") -> list[Any]:
     """[picker, known, style, device, progress, timer] of a pool that has just come onto the page."""
     pool, growing = opened.bench.pool, opened.sweep is not None and not opened.sweep.status().finished
@@ -60,11 +65,11 @@ def _arriving(blocks: gr.Blocks, pools: Pools, controls: Controls, shown: Shown,
 
     def put(found: Address, opened: OpenPool) -> list[Any]:
         buffers = statistics_dial(opened.bench.policies, found.buffers)
-        return [found.rule, found.scale, found.keep, *found.dials(), buffers]
+        return [found.rule, slider_at(found.scale), found.keep, *found.dials(), buffers]
 
     def asked_for(query: Any) -> Address:
         return restored(
-            query, pools.ids, lambda id: pools.open(id).bench.refresh().ids, LARGEST_SCALE,
+            query, pools.ids, lambda id: pools.open(id).bench.refresh().ids, MOST_SCALE,
             buffers_of=lambda id: pools.open(id).bench.policies,
         )  # fmt: skip
 
@@ -78,7 +83,7 @@ def _arriving(blocks: gr.Blocks, pools: Pools, controls: Controls, shown: Shown,
         ids = pools.ids
         late = turned(request, number)
         try:
-            wanted = restored(query, ids, lambda id: (), LARGEST_SCALE).pool
+            wanted = restored(query, ids, lambda id: (), MOST_SCALE).pool
             yield from ([gr.Dropdown(choices=ids), *pieces] for pieces in opening(request, wanted))
             found = asked_for(query)
             opened = pools.open(found.pool)
@@ -204,7 +209,7 @@ def _subtracting(pools: Pools, controls: Controls, shown: Shown, arriving: list[
         searches.asked(visitor, number, chooses=True)
         yield *pressed, gr.skip(), gr.skip()  # each time, as in job_buttons
         for result, scale in pools.open(pool).unlearn.find(visitor, *values, number=number):
-            yield *pressed, result, gr.skip() if scale is None else scale
+            yield *pressed, result, gr.skip() if scale is None else slider_at(scale)
         # An example has begun another search meanwhile: the buttons are that one's.
         yield *(map(_skip, pressed) if searches.overtaken(visitor, number) else release()), gr.skip(), gr.skip()
 

@@ -1,6 +1,7 @@
 """A stand whose models are a few numbers: each image is one direction, right where the weights point along it."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -98,6 +99,9 @@ def small_images(seed, forget, retain, *, n_forget=150, n_retain=600):
         made[split] = Splits(
             image_set("forget", split, forget(draw, n_forget)), (image_set("keep", split, retain(draw, n_retain)),)
         )
+    val = made["val"]
+    made["live"] = Splits(replace(val.forget.take(60), split="live"),
+                          tuple(replace(part.take(60), split="live") for part in val.retain))  # fmt: skip
     return made
 
 

@@ -1,6 +1,7 @@
 """The comparison's figure, checked by its data: marks, ranges, lines and the sentence in the title."""
 
 from dataclasses import replace
+from math import isfinite
 
 import pytest
 from matplotlib.colors import to_hex
@@ -57,7 +58,27 @@ def test_marks_are_the_rows_and_the_best_rule_is_on_top():
     assert set(drawn(forget, "base")[0].get_xdata()) == {0.80}
     assert list(drawn(retain, "floor")[0].get_xdata()) == pytest.approx([0.95 * 0.91] * 2)
     (line,) = drawn(curves, "frontier-negmerge")
-    assert list(line.get_xdata()) == [0.9, 0.88, 0.86, 0.84] and list(line.get_ydata()) == [0.82, 0.68, 0.55, 0.43]
+    assert [x for x in line.get_xdata() if isfinite(x)] == [0.9, 0.88, 0.86, 0.84]
+    assert [y for y in line.get_ydata() if isfinite(y)] == [0.82, 0.68, 0.55, 0.43]
+
+
+def live(name, scales):
+    """A row with a frontier on the live subset at these scales."""
+    points = tuple(Point(s, Accuracy(40 - int(20 * s / 8), 50, "live"), Accuracy(45 - int(s / 2), 50, "live"))
+                   for s in scales)  # fmt: skip
+    return replace(row(name, 40, 45), frontier=points)
+
+
+def test_the_frontier_is_drawn_through_live_points_and_joins_no_gap():
+    made = comparison(live("negmerge", [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]), live("uniform", [1.0, 6.0, 7.0, 8.0]))
+    made = replace(made, base={**made.base, "live": Pair(Accuracy(41, 50, "live"), Accuracy(46, 50, "live"))})
+    curves = rule_frontier([made]).axes[2]
+    (whole,), (gapped,) = drawn(curves, "frontier-negmerge"), drawn(curves, "frontier-uniform")
+    assert all(isfinite(x) for x in whole.get_xdata()) and len(whole.get_xdata()) == 9
+    assert [isfinite(x) for x in gapped.get_xdata()] == [True, True, False, True, True, True]
+    assert whole.get_xdata()[0] == 46 / 50 and whole.get_marker() == "o"
+    assert "n = 50), live subset" in curves.get_xlabel() and "live subset" in curves.get_ylabel()
+    assert list(drawn(curves, "frontier-floor")[0].get_xdata()) == pytest.approx([0.95 * 46 / 50] * 2)
 
 
 def test_axes_tell_split_n_and_what_the_bars_are():
@@ -77,10 +98,12 @@ def test_several_pools_are_points_with_their_range_and_no_interval():
 
 def test_the_finding_is_plain_about_a_loss_and_a_win():
     told = frontier_finding([ONE]).replace("\N{NO-BREAK SPACE}", " ")
-    assert told.startswith("At equal retention, NegMerge forgets to 40.0 %, rank 2 of 4; of the rest Greedy selection")
+    assert told.startswith("At equal retention, NegMerge forgets to 40.0 %, 2nd of 4; of the rest Greedy selection")
     assert told.endswith("does best, 36.0 % (their intervals overlap)")
     won = comparison(row("negmerge", 30, 45), row("uniform", 44, 46))
-    assert "rank 1 of 2" in frontier_finding([won])
+    assert "1st of 2" in frontier_finding([won])
+    tie = comparison(*(row(name, n, 45) for name, n in (("negmerge", 40), ("uniform", 40), ("greedy", 36))))
+    assert "2nd to 3rd of 3" in frontier_finding([tie])
     assert "median of 2 pools" in frontier_finding([won, won])
     assert frontier_finding([won, won]).endswith("(their ranges do not overlap)")
     assert frontier_finding([comparison(row("uniform", 44, 46))]).startswith("1 rules at")

@@ -1,7 +1,11 @@
 """Figures are checked by their data: lines, bars, labels and the sentence in the title."""
 
+from itertools import groupby
+from math import isfinite, nan
+
 import pytest
 from matplotlib import rcParams
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 
 from negmerge_kit.merging.agreement import LayerAgreement
@@ -24,11 +28,44 @@ def drawn(figure, gid):
     return artist
 
 
+def marked(figure, gid):
+    """(scale, value) of every mark."""
+    return [(x, y) for x, y in drawn(figure, gid).get_xydata().tolist() if isfinite(y)]
+
+
+def strokes(figure, gid):
+    """The scales of each stretch that a line joins."""
+    line = [x if isfinite(y) else nan for x, y in drawn(figure, gid).get_xydata().tolist()]
+    return [list(part) for there, part in groupby(line, isfinite) if there]
+
+
+def test_no_line_runs_through_what_was_not_measured():
+    points = [point(0.05, 150, 180), point(0.8, 70, 175), point(0.85, 60, 172)]
+    figure = plots.scale_curve(points, base=BASE, keep=0.95)
+    for gid in ("forget", "retain"):
+        assert strokes(figure, gid) == [[0.0, 0.05], [0.8, 0.85]]
+    # A scale between two near ones that was looked at and given up breaks the line, too; its neighbour then stands
+    # alone, and has its interval as a bar.
+    given_up = Point(0.8, None, None, "forgets less than a scale already found")
+    figure = plots.scale_curve([point(0.75, 80, 176), given_up, point(0.85, 60, 172)], base=BASE, keep=0.95)
+    assert strokes(figure, "forget") == [[0.0], [0.75], [0.85]]
+    bars = [c for c in figure.axes[0].collections if isinstance(c, LineCollection)]
+    assert len(bars) == 2 and len(bars[0].get_segments()) == 3
+    assert bars[1].get_segments()[2][:, 1].tolist() == pytest.approx(Accuracy(60, 200, "val").interval)
+
+
+def test_a_curve_that_goes_far_has_a_longer_axis_and_says_what_is_missing():
+    far = [point(s, 150 - int(8 * s), 180 - int(s)) for s in (1.0, 2.0, 4.0, 8.0, 8.4, 8.8)]
+    figure = plots.scale_curve(far, base=BASE, keep=0.95, note="filling in 7 of 21 scales")
+    assert figure.axes[0].get_xlim() == (0, 12.0)
+    assert strokes(figure, "forget") == [[0.0, 1.0, 2.0], [4.0], [8.0, 8.4, 8.8]]
+    assert "filling in 7 of 21 scales" in [text.get_text() for text in figure.axes[0].texts]
+
+
 def test_curve_draws_the_scores_in_order_of_scale_from_the_base():
     figure = plots.scale_curve(CURVE, base=BASE, keep=0.95)
-    assert list(drawn(figure, "forget").get_xdata()) == [0.0, 0.5, 1.0]
-    assert list(drawn(figure, "forget").get_ydata()) == [0.8, 0.5, 0.3]
-    assert list(drawn(figure, "retain").get_ydata()) == [0.9, 0.875, 0.75]
+    assert marked(figure, "forget") == [(0.0, 0.8), (0.5, 0.5), (1.0, 0.3)]
+    assert marked(figure, "retain") == [(0.0, 0.9), (0.5, 0.875), (1.0, 0.75)]
     assert to_hex(drawn(figure, "forget").get_color()) == FORGET
     assert to_hex(drawn(figure, "retain").get_color()) == RETAIN
 
@@ -37,7 +74,7 @@ def test_curve_has_bands_floor_and_n():
     figure = plots.scale_curve(CURVE, base=BASE, keep=0.95)
     axes = figure.axes[0]
     assert set(drawn(figure, "floor").get_ydata()) == {0.95 * 0.9}
-    lows = [band.get_paths()[0].vertices[:, 1].min() for band in axes.collections]
+    lows = [path.vertices[:, 1].min() for band in axes.collections for path in band.get_paths() if len(path)]
     assert min(lows) == pytest.approx(Accuracy(60, 200, "val").interval[0])
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels == ["retain (n = 200)", "forget (n = 200)"]
@@ -61,7 +98,8 @@ def test_best_scale_is_marked_and_told():
 
 def test_a_second_series_is_drawn_behind():
     figure = plots.scale_curve(CURVE, base=BASE, keep=0.95, behind=[CURVE[0], point(1.5, 20, 100, 50)])
-    assert list(drawn(figure, "forget-behind").get_xdata()) == [1.0, 1.5]
+    assert [x for x, _ in marked(figure, "forget-behind")] == [1.0, 1.5]
+    assert "thin: live subset, n = 200" in figure.axes[0].get_xlabel()
     assert drawn(figure, "forget-behind").get_zorder() <= drawn(figure, "forget").get_zorder()
 
 

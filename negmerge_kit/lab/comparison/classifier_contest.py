@@ -86,6 +86,10 @@ class ClassifierContest(Contest):
         """At matched retention by the floor only: who chooses by the gap has no floor to meet."""
         return super().matched(choice) if self.terms.choose == "floor" else None
 
+    def frontier(self, choice: Choice) -> tuple[Point, ...]:
+        """By the gap the whole grid is known, and is the curve."""
+        return super().frontier(choice) if self.terms.choose == "floor" else ()
+
     def curve(self, choice: Choice) -> tuple[Point, ...]:
         """What is known in full on validation; of a search by the gap, the whole grid."""
         return self.search(choice).found.curve if self.terms.choose == "gap" else super().curve(choice)

@@ -48,7 +48,7 @@ class Comparison:
 
     Attributes:
         pool: the pool's folder, as a name; candidates: the ids that the rules chose from.
-        base: the base's scores by split, `val` and `test`.
+        base: the base's scores by split, `val`, `test` and `live`, the subset of validation that frontiers are on.
         warnings: what to know before believing the rows.
         forced: candidates that were let in although they were made from another base.
         terms: of a standard classifier's pool; else None.
@@ -161,7 +161,7 @@ def compare_rules(
         )
     workbench.choose(buffers=buffers)  # refused before the work
     contest = _contest(workbench, keep, scales, buffers, terms, entrants, on_step, anew)
-    base = {split: contest.base(split) for split in ("val", "test")}
+    base = {split: contest.base(split) for split in ("val", "test", "live")}
     rows = []
     for index, entrant in enumerate(entrants):
         on_row(index, len(entrants), entrant)
@@ -265,6 +265,7 @@ def across(comparisons: Sequence[Comparison], *, independent: bool = True) -> li
                 "protocol": _sides(protocol, independent),
                 "matched": _sides([item.test for item in matched], independent)
                 | {"validation_forget": _spread([item.forget for item in matched], independent)},
+                "at_test_retention": _spread([row.equal.value for row in rows if row.equal], independent),
                 **({"metrics": metrics} if standings else {}),
             }
         )

@@ -13,6 +13,7 @@ import torch
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.lab.comparison.cost import Cost, metered
 from negmerge_kit.lab.comparison.entrants import SEARCHES, Entrant
+from negmerge_kit.lab.comparison.equal_retention import AtTestRetention, at_test_retention
 from negmerge_kit.lab.comparison.examiner import Examiner, Stand
 from negmerge_kit.lab.comparison.greedy import best_single, greedy, left_over
 from negmerge_kit.lab.comparison.matched import Crossing, first_crossing
@@ -23,6 +24,9 @@ from negmerge_kit.lab.running_statistics import NEGATIVE_VARIANCE, largest_scale
 from negmerge_kit.scoring.grid import FARTHEST, scale_grid
 from negmerge_kit.scoring.outcome import outcome
 from negmerge_kit.scoring.scale import KEEP, Point, Scales, ScaleSearch, search_scale
+
+FRONTIER = 10
+"""Scales of a row on the live subset, an eighth of the way to its floor apart."""
 
 
 class PoolStand(Stand, Protocol):
@@ -109,11 +113,35 @@ class Contest:
             reach=found.range,
             ended=found.ended,
             outcome=None if empty else outcome(found),
+            frontier=() if empty else self.frontier(choice),
+            equal=None if empty else self.at_test_retention(choice),
         )
 
     def curve(self, choice: Choice) -> tuple[Point, ...]:
         """What is known in full of a choice on validation."""
         return self.examiner.points(choice)
+
+    def frontier(self, choice: Choice) -> tuple[Point, ...]:
+        """The choice on the live subset of validation, at even steps from 0 to a quarter beyond its floor.
+
+        What a search knows in full are single points with wide gaps; these are enough to draw a line through.
+        """
+        matched, best = self.matched(choice), self.search(choice).found.best
+        end = matched.crossing.scale if matched else best.scale if best and best.scale else self.grid[-1]
+        scales = [scale for k in range(1, 1 + FRONTIER) if (scale := round(end * k / 8, 4)) < self.limit(choice)]
+        return tuple(Point(scale, *self.examiner.hits(choice, scale, "live").accuracy()) for scale in scales)
+
+    def at_test_retention(self, choice: Choice) -> AtTestRetention | None:
+        """Forgetting where test retention crosses its floors, around the crossing on validation; None without one."""
+        matched = self.matched(choice)
+        if matched is None:
+            return None
+
+        def measure(scale: float) -> Pair:
+            return Pair(*self.examiner.hits(choice, scale, "test").accuracy())
+
+        limit = min(FARTHEST, 0.999 * self.limit(choice))
+        return at_test_retention(measure, self.base("test"), matched.crossing.scale, limit=limit)
 
     def finished(self, row: Row) -> bool:
         """Whether a row that was kept has all that this contest gives."""

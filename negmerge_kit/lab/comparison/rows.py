@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from negmerge_kit.lab.comparison.cost import Cost
 from negmerge_kit.lab.comparison.entrants import Entrant
+from negmerge_kit.lab.comparison.equal_retention import AtTestRetention
 from negmerge_kit.lab.comparison.matched import Crossing
 from negmerge_kit.lab.standing import Standing
 from negmerge_kit.scoring.accuracy import Accuracy
@@ -76,6 +78,8 @@ class Row:
         reach: the smallest and the largest scale that the protocol's search looked at; None where there was none.
         ended: what ended that range upwards (see `ScaleSearch`).
         outcome: what really happened, where the scale alone would mislead.
+        frontier: both sides on the live subset of validation, at even steps to beyond the floor.
+        equal: forgetting at equal retention on test, which describes and chooses nothing.
     """
 
     entrant: Entrant
@@ -94,6 +98,8 @@ class Row:
     reach: tuple[float, float] | None = None
     ended: Ended | None = None
     outcome: str | None = None
+    frontier: tuple[Point, ...] = ()
+    equal: AtTestRetention | None = None
 
     def json(self) -> Json:
         """The entry of `rows` in the JSON contract, and beyond it name, title, note, candidates, cost and curve.
@@ -118,12 +124,14 @@ class Row:
             "validation": self.validation and self.validation.json(),
             "test": self.test and self.test.json(),
             "matched": self.matched and self.matched.json(),
+            "at_test_retention": self.equal and self.equal.json(),
             "kept_fraction": self.kept_fraction,
             "evaluations": self.cost.evaluations,
             "seconds": self.cost.merge + self.cost.search,
             "peak_memory": self.cost.peak_memory,
             "cost": self.cost.json(),
             "curve": [point.json() for point in self.curve],
+            "frontier": [point.json() for point in self.frontier],
             **more,
         }
 
@@ -149,17 +157,20 @@ class Row:
                 matched["seconds"],
             ),
             values["kept_fraction"],
-            tuple(
-                Point(point["scale"], _accuracy(point["forget"]), _accuracy(point["retain"]), gap=point.get("gap"))
-                for point in values["curve"]
-            ),
+            _points(values["curve"]),
             Cost(**cost),
             Standing.from_json("test", values["metrics"]) if "metrics" in values else None,
             tuple(values.get("trials", ())),
             values["range"] and (values["range"][0], values["range"][1]),
             values["ended"],
             values["outcome"],
+            _points(values["frontier"]),
+            values["at_test_retention"] and AtTestRetention.from_json(values["at_test_retention"]),
         )
+
+
+def _points(values: Sequence[Json]) -> tuple[Point, ...]:
+    return tuple(Point(v["scale"], _accuracy(v["forget"]), _accuracy(v["retain"]), gap=v.get("gap")) for v in values)
 
 
 def _pair(values: Json) -> Pair:

@@ -31,6 +31,7 @@ class Measured:
             self._points[choice, scale] = Point(scale, scores.forget, scores.retain)
         return self._points[choice, scale]
 
-    def curve(self, choice: Choice) -> list[Point]:
-        """The live curve of a choice."""
-        return [self.point(choice, scale) for scale in SCALES]
+    def curve(self, choice: Choice, end: float = LARGEST_SCALE) -> list[Point]:
+        """The live curve of a choice, to the end of its axis."""
+        farther = [end * step / 8 for step in range(1, 9)] if end > LARGEST_SCALE else []
+        return [self.point(choice, scale) for scale in sorted({*SCALES, *farther})]

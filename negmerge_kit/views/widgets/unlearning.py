@@ -12,8 +12,9 @@ from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging import chance, votes_needed
 from negmerge_kit.scoring.accuracy import Accuracy
+from negmerge_kit.scoring.outcome import outcome
 from negmerge_kit.scoring.scale import KEEP, Point
-from negmerge_kit.views.plots import LARGEST_SCALE, scale_curve
+from negmerge_kit.views.plots import LARGEST_SCALE, reach, scale_curve
 from negmerge_kit.views.style import percent
 from negmerge_kit.views.widgets.dials import RuleDials
 from negmerge_kit.views.widgets.explorer import Drawn, Explorer, slider
@@ -36,7 +37,7 @@ def unlearn_explorer(
 
     def draw(choice: Choice, scale: float, keep: float) -> Drawn:
         here = measured.point(choice, scale)
-        figure = scale_curve(measured.curve(choice), base=measured.base, keep=keep, here=here)
+        figure = scale_curve(measured.curve(choice, reach(scale)), base=measured.base, keep=keep, here=here)
         return Drawn(figure, f"{_scores(here, measured.base)}<br>{kept_line(bench, choice)}")
 
     if not interactive:
@@ -65,10 +66,14 @@ def unlearn_explorer(
     def search(_: object) -> None:
         find.disabled, find.description = True, "searching …"
         try:
-            best = bench.search(chosen(), keep=controls["keep"].value).best
+            found = bench.search(chosen(), keep=controls["keep"].value)
+            best = found.best
             if best is not None:
+                controls["scale"].max = reach(best.scale)
                 controls["scale"].value = best.scale
-            find.description = f"best scale: {best.scale:g}" if best else "no scale keeps enough"
+            nothing = "nothing is forgotten" if best else "no scale keeps enough"
+            find.description = f"best scale: {best.scale:g}" if best and best.scale else nothing
+            find.tooltip = outcome(found) or find.tooltip
         except NegmergeError:
             explorer.redraw()
             find.description = "find the best scale"
