@@ -73,11 +73,15 @@ def run(*command: str) -> int:
 
 
 def test(arguments: list[str]) -> int:
-    """Lint and types first (seconds), then everything else through pytest."""
+    """Lint and types first (seconds), then everything else through pytest, a worker a core.
+
+    A file's tests stay together, because they share what they set up; `ARGS="-n 0"` runs all in one process.
+    """
     for check in (["-m", "ruff", "check", "."], ["-m", "mypy"]):
         if code := run(*check):
             return code
-    return run("-m", "pytest", *arguments)
+    # More than four workers would each import torch for little: the longest file decides.
+    return run("-m", "pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", *arguments)
 
 
 def lab(arguments: list[str]) -> int:

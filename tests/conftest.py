@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # Before anything imports torch or a hub client: nothing is downloaded, and idle threads sleep (see the package's door).
 import negmerge_kit  # noqa: F401
@@ -31,12 +32,29 @@ def _build(folder: Path, recipes, scene="tiny:digits") -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_pool(tmp_path_factory) -> Path:
+def trained(tmp_path_factory):
+    """Train a pool once in a run, whichever of pytest-xdist's workers asks first; each worker reads its own copy."""
+    own = tmp_path_factory.mktemp("pools")
+    # Workers' folders lie side by side in the run's own one.
+    run = tmp_path_factory.getbasetemp()
+    shared = (run.parent if os.environ.get("PYTEST_XDIST_WORKER") else run) / "trained-pools"
+    shared.mkdir(exist_ok=True)
+
+    def pool(name: str, recipes, scene: str = "tiny:digits") -> Path:
+        with FileLock(shared / f"{name}.lock"):
+            if not (shared / name).exists():
+                _build(own / name, recipes, scene).rename(shared / name)
+        return Path(shutil.copytree(shared / name, own / name))
+
+    return pool
+
+
+@pytest.fixture(scope="session")
+def tiny_pool(trained) -> Path:
     """A pool of the tiny scene with three quickly trained candidates; read it, do not change it."""
     from negmerge_kit.lab.training.recipe import Recipe
 
-    recipes = [Recipe(lr=lr, epochs=epochs, weight_decay=decay) for lr, epochs, decay in QUICK]
-    return _build(tmp_path_factory.mktemp("pools") / "quick", recipes)
+    return trained("quick", [Recipe(lr=lr, epochs=epochs, weight_decay=decay) for lr, epochs, decay in QUICK])
 
 
 @pytest.fixture
@@ -46,20 +64,20 @@ def own_pool(tiny_pool, tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def whole_pool(tmp_path_factory) -> Path:
+def whole_pool(trained) -> Path:
     """The embedded scene with its whole grid, as `negmerge pool build tiny` makes it."""
     from negmerge_kit.lab.training.recipe import grid
 
-    return _build(tmp_path_factory.mktemp("pools") / "whole", grid("tiny"))
+    return trained("whole", grid("tiny"))
 
 
 @pytest.fixture(scope="session")
-def classifier_pool(tmp_path_factory) -> Path:
+def classifier_pool(trained) -> Path:
     """A pool of the embedded classifier with two of its grid's shorter candidates; read it, do not change it."""
     from negmerge_kit.lab.training.recipe import grid
 
     recipes = [recipe for recipe in grid("tiny-classifier") if recipe.epochs == 10][:2]
-    return _build(tmp_path_factory.mktemp("pools") / "classifier", recipes, "tiny-classifier")
+    return trained("classifier", recipes, "tiny-classifier")
 
 
 @pytest.fixture(scope="session")
