@@ -58,6 +58,10 @@ class SceneError(NegmergeError):
     """A scene or an image family that does not exist or does not fit the pool."""
 
 
+class UnknownSetError(SceneError):
+    """A forget set that the base does not know: there is nothing to forget, so nothing is trained unless asked for."""
+
+
 class CardError(NegmergeError):
     """An unlearning card that cannot be read, or that does not go with its weights."""
 

@@ -16,9 +16,11 @@ from negmerge_kit.checkpoints.reader import Checkpoint, open_checkpoint
 from negmerge_kit.checkpoints.sparse import DeltaWriter, open_delta, undo_delta
 from negmerge_kit.checkpoints.writer import output_files, save_checkpoint, sha256_file
 from negmerge_kit.errors import MismatchError, ParameterError
-from negmerge_kit.merging.agreement import sign_agreement, total
+from negmerge_kit.merging.agreement import total
 from negmerge_kit.merging.negation import apply_delta, check_scale, merge, negate
+from negmerge_kit.merging.outliers import outliers
 from negmerge_kit.merging.signs import chance
+from negmerge_kit.merging.similarity import likeness, pooled
 from negmerge_kit.types import Item, Items, Json, Weights
 
 
@@ -108,12 +110,14 @@ def agreement_files(
 ) -> Json:
     """On how many elements the candidates' signs agree, over all, and tensor by tensor; with the chance line.
 
-    Raises as `sign_agreement` does.
+    `outliers` names the candidates that do not belong with the others. Raises as `sign_agreement` does.
     """
     opened = open_checkpoint(base, prefix=prefix)
     others = [open_candidate(path, opened, prefix=prefix) for path in candidates]
-    layers = list(sign_agreement(opened, others, device=device, buffers=buffers))
+    alike = list(likeness(opened, others, device=device, buffers=buffers))
+    layers = [layer.agreement for layer in alike]
     everything = total(layers)
+    odd = outliers(pooled(alike).products) if alike else []
     return {
         "candidates": [str(path) for path in candidates],
         "elements": everything.elements,
@@ -132,6 +136,7 @@ def agreement_files(
             }
             for layer in layers
         ],
+        "outliers": [outlier.json(Path(candidates[outlier.index]).name) for outlier in odd],
     }
 
 

@@ -52,6 +52,8 @@ def agreement(arguments: list[str]) -> int:
         f"({100 * result['unanimous_of_moved']:.1f} %, by chance {100 * result['chance']:.2f} %; "
         f"{100 * result['unanimous_fraction']:.1f} % of all {result['elements']:,})"
     )
+    for outlier in result["outliers"]:
+        print(f"warning: {outlier['why']}")
     if why is not None:
         print(told(why))
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,13 +92,20 @@ def show(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
 
     from negmerge_kit.checkpoints.pool import open_pool
+    from negmerge_kit.lab.likeness import inner_products, outliers_of
     from negmerge_kit.lab.training.recipe import recipe_line
 
     store = open_pool(options.pool)
+    try:
+        odd = outliers_of(store, inner_products(store))
+    except NegmergeError as error:  # the table is worth showing all the same
+        print(f"negmerge pool show: the candidates cannot be compared: {error}", file=sys.stderr)
+        odd = []
     if options.json:
         print_json(
             {
                 "pool": str(store.folder),
+                "outliers": [outlier.json(id) for id, outlier in odd],
                 "scene": store.scene,
                 "candidates": [
                     {
@@ -123,6 +131,8 @@ def show(arguments: list[str]) -> int:
     for item in store.entries:
         print(f"{item.id:14}{labels[item.id]:{wide}}{_own(item.scores)}{item.seconds:>8.1f} s")
     print("\nforget, kept: the candidate negated alone at its own best scale, on validation, keeping 95 % of the base")
+    for id, outlier in odd:
+        print(f"warning: {outlier.sentence(id)}")
     return 0
 
 

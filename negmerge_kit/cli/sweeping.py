@@ -91,6 +91,9 @@ def add_executor_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
     """How candidates are computed, whatever they are."""
+    parser.add_argument(
+        "--anyway", action="store_true", help="train even if the base does not know what it should forget"
+    )
     group = parser.add_argument_group("memory and speed")
     group.add_argument("--processes", type=int, default=1, metavar="N", help="GPUs that train one candidate together")
     group.add_argument("--micro-batch", type=int, metavar="N", help="images in one pass, where a batch needs too much")
@@ -183,7 +186,11 @@ def fill(
     started = time.perf_counter()
     for sentence in damaged:
         print(f"negmerge {verb}: {sentence}", file=sys.stderr)
-    jobs = missing_jobs(store, recipes, device=options.device, execution=execution_of(options))
+    jobs = missing_jobs(
+        store, recipes, device=options.device, execution=execution_of(options), anyway=options.anyway
+    )
+    if jobs:
+        _look_at_base(verb, store, options)
     order = pool_order(store, recipes)
     outcomes: list[Outcome] = []
     with LiveTable(f"candidates of {store.scene['name']}", len(jobs), done=len(recipes) - len(jobs)) as table:
@@ -202,6 +209,24 @@ def fill(
         ],
         "seconds": time.perf_counter() - started,
     }
+
+
+def _look_at_base(verb: str, store: Pool, options: argparse.Namespace) -> None:
+    """Before anything is trained: whether the base knows what it should forget, or how a trained one fits."""
+    from negmerge_kit.errors import UnknownSetError
+    from negmerge_kit.lab.base_knowledge import fit_of, is_untrained, require_known
+    from negmerge_kit.vision.scene import Scene
+
+    if is_untrained(Scene.from_json(store.scene)):
+        if not store.entries:
+            print(f"negmerge {verb}: {fit_of(store, device=options.device).sentence()}", file=sys.stderr)
+        return
+    try:
+        require_known(store, device=options.device)
+    except UnknownSetError as error:
+        if not options.anyway:
+            raise
+        print(f"negmerge {verb}: warning: {error}", file=sys.stderr)
 
 
 def tell(result: Json, options: argparse.Namespace) -> int:

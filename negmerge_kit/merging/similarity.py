@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from negmerge_kit.merging.agreement import LayerAgreement, majority_votes, total
-from negmerge_kit.merging.alike import check_alike
+from negmerge_kit.merging.alike import check_alike, check_buffers
+from negmerge_kit.merging.outliers import outliers
 from negmerge_kit.merging.signs import chance
 from negmerge_kit.merging.sources import Sources
 from negmerge_kit.types import Json, Weights
@@ -44,7 +46,9 @@ class Likeness:
         )
 
 
-def likeness(base: Weights, candidates: Sequence[Weights], *, device: str | torch.device = "cpu") -> Iterator[Likeness]:
+def likeness(
+    base: Weights, candidates: Sequence[Weights], *, device: str | torch.device = "cpu", buffers: str = "keep"
+) -> Iterator[Likeness]:
     """Agreement and inner products of each counted tensor, in one streamed pass. Raises as `sign_agreement` does.
 
     >>> tuned = [{"w": torch.tensor([1.0, -1.0])}, {"w": torch.tensor([3.0, 1.0])}]
@@ -52,8 +56,27 @@ def likeness(base: Weights, candidates: Sequence[Weights], *, device: str | torc
     [((2.0, 2.0), (2.0, 10.0))]
     """
     check_alike(base, candidates)
-    sources = Sources(base, candidates, device=device)
+    sources = Sources(base, candidates, device=device, buffers=check_buffers(buffers))
     return (_layer(sources, name) for name in sources.counted())
+
+
+def inner_products(
+    base: Weights, candidates: Sequence[Weights], *, device: str | torch.device = "cpu"
+) -> list[list[float]]:
+    """`pooled(likeness(...)).products` without counting votes, which takes most of its time.
+
+    >>> tuned = [{"w": torch.tensor([1.0, -1.0])}, {"w": torch.tensor([3.0, 1.0])}]
+    >>> inner_products({"w": torch.zeros(2)}, tuned)
+    [[2.0, 2.0], [2.0, 10.0]]
+    """
+    check_alike(base, candidates)
+    sources = Sources(base, candidates, device=device)
+    gram = torch.zeros(len(candidates), len(candidates), dtype=torch.float64)
+    for name in sources.counted():
+        for deltas in sources.chunks(name):
+            gram += _gram(torch.stack(list(deltas)))
+    found: list[list[float]] = gram.tolist()
+    return found
 
 
 def pooled(layers: Iterable[Likeness]) -> Likeness:
@@ -101,9 +124,9 @@ def check_pool(
 ) -> PoolCheck:
     """Look at candidates before they are merged: one streamed pass, sums in float64.
 
-    Warns of near-duplicates, of candidates that did not move, of a merge that would be zero in more than 95 % of the
-    moved elements, and, when each candidate's record of its base is given as `base_hashes`, of candidates of different
-    bases. Raises as `sign_agreement` does.
+    Warns of near-duplicates, of candidates that did not move, of `outliers`, of a merge that would be zero in more than
+    95 % of the moved elements, and, when each candidate's record of its base is given as `base_hashes`, of candidates
+    of different bases. Raises as `sign_agreement` does.
 
     >>> base = {"w": torch.zeros(4)}
     >>> tuned = [{"w": torch.tensor([1.0, 2.0, 0.0, 1.0])}, {"w": torch.tensor([2.0, 4.0, 0.0, 2.0])}]
@@ -114,7 +137,15 @@ def check_pool(
     agreement, cosines = found.agreement, found.cosines
     shares = tuple(moves / max(agreement.elements, 1) for moves in found.moves)
     labels = list(names) or [f"candidate {number}" for number in range(1, len(candidates) + 1)]
-    return PoolCheck(cosines, shares, agreement, tuple(_doubts(labels, cosines, shares, agreement, base_hashes)))
+    return PoolCheck(cosines, shares, agreement, tuple(_doubts(labels, found, base_hashes)))
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """The rows' inner products, [n, n] float64 on the CPU; Apple's GPUs have no float64, and multiply in float32."""
+    if not rows.any():
+        return torch.zeros(len(rows), len(rows), dtype=torch.float64)
+    rows = rows if rows.device.type == "mps" else rows.to(torch.float64)
+    return (rows @ rows.T).cpu().to(torch.float64)
 
 
 def _layer(sources: Sources, name: str) -> Likeness:
@@ -124,8 +155,8 @@ def _layer(sources: Sources, name: str) -> Likeness:
     histogram = torch.zeros(n + 1, dtype=torch.int64)
     elements = 0
     for deltas in sources.chunks(name):
-        rows = torch.stack(list(deltas)).to(torch.float64)
-        gram += (rows @ rows.T).cpu()
+        rows = torch.stack(list(deltas))
+        gram += _gram(rows)
         moves += (rows != 0).sum(1).cpu()
         histogram += torch.bincount(majority_votes(deltas).to(torch.int64), minlength=n + 1).cpu()
         elements += deltas.base.numel()
@@ -138,18 +169,16 @@ def _layer(sources: Sources, name: str) -> Likeness:
 
 def _doubts(
     names: Sequence[str],
-    cosines: Sequence[Sequence[float]],
-    shares: Sequence[float],
-    agreement: LayerAgreement,
+    found: Likeness,
     base_hashes: Sequence[str],
 ) -> list[str]:
-    doubts = []
+    doubts, cosines, agreement = [], found.cosines, found.agreement
     if len(set(base_hashes)) > 1:
         doubts.append("candidates were fine-tuned from different bases: merge only those of one base.")
     doubts += [
         f"{name} did not move from its base: leave it out."
-        for name, share in zip(names, shares, strict=True)
-        if not share
+        for name, moves in zip(names, found.moves, strict=True)
+        if not moves
     ]
     doubts += [
         f"{names[i]} and {names[j]} are near-duplicates (cosine {cosines[i][j]:.4f}): vary their hyperparameters more."
@@ -157,6 +186,7 @@ def _doubts(
         for j in range(i + 1, len(names))
         if cosines[i][j] > DUPLICATE
     ]
+    doubts += [odd.sentence(names[odd.index]) for odd in outliers(found.products)]
     zeros = 1 - agreement.unanimous_of_moved
     if agreement.moved and zeros > MOSTLY_ZERO:
         doubts.append(

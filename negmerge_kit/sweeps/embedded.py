@@ -13,6 +13,7 @@ from negmerge_kit.checkpoints.filling import create_pool, restore_base, set_asid
 from negmerge_kit.checkpoints.pool import RECORD, Pool, open_pool
 from negmerge_kit.checkpoints.writer import sha256_file
 from negmerge_kit.errors import DivergedError, ParameterError, PoolBusyError, PoolError
+from negmerge_kit.lab.base_knowledge import is_untrained
 from negmerge_kit.lab.training.from_scratch import BaseTraining, base_recipe
 from negmerge_kit.lab.training.pretraining import pretrain_tiny
 from negmerge_kit.types import Json, Weights
@@ -20,7 +21,6 @@ from negmerge_kit.vision.clip import pick_device
 from negmerge_kit.vision.data.cache import cache_folder
 from negmerge_kit.vision.families import FAMILIES
 from negmerge_kit.vision.forgetting import parts_of
-from negmerge_kit.vision.model_spec import find_model
 from negmerge_kit.vision.scene import TINY_CLASSIFIER, Scene, open_scene
 from negmerge_kit.vision.tiny import SHIPPED, TOKEN_EMBEDDING, fresh_clip, token_embedding
 
@@ -170,12 +170,6 @@ def default_grid(scene: Json) -> str:
 def is_embedded(scene: Scene) -> bool:
     """Whether everything that the scene needs ships with the package, so that its pool may lie in the cache."""
     return scene.name.startswith("tiny:") or scene.name == TINY_CLASSIFIER
-
-
-def is_untrained(scene: Scene) -> bool:
-    """Whether the base is a standard classifier that the kit has to train."""
-    spec = find_model(scene.model)
-    return spec.is_classifier and spec.pretrained is None
 
 
 def trained_base(

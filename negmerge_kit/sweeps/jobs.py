@@ -12,6 +12,7 @@ from negmerge_kit.checkpoints.filling import candidate_id, save_candidate
 from negmerge_kit.checkpoints.pool import Candidate, Pool, open_pool
 from negmerge_kit.checkpoints.unfinished import drop_written, find_written, note_written, state_file
 from negmerge_kit.errors import DivergedError, NotFiniteError
+from negmerge_kit.lab.base_knowledge import check_known, is_untrained
 from negmerge_kit.lab.training.distributed import finetune_together
 from negmerge_kit.lab.training.execution import Execution
 from negmerge_kit.lab.training.finetuning import Step
@@ -25,12 +26,16 @@ from negmerge_kit.vision.clip import Classifier
 
 @dataclass(frozen=True)
 class FinetuneJob:
-    """Fine-tune one candidate of the pool in `folder` by `recipe`; plain values, so that it travels to any worker."""
+    """Fine-tune one candidate of the pool in `folder` by `recipe`; plain values, so that it travels to any worker.
+
+    `anyway` trains it even where the base does not know the forget set.
+    """
 
     folder: Path
     recipe: Recipe
     device: str = "auto"
     execution: Execution | None = None
+    anyway: bool = False
 
     @property
     def label(self) -> str:
@@ -48,6 +53,7 @@ class FinetuneJob:
 
         Raises:
             SceneError: if the pool's heads or images do not fit its scene.
+            UnknownSetError: if the base does not know the forget set (see `check_known`).
             DivergedError: if the loss stops being a number.
             NotFiniteError: if the trained model answers with NaN or infinity; its weights are dropped.
         """
@@ -55,6 +61,9 @@ class FinetuneJob:
         bench = open_workbench(self.folder, pool.base_file.sha256, self.device)
         entry = find_written(pool, self.id_in(pool))
         if entry is None:
+            if not self.anyway and not is_untrained(bench.scene):
+                images = bench.scene.images("val").forget
+                check_known(bench.base_scores("val").forget, len(images.classes), images.name)
             entry = self._trained(bench, on_step)
             note_written(pool, entry)
         bench.hold(entry)
@@ -98,7 +107,12 @@ class FinetuneJob:
 
 
 def missing_jobs(
-    pool: Pool, recipes: Iterable[Recipe], *, device: str = "auto", execution: Execution | None = None
+    pool: Pool,
+    recipes: Iterable[Recipe],
+    *,
+    device: str = "auto",
+    execution: Execution | None = None,
+    anyway: bool = False,
 ) -> list[FinetuneJob]:
     """A job for each recipe that the pool has no candidate of: finished work is never done twice."""
     done = set(pool.ids)
@@ -107,7 +121,7 @@ def missing_jobs(
         id = candidate_id(pool, recipe.json())
         if id not in done:
             done.add(id)
-            jobs.append(FinetuneJob(pool.folder.resolve(), recipe, device, execution))
+            jobs.append(FinetuneJob(pool.folder.resolve(), recipe, device, execution, anyway))
     return jobs
 
 

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.directions import PARTS, STEPS, Step, step_along
+from negmerge_kit.lab.likeness import inner_products, outliers_of
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.telling import Tell, unheard
+from negmerge_kit.lab.training.recipe import recipe_line
 from negmerge_kit.lab.why_signs import Why, why_signs
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging.agreement import LayerAgreement, total
@@ -73,6 +75,8 @@ class Agreeing:
             if choice.voters in self._layers:
                 return self._layers[choice.voters]
         by_name = {layer.name: layer for layer in self.bench.agreement(choice.candidates, tell=tell)}
+        tell("Comparing the candidates of this pool", 1.0)
+        inner_products(self.bench.pool)  # kept in its folder, for this page and for Unlearn
         found = [by_name[name] for name in reading_order(by_name)]
         with self._turn:
             self._layers[choice.voters] = found
@@ -95,6 +99,12 @@ class Agreeing:
         )
         names = [WHOLE, *dict.fromkeys(layer_of(layer.name) for layer in layers if layer.moved)]
         return Seen(finding, names, self.histogram(choice, of if of in names else WHOLE), heat, _tree(layers))
+
+    def odd(self, choice: Choice) -> list[str]:
+        """A sentence for each chosen candidate that does not belong with the others."""
+        pool = self.bench.pool
+        found = outliers_of(pool, inner_products(pool), choice.candidates)
+        return [odd.sentence(recipe_line(pool.entry(id).recipe)) for id, odd in found]
 
     def histogram(self, choice: Choice, of: object) -> str:
         """The votes of the whole model or of one layer, against chance.

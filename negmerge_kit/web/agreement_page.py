@@ -36,8 +36,9 @@ class AgreementPage:
             return fragments.notice(str(error)), gr.skip(), "", "", "", ""
         chosen = of if of in seen.layers else WHOLE
         what = f"{fragments.plural(len(choice.candidates), 'candidate')} as chosen on Unlearn. {seen.finding}."
+        odd = "".join(fragments.notice(sentence, "hint") for sentence in self.agreeing.odd(choice))
         return (
-            f'<p class="nm-card nm-fine" role="status">{what}</p>', gr.Dropdown(choices=seen.layers, value=chosen),
+            f'<p class="nm-card nm-fine" role="status">{what}</p>{odd}', gr.Dropdown(choices=seen.layers, value=chosen),
             seen.histogram, seen.map, seen.table, self.agreeing.explained(choice),
         )  # fmt: skip
 

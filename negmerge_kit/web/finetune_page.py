@@ -117,7 +117,7 @@ class FinetunePage:
         except NegmergeError as error:
             return fragments.notice(str(error))
 
-    def start(self, plan: object, rows: object, address: object) -> None:
+    def start(self, plan: object, rows: object, address: object, anyway: object = False) -> None:
         """Fine-tune the table's recipes.
 
         Raises:
@@ -125,15 +125,15 @@ class FinetunePage:
         """
         if not plan:
             raise ParameterError("say first what shall be forgotten: choose images or a family in step 1.")
-        self.tunes.start(plan, recipes_of(rows), address)
+        self.tunes.start(plan, recipes_of(rows), address, anyway=anyway)
 
-    def resume(self, plan: object, address: object) -> None:
+    def resume(self, plan: object, address: object, anyway: object = False) -> None:
         """Go on with the recipes that a plan has.
 
         Raises:
             NegmergeError: with a sentence for the page.
         """
-        self.tunes.start(plan, (), address)
+        self.tunes.start(plan, (), address, anyway=anyway)
 
     def look(self, drawn: object) -> tuple[str, Any, str, bool]:
         """(how far the run is, its figure unless it is as `drawn` says, what is drawn now, whether more will come)."""
@@ -177,6 +177,8 @@ def lay_out(page: FinetunePage, tab: gr.Tab) -> None:
                 with gr.Accordion("On a Ray cluster", open=False):
                     address = gr.Textbox("", label="Address", placeholder="auto, or HOST:PORT", elem_id="nm-ray",
                                          info="Leave it empty to train on this machine.", max_length=300)  # fmt: skip
+                anyway = gr.Checkbox(False, label="Even if the base does not know it", elem_id="nm-anyway",
+                                     info="Else nothing is trained where the base guesses.")  # fmt: skip
                 with gr.Row(elem_classes="nm-buttons"):
                     start = gr.Button("Fine-tune", variant="primary", elem_id="nm-finetune")
                     stop = gr.Button("Stop", size="sm", interactive=False, elem_id="nm-finetune-stop")
@@ -217,9 +219,9 @@ def lay_out(page: FinetunePage, tab: gr.Tab) -> None:
     changes = [table.change, plan.change, tab.select]
     gr.on(changes, page.estimate, [plan, table], cost, trigger_mode="always_last", **LIGHT)
     # After a refusal, too: another tab may have begun or stopped what this one does not know of yet.
-    shown(start.click(told(page.start), [plan, table, address], None, **LIGHT).then)
+    shown(start.click(told(page.start), [plan, table, address, anyway], None, **LIGHT).then)
     shown(stop.click(told(page.tunes.stop), None, None, **LIGHT).then)
-    shown(resume.click(told(page.resume), [begun, address], None, **LIGHT).then)
+    shown(resume.click(told(page.resume), [begun, address, anyway], None, **LIGHT).then)
     shown(plan.change)
     to_unlearn.click(told(page.tunes.open), begun, opened, **LIGHT).success(
         None, opened, None, js="id => { window.location.href = '?pool=' + encodeURIComponent(id); }",

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from negmerge_kit.checkpoints.pool import Candidate
 from negmerge_kit.errors import NegmergeError, ParameterError
+from negmerge_kit.lab.base_knowledge import require_known
 from negmerge_kit.lab.training.execution import Execution
 from negmerge_kit.lab.training.forecast import predicted_seconds
 from negmerge_kit.lab.training.recipe import Recipe
@@ -143,8 +144,12 @@ class FineTunes:
         self._turn = threading.Lock()
         self._models: dict[str, Classifier] = {}
 
-    def start(self, id: object, recipes: Sequence[Recipe] = (), address: object = "") -> Run:
+    def start(
+        self, id: object, recipes: Sequence[Recipe] = (), address: object = "", *, anyway: object = False
+    ) -> Run:
         """Fine-tune what the plan lacks; without recipes it goes on with those that it has.
+
+        Unless `anyway`, nothing is trained where the base does not know what it should forget.
 
         Raises:
             ParameterError: in a public app, for a plan that does not exist, or where another fine-tuning runs.
@@ -161,7 +166,7 @@ class FineTunes:
             plan.write()
             run = Run(plan, done=plan.done)
             run.share_at_start = run.share
-            run.job = self.pools.jobs.begin(lambda job: self._work(job, run, executor))
+            run.job = self.pools.jobs.begin(lambda job: self._work(job, run, executor, bool(anyway)))
             self.run = run
             return run
 
@@ -217,7 +222,7 @@ class FineTunes:
             *predicted_seconds(model, recipes, images=plan.images, scored=kept + forgotten), size * len(recipes)
         )
 
-    def _work(self, job: Job, run: Run, executor: Executor) -> None:
+    def _work(self, job: Job, run: Run, executor: Executor, anyway: bool) -> None:
         plan = run.plan
         job.tell("Reading the images")
         pool, _ = start_pool(
@@ -225,6 +230,9 @@ class FineTunes:
             on_step=lambda step, steps: job.tell(f"Training the base: step {step} of {steps}"),
             on_wait=lambda folder: job.tell("Another negmerge makes this pool: waiting for its base"),
         )  # fmt: skip
+        if not anyway:
+            job.tell("Looking at what the base knows")
+            require_known(pool, device=self._device)
         run.done, run.began = plan.done, time.monotonic()
         run.share_at_start = run.share
         recipes, execution = plan.recipes, Execution(save_seconds=SAVE_SECONDS)
@@ -238,7 +246,7 @@ class FineTunes:
                 raise SweepStopped from None
             run.note(labels[of.recipe], step)  # type: ignore[attr-defined]
 
-        todo = missing_jobs(pool, recipes, device=self._device, execution=execution)
+        todo = missing_jobs(pool, recipes, device=self._device, execution=execution, anyway=anyway)
         for outcome in run_sweep(todo, store=pool, executor=executor, order=order, on_step=on_step):
             if outcome.failure is None:
                 run.recorded.add(labels[outcome.job.recipe])

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from negmerge_kit.errors import NegmergeError, ParameterError, PoolError
+from negmerge_kit.lab.likeness import inner_products, known_products, outliers_of
 from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.training.recipe import recipe_line
 from negmerge_kit.merging.rules import RULES
 from negmerge_kit.merging.signs import chance, votes_needed
 from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, NOT_NEEDED, Point, check_scale
@@ -22,6 +24,10 @@ from negmerge_kit.web.scored import Scored
 from negmerge_kit.web.visitors import Visitors
 
 MOST_CANDIDATES = 10_000
+COMPARED_AT_ONCE = 1 << 28
+"""Bytes of candidates that are compared while a visitor waits: 120 MB took 1.2 s on two cores under a load of ten. More
+are compared by `pool show` and by the Agreement page, which keep it.
+"""
 SEARCHES_AT_ONCE = len(DEFAULT_SCALES)
 WAITING = "Candidates are being fine-tuned. Until the first one is done you see the base model."
 EMPTY = "this pool has no finished candidate: fine-tune some with `negmerge pool build`, then reload the page."
@@ -227,11 +233,22 @@ class Unlearn:
         line = f"Keeps <b>{percent(counts.kept_of_moved)}</b> of the {counts.moved:,} weights that moved"
         agreement = dict(choice.params).get("agreement")
         if agreement is None or n == 1:
-            return f'<p class="nm-fine">{line}.</p>'
+            return f'<p class="nm-fine">{line}.</p>{self._odd(choice)}'
         return (
             f'<p class="nm-fine">{line} (chance {percent(chance(n, agreement))}): '
-            f"<b>{votes_needed(n, agreement)} of {n}</b> signs must agree.</p>"
+            f"<b>{votes_needed(n, agreement)} of {n}</b> signs must agree.</p>{self._odd(choice)}"
         )
+
+    def _odd(self, choice: Choice) -> str:
+        """Chosen candidates that do not belong with the others; of a large pool only once they have been compared."""
+        pool = self.bench.pool
+        small = sum((pool.folder / entry.file).stat().st_size for entry in pool.entries) <= COMPARED_AT_ONCE
+        products = inner_products(pool) if small else known_products(pool)
+        if products is None:
+            return ""
+        labels = dict(zip(pool.ids, (recipe_line(entry.recipe) for entry in pool.entries), strict=True))
+        return "".join(fragments.notice(odd.sentence(labels[id]), "hint")
+                       for id, odd in outliers_of(pool, products, choice.candidates))
 
     def curve(self, choice: Choice | None, keep: float) -> str:
         """The curve as far as it is known: whole-validation points over the live ones once there is a search."""
