@@ -98,15 +98,16 @@ def _retrained(bench: Workbench) -> Weights:
 
 
 def told(audit: Audit) -> str:
-    """An audit as people read it: a question, its numbers, and a verdict."""
-    lines = [] if audit.scale is None else [f"scale {audit.scale:g}"]
+    """An audit as people read it: the finding, then each probe's question, numbers and verdict, what alarms first."""
+    lines = [audit.finding, *([] if audit.scale is None else [f"scale {audit.scale:g}"])]
     for probe in audit.probes:
-        lines += ["", f"{probe.name}: {probe.asks}"]
+        good = f" ({probe.good} is better)" if probe.good else ""
+        lines += ["", f"{probe.name}{good}: {probe.asks}"]
         if probe.undefined:
             lines.append(f"  {probe.undefined}")
         lines += [f"  {who:10} {_number(reading)}" for who, reading in probe.readings.items()]
         lines += _beside(probe)
-    return "\n".join([*lines, "", audit.finding, f"took {seconds(audit.seconds)}"])
+    return "\n".join([*lines, "", f"took {seconds(audit.seconds)}"])
 
 
 def _number(reading: Reading) -> str:
@@ -119,16 +120,9 @@ def _beside(probe: Probe) -> list[str]:
     if strangers := probe.details.get("strangers"):
         said = ", ".join(f"{who} {100 * share:.1f} %" for who, share in strangers.items())
         lines.append(f"  of test images, which none of them saw, it says so of: {said}")
-    for who in ("unlearned", "retrained"):
+    for who in ("unlearned", "retrained", "shuffled"):
         if "curve" in probe.details.get(who, {}):
             steps, most = probe.details[who]["steps"], probe.details["most_steps"]
             back = f"is back after {steps} steps" if steps is not None else f"is not back within {most} steps"
             lines.append(f"  {who}: the base's accuracy {back}")
-    if probe.verdict:
-        says = {
-            "leftover": "knowledge is left",
-            "none": "nothing found",
-            "open": "cannot tell without --retrained or --retrain",
-        }
-        lines.append(f"  {says[probe.verdict]}")
-    return lines
+    return [*lines, f"  {probe.says}"] if probe.says else lines

@@ -15,7 +15,9 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 _SCORE = {"value": NUMBER, "n": int, "low": NUMBER, "high": NUMBER, "split": str}
 _SIDES = {"forget?": _SCORE, "retain?": _SCORE}
 _SCORES = {"base": _SIDES, **_SIDES}
-_PROBE = {"name": str, "asks?": str, "base?": _SCORE, "unlearned?": _SCORE, "retrained?": _SCORE, "chance?": NUMBER}
+_LEFT = {"value": NUMBER, "low": NUMBER, "high": NUMBER, "floor": str, "at": NUMBER}
+_PROBE = {"name": str, "asks?": str, "base?": _SCORE, "unlearned?": _SCORE, "retrained?": _SCORE, "chance?": NUMBER,
+          "shuffled?": _SCORE, "verdict?": str, "undefined?": str, "good?": str, "left?": _LEFT}
 _COSTS = {"training_seconds?": NUMBER, "merge_seconds?": NUMBER, "search_seconds?": NUMBER, "peak_memory?": NUMBER}
 _FILE = {"sha256": SHA256}
 FIELDS: Json = {

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from negmerge_kit.lab.audits.probe import ARROWS, verdict_words
 from negmerge_kit.types import Json
 
 FENCE = "```json\n"
@@ -33,7 +34,8 @@ def card_markdown(record: Json, *, licence: str | None = None) -> str:
         _table(["split", "set", "base", "unlearned", "n"], _results(record)),
         "## Probes of forgetting",
         *([record["finding"]] if record.get("finding") else []),
-        _table(["probe", "asks", "base", "unlearned", "retrained", "chance", "verdict"], map(_probe, probes))
+        _table(["probe, good direction", "asks", "base", "unlearned", "retrained", "shuffled", "chance", "verdict"],
+               map(_probe, probes))
         if probes
         else "No audit was run. `negmerge audit` asks whether the knowledge can still be read out or relearned.",
         "## Made from",
@@ -143,10 +145,10 @@ def _files(record: Json) -> Iterator[list[Any]]:
 
 
 def _probe(probe: Json) -> list[Any]:
-    answers = [_score(probe.get(key)) for key in ("base", "unlearned", "retrained")]
+    answers = [_score(probe.get(key)) for key in ("base", "unlearned", "retrained", "shuffled")]
     chance = "–" if probe.get("chance") is None else f"{100 * probe['chance']:.1f} %"
-    verdict = f"not defined: {probe['undefined']}" if probe.get("undefined") else probe.get("verdict") or "–"
-    return [probe["name"], probe.get("asks", ""), *answers, chance, verdict]
+    verdict = f"not defined: {probe['undefined']}" if probe.get("undefined") else verdict_words(probe) or "–"
+    return [f"{probe['name']}{ARROWS.get(probe.get('good'), '')}", probe.get("asks", ""), *answers, chance, verdict]
 
 
 def _score(score: Any) -> str:

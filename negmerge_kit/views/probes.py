@@ -8,20 +8,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from negmerge_kit.lab.audits.audit import Audit
-from negmerge_kit.lab.audits.probe import LEFTOVER, NONE, OPEN, Probe
+from negmerge_kit.lab.audits.probe import ARROWS, LEFTOVER, Probe
 from negmerge_kit.views.style import FORGET, INK, MUTED, RETAIN, percent_ticks, sheet, style
 
 MARKS = {"base": "D", "unlearned": "o", "retrained": "s", "shuffled": "v"}
 """One marker for each model; the unlearned one is filled, in the colour of its side."""
-SAYS = {LEFTOVER: "knowledge is left", NONE: "nothing found", OPEN: "cannot tell"}
 
 
 def audit_figure(audit: Audit) -> Figure:
-    """All probes that have numbers, a row each: values with 95 % intervals, a tick for chance, the verdict beside."""
+    """All probes that have numbers, a row each: values with 95 % intervals, a tick for chance, how much is left."""
     probes = [probe for probe in audit.probes if "unlearned" in probe.readings]
     names = {who for probe in probes for who in probe.readings}
     with style():
-        figure, (axes,) = sheet(audit.finding, (7.6, 1.5 + 0.3 * max(1, len(probes))))
+        figure, (axes,) = sheet(audit.headline, (7.6, 1.5 + 0.3 * max(1, len(probes))))
         for row, probe in enumerate(probes):
             _row(axes, row, probe)
         for who, mark in MARKS.items():
@@ -30,8 +29,9 @@ def audit_figure(audit: Audit) -> Figure:
                           label=who)  # fmt: skip
         axes.plot([], [], "|", color=INK, markersize=9, label="chance")
         axes.set(xlim=(0, 1), ylim=(len(probes) - 0.5, -0.5))
-        axes.set_yticks(range(len(probes)), [probe.name for probe in probes])
-        axes.set_xlabel("share, 95 % intervals; orange: forget images, blue: kept images; n in the rows")
+        axes.set_yticks(range(len(probes)), [probe.name + ARROWS[probe.good] for probe in probes])
+        axes.set_xlabel("share, 95 % intervals; orange: forget images, blue: kept images; arrow: good direction; n in "
+                        "the rows")
         axes.xaxis.set_major_formatter(percent_ticks())
         axes.grid(False)
         axes.grid(True, axis="x")
@@ -41,7 +41,8 @@ def audit_figure(audit: Audit) -> Figure:
 
 def relearning_figure(audit: Audit) -> Figure:
     """Accuracy on the forget set against fine-tuning steps, a panel for each number of images."""
-    probes = [probe for probe in audit.probes if "most_steps" in probe.details]
+    probes = sorted((probe for probe in audit.probes if "most_steps" in probe.details),
+                    key=lambda probe: probe.details["images"])  # fmt: skip
     with style():
         figure, panels = sheet(relearning_finding(probes), (2.75 * max(1, len(probes)) + 0.5, 3.1), max(1, len(probes)),
                                sharey=True)  # fmt: skip
@@ -56,6 +57,7 @@ def relearning_figure(audit: Audit) -> Figure:
 
 def relearning_finding(probes: Sequence[Probe]) -> str:
     """What relearning showed, in a sentence."""
+    probes = sorted(probes, key=lambda probe: probe.details["images"])
     back = {probe.details["images"]: probe.details["unlearned"]["steps"] for probe in probes}
     reached = [f"{steps} steps on {images} images" for images, steps in back.items() if steps is not None]
     if reached:
@@ -80,8 +82,8 @@ def _row(axes: Axes, row: int, probe: Probe) -> None:
         )  # fmt: skip
     if probe.chance is not None:
         axes.plot([probe.chance], [row], "|", color=INK, markersize=9, gid=f"chance-{row}", clip_on=False)
-    n = f"n = {probe.readings['unlearned'].n:,}"
-    verdict = f"{n}; {SAYS[probe.verdict]}" if probe.verdict else n
+    n, left = f"n = {probe.readings['unlearned'].n:,}", probe.left
+    verdict = f"{n}; {100 * max(0.0, left.value):.0f} % of the way up" if left else n
     axes.annotate(
         verdict, (1, row), (8, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center",
         fontsize=8, color=INK if probe.verdict == LEFTOVER else MUTED,
@@ -94,7 +96,7 @@ def _relearning(axes: Axes, probe: Probe) -> None:
     axes.axhline(goal.value, color=MUTED, linewidth=1, linestyle=(0, (1, 1.6)), gid="base", label="base, 95 %")
     if probe.chance is not None:
         axes.axhline(probe.chance, color=INK, linewidth=1, linestyle=(0, (4, 2.5)), gid="chance", label="chance")
-    for who, colour in (("unlearned", FORGET), ("retrained", MUTED)):
+    for who, colour in (("unlearned", FORGET), ("retrained", MUTED), ("shuffled", MUTED)):
         if who in probe.details:
             curve = probe.details[who]["curve"]
             reading = probe.readings[who]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.audits.audit import LIMITS, PROBES, Audit, audit, check_asked
-from negmerge_kit.lab.audits.probe import LEFTOVER, Probe, Reading
+from negmerge_kit.lab.audits.probe import ARROWS, LEFTOVER, Probe, Reading
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.views import svg
-from negmerge_kit.views.probes import SAYS, audit_figure, relearning_figure, relearning_finding
+from negmerge_kit.views.probes import audit_figure, relearning_figure, relearning_finding
 from negmerge_kit.views.style import percent
 from negmerge_kit.web.jobs import Done, Job, Jobs, Progress
 
@@ -92,8 +92,10 @@ class Auditing:
 
 def audit_html(found: Audit) -> str:
     """Finding, table and figures of an audit; what it cannot show stands with it."""
-    rows = "".join(map(_row, found.probes))
-    figures = [("audit", svg.inline(audit_figure(found), found.finding, name="audit"))]
+    retrained = any("retrained" in probe.readings for probe in found.probes)
+    models = ("unlearned", "base", *(["retrained"] if retrained else []))
+    rows = "".join(_row(probe, models) for probe in found.probes)
+    figures = [("audit", svg.inline(audit_figure(found), found.headline, name="audit"))]
     relearned = [probe for probe in found.probes if "most_steps" in probe.details]
     if relearned:
         figures.append(("relearning", svg.inline(relearning_figure(found), relearning_finding(relearned), name="back")))
@@ -103,24 +105,26 @@ def audit_html(found: Audit) -> str:
         for name, figure in figures
     )
     return (
-        f'<div class="nm-stack"><section class="nm-card" id="nm-audited"><h2>{escape(found.finding)}</h2>'
-        f'<p class="nm-fine">At scale {found.scale:g}. {escape(LIMITS)}</p>'
+        f'<div class="nm-stack"><section class="nm-card" id="nm-audited"><h2>{escape(found.headline)}</h2>'
+        f"<p>{escape(found.finding.removeprefix(found.headline).strip())}</p>"
+        f'<p class="nm-fine">At scale {found.scale:g}. Arrows: the good direction. {escape(LIMITS)}</p>'
         '<div class="nm-scroll" tabindex="0" role="region" aria-label="probes">'
         '<table class="nm-table"><thead><tr><th scope=col>probe<th scope=col>unlearned<th scope=col>base'
-        "<th scope=col>chance<th scope=col>shuffled weights<th scope=col>verdict</tr></thead>"
+        f"{'<th scope=col>retrained' if retrained else ''}"
+        "<th scope=col>chance<th scope=col>shuffled weights<th scope=col>how much is left</tr></thead>"
         f"<tbody>{rows}</tbody></table></div></section>{drawn}</div>"
     )
 
 
-def _row(probe: Probe) -> str:
-    head = f'<tr><th scope="row">{escape(probe.name)}<small>{escape(probe.asks)}</small>'
+def _row(probe: Probe, models: Sequence[str]) -> str:
+    head = f'<tr><th scope="row">{escape(probe.name)}{ARROWS[probe.good]}<small>{escape(probe.asks)}</small>'
     if probe.undefined:
-        return f'{head}<td colspan="5">{escape(probe.undefined)}</tr>'
+        return f'{head}<td colspan="{len(models) + 3}">{escape(probe.undefined)}</tr>'
     chance = "–" if probe.chance is None else percent(probe.chance)
-    verdict = SAYS[probe.verdict] if probe.verdict else "–"
     kind = ' class="nm-left"' if probe.verdict == LEFTOVER else ""
-    cells = "".join(f"<td>{_reading(probe.readings.get(who))}" for who in ("unlearned", "base"))
-    return f"{head}{cells}<td>{chance}<td>{_reading(probe.readings.get('shuffled'))}<td{kind}>{verdict}</tr>"
+    cells = "".join(f"<td>{_reading(probe.readings.get(who))}" for who in models)
+    shuffled = _reading(probe.readings.get("shuffled"))
+    return f"{head}{cells}<td>{chance}<td>{shuffled}<td{kind}>{escape(probe.says) or '–'}</tr>"
 
 
 def _reading(reading: Reading | None) -> str:

@@ -32,7 +32,9 @@ def test_a_file_is_audited_in_place_of_a_merge(capsys, tiny_pool, tmp_path):
     code, out, _ = run(
         capsys, "audit", tiny_pool, "--unlearned", same, "--retrained", same, "--probes", "neighbours,membership"
     )
-    assert code == 0 and "nothing found" in out and "scale" not in out and "95 % interval" in out
+    assert code == 0 and "scale" not in out and "95 % interval" in out
+    assert "At the level of the floor: nearest neighbours." in out and "\n  at the level of the floor" in out
+    assert "nearest neighbours (lower is better): " in out and "membership SVC (higher is better): " in out
     assert "of test images, which none of them saw" in out
 
 

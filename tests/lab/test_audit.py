@@ -8,11 +8,11 @@ import torch
 
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import CheckpointError, MismatchError, ParameterError, SceneError
-from negmerge_kit.lab.audits.audit import PROBES, audit, build_case
+from negmerge_kit.lab.audits.audit import PROBES, Audit, audit, build_case
 from negmerge_kit.lab.audits.case import few_of_each
 from negmerge_kit.lab.audits.membership import membership
 from negmerge_kit.lab.audits.other_prompts import other_prompts
-from negmerge_kit.lab.audits.probe import LEFTOVER, NONE, OPEN, judge
+from negmerge_kit.lab.audits.probe import LEFTOVER, NONE, OPEN, Probe, Reading, alarms_first, judge
 from negmerge_kit.lab.audits.reference import FILE, retrained_reference
 from negmerge_kit.lab.audits.subjects import Stage, Subject, shuffled
 from negmerge_kit.lab.training.pretraining import Pretraining
@@ -50,22 +50,28 @@ def hidden(own_bench):
 @pytest.mark.parametrize("alone", [True, False])
 def test_knowledge_that_was_only_hidden_is_found(own_bench, hidden, without, alone):
     found = audit(own_bench, unlearned=hidden, retrained=None if alone else without, probes=READ_OFF)
-    answers, linear, neighbours = found.probes
+    named = {probe.name: probe for probe in found.probes}
+    answers, linear, neighbours = (named[name] for name in ("zero-shot", "linear probe", "nearest neighbours"))
     assert answers.readings["unlearned"].value < 0.25 < 0.75 < answers.readings["base"].value
     assert linear.readings["unlearned"] == linear.readings["base"]
     assert linear.verdict == neighbours.verdict == LEFTOVER
-    assert found.leftover[-2:] == ["linear probe", "nearest neighbours"] and "Knowledge is left" in found.finding
+    assert {"linear probe", "nearest neighbours"} <= set(found.leftover) and "Knowledge is left by: " in found.finding
+    assert found.probes[-1] is answers and linear.left.value == neighbours.left.value == 1
+    assert found.headline.startswith(f"{found.probes[0].name.capitalize()}: ") and "100 % of the way" in found.headline
 
 
 def test_a_model_trained_without_the_family_is_cleared(own_bench, without):
     found = audit(own_bench, unlearned=without, probes=(*READ_OFF, "prompts"))
     assert found.leftover == []
-    answers, linear, *_ = found.probes
+    named = {probe.name: probe for probe in found.probes}
+    answers, linear = named["zero-shot"], named["linear probe"]
     assert answers.readings["unlearned"].value < 0.25
     assert linear.readings["shuffled"].value < linear.readings["unlearned"].value < linear.readings["base"].value
     assert linear.verdict == OPEN and found.scale is None
     same = audit(own_bench, unlearned=without, retrained=without, probes=("linear",))
     assert same.probes[0].verdict == NONE and same.leftover == []
+    assert same.headline.endswith(f"at the level of the retrained model, {linear.readings['unlearned'].value:.1%}; "
+                                  f"the base, {linear.readings['base'].value:.1%}.".replace("%", " %"))
 
 
 def test_the_retrained_model_is_kept_and_made_once(own_bench, without):
@@ -93,7 +99,8 @@ def test_a_swapped_head_is_seen_through_by_other_prompts(bench):
     assert probe.verdict == LEFTOVER
     assert probe.readings["unlearned"].value == probe.readings["base"].value > 0.7
     (honest,) = other_prompts(case_of(bench))
-    assert honest.verdict == NONE
+    assert honest.verdict == LEFTOVER  # no other head gets more, but this one names as much as the base does
+    assert honest.left.value == 1 and honest.floor == ("chance", 0.1) and honest.good == "lower"
 
 
 def test_membership_is_not_defined_where_nobody_knows_the_members(bench):
@@ -110,7 +117,10 @@ def test_every_probe_of_a_merge_is_told_with_its_interval(bench):
     told = []
     choice = bench.choose()
     found = audit(bench, choice, 0.8, steps=3, on_probe=told.append)
-    assert found.scale == 0.8 and told == list(found.probes)
+    assert found.scale == 0.8 and alarms_first(told) == list(found.probes)
+    ranked = [probe.left.low for probe in found.probes if probe.left]
+    assert ranked == sorted(ranked, reverse=True) and all(probe.left for probe in found.probes[: len(ranked)])
+    assert found.probes[0].name.capitalize() in found.headline and not found.finding.startswith("No")
     document = json.loads(json.dumps(found.json(), allow_nan=False))
     assert set(document) >= {"scale", "probes"}
     names = [probe["name"] for probe in document["probes"]]
@@ -138,7 +148,8 @@ def test_every_probe_of_a_merge_is_told_with_its_interval(bench):
     assert lost == sorted(lost) and len(lost) == 6
     for images in (1, 5, 20):
         steps = by_name[f"relearning from {images} a class"]["details"]
-        assert [look["step"] for look in steps["unlearned"]["curve"]] == [0, 1, 2, 3] and steps["images"] == 10 * images
+        for who in ("unlearned", "shuffled"):
+            assert [look["step"] for look in steps[who]["curve"]] == [0, 1, 2, 3] and steps["images"] == 10 * images
     mass = by_name["nearest wrong class"]["details"]["unlearned"]["mass"]
     assert sum(mass.values()) == pytest.approx(1, abs=1e-5) and set(mass) == {"digits", *bench.scene.retain}
     # The bench is as it was.
@@ -159,6 +170,40 @@ def hits(share, n=300, seed=0):
 def test_verdicts(unlearned, retrained, verdict):
     found = {"base": hits(0.9), "unlearned": hits(unlearned), "shuffled": hits(0.2)}
     assert judge(found | ({} if retrained is None else {"retrained": hits(retrained)})) == verdict
+
+
+@pytest.mark.parametrize(("unlearned", "verdict"), [(0.85, LEFTOVER), (0.468, OPEN), (0.1, NONE)])
+def test_without_shuffled_weights_chance_is_the_floor(unlearned, verdict):
+    assert judge({"base": hits(0.85), "unlearned": hits(unlearned)}, chance=0.1) == verdict
+
+
+def test_the_headline_is_the_most_alarming_number_with_what_it_is_read_against():
+    def probe(name, base, unlearned, floor, verdict, n=1000, **more):
+        read = {who: Reading.share(torch.arange(n) < round(share * n), "test")
+                for who, share in (("base", base), ("unlearned", unlearned))}
+        return Probe(name, "?", read, 0.1, verdict, floor=floor, **more)
+
+    found = Audit(0.8, tuple(alarms_first([
+        probe("zero-shot", 0.72, 0.468, ("chance", 0.1), OPEN),
+        probe("linear probe", 0.821, 0.709, ("shuffled", 0.44), OPEN),
+        probe("confidence on forget", 0.7, 0.9, None, None),
+        probe("nearest neighbours", 0.8, 0.42, ("shuffled", 0.41), NONE),
+        probe("membership SVC", 0.2, 0.5, ("never seen", 0.6), None, n=20),
+    ])), 1.0)  # fmt: skip
+    assert [each.name for each in found.probes] == [
+        "linear probe", "zero-shot", "nearest neighbours", "membership SVC", "confidence on forget",
+    ]  # fmt: skip
+    assert found.finding == (
+        "Linear probe: 70.9 % (95 % interval 68.0-73.6, n = 1,000), 71 % of the way from shuffled weights, 44.0 %, to "
+        "the base, 82.1 %. Undecided without a retrained model: linear probe, zero-shot. At the level of the floor: "
+        "nearest neighbours."
+    )
+    # Knowledge lowers what a membership attack calls never seen: half-way down is half-way to the base.
+    attack = found.probes[3].left
+    assert attack.value == pytest.approx(0.25) and attack.low < 0 < attack.value < attack.high
+    assert found.probes[3].says == "at the level of images it never saw, 60.0 %"
+    assert found.json()["headline"] == found.headline
+    assert found.json()["probes"][0]["left"] | {"floor": "shuffled", "at": 0.44} == found.json()["probes"][0]["left"]
 
 
 def test_few_images_accuse_nobody():

@@ -23,13 +23,13 @@ def relearning(images, steps):
     looks = {"steps": steps, "steps_low": steps, "steps_high": None,
              "curve": [{"step": 0, "accuracy": 0.3}, {"step": 5, "accuracy": 0.7}]}  # fmt: skip
     return Probe(f"relearning from {images} a class", "?", {"base": reading(0.8), "unlearned": reading(0.7)}, 0.1, OPEN,
-                 details={"images": images, "most_steps": 60, "unlearned": looks})  # fmt: skip
+                 details={"images": images, "most_steps": 60, "unlearned": looks}, good="lower")  # fmt: skip
 
 
 AUDIT = Audit(0.8, (
     Probe("linear probe", "?", {"base": reading(0.9), "unlearned": reading(0.85), "retrained": reading(0.5),
-                                "shuffled": reading(0.3)}, 0.1, LEFTOVER),
-    Probe("control arrows", "?", {"base": reading(0.9), "unlearned": reading(0.8)}, 0.125),
+                                "shuffled": reading(0.3)}, 0.1, LEFTOVER, floor=("retrained", 0.5)),
+    Probe("control arrows", "?", {"base": reading(0.9), "unlearned": reading(0.8)}, 0.125, good="higher"),
     Probe("membership SVC", "?", undefined="not defined: nobody knows."),
     Probe("other prompts", "?", {"base": reading(0.9), "unlearned": reading(0.4)}, 0.1, NONE),
     relearning(10, None), relearning(50, 5),
@@ -45,7 +45,8 @@ def test_every_probe_with_numbers_has_a_row_with_base_and_chance():
     figure = audit_figure(AUDIT)
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == [
-        "linear probe", "control arrows", "other prompts", "relearning from 10 a class", "relearning from 50 a class",
+        "linear probe", "control arrows ↑", "other prompts", "relearning from 10 a class ↓",
+        "relearning from 50 a class ↓",
     ]  # fmt: skip
     lines = {line.get_gid(): line for line in axes.get_lines() if line.get_gid()}
     assert list(lines["chance-0"].get_xdata()) == [0.1] and list(lines["chance-1"].get_xdata()) == [0.125]
@@ -53,8 +54,9 @@ def test_every_probe_with_numbers_has_a_row_with_base_and_chance():
     assert to_hex(marks(figure, "unlearned-0").get_color()) == FORGET
     assert to_hex(marks(figure, "unlearned-1").get_color()) == RETAIN
     words = [text.get_text() for text in axes.texts]
-    assert words[0] == "n = 200; knowledge is left" and words[1] == "n = 200" and "nothing found" in words[2]
-    assert "linear probe" in figure.get_suptitle()
+    assert words[0] == "n = 200; 87 % of the way up" and words[1] == words[2] == "n = 200"
+    assert figure.get_suptitle().replace("\n", " ") == AUDIT.headline
+    assert "Linear probe" in AUDIT.headline and "the retrained model, 50.0 %" in AUDIT.headline
 
 
 def test_relearning_has_a_panel_for_each_number_of_images():

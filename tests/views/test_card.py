@@ -69,8 +69,12 @@ def test_the_page_shows_it_and_the_hub_can_read_it(record):
         assert entry["sha256"] in text
     for score in (record["scores"]["test"]["forget"], record["scores"]["validation"]["base"]["retain"]):
         assert f"{100 * score['value']:.1f} % ({100 * score['low']:.1f}–{100 * score['high']:.1f})" in text
-    assert "Can a\\|linear model" in text and "80.0 % (71.0–87.0) | – | 10.0 % | leftover |" in text
+    assert "Can a\\|linear model" in text and "80.0 % (71.0–87.0) | – | – | 10.0 % | knowledge is left |" in text
     assert "Much is left." in text
+    left = {"value": 0.875, "low": 0.76, "high": 0.96, "floor": "chance", "at": 0.1}
+    placed = card_markdown(record | {"probes": [PROBE | {"verdict": "open", "left": left, "good": "lower"}]})
+    assert "| linear probe ↓ |" in placed
+    assert "| 88 % (76 to 96) of the way from chance, 10.0 %, to the base; undecided without a retrained" in placed
     undefined = card_markdown(record | {"probes": [PROBE | {"undefined": "nobody knows"}]})
     assert "| not defined: nobody knows |" in undefined
     assert "No audit was run" in card_markdown(record | {"probes": None})

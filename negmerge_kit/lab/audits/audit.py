@@ -17,7 +17,7 @@ from negmerge_kit.lab.audits.linear_probe import linear_probe
 from negmerge_kit.lab.audits.membership import membership
 from negmerge_kit.lab.audits.nearest_neighbours import nearest_neighbours
 from negmerge_kit.lab.audits.other_prompts import other_prompts
-from negmerge_kit.lab.audits.probe import LEFTOVER, NONE, OPEN, Probe
+from negmerge_kit.lab.audits.probe import FLOORS, LEFTOVER, NONE, OPEN, Probe, alarms_first
 from negmerge_kit.lab.audits.relearning import relearning
 from negmerge_kit.lab.audits.subjects import Stage, Subject, shuffled
 from negmerge_kit.lab.audits.zero_shot import control_families, nearest_wrong_class, zero_shot
@@ -42,13 +42,14 @@ PROBES: dict[str, Callable[[Case], Iterator[Probe]]] = {
 """What an audit asks, in order, by the names that `--probes` takes."""
 
 LIMITS = (
-    "No audit proves deletion: a probe that finds nothing shows only that this probe found nothing, on these images."
+    "No audit proves deletion: a probe at the level of its floor shows only that this probe reads no more, on these "
+    "images."
 )
 
 
 @dataclass(frozen=True)
 class Audit:
-    """The answers of all probes to one unlearned model."""
+    """The answers of all probes to one unlearned model, those first that show most of what the base knew."""
 
     scale: float | None
     probes: tuple[Probe, ...]
@@ -60,17 +61,34 @@ class Audit:
         return [probe.name for probe in self.probes if probe.verdict == LEFTOVER]
 
     @property
+    def headline(self) -> str:
+        """The most alarming number, with the floor and the base that it is read against."""
+        lead = next((probe for probe in self.probes if probe.floor is not None), None)
+        if lead is None or lead.floor is None:
+            return "The probes that were asked describe the model; how much is left, others measure."
+        read, base, left = lead.readings["unlearned"], lead.readings["base"], lead.left
+        floor, known = f"{FLOORS[lead.floor[0]]}, {_percent(lead.floor[1])}", f"the base, {_percent(base.value)}"
+        number = (f"{lead.name[0].upper()}{lead.name[1:]}: {_percent(read.value)} (95 % interval "
+                  f"{100 * read.low:.1f}-{100 * read.high:.1f}, n = {read.n:,})")
+        if left is None:
+            return f"{number}; {known}, is at the level of {floor}, so this probe cannot measure what is left."
+        if left.low <= 0:
+            return f"{number}, at the level of {floor}; {known}."
+        return f"{number}, {100 * left.value:.0f} % of the way from {floor}, to {known}."
+
+    @property
     def finding(self) -> str:
-        """What came of it, in a sentence."""
-        judged = [probe for probe in self.probes if probe.verdict is not None]
-        open_ = [probe.name for probe in judged if probe.verdict == OPEN]
-        unsure = f" {len(open_)} cannot tell without a retrained model." if open_ else ""
-        if self.leftover:
-            return f"Knowledge is left: {', '.join(self.leftover)} found it.{unsure}"
-        if not judged:
-            return "No probe that judges was asked."
-        none = sum(probe.verdict == NONE for probe in judged)
-        return f"No probe found knowledge that is left; {none} of {len(judged)} looked and saw none.{unsure}"
+        """The headline, and which probes came to which verdict."""
+        kinds = {
+            LEFTOVER: "Knowledge is left by: {}.",
+            OPEN: "Undecided without a retrained model: {}.",
+            NONE: "At the level of the floor: {}.",
+        }
+        told = [self.headline]
+        for verdict, sentence in kinds.items():
+            if names := [probe.name for probe in self.probes if probe.verdict == verdict]:
+                told.append(sentence.format(", ".join(names)))
+        return " ".join(told)
 
     def json(self) -> Json:
         """`{"scale", "probes": [...]}` of the JSON contract, and what came of it."""
@@ -78,6 +96,7 @@ class Audit:
             "scale": self.scale,
             "probes": [probe.json() for probe in self.probes],
             "leftover": self.leftover,
+            "headline": self.headline,
             "finding": self.finding,
             "limits": LIMITS,
             "seconds": self.seconds,
@@ -141,7 +160,11 @@ def audit(
         for probe in PROBES[name](case):
             answers.append(probe)
             on_probe(probe)
-    return Audit(scale, tuple(answers), time.perf_counter() - started)
+    return Audit(scale, tuple(alarms_first(answers)), time.perf_counter() - started)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def check_asked(probes: Sequence[str], steps: int = 1) -> None:

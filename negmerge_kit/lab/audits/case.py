@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from negmerge_kit.errors import SceneError
-from negmerge_kit.lab.audits.probe import Probe, Reading, judge
+from negmerge_kit.lab.audits.probe import LOWER, Probe, Reading, judge
 from negmerge_kit.lab.audits.subjects import Subject
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.types import Json
@@ -78,20 +78,27 @@ class Case:
         """The test images to forget, which most probes ask about."""
         return self.test.forget
 
-    def answer(
-        self, name: str, asks: str, hits: Hits, *, floor: bool = False, judged: bool = True, details: Json | None = None
-    ) -> Probe:
+    @property
+    def chance(self) -> float:
+        """Accuracy of guessing among the forget set's classes."""
+        return 1 / len(self.forget.classes)
+
+    def answer(self, name: str, asks: str, hits: Hits, *, floor: bool = False, details: Json | None = None) -> Probe:
         """A probe whose number is a share of the forget set's test images; `hits` says which, model by model.
 
         Args:
             floor: ask the shuffled weights too.
-            judged: say whether knowledge is left.
         """
         subjects = self.subjects if floor else self.asked
         found = {who: hits(subject) for who, subject in subjects.items()}
         readings = {who: Reading.share(right, self.forget.split) for who, right in found.items()}
-        verdict = judge(found) if judged else None
-        return Probe(name, asks, readings, 1 / len(self.forget.classes), verdict, details=details or {})
+        return Probe(name, asks, readings, self.chance, judge(found, self.chance), details=details or {}, good=LOWER,
+                     floor=self.floor(readings))  # fmt: skip
+
+    def floor(self, readings: Mapping[str, Reading]) -> tuple[str, float]:
+        """What shows no knowledge among a probe's readings: the retrained model, else shuffled weights, else chance."""
+        who = next((who for who in ("retrained", "shuffled") if who in readings), None)
+        return (who, readings[who].value) if who else ("chance", self.chance)
 
 
 def few_of_each(images: ImageSet, per_class: int, *, seed: int) -> ImageSet:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from negmerge_kit.lab.audits.case import Case
-from negmerge_kit.lab.audits.probe import Probe, Reading
+from negmerge_kit.lab.audits.probe import LOWER, Probe, Reading
 from negmerge_kit.scoring.calibration import BINS, Calibration, calibration, top
 from negmerge_kit.vision.images import ImageSet
 
@@ -22,6 +22,7 @@ def confidence(case: Case) -> Iterator[Probe]:
             {who: Reading(each.confidence, *each.confidence_interval, each.n, each.split)
              for who, each in found.items()},
             chance=sum(len(images) / len(images.classes) for images in sets) / sum(map(len, sets)),
+            good=LOWER if side == "forget" else None,
         )  # fmt: skip
         yield Probe(
             f"calibration on {side}",
@@ -31,6 +32,7 @@ def confidence(case: Case) -> Iterator[Probe]:
             details={"floor": {who: each.floor for who, each in found.items()},
                      "chance": "the error that binning alone gives a perfectly calibrated model as confident as the "
                                "unlearned one"},
+            good=LOWER,
         )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from negmerge_kit.lab.audits.case import Case, Members
-from negmerge_kit.lab.audits.probe import Probe, Reading
+from negmerge_kit.lab.audits.probe import HIGHER, Probe, Reading
 from negmerge_kit.lab.audits.subjects import Subject
 from negmerge_kit.lab.audits.zero_shot import joint_labels
 from negmerge_kit.scoring.membership import attack_efficacy, threshold_efficacy
@@ -24,8 +24,9 @@ def membership(case: Case) -> Iterator[Probe]:
     """Share of the forget set's pretraining images that each attack calls non-members; the retrained model's is ideal.
 
     The attack learns from kept images that were and were not in pretraining, answered under all heads side by side.
-    What it says of forget images that were never seen stands beside it as `strangers`: equal shares mean that
-    membership leaves no trace.
+    What it says of forget images that were never seen is given too, as `strangers`: equal shares mean that membership
+    leaves no trace. How much is left is how far the share falls below that one, held against how far the base's does;
+    an attack that does not know the base's own images from unseen ones measures nothing.
     """
     for name, attack in ATTACKS.items():
         asks = f"Does an attacker take pretraining images of {case.forget.name} for images the model never saw?"
@@ -39,7 +40,19 @@ def membership(case: Case) -> Iterator[Probe]:
             called = torch.arange(n) < round(attack(member, nonmember, target) * n)
             readings[who] = Reading.share(called, case.members.forget.split)
             strangers[who] = attack(member, nonmember, never)
-        yield Probe(name, asks, readings, 0.5, details={"strangers": strangers})
+        knows = readings["base"].high < strangers["base"]
+
+        def here(who: str, value: float) -> float:
+            """A model's share as far below the unlearned model's strangers as it is below its own."""
+            return value - strangers[who] + strangers["unlearned"]
+
+        low, value, high = (here("base", end) for end in (readings["base"].low, readings["base"].value,
+                                                          readings["base"].high))  # fmt: skip
+        floor = ("never seen", strangers["unlearned"])
+        if "retrained" in readings:
+            floor = ("retrained", here("retrained", readings["retrained"].value))
+        yield Probe(name, asks, readings, 0.5, details={"strangers": strangers, "knows_the_base": knows}, good=HIGHER,
+                    floor=floor if knows else None, known=(value, low, high))  # fmt: skip
 
 
 def _answers(case: Case, subject: Subject, members: Members) -> list[tuple[Tensor, Tensor]]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from negmerge_kit.lab.audits.case import Case
-from negmerge_kit.lab.audits.probe import LEFTOVER, NONE, Probe, Reading, change
+from negmerge_kit.lab.audits.probe import LEFTOVER, LOWER, Probe, Reading, change, judge
 from negmerge_kit.lab.audits.subjects import Subject
 from negmerge_kit.types import Json
 from negmerge_kit.vision.images import ImageSet
@@ -22,7 +22,8 @@ def other_prompts(case: Case) -> Iterator[Probe]:
     """Accuracy under the best head of several, chosen on validation for each model and scored once on test.
 
     Heads: the set's own templates again with the model's own text tower, each of them alone, and GENERIC ones.
-    Knowledge is left where another head gets significantly more out of the unlearned model than its own does.
+    Knowledge is left where another head gets significantly more out of the unlearned model than its own does, and
+    where `judge` says so of what the best head gets.
     """
     asks = f"Does the model name images of {case.forget.name} under a head built from other prompts?"
     if not case.subjects["base"].shown().has_text:
@@ -41,9 +42,9 @@ def other_prompts(case: Case) -> Iterator[Probe]:
         readings[who] = Reading.share(found[who], case.forget.split)
         details[who] = {"best": best, "validation": on_val}
     more = change(case.subjects["unlearned"].hits(case.forget), found["unlearned"])
-    verdict = LEFTOVER if more[0] > 0 else NONE
+    verdict = LEFTOVER if more[0] > 0 else judge(found, case.chance)
     details["unlearned"] |= {"more_than_own_low": more[0], "more_than_own_high": more[1]}
-    yield Probe(SPARE, asks, readings, 1 / len(case.forget.classes), verdict, details=details)
+    yield Probe(SPARE, asks, readings, case.chance, verdict, details=details, good=LOWER, floor=case.floor(readings))
 
 
 def _head(subject: Subject, images: ImageSet, templates: tuple[str, ...]) -> Tensor:

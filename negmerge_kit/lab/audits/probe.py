@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from math import inf
 
 from torch import Tensor
 
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.scoring.accuracy import Accuracy
 from negmerge_kit.scoring.intervals import paired_difference
+from negmerge_kit.scoring.leftover import Leftover, share_left
 from negmerge_kit.types import Json
 
 LEFTOVER, NONE, OPEN = "leftover", "none", "open"
-"""Verdicts: knowledge is left; the probe finds none; it cannot tell (a retrained model would)."""
+"""Verdicts: knowledge is left; no more than the floor shows; undecided, which a retrained model would settle."""
 
+LOWER, HIGHER = "lower", "higher"
+"""Which way a probe's number is good."""
+ARROWS = {LOWER: " ↓", HIGHER: " ↑", None: ""}
+"""The good direction, behind a probe's name."""
+
+FLOORS = {
+    "retrained": "the retrained model",
+    "shuffled": "shuffled weights",
+    "never seen": "images it never saw",
+    "chance": "chance",
+}
+"""What shows no knowledge of the forget set, the best reference first, in words."""
+
+WORDS = {LEFTOVER: "knowledge is left", OPEN: "undecided without a retrained model"}
+UNPLACED = WORDS | {NONE: "at the level of the floor"}
 
 MARGIN = 0.05
 """How far below the base still counts as the base's own, at 95 % confidence: few images prove nothing either way."""
@@ -50,6 +67,11 @@ class Reading:
             raise ParameterError(f"there is no image to probe on split {split}: give a set that has some.")
         return cls.of(Accuracy(int(hits.sum()), len(hits), split))
 
+    @property
+    def span(self) -> tuple[float, float, float]:
+        """(value, low, high)."""
+        return self.value, self.low, self.high
+
     def json(self) -> Json:
         """The score object of the JSON contract."""
         return {"value": self.value, "n": self.n, "low": self.low, "high": self.high, "split": self.split}
@@ -67,6 +89,10 @@ class Probe:
         verdict: LEFTOVER, NONE, OPEN, or None where the probe describes and does not judge.
         undefined: why there is no number, in a sentence.
         details: more numbers, as plain values.
+        good: LOWER or HIGHER where one way is good.
+        floor: what shows no knowledge, a key of FLOORS, and its number; None for a probe that cannot say how much is
+            left.
+        known: (value, low, high) of the base beside that floor, where not its reading.
     """
 
     name: str
@@ -76,6 +102,22 @@ class Probe:
     verdict: str | None = None
     undefined: str | None = None
     details: Json = field(default_factory=dict)
+    good: str | None = None
+    floor: tuple[str, float] | None = None
+    known: tuple[float, float, float] | None = None
+
+    @property
+    def left(self) -> Leftover | None:
+        """Where the unlearned model stands between the floor, 0, and the base, 1 (see `share_left`)."""
+        if self.floor is None or not {"base", "unlearned"} <= self.readings.keys():
+            return None
+        known = self.known or self.readings["base"].span
+        return share_left(self.readings["unlearned"].span, floor=self.floor[1], base=known)
+
+    @property
+    def says(self) -> str:
+        """What came of it, in words; empty where the probe only describes."""
+        return verdict_words(self.json())
 
     def json(self) -> Json:
         """`{"name", "asks", "base", "unlearned", "chance", "retrained", …}` of the JSON contract."""
@@ -91,6 +133,9 @@ class Probe:
             "verdict": self.verdict,
             "undefined": self.undefined,
             "details": self.details,
+            "good": self.good,
+            "left": self.left and asdict(self.left) | {"floor": self.floor and self.floor[0],
+                                                       "at": self.floor and self.floor[1]},
         }
 
 
@@ -100,13 +145,51 @@ def change(before: Tensor, after: Tensor) -> tuple[float, float]:
     return paired_difference(int((before & ~after).sum()), int((~before & after).sum()), len(before))
 
 
-def judge(hits: Mapping[str, Tensor]) -> str:
+def alarms_first(probes: Iterable[Probe]) -> list[Probe]:
+    """Probes by how much is left for sure, the low end of their interval, most first; the others after, as they came.
+
+    >>> from negmerge_kit.scoring.accuracy import Accuracy
+    >>> def probe(name, right):
+    ...     read = {who: Reading.of(Accuracy(n, 100, "test")) for who, n in (("base", 90), ("unlearned", right))}
+    ...     return Probe(name, "?", read, 0.1, floor=("chance", 0.1))
+    >>> [found.name for found in alarms_first([Probe("control", "?"), probe("prompts", 40), probe("linear", 70)])]
+    ['linear', 'prompts', 'control']
+    """
+    probes = list(probes)
+    ranked = {probe.name: probe.left for probe in probes if probe.left is not None}
+    return sorted(probes, key=lambda probe: -ranked[probe.name].low if probe.name in ranked else inf)
+
+
+def verdict_words(probe: Json) -> str:
+    """What came of a probe, from its JSON: how far up from its floor to the base it reads, and what follows.
+
+    >>> left = {"value": 0.706, "low": 0.64, "high": 0.77, "floor": "shuffled", "at": 0.44}
+    >>> verdict_words({"verdict": "open", "left": left})
+    '71 % (64 to 77) of the way from shuffled weights, 44.0 %, to the base; undecided without a retrained model'
+    >>> verdict_words({"verdict": "none", "left": left | {"low": -0.1}})
+    'at the level of shuffled weights, 44.0 %'
+    """
+    verdict, left = probe.get("verdict"), probe.get("left")
+    if (probe.get("details") or {}).get("knows_the_base") is False:
+        return "this attack does not know the base's own images from unseen ones: nothing follows from it"
+    if left is None:
+        return UNPLACED.get(verdict or "", "")
+    floor = f"{FLOORS.get(left['floor'], left['floor'])}, {100 * left['at']:.1f} %"
+    if verdict == NONE or left["low"] <= 0:
+        where = f"at the level of {floor}"
+        return where if verdict in (NONE, None) else f"{where}; {WORDS[verdict]}"
+    span = f"{100 * left['value']:.0f} % ({100 * left['low']:.0f} to {100 * left['high']:.0f})"
+    where = f"{span} of the way from {floor}, to the base"
+    return f"{where}; {WORDS[verdict]}" if verdict else where
+
+
+def judge(hits: Mapping[str, Tensor], chance: float | None = None) -> str:
     """Whether what the probe read off the unlearned model is knowledge of the forget set, by paired intervals.
 
     With a model retrained without the set, knowledge is left where the unlearned model shows more than that one.
-    Without, it is left where the unlearned model falls short of the base by less than MARGIN for sure, and none is
-    found where it shows no more than shuffled weights do; in between the probe cannot tell, because features that were
-    never taught the set may serve it too.
+    Without, it is left where the unlearned model falls short of the base by less than MARGIN for sure, and no more than
+    the floor is shown where it does no better than shuffled weights do or, where these were not asked, than chance; in
+    between it is undecided, because features that were never taught the set may serve it too.
 
     >>> from torch import arange
     >>> knows, guesses = arange(200) % 10 > 0, arange(200) % 10 == 0
@@ -114,13 +197,21 @@ def judge(hits: Mapping[str, Tensor]) -> str:
     'leftover'
     >>> judge({"base": knows, "unlearned": knows, "retrained": knows})
     'none'
+    >>> judge({"base": knows, "unlearned": arange(200) % 2 == 0}, chance=0.1)
+    'open'
     """
     base, unlearned = hits["base"], hits["unlearned"]
     if "retrained" in hits:
         return LEFTOVER if change(hits["retrained"], unlearned)[0] > 0 else NONE
-    floor = hits["shuffled"]
-    if change(floor, base)[0] <= 0:
+
+    def beats_floor(found: Tensor) -> bool:
+        if "shuffled" in hits:
+            return change(hits["shuffled"], found)[0] > 0
+        assert chance is not None
+        return Reading.share(found, "test").low > chance
+
+    if not beats_floor(base):
         return OPEN  # the base shows nothing here either
     if change(base, unlearned)[0] > -MARGIN:
         return LEFTOVER
-    return OPEN if change(floor, unlearned)[0] > 0 else NONE
+    return OPEN if beats_floor(unlearned) else NONE

@@ -10,7 +10,7 @@ from typing import cast
 from torch import Tensor
 
 from negmerge_kit.lab.audits.case import Case, few_of_each
-from negmerge_kit.lab.audits.probe import LEFTOVER, NONE, OPEN, Probe, Reading, change
+from negmerge_kit.lab.audits.probe import LEFTOVER, LOWER, NONE, OPEN, Probe, Reading, change
 from negmerge_kit.lab.audits.subjects import Subject
 from negmerge_kit.lab.training.finetuning import Step, finetune
 from negmerge_kit.lab.training.recipe import Recipe
@@ -25,7 +25,9 @@ LOOKS = (1, 2, 3, 5, 8, 12, 16, 20, 25, 30, 40, 50, 60, 80, 100, 150, 200, 300, 
 
 
 def relearning(case: Case) -> Iterator[Probe]:
-    """Fine-tune the unlearned (and the retrained) model on a few forget images until the base's accuracy is back.
+    """Fine-tune the unlearned model on a few forget images until the base's accuracy is back.
+
+    The floor is what is learned from nothing: the retrained model, or else shuffled weights, after as many steps.
 
     The number is test accuracy when it is back or the steps are spent; `details` hold the steps, with the steps that
     reached the lower and the upper end of the base's interval. Training is a candidate's own: same head, same rate.
@@ -36,8 +38,9 @@ def relearning(case: Case) -> Iterator[Probe]:
         images = few_of_each(case.train, per_class, seed=case.seed)
         readings, looks = {"base": goal}, {}
         details: Json = {"images": len(images), "most_steps": case.steps, "recipe": _recipe(case, images).json()}
-        for who, subject in case.asked.items():
-            if who != "base":
+        floor = "retrained" if "retrained" in case.subjects else "shuffled"
+        for who, subject in case.subjects.items():
+            if who in ("unlearned", floor):
                 looks[who] = _relearn(case, subject, images, goal)
                 readings[who] = Reading.share(looks[who][max(looks[who])], case.forget.split)
                 details[who] = _steps(looks[who], goal)
@@ -45,9 +48,11 @@ def relearning(case: Case) -> Iterator[Probe]:
             f"relearning from {per_class} a class",
             f"Does fine-tuning on {len(images)} images of {case.forget.name} bring back what the base knew?",
             readings,
-            1 / len(case.forget.classes),
-            _verdict(looks),
+            case.chance,
+            _verdict(looks["unlearned"], looks[floor], floor),
             details=details,
+            good=LOWER,
+            floor=(floor, _share(looks[floor][_both(looks["unlearned"], looks[floor])])),
         )
 
 
@@ -87,12 +92,17 @@ def _steps(looks: Mapping[int, Tensor], goal: Reading) -> Json:
     }
 
 
-def _verdict(looks: Mapping[str, Mapping[int, Tensor]]) -> str:
-    """Only a model that never knew the set tells how fast it is learnt from nothing: both after equal steps."""
-    if "retrained" not in looks:
-        return OPEN
-    step = max(looks["unlearned"].keys() & looks["retrained"].keys())
-    return LEFTOVER if change(looks["retrained"][step], looks["unlearned"][step])[0] > 0 else NONE
+def _verdict(unlearned: Mapping[int, Tensor], floor: Mapping[int, Tensor], name: str) -> str:
+    """Only a model that never knew the set decides how fast it is learnt from nothing: both after equal steps."""
+    step = _both(unlearned, floor)
+    if change(floor[step], unlearned[step])[0] <= 0:
+        return NONE
+    return LEFTOVER if name == "retrained" else OPEN
+
+
+def _both(one: Mapping[int, Tensor], other: Mapping[int, Tensor]) -> int:
+    """The last step at which both were looked at."""
+    return max(one.keys() & other.keys())
 
 
 def _share(hits: Tensor) -> float:

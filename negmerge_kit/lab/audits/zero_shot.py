@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import torch
 
 from negmerge_kit.lab.audits.case import Case
-from negmerge_kit.lab.audits.probe import Probe, Reading, change
+from negmerge_kit.lab.audits.probe import HIGHER, LOWER, Probe, Reading, change
 
 
 def zero_shot(case: Case) -> Iterator[Probe]:
-    """Accuracy on the forget set: the number that unlearning lowers, judged only beside a retrained model."""
+    """Accuracy on the forget set: the number that unlearning lowers."""
     asks = f"Does the model name images of {case.forget.name} under its own head?"
-    yield case.answer("zero-shot", asks, lambda subject: subject.hits(case.forget), judged="retrained" in case.asked)
+    yield case.answer("zero-shot", asks, lambda subject: subject.hits(case.forget))
 
 
 def control_families(case: Case) -> Iterator[Probe]:
@@ -31,6 +31,7 @@ def control_families(case: Case) -> Iterator[Probe]:
             readings,
             1 / len(images.classes),
             details={"change": lost, "change_low": low, "change_high": high, "lost_for_sure": high < 0},
+            good=HIGHER,
         )
 
 
@@ -68,4 +69,5 @@ def nearest_wrong_class(case: Case) -> Iterator[Probe]:
             "mass": {name: float(part.sum()) for name, part in zip(names, masses, strict=True)},
         }  # fmt: skip
     asks = f"Do wrong answers on {forget.name} gather in one class each, as if it had been renamed?"
-    yield Probe("nearest wrong class", asks, readings, 1 / (classes - 1) if classes > 2 else None, details=details)
+    chance = 1 / (classes - 1) if classes > 2 else None
+    yield Probe("nearest wrong class", asks, readings, chance, details=details, good=LOWER)
