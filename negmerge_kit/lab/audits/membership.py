@@ -41,16 +41,12 @@ def membership(case: Case) -> Iterator[Probe]:
             readings[who] = Reading.share(called, case.members.forget.split)
             strangers[who] = attack(member, nonmember, never)
         knows = readings["base"].high < strangers["base"]
-
-        def here(who: str, value: float) -> float:
-            """A model's share as far below the unlearned model's strangers as it is below its own."""
-            return value - strangers[who] + strangers["unlearned"]
-
-        low, value, high = (here("base", end) for end in (readings["base"].low, readings["base"].value,
-                                                          readings["base"].high))  # fmt: skip
+        # A model's share as far below the unlearned model's strangers as it is below its own.
+        shift = {who: strangers["unlearned"] - share for who, share in strangers.items()}
+        value, low, high = (end + shift["base"] for end in readings["base"].span)
         floor = ("never seen", strangers["unlearned"])
         if "retrained" in readings:
-            floor = ("retrained", here("retrained", readings["retrained"].value))
+            floor = ("retrained", readings["retrained"].value + shift["retrained"])
         yield Probe(name, asks, readings, 0.5, details={"strangers": strangers, "knows_the_base": knows}, good=HIGHER,
                     floor=floor if knows else None, known=(value, low, high))  # fmt: skip
 
