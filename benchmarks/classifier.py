@@ -3,10 +3,11 @@
     python benchmarks/classifier.py [POOL ...] [--seeds 3] [--choose gap] [--shadows 8] [--write]
 
 Without a POOL it makes the pools, in the user's cache: for each seed another tenth to forget, another base, other
-candidates, another retrained model, other shadow models. Prints a Markdown table with a point for each seed and their
-range, and how long each seed took from nothing to the table; with `--write` it also replaces the table in README.md,
-between `<!-- classifiers: ... -->` and `<!-- /classifiers -->`. Finished rows are kept in the pools, so a stopped run
-goes on where it was.
+candidates, other retrained models, other shadow models. One retrained model and one half of the forgotten and of the
+remaining images choose, another model and the other half report. Prints a Markdown table with a point for each seed and
+their range, the facts that may be said of it, and how long each seed took from nothing to the table; with `--write`
+table and facts also replace those in README.md, between `<!-- classifiers: ... -->` and `<!-- /classifiers -->`.
+Finished rows are kept in the pools, so a stopped run goes on where it was.
 """
 
 import argparse
@@ -66,7 +67,11 @@ def cell(values, *, each=False) -> str:
 
 def table(comparisons) -> str:
     scores = comparisons[0].rows[0].standing.scores
-    n = {name: f", n = {scores[name]['n']}" if name in ("forget", "unseen") else "" for name in COLUMNS}
+    chosen_on, shared = comparisons[0].images["val"], comparisons[0].images["shared"]
+    n = dict.fromkeys(COLUMNS, "")
+    for name, part in (("forget", "forgotten"), ("unseen", "unseen")):
+        chosen = "the same" if part in shared else f"{chosen_on[part]} others"
+        n[name] = f", n = {scores[name]['n']} (chosen on {chosen})"
     seeds = f"{len(comparisons)} seeds: mean and range; of the gap every seed" if len(comparisons) > 1 else "one seed"
     heads = [f"test, % ({seeds})", *(f"{title}{n[name]}" for name, title in COLUMNS.items()), "seconds"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
@@ -74,10 +79,55 @@ def table(comparisons) -> str:
         standings = [row.standing.values if row.standing else {} for row in rows]
         cells = [cell([values.get(name) for values in standings], each=name == "gap") for name in COLUMNS]
         title = rows[0].entrant.title
-        title = f"**{title}**" if rows[0].entrant.name in ("negmerge", "retrain") else title
+        title = f"**{title}**" if rows[0].entrant.name in ("negmerge", "retrain", "retrain-again") else title
         seconds = [row.cost.wall for row in rows]
         lines.append(f"| {' | '.join([title, *cells, f'{fmean(seconds):.0f}'])} |")
     return "\n".join(lines)
+
+
+def place(gaps, name) -> str:
+    """The place of one name among the gaps, smallest first, as a range where others have the very same.
+
+    >>> place({"a": 0.2, "b": 0.1, "c": 0.2}, "c"), place({"a": 0.2, "b": 0.1}, "b")
+    ('2nd to 3rd of 3', '1st of 2')
+    """
+    values = sorted(round(gap, 6) for gap in gaps.values())
+    first = 1 + values.index(round(gaps[name], 6))
+    last = first + values.count(round(gaps[name], 6)) - 1
+    return f"{ordinal(first)}{f' to {ordinal(last)}' if last > first else ''} of {len(values)}"
+
+
+def ordinal(n) -> str:
+    ending = "th" if n % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
+    return f"{n}{ending}"
+
+
+def facts(comparisons) -> str:
+    """What the table allows to be said, each number of it from the rows; gaps in points, by the mean of the seeds."""
+    titles, gaps = {}, {}
+    for rows in zip(*(comparison.rows for comparison in comparisons), strict=True):
+        values = [row.standing.values.get("gap") if row.standing else None for row in rows]
+        entrant = rows[0].entrant
+        titles[entrant.name] = entrant.title
+        if entrant.name not in ("base", "retrain", "retrain-again") and None not in values:
+            gaps[entrant.name] = fmean(values)
+    ours, best = gaps["negmerge"], min(gaps, key=gaps.get)
+    told = [f"By the mean of its gaps NegMerge ({100 * ours:.2f}) is {place(gaps, 'negmerge')} rows that unlearn; "
+            f"first is {titles[best]} ({100 * gaps[best]:.2f}), the plain average ({100 * gaps['uniform']:.2f}) "
+            f"{place(gaps, 'uniform')}, the random mask ({100 * gaps['random-mask']:.2f}) "
+            f"{place(gaps, 'random-mask')}."]
+    noise = [comparison.noise_floor for comparison in comparisons]
+    if None not in noise:
+        within = [comparison.within_noise for comparison in comparisons]
+        told.append(f"Two retrained models are {cell(noise, each=True)} apart, and "
+                    f"{', '.join(f'{near} of {count}' for near, count in within)} rows are no farther than that from "
+                    "the one that judges.")
+        nearer = sum(gap <= fmean(noise) for gap in gaps.values())
+        told.append(f"By the means {nearer} of {len(gaps)} rows are within this noise.")
+    forgotten, unseen = (comparisons[0].images["test"][name] for name in ("forgotten", "unseen"))
+    told.append(f"One image is {25 / forgotten:.2f} points of gap among the {forgotten} forgotten ones that report, "
+                f"and {25 / unseen:.2f} among the {unseen} unseen ones.")
+    return " ".join(told)
 
 
 def main() -> None:
@@ -95,7 +145,7 @@ def main() -> None:
         terms = Terms(options.choose, options.shadows, seed)
         comparisons.append(compared(pool, terms))
         print(f"seed {seed}: {time.perf_counter() - started:.0f} s, less what was kept from before", file=sys.stderr)
-    shown = table(comparisons)
+    shown = f"{table(comparisons)}\n\n{facts(comparisons)}"
     print(shown)
     if options.write:
         text = README.read_text(encoding="utf-8")

@@ -118,8 +118,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _refuse(options: argparse.Namespace, entrants: Sequence[Entrant], pools: Sequence[Pool]) -> None:
     """Say what cannot work before the long work begins."""
+    from negmerge_kit.lab.comparison.classifier_contest import models_to_make
     from negmerge_kit.lab.comparison.comparison import is_classifier
-    from negmerge_kit.lab.comparison.entrants import RETRAIN
+    from negmerge_kit.lab.comparison.terms import Terms
     from negmerge_kit.lab.retrained import Wanted, require_retrained
     from negmerge_kit.vision.clip import pick_device
 
@@ -139,9 +140,9 @@ def _refuse(options: argparse.Namespace, entrants: Sequence[Entrant], pools: Seq
         )
     if options.choose == "gap" and options.keep is not None:
         raise ParameterError("--choose gap has no floor to keep: leave --keep out.")
-    if options.choose == "gap" and not any(entrant.rule == RETRAIN for entrant in entrants):
+    if options.choose == "gap" and "val" not in models_to_make(entrants, Terms("gap")):
         for pool in pools:
-            require_retrained(pool, Wanted(seed=options.seed, device=pick_device(options.device).type))
+            require_retrained(pool, Wanted(seed=options.seed, device=pick_device(options.device).type).other)
     if len(pools) > 1 and (options.resample or options.subsets):
         raise ParameterError("--resample and --subsets look at one pool: name one, or leave them out.")
     if options.resample and options.reference not in {entrant.name for entrant in entrants}:
@@ -200,21 +201,29 @@ def compare_pool(
 
 def _make_reference(pool: Pool, entrants: Sequence[Entrant], terms: Terms, device: str, anew: bool) -> None:
     """Retrain, and train the shadow models, before rows are worked out elsewhere: all of them need these models."""
-    from negmerge_kit.cli.progress import progress_bar, say
+    from negmerge_kit.cli.progress import now, progress_bar, say
     from negmerge_kit.lab.comparison.baseline_rows import retrained, yardstick_of
+    from negmerge_kit.lab.comparison.classifier_contest import models_to_make
     from negmerge_kit.lab.comparison.comparison import is_classifier
-    from negmerge_kit.lab.comparison.entrants import RETRAIN
     from negmerge_kit.lab.workbench import Workbench
 
     if not is_classifier(pool):
         return
-    with progress_bar(f"before comparing on {pool.folder}", terms.shadows, unit="shadow model") as bar:
+    models = models_to_make(entrants, terms)
+    if not models and not terms.shadows:
+        return
+    with progress_bar(f"before comparing on {pool.folder}", len(models) + terms.shadows, unit="model") as bar:
         yardstick = yardstick_of(
-            Workbench(pool, device=device), terms, on_shadow=lambda done, count: say(bar, "shadow models", done=done)
-        )
-        if any(entrant.rule == RETRAIN for entrant in entrants):
-            say(bar, "retraining", done=0)
-            retrained(yardstick, terms, anew=anew)
+            Workbench(pool, device=device), terms,
+            on_shadow=lambda done, count: say(bar, "shadow models", done=len(models) + done),
+        )  # fmt: skip
+        for made, split in enumerate(models):
+
+            def on_step(rate: float, step: Step, made: int = made) -> None:
+                say(bar, now(f"retraining at {rate:g}", step.index, step.total, step.loss), done=made)
+
+            retrained(yardstick, terms, on_step, split=split, anew=anew)
+            say(bar, "", done=made + 1)
         _ = yardstick.shadows  # trained now, kept in the pool
 
 

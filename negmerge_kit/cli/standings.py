@@ -17,7 +17,8 @@ SHOWN = {"retain": "remaining", "forget": "forgotten", "unseen": "unseen", "mia"
 """The columns, by metric: those that papers report."""
 CHOSEN = {
     "floor": "scales and rates: forget most with {keep:g} of the base's retention on validation",
-    "gap": "scales and rates: the smallest gap to the retrained model on validation, which only an oracle knows",
+    "gap": "scales and rates: the smallest gap on validation to a retrained model of another seed than the one that "
+    "judges, which only an oracle knows",
 }
 
 
@@ -26,6 +27,7 @@ def standings_table(comparison: Comparison) -> str:
     assert comparison.terms is not None
     lines = [
         f"\n{comparison.pool}: {CHOSEN[comparison.terms.choose].format(keep=comparison.keep)}{comparison.statistics}",
+        f"chosen on {_images(comparison, 'val')}; reported on {_images(comparison, 'test')}{_shared(comparison)}",
         f"{'test, %':34}{'chosen':>9}" + "".join(f"{title:>11}" for title in SHOWN.values()) + f"{'took':>9}",
     ]
     for row in comparison.rows:
@@ -33,15 +35,35 @@ def standings_table(comparison: Comparison) -> str:
         cells = "".join(f"{_cell(values.get(name)):>11}" for name in SHOWN)
         told = cells if values else f"{row.status:>{11 * len(SHOWN)}}"
         lines.append(f"{row.entrant.title:34}{_chosen(row):>9}{told}{seconds(row.cost.wall):>9}")
-    n = {name: score["n"] for row in comparison.rows if row.standing for name, score in row.standing.scores.items()}
-    counts = ", ".join(f"{SHOWN[name]} n = {n[name]}" for name in ("retain", "forget", "unseen") if name in n)
     return "\n".join([
         *lines,
-        f"{counts}; attack: share of forgotten images called non-members; all are best near the retrained model's",
+        "attack: share of forgotten images called non-members; all are best near the retrained model's",
         "gap: mean distance to it; chosen: a scale, or the learning rate of a baseline; intervals: --json",
-        "took: candidates or tries, and all scoring on validation that chose; test is charged to nobody",
+        *noise_told(comparison),
+        "took: candidates or tries, and all scoring on validation that chose; test is charged to nobody, and the "
+        "retrained models that choose and judge to their own rows only",
         *notes(comparison),
     ])  # fmt: skip
+
+
+def noise_told(comparison: Comparison) -> list[str]:
+    """What two retrained models' own gap says about the others, in a line; nothing where there are no two."""
+    floor, within = comparison.noise_floor, comparison.within_noise
+    if floor is None or within is None:
+        return []
+    near, count = within
+    return [f"noise floor: two retrained models are {100 * floor:.2f} points apart; of {count} rows that unlearn, "
+            f"{near} {'is' if near == 1 else 'are'} no farther from the one that judges"]  # fmt: skip
+
+
+def _images(comparison: Comparison, split: str) -> str:
+    assert comparison.images is not None
+    return ", ".join(f"{n:,} {name}" for name, n in comparison.images[split].items())
+
+
+def _shared(comparison: Comparison) -> str:
+    shared = (comparison.images or {})["shared"]
+    return f"; the {' and '.join(shared)} images that report are the ones that chose" if shared else ""
 
 
 def standings_spread(spreads: Sequence[Json], over: str) -> str:

@@ -248,13 +248,13 @@ def run_search(
 
 
 def _nearest(bench: Workbench, choice: Choice, scales: Scales) -> tuple[Retrained, ScaleSearch]:
-    """The search, and the retrained model that it was held against: of several, the first of `find_retrained`."""
-    from negmerge_kit.lab.retrained import Wanted
+    """The search, and the retrained model that it was held against: of several, the one that chooses in `compare`."""
+    from negmerge_kit.lab.retrained import ANY, Wanted
     from negmerge_kit.lab.yardstick import Yardstick
 
-    yardstick = Yardstick(bench)
+    yardstick = Yardstick(bench, chooser=ANY.other)
     held = yardstick.require()
-    yardstick.wanted = Wanted(sha256=held.sha256)  # this one to the end, even if another is made meanwhile
+    yardstick.chooser = Wanted(sha256=held.sha256)  # this one to the end, even if another is made meanwhile
     return held, yardstick.nearest(choice, scales=scales)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from negmerge_kit.lab.baselines import BASELINES
 from negmerge_kit.lab.comparison.comparison import Comparison
-from negmerge_kit.lab.comparison.entrants import RETRAIN, SEARCHES, Entrant
+from negmerge_kit.lab.comparison.entrants import BASE, RETRAIN, RETRAIN_AGAIN, SEARCHES, Entrant
 from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 from negmerge_kit.lab.training.forecast import SUSTAINED, TRAINING, check_tflops, count_images, flops_per_image
 from negmerge_kit.lab.training.recipe import Recipe
@@ -127,8 +127,8 @@ def forecast_rows(
     passes = [(recipe.epochs, sets["forget"], recipe.batch_size) for recipe in recipes]
     rows.append(_trained("candidates", len(recipes), passes))
     for entrant in entrants:
-        if entrant.rule in BASELINES:
-            baseline = BASELINES[entrant.rule]
+        if entrant.is_baseline and entrant.rule != BASE:
+            baseline = BASELINES[RETRAIN if entrant.rule == RETRAIN_AGAIN else entrant.rule]
             preset = baseline.preset_of(str(model.spec))
             tries = max(1, len(preset.rates))
             epochs = terms.epochs or preset.epochs or base.epochs
@@ -145,7 +145,9 @@ def forecast_rows(
     searches += len(recipes) * bool(rules & SEARCHES.keys()) + (len(recipes) - 1) * ("greedy" in rules)
     looked = searches * len({0.0, *scale_grid(scales)})
     tried = sum(row["trainings"] for row in rows if row["row"] in BASELINES and row["row"] != RETRAIN)
-    answered = (looked + tried) * (known + sets["val"]) + len(entrants) * (known + sets["test"])
+    chosen_on = known // 2 if scene.forgetting.halved else known  # the other half reports
+    reported_on = known - chosen_on if scene.forgetting.halved else known
+    answered = (looked + tried) * (chosen_on + sets["val"]) + len(entrants) * (reported_on + sets["test"])
     attacks = {2 * sets["test"]: len(FEATURES) * len(entrants)}
     if terms.choose == "gap":
         attacks[2 * sets["val"]] = attacks.get(2 * sets["val"], 0) + looked + tried

@@ -6,7 +6,7 @@ POOL/retrained-<digest>.safetensors        under base, remaining images, network
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.provenance import made_with, short_digest
 from negmerge_kit.lab.training.from_scratch import BaseTraining
+from negmerge_kit.lab.training.recipe import SEEDS
 from negmerge_kit.types import Items, Json, Weights
 from negmerge_kit.vision.scene import Scene
 
@@ -35,12 +36,21 @@ class Wanted:
         device: kind of device that trained it, with this torch and by this version of the kit: what another one trained
             is not held against what is trained here. None takes any; counts only beside a seed.
         sha256: of its file, before all others.
+        another: where no seed is named, the one after the first of those trained as the base was, if there are two.
     """
 
     seed: int | None = None
     epochs: int | None = None
     sha256: str | None = None
     device: str | None = None
+    another: bool = False
+
+    @property
+    def other(self) -> Wanted:
+        """The retrained model that chooses where this one judges: of the next seed."""
+        if self.seed is None:
+            return replace(self, another=True)
+        return replace(self, seed=(self.seed + 1) % SEEDS)
 
 
 ANY = Wanted()
@@ -109,7 +119,11 @@ def find_retrained(pool: Pool, wanted: Wanted = ANY) -> Retrained | None:
         another = _but_seed({name: made.get(name) for name in ours}) != _but_seed(ours)
         stale = any(made.get(name) != here[name] for name in ("code", "torch"))
         ranked.append((another, made.get("seed", -1), stale, path.name, path))
-    for *_, path in sorted(ranked):
+    ranked.sort()
+    if wanted.another:  # the first one judges
+        others = [found for found in ranked if not found[0] and found[1] != ranked[0][1]]
+        ranked = [*others, *ranked]
+    for *_, path in ranked:
         if wanted.sha256 in (None, sha256_file(path)):
             return _read(path)
     return None

@@ -47,11 +47,12 @@ class Shadows:
     inside: Tensor
     sizes: tuple[int, ...]
 
-    def about(self, name: str) -> tuple[Tensor, Tensor]:
-        """Confidences and membership of one set's images, [K, n of the set] each."""
+    def about(self, name: str, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Confidences and membership of one set's images, [K, n of the set] each; of those at `places` only."""
         place = SETS.index(name)
         start = sum(self.sizes[:place])
-        columns = slice(start, start + self.sizes[place])
+        columns = torch.arange(start, start + self.sizes[place])
+        columns = columns if places is None else columns[places]
         return self.confidence[:, columns], self.inside[:, columns]
 
 

@@ -86,8 +86,9 @@ def measure(
 ) -> Standing:
     """Every metric of one model; `gap` and `seconds` come with `Standing.beside`.
 
-    Members are as many of the remaining images, from the first, as there are unseen ones; non-members are all unseen
-    images: validation images on `val`, test images on `test`. Every image is seen as it is, without augmentation. The
+    Forgotten and remaining images are those of the split: one half of each chooses, the other reports (see
+    `Parts.half`). Members are as many of the remaining images, from the first, as there are unseen ones; non-members
+    are all unseen images: validation images on `val`, test images on `test`. No image is augmented. The
     intervals of the attacks are over the images to forget; they take what the attacker learned as given.
 
     Args:
@@ -99,7 +100,8 @@ def measure(
     """
     unseen = unseen_of(parts, split)
     split = unseen.split  # what was read, whatever was asked for
-    remaining, forgotten, never = (_answers(model, images) for images in (parts.remaining, parts.forgotten, unseen))
+    known = (parts.on(name, split) for name in ("remaining", "forgotten"))
+    remaining, forgotten, never = (_answers(model, images) for images in (*known, unseen))
     member = tuple(side[: len(never[1])] for side in remaining)
     scores: dict[str, Json] = {
         name: _accuracy(answers, of)
@@ -112,7 +114,7 @@ def measure(
         scores["mia" if feature == "confidence" else f"mia_{feature}"] = _share(called, n, split)
     scores["loss_threshold"] = _share(threshold_efficacy((member[0], member[1]), never, forgotten), n, split)
     if shadows is not None:
-        ours = log_ratios(scaled_confidence(*forgotten), *shadows.about("forgotten"))
+        ours = log_ratios(scaled_confidence(*forgotten), *shadows.about("forgotten", parts.half("forgotten", split)))
         theirs = log_ratios(scaled_confidence(*never), *shadows.about("validation" if split == "val" else "test"))
         scores["lira_members"] = _share(float((ours > 0).double().mean()), n, split)
         found = separation(ours, theirs)

@@ -29,7 +29,8 @@ class Yardstick:
         bench: a pool of a standard classifier.
         shadows: how many shadow models; 0 leaves the likelihood ratio attack out.
         seed: of the shadow models.
-        wanted: which retrained model of the pool all are held against.
+        wanted: which retrained model of the pool judges: all are held against it on test.
+        chooser: which one chooses scales and rates, on validation; by default the one that judges.
 
     Attributes:
         evaluations: scales that `nearest` looked at; `images` were answered for them.
@@ -45,12 +46,13 @@ class Yardstick:
         shadows: int = 0,
         seed: int = 0,
         wanted: Wanted = ANY,
+        chooser: Wanted | None = None,
         on_shadow: Callable[[int, int], None] = lambda done, count: None,
     ) -> None:
         self.bench = bench
         self.parts = parts_of(bench.scene)
         self._count, self._seed, self._on_shadow = shadows, seed, on_shadow
-        self.wanted = wanted
+        self.wanted, self.chooser = wanted, chooser or wanted
         self._retrained: dict[tuple[str, str], Standing] = {}
         self.evaluations = self.images = 0
 
@@ -72,13 +74,13 @@ class Yardstick:
         return train_shadows(self.parts, train, count=self._count, seed=self._seed, made_from=made_from,
                              folder=self.bench.pool.folder / "shadows", on_shadow=self._on_shadow)
 
-    def retrained(self) -> Retrained | None:
-        """The wanted retrained model as it is on disk now."""
-        return find_retrained(self.bench.pool, self.wanted)
+    def retrained(self, split: str) -> Retrained | None:
+        """The retrained model that counts on a split, as it is on disk now: one chooses on val, another judges."""
+        return find_retrained(self.bench.pool, self.chooser if split == "val" else self.wanted)
 
     def reference(self, split: str) -> Standing | None:
-        """Where the retrained model stands, in what the gap is made of; None if there is none."""
-        found = self.retrained()
+        """Where that model stands, in what the gap is made of; None if there is none."""
+        found = self.retrained(split)
         if found is None:
             return None
         key = found.sha256, split
@@ -89,12 +91,12 @@ class Yardstick:
         return self._retrained[key]
 
     def require(self) -> Retrained:
-        """The wanted retrained model, for those who look for the smallest gap to it.
+        """The retrained model that chooses, for those who look for the smallest gap to it.
 
         Raises:
             ParameterError: if the pool has no retrained model.
         """
-        return require_retrained(self.bench.pool, self.wanted)
+        return require_retrained(self.bench.pool, self.chooser)
 
     def standing(self, model: Classifier, split: str, seconds: float | None = None) -> Standing:
         """Every metric of a model, the gap and the time included."""
@@ -120,7 +122,8 @@ class Yardstick:
     @property
     def _asked(self) -> int:
         """Images that a model answers for one point."""
-        return sum(len(images) for images in (self.parts.forgotten, self.parts.remaining, self.parts.validation))
+        known = (self.parts.on(name, "val") for name in ("forgotten", "remaining"))
+        return sum(len(images) for images in (*known, self.parts.validation))
 
     def nearest(
         self, choice: Choice, *, scales: Scales = None,

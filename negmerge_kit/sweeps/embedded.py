@@ -133,6 +133,8 @@ def _open_of(scene: Scene, folder: Path) -> Pool:
     pool = open_pool(folder)
     if pool.scene["name"] != scene.name:
         raise PoolError(f"{folder} holds a pool of {pool.scene['name']}: choose another folder.")
+    if scene.forgetting is not None and not pool.scene.get("forgetting", {}).get("halved"):
+        scene = replace(scene, forgetting=replace(scene.forgetting, halved=False))  # as version 0.1 made pools
     scene.require(pool.scene)
     return pool
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from negmerge_kit.checkpoints.pool import Pool, open_pool
 from negmerge_kit.lab.comparison.comparison import compare_rules
-from negmerge_kit.lab.comparison.entrants import RETRAIN, Entrant
+from negmerge_kit.lab.comparison.entrants import RETRAIN, RETRAIN_AGAIN, Entrant
 from negmerge_kit.lab.comparison.kept_rows import KeptRows
 from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 from negmerge_kit.lab.report import search_json
@@ -112,14 +112,14 @@ def comparison_jobs(
 ) -> list[ComparisonJob]:
     """One job a rule, on the candidates that `pool` holds as it is given.
 
-    Rules whose rows the pool keeps from before cost nothing, unless `anew`; the retrained model, which all are held
-    against, is never made again here, but before.
+    Rules whose rows the pool keeps from before cost nothing, unless `anew`; the retrained models, of which one chooses
+    and one judges, are never made again here, but before.
     """
     folder, ids = pool.folder.resolve(), tuple(pool.ids)
     grid = None if scales is None else tuple(scales)
     return [
-        ComparisonJob(folder, entrant, keep, grid, device, pool.forced, anew and entrant.rule != RETRAIN,
-                      terms, buffers, ids)
+        ComparisonJob(folder, entrant, keep, grid, device, pool.forced,
+                      anew and entrant.rule not in (RETRAIN, RETRAIN_AGAIN), terms, buffers, ids)
         for entrant in entrants
     ]
 

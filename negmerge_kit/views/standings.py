@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.comparison.comparison import REFERENCE, Comparison
-from negmerge_kit.lab.comparison.entrants import RETRAIN
+from negmerge_kit.lab.comparison.entrants import RETRAIN, RETRAIN_AGAIN
 from negmerge_kit.types import Json
 from negmerge_kit.views.style import AGREE, FORGET, MUTED, RETAIN, placed, sheet, style
 
@@ -27,7 +27,8 @@ PANELS = {
 def standings_figure(comparisons: Sequence[Comparison]) -> Figure:
     """Every row on test in four panels: a point a pool, Wilson's 95 % interval where there is one pool.
 
-    The retrained model's value is the line in each panel: nearest to it is best.
+    The retrained model's value is the line in each panel: nearest to it is best. In the gap's panel another line is the
+    noise floor, the gap of another retrained model.
 
     Raises:
         ParameterError: if no row has metrics.
@@ -54,7 +55,8 @@ def standings_figure(comparisons: Sequence[Comparison]) -> Figure:
 def standings_finding(comparisons: Sequence[Comparison]) -> str:
     """How near to the retrained model NegMerge comes, in a sentence that is as plain about a loss as about a win."""
     gaps: dict[str, float] = {}
-    for name in (row.entrant.name for row in comparisons[0].rows if row.entrant.name != RETRAIN):
+    for name in (row.entrant.name for row in comparisons[0].rows
+                 if row.entrant.name not in (RETRAIN, RETRAIN_AGAIN)):  # fmt: skip
         values = [score["value"] for score in _scores(comparisons, name, "gap")]
         if values:
             gaps[name] = median(values)
@@ -66,9 +68,12 @@ def standings_finding(comparisons: Sequence[Comparison]) -> str:
     nearest = min(gaps, key=lambda name: gaps[name])
     title = next(row.entrant.title for row in comparisons[0].rows if row.entrant.name == nearest)
     stands = placed(ours, [ours, *gaps.values()])
+    noise = [one.noise_floor for one in comparisons if one.noise_floor is not None]
+    apart = f"; two retrained models are {100 * median(noise):.2f} apart" if noise else ""
+    one = "" if several else " (one pool, no interval)"
     return (
-        f"NegMerge lies {100 * ours:.2f} points from the retrained model{pools}, {stands}; "
-        f"of the rest {title} is nearest, {100 * gaps[nearest]:.2f}{'' if several else ' (one pool, no interval)'}"
+        f"NegMerge is {100 * ours:.2f} points from the retrained model{pools}, {stands}; "
+        f"of the rest {title} is nearest, {100 * gaps[nearest]:.2f}{apart}{one}"
     )
 
 
@@ -93,9 +98,9 @@ def _panel(axes: Axes, comparisons: Sequence[Comparison], order: Sequence[str], 
         axes.plot([low, high], [place, place], color=colour, linewidth=1.4)
         axes.plot(values, [place] * len(values), "o", color=colour, markersize=4.5 if name == REFERENCE else 3.5,
                   gid=f"{metric}-{name}")  # fmt: skip
-        if name == RETRAIN:
+        if name == RETRAIN or (name == RETRAIN_AGAIN and metric == "gap"):  # the reference, and the noise floor
             axes.axvline(sum(values) / len(values), color=MUTED, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0,
-                         gid=f"{metric}-line")  # fmt: skip
+                         gid=f"{metric}-line" if name == RETRAIN else "noise-floor")  # fmt: skip
     spread = f"range of {len(comparisons)} pools" if len(comparisons) > 1 else "95 % intervals"
     n = " or ".join(f"{count:,}" for count in sorted(asked))
     axes.set_xlabel(f"%, test (n = {n})\n{spread}" if asked else "points, test\nlower is better")

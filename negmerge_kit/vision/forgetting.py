@@ -45,7 +45,10 @@ class Forgetting:
         indices: the very images, by the source's numbers.
         seed: of the draw.
         as_published: repeat the split mismatch of the published protocol (see `published_split`), drawn in the order of
-            the source's numbers: of CIFAR-10 the reference code's own indices.
+            the source's numbers: of CIFAR-10 the reference code's own indices. Its tables report on the images that
+            choose, so nothing is halved.
+        halved: whether one half of the forgotten and of the remaining images, drawn from the seed, chooses scales and
+            rates and the other half reports, as validation and test images do; not so in pools of version 0.1.
 
     Raises:
         SceneError: not exactly one way, a share that is not between 0 and 1, an index twice, or `as_published` with
@@ -62,8 +65,11 @@ class Forgetting:
     indices: tuple[int, ...] | None = None
     seed: int = 0
     as_published: bool = False
+    halved: bool = True
 
     def __post_init__(self) -> None:
+        if self.as_published:
+            object.__setattr__(self, "halved", False)
         ways = [way for way in (self.share, self.of_class, self.indices) if way is not None]
         if not ways:
             object.__setattr__(self, "share", SHARE)
@@ -122,7 +128,7 @@ class Forgetting:
         >>> Forgetting.from_json(Forgetting("scans", indices=(3, 1)).json()).indices
         (3, 1)
         """
-        told = dict(told)
+        told = {"halved": False, **told}  # version 0.1 did not say
         indices, numbering = told.pop("indices", None), told.pop("numbering", None)
         try:
             read = cls(**told, indices=None if indices is None else tuple(map(int, str(indices).split())))
@@ -184,6 +190,27 @@ class Parts:
         self.indices: list[int] = numbers[self.places].sort().values.tolist()
         self.never_seen = int((~torch.isin(self.places, self._seen)).sum())
         self._held, self._images = held, images
+        self._forgetting, self._halves = forgetting, dict[tuple[str, str], ImageSet]()
+
+    def half(self, name: str, split: str) -> Tensor | None:
+        """Places of the `forgotten` or `remaining` images that a split asks about, of all of these, ascending.
+
+        One half, drawn from the seed, on `val`, where scales and rates are chosen, and the rest on `test`. None where
+        all are asked: on `train`, where the forgetting is not `halved`, and where one image cannot be halved.
+        """
+        n = len(self.places if name == "forgotten" else self._remaining)
+        if split == "train" or not self._forgetting.halved or n < 2:
+            return None
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(self._forgetting.seed))
+        return (order[: n // 2] if split == "val" else order[n // 2 :]).sort().values
+
+    def on(self, name: str, split: str) -> ImageSet:
+        """The `forgotten` or `remaining` images that a split asks about, labelled by it (see `half`)."""
+        if (name, split) not in self._halves:
+            whole, half = getattr(self, name), self.half(name, split)
+            chosen = whole if half is None else whole.at(half)
+            self._halves[name, split] = replace(chosen, split=split, known=chosen.fingerprint())
+        return self._halves[name, split]
 
     @cached_property
     def seen(self) -> ImageSet:

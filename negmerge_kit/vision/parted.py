@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from negmerge_kit.types import Json
 from negmerge_kit.vision.data.source import SPLITS, DataSource, OnSplit
@@ -12,8 +11,8 @@ from negmerge_kit.vision.forgetting import SOURCE, Forgetting
 from negmerge_kit.vision.images import ImageSet
 
 PARTS = {
-    "forgotten": "training images to forget; the same in every split",
-    "remaining": "training images that are kept; the same in every split",
+    "forgotten": "training images to forget; one half of them in val, the other in test",
+    "remaining": "training images that are kept; one half of them in val, the other in test",
     "unseen": "images that nothing is trained on",
 }
 """The sets of a scene whose data are parted, the one to forget first."""
@@ -53,7 +52,7 @@ class PartedSource(DataSource):
         parts = self.forgetting.parts(as_transform(image_size), corrupt)
         if self.name == "unseen":
             return parts.validation if split == "val" else parts.test
-        return replace(parts.forgotten if self.name == "forgotten" else parts.remaining, split=split)
+        return parts.on(self.name, split)
 
     def described(self, split: str, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse") -> Json:
         """Name, split, seed, n and fingerprint; of what candidates are trained on, the indices too.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -129,7 +129,8 @@ class Scene:
         """The images of a split, at the model's size.
 
         "train" holds what candidates are fine-tuned on and has no retain sets; "val" and "test" hold both sides; "live"
-        is the first 240 validation images to forget and as many to keep, the same number from each set.
+        is the first 240 validation images to forget and as many to keep, from each set in proportion to its size: the
+        subset's retention is pooled over the same images as the whole split's.
 
         Raises:
             SceneError: an unknown split (the message lists the choices), or images that are not prepared.
@@ -140,8 +141,9 @@ class Scene:
             return Splits(self._of(self.sources[0], "train"), ())
         if split == "live":
             whole = self.images("val")
-            share = max(1, LIVE // len(self.retain))
-            return Splits(_first(whole.forget, LIVE), tuple(_first(images, share) for images in whole.retain))
+            shares = in_proportion([len(images) for images in whole.retain], LIVE)
+            kept = (_first(images, share) for images, share in zip(whole.retain, shares, strict=True))
+            return Splits(_first(whole.forget, LIVE), tuple(kept))
         forget, *retain = (self._of(source, split) for source in self.sources)
         return Splits(forget, tuple(retain))
 
@@ -286,6 +288,23 @@ def _findable(model: str | dict[str, str | None]) -> str | dict[str, str | None]
     if spec.pretrained is not None and Path(spec.pretrained).is_file():
         spec = replace(spec, pretrained=str(Path(spec.pretrained).resolve()))
     return spec.as_json()
+
+
+def in_proportion(sizes: Sequence[int], total: int) -> list[int]:
+    """`total` shared out in proportion to the sizes, by largest remainders; each gets one at least, none more than it
+    has.
+
+    >>> in_proportion([2430, 300], 240), in_proportion([240] * 6, 240), in_proportion([1000, 1], 10)
+    ([214, 26], [40, 40, 40, 40, 40, 40], [9, 1])
+    """
+    whole = sum(sizes)
+    if whole <= total:
+        return list(sizes)
+    shares = [max(1, total * size // whole) for size in sizes]
+    rest = sorted(range(len(sizes)), key=lambda at: -(total * sizes[at] % whole))
+    for at in rest[: max(0, total - sum(shares))]:
+        shares[at] += 1
+    return shares
 
 
 def _first(images: ImageSet, n: int) -> ImageSet:

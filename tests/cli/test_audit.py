@@ -22,7 +22,9 @@ def test_an_audit_prints_what_the_contract_says(capsys, tiny_pool, tmp_path):
     )
     told = json.loads(out)
     assert code == 0 and told["scale"] == 0.5 and told["audited"]["rule"] == "negmerge"
-    assert [probe["name"] for probe in told["probes"]] == ["zero-shot", "nearest neighbours"]
+    assert {probe["name"] for probe in told["probes"]} == {"zero-shot", "nearest neighbours"}
+    left = [probe["left"]["low"] for probe in told["probes"]]
+    assert left == sorted(left, reverse=True) and told["finding"].startswith(told["headline"])
     assert figure.read_bytes().startswith(b"<?xml")
 
 

@@ -55,8 +55,8 @@ def test_all_are_trained_as_the_base(runs, tmp_path, monkeypatch):
     bench, terms = Workbench(pool, device="cpu"), Terms(shadows=4)
     yardstick = yardstick_of(bench, terms)
     made = retrained(yardstick, terms).made_by["retraining"]
-    (fingerprint,) = made["remaining"]
-    assert fingerprint == parts_of(scene).remaining.fingerprint() and made["may_mirror"] is True
+    halves = {parts_of(scene).on("remaining", split).fingerprint() for split in ("val", "test")}
+    assert len(halves) == 2 and set(made["remaining"]) == halves and made["may_mirror"] is True
     assert yardstick.shadows is not None
     seen, remaining, shadow = 1200, 1080, (1200 + 240 + 357) / 2
     assert [(run.epochs, run.may_mirror) for run in runs] == [(3, True)] * 6

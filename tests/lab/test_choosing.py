@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from negmerge_kit.checkpoints.pool import open_pool
+from negmerge_kit.cli.standings import standings_table
 from negmerge_kit.errors import ParameterError, SplitError
 from negmerge_kit.lab import provenance
 from negmerge_kit.lab.baselines import BASELINES, choosing
@@ -18,10 +19,12 @@ from negmerge_kit.lab.comparison.comparison import compare_rules
 from negmerge_kit.lab.comparison.entrants import find_entrant
 from negmerge_kit.lab.comparison.kept_rows import KeptRows
 from negmerge_kit.lab.comparison.terms import Terms
-from negmerge_kit.lab.retrained import Wanted, find_retrained, keep_retrained
+from negmerge_kit.lab.retrained import ANY, Wanted, find_retrained, keep_retrained
+from negmerge_kit.lab.standing import measure
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.lab.yardstick import Yardstick
+from negmerge_kit.scoring.gap import average_gap
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.sweeps.jobs import missing_jobs
 from negmerge_kit.sweeps.local import run_sweep
@@ -45,8 +48,9 @@ def folder(tmp_path_factory):
     recipes = [Recipe(lr=lr, epochs=1, batch_size=30, warmup=0) for lr in (1e-3, 2e-3)]
     for outcome in run_sweep(missing_jobs(pool, recipes, device="cpu"), store=pool):
         assert outcome.failure is None, outcome.failure
-    smaller = {name: tensor * 0.9 if tensor.is_floating_point() else tensor for name, tensor in pool.base.items()}
-    keep_retrained(pool, smaller.items(), {"seconds": 1.0}, Wanted(seed=0, device="cpu"))
+    for seed, size in ((0, 0.9), (1, 0.8)):  # the first judges, the other chooses
+        smaller = {name: tensor * size if tensor.is_floating_point() else tensor for name, tensor in pool.base.items()}
+        keep_retrained(pool, smaller.items(), {"seconds": 1.0}, Wanted(seed=seed, device="cpu"))
     return pool.folder
 
 
@@ -95,6 +99,40 @@ def test_what_was_read_is_told_and_test_images_are_refused_under_another_name(be
         baseline_rows.retrained(Yardstick(bench, wanted=Wanted(seed=5, device="cpu")), Terms(seed=5, epochs=1))
 
 
+def test_one_retrained_model_chooses_and_another_judges(bench):
+    contest = contest_of(bench, "gap")
+    chooser, judge = (contest.yardstick.retrained(split) for split in ("val", "test"))
+    assert (chooser.json()["seed"], judge.json()["seed"]) == (1, 0)
+    row = contest.row(NEGMERGE)
+    reference = contest.yardstick.reference("test")
+    assert row.standing.values["gap"] == pytest.approx(average_gap(row.standing.values, reference.values))
+    on_val, chosen = contest.yardstick.reference("val"), next(p for p in row.curve if p.scale == row.scale)
+    with bench.at(bench.choose(), row.scale) as model:
+        values = measure(model, contest.yardstick.parts, split="val", features=("confidence",)).values
+    assert chosen.gap == pytest.approx(average_gap(values, on_val.values))
+
+    again, first = (contest.row(find_entrant(name)) for name in ("retrain-again", "retrain"))
+    assert again.entrant.title == "Retrain, another seed" and first.standing.values["gap"] == 0
+    model = bench.fresh_model()
+    model.load(chooser.weights.items())
+    expected = measure(model, contest.yardstick.parts, split="test").values
+    assert 0 < again.standing.values["gap"] == pytest.approx(average_gap(expected, reference.values))
+    assert again.cost.wall == first.cost.wall == 1.0  # its own training, as recorded
+
+    same = {"terms": Terms("gap"), "scales": SCALES}
+    comparison = compare_rules(bench, ["retrain", "retrain-again", "negmerge", "uniform"], **same)
+    assert comparison.noise_floor == again.standing.values["gap"] and comparison.within_noise[1] == 2
+    assert comparison.json()["images"] == {"val": {"forgotten": 60, "remaining": 540, "unseen": 240},
+                                           "test": {"forgotten": 60, "remaining": 540, "unseen": 357}, "shared": []}
+    told = standings_table(comparison)
+    assert "chosen on 60 forgotten, 540 remaining, 240 unseen; reported on 60 forgotten, 540 remaining, 357" in told
+    assert f"noise floor: two retrained models are {100 * comparison.noise_floor:.2f} points apart; of 2 rows" in told
+    shared = replace(comparison, images=comparison.images | {"shared": ["forgotten", "remaining"]})
+    assert "the forgotten and remaining images that report are the ones that chose" in standings_table(shared)
+    alone = compare_rules(bench, ["retrain", "negmerge"], **same)
+    assert alone.noise_floor is None and "noise floor" not in standings_table(alone)
+
+
 def test_a_baselines_scoring_is_charged_as_a_rules_is(bench, monkeypatch):
     """The reference is measured before, at nobody's cost; every scale and every rate then takes an hour to score."""
     point, clock, hours = Yardstick.point, time.perf_counter, []
@@ -116,9 +154,9 @@ def test_a_baselines_scoring_is_charged_as_a_rules_is(bench, monkeypatch):
 
 def test_a_retrained_model_of_another_device_torch_or_version_is_not_mixed_in(folder, tmp_path, monkeypatch):
     bench = Workbench(open_pool(shutil.copytree(folder, tmp_path / "pool")), device="cpu")
-    here, there = (Wanted(seed=0, device=device) for device in ("cpu", "cuda"))
-    kept = KeptRows(bench.pool, keep=0.5, scales=SCALES, device=bench.model.device)
-    assert find_retrained(bench.pool, there) is None and find_retrained(bench.pool, here).json()["seed"] == 0
+    here, there = (Wanted(seed=1, device=device) for device in ("cpu", "cuda"))
+    kept = KeptRows(bench.pool, keep=0.5, scales=SCALES, device=bench.model.device, terms=Terms("gap"))
+    assert find_retrained(bench.pool, there) is None and find_retrained(bench.pool, here).json()["seed"] == 1
     before = kept._path(NEGMERGE, bench.pool.ids)
     keep_retrained(bench.pool, bench.pool.base.items(), {"seconds": 1.0}, there)
     found = [find_retrained(bench.pool, wanted).path for wanted in (here, there)]
@@ -128,8 +166,9 @@ def test_a_retrained_model_of_another_device_torch_or_version_is_not_mixed_in(fo
     for name, value in (("code_digest", lambda: "another version"), ("torch", SimpleNamespace(__version__="1"))):
         with monkeypatch.context() as patched:
             patched.setattr(provenance, name, value)
-            assert kept._path(NEGMERGE, bench.pool.ids) != before and find_retrained(bench.pool).path == found[0]
-            with pytest.raises(ParameterError, match="of seed 0 that this version trained on cpu .*--device cpu"):
+            assert kept._path(NEGMERGE, bench.pool.ids) != before
+            assert find_retrained(bench.pool, ANY.other).path == found[0] != find_retrained(bench.pool).path
+            with pytest.raises(ParameterError, match="of seed 1 that this version trained on cpu .*--device cpu"):
                 baseline_rows.yardstick_of(bench, Terms("gap")).require()
 
 

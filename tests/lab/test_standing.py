@@ -29,9 +29,19 @@ def scans(name, split, start, n, seed):
     return ImageSet(name, pixels.contiguous(), labels.long(), CLASSES, split)
 
 
+class Whole(SimpleNamespace):
+    """Parts of which no half is apart."""
+
+    def half(self, name, split):
+        return None
+
+    def on(self, name, split):
+        return getattr(self, name)
+
+
 @pytest.fixture(scope="module")
 def parts():
-    return SimpleNamespace(
+    return Whole(
         forgotten=scans("forgotten", "train", 0, 100, 1),
         remaining=scans("remaining", "train", 100, 200, 2),
         validation=scans("unseen", "val", 300, 120, 3),
@@ -77,7 +87,7 @@ def retrained(parts):
 
 def test_a_planted_leak_is_found_and_retraining_leaves_none(parts, shadows, leaking, retrained):
     leak, clean = (measure(m, parts, split="test", shadows=shadows[1]).values for m in (leaking, retrained))
-    never = SimpleNamespace(**{**vars(parts), "forgotten": parts.validation})
+    never = Whole(**{**vars(parts), "forgotten": parts.validation})
     strangers = measure(retrained, never, split="test").values
     for attack in ("mia", "mia_m_entropy", "mia_correctness", "loss_threshold"):
         assert leak[attack] < 0.2 < clean[attack], attack
@@ -134,7 +144,7 @@ def test_every_image_is_in_half_of_the_shadow_models():
 def test_what_cannot_be_measured_is_told(parts, leaking):
     with pytest.raises(SplitError, match="val or test"):
         measure(leaking, parts, split="train")
-    empty = SimpleNamespace(**{**vars(parts), "test": parts.test.take(0)})
+    empty = Whole(**{**vars(parts), "test": parts.test.take(0)})
     with pytest.raises(ParameterError, match="never seen"):
         measure(leaking, empty, split="test")
     on_val = measure(leaking, parts, split="val", features=("confidence",))

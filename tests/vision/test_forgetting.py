@@ -97,7 +97,9 @@ def test_a_scene_comes_back_from_its_description_with_its_indices():
     scene = parted_scene("mine", "classifier:tiny", Forgetting("scans", indices=(9, 4)), training={"epochs": 3})
     told = json.loads(json.dumps(scene.describe()))
     assert Scene.from_json(told).describe() == told
-    assert told["forgetting"] == {"data": "scans", "indices": "9 4", "seed": 0, "numbering": "source"}
+    assert told["forgetting"] == {
+        "data": "scans", "indices": "9 4", "seed": 0, "numbering": "source", "halved": True,
+    }  # fmt: skip
     trained = next(images for images in told["sets"] if images["split"] == "train")
     assert (trained["name"], trained["indices"], trained["n"]) == ("forgotten", "4 9", 2)
     assert trained["numbering"] == "source"
@@ -107,14 +109,39 @@ def test_a_scene_comes_back_from_its_description_with_its_indices():
         other.require(told)
 
 
+def test_one_half_of_the_known_images_chooses_and_the_other_reports():
+    parts = Forgetting("scans", seed=3).parts(Transform(8, 8))
+    for name, whole in (("forgotten", parts.forgotten), ("remaining", parts.remaining)):
+        chooses, reports = parts.half(name, "val"), parts.half(name, "test")
+        assert torch.equal(torch.cat([chooses, reports]).sort().values, torch.arange(len(whole)))
+        assert torch.equal(parts.on(name, "val").images, whole.images[chooses])
+        assert (parts.on(name, "val").split, parts.on(name, "test").split) == ("val", "test")
+        assert parts.half(name, "train") is None and len(parts.on(name, "train")) == len(whole)
+    again, other = (Forgetting("scans", seed=seed).parts(Transform(8, 8)) for seed in (3, 4))
+    assert torch.equal(again.half("forgotten", "val"), parts.half("forgotten", "val"))
+    assert not torch.equal(other.half("forgotten", "val"), parts.half("forgotten", "val"))
+
+
+def test_pools_of_before_and_the_published_split_choose_on_what_they_report():
+    scene = open_scene("tiny-classifier")
+    told = scene.describe()
+    del told["forgetting"]["halved"]  # as version 0.1 wrote it
+    before = Scene.from_json(told)
+    assert not before.forgetting.halved and before.forgetting.json() == told["forgetting"]
+    assert [len(images) for images in before.images("val")] == [120, 1080, 240]
+    assert torch.equal(before.images("val").forget.images, before.images("test").forget.images)
+    assert not Forgetting("scans", seed=2, as_published=True).halved
+    assert len(Forgetting("scans", indices=(4,)).parts(Transform(8, 8)).on("forgotten", "val")) == 1
+
+
 def test_splits_of_a_scene():
     scene = open_scene("tiny-classifier")
     sizes = {split: [(images.name, images.split, len(images)) for images in scene.images(split)]
              for split in ("train", "val", "test", "live")}
     assert sizes["train"] == [("forgotten", "train", 120)]
     for split, unseen in (("val", 240), ("test", 357)):
-        assert sizes[split] == [("forgotten", split, 120), ("remaining", split, 1080), ("unseen", split, unseen)]
-    assert sizes["live"] == [("forgotten", "live", 120), ("remaining", "live", 120), ("unseen", "live", 120)]
+        assert sizes[split] == [("forgotten", split, 60), ("remaining", split, 540), ("unseen", split, unseen)]
+    assert sizes["live"] == [("forgotten", "live", 60), ("remaining", "live", 166), ("unseen", "live", 74)]
     assert [(source.name, splits) for source, splits in scene.needs()] == [("scans", ("train", "val", "test"))]
     with pytest.raises(SceneError, match="unseen has no split 'train'"):
         PartedSource("unseen", scene.forgetting).images("train", image_size=8)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from negmerge_kit.errors import SearchDivergedError
 from negmerge_kit.lab.baselines import BASELINES
 from negmerge_kit.lab.baselines.choosing import choose_rate
 from negmerge_kit.lab.baselines.trials import STATE, ChosenRate
 from negmerge_kit.lab.comparison.cost import Cost, metered
-from negmerge_kit.lab.comparison.entrants import RETRAIN, Entrant
+from negmerge_kit.lab.comparison.entrants import RETRAIN, RETRAIN_AGAIN, Entrant
 from negmerge_kit.lab.comparison.rows import Pair, Row
 from negmerge_kit.lab.comparison.terms import Terms
 from negmerge_kit.lab.evaluation import evaluate, evaluate_splits
@@ -35,30 +36,38 @@ def base_row(entrant: Entrant, yardstick: Yardstick) -> Row:
 def yardstick_of(
     bench: Workbench, terms: Terms, *, on_shadow: Callable[[int, int], None] = lambda done, count: None
 ) -> Yardstick:
-    """What models are measured with on these terms: shadow models and the retrained model of their seed."""
+    """What models are measured with on these terms: shadow models, and two retrained ones; one chooses, one judges."""
     wanted = Wanted(seed=terms.seed, epochs=terms.epochs, device=bench.model.device.type)
-    return Yardstick(bench, shadows=terms.shadows, seed=terms.seed, wanted=wanted, on_shadow=on_shadow)
+    return Yardstick(bench, shadows=terms.shadows, seed=terms.seed, wanted=wanted, chooser=wanted.other,
+                     on_shadow=on_shadow)  # fmt: skip
 
 
 def retrained(
-    yardstick: Yardstick, terms: Terms, on_step: OnStep = lambda rate, step: None, *, anew: bool = False
+    yardstick: Yardstick, terms: Terms, on_step: OnStep = lambda rate, step: None, *, split: str = "test",
+    anew: bool = False,
 ) -> Retrained:
-    """The pool's retrained model of the terms' seed; trained now and kept in the pool where there is none, or `anew`.
+    """The pool's retrained model that counts on `split`; trained now and kept where there is none, or `anew`.
 
     Its rate, where there are several to try, is the one with the best accuracy on validation.
+
+    Args:
+        split: "test" for the one that judges, of the terms' seed; "val" for the one that chooses.
 
     Raises:
         SearchDivergedError: if no rate gave numbers.
     """
-    if not anew and (found := yardstick.retrained()):
+    if not anew and (found := yardstick.retrained(split)):
         return found
+    wanted = yardstick.chooser if split == "val" else yardstick.wanted
+    assert wanted.seed is not None
+    terms = replace(terms, seed=wanted.seed)
     model, validation = yardstick.bench.fresh_model(), yardstick.parts.validation
     chosen = _search(RETRAIN, model, yardstick, terms, lambda made: 1 - evaluate(made, validation).for_choosing().value,
                      "1 - accuracy on validation", on_step, anew)
-    keep_retrained(yardstick.bench.pool, model.weights("cpu").items(), chosen.json(), yardstick.wanted)
+    keep_retrained(yardstick.bench.pool, model.weights("cpu").items(), chosen.json(), wanted)
     for state in (yardstick.bench.pool.folder / "baselines").glob(f"{RETRAIN}-*.{STATE}"):
         state.unlink(missing_ok=True)
-    found = yardstick.retrained()
+    found = yardstick.retrained(split)
     assert found is not None
     return found
 
@@ -69,13 +78,16 @@ def baseline_row(
 ) -> Row:
     """Search a baseline's rate on validation, by the terms' way to choose, and measure the best one on test.
 
-    By the floor: forget most with at least `keep` of the base's retention, as a scale is chosen. By the gap: lie
-    nearest to the retrained model. With `anew` no trial that was kept is believed.
+    By the floor: forget most with at least `keep` of the base's retention, as a scale is chosen. By the gap: be
+    nearest to the retrained model that chooses, which is not the one that judges. With `anew` no trial that was kept is
+    believed.
     """
     model = yardstick.bench.fresh_model()
     with metered(model.device) as meter:
-        if entrant.rule == RETRAIN:
-            found = retrained(yardstick, terms, on_step)  # where all is to be made anew, it was before the rows
+        if entrant.rule in (RETRAIN, RETRAIN_AGAIN):
+            split = "test" if entrant.rule == RETRAIN else "val"
+            # Where all is to be made again, it was before the rows.
+            found = retrained(yardstick, terms, on_step, split=split)
             model.load(found.weights.items())
             trials = tuple(found.made_by.get("trials", ()))
             told: Json = {name: found.made_by[name] for name in ("epochs", "seed") if name in found.made_by}
@@ -124,7 +136,7 @@ def _search(
 
 def _by_gap(yardstick: Yardstick) -> tuple[Callable[[Classifier], float], str]:
     yardstick.require()
-    reference = yardstick.retrained()
+    reference = yardstick.retrained("val")
     assert reference is not None
 
     def score(model: Classifier) -> float:
@@ -154,15 +166,11 @@ def _row(
     trials: tuple[Json, ...],
 ) -> Row:
     standing = yardstick.standing(model, "test", cost.wall)
-    told = {name: standing.scores[name] for name in ("forget", "retain", "unseen")}
-    right = {name: round(score["value"] * score["n"]) for name, score in told.items()}
-
-    def pair(unseen: Accuracy) -> Pair:
-        forget, kept = (Accuracy(right[name], told[name]["n"], unseen.split) for name in ("forget", "retain"))
-        return Pair(forget, pool_accuracies([kept, unseen]))
-
-    validation = pair(evaluate(model, yardstick.parts.validation))
-    test = pair(Accuracy(right["unseen"], told["unseen"]["n"], standing.split))
+    forget, *kept = (Accuracy(round(score["value"] * score["n"]), score["n"], standing.split)
+                     for score in (standing.scores[name] for name in ("forget", "retain", "unseen")))
+    test = Pair(forget, pool_accuracies(kept))
+    scores = evaluate_splits(model, yardstick.bench.images("val"))
+    validation = Pair(scores.forget, scores.retain)
     return Row(entrant, (), params, status, None, validation, test, None, None, (), cost, standing, trials)
 
 

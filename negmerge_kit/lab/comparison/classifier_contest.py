@@ -7,12 +7,26 @@ from dataclasses import replace
 
 from negmerge_kit.lab.comparison.baseline_rows import OnStep, base_row, baseline_row, retrained, yardstick_of
 from negmerge_kit.lab.comparison.contest import Contest
-from negmerge_kit.lab.comparison.entrants import BASE, RETRAIN, Entrant
+from negmerge_kit.lab.comparison.entrants import BASE, RETRAIN, RETRAIN_AGAIN, Entrant
 from negmerge_kit.lab.comparison.rows import Matched, Row
 from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.scale import KEEP, Point, Scales, ScaleSearch
+
+
+def models_to_make(entrants: Sequence[Entrant], terms: Terms) -> tuple[str, ...]:
+    """The splits whose retrained models a contest makes where they are not there: of `test` if retraining is a row, and
+    of `val` if that from another seed is one, or chooses beside the first.
+
+    >>> from negmerge_kit.lab.comparison.entrants import find_entrants
+    >>> models_to_make(find_entrants("none", "retrain", classifier=True), Terms("gap"))
+    ('test', 'val')
+    """
+    named = {entrant.rule for entrant in entrants}
+    judges = RETRAIN in named
+    chooses = RETRAIN_AGAIN in named or (judges and terms.choose == "gap")
+    return (*(["test"] if judges else []), *(["val"] if chooses else []))
 
 
 class ClassifierContest(Contest):
@@ -44,9 +58,9 @@ class ClassifierContest(Contest):
         self._on_step = on_step
 
     def prepare(self, entrants: Sequence[Entrant]) -> None:
-        """Make the retrained model, if it is among the entrants: all others are held against it."""
-        if any(entrant.rule == RETRAIN for entrant in entrants):
-            retrained(self.yardstick, self.terms, self._on_step, anew=self._anew)
+        """Make the retrained models that are needed: one judges all rows, another chooses by the gap."""
+        for split in models_to_make(entrants, self.terms):
+            retrained(self.yardstick, self.terms, self._on_step, split=split, anew=self._anew)
         if self.terms.choose == "gap":
             self.yardstick.require()
 

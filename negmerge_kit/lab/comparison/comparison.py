@@ -11,7 +11,7 @@ from negmerge_kit.errors import ParameterError, PoolError
 from negmerge_kit.lab.comparison.baseline_rows import OnStep
 from negmerge_kit.lab.comparison.classifier_contest import ClassifierContest
 from negmerge_kit.lab.comparison.contest import Contest, PoolStand
-from negmerge_kit.lab.comparison.entrants import BASE, Entrant, find_entrant, find_entrants
+from negmerge_kit.lab.comparison.entrants import BASE, RETRAIN, RETRAIN_AGAIN, Entrant, find_entrant, find_entrants
 from negmerge_kit.lab.comparison.rows import Pair, Row
 from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 from negmerge_kit.lab.workbench import Workbench
@@ -54,6 +54,8 @@ class Comparison:
         terms: of a standard classifier's pool; else None.
         buffers: what became of running statistics in the rows that merge.
         beyond: whether the searches went on beyond `scales` where a rule had not met the floor at their end.
+        images: of a standard classifier's pool, how many images of each part choose on "val" and report on "test", and
+            the parts that are "shared": the very same images do both.
     """
 
     pool: str
@@ -68,6 +70,25 @@ class Comparison:
     terms: Terms | None = None
     buffers: str = "keep"
     beyond: bool = False
+    images: Json | None = None
+
+    @property
+    def noise_floor(self) -> float | None:
+        """The gap between two retrained models, below which a gap says nothing; None where there are no two."""
+        rows = [row.standing.values for row in self.rows if row.entrant.rule == RETRAIN_AGAIN and row.standing]
+        return rows[0].get("gap") if rows else None
+
+    @property
+    def within_noise(self) -> tuple[int, int] | None:
+        """How many of the rows that unlearn are no farther from the model that judges than another retrained one is,
+        and of how many; None where there are no two retrained models.
+        """
+        floor = self.noise_floor
+        if floor is None:
+            return None
+        others = [row for row in self.rows if row.entrant.rule not in (BASE, RETRAIN, RETRAIN_AGAIN) and row.standing]
+        gaps = [row.standing.values["gap"] for row in others if row.standing]
+        return sum(gap <= floor for gap in gaps), len(gaps)
 
     @property
     def floor(self) -> float:
@@ -98,7 +119,7 @@ class Comparison:
             "rows": [row.json() for row in self.rows],
             "warnings": list(self.warnings),
             "forced": list(self.forced),
-            **(self.terms.json() if self.terms else {}),
+            **(self.terms.json() | {"noise_floor": self.noise_floor, "images": self.images} if self.terms else {}),
         }
 
 
@@ -175,8 +196,8 @@ def compare_rules(
     told = terms if isinstance(contest, ClassifierContest) else None
     return Comparison(
         str(pool.folder), tuple(pool.ids), keep, grid, base, tuple(rows), warnings, forced, contest, told, buffers,
-        beyond=scales is None,
-    )
+        beyond=scales is None, images=parts_used(pool.scene) if told else None,
+    )  # fmt: skip
 
 
 def _contest(
@@ -200,6 +221,20 @@ def _contest(
 def is_classifier(pool: Pool) -> bool:
     """Whether a pool's model is a standard classifier, whose training images are parted."""
     return pool.scene.get("forgetting") is not None
+
+
+def parts_used(scene: Json) -> Json:
+    """How many images of each part of a classifier's scene choose and report, and the parts of which the same do both.
+
+    >>> from negmerge_kit.vision.scene import open_scene
+    >>> parts_used(open_scene("tiny-classifier").describe())["val"]
+    {'forgotten': 60, 'remaining': 540, 'unseen': 240}
+    """
+    sets = {(entry["name"], entry["split"]): entry for entry in scene["sets"]}
+    used: Json = {split: {name: entry["n"] for (name, on), entry in sets.items() if on == split}
+                  for split in ("val", "test")}  # fmt: skip
+    shared = [name for name in used["val"] if sets[name, "val"]["fingerprint"] == sets[name, "test"]["fingerprint"]]
+    return used | {"shared": shared}
 
 
 def strangers(pool: Pool) -> tuple[str, ...]:

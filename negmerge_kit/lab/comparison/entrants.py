@@ -14,8 +14,12 @@ from negmerge_kit.merging.rules import RULES, find_rule
 SEARCHES = {"single": "Best single candidate", "greedy": "Greedy selection"}
 """Entrants that look for candidates as well as for a scale, and pay for it."""
 
-BASE, RETRAIN = "base", "retrain"
-"""The entrant that nothing is done to, the first row of a classifier's table; and the one all are held against."""
+BASE, RETRAIN, RETRAIN_AGAIN = "base", "retrain", "retrain-again"
+"""The entrant that nothing is done to, the first row of a classifier's table; the one all are held against; and the
+same from another seed: its gap to the other is the noise floor of all gaps."""
+
+UNLEARNERS = (RETRAIN, RETRAIN_AGAIN, *(name for name in BASELINES if name != RETRAIN))
+"""The baselines of a classifier's table, in its order."""
 
 ALL = (
     "uniform",
@@ -35,7 +39,7 @@ class Entrant:
 
     Attributes:
         name: how it is asked for, e.g. `negmerge:agreement=0.75`, `greedy` or `salun`.
-        rule: a rule of RULES, a search, a baseline of BASELINES, or `base`.
+        rule: a rule of RULES, a search, a baseline of UNLEARNERS, or `base`.
         params: the parameters that were given; the rule fills in the rest.
     """
 
@@ -52,6 +56,8 @@ class Entrant:
         """
         if self.rule == BASE:
             return "Base"
+        if self.rule == RETRAIN_AGAIN:
+            return f"{BASELINES[RETRAIN].title}, another seed"
         if self.is_baseline:
             return BASELINES[self.rule].title
         title = SEARCHES[self.rule] if self.rule in SEARCHES else RULES[self.rule].title.partition(" (")[0]
@@ -95,7 +101,7 @@ class Entrant:
     @property
     def is_baseline(self) -> bool:
         """Whether it unlearns the network itself, or is the base: it merges nothing and has no scale."""
-        return self.rule == BASE or self.rule in BASELINES
+        return self.rule in (BASE, RETRAIN_AGAIN) or self.rule in BASELINES
 
     @property
     def control(self) -> bool:
@@ -113,13 +119,13 @@ def find_entrant(text: str) -> Entrant:
     (('density', 0.1),)
     """
     rule, *dials = text.strip().split(":")
-    plain = rule in SEARCHES or rule in BASELINES or rule == BASE
+    plain = rule in SEARCHES or rule in BASELINES or rule in (BASE, RETRAIN_AGAIN)
     if plain and not dials:
         return Entrant(rule, rule)
     if plain or rule not in RULES:
         raise ParameterError(
             f"there is no rule {text.strip()!r}: choose among {', '.join([*SEARCHES, *RULES])}, "
-            f"with dials as in negmerge:agreement=0.75, or, on a classifier's pool, {', '.join(BASELINES)}."
+            f"with dials as in negmerge:agreement=0.75, or, on a classifier's pool, {', '.join(UNLEARNERS)}."
         )
     given = {name: value for name, _, value in (dial.partition("=") for dial in dials)}
     resolved = find_rule(rule).resolve(given)
@@ -138,7 +144,7 @@ def find_entrants(rules: str = "all", searches: str = "all", *, classifier: bool
     >>> [entrant.name for entrant in find_entrants("negmerge,uniform", "single")]
     ['single', 'negmerge', 'uniform']
     """
-    every = (*BASELINES, *SEARCHES) if classifier else tuple(SEARCHES)
+    every = (*UNLEARNERS, *SEARCHES) if classifier else tuple(SEARCHES)
     names = _names(searches, every) + _names(rules, ALL)
     entrants = tuple(find_entrant(name) for name in dict.fromkeys(names))
     if not classifier and (wrong := next((entrant for entrant in entrants if entrant.is_baseline), None)):

@@ -14,7 +14,7 @@ import torch
 from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import CheckpointError
-from negmerge_kit.lab.comparison.entrants import Entrant
+from negmerge_kit.lab.comparison.entrants import RETRAIN_AGAIN, Entrant
 from negmerge_kit.lab.comparison.rows import Row
 from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 from negmerge_kit.lab.provenance import made_with, short_digest
@@ -48,6 +48,7 @@ class KeptRows:
         self._pool = pool
         self._anew, self._buffers = anew, buffers
         self._wanted = Wanted(seed=terms.seed, epochs=terms.epochs, device=device.type)
+        self._chooses = terms.choose == "gap"
         self._made_from: Json = {
             "schema": SCHEMA,
             **made_with(device),
@@ -95,10 +96,12 @@ class KeptRows:
         tried = [rule.resolve(params) if rule else params for params in entrant.settings]
         # What a baseline does, no candidate changes; what is held against the retrained model, that model does.
         held = find_retrained(self._pool, self._wanted)
+        by = find_retrained(self._pool, self._wanted.other) if self._chooses or entrant.rule == RETRAIN_AGAIN else None
         return self._made_from | {
             "candidates": [] if entrant.is_baseline else files,
             "rule": entrant.rule,
             "params": tried,
             "buffers": "keep" if entrant.is_baseline else self._buffers,
             "retrained": held and held.sha256,
+            **({"chooser": by.sha256} if by else {}),
         }
