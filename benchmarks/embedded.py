@@ -1,17 +1,20 @@
-"""The README's table: every rule on the embedded scene, by the paper's protocol and at matched retention.
+"""The README's table: every rule on the embedded scene, by the paper's protocol and at equal retention.
 
     python benchmarks/embedded.py [POOL ...] [--seeds 3] [--plot FILE] [--write]
 
 Without a POOL it makes the pools, in the user's cache: the same base and the same grid, fine-tuned with other seeds
-(the first pool is the embedded one). Prints a Markdown table with a point for each pool and their range, and what else
-the README says of the first pool; with `--write` it also replaces the table in README.md. Finished rows are kept in
-the pools, so a stopped run goes on where it was.
+(the first pool is the embedded one). The protocol's columns keep the paper's grid, which ends at 1; a dagger marks a
+scale where that grid ended before the floor. Prints a Markdown table with a point for each pool and their range, and
+the facts of the README's sentences: NegMerge's place, what retention is on test where validation matched it and how
+forgetting follows it, and what else is said of the first pool; with `--write` it also replaces the table in README.md.
+Finished rows are kept in the pools, so a stopped run goes on where it was.
 """
 
 import argparse
 import re
 import sys
 from pathlib import Path
+from statistics import correlation, median
 
 from negmerge_kit.checkpoints.pool import Pool, open_pool
 from negmerge_kit.lab.comparison.comparison import Comparison, compare_rules
@@ -25,6 +28,7 @@ from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.sweeps.jobs import missing_jobs
 from negmerge_kit.sweeps.local import run_sweep
+from negmerge_kit.views.style import placed
 
 README = Path(__file__).parents[1] / "README.md"
 SCENE = "tiny:digits"
@@ -68,10 +72,16 @@ def points(values) -> str:
     return f"{told} ({100 * min(shown):.1f}-{100 * max(shown):.1f})"
 
 
-def line(title, scales, forget, retain, matched_forget=(), matched_retain=()) -> str:
-    scale = ", ".join("-" if scale is None else f"{scale:.2f}" for scale in scales) or "-"
-    cells = [title, scale, *(points(values) for values in (forget, retain, matched_forget, matched_retain))]
+def line(title, scales, *columns) -> str:
+    cells = [title, ", ".join(scales) or "-", *(points(values) for values in columns)]
     return f"| {' | '.join(cells)} |"
+
+
+def scale_of(row) -> str:
+    """The protocol's scale; a dagger where the paper's grid ended before retention met its floor."""
+    if row.scale is None:
+        return "-"
+    return f"{row.scale:.2f}{'†' if row.ended == 'grid' else ''}"
 
 
 def table(benches, comparisons) -> str:
@@ -79,22 +89,24 @@ def table(benches, comparisons) -> str:
     many = f"{len(comparisons)} pools: a point each, and their range" if len(comparisons) > 1 else "one pool"
     lines = [
         f"| test accuracy, % ({many}) | scale | forget, n = {first.forget.n} | retain, n = {first.retain.n} "
-        "| forget at matched retention | retain there |",
-        "|---|---|---|---|---|---|",
+        "| forget at matched retention | retain there | forget at equal test retention |",
+        "|---|---|---|---|---|---|---|",
         line(
             "base",
             [],
             [c.base["test"].forget.value for c in comparisons],
             [c.base["test"].retain.value for c in comparisons],
+            *[[]] * 3,
         ),
     ]
     worst = [unluckiest(bench) for bench in benches]
     lines.append(
         line(
             "unluckiest candidate",
-            [scale for scale, _ in worst],
+            [f"{scale:.2f}" for scale, _ in worst],
             [pair.forget.value for _, pair in worst],
             [pair.retain.value for _, pair in worst],
+            *[[]] * 3,
         )
     )
     for rows in zip(*(comparison.rows for comparison in comparisons), strict=True):
@@ -102,14 +114,43 @@ def table(benches, comparisons) -> str:
         lines.append(
             line(
                 f"**{title}**" if rows[0].entrant.name == "negmerge" else title,
-                [row.scale for row in rows],
+                [scale_of(row) for row in rows],
                 [row.test and row.test.forget.value for row in rows],
                 [row.test and row.test.retain.value for row in rows],
                 [row.matched and row.matched.test.forget.value for row in rows],
                 [row.matched and row.matched.test.retain.value for row in rows],
+                [row.equal and row.equal.value for row in rows],
             )
         )
     return "\n".join(lines)
+
+
+def say_of_all(comparisons) -> None:
+    """NegMerge's place by the median of the pools, at matched and at equal test retention, and why they differ."""
+    names = [row.entrant.name for row in comparisons[0].rows]
+    rows = {name: [row for c in comparisons for row in c.rows if row.entrant.name == name] for name in names}
+    print(f"\n{len(comparisons)} pools on one base and one draw of images")
+    for title, value in (
+        ("matched retention (validation)", lambda row: row.matched and row.matched.test.forget.value),
+        ("equal test retention", lambda row: row.equal and row.equal.value),
+    ):
+        every = {name: [value(row) for row in found if value(row) is not None] for name, found in rows.items()}
+        middle = {name: median(values) for name, values in every.items() if values}
+        ours = middle["negmerge"]
+        print(f"{title}: NegMerge is {placed(ours, list(middle.values()))}, median {ours:.3f}")
+        order = sorted(middle, key=lambda name: middle[name])
+        print(f"  least forgotten digits left first: {', '.join(f'{name} {100 * middle[name]:.1f}' for name in order)}")
+        for c in comparisons:
+            own = [value(row) for row in c.rows if value(row) is not None]
+            (ours,) = (value(row) for row in c.rows if row.entrant.name == "negmerge")
+            print(f"  {Path(c.pool).name}: {placed(ours, own)}")
+    for c in comparisons:
+        there = [row.matched.test for row in c.rows if row.matched]
+        kept, left = [pair.retain.value for pair in there], [pair.forget.value for pair in there]
+        print(
+            f"{Path(c.pool).name}: at matched retention rules keep {100 * min(kept):.1f} to {100 * max(kept):.1f} % "
+            f"on test; correlation of forget and retain there {correlation(kept, left):.2f}"
+        )
 
 
 def say_of_the_first(bench: Workbench, comparison: Comparison) -> None:
@@ -141,6 +182,7 @@ def main() -> None:
     benches, comparisons = zip(*(compared(pool) for pool in pools), strict=True)
     shown = table(benches, comparisons)
     print(shown)
+    say_of_all(comparisons)
     say_of_the_first(benches[0], comparisons[0])
     if options.plot:
         from negmerge_kit.views.frontier import rule_frontier
