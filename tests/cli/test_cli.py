@@ -58,7 +58,7 @@ def test_search_prints_the_contract(capsys, tiny_pool):
     assert set(found) == {
         "choose",
         "rule", "params", "status", "scale", "keep", "base", "forget", "retain", "kept_fraction", "curve", "test",
-        "seconds", "failing", "method", "monotone",
+        "seconds", "failing", "method", "monotone", "range", "ended", "outcome", "remedy",
     }  # fmt: skip
     assert [point["scale"] for point in found["curve"]] == [round(i * 0.05, 2) for i in range(21)]
     assert all(point["stopped"] is None and set(point["forget"]) == SCORE for point in found["curve"])
