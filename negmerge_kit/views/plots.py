@@ -79,8 +79,8 @@ def scale_curve(
         left, bottom, width, height = CURVE_AREA
         axes = figure.add_axes((left, bottom, width, height - 0.08 * titled))
         unit = end / LARGEST_SCALE
-        draw_series(axes, behind, thin=True, unit=unit)
-        draw_series(axes, [base, *points], unit=unit)
+        draw_series(axes, [point for point in behind if point.scale <= end], thin=True, unit=unit)
+        draw_series(axes, [base, *(point for point in points if point.scale <= end)], unit=unit)
         if base.retain is not None:
             floor = keep * base.retain.value
             axes.axhline(floor, color=RETAIN, linewidth=0.9, linestyle=(0, (1, 1.6)), gid="floor")
@@ -99,12 +99,13 @@ def scale_curve(
                     [here.scale], [score.value], yerr=[[score.value - low], [high - score.value]], fmt="o",
                     color=colour, markeredgecolor=INK, markersize=7, zorder=6, gid=f"{name}-here",
                 )  # fmt: skip
-        count = max((_count(point) for point in behind), default=0)
-        thin = f"; thin: live subset, n = {count:,}" if count else ""
-        axes.set(xlim=(0, end), ylim=(0, 1), xlabel=f"scale λ; accuracy on validation with 95 % bands{thin}")
+        told = "accuracy on validation with 95 % bands"
+        if count := max((_count(point) for point in behind), default=0):
+            told = f"validation, 95 % bands; thin: live subset, n = {count:,}"
+        axes.set(xlim=(0, end), ylim=(0, 1), xlabel=f"scale λ; {told}")
         if note:
-            axes.annotate(note, (0.99, 0.98), xycoords="axes fraction", color=MUTED, fontsize=8, ha="right", va="top",
-                          gid="note")  # fmt: skip
+            axes.annotate(note, (0.99, 0.02), xycoords="axes fraction", color=MUTED, fontsize=8, ha="right",
+                          va="bottom", gid="note")  # fmt: skip
         axes.yaxis.set_major_formatter(percent_ticks())
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
         axes.legend(
