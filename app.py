@@ -2,6 +2,6 @@
 
 import sys
 
-from negmerge_kit.cli import main
+from negmerge_kit.cli import run
 
-raise SystemExit(main(["demo", *sys.argv[1:]]))
+run(["demo", *sys.argv[1:]])

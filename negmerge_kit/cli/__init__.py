@@ -7,8 +7,9 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
-from negmerge_kit.cli.stopping import STOPPED, exit_code, heeding
+from negmerge_kit.cli.stopping import Ending, exit_code, heeding
 
 # verb -> (module with a function of the verb's name, one line for the list)
 VERBS = {
@@ -49,7 +50,15 @@ def usage() -> str:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def run(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The command `negmerge`: one verb in a process of its own, which ends with it."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    ending = Ending(words[0] if words else "")
+    ending.watch()
+    sys.exit(main(words, ending))
+
+
+def main(arguments: Sequence[str] | None = None, ending: Ending | None = None) -> int:
     """Run one verb and return its exit code: 0 done, 2 wrong input or infeasible, 1 a bug, 130 and 143 stopped."""
     from negmerge_kit.errors import NegmergeError
 
@@ -82,8 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     except KeyboardInterrupt as interrupt:
-        print(f"negmerge {verb}: {STOPPED}", file=sys.stderr)
-        return exit_code(interrupt)
+        return (ending or Ending(verb)).say(exit_code(interrupt))
     except BrokenPipeError:
         # The reader went away (`| head`): nothing is wrong, and nothing more can be said to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

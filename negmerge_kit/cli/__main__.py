@@ -1,7 +1,5 @@
 """`python -m negmerge_kit.cli` is `negmerge`."""
 
-import sys
+from negmerge_kit.cli import run
 
-from negmerge_kit.cli import main
-
-sys.exit(main())
+run()

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import atexit
 import ctypes
-import os
-import signal
 import sys
 import threading
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
 
 from negmerge_kit.cli.flags import Parser
-from negmerge_kit.cli.stopping import STOPPED, heeding
-
-_ended: list[int] = []
-"""The exit code of a process that was told to end."""
 
 
 def demo(arguments: list[str]) -> int:
@@ -36,14 +28,16 @@ def demo(arguments: list[str]) -> int:
     who = parser.add_mutually_exclusive_group()
     who.add_argument("--auth", type=Path, metavar="FILE", help="file with one user:password a line")
     who.add_argument("--public", action="store_true", help="let anybody in: the pool is read only, nothing is trained")
+    proxy = parser.add_argument_group("behind a reverse proxy, such as nginx")
+    proxy.add_argument("--root-path", default="", metavar="PATH", help="where the proxy shows the app: /negmerge, or "
+                       "the whole address, as https://example.org/negmerge")  # fmt: skip
+    proxy.add_argument("--forwarded-allow-ips", metavar="ADDRESS[,ADDRESS]", help="the proxy's own address: its "
+                       "X-Forwarded-For, -Proto and -Host are believed, nobody else's")  # fmt: skip
     options = parser.parse_args(arguments)
     if options.pool and options.forget:
         parser.error("--forget is for the embedded scene: a pool of your own says itself what it forgets")
-    atexit.register(_leave)  # before all others, so that it runs after them
     _share_memory()
-    # Ctrl-C, too: gradio would take it, and wait seconds for browsers that keep their connection open.
-    with heeding(signal.SIGINT, signal.SIGTERM, by=_end):
-        return _serve(options)
+    return _serve(options)
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -85,24 +79,11 @@ def _serve(options: argparse.Namespace) -> int:
         port=options.port,
         auth=options.auth,
         public=options.public,
+        root_path=options.root_path,
+        forwarded_allow_ips=options.forwarded_allow_ips,
         ready=ready,
     )
     return 0
-
-
-def _end(number: int, frame: object) -> NoReturn:
-    """End by way of the exit handlers: the private temporary folder goes, finished candidates stay."""
-    _ended.append(128 + number)
-    raise SystemExit(_ended[0])
-
-
-def _leave() -> None:
-    """Leave without taking the interpreter down: a thread that is within torch just then would abort the process."""
-    if _ended:
-        print(f"\nnegmerge demo: {STOPPED}", file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(_ended[0])
 
 
 def _share_memory() -> None:

@@ -1,16 +1,22 @@
-"""Told to stop: SIGTERM ends a verb as Ctrl-C does, with the same tidy-up and one sentence."""
+"""Told to stop: SIGTERM ends a verb as Ctrl-C does, with the same tidy-up and one sentence, within five seconds."""
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
+import socket
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
 STOPPED = "stopped; what was finished is kept."
+GRACE = 4.0
+"""Seconds that a process has for its tidy-up, from the first signal on; after that it ends wherever it is."""
 
 
 def stop(number: int, frame: FrameType | None) -> NoReturn:
@@ -45,3 +51,53 @@ def heeding(*numbers: int, by: Callable[[int, FrameType | None], NoReturn] = sto
                 # What was not Python's own handler cannot be put back.
                 restored.callback(signal.signal, number, signal.SIG_DFL if before is None else before)
         yield
+
+
+class Ending:
+    """How this process ends once it is told to: with one sentence, in time, and without taking the interpreter down.
+
+    A thread that is within torch when the interpreter goes down would abort the process, and threads that compute
+    would be waited for.
+
+    Args:
+        verb: what the sentence names.
+    """
+
+    def __init__(self, verb: str) -> None:
+        self._verb, self._code, self._said = verb, 0, threading.Lock()
+
+    def watch(self) -> None:
+        """Begin: from now on SIGINT and SIGTERM end the process within `GRACE`, whatever it is at."""
+        atexit.register(self._leave)  # before all others, so that it runs after them
+        hears, tells = socket.socketpair()
+        tells.setblocking(False)
+        # Written to by the signal itself: Python's own handlers wait until the main thread returns from what it calls,
+        # which may be a whole backward pass.
+        signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
+        # What ends a forked loader's worker does not end this process.
+        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+        threading.Thread(target=self._await, args=(hears, tells), name="ending", daemon=True).start()
+
+    def say(self, code: int) -> int:
+        """Print the sentence, once; the exit code."""
+        if self._said.acquire(blocking=False):
+            self._code = code
+            # A terminal shows ^C in the line that the cursor is in.
+            print(f"{chr(10) if sys.stderr.isatty() else ''}negmerge {self._verb}: {STOPPED}", file=sys.stderr)
+        return code
+
+    def _await(self, hears: socket.socket, tells: socket.socket) -> None:
+        with tells:  # held as long as signals are written into it
+            number = 0
+            while number not in (signal.SIGINT, signal.SIGTERM):
+                number = hears.recv(1)[0]
+            time.sleep(GRACE)
+            self.say(128 + number)
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._code:
+            with suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(self._code)

@@ -18,8 +18,8 @@ from negmerge_kit.sweeps.sentinel import Sentinel
 from negmerge_kit.sweeps.worker import Place, serve
 from negmerge_kit.vision.data.decoding import cores
 
-GRACE = 5.0
-"""Seconds that workers get to end by themselves."""
+GRACE = 2.0
+"""Seconds that workers get to end by themselves; a process that is told to stop has four in all."""
 
 
 @dataclass(frozen=True)

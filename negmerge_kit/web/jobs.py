@@ -10,12 +10,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
+from uuid import uuid4
 
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.lab.turns import in_background
 
 POLL_SECONDS = 0.3
 MOST_JOBS = 24
+CANCELLED = "cancelled: press the button again to go on from where it was."
+CLOSED = "the app was stopped: start it again and press the button again to go on from where it was."
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +53,7 @@ class Job:
     def __init__(self, work: Callable[[Job], Any]) -> None:
         self._work = work
         self._stop = threading.Event()
+        self._why = CANCELLED
         self._began: float | None = None
         self._told = Progress("Waiting for another job to end", None, "One heavy job runs at a time.")
         self.watchers: set[str] = set()
@@ -76,12 +80,13 @@ class Job:
             CancelledError: if nobody waits for the job any more.
         """
         if self._stop.is_set():
-            raise CancelledError("cancelled: press the button again to go on from where it was.")
+            raise CancelledError(self._why)
         if text:
             self._told = Progress(text, share)
 
-    def stop(self) -> None:
+    def stop(self, why: str = CANCELLED) -> None:
         """End at the next step."""
+        self._why = why
         self._stop.set()
 
     def run(self) -> None:
@@ -109,6 +114,13 @@ class Jobs:
         self._open: dict[Hashable, Job] = {}
         self._turn = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._followers = 0
+        self._closed = False
+
+    @property
+    def followed(self) -> bool:
+        """Whether anybody still waits for what comes of a job."""
+        return self._followers > 0
 
     @property
     def busy(self) -> bool:
@@ -132,8 +144,8 @@ class Jobs:
                     break
                 except TimeoutError:
                     pass
-                if visitor not in job.watchers:
-                    raise CancelledError("cancelled: press the button again to go on from where it was.")
+                if self._closed or visitor not in job.watchers:
+                    raise CancelledError(CLOSED if self._closed else CANCELLED)
         finally:
             self._leave(visitor, job)
         yield Done(result)
@@ -144,7 +156,16 @@ class Jobs:
         Raises:
             NegmergeError: what the job ended in.
         """
-        return self.begin(work).future.result()
+        *_, done = self.follow(uuid4().hex, object(), work)
+        assert isinstance(done, Done)
+        return done.result
+
+    def close(self) -> None:
+        """End all work at its next step, for good; those who follow it hear so within `POLL_SECONDS`."""
+        with self._turn:
+            self._closed = True
+            for job in self._open.values():
+                job.stop(CLOSED)
 
     def begin(self, work: Callable[[Job], Any]) -> Job:
         """Put the work in line for a caller that hears of it by itself.
@@ -152,7 +173,7 @@ class Jobs:
         Raises:
             ParameterError: if too many wait already.
         """
-        return self._join("", object(), work)
+        return self._join("", object(), work, follows=False)
 
     def cancel(self, visitor: str) -> None:
         """Let this visitor wait no longer, for any job; what others wait for goes on."""
@@ -163,8 +184,10 @@ class Jobs:
                     if not job.watchers:
                         job.stop()
 
-    def _join(self, visitor: str, key: Hashable, work: Callable[[Job], Any]) -> Job:
+    def _join(self, visitor: str, key: Hashable, work: Callable[[Job], Any], *, follows: bool = True) -> Job:
         with self._turn:
+            if self._closed:
+                raise CancelledError(CLOSED)
             self._open = {name: job for name, job in self._open.items() if not job.future.done()}
             job = self._open.get(key)
             if job is None or job.stopping:
@@ -173,6 +196,7 @@ class Jobs:
                 self._open[key] = job = Job(work)
                 self._queue.put(job)
             job.watchers.add(visitor)
+            self._followers += follows
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="heavy", daemon=True)
                 self._thread.start()
@@ -180,6 +204,7 @@ class Jobs:
 
     def _leave(self, visitor: str, job: Job) -> None:
         with self._turn:
+            self._followers -= 1
             job.watchers.discard(visitor)
             if not job.watchers:
                 job.stop()

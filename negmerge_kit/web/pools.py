@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from negmerge_kit.web.unlearn import Unlearn
 from negmerge_kit.web.visitors import Visitors
 
 GIB = 1 << 30
+CLOSE_SECONDS = 1.5
+"""How long an app that is stopped waits for its visitors to hear so."""
 MEMORY = 4 * GIB
 """Bytes of weight files of the pools that stay open side by side, where nobody says another figure."""
 
@@ -102,6 +105,15 @@ class Pools:
         """Those that are on the device now, the longest unused first."""
         with self._turn:
             return list(self._open)
+
+    def close(self) -> None:
+        """End all heavy work, for good, and give the visitors who wait for it the time to hear so."""
+        lines = (self.jobs, self.files, self._line)
+        for line in lines:
+            line.close()
+        until = time.monotonic() + CLOSE_SECONDS
+        while any(line.followed for line in lines) and time.monotonic() < until:
+            time.sleep(0.02)
 
     def add(self, pool: Pool | str | Path) -> str:
         """Serve one more pool from now on and say its id; a folder that is served already keeps its own.

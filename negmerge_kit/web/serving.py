@@ -5,16 +5,13 @@ from __future__ import annotations
 import atexit
 import gc
 import os
-import shutil
 import socket
-import tempfile
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from starlette.middleware import Middleware
 
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import ParameterError
@@ -24,12 +21,18 @@ from negmerge_kit.web import agreement_page, audit_page, compare_page, finetune_
 from negmerge_kit.web.address import remember_tab
 from negmerge_kit.web.endpoints import Endpoints, publish
 from negmerge_kit.web.finetuning import FineTunes
-from negmerge_kit.web.origin import OwnPagesOnly, is_loopback
+from negmerge_kit.web.forwarded import check_root_path, networks
+from negmerge_kit.web.origin import is_loopback
 from negmerge_kit.web.page import lay_out, lay_out_head
 from negmerge_kit.web.plans import Plans
 from negmerge_kit.web.pools import Pools, find_pools
-from negmerge_kit.web.uploads import LARGEST_FILE, RefuseUploads, Uploads
+from negmerge_kit.web.private import PrivateFolder
+from negmerge_kit.web.server import Server
+from negmerge_kit.web.uploads import LARGEST_FILE, Uploads
 from negmerge_kit.web.wiring import wire
+
+SWEEP_SECONDS = 1.0
+"""How long an app that ends waits for the step that its sweep is at; nothing is lost where that takes longer."""
 
 
 def serve(
@@ -41,6 +44,8 @@ def serve(
     port: int = 7860,
     auth: str | Path | None = None,
     public: bool = False,
+    root_path: str = "",
+    forwarded_allow_ips: str | None = None,
     block: bool = True,
     ready: Callable[[str], None] | None = None,
 ) -> gr.Blocks:
@@ -51,34 +56,49 @@ def serve(
         sweep: fine-tunes what the first pool lacks; started once the page is up, stopped when it goes down.
         auth: file with one `user:password` a line.
         public: let anybody in who reaches the host; pools are then read only, and nothing is fine-tuned.
+        root_path: the path, or the whole address with https://, under which a reverse proxy shows the app.
+        forwarded_allow_ips: addresses, with commas between them, of the reverse proxies whose X-Forwarded-For, -Proto
+            and -Host are believed; nobody else's are.
         ready: called with the page's address once it answers.
         block: False returns at once, with the server in a thread; `close()` of the returned Blocks ends it.
 
+    Ctrl-C (KeyboardInterrupt) goes on to the caller, once visitors have heard that the app ends and it has tidied up.
+
     Raises:
-        ParameterError: if the port is in use, the host is not this machine's own and neither auth nor public is
-            given, or a sweep is to fill a public pool.
+        ParameterError: if the port is in use, root_path or a proxy's address is none, the host is not this machine's
+            own and neither auth nor public is given, or a sweep is to fill a public pool.
         PoolError: if a pool cannot be opened.
     """
     people = read_auth(auth) if auth is not None else None
     if public and sweep:
         raise ParameterError("a public app fine-tunes nothing: build the pool before, and serve it with --pool.")
+    trusted = networks(forwarded_allow_ips) if forwarded_allow_ips is not None else []
+    check_root_path(root_path)
     check_address(host, port, guarded=bool(people) or public)
     listed = [pools] if isinstance(pools, (Pool, str, Path)) else list(pools)
     found = [pool for given in listed for pool in ([given] if isinstance(given, Pool) else find_pools(given))]
-    folder = _private_folder()
-    served = Pools(found, made=folder / "made", device=device, read_only=public, sweep=sweep)
-    uploads = Uploads(folder / "cache", folder / "checking", allowed=not public)
+    folder = PrivateFolder()
+    atexit.register(folder.remove)
+    os.environ["GRADIO_TEMP_DIR"] = str(folder.path / "cache")
+    served = Pools(found, made=folder.path / "made", device=device, read_only=public, sweep=sweep)
+    uploads = Uploads(folder.path / "cache", folder.path / "checking", allowed=not public)
     blocks = build(served, FineTunes(served, Plans(cache_folder() / "pools"), uploads, device=device))
+
+    def end() -> None:
+        served.close()
+        if sweep:
+            sweep.stop(SWEEP_SECONDS)
+        folder.remove()
+
+    server = Server(
+        blocks, people=people, public=public, root_path=root_path, trusted=trusted, on_close=end,
+        theme=_theme(), css=_file("style.css"), head=f"<script>{_file('page.js')}</script>", footer_links=[],
+        ssr_mode=False, run_history=False, max_file_size="1mb" if public else LARGEST_FILE, allowed_paths=[],
+        enable_monitoring=False, mcp_server=False,
+    )  # fmt: skip
+    server.start(host, port)
     if sweep:
         sweep.start()
-    _launch(
-        blocks, server_name=host, server_port=port, auth=people, prevent_thread_lock=True, quiet=True, show_error=True,
-        theme=_theme(), css=_file("style.css"), head=f"<script>{_file('page.js')}</script>", footer_links=[],
-        ssr_mode=False, run_history=False, max_file_size="1mb" if public else LARGEST_FILE,
-        allowed_paths=[], share=False, enable_monitoring=False,
-        app_kwargs={"middleware": [Middleware(OwnPagesOnly, loopback=not (people or public)),
-                                   *([Middleware(RefuseUploads)] if public else [])]},
-    )  # fmt: skip
     if block:
         # What is loaded by now stays as long as the process, which is the app's own: without this the collector looks
         # through all of it again and again, between answers.
@@ -88,19 +108,11 @@ def serve(
         ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
     if block:
         try:
-            blocks.block_thread()
+            server.wait()
         finally:
-            if sweep:
-                sweep.stop()
+            served.close()  # while the server still answers those who wait for a job
+            blocks.close(verbose=False)
     return blocks
-
-
-def _launch(blocks: gr.Blocks, **options: Any) -> None:
-    try:
-        blocks.launch(**options)
-    except OSError as error:
-        port = options["server_port"]
-        raise ParameterError(f"the app cannot listen on port {port} ({error}): choose another with --port.") from error
 
 
 def build(pools: Pools, tunes: FineTunes) -> gr.Blocks:
@@ -187,14 +199,6 @@ def read_auth(file: str | Path) -> list[tuple[str, str]]:
     if not people:
         raise ParameterError(f"{file} names nobody: write at least one user:password line.")
     return people
-
-
-def _private_folder() -> Path:
-    """A folder that only this user can read, for gradio's cache and for downloads; gone when the process ends."""
-    folder = Path(tempfile.mkdtemp(prefix="negmerge-app-"))
-    os.environ["GRADIO_TEMP_DIR"] = str(folder / "cache")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
 
 
 def _file(name: str) -> str:

@@ -70,6 +70,11 @@ class RefuseUploads:
             await self._app(scope, receive, send)
 
 
+def is_upload(scope: Scope) -> bool:
+    """Whether a request is gradio's upload: the one route that takes more than a small body."""
+    return bool(scope["method"] == "POST" and scope["path"] == "/gradio_api/upload")
+
+
 class Uploads:
     """Where uploads may come from, and the private folder in which they are checked.
 

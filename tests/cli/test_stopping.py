@@ -80,5 +80,5 @@ def test_the_app_ends_at_once_and_leaves_no_folder(tiny_pool, tmp_path, number, 
         finally:
             run.kill()
     # Gradio's own answer to Ctrl-C would be another sentence, after it waited seconds for its server.
-    assert run.returncode == code and said == "\nnegmerge demo: stopped; what was finished is kept.\n"
+    assert run.returncode == code and said == "negmerge demo: stopped; what was finished is kept.\n"
     assert not list(tmp_path.glob("negmerge-app-*"))
