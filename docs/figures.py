@@ -49,7 +49,7 @@ scale_curve(points, base=found.base, keep=0.95, here=points[9])
     Entry("before-after", "What does the model say now?", """\
 from negmerge_kit.views.pictures import answered, before_after
 
-before_after(answered(bench, choice, found.best.scale))
+before_after(*answered(bench, choice, found.best.scale))
 """),
     Entry("candidate-spread", "How far do the candidates lie apart, and what do merges make of it?", """\
 from negmerge_kit.lab.training.recipe import Recipe

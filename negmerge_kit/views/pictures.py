@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import torch
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
@@ -13,7 +15,6 @@ from negmerge_kit.lab.evaluation import answer
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.views.style import FORGET, RETAIN, headline, style
-from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.scene import Splits
 
 RIGHT, WRONG = "#1a7f37", "#b42318"
@@ -31,13 +32,18 @@ class Answered:
     after: str
 
 
-def before_after(pictures: Sequence[Answered]) -> Figure:
-    """Pictures with the model's answer before and after underneath: right ones marked ✓, wrong ones ✗."""
+def before_after(pictures: Sequence[Answered], lost: Mapping[str, Lost], *, split: str = "test") -> Figure:
+    """Pictures under their true names, with the model's answer before and after: correct ones marked ✓, wrong ones ✗.
+
+    Args:
+        lost: how many of all images that the base gets right are no longer named correctly, by side.
+        split: that they are counted on.
+    """
     lines = {side: [one for one in pictures if one.side == side] for side in ("forget", "retain")}
     across = max(len(line) for line in lines.values())
     with style():
         figure = Figure(figsize=(1.12 * across + 0.7, 3.9), layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.05))
-        headline(figure, gallery_finding(pictures))
+        headline(figure, gallery_finding(lost, split))
         grid = figure.subplots(2, across, squeeze=False)
         for row, (side, line) in zip(grid, lines.items(), strict=True):
             colour = FORGET if side == "forget" else RETAIN
@@ -46,6 +52,7 @@ def before_after(pictures: Sequence[Answered]) -> Figure:
             row[0].set_ylabel(side, color=colour, fontweight="bold")
             for axes, one in zip(row, line, strict=False):
                 axes.imshow(one.image.cpu().permute(1, 2, 0).numpy(), interpolation="nearest")
+                axes.set_title(one.name, fontsize=7.5, pad=2)
                 axes.set(xticks=[], yticks=[], gid=f"{one.family}: {one.name}")
                 axes.grid(False)
                 axes.spines[:].set(visible=True, color=colour, linewidth=1.6)
@@ -59,47 +66,74 @@ def before_after(pictures: Sequence[Answered]) -> Figure:
     return figure
 
 
-def gallery_finding(pictures: Sequence[Answered]) -> str:
-    """How many of the shown images are named rightly before and after, in a sentence."""
-    parts = []
-    for side in ("forget", "retain"):
-        mine = [one for one in pictures if one.side == side]
-        was, now = sum(one.before == one.name for one in mine), sum(one.after == one.name for one in mine)
-        parts.append(f"{side} {was} → {now} of {len(mine)}")
-    return f"Named rightly, before → after: {'; '.join(parts)}"
+def gallery_finding(lost: Mapping[str, Lost], split: str) -> str:
+    """How many images that the base gets right are no longer named correctly, in a sentence."""
+    return f"No longer correct, of what the base gets right on {split}: " + "; ".join(
+        f"{side} {count}" for side, count in lost.items())
 
 
 def answered(
-    bench: Workbench, choice: Choice | None, scale: float, *, each: int = 6, split: str = "test"
-) -> list[Answered]:
-    """`each` images a side with the answers of the base and of the choice at `scale`."""
+    bench: Workbench, choice: Choice | None, scale: float, *, each: int = 6, split: str = "test", seed: int = 0
+) -> tuple[list[Answered], dict[str, Lost]]:
+    """`each` images a side that the base gets right with the answers of the choice at `scale`, and counts over all.
+
+    Drawn at random by the seed; those that are no longer named correctly come first.
+    """
     splits = bench.images(split)
-    sets = [images.at(places) for images, places in zip(splits, shown_places(splits, each), strict=False)]
-    said = []
+    sets, said = list(splits), []
     for which, where in ((None, 0.0), (choice, scale)):
         with bench.at(which, where) as model:
             said.append(answer(model, sets))
-    return [
-        Answered("forget" if place == 0 else "retain", images.name, image, *(images.classes[int(one)] for one in named))
-        for place, images in enumerate(sets)
-        for image, *named in zip(images.images, images.labels, said[0][place], said[1][place], strict=True)
-    ]
+    right = [named_right(one, splits) for one in said]
+    pictures = []
+    for place, (images, shown) in enumerate(zip(sets, shown_places(splits, right[0], each, seed=seed), strict=False)):
+        for at in shown:
+            words = (images.classes[int(one)] for one in (images.labels[at], said[0][place][at], said[1][place][at]))
+            pictures.append(Answered("forget" if place == 0 else "retain", images.name, images.images[at], *words))
+    return sorted(pictures, key=lambda one: one.after == one.name), lost_of(*right)
 
 
-def shown_places(splits: Splits, each: int) -> list[list[int]]:
-    """Where the first image of each of `each` classes a side is, by set; chosen without seeing answers.
+def shown_places(splits: Splits, right: Sequence[Tensor], each: int, *, seed: int = 0) -> list[list[int]]:
+    """Where `each` images a side are, by set: drawn at random, by the seed, among those that the base gets right.
 
-    Classes are spread over the class lists. The forget set comes first; the retain sets share their `each` as evenly as
-    they can, and sets beyond the first `each` are left out.
+    What the base gets wrong shows no forgetting. The forget set comes first; the retain sets share their `each` as
+    evenly as they can, and sets beyond the first `each` are left out. Fewer are drawn where fewer are right.
+
+    Args:
+        right: for each set, whether the base names each image correctly, bool [n].
     """
     retain = splits.retain[:each]
     share = [each // len(retain) + (place < each % len(retain)) for place in range(len(retain))]
-    return [_spread(images, count) for images, count in zip((splits.forget, *retain), (each, *share), strict=True)]
+    generator, places = torch.Generator().manual_seed(seed), []
+    for mask, count in zip(right, (each, *share), strict=False):
+        among = mask.cpu().nonzero().flatten()
+        places.append(among[torch.randperm(len(among), generator=generator)[:count]].tolist())
+    return places
 
 
-def _spread(images: ImageSet, count: int) -> list[int]:
-    labels = images.labels.tolist()
-    present = sorted(set(labels))
-    if len(present) < count:
-        return list(range(min(count, len(labels))))
-    return [labels.index(present[(2 * place + 1) * len(present) // (2 * count)]) for place in range(count)]
+def named_right(said: Sequence[Tensor], splits: Splits) -> list[Tensor]:
+    """Whether each image's class index is its label, bool [n] for each set."""
+    return [indices.cpu() == images.labels.cpu() for indices, images in zip(said, splits, strict=True)]
+
+
+class Lost(NamedTuple):
+    """Of `right` images of a side that the base gets right, `lost` are no longer named correctly."""
+
+    lost: int
+    right: int
+
+    def __str__(self) -> str:
+        return f"{self.lost:,} of {self.right:,}"
+
+
+def lost_of(before: Sequence[Tensor], after: Sequence[Tensor]) -> dict[str, Lost]:
+    """By side, from `named_right` of the base and of the unlearned model; the forget set's come first.
+
+    >>> lost_of([torch.tensor([True, True, False])] * 2, [torch.tensor([False, True, True])] * 2)["forget"]
+    Lost(lost=1, right=2)
+    """
+    def side(was: Sequence[Tensor], now: Sequence[Tensor]) -> Lost:
+        pairs = list(zip(was, now, strict=True))
+        return Lost(sum(int((one & ~other).sum()) for one, other in pairs), sum(int(one.sum()) for one in was))
+
+    return {"forget": side(before[:1], after[:1]), "retain": side(before[1:], after[1:])}

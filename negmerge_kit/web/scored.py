@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
+from torch import Tensor
+
 from negmerge_kit.errors import NegmergeError
 from negmerge_kit.lab.report import on_test
 from negmerge_kit.lab.resident import Choice
@@ -15,6 +17,7 @@ from negmerge_kit.lab.turns import in_background
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.scale import Point, ScaleSearch
 from negmerge_kit.types import Json
+from negmerge_kit.views.pictures import Lost, lost_of, named_right
 from negmerge_kit.views.plots import LARGEST_SCALE, reach
 from negmerge_kit.web.jobs import POLL_SECONDS, Job, Jobs
 
@@ -33,6 +36,7 @@ class Known:
 
     live: dict[float, Point] = field(default_factory=dict)
     said: dict[float, list[list[int]]] = field(default_factory=dict)
+    lost: dict[float, dict[str, Lost]] = field(default_factory=dict)
     whole: dict[float, Point] = field(default_factory=dict)
     searches: dict[float, ScaleSearch] = field(default_factory=dict)
     tests: dict[float, Json] = field(default_factory=dict)
@@ -50,6 +54,8 @@ class Scored:
         self.bench, self.jobs = bench, jobs or Jobs()
         self._known: OrderedDict[Choice | None, Known] = OrderedDict()
         self._turn = threading.Lock()
+        self._places: list[list[int]] = []
+        self._right: list[Tensor] = []
 
     def known(self, choice: Choice | None) -> Known:
         """What has been measured for this choice; the longest unused choice is forgotten first."""
@@ -65,20 +71,26 @@ class Scored:
         scores = self.bench.base_scores(split)
         return Point(0.0, scores.forget, scores.retain)
 
-    def look(self, choice: Choice | None, scale: float, places: list[list[int]]) -> tuple[Point, list[list[int]]]:
-        """The live point at this scale and the class indices at `places` of each live set, the same for every call.
+    def watch(self, places: list[list[int]], right: list[Tensor]) -> None:
+        """Note from now on what is said of the images at `places` of each live set; `right` is what the base knows."""
+        self._places, self._right = places, right
+
+    def look(self, choice: Choice | None, scale: float) -> tuple[Point, list[list[int]], dict[str, Lost]]:
+        """The live point at this scale, the class indices at the watched places, and what is lost of what was right.
 
         The slider's steps are kept, for whoever comes back to one; any other number, which only scripts send, is not.
         """
         known = self.known(choice)
         if (kept := known.said.get(scale)) is not None:
-            return known.live[scale], kept
+            return known.live[scale], kept, known.lost[scale]
         scores, indices = self.bench.look(choice, scale)
-        said = [part[shown].tolist() for part, shown in zip(indices, places, strict=False)]
-        point = Point(scale, scores.forget, scores.retain)
+        said = [part[shown].tolist() for part, shown in zip(indices, self._places, strict=False)]
+        point, lost = Point(scale, scores.forget, scores.retain), {}
+        if self._right:
+            lost = lost_of(self._right, named_right(indices, self.bench.images("live")))
         if round(scale, 2) == scale:
-            known.live[scale], known.said[scale] = point, said
-        return point, said
+            known.live[scale], known.lost[scale], known.said[scale] = point, lost, said
+        return point, said, lost
 
     def fill_live(self, choice: Choice) -> Iterator[None]:
         """Score the scales that the live curve lacks, one a step."""
@@ -86,8 +98,7 @@ class Scored:
         for scale in known.live_scales():
             if scale not in known.live and scale < limit:
                 with in_background():
-                    scores = self.bench.score(choice, scale, "live")
-                known.live[scale] = Point(scale, scores.forget, scores.retain)
+                    known.live[scale] = self.look(choice, scale)[0]
                 yield
 
     def fill_whole(self, choice: Choice, keep: float) -> Iterator[None]:

@@ -14,6 +14,7 @@ from negmerge_kit.merging.rules import RULES
 from negmerge_kit.merging.signs import chance, votes_needed
 from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, NOT_NEEDED, Point, check_scale
 from negmerge_kit.views import plots, svg
+from negmerge_kit.views.pictures import named_right
 from negmerge_kit.views.style import percent
 from negmerge_kit.vision.families import FAMILIES
 from negmerge_kit.web import fragments
@@ -72,8 +73,10 @@ class Unlearn:
     def __init__(self, scored: Scored, *, growing: bool = False, visitors: Visitors | None = None) -> None:
         self.scored, self.bench, self.growing = scored, scored.bench, growing
         live = self.bench.images("live")
-        self.gallery = Gallery(live)
-        self._base, self._said = scored.look(None, 0.0, self.gallery.places)
+        right = named_right(self.bench.look(None, 0.0)[1], live)
+        self.gallery = Gallery(live, right)
+        scored.watch(self.gallery.places, right)
+        self._base, self._said, self._none_lost = scored.look(None, 0.0)
         self._classes = len(live.forget.classes)
         self.forget_title = _title(live.forget.name)
         several = len(live.retain) > 1
@@ -139,7 +142,7 @@ class Unlearn:
         """The numbers, marker and pictures at this scale: one update of the weights and one pass over the images."""
         try:
             choice, keep = self.choice(ids, rule, dials), self.keep(keep)
-            now, said = self.scored.look(choice, self.scale(scale), self.gallery.places)
+            now, said, lost = self.scored.look(choice, self.scale(scale))
         except NegmergeError as error:
             return self._base_only(error, keep)
         shown, base = self._best_known(choice, now)
@@ -150,7 +153,7 @@ class Unlearn:
             fragments.notice(hint, "hint"),
             self._cards(base, shown, keep),
             fragments.marker(shown, self.scored.known(choice).end),
-            self.gallery.html(self._said, said),
+            self.gallery.html(self._said, said, lost, self.scored.known(choice).said),
         )
 
     def chosen(
@@ -295,7 +298,7 @@ class Unlearn:
 
     def _base_only(self, error: NegmergeError, keep: float) -> Moved:
         kind = "hint" if str(error) == WAITING else "alert"
-        pictures = self.gallery.html(self._said, self._said)
+        pictures = self.gallery.html(self._said, self._said, self._none_lost, {})
         return Moved(fragments.notice(str(error), kind), self._cards(self._base, self._base, keep), "", pictures)
 
     def _now(self, session: str, what: tuple[Choice, float] | None, number: object = 0) -> None:

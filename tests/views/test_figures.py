@@ -13,7 +13,7 @@ from negmerge_kit.scoring import Accuracy, Point
 from negmerge_kit.views.blocks import agreement_map
 from negmerge_kit.views.grids import grid_ranking
 from negmerge_kit.views.panels import Curve, curve_panels
-from negmerge_kit.views.pictures import Answered, before_after, shown_places
+from negmerge_kit.views.pictures import Answered, Lost, before_after, shown_places
 from negmerge_kit.views.sensitivity import Negated, Spread, sensitivity, sensitivity_by_setting
 from negmerge_kit.views.style import AGREE, FORGET
 from negmerge_kit.views.votes import coin_votes, consensus_by_count, shares_of_what, vote_histogram
@@ -153,23 +153,31 @@ def test_pictures_carry_both_answers():
     def one(side, name, before, after):
         return Answered(side, "f", torch.zeros(3, 4, 4, dtype=torch.uint8), name, before, after)
 
-    figure = before_after([one("forget", "7", "7", "1"), one("retain", "A", "A", "A")])
+    lost = {"forget": Lost(92, 205), "retain": Lost(3, 1200)}
+    figure = before_after([one("forget", "7", "7", "1"), one("retain", "A", "A", "A")], lost)
+    assert [axes.get_title() for axes in figure.axes] == ["7", "A"]
     assert [text.get_text() for text in figure.axes[0].texts] == ["was 7 ✓", "now 1 ✗"]
     assert [text.get_text() for text in figure.axes[1].texts] == ["was A ✓", "now A ✓"]
-    assert title(figure) == "Named rightly, before → after: forget 1 → 0 of 1; retain 1 → 1 of 1"
+    assert title(figure) == (
+        "No longer correct, of what the base gets right on test: forget 92 of 205; retain 3 of 1,200")
 
 
 @pytest.mark.parametrize("each", [1, 2, 3, 7])
-def test_shown_places_are_spread_over_classes_and_families(each):
-    def images(name, classes):
-        labels = torch.arange(classes).repeat(3)
-        return ImageSet(name, torch.zeros(len(labels), 3, 4, 4, dtype=torch.uint8), labels, tuple("abcdefgh"), "test")
+def test_shown_places_are_drawn_at_random_among_what_the_base_gets_right(each):
+    def images(name, n=60):
+        labels = torch.arange(n) % 8
+        return ImageSet(name, torch.zeros(n, 3, 4, 4, dtype=torch.uint8), labels, tuple("abcdefgh"), "test")
 
-    splits = Splits(images("x", 8), (images("y", 8), images("z", 8)))
-    shown = [part.at(places) for part, places in zip(splits, shown_places(splits, each), strict=False)]
-    assert len(shown[0]) == each and sum(len(part) for part in shown[1:]) == each
-    for part in shown:
-        assert len(set(part.labels.tolist())) == len(part)
+    splits = Splits(images("x"), (images("y"), images("z")))
+    right = [torch.arange(60) % 3 == number for number in range(3)]
+    places = shown_places(splits, right, each)
+    assert len(places[0]) == each and sum(map(len, places[1:])) == each
+    for part, mask in zip(places, right, strict=False):
+        assert all(mask[place] for place in part) and len(set(part)) == len(part)
+    assert shown_places(splits, right, each) == places
+    drawn = [shown_places(splits, right, each, seed=seed) for seed in range(8)]
+    assert len({str(one) for one in drawn}) > 1, "the seed draws"
+    assert shown_places(splits, [torch.arange(60) == 5, *right[1:]], each)[0] == [5], "no wrong one fills up"
 
 
 def test_drawing_leaves_matplotlib_as_it_was(families):

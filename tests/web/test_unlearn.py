@@ -56,6 +56,31 @@ def test_another_scale_changes_what_the_model_says(page, ids):
     assert before != after and "✗" in after
 
 
+def test_pictures_are_what_the_base_gets_right_with_the_count_of_what_is_lost(bench, ids):
+    page = Unlearn(Scored(bench))
+    live, choice = bench.images("live"), bench.choose()
+    right = [said == images.labels.cpu() for said, images in zip(bench.look(None, 0.0)[1], live, strict=True)]
+    for images, mask, places in zip(live, right, page.gallery.places, strict=False):
+        assert len(places) >= 1 and all(mask[place] for place in places), images.name
+    for scale in (0.5, 1.0, 1.5):
+        html = page.moved(ids, RULE, KEEP, scale, *DIALS).gallery
+    still = [said == images.labels.cpu() for said, images in zip(bench.look(choice, 1.5)[1], live, strict=True)]
+    lost = int((right[0] & ~still[0]).sum())
+    assert lost > 0 and f"{lost} of {int(right[0].sum())} no longer correct" in html
+    kept = sum(int((one & ~other).sum()) for one, other in zip(right[1:], still[1:], strict=True))
+    assert f"{kept} of {sum(int(one.sum()) for one in right[1:])} no longer correct" in html
+    # True names are shown, and pictures are in the order of the smallest scale at which they go wrong.
+    forget = html.partition('data-kind="retain"')[0]
+    order = [int(place) for place in re.findall(r"nm-pic nm-pic-(\d+)", forget)]
+    said = page.scored.known(choice).said
+    labels = live.forget.labels[page.gallery.places[0]].tolist()
+    flips = [min((scale for scale in said if scale and said[scale][0][at] != label), default=9)
+             for at, label in enumerate(labels)]
+    assert [flips[at] for at in order] == sorted(flips)
+    names = re.findall(r'nm-true"><i>is</i> ([^<]+)<', forget)
+    assert names == [live.forget.classes[labels[at]] for at in order]
+
+
 @pytest.mark.parametrize("scale", [float("nan"), float("inf"), -0.1, 1e9, "much", None, True])
 def test_a_wrong_scale_is_one_sentence(page, ids, scale):
     moved = page.moved(ids, RULE, KEEP, scale, *DIALS)

@@ -16,7 +16,7 @@ from negmerge_kit.views.widgets.explorer import Drawn, Explorer, slider
 def before_after_explorer(
     bench: Workbench, choice: Choice | None = None, *, scale: float = 0.7, each: int = 6, interactive: bool = True
 ) -> Explorer | Figure:
-    """Test images to forget and to keep with the model's answers, base against `scale`; or its first figure.
+    """Test images that the base gets right with the model's answers at `scale`, and counts; or its first figure.
 
     Args:
         choice: what is subtracted; by default NegMerge of all candidates.
@@ -26,7 +26,7 @@ def before_after_explorer(
     choice = choice or bench.choose()
 
     def figure(scale: float) -> Figure:
-        return before_after(answered(bench, choice, scale, each=each))
+        return before_after(*answered(bench, choice, scale, each=each))
 
     if not interactive:
         return figure(scale)
