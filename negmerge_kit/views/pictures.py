@@ -52,7 +52,7 @@ def before_after(pictures: Sequence[Answered], lost: Mapping[str, Lost], *, spli
             row[0].set_ylabel(side, color=colour, fontweight="bold")
             for axes, one in zip(row, line, strict=False):
                 axes.imshow(one.image.cpu().permute(1, 2, 0).numpy(), interpolation="nearest")
-                axes.set_title(one.name, fontsize=7.5, pad=2)
+                axes.set_title(one.name, loc="center", fontsize=7.5, pad=2)
                 axes.set(xticks=[], yticks=[], gid=f"{one.family}: {one.name}")
                 axes.grid(False)
                 axes.spines[:].set(visible=True, color=colour, linewidth=1.6)
