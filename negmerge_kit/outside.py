@@ -45,6 +45,18 @@ def check_regular(path: Path) -> Path:
     return path
 
 
+def is_plain_file(path: Path) -> bool:
+    """Whether a plain file is there; names that no file can have, and links in a circle, are none.
+
+    >>> is_plain_file(Path("n" * 5000))
+    False
+    """
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 def read_json(path: Path, kind: Any, *, largest: int = LARGEST) -> Any:
     """The values of a JSON file, if they are of this kind; OSError or ValueError otherwise."""
     return checked(parse_json(_bytes(path, largest)), kind)

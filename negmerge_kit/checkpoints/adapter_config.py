@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 
 from negmerge_kit.errors import CheckpointError
 from negmerge_kit.merging.lora import low_rank_scale
+from negmerge_kit.outside import read_json
 
 CONFIG = "adapter_config.json"
 DIFFUSERS_KEY = "lora_adapter_metadata"
@@ -85,8 +85,8 @@ def read_scaling(folder: Path) -> Scaling:
     """
     file = folder / CONFIG
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        config = read_json(file, dict)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{file} cannot be read ({error}): save the adapter again.") from error
     return scaling_of(config, file)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import warnings
@@ -20,6 +19,7 @@ from negmerge_kit.merging.alike import layout_of
 from negmerge_kit.merging.deltas import compute_dtype
 from negmerge_kit.merging.lora import low_rank_delta
 from negmerge_kit.merging.sources import peek
+from negmerge_kit.outside import parse_json
 from negmerge_kit.types import Weights
 
 PEFT_FILE, DIFFUSERS_FILE = "adapter_model.safetensors", "pytorch_lora_weights.safetensors"
@@ -139,9 +139,9 @@ class Adapter(Mapping[str, Tensor]):
         alphas = any(name.endswith(".alpha") for name in names)
         if DIFFUSERS_KEY in self._stored.raw_metadata:
             try:
-                record = json.loads(self._stored.raw_metadata[DIFFUSERS_KEY])
+                record = parse_json(self._stored.raw_metadata[DIFFUSERS_KEY])
                 own = {key.removeprefix(component): value for key, value in record.items() if key.startswith(component)}
-            except (ValueError, AttributeError, RecursionError) as error:
+            except (ValueError, AttributeError) as error:
                 raise CheckpointError(
                     f"{self.path} carries a configuration that cannot be read ({error}): save it again."
                 ) from error

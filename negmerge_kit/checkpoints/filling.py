@@ -81,6 +81,15 @@ def candidate_id(pool: Pool, recipe: Json) -> str:
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def candidate_file(id: str) -> str:
+    """Where a candidate's weights are, from the pool's folder on.
+
+    >>> candidate_file("4c6abe002237")
+    'candidates/4c6abe002237.safetensors'
+    """
+    return f"candidates/{id}.safetensors"
+
+
 def save_candidate(pool: Pool, recipe: Json, items: Items) -> Candidate:
     """Write a finished candidate's weights and return its entry, which is not in the pool yet.
 
@@ -90,10 +99,10 @@ def save_candidate(pool: Pool, recipe: Json, items: Items) -> Candidate:
         CheckpointError: if the file cannot be written; nothing is left behind.
     """
     id = candidate_id(pool, recipe)
-    path = pool.folder / "candidates" / f"{id}.safetensors"
+    path = pool.folder / candidate_file(id)
     made_from = _made_from(pool.base_file) | ({TRAINED_ON: pool.trained_on} if pool.trained_on else {})
     save_checkpoint(path, items, like=pool.base, metadata=made_from)
-    return Candidate(id, f"candidates/{path.name}", sha256_file(path), recipe)
+    return Candidate(id, candidate_file(id), sha256_file(path), recipe)
 
 
 def record_candidate(pool: Pool, entry: Candidate, *, order: Sequence[str] = ()) -> Pool:

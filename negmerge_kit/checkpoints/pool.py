@@ -8,7 +8,8 @@ Here pools are read; `filling` makes them and adds to them.
 
 from __future__ import annotations
 
-import json
+import os
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.checkpoints.writer import sha256_file
 from negmerge_kit.errors import PoolError
+from negmerge_kit.outside import NUMBER, checked, is_plain_file, read_json, shortened, wrong_entry
 from negmerge_kit.types import Json, Weights
 
 SCHEMA = 1
@@ -24,6 +26,26 @@ MADE_FROM = "base_sha256"
 """Under this name the files of candidates and heads say which base they were made from."""
 TRAINED_ON = "forget_sha256"
 """Under this name a candidate's file says which images it was trained on, by their fingerprint."""
+
+
+_SCORED = {"scale": NUMBER, "kept": NUMBER, "forget": {"value": NUMBER}, "retain?": {"value": NUMBER}}
+ENTRY: Json = {
+    "id": re.compile(r"[\w.-]{1,200}"), "file": str, "sha256": str, "recipe": dict, "seconds?": NUMBER, "status?": str,
+    "scores?": lambda found: wrong_entry(found, {"status": str}) is None
+    and (found["status"] != "ok" or wrong_entry(found, _SCORED) is None),
+    "losses": [NUMBER], "rates?": [NUMBER],
+}  # fmt: skip
+"""A candidate in pool.json, in the kinds of `outside`."""
+_FILE = {"file": str, "sha256": str}
+_IMAGES = {"name": str, "split": str, "fingerprint": str, "n?": int, "seed?": int, "indices?": str}
+FIELDS: Json = {
+    "scene": {
+        "name": str, "mode": str, "forget": str, "retain": [str], "sets": [_IMAGES],
+        "model": lambda found: isinstance(found, str) or wrong_entry(found, {"arch": str, "pretrained?": str}) is None,
+        "forgetting?": dict, "training?": dict, "corrupt?": str, "orientation?": str, "transparency?": str,
+    },
+    "base": _FILE, "heads": _FILE, "candidates": [ENTRY],
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,12 +75,13 @@ class Candidate:
 
     @classmethod
     def from_json(cls, item: Json) -> Candidate:
-        """The entry that pool.json holds; TypeError or KeyError for another thing.
+        """The entry that pool.json holds; TypeError or ValueError for another thing.
 
         >>> Candidate.from_json({"id": "a", "file": "f", "sha256": "", "recipe": {}, "losses": [0.5]}).losses
         (0.5,)
         """
-        return cls(**{**item, "losses": tuple(item["losses"]), "rates": tuple(item.get("rates", ()))})
+        item = checked(item, ENTRY)
+        return cls(**{**item, "losses": tuple(item["losses"]), "rates": tuple(item.get("rates") or ())})
 
 
 @dataclass(frozen=True)
@@ -216,10 +239,10 @@ def open_pool(folder: str | Path, *, force: bool = False) -> Pool:
             says how to build one.
     """
     folder = Path(folder)
-    if folder.is_file():
+    if is_plain_file(folder):
         raise PoolError(f"{folder} is a file: give the pool's folder, the one in which its {RECORD} lies.")
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = read_json(folder / RECORD, {"schema?": lambda schema: True})
     except FileNotFoundError:
         raise PoolError(
             f"{folder} holds no {RECORD}: make a pool with `negmerge pool build tiny --out {folder}`."
@@ -228,21 +251,19 @@ def open_pool(folder: str | Path, *, force: bool = False) -> Pool:
         raise PoolError(
             f"{folder / RECORD} cannot be read ({error}): restore it, or build the pool in a new folder."
         ) from error
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        found = record.get("schema") if isinstance(record, dict) else None
-        raise PoolError(f"{folder / RECORD} has schema {found}, this version reads {SCHEMA}: build the pool anew.")
+    if (schema := record.get("schema")) != SCHEMA:
+        raise PoolError(f"{folder / RECORD} has schema {shortened(schema)}, this version reads {SCHEMA}: "
+                        "build the pool in a new folder.")  # fmt: skip
     try:
-        absent = {"name", "model", "mode", "forget", "retain", "sets"} - set(record["scene"])
-        if absent:
-            raise KeyError(f"scene: {', '.join(sorted(absent))}")
+        checked(record, FIELDS)
         entries = tuple(map(Candidate.from_json, record["candidates"]))
         base, heads = StoredFile(**record["base"]), StoredFile(**record["heads"])
         pool = Pool(folder, record["scene"], base, heads, entries, force)
         if len({entry.id for entry in entries}) < len(entries):
-            raise KeyError("two candidates of one id")
-    except (KeyError, TypeError) as error:
+            raise ValueError("two candidates have one id")
+    except (ValueError, TypeError) as error:
         raise PoolError(
-            f"{folder / RECORD} lacks or misspells an entry ({error}): restore it, or build the pool anew."
+            f"{folder / RECORD} lacks or misspells an entry ({error}): restore it, or build the pool in a new folder."
         ) from error
     for stored in pool.files:
         _refuse_outside(folder, stored.file)
@@ -251,7 +272,7 @@ def open_pool(folder: str | Path, *, force: bool = False) -> Pool:
 
 def _refuse_outside(folder: Path, name: str) -> None:
     """A pool.json from elsewhere must not make us read files outside its folder."""
-    if not (folder / name).resolve().is_relative_to(folder.resolve()):
+    if not Path(os.path.realpath(folder / name)).is_relative_to(os.path.realpath(folder)):
         raise PoolError(
             f"{folder / RECORD} names the file '{name}' outside the pool: this is not a pool of ours; do not open it."
         )

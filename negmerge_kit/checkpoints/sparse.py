@@ -14,16 +14,19 @@ import torch
 from torch import Tensor
 
 from negmerge_kit.checkpoints.atomic import atomic_file
-from negmerge_kit.checkpoints.header import OUR_KEY, format_header
+from negmerge_kit.checkpoints.header import OUR_KEY, check_shape, format_header
 from negmerge_kit.checkpoints.reader import Checkpoint, open_checkpoint
 from negmerge_kit.errors import CheckpointError, MismatchError, ParameterError
 from negmerge_kit.merging.alike import layout_of
 from negmerge_kit.merging.negation import check_scale, subtract
 from negmerge_kit.merging.sources import peek
+from negmerge_kit.outside import NUMBER, checked, shortened
 from negmerge_kit.types import Item, Items, Json, Weights
 
 FORMAT = "negmerge-sparse-delta-1"
 MASK, VALUES, BASE = "#mask", "#values", "#base"
+RECORD = {"scale?": NUMBER, "shapes": {...: [lambda side: type(side) is int and side >= 0]}}
+"""What the file's metadata hold, in the kinds of `outside`."""
 
 
 def save_delta(
@@ -139,12 +142,21 @@ class SparseDelta(Mapping[str, Tensor]):
         self.scale: float | None = record.get("scale")
         present = stored.layout()
         try:
-            for name, shape in record["shapes"].items():
-                self._layout[name] = tuple(shape), present[name + VALUES][1]
-                if present[name + MASK] != ((_mask_bytes(tuple(shape)),), torch.uint8):
-                    raise KeyError(name + MASK)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{stored.path} is a damaged delta: it lacks {error}. Merge it again.") from error
+            for name, shape in checked(record, RECORD)["shapes"].items():
+                check_shape(shape)
+                values, dtype = present.get(name + VALUES, ((), torch.uint8))
+                if len(values) != 1 or not dtype.is_floating_point:
+                    raise ValueError(f"its values of {shortened(name)} are missing, or no floating-point numbers")
+                if present.get(name + MASK) != ((_mask_bytes(tuple(shape)),), torch.uint8):
+                    raise ValueError(f"its mask of {shortened(name)} is missing, or not as long as {shape} needs")
+                if present.get(name + BASE, (values, dtype)) != (values, dtype):
+                    raise ValueError(f"its base's values of {shortened(name)} are not as many as its own")
+                self._layout[name] = tuple(shape), dtype
+            if self.scale is not None:
+                check_scale(self.scale)
+        except (ValueError, CheckpointError) as error:
+            said = str(error).removesuffix(".")
+            raise CheckpointError(f"{stored.path} is a damaged delta: {said}. Merge it again.") from error
 
     def __getitem__(self, name: str) -> Tensor:
         shape, dtype = self._layout[name]

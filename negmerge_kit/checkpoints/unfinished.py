@@ -17,9 +17,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from negmerge_kit.checkpoints.atomic import atomic_file
-from negmerge_kit.checkpoints.filling import record_candidate
+from negmerge_kit.checkpoints.filling import candidate_file, record_candidate
 from negmerge_kit.checkpoints.pool import RECORD, Candidate, Pool
 from negmerge_kit.errors import PoolError
+from negmerge_kit.outside import read_json
 
 FOLDER = "unfinished"
 SENTINEL = ".sentinel-"
@@ -49,10 +50,11 @@ def note_written(pool: Pool, entry: Candidate) -> None:
 def find_written(pool: Pool, id: str) -> Candidate | None:
     """The candidate whose weights an interrupted sweep wrote, if its file still has the noted hash."""
     try:
-        entry = Candidate.from_json(json.loads((pool.folder / FOLDER / f"{id}.json").read_bytes()))
-    except (OSError, ValueError, TypeError, KeyError):
+        entry = Candidate.from_json(read_json(pool.folder / FOLDER / f"{id}.json", dict))
+    except (OSError, ValueError, TypeError):
         return None
-    return entry if entry.id == id and pool.problem(entry) is None else None
+    own = entry.id == id and entry.file == candidate_file(id)  # what is dropped later must not be another's file
+    return entry if own and pool.problem(entry) is None else None
 
 
 def drop_written(pool: Pool, entry: Candidate) -> None:

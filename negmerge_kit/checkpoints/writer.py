@@ -18,6 +18,7 @@ from negmerge_kit.checkpoints.outputs import files_of, refuse_inputs
 from negmerge_kit.checkpoints.reader import INDEX, Checkpoint
 from negmerge_kit.errors import CheckpointError, MismatchError
 from negmerge_kit.merging.alike import layout_of
+from negmerge_kit.outside import check_regular
 from negmerge_kit.types import Items, Json, Weights
 
 Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
@@ -85,7 +86,7 @@ def sha256_file(path: str | Path) -> str:
     'ba7816bf'
     """
     try:
-        with Path(path).open("rb") as file:
+        with check_regular(Path(path)).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}. Check the path.") from error

@@ -96,3 +96,18 @@ def main(arguments: Sequence[str] | None = None, ending: Ending | None = None) -
         # The reader went away (`| head`): nothing is wrong, and nothing more can be said to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (OSError, RuntimeError) as error:  # a path that is too long, links in a circle, a folder that is closed
+        if not (path := _unusable(error)):
+            raise
+        print(f"negmerge {verb}: {path}. Check the path.", file=sys.stderr)
+        return 2
+
+
+def _unusable(error: OSError | RuntimeError) -> str | None:
+    """What is wrong with a path that an error names; None for an error of another kind, which is a bug."""
+    from negmerge_kit.outside import shortened
+
+    if isinstance(error, OSError):
+        return f"{shortened(str(error.filename))} cannot be used: {error.strerror}" if error.filename else None
+    text = str(error)  # Path.resolve, before Python 3.13
+    return text if text.startswith("Symlink loop") and "\n" not in text else None

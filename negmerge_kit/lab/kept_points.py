@@ -18,6 +18,7 @@ from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import CheckpointError
 from negmerge_kit.lab.provenance import made_with, short_digest
 from negmerge_kit.lab.resident import Choice
+from negmerge_kit.outside import read_json
 from negmerge_kit.scoring.accuracy import Accuracy
 from negmerge_kit.scoring.curve import NOT_BETTER, Least, Point, Score, stop_early
 from negmerge_kit.types import Json
@@ -129,7 +130,7 @@ class KeptPoints:
 
     def _read(self) -> dict[float, dict[str, Any]]:
         try:
-            record = json.loads(self.path.read_text(encoding="utf-8"))
+            record = read_json(self.path, dict)
             if record["made_from"] != json.loads(json.dumps(self._made_from)):
                 return {}
             return {float(entry["scale"]): _checked(entry) for entry in record["points"]}

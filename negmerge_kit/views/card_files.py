@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,6 +12,7 @@ from negmerge_kit.checkpoints.outputs import Kind, check_output
 from negmerge_kit.errors import CardError
 from negmerge_kit.lab.card import with_file
 from negmerge_kit.lab.card_schema import checked_record
+from negmerge_kit.outside import check_regular, parse_json
 from negmerge_kit.types import Json
 from negmerge_kit.views.card import FENCE, card_markdown, dumped
 
@@ -77,25 +77,15 @@ def read_card(path: Path) -> Json:
         CardError: if the file is missing or is no card.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = check_regular(path).read_text(encoding="utf-8")
         if path.suffix == ".md":
             text = text.rpartition(FENCE)[2].partition("\n```")[0]
-        record = json.loads(text, parse_constant=_refused, parse_int=_counted)
+        record = parse_json(text)
     except OSError as error:
         raise CardError(f"{path} cannot be read: {error.strerror or error}. Check the path.") from error
-    except (ValueError, RecursionError) as error:
-        raise CardError(f"{path} is no card: give the .json or .md that `negmerge unlearn` wrote.") from error
+    except ValueError as error:
+        raise CardError(f"{path} is no card ({error}): give the .json or .md that `negmerge unlearn` wrote.") from error
     return checked_record(record)
-
-
-def _refused(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
-
-
-def _counted(digits: str) -> int:
-    if len(digits) > 18:  # no model has as many elements, and no float holds any such number
-        raise ValueError("no count of anything")
-    return int(digits)
 
 
 def weights_of(card: Path, record: Json) -> Path:

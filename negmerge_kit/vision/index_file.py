@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 from negmerge_kit.errors import SceneError
+from negmerge_kit.outside import check_regular, parse_json, shortened
 
 INDEX = re.compile("[0-9]+")
 """Plain digits only: `int` would read 1_0 as ten, and digits of every script."""
@@ -26,21 +26,21 @@ def read_indices(path: Path) -> tuple[int, ...]:
     (3, 14, 15)
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = check_regular(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
         raise SceneError(f"the list of images {path} cannot be read ({error}): give a text file with one index a line, "
                          "or a JSON list.") from error
     try:
-        listed = json.loads(text) if text.lstrip().startswith("[") else [_number(word) for word in text.split()]
-    except (ValueError, RecursionError) as error:
+        listed = parse_json(text) if text.lstrip().startswith("[") else [_number(word) for word in text.split()]
+    except ValueError as error:
         raise SceneError(f"the list of images {path} is not understood ({error}): write one index a line, or a JSON "
                          "list of whole numbers.") from error
     if odd := [value for value in listed if type(value) is not int]:
-        raise SceneError(f"the list of images {path} holds {odd[0]!r}, which is no index: write whole numbers in plain "
-                         "digits, from 0.")
+        raise SceneError(f"the list of images {path} holds {shortened(odd[0])}, which is no index: write whole numbers "
+                         "in plain digits, from 0.")
     return tuple(listed)
 
 
 def _number(word: str) -> int | str:
     """The number that a word writes, or else the word."""
-    return int(word) if INDEX.fullmatch(word) else word
+    return int(word) if INDEX.fullmatch(word) and len(word) < 19 else word

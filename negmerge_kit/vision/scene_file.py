@@ -23,11 +23,12 @@ for validation cannot be forgotten.
 
 from __future__ import annotations
 
-import tomllib
+import os
 from pathlib import Path
 from typing import Any
 
 from negmerge_kit.errors import SceneError
+from negmerge_kit.outside import is_plain_file, read_toml, wrong_entry
 from negmerge_kit.vision.forgetting import Forgetting
 from negmerge_kit.vision.index_file import read_indices
 
@@ -54,10 +55,10 @@ def read_scene(path: Path) -> dict[str, Any]:
     {'name': 'small', 'model': 'tiny', 'forget': 'digits', 'retain': ('shapes',)}
     """
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
+        told: dict[str, Any] = read_toml(path, dict)
     except FileNotFoundError:
         raise SceneError(f"scene {path} does not exist: check the path, or write {', '.join(NEEDED)} in it.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise SceneError(f"scene {path} cannot be read ({error}): write TOML with {', '.join(NEEDED)}.") from error
     if "data" in told:
         return _parted(told, path)
@@ -67,10 +68,11 @@ def read_scene(path: Path) -> dict[str, Any]:
         raise SceneError(f"scene {path} says {', '.join(strange)}, which scenes do not have: use {', '.join(KEYS)}.")
     retain = [told["retain"]] if isinstance(told["retain"], str) else told["retain"]
     texts = [told["forget"], *(retain if isinstance(retain, list) else [None])]
+    texts += [told[key] for key in KEYS if key in told and key not in NEEDED]
     if not all(isinstance(text, str) for text in texts) or not isinstance(told["model"], str | dict):
         raise SceneError(f"scene {path} names its model or its data by something else than text: write "
                          'forget = "DATA" and retain = ["DATA", "DATA"].')
-    forget, *kept = (_from_here(text, path.parent) for text in texts)
+    forget, *kept = (_from_here(text, path.parent) for text in texts[: 1 + len(retain)])
     model = _model_from_here(told["model"], path.parent)
     return {"name": path.stem, **told, "model": model, "forget": forget, "retain": tuple(kept)}
 
@@ -91,7 +93,7 @@ def _parted(told: dict[str, Any], path: Path) -> dict[str, Any]:
         if key in forget and (not isinstance(forget[key], kind) or (kind is not bool and forget[key] is True)):
             raise SceneError(f"scene {path} has forget.{key} = {forget[key]!r}, which is of the wrong type.")
     published = forget.get("as_published", False)
-    indices = read_indices((path.parent / forget["indices"]).resolve()) if "indices" in forget else None
+    indices = read_indices(Path(os.path.realpath(path.parent / forget["indices"]))) if "indices" in forget else None
     forgetting = Forgetting(_from_here(told["data"], path.parent), forget.get("share"), forget.get("class"), indices,
                             forget.get("seed", PUBLISHED_SEED if published else 0), published)
     rest: dict[str, Any] = {key: told[key] for key in (*READING, "training") if key in told}
@@ -102,12 +104,15 @@ def _parted(told: dict[str, Any], path: Path) -> dict[str, Any]:
 def _model_from_here(model: Any, folder: Path) -> Any:
     """A weight file that lies where the scene's file says, by its whole path."""
     if isinstance(model, dict):
+        if wrong := wrong_entry(model, {"arch": str, "pretrained?": str}):
+            raise SceneError(f"a scene's model has {wrong[0]} = {wrong[1]!r}: write {{arch = \"NAME\", pretrained = "
+                             '"TAG or FILE"}.')
         return {key: _model_from_here(value, folder) if key == "pretrained" else value for key, value in model.items()}
     arch, slash, weights = model.partition("/")
-    if (folder / model).is_file():
-        return str((folder / model).resolve())
-    if slash and (folder / weights).is_file():
-        return f"{arch}/{(folder / weights).resolve()}"
+    if is_plain_file(folder / model):
+        return os.path.realpath(folder / model)
+    if slash and is_plain_file(folder / weights):
+        return f"{arch}/{os.path.realpath(folder / weights)}"
     return model
 
 
@@ -116,4 +121,4 @@ def _from_here(text: str, folder: Path) -> str:
     kind, _, where = text.partition(":")
     if not where or kind == "hf" or Path(where).expanduser().is_absolute():
         return text
-    return f"{kind}:{(folder / where).resolve()}"
+    return f"{kind}:{os.path.realpath(folder / where)}"

@@ -22,6 +22,7 @@ from negmerge_kit.checkpoints.filling import candidate_id
 from negmerge_kit.checkpoints.pool import RECORD, open_pool
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.lab.training.recipe import Recipe
+from negmerge_kit.outside import read_json
 from negmerge_kit.types import Json
 from negmerge_kit.vision.data.folder import FolderSource
 from negmerge_kit.vision.families import FAMILIES
@@ -124,7 +125,7 @@ class Plans:
             raise ParameterError(f"there is nothing called {shown(id)} here: choose what shall be forgotten first.")
         folder = self.home / id
         try:
-            told: Json = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+            told: Json = read_json((folder / PLAN), dict)
             if told["schema"] != SCHEMA:
                 raise ValueError(f"schema {told['schema']}")
             scene = Scene(**{**told["scene"], "retain": tuple(told["scene"]["retain"])})

@@ -10,6 +10,7 @@ from pathlib import Path
 from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.errors import PoolError
 from negmerge_kit.lab.provenance import short_digest
+from negmerge_kit.outside import read_json
 from negmerge_kit.types import Json
 
 
@@ -96,7 +97,7 @@ class TrialLog:
                 state.unlink(missing_ok=True)
         if self.path.exists() and not anew:
             try:
-                told = [Trial(**values) for values in json.loads(self.path.read_text(encoding="utf-8"))["trials"]]
+                told = [Trial(**values) for values in read_json(self.path, dict)["trials"]]
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise PoolError(f"{self.path} is no log of a rate search ({error}): delete it, and search "
                                 "again.") from None

@@ -20,6 +20,7 @@ from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 from negmerge_kit.lab.provenance import made_with, short_digest
 from negmerge_kit.lab.retrained import Wanted, find_retrained
 from negmerge_kit.merging.rules import RULES
+from negmerge_kit.outside import read_json
 from negmerge_kit.scoring.grid import Scales
 from negmerge_kit.types import Json
 
@@ -65,7 +66,7 @@ class KeptRows:
         if self._anew:
             return None
         try:
-            record = json.loads(self._path(entrant, ids).read_text(encoding="utf-8"))
+            record = read_json(self._path(entrant, ids), dict)
             return Row.from_json(entrant, record["row"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None

@@ -14,15 +14,18 @@ from __future__ import annotations
 
 import itertools
 import math
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from negmerge_kit.errors import ParameterError
+from negmerge_kit.outside import read_toml
 from negmerge_kit.types import Json
 
 PRESETS = {path.stem: path for path in sorted((Path(__file__).parent / "grids").glob("*.toml"))}
 """Grids that ship, by name."""
+
+MOST = 10_000
+"""Candidates of a grid."""
 
 _TABLES: dict[str, type] = {
     "title": str, "source": str, "steps": int, "recipe": dict, "epochs": dict, "vary": dict, "runs": list,
@@ -53,7 +56,7 @@ def read_grid(name_or_file: str | Path, *, data: str | None = None, images: int 
     runs = [shared | settings for settings in own] or [shared]
     for k, run in enumerate(runs):
         run.setdefault("seed", k)
-        if (times := run.pop("epochs_times", None)) is not None and "epochs" in run:
+        if (times := run.pop("epochs_times", None)) is not None and type(run.get("epochs")) is int:
             run["epochs"] = max(1, math.ceil(times * run["epochs"]))
     return runs
 
@@ -61,11 +64,11 @@ def read_grid(name_or_file: str | Path, *, data: str | None = None, images: int 
 def _parse(path: Path) -> dict[str, Any]:
     """The file as plain values, every table of the type it must have."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_toml(path, dict)
     except OSError as error:
         raise ParameterError(f"there is no grid '{path}': choose among {', '.join(PRESETS)}, or give a TOML file "
                              f"({error.strerror or error}).") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ParameterError(f"{path} is not a TOML file ({error}): see lab/training/grids/ for examples.") from None
     faults = [f"{key!r} is not one of {', '.join(_TABLES)}" for key in content if key not in _TABLES]
     faults += [f"{key!r} must be a {kind.__name__}" for key, kind in _TABLES.items()
@@ -76,9 +79,14 @@ def _parse(path: Path) -> dict[str, Any]:
         faults += ["each of [[runs]] must be a table" for run in content.get("runs", []) if not isinstance(run, dict)]
         faults += [f"epochs.{key} must be a whole number" for key, value in content.get("epochs", {}).items()
                    if type(value) is not int]
-        factors = content.get("vary", {}).get("epochs_times", [])
-        faults += ["vary.epochs_times must be positive numbers" for value in factors
+        factors = [*content.get("vary", {}).get("epochs_times", []), *(
+            table["epochs_times"] for table in (content.get("recipe", {}), *content.get("runs", []))
+            if isinstance(table, dict) and "epochs_times" in table)]
+        faults += ["epochs_times must be positive numbers" for value in factors
                    if not isinstance(value, int | float) or not value > 0]
+    if not faults:  # counted before any is built: two lines of a file can multiply to thousands of millions
+        count = math.prod(map(len, content.get("vary", {}).values())) + len(content.get("runs", []))
+        faults = [f"it has {count:,} candidates, and {MOST:,} are the most"] if count > MOST else []
     if faults:
         raise ParameterError(f"grid {path} cannot be used: {'; '.join(faults)}.")
     return content
