@@ -30,6 +30,8 @@ LARGEST = 64 << 20
 """Bytes of a file of values: a pool of thousands of candidates with their losses has a tenth of that."""
 DEEPEST = 64
 """Tables within tables: our own files have six."""
+LONGEST_NAME = 1000
+"""Letters of an entry's name: nobody calls a tensor or a setting so."""
 UNSPEAKABLE = re.compile("[\0\ud800-\udfff]")
 """NUL and halves of surrogate pairs: no name of a file can hold the one, no UTF-8 the others."""
 
@@ -93,8 +95,8 @@ def plain(values: Any) -> Any:
     """The values themselves, if they nest and are no larger than ours do.
 
     Raises:
-        ValueError: for tables nested deeper than 64, text with NUL or half a surrogate pair in it, whole numbers beyond
-            64 bits, and numbers that are not finite.
+        ValueError: for tables nested deeper than 64, names longer than 1000 letters, text with NUL or half a surrogate
+            pair in it, whole numbers beyond 64 bits, and numbers that are not finite.
 
     >>> plain({"lr": float("inf")})
     Traceback (most recent call last):
@@ -113,6 +115,8 @@ def plain(values: Any) -> Any:
                 if not math.isfinite(value):
                     raise ValueError(f"a number in it is {value}, which is not finite")
             elif isinstance(value, dict | list):
+                if isinstance(value, dict) and any(len(key) > LONGEST_NAME for key in value):
+                    raise ValueError(f"a name in it is longer than {LONGEST_NAME} letters")
                 waiting.append(_parts(value))
                 break
         else:

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from typing import NoReturn
 
 from negmerge_kit.cli.stopping import Ending, exit_code, heeding
@@ -62,6 +63,9 @@ def main(arguments: Sequence[str] | None = None, ending: Ending | None = None) -
     """Run one verb and return its exit code: 0 done, 2 wrong input or infeasible, 1 a bug, 130 and 143 stopped."""
     from negmerge_kit.errors import NegmergeError
 
+    for stream in (sys.stdout, sys.stderr):  # a folder's name need not be UTF-8, and must not end a verb
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())

@@ -128,14 +128,14 @@ def _results(record: Json) -> Iterator[list[Any]]:
     names = {"forget": scene.get("forget", ""), "retain": ", ".join(scene.get("retain", ()))}
     for split, scores in record["scores"].items():
         for side in ("forget", "retain") if scores else ():
-            base, now = (scores["base"] or {}).get(side), scores[side]
+            base, now = (scores["base"] or {}).get(side), scores.get(side)
             yield [split, f"{side}: {names[side]}", _score(base), _score(now), now["n"] if now else ""]
 
 
 def _files(record: Json) -> Iterator[list[Any]]:
     file = record.get("file")
     if file:
-        for name, digest in file.get("shards", {file["name"]: file.get("sha256")}).items():
+        for name, digest in (file.get("shards") or {file["name"]: file.get("sha256")}).items():
             yield [f"unlearned: {name}", f"`{digest}`", ""]
     yield ["base", f"`{record['base']['sha256']}`", ""]
     yield ["heads", f"`{record['heads']['sha256']}`", ""]

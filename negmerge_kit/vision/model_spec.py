@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from negmerge_kit.checkpoints import open_checkpoint
 from negmerge_kit.errors import CheckpointError
 from negmerge_kit.vision.families import FAMILIES
 from negmerge_kit.vision.tiny import SHIPPED, TINY, TOKEN_EMBEDDING, register
@@ -187,21 +188,16 @@ def _checked_classifier(arch: str, pretrained: str | None) -> ModelSpec:
 
 def _architecture_of(path: Path) -> str:
     """The architecture that a safetensors file names, or the embedded one if every tensor fits it."""
-    from safetensors import SafetensorError, safe_open
-
     remedy = f'give {{"arch": ARCHITECTURE, "pretrained": "{path}"}}'
     try:
-        with safe_open(path, framework="pt") as file:
-            named: str | None = (file.metadata() or {}).get("arch")
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}
-    except SafetensorError as error:
+        stored = open_checkpoint(path)
+    except CheckpointError as error:
         raise CheckpointError(f"{path} is not a whole safetensors file ({error}): {remedy}, or another "
                               "file.") from error
-    if named:
+    if named := stored.raw_metadata.get("arch"):
         return named
-    with safe_open(SHIPPED, framework="pt") as file:
-        embedded = {name: file.get_slice(name).get_shape() for name in file.keys()}
-    shapes.pop(TOKEN_EMBEDDING, None)
+    shapes, embedded = ({name: shape for name, (shape, _) in weights.layout().items() if name != TOKEN_EMBEDDING}
+                        for weights in (stored, open_checkpoint(SHIPPED)))
     if shapes != embedded:
         raise CheckpointError(f"{path} does not say which architecture it belongs to: {remedy}.")
     return TINY

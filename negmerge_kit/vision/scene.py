@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from negmerge_kit.checkpoints.pool import RECORD, open_pool
 from negmerge_kit.errors import SceneError
+from negmerge_kit.outside import is_plain_file
 from negmerge_kit.types import Json, Weights
 from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.data import DataSource, Transform, find_data, transform_of
@@ -273,7 +274,7 @@ def open_scene(text: str | Path) -> Scene:
     if kind == "tiny":
         forget = find_family(family).name
         return Scene(f"tiny:{forget}", "tiny", forget, tuple(name for name in FAMILIES if name != forget))
-    if (path / RECORD).is_file():
+    if is_plain_file(path / RECORD):
         return Scene.from_json(open_pool(path).scene)
     if path.suffix == ".toml":
         told = read_scene(path)

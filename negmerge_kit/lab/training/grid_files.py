@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.outside import read_toml
+from negmerge_kit.outside import read_toml, shortened
 from negmerge_kit.types import Json
 
 PRESETS = {path.stem: path for path in sorted((Path(__file__).parent / "grids").glob("*.toml"))}
@@ -70,16 +70,17 @@ def _parse(path: Path) -> dict[str, Any]:
                              f"({error.strerror or error}).") from None
     except ValueError as error:
         raise ParameterError(f"{path} is not a TOML file ({error}): see lab/training/grids/ for examples.") from None
-    faults = [f"{key!r} is not one of {', '.join(_TABLES)}" for key in content if key not in _TABLES]
+    faults = [f"{shortened(key)} is not one of {', '.join(_TABLES)}" for key in content if key not in _TABLES]
     faults += [f"{key!r} must be a {kind.__name__}" for key, kind in _TABLES.items()
                if key in content and not isinstance(content[key], kind)]
     if not faults:
-        faults = [f"vary.{key} must be a list that is not empty" for key, values in content.get("vary", {}).items()
+        faults = [f"vary.{key[:60]} must be a list that is not empty" for key, values in content.get("vary", {}).items()
                   if not isinstance(values, list) or not values]
         faults += ["each of [[runs]] must be a table" for run in content.get("runs", []) if not isinstance(run, dict)]
-        faults += [f"epochs.{key} must be a whole number" for key, value in content.get("epochs", {}).items()
+        faults += [f"epochs.{key[:60]} must be a whole number" for key, value in content.get("epochs", {}).items()
                    if type(value) is not int]
-        factors = [*content.get("vary", {}).get("epochs_times", []), *(
+        varied = content.get("vary", {}).get("epochs_times")
+        factors = [*(varied if isinstance(varied, list) else ()), *(
             table["epochs_times"] for table in (content.get("recipe", {}), *content.get("runs", []))
             if isinstance(table, dict) and "epochs_times" in table)]
         faults += ["epochs_times must be positive numbers" for value in factors

@@ -10,6 +10,7 @@ from typing import Any
 
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.training.grid_files import read_grid
+from negmerge_kit.outside import shortened
 from negmerge_kit.types import Json
 from negmerge_kit.vision.data.augment import check_augment
 from negmerge_kit.vision.parameters import check_trainable
@@ -85,7 +86,7 @@ class Recipe:
                or not isinstance(getattr(self, item.name), kinds[str(item.type)])]
         if odd:
             raise ParameterError("this recipe cannot be read: " + ", ".join(
-                f"{name} = {getattr(self, name)!r}" for name in odd) + " is of the wrong type.")
+                f"{name} = {shortened(getattr(self, name))}" for name in odd) + " is of the wrong type.")
         rules = {
             "lr": isfinite(self.lr) and self.lr > 0,
             "epochs": self.epochs >= 1,

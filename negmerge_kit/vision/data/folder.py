@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from negmerge_kit.errors import SceneError
+from negmerge_kit.outside import UNSPEAKABLE, shortened
 from negmerge_kit.types import Json
 from negmerge_kit.vision.data.labels import check_order, class_names, said
 from negmerge_kit.vision.data.registry import DATASETS
@@ -210,12 +211,15 @@ def _class_folders(root: Path) -> tuple[str, ...]:
     return found
 
 
-def _files(folder: Path, below: str) -> Iterator[str]:
-    if not folder.is_dir():
+def _files(folder: Path, below: str, above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Image files under a folder; links that lead back up, pipes and devices are passed over."""
+    if not folder.is_dir() or (place := os.path.realpath(folder)) in above:
         return
     for entry in os.scandir(folder):
+        if UNSPEAKABLE.search(entry.name):
+            raise SceneError(f"{shortened(entry.path)} has a name that is not UTF-8: rename it.")
         if entry.is_dir():
-            yield from _files(Path(entry.path), f"{below}/{entry.name}")
-        elif Path(entry.name).suffix.lower() in EXTENSIONS and not entry.name.startswith("."):
+            yield from _files(Path(entry.path), f"{below}/{entry.name}", (*above, place))
+        elif Path(entry.name).suffix.lower() in EXTENSIONS and not entry.name.startswith(".") and entry.is_file():
             yield f"{below}/{entry.name}"
 
