@@ -105,7 +105,7 @@ def _model(scene: Json) -> str:
 
 
 def _how(record: Json) -> str:
-    return f"by {record['chosen']}" if record["search"] else str(record["chosen"])
+    return f"by {record['chosen']}" if record.get("search") else str(record["chosen"])
 
 
 def _usage(record: Json) -> str:

@@ -28,7 +28,8 @@ def read_indices(path: Path) -> tuple[int, ...]:
     try:
         text = check_regular(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise SceneError(f"the list of images {path} cannot be read ({error}): give a text file with one index a line, "
+        why = error.strerror if isinstance(error, OSError) else error
+        raise SceneError(f"the list of images {path} cannot be read ({why}): give a text file with one index a line, "
                          "or a JSON list.") from error
     try:
         listed = parse_json(text) if text.lstrip().startswith("[") else [_number(word) for word in text.split()]

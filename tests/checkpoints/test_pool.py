@@ -65,7 +65,7 @@ def test_a_foreign_candidate_is_not_written(own_pool):
     [
         (lambda folder: (folder / "pool.json").unlink(), "negmerge pool build tiny"),
         (lambda folder: (folder / "pool.json").write_text('{"schema": 1'), "cannot be read"),
-        (lambda folder: (folder / "pool.json").write_text("[]"), "schema"),
+        (lambda folder: (folder / "pool.json").write_text("[]"), "by its content"),
         (lambda folder: _edit(folder, lambda record: record.update(schema=99)), "schema 99"),
         (lambda folder: _edit(folder, lambda record: record.pop("base")), "base"),
         (lambda folder: _edit(folder, lambda record: record["scene"].pop("name")), "name"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from negmerge_kit.errors import SceneError
+from negmerge_kit.outside import shortened
 from negmerge_kit.vision.data.drawn import DrawnSource
 from negmerge_kit.vision.data.registry import DATASETS
 from negmerge_kit.vision.data.scans import SCANS, ScansSource
@@ -47,5 +48,5 @@ def find_data(text: str) -> DataSource:
         from negmerge_kit.vision.data.hub import NamedSource
 
         return NamedSource(name, revision or None)
-    raise SceneError(f"data {text!r} is not known: choose one of {', '.join((*DATASETS, *FAMILIES, SCANS))}; or give "
+    raise SceneError(f"data {shortened(text)} is not known: choose one of {', '.join((*DATASETS, *FAMILIES, SCANS))}; or give "
                      "NAME:PATH for a local copy of a named set, folder:PATH for your own images, or hf:OWNER/NAME.")
