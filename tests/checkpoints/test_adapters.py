@@ -142,7 +142,7 @@ def test_the_first_pattern_counts_and_ranks_are_the_configured_ones(tmp_path):
 ])  # fmt: skip
 def test_a_configuration_that_is_none_is_one_sentence(tmp_path, config):
     write(tmp_path / "a", 0, **config)
-    with pytest.raises(CheckpointError, match="adapter_config.json has"):
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json (has|cannot be read)"):
         Adapter(tmp_path / "a", BASE)
 
 

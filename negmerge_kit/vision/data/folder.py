@@ -220,6 +220,8 @@ def _files(folder: Path, below: str, above: tuple[str, ...] = ()) -> Iterator[st
             raise SceneError(f"{shortened(entry.path)} has a name that is not UTF-8: rename it.")
         if entry.is_dir():
             yield from _files(Path(entry.path), f"{below}/{entry.name}", (*above, place))
-        elif Path(entry.name).suffix.lower() in EXTENSIONS and not entry.name.startswith(".") and entry.is_file():
+        elif Path(entry.name).suffix.lower() in EXTENSIONS and not entry.name.startswith("."):
+            if Path(entry.path).exists() and not entry.is_file():  # a link to nothing is named when it is read
+                continue
             yield f"{below}/{entry.name}"
 
