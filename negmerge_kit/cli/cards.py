@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +15,15 @@ if TYPE_CHECKING:
 
 
 def verify(arguments: list[str]) -> int:
-    """Recompute what a card claims and say, line by line, what holds; exit code 2 when something does not."""
+    """Recompute what a card claims and say, line by line, what holds; exit code 2 unless everything does."""
     parser = Parser("verify", "Recompute what an unlearning card claims: hashes, the merge bit for bit, the scores.")
     parser.add_argument("card", type=Path, metavar="CARD", help="the .json or .md that `negmerge unlearn` wrote")
     parser.add_argument("--file", type=Path, metavar="FILE", help="the weights (default: as named, beside the card)")
     parser.add_argument("--pool", type=Path, metavar="POOL", help="the pool (default: where the card was written from)")
     parser.add_argument("--probes", action="store_true", help="run the card's probes of forgetting again, too")
+    parser.add_argument(
+        "--partial", action="store_true", help="exit 0 even where something that the card names could not be checked"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
@@ -46,12 +50,24 @@ def verify(arguments: list[str]) -> int:
         tell(Finding("the page", *_page(page, record)))
     for finding in verify_record(record, weights, pool, device=options.device, audit=audit):
         tell(finding)
-    counts = {word: sum(f.holds is value for f in findings) for value, word in COUNTED.items()}
+    never = [finding.claim for finding in findings if finding.holds is None and not finding.needed]
+    counts = {
+        "hold": sum(finding.holds is True for finding in findings),
+        "fail": sum(finding.holds is False for finding in findings),
+        "unchecked": sum(finding.holds is None and finding.needed for finding in findings),
+    }
     if options.json:
-        print_json({"card": str(options.card), **counts, "claims": [finding.json() for finding in findings]})
+        told = {"card": str(options.card), **counts, "never_checked": never}
+        print_json(told | {"claims": [finding.json() for finding in findings]})
     else:
-        print(f"{counts['hold']} hold, {counts['fail']} do not hold, {counts['unchecked']} could not be checked")
-    return 2 if counts["fail"] or not counts["hold"] else 0
+        print(
+            f"{counts['hold']} hold, {counts['fail']} do not hold, {counts['unchecked']} could not be checked; "
+            f"beyond any check: {', '.join(never) or 'nothing'}"
+        )
+        if counts["unchecked"] and not options.partial:
+            print("not everything was checked: --partial is content with the rest", file=sys.stderr)
+    left_open = counts["unchecked"] and not options.partial
+    return 2 if counts["fail"] or left_open or not counts["hold"] else 0
 
 
 def push(arguments: list[str]) -> int:
@@ -92,7 +108,6 @@ def push(arguments: list[str]) -> int:
 
 
 MARKS = {True: "holds", False: "DOES NOT", None: "not checked"}
-COUNTED = {True: "hold", False: "fail", None: "unchecked"}
 
 
 def _page(page: Path, record: Json) -> tuple[bool | None, str]:
@@ -103,7 +118,8 @@ def _page(page: Path, record: Json) -> tuple[bool | None, str]:
     if agrees and not extra:
         return True, "says what the record says"
     if agrees:
-        return None, f"says what the record says, and {extra} lines more, which nobody checked"
+        shown = "; ".join(line[:60] for line in extra[:3]) + ("; …" if len(extra) > 3 else "")
+        return None, f"says what the record says, and more, which nobody checked ({len(extra)}): {shown}"
     made_by = record["versions"].get("negmerge_kit")
     if made_by != __version__:
         return None, f"was laid out by version {made_by}, this is {__version__}: the record is checked instead"

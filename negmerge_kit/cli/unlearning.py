@@ -92,7 +92,7 @@ def write_unlearned(options: argparse.Namespace, pool: Path, out: Path) -> int:
     """Search, score, write checkpoint and card, and say so; the exit code."""
     from negmerge_kit.checkpoints.pool import open_pool
     from negmerge_kit.checkpoints.writer import save_checkpoint
-    from negmerge_kit.lab.card import card, with_file
+    from negmerge_kit.lab.card import BY_HAND, card, with_file
     from negmerge_kit.lab.report import searched
     from negmerge_kit.views.card_files import card_files, run_from
 
@@ -109,7 +109,7 @@ def write_unlearned(options: argparse.Namespace, pool: Path, out: Path) -> int:
         raise ParameterError(f"{result['outcome']}, so nothing was written. {result['remedy']}")
     if result["status"] == "ok":
         items = bench.unlearned(choice, result["scale"])
-        chosen = "by hand" if by_hand is not None else searched(result)
+        chosen = BY_HAND[0] if by_hand is not None else searched(result)
         record = card(bench, choice, result, chosen=chosen, probes=_audited(bench, choice, result, options.audit))
         with card_files(beside) as write:
             written = save_checkpoint(out, items, like=bench.pool.base, metadata=record)

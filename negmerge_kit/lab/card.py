@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from negmerge_kit.checkpoints.writer import sha256_file
-from negmerge_kit.lab.card_schema import SCHEMA
+from negmerge_kit.lab.card_schema import PACKAGES, SCHEMA
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ LIMITS = (
     "others."
 )
 """What every card says about itself."""
-_PACKAGES = ("negmerge_kit", "torch", "open_clip_torch", "safetensors", "numpy")
+OPERATION = "base - scale * merged delta"
+BY_HAND = ("by hand", "by hand, on the page's slider")
+"""How a scale was chosen that no search found."""
 
 
 def card(bench: Workbench, choice: Choice, result: Json, *, chosen: str, probes: Json | None = None) -> Json:
@@ -39,7 +41,7 @@ def card(bench: Workbench, choice: Choice, result: Json, *, chosen: str, probes:
     return {
         "schema": SCHEMA,
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "operation": "base - scale * merged delta",
+        "operation": OPERATION,
         "rule": choice.rule,
         "params": dict(choice.params),
         "buffers": choice.buffers,
@@ -110,7 +112,7 @@ def public(told: Any) -> Any:
 
 def versions() -> Json:
     """Python's and the packages' versions here; None for a package that is not installed."""
-    return {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
+    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
 
 
 def peak_memory() -> int | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +15,12 @@ from negmerge_kit.checkpoints.pool import Candidate, Pool, StoredFile
 from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.checkpoints.writer import sha256_file
 from negmerge_kit.errors import NegmergeError, SceneError
-from negmerge_kit.lab.card import public, versions
+from negmerge_kit.lab.card import BY_HAND, LIMITS, OPERATION, public, versions
 from negmerge_kit.lab.evaluation import Scores, evaluate_splits
-from negmerge_kit.lab.retrained import Wanted, find_retrained
+from negmerge_kit.lab.report import searched
+from negmerge_kit.lab.retrained import find_retrained
+from negmerge_kit.lab.verified_search import check_search, nearest_to
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.lab.yardstick import Yardstick
 from negmerge_kit.merging.rules import find_rule
 from negmerge_kit.types import Items, Json
 from negmerge_kit.vision.scene import Scene
@@ -30,24 +32,30 @@ Audit = Callable[[Workbench, "Choice", float], Json]
 """Runs the probes again and answers what `audit --json` prints."""
 ONLY_BESIDE = ("file", "pool")
 """Entries of a card that the record inside the weights cannot have."""
+COUNTS = ("elements", "moved", "kept", "kept_fraction", "kept_of_moved")
 SPLITS = {"validation": "val", "test": "test"}
+NEVER = ("made", "device", "search.method", "costs.merge_seconds", "costs.search_seconds", "costs.peak_memory", "pool")
+"""What nothing can recompute: it is named, and no reason to doubt the rest."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One claim of a card: it holds, it does not, or (None) it could not be checked; and why.
+    """One claim of a card: it holds, it does not, or (None) it was not checked; and why.
+
+    `needed` is False for what nothing can recompute, such as the hour at which the card was made.
 
     >>> Finding("base", True, "the recorded SHA-256").json()
-    {'claim': 'base', 'holds': True, 'says': 'the recorded SHA-256'}
+    {'claim': 'base', 'holds': True, 'says': 'the recorded SHA-256', 'needed': True}
     """
 
     claim: str
     holds: bool | None
     says: str
+    needed: bool = True
 
     def json(self) -> Json:
         """Plain values, as `verify --json` prints them."""
-        return {"claim": self.claim, "holds": self.holds, "says": self.says}
+        return {"claim": self.claim, "holds": self.holds, "says": self.says, "needed": self.needed}
 
 
 def verify_record(
@@ -62,8 +70,25 @@ def verify_record(
         audit: how to run the probes again; None leaves them unchecked, they take a minute.
     """
     yield from _weights(record, weights)
+    yield from _words(record, audit)
+    yield from _of_pool(record, weights, pool, device, audit)
+    here = {name: (made, now) for name, now in versions().items() if (made := record["versions"].get(name)) != now}
+    told = "; ".join(f"{name} {made}, here {now}" for name, (made, now) in here.items())
+    yield Finding(
+        "versions", None if here else True, f"made with {told}" if here else "the ones installed here", needed=False
+    )
+    for name in NEVER:
+        outer, _, inner = name.partition(".")
+        if (record.get(outer) or {}).get(inner) is not None if inner else record.get(name) is not None:
+            yield Finding(name, None, "nothing recomputes it.", needed=False)
+
+
+def _of_pool(record: Json, weights: Path, pool: Pool | None, device: str, audit: Audit | None) -> Iterator[Finding]:
+    """What needs the pool: its files, its images, the merge, the scores, the search."""
+    rest = ["images", "counts", "merge", "scores", "scale", *(["curve"] if record["search"] else [])]
+    probed = ["probes"] if record.get("probes") else []
     if pool is None:
-        rest = ("base", "heads", "candidates", "images", "merge", "scores", "scale")
+        rest = ["base", "heads", "candidates", *rest, *probed]
         yield from (Finding(claim, None, "the pool is not at hand: give --pool POOL.") for claim in rest)
         return
     files = [
@@ -80,7 +105,7 @@ def verify_record(
         bench, images = _opened(pool, record, device)
     yield images
     if bench is None:
-        yield from (Finding(claim, None, missing) for claim in ("merge", "scores", "scale"))
+        yield from (Finding(claim, None, missing) for claim in (*rest[1:], *probed))
         return
     try:
         choice = bench.choose(
@@ -91,14 +116,29 @@ def verify_record(
         yield from _merge(bench, choice, record, weights)
         yield from _scores(bench, choice, record, weights)
         yield from _reference(pool, record)
-        yield _scale(bench, choice, record)
+        yield from (Finding(*said) for said in check_search(bench, choice, record))
         yield from _probes(bench, choice, record, audit)
     except NegmergeError as error:
         yield Finding("merge", False, f"cannot be done again: {error}")
-    here = {name: (made, now) for name, now in versions().items() if (made := record["versions"].get(name)) != now}
-    told = "; ".join(f"{name} {made}, here {now}" for name, (made, now) in here.items())
-    yield Finding("versions", None if here else True, f"made with {told}" if here else "the ones installed here")
-    yield Finding("costs", None, "another run takes another time.")
+
+
+def _words(record: Json, audit: Audit | None) -> Iterator[Finding]:
+    """The card's sentences, which follow from its numbers or are the same on every card."""
+    version = record["versions"].get("negmerge_kit")
+    same = version == versions()["negmerge_kit"]
+    by_hand = [record["chosen"]] if record["chosen"] in BY_HAND else list(BY_HAND)
+    chosen = [searched(record["search"] | {"keep": record["keep"]})] if record["search"] else by_hand
+    for name, expected in (("operation", [OPERATION]), ("limits", [LIMITS]), ("chosen", chosen)):
+        if record[name] in expected:
+            yield Finding(name, True, "follows from the record" if name == "chosen" else "as on every card")
+        elif same:
+            yield Finding(name, False, f"the card says otherwise than: {expected[0]}")
+        else:
+            yield Finding(name, None, f"worded by version {version}, not as here: {expected[0]}")
+    if record.get("finding") is not None and not record.get("probes"):
+        yield Finding("finding", False, "the card tells a finding, and no probe was run.")
+    elif record.get("finding") is not None and audit is None:
+        yield Finding("finding", None, "the probes were not run again: give --probes.")
 
 
 def _weights(record: Json, weights: Path) -> Iterator[Finding]:
@@ -132,10 +172,15 @@ def _candidate(pool: Pool, claimed: Json) -> Finding:
     entry = pool.entry(claimed["id"])
     if entry.recipe != claimed["recipe"]:
         return Finding(claim, False, f"the pool records another recipe: {entry.recipe}")
+    if claimed.get("seconds", entry.seconds) != entry.seconds:
+        return Finding(claim, False, f"the pool records {entry.seconds} s of training, the card {claimed['seconds']}")
     return _file(claim, pool, entry, claimed["sha256"])
 
 
 def _origin(pool: Pool, record: Json) -> Finding:
+    seconds = sum(claimed["seconds"] for claimed in record["candidates"] if "seconds" in claimed)
+    if record["costs"].get("training_seconds") not in (None, seconds):
+        return Finding("origin of the candidates", False, f"they took {seconds} s to train, by the candidates' entries")
     strangers = [claimed["id"] for claimed in record["candidates"] if pool.stranger(pool.entry(claimed["id"]))]
     named = list(record.get("forced") or [])
     if strangers == named:
@@ -166,10 +211,9 @@ def _drawn(pool: Pool) -> bool:
 
 def _merge(bench: Workbench, choice: Choice, record: Json, weights: Path) -> Iterator[Finding]:
     counts = bench.merged(choice).counts
-    wrong = {
-        name: getattr(counts, name) for name in ("elements", "moved", "kept") if getattr(counts, name) != record[name]
-    }
-    says = ", ".join(f"{name} {record[name]:,}, recomputed {now:,}" for name, now in wrong.items())
+    now = {name: getattr(counts, name) for name in COUNTS}
+    wrong = [name for name in COUNTS if record.get(name, now[name]) != now[name]]
+    says = ", ".join(f"{name} {record[name]}, recomputed {now[name]}" for name in wrong)
     yield Finding("counts", not wrong, says or f"{counts.kept:,} elements kept of {counts.moved:,} moved")
     if not weights.is_file():
         yield Finding("merge", None, "the weights are not there to compare.")
@@ -184,7 +228,7 @@ def _scores(bench: Workbench, choice: Choice, record: Json, weights: Path) -> It
     for name, split in SPLITS.items():
         claimed = record["scores"].get(name)
         if not claimed:
-            yield Finding(f"scores on {name}", None, "the card has none.")
+            yield Finding(f"scores on {name}", None, "the card has none.", needed=False)
             continue
         now = _scored(bench, open_checkpoint(weights).items(), split) if weights.is_file() else None
         now = now or bench.score(choice, record["scale"], split)
@@ -209,10 +253,6 @@ def _scored(bench: Workbench, items: Items, split: str) -> Scores:
     return evaluate_splits(model, bench.images(split))
 
 
-def _nearest_to(record: Json) -> Wanted:
-    return Wanted(sha256=(record["search"].get("retrained") or {}).get("sha256"))
-
-
 def _reference(pool: Pool, record: Json) -> Iterator[Finding]:
     """Whether the retrained model that chose the scale is the pool's; nothing where none did."""
     search = record["search"] or {}
@@ -222,45 +262,30 @@ def _reference(pool: Pool, record: Json) -> Iterator[Finding]:
     if here is None or not claimed:
         lacks = "the pool has none" if here is None else "the card does not name it"
         yield Finding("retrained model", None, f"{lacks}.")
-    elif found := find_retrained(pool, _nearest_to(record)):
+    elif found := find_retrained(pool, nearest_to(record)):
         yield Finding("retrained model", True, _hashed(True, str(found.path)))
     else:
         says = f"another retrained model: {here.path} has another SHA-256 than the card records"
         yield Finding("retrained model", False, says)
 
 
-def _scale(bench: Workbench, choice: Choice, record: Json) -> Finding:
-    if not record["search"]:
-        return Finding("scale", None, f"chosen {record['chosen']}.")
-    scales = [point["scale"] for point in record["search"]["curve"]]
-    if record["search"].get("choose") == "gap":
-        wanted = _nearest_to(record)
-        if find_retrained(bench.pool, wanted) is None:
-            return Finding("scale", None, "the retrained model to which the scale was to be nearest is not at hand.")
-        best = Yardstick(bench, wanted=wanted).nearest(choice, scales=scales).best
-    else:
-        best = bench.search(choice, keep=record["keep"], scales=scales, remember=False).best
-    same = best is not None and best.scale == record["scale"]
-    found = "nothing feasible" if best is None else f"scale {best.scale:g}"
-    return Finding("scale", same, f"the search over {len(scales)} scales finds {found}")
-
-
-def _probes(bench: Workbench, choice: Choice, record: Json, audit: Audit | None) -> Iterable[Finding]:
+def _probes(bench: Workbench, choice: Choice, record: Json, audit: Audit | None) -> Iterator[Finding]:
     claimed = record.get("probes")
     if not claimed:
-        return [Finding("probes", None, "no audit was run.")]
+        return
     if audit is None:
-        return [Finding("probes", None, "not run again: give --probes.")]
-    answers = {probe["name"]: _answers(probe) for probe in audit(bench, choice, record["scale"])["probes"]}
-    found = [(probe["name"], _answers(probe), answers.get(probe["name"])) for probe in claimed]
-    return [
-        Finding(f"probe {name}", told == now, "the same answers" if told == now else f"recomputed: {now}")
-        for name, told, now in found
-    ]
-
-
-def _answers(probe: Json) -> Json:
-    return {key: probe.get(key) for key in ("base", "unlearned", "chance", "verdict")}
+        yield Finding("probes", None, "not run again: give --probes.")
+        return
+    now = json.loads(json.dumps(audit(bench, choice, record["scale"])))  # as a card holds it
+    answers = {probe["name"]: probe for probe in now["probes"]}
+    for probe in claimed:
+        answer = answers.pop(probe["name"], None)
+        same = probe == answer
+        yield Finding(f"probe {probe['name']}", same, "the same answers" if same else f"recomputed: {answer}")
+    if answers:
+        yield Finding("probes", False, f"the card leaves out {', '.join(answers)}.")
+    same = record.get("finding") == now["finding"]
+    yield Finding("finding", same, "the same" if same else f"recomputed: {now['finding']}")
 
 
 def _same_bits(written: Mapping[str, Tensor], name: str, tensor: Tensor) -> bool:

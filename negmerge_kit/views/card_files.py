@@ -124,10 +124,10 @@ def hub_files(record: Json, weights: Path, *, licence: str | None = None) -> dic
     }
 
 
-def page_agrees(page: Path, record: Json) -> tuple[bool, int]:
-    """Whether a card's Markdown still says, line by line and in order, what the record says; and its lines beyond that.
+def page_agrees(page: Path, record: Json) -> tuple[bool, list[str]]:
+    """Whether a card's Markdown still says, line by line and in order, what the record says; and what it says beyond.
 
-    Lines of one's own are allowed, such as a licence; they are counted, because nobody checked them.
+    Lines and entries of one's own are allowed, such as a licence; they are named, because nobody checked them.
     """
     import yaml
     from huggingface_hub import ModelCard
@@ -136,17 +136,18 @@ def page_agrees(page: Path, record: Json) -> tuple[bool, int]:
     try:
         found = ModelCard(page.read_text(encoding="utf-8"), ignore_metadata_errors=True)
     except (ValueError, yaml.YAMLError):  # front matter that is none any more
-        return False, 0
-    if found.data.to_dict().get("model-index") != fresh.data.to_dict().get("model-index"):
-        return False, 0
+        return False, []
+    head, own = found.data.to_dict(), fresh.data.to_dict()
+    if any(head.get(name) != value for name, value in own.items()):
+        return False, []
+    extra = [f"{name}: {value}" for name, value in head.items() if name not in own]
     ours = [line for line in fresh.text.splitlines() if line.strip()]
     theirs = iter([line for line in found.text.splitlines() if line.strip()])
-    extra = 0
     for line in ours:
         for other in theirs:
             if other == line:
                 break
-            extra += 1
+            extra.append(other.strip())
         else:
-            return False, 0
-    return True, extra + sum(1 for _ in theirs)
+            return False, []
+    return True, [*extra, *(line.strip() for line in theirs)]

@@ -13,7 +13,7 @@ from pathlib import Path
 from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.writer import save_checkpoint
 from negmerge_kit.lab.audits.audit import Audit
-from negmerge_kit.lab.card import card, with_file
+from negmerge_kit.lab.card import BY_HAND, card, with_file
 from negmerge_kit.lab.report import search_json, searched
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.telling import Tell, unheard
@@ -90,7 +90,7 @@ class TakeAway:
             return card(bench, choice, told, chosen=searched(told), probes=probes)
         by_hand = bench.fixed(choice, scale)
         told = search_json(bench, choice, by_hand, test=True, started=started) | {"keep": None}
-        return card(bench, choice, told, chosen="by hand, on the page's slider", probes=probes)
+        return card(bench, choice, told, chosen=BY_HAND[1], probes=probes)
 
     def _place(self, choice: Choice, scale: float, keep: float | None, audit: Audit | None) -> Path:
         made_of = [choice.json(), scale, keep, audit and audit.json()]

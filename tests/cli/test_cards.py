@@ -12,7 +12,7 @@ from negmerge_kit.checkpoints.pool import MADE_FROM, open_pool
 from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
 from negmerge_kit.cli import main
-from negmerge_kit.errors import SceneError
+from negmerge_kit.errors import CardError, SceneError
 from negmerge_kit.lab.card import with_file
 from negmerge_kit.views.card_files import card_files, read_card
 
@@ -47,7 +47,10 @@ def rewrite(folder, **changes):
 def test_every_claim_of_a_fresh_card_holds(capsys, made, tiny_pool):
     code, claims, told = verified(capsys, made / "u.card.json")
     assert code == 0 and told["fail"] == 0
-    assert {name for name, holds in claims.items() if holds is None} == {"probes", "costs"}
+    assert told["unchecked"] == 0
+    never = ["made", "device", "search.method", *(f"costs.{name}" for name in ("merge_seconds", "search_seconds"))]
+    assert told["never_checked"] == [*never, "costs.peak_memory", "pool"]
+    assert {name for name, holds in claims.items() if holds is None} == set(told["never_checked"])
     for name in (
         "the page",
         "weights",
@@ -61,6 +64,11 @@ def test_every_claim_of_a_fresh_card_holds(capsys, made, tiny_pool):
         "scores on validation",
         "scores on test",
         "scale",
+        "curve",
+        "range",
+        "chosen",
+        "limits",
+        "operation",
         "versions",
     ):
         assert claims[name] is True
@@ -72,12 +80,14 @@ def test_a_card_without_its_pool_says_what_it_could_not_check(capsys, folder):
     assert code == 2 and "nowhere" in capsys.readouterr().err
     rewrite(folder, pool="../elsewhere")
     code, claims, told = verified(capsys, folder / "u.card.md")
-    assert code == 0 and told["unchecked"] == 7
+    assert code == 2 and told["unchecked"] == 9
     assert claims["weights"] and claims["merge"] is claims["scores"] is None
+    assert verified(capsys, folder / "u.card.md", "--partial")[0] == 0
     (folder / "u.safetensors").unlink()
     (folder / "u.card.md").unlink()
     code, claims, told = verified(capsys, folder / "u.card.json")
-    assert code == 2 and told["hold"] == 0  # nothing could be checked: that is no success
+    assert code == 2 and claims["weights"] is None
+    assert verified(capsys, folder / "u.card.json", "--partial")[0] == 0  # its sentences follow from its numbers
 
 
 def test_the_page_is_held_to_the_record_of_the_same_version(capsys, folder):
@@ -115,6 +125,96 @@ def test_what_was_made_up_is_found(capsys, folder, tiny_pool):
     assert code == 2
     wrong = {name for name, holds in claims.items() if holds is False}
     assert wrong == {"record inside the weights", "counts", "merge", "scores on test", "scale"}
+
+
+def forged(folder, change):
+    """A card, its page and the record inside its weights that all tell the same forged story; hashes are right."""
+    path, weights = folder / "u.card.json", folder / "u.safetensors"
+    record = json.loads(json.dumps(read_card(path)))
+    change(record)
+    tensors = dict(open_checkpoint(weights))
+    inside = {name: value for name, value in record.items() if name not in ("file", "pool")}
+    save_checkpoint(weights, tensors.items(), like=tensors, metadata=inside)
+    with card_files(path) as write:
+        write(with_file(record, weights) | {"pool": record["pool"]})
+    return path
+
+
+def point(record, scale):
+    return next(point for point in record["search"]["curve"] if point["scale"] == scale)
+
+
+def zero(score):
+    score |= {"value": 0.0, "low": 0.0, "high": 0.01}
+
+
+def lie_about_the_search(r):
+    zero(point(r, r["scale"])["forget"])
+    r["search"].update(ended="chance")
+    r.update(chosen="search that no one can beat", finding="Certified: nothing is left.", limits="Proof of deletion.",
+             operation="retrained", kept_fraction=0.0)  # fmt: skip
+
+
+def lie_about_the_base(r):
+    zero(point(r, 0.0)["forget"])
+    r["search"].update(range=[0.0, 9.0])
+    r.update(keep=0.5, kept_of_moved=0.0)
+
+
+def lie_about_training(r):
+    r["candidates"][0].update(seconds=0.1)
+
+
+def lie_about_costs(r):
+    r["costs"].update(training_seconds=0.1)
+
+
+@pytest.mark.parametrize(("change", "caught"), [
+    (lie_about_the_search, {"curve", "range", "chosen", "finding", "limits", "operation", "counts"}),
+    (lie_about_the_base, {"curve", "range", "chosen", "counts"}),
+    (lie_about_training, set()),
+    (lie_about_costs, {"origin of the candidates"}),
+])  # fmt: skip
+def test_a_card_its_page_and_its_weights_forged_alike_are_caught(capsys, folder, tiny_pool, change, caught):
+    path = forged(folder, change)
+    code, claims, _ = verified(capsys, path, "--pool", tiny_pool)
+    wrong = {name for name, holds in claims.items() if holds is False}
+    assert code == 2 and wrong and caught <= wrong
+    assert claims["weights"] and claims["record inside the weights"] and claims["the page"]
+
+
+@pytest.mark.parametrize(("change", "entry"), [
+    (lambda r: r.update(certified=True), "certified"),
+    (lambda r: r["scores"].update(certified={"forget": None}), "scores.certified"),
+    (lambda r: r["scores"]["test"]["forget"].update(certified=True), "scores.test.forget.certified"),
+    (lambda r: r["search"].update(certified=True), "search.certified"),
+    (lambda r: r["search"]["curve"][1].update(certified=True), r"search.curve\[1\].certified"),
+    (lambda r: r["candidates"][0].update(certified=True), r"candidates\[0\].certified"),
+    (lambda r: r["versions"].update(certified="yes"), "versions.certified"),
+    (lambda r: r["costs"].update(certified=1), "costs.certified"),
+    (lambda r: r["base"].update(certified=True), "base.certified"),
+])  # fmt: skip
+def test_an_entry_that_no_card_has_is_refused(folder, change, entry):
+    path = folder / "u.card.json"
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
+    with pytest.raises(CardError, match=f"entry '{entry}', which no card"):
+        read_card(path)
+
+
+def test_what_is_only_on_the_page_or_in_open_tables_is_named(capsys, folder, tiny_pool):
+    page = folder / "u.card.md"
+    page.write_text(page.read_text().replace("---\n", "---\ncertified: true\n", 1))
+    code, claims, told = verified(capsys, folder / "u.card.json", "--pool", tiny_pool)
+    says = next(claim["says"] for claim in told["claims"] if claim["claim"] == "the page")
+    assert code == 2 and claims["the page"] is None and "certified: True" in says
+    for entry in ("scene", "recipe"):
+        copy = shutil.copytree(folder, folder.parent / entry)
+        path = forged(copy, lambda r, e=entry: (r["scene"] if e == "scene" else r["candidates"][0][e]).update(own=1))
+        code, claims, _ = verified(capsys, path, "--pool", tiny_pool)
+        assert code == 2 and False in claims.values() and claims["merge"] is None
+
 
 
 def test_a_changed_candidate_is_found_and_nothing_is_merged_from_it(capsys, folder, own_pool):
@@ -163,7 +263,8 @@ def test_images_that_differ_fail_and_images_that_are_not_here_are_not_checked(ca
 
     monkeypatch.setattr(Scene, "describe", absent)
     code, claims, _ = verified(capsys, folder / "u.card.json", "--pool", tiny_pool)
-    assert code == 0 and claims["images"] is claims["merge"] is None and claims["base"] is True
+    assert code == 2 and claims["images"] is claims["merge"] is None and claims["base"] is True
+    assert verified(capsys, folder / "u.card.json", "--pool", tiny_pool, "--partial")[0] == 0
 
 
 @pytest.fixture
@@ -193,7 +294,7 @@ def test_a_candidate_of_another_base_is_refused_unless_forced_and_then_named(cap
     card = tmp_path / "u.card.json"
     assert read_card(card)["forced"] == [stranger] and "`--force`" in card.with_suffix(".md").read_text()
     code, claims, _ = verified(capsys, card)
-    assert code == 0 and claims["origin of the candidates"] is True and claims["scale"] is None
+    assert code == 0 and claims["origin of the candidates"] is True and claims["scale"] is True
     rewrite(tmp_path, forced=[])
     assert verified(capsys, card)[1]["origin of the candidates"] is False
 
@@ -212,7 +313,7 @@ def test_push_lays_out_what_it_would_send(capsys, folder, tmp_path, tiny_pool):
     record = read_card(place / "card.json")
     assert "pool" not in record and str(tiny_pool) not in (place / "README.md").read_text()
     assert read_card(place / "README.md") == record and read_card(folder / "u.card.json")["pool"]
-    code, claims, _ = verified(capsys, place / "card.json")
+    code, claims, _ = verified(capsys, place / "card.json", "--partial")
     assert code == 0 and claims["weights"] and claims["record inside the weights"]
     assert main([*words, "--folder", str(place)]) == 2 and "not empty" in capsys.readouterr().err
     assert main(words) == 0 and json.loads(capsys.readouterr().out)["folder"] is None

@@ -102,15 +102,15 @@ def test_both_files_hold_one_record_and_the_page_is_held_to_it(record, tmp_path)
         write(record)
     page = tmp_path / "u.card.md"
     assert read_card(path) == read_card(page) == record
-    assert page_agrees(page, record) == (True, 0)
+    assert page_agrees(page, record) == (True, [])
     page.write_text(page.read_text() + "\nLicence: mine.\n")
-    assert page_agrees(page, record) == (True, 1)
+    assert page_agrees(page, record) == (True, ["Licence: mine."])
     shown = page.read_text()
     value = 100 * record["scores"]["test"]["forget"]["value"]
     for old, new in ((f"{value:.1f} % (", "1.0 % ("), ("split: test", "split: train"), (LIMITS, "All is gone.")):
         assert old in shown
         page.write_text(shown.replace(old, new, 1))
-        assert page_agrees(page, record) == (False, 0), old
+        assert page_agrees(page, record) == (False, []), old
 
 
 def test_neither_file_appears_when_the_weights_fail(record, tmp_path):
@@ -187,7 +187,7 @@ def test_a_page_whose_front_matter_is_broken_does_not_agree(record, tmp_path):
     page = tmp_path / "c.md"
     for front in ("---\n: [\n---", "---\n- a\n---", ""):
         page.write_text(front + card_markdown(record).split("\n---", 1)[1])
-        assert page_agrees(page, record) == (False, 0)
+        assert page_agrees(page, record) == (False, [])
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"scale": NaN}', "[" * 100_000, "# A page\n\nwithout a record\n"])
