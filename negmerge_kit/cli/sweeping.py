@@ -35,10 +35,15 @@ def sweep(arguments: list[str]) -> int:
     parser.add_argument("--grid", required=True, metavar="GRID", help="a preset's name, or FILE.toml")
     parser.add_argument("--out", type=Path, required=True, metavar="POOL", help="folder of the pool")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--dry-run", action="store_true", help="take a few steps here and say how long all takes")
+    parser.add_argument("--tflops", type=float, metavar="X", help="what the device sustains, where --dry-run cannot "
+                        "measure: without the data or the weights (default 40)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_executor_flags(parser)
     add_training_flags(parser)
     options = parser.parse_args(arguments)
+    if options.tflops is not None and not options.dry_run:
+        parser.error("--tflops is for --dry-run: what runs is measured, not assumed")
 
     from negmerge_kit.cli.data import prepare_scene
     from negmerge_kit.lab.training.recipe import grid
@@ -46,10 +51,65 @@ def sweep(arguments: list[str]) -> int:
 
     executor, _ = executor_of(options), grid(options.grid)  # what is misspelt is told before anything is made
     scene = open_scene(options.scene)
+    if options.dry_run:
+        return _dry_run(scene, options)
     prepare_scene(scene)
     store, damaged = begin_pool(scene, options.out, options.device)
     recipes = scene_grid(store, options.grid, options.precision)
     return tell(fill("sweep", store, recipes, options, executor, damaged), options)
+
+
+def _dry_run(scene: Scene, options: argparse.Namespace) -> int:
+    """Say how long the sweep takes, from a few steps that are taken now, or from what a device is assumed to do."""
+    from negmerge_kit.lab.base_knowledge import is_untrained
+    from negmerge_kit.lab.training.forecast import SUSTAINED, check_tflops, count_images
+    from negmerge_kit.lab.training.from_scratch import base_recipe
+    from negmerge_kit.lab.training.recipe import grid
+    from negmerge_kit.lab.training.sweep_forecast import assumed_seconds, measured_seconds
+    from negmerge_kit.vision.clip import untrained
+    from negmerge_kit.vision.forgetting import parts_of
+    from negmerge_kit.vision.model_spec import find_model
+
+    tflops = SUSTAINED if options.tflops is None else check_tflops(options.tflops)
+    own, why, model = is_untrained(scene), None, None
+    if all(source.is_ready(splits, image_size=scene.transform) for source, splits in scene.needs()):
+        try:
+            model = scene.untrained(device=options.device) if own else scene.load(device=options.device)
+        except NegmergeError as error:
+            why = str(error)
+    else:
+        why = "the data are not here yet"
+
+    def recipes(images: int) -> tuple[Recipe, ...]:
+        found = grid(options.grid, data=scene.sources[0].name, images=images)
+        return tuple(replace(recipe, precision=options.precision) for recipe in found) if options.precision else found
+
+    if model is not None:
+        images, val = scene.images("train").forget, scene.images("val")
+        runs, scored = recipes(len(images)), len(val.forget) + sum(len(each) for each in val.retain)
+        base = (parts_of(scene).seen, base_recipe(scene)) if own else None
+        told = measured_seconds(model, images, runs, scored=scored, base=base)
+    elif scene.forgetting is not None:
+        raise ParameterError(f"the time of {scene.name} cannot be forecast: {why}; prepare the data first, with "
+                             "`negmerge data prepare`.")
+    else:
+        n = count_images(scene.sources[0], "train", scene.transform)
+        runs, scored = recipes(n), sum(count_images(source, "val", scene.transform) for source in scene.sources)
+        model = untrained(find_model(scene.model).arch, device="cpu")
+        told = assumed_seconds(model, n, runs, scored=scored, tflops=tflops)
+    told = {"scene": scene.name, "grid": options.grid, "candidates": len(runs), "measured": why is None,
+            "device": str(model.device) if why is None else None, "assumed_tflops": None if why is None else tflops,
+            "why_assumed": why, **told}  # fmt: skip
+    if options.json:
+        print_json(told)
+        return 0
+    by = (f"measured on {told['device']}, one job at a time" if why is None
+          else f"assumed: {tflops:g} TFLOP/s, because {why}")  # fmt: skip
+    base_told = f"base {seconds(told['base_seconds'])}, " if told["base_seconds"] else ""
+    print(f"{scene.name}, grid {options.grid}: {len(runs)} candidates, {told['steps']:,} steps; {base_told}training "
+          f"{seconds(told['training_seconds'])}, searching each one's own scale {seconds(told['scoring_seconds'])}; "
+          f"together about {seconds(told['seconds'])} ({by})")  # fmt: skip
+    return 0
 
 
 def begin_pool(
