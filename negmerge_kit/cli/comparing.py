@@ -165,6 +165,7 @@ def compare_pool(
     from negmerge_kit.cli.progress import now, progress_bar, say
     from negmerge_kit.lab.comparison.comparison import compare_rules
     from negmerge_kit.lab.comparison.kept_rows import KeptRows
+    from negmerge_kit.lab.telling import rule_of
     from negmerge_kit.lab.workbench import Workbench
 
     scales, anew = parse_scales(options.scales), options.anew
@@ -188,7 +189,7 @@ def compare_pool(
 
         def on_row(done: int, total: int, entrant: Entrant) -> None:
             nonlocal row
-            row = entrant.title
+            row = rule_of(entrant.title, done, total)
             say(bar, row, done=done)
 
         def on_step(rate: float, step: Step) -> None:

@@ -14,3 +14,12 @@ def unheard(text: str, share: float | None) -> None:
 
     >>> unheard("Counting", 0.5)
     """
+
+
+def rule_of(title: str, done: int, total: int) -> str:
+    """Which rule is under way, of how many; the last one says so.
+
+    >>> rule_of("TIES-Merging", 0, 2), rule_of("MagMax", 1, 2)
+    ('TIES-Merging, 1 of 2', 'MagMax, last rule')
+    """
+    return f"{title}, last rule" if done + 1 == total else f"{title}, {done + 1} of {total}"

@@ -15,6 +15,7 @@ from negmerge_kit.lab.comparison.kept_rows import KeptRows
 from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 from negmerge_kit.lab.report import search_json
 from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.training.finetuning import Step
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.grid import scale_grid
 from negmerge_kit.scoring.scale import KEEP, Method, Scales
@@ -95,7 +96,11 @@ class ComparisonJob:
             "keep": self.keep, "scales": self.scales, "buffers": self.buffers, "terms": self.terms,
         }  # fmt: skip
         kept = KeptRows(bench.pool, device=bench.model.device, anew=self.anew, **same)
-        comparison = compare_rules(bench, [self.entrant], kept=kept, anew=self.anew, **same)
+
+        def on_training(rate: float, step: Step) -> None:
+            on_step(Progress(step.index, step.total, step.loss))
+
+        comparison = compare_rules(bench, [self.entrant], kept=kept, anew=self.anew, on_step=on_training, **same)
         return comparison.rows[0].json()
 
 

@@ -16,6 +16,7 @@ from negmerge_kit.lab.comparison.entrants import SEARCHES, Entrant, find_entrant
 from negmerge_kit.lab.comparison.kept_rows import KeptRows
 from negmerge_kit.lab.comparison.rows import Row
 from negmerge_kit.lab.resident import Choice, Merged
+from negmerge_kit.lab.telling import rule_of
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.grid import Scales
 from negmerge_kit.vision.scene import Splits
@@ -122,7 +123,7 @@ class Compare:
         entrants = find_entrants() if entrants is None else entrants
 
         def on_row(done: int, total: int, entrant: Entrant) -> None:
-            job.tell(f"{entrant.title}, {done + 1} of {total}", done / total)
+            job.tell(rule_of(entrant.title, done, total), done / total)
 
         stand = _Stand(self.bench, pool, job)
         found = compare_rules(stand, entrants, keep=keep, scales=scales, buffers=buffers, kept=rows, on_row=on_row)
