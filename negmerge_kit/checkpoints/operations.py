@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
+from glob import escape
+from hashlib import sha256
 from pathlib import Path
 
 from negmerge_kit.checkpoints.adapters import Adapter, is_adapter
 from negmerge_kit.checkpoints.hub import fetch, is_hub_id
+from negmerge_kit.checkpoints.normalise import fit, told_notes
 from negmerge_kit.checkpoints.outputs import check_outputs, files_of
 from negmerge_kit.checkpoints.pool import MADE_FROM
 from negmerge_kit.checkpoints.reader import Checkpoint, open_checkpoint
@@ -17,10 +21,13 @@ from negmerge_kit.checkpoints.sparse import DeltaWriter, open_delta, undo_delta
 from negmerge_kit.checkpoints.writer import output_files, save_checkpoint, sha256_file
 from negmerge_kit.errors import MismatchError, ParameterError
 from negmerge_kit.merging.agreement import total
+from negmerge_kit.merging.alike import check_buffers, matches
+from negmerge_kit.merging.half_steps import warn_of_half
 from negmerge_kit.merging.negation import apply_delta, check_scale, merge, negate
 from negmerge_kit.merging.outliers import outliers
 from negmerge_kit.merging.signs import chance
 from negmerge_kit.merging.similarity import likeness, pooled
+from negmerge_kit.merging.sources import Sources
 from negmerge_kit.types import Item, Items, Json, Weights
 
 
@@ -28,6 +35,62 @@ def open_candidate(path: str | Path, base: Weights, *, prefix: str = "") -> Chec
     """A candidate by its path: a checkpoint like the base, or a LoRA adapter, PEFT's or diffusers'."""
     path = fetch(str(path)) if is_hub_id(str(path)) else Path(path)
     return Adapter(path, base, prefix=prefix) if is_adapter(path) else open_checkpoint(path, prefix=prefix)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A base and its candidates under the base's names, the names that stay the base's, and what was done to get there.
+
+    `record` goes into what is written from them: patterns and renamings that were given, if any.
+    """
+
+    base: Checkpoint
+    others: list[Checkpoint | Adapter]
+    ignore: tuple[str, ...]
+    notes: tuple[str, ...]
+    record: Json
+
+    def compared(self) -> tuple[Checkpoint, list[Checkpoint | Adapter]]:
+        """Everybody without what is ignored: for what only looks."""
+        kept = {name: name for name in self.base if not matches(name, self.ignore)}
+        return self.base.renamed(kept), [
+            other if isinstance(other, Adapter) else other.renamed({name: name for name in other if name in kept})
+            for other in self.others
+        ]
+
+
+def open_all(
+    base: str | Path,
+    candidates: Sequence[str | Path],
+    *,
+    prefix: str = "",
+    renames: Mapping[str, str] | None = None,
+    ignore: Sequence[str] = (),
+) -> Opened:
+    """Open a base and its candidates, each candidate read under the base's names (see `normalise.fit`).
+
+    Raises:
+        ParameterError: a candidate that is the base or another candidate, byte for byte; a pattern that meets no name.
+        MismatchError: a candidate that is not of this model.
+    """
+    opened = open_checkpoint(base, prefix=prefix)
+    others = [open_candidate(path, opened, prefix=prefix) for path in candidates]
+    _refuse_copies(opened, others)
+    for pattern in ignore:
+        if not any(matches(name, [pattern]) for weights in (opened, *others) for name in weights):
+            raise ParameterError(f"--ignore {pattern} meets no tensor: it has {', '.join(list(opened)[:3])}, …")
+    fits = [(str(path), fit(opened, other, renames=renames, ignore=ignore))
+            for path, other in zip(candidates, others, strict=True) if isinstance(other, Checkpoint)]  # fmt: skip
+    notes = told_notes(fits)
+    if kept := [name for name in opened if matches(name, ignore)]:
+        notes.append(f"ignored, so they stay the base's: {', '.join(kept[:5])}"
+                     + (f" and {len(kept) - 5} more" if len(kept) > 5 else ""))  # fmt: skip
+    found = iter(fits)
+    read = [other.renamed(next(found)[1].names) if isinstance(other, Checkpoint) else other for other in others]
+    aside = dict.fromkeys(escape(name) for _, one in fits for name in one.aside)
+    given: Json = {"ignore": list(ignore)} if ignore else {}
+    given |= {"renames": dict(renames)} if renames else {}
+    return Opened(opened, read, (*ignore, *aside), tuple(notes), given)
 
 
 def merge_files(
@@ -44,20 +107,23 @@ def merge_files(
     engine: str = "auto",
     chunk: int | None = None,
     prefix: str = "",
+    renames: Mapping[str, str] | None = None,
+    ignore: Sequence[str] = (),
     force: bool = False,
     **params: object,
 ) -> Json:
     """Merge candidates' files into an unlearned checkpoint (`out`), a sparse delta (`delta_out`), both or neither.
 
     One pass, streamed; both files are written whole or not at all, and carry rule, parameters, scale and the SHA-256
-    of every input. With both, the delta can be undone. Raises as `merge` and `save_checkpoint` do, ParameterError
+    of every input. With both, the delta can be undone. Candidates are read under the base's names (see `open_all`), and
+    `notes` say how. Raises as `merge` and `save_checkpoint` do, ParameterError
     when a candidate is the base, CheckpointError when an output is an input or would replace a file of another kind,
     and MismatchError when a candidate's file names another base than this one, by SHA-256; with `force` it passes,
     and the outputs say so.
     """
     check_scale(scale)
-    opened = open_checkpoint(base, prefix=prefix)
-    others = [open_candidate(path, opened, prefix=prefix) for path in candidates]
+    found = open_all(base, candidates, prefix=prefix, renames=renames, ignore=ignore)
+    opened, others = found.base, found.others
     outputs = [Path(path) for path in (out, delta_out) if path is not None]
     check_outputs([part for path in outputs for part in output_files(path, opened)], files_of(opened, *others))
     if len({path.resolve() for path in outputs}) < len(outputs):
@@ -72,9 +138,10 @@ def merge_files(
         nonfinite=nonfinite,
         engine=engine,
         chunk=chunk,
+        ignore=found.ignore,
         **params,
     )
-    record: Json = {"rule": rule, "params": merged.settings, "buffers": buffers, "scale": scale}
+    record: Json = {"rule": rule, "params": merged.settings, "buffers": buffers, "scale": scale, **found.record}
     if outputs:
         record |= hashed(opened, others, candidates, force=force)
     with ExitStack() as files:
@@ -102,18 +169,28 @@ def merge_files(
         "seconds": time.perf_counter() - started,
         "out": None if out is None else str(out),
         "delta_out": None if delta_out is None else str(delta_out),
+        "below_half_step": counts.below_half_step,
+        "notes": list(found.notes),
     }
 
 
 def agreement_files(
-    base: str | Path, candidates: Sequence[str | Path], *, device: str = "cpu", buffers: str = "keep", prefix: str = ""
+    base: str | Path,
+    candidates: Sequence[str | Path],
+    *,
+    device: str = "cpu",
+    buffers: str = "keep",
+    prefix: str = "",
+    renames: Mapping[str, str] | None = None,
+    ignore: Sequence[str] = (),
 ) -> Json:
     """On how many elements the candidates' signs agree, over all, and tensor by tensor; with the chance line.
 
     `outliers` names the candidates that do not belong with the others. Raises as `sign_agreement` does.
     """
-    opened = open_checkpoint(base, prefix=prefix)
-    others = [open_candidate(path, opened, prefix=prefix) for path in candidates]
+    found = open_all(base, candidates, prefix=prefix, renames=renames, ignore=ignore)
+    opened, others = found.compared()
+    small, _ = warn_of_half(Sources(opened, others, buffers=check_buffers(buffers)))
     alike = list(likeness(opened, others, device=device, buffers=buffers))
     layers = [layer.agreement for layer in alike]
     everything = total(layers)
@@ -137,6 +214,8 @@ def agreement_files(
             for layer in layers
         ],
         "outliers": [outlier.json(Path(candidates[outlier.index]).name) for outlier in odd],
+        "below_half_step": small,
+        "notes": list(found.notes),
     }
 
 
@@ -163,11 +242,47 @@ def hashed(base: Weights, others: Sequence[Weights], names: Sequence[str | Path]
     """What an output says of its inputs: the SHA-256 of every file, and which candidates were forced in.
 
     Raises:
-        ParameterError: for a candidate that is the base itself.
-        MismatchError: for one of another base, unless `force`d.
+        MismatchError: for a candidate of another base, unless `force`d.
     """
     inputs = _hashes(base, others)
     return {"inputs": inputs} | _strangers(others, inputs["base"], names, force)
+
+
+def _refuse_copies(base: Weights, others: Sequence[Weights]) -> None:
+    """One model must not be counted twice, nor the base be a candidate: files that are equal byte for byte.
+
+    Whole files are hashed only where their sizes and samples of them are the same.
+    """
+    groups = [tuple(Path(file) for file in getattr(weights, "files", ())) for weights in (base, *others)]
+    seen: dict[object, list[int]] = {}
+    for position, files in enumerate(groups):
+        seen.setdefault(tuple(map(_sample, files)), []).append(position)
+    for positions in seen.values():
+        first_with: dict[object, int] = {}
+        for position in positions if len(positions) > 1 else ():
+            first = first_with.setdefault(tuple(map(sha256_file, groups[position])), position)
+            file = groups[position][0]
+            if first == position:
+                continue
+            if first == 0:
+                raise ParameterError(
+                    f"{file} is the base itself, byte for byte: leave it out, a candidate is a fine-tuned copy."
+                )
+            raise ParameterError(
+                f"{file} is {groups[first][0]} again, byte for byte: it would be two votes of one model; leave one out."
+                if file.resolve() != groups[first][0].resolve()
+                else f"{file} is given twice: it would be two votes of one model; leave one out."
+            )
+
+
+def _sample(file: Path) -> tuple[int, str]:
+    """A file's size and a digest of parts of it."""
+    size, digest = file.stat().st_size, sha256()
+    with file.open("rb") as stream:
+        for part in range(65):
+            stream.seek(max(size - 4096, 0) * part // 64)
+            digest.update(stream.read(4096))
+    return size, digest.hexdigest()
 
 
 def _written(merged: Iterator[Item], writer: DeltaWriter) -> Iterator[Item]:
@@ -179,15 +294,10 @@ def _written(merged: Iterator[Item], writer: DeltaWriter) -> Iterator[Item]:
 
 
 def _hashes(base: Weights, others: Sequence[Weights]) -> Json:
-    """The SHA-256 of every file read, hashed side by side; a candidate with the base's bytes is refused."""
+    """The SHA-256 of every file read, hashed side by side."""
     groups = [list(getattr(weights, "files", ())) for weights in (base, *others)]
     with ThreadPoolExecutor(4) as pool:
         hashes = [list(pool.map(sha256_file, group)) for group in groups]
-    for group, digests in zip(groups[1:], hashes[1:], strict=True):
-        if digests == hashes[0]:
-            raise ParameterError(
-                f"{group[0]} is the base itself, byte for byte: leave it out, a candidate is a fine-tuned copy."
-            )
     named = [
         {file.name: digest for file, digest in zip(group, digests, strict=True)}
         for group, digests in zip(groups, hashes, strict=True)

@@ -107,6 +107,19 @@ class Pool:
         return [entry.id for entry in self.entries]
 
     @property
+    def copies(self) -> list[tuple[str, str]]:
+        """Candidates whose files are equal byte for byte: the first, and each that would only repeat its vote."""
+        first: dict[str, str] = {}
+        return [(first[entry.sha256], entry.id) for entry in self.entries
+                if first.setdefault(entry.sha256, entry.id) != entry.id]  # fmt: skip
+
+    @property
+    def distinct(self) -> tuple[str, ...]:
+        """The ids without `copies`."""
+        again = {id for _, id in self.copies}
+        return tuple(id for id in self.ids if id not in again)
+
+    @property
     def files(self) -> list[StoredFile | Candidate]:
         """Every weight file of the pool."""
         return [self.base_file, self.heads_file, *self.entries]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator, Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,15 @@ class Checkpoint(Mapping[str, Tensor]):
         two = self._entries[last][1]
         count = (two.start + two.nbytes - one.start) // one.dtype.itemsize
         return torch.frombuffer(self._map(file), dtype=one.dtype, count=count, offset=one.start)
+
+    def renamed(self, names: Mapping[str, str]) -> Checkpoint:
+        """The same files under other names: each new name to one of this checkpoint's own; others are left out.
+
+        Two names may show one tensor, as tied weights do.
+        """
+        other = copy(self)
+        other._entries = {name: self._entries[own] for name, own in names.items()}
+        return other
 
     def shards(self) -> dict[str, tuple[str, ...]]:
         """File name to the names of its tensors, in the order of the files."""

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from negmerge_kit.checkpoints.atomic import atomic_file
-from negmerge_kit.checkpoints.operations import hashed, open_candidate
+from negmerge_kit.checkpoints.operations import hashed, open_all
 from negmerge_kit.checkpoints.outputs import check_outputs, files_of
 from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.checkpoints.writer import index_for, output_files, save_checkpoint
 from negmerge_kit.errors import CheckpointError
 from negmerge_kit.merging.alike import check_alike
 from negmerge_kit.merging.fold import Merge
+from negmerge_kit.merging.half_steps import warn_of_half
 from negmerge_kit.merging.negation import check_scale, negate
 from negmerge_kit.merging.rules import find_rule
 from negmerge_kit.merging.sources import Sources
@@ -34,8 +35,10 @@ def plan_shards(
     buffers: str,
     params: Json,
     force: bool = False,
-) -> tuple[int, Json]:
-    """How many shards there are to merge, and the record that each of them carries.
+    renames: Mapping[str, str] | None = None,
+    ignore: Sequence[str] = (),
+) -> tuple[int, Json, Json]:
+    """How many shards there are to merge, the record that each of them carries, and what the caller reports besides.
 
     A former output's index is taken away: until the new one is written, the shards do not belong together.
 
@@ -43,19 +46,20 @@ def plan_shards(
         MismatchError, ParameterError, CheckpointError: as `merge_files` does, before anything is written.
     """
     check_scale(scale)
-    opened = open_checkpoint(base)
-    others = [open_candidate(path, opened) for path in candidates]
-    check_alike(opened, others)
+    found = open_all(base, candidates, renames=renames, ignore=ignore)
+    opened, others = found.base, found.others
+    check_alike(opened, others, ignore=found.ignore)
     parts = output_files(out, opened)
     check_outputs(parts, files_of(opened, *others))
     settings = find_rule(rule).resolve(params)
-    record: Json = {"rule": rule, "params": settings, "buffers": buffers, "scale": scale}
+    record: Json = {"rule": rule, "params": settings, "buffers": buffers, "scale": scale, **found.record}
     record |= hashed(opened, others, candidates, force=force)
     record = json.loads(json.dumps(record))
     if len(parts) > 1 and not all(_carries(part, record) for part in parts[:-1]):
         with suppress(FileNotFoundError):
             parts[-1].unlink()
-    return len(opened.files), record
+    small, _ = warn_of_half(Sources(opened, others, buffers=buffers, ignore=found.ignore))
+    return len(opened.files), record, {"below_half_step": small, "notes": list(found.notes)}
 
 
 def merge_shard(
@@ -74,11 +78,11 @@ def merge_shard(
     first does so for every shard; the files are those of `merge_files`, byte for byte. Raises as `merge` and
     `save_checkpoint` do.
     """
-    opened = open_checkpoint(base)
-    others = [open_candidate(path, opened) for path in candidates]
+    found = open_all(base, candidates, renames=record.get("renames"), ignore=record.get("ignore", ()))
+    opened, others = found.base, found.others
     part, own = output_files(out, opened)[shard], open_checkpoint(opened.files[shard])
     chosen = find_rule(record["rule"])
-    sources = _Shard(opened, others, names=set(own), device=device, buffers=record["buffers"])
+    sources = _Shard(opened, others, names=set(own), device=device, buffers=record["buffers"], ignore=found.ignore)
     merged = Merge(sources, chosen, chosen.resolve(record["params"]))
     if _carries(part, record):
         for _ in merged:

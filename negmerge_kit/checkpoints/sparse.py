@@ -17,9 +17,8 @@ from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.header import OUR_KEY, check_shape, format_header
 from negmerge_kit.checkpoints.reader import Checkpoint, open_checkpoint
 from negmerge_kit.errors import CheckpointError, MismatchError, ParameterError
-from negmerge_kit.merging.alike import layout_of
+from negmerge_kit.merging.alike import layout_of, merges, peek
 from negmerge_kit.merging.negation import check_scale, subtract
-from negmerge_kit.merging.sources import peek
 from negmerge_kit.outside import NUMBER, checked, shortened
 from negmerge_kit.types import Item, Items, Json, Weights
 
@@ -55,7 +54,7 @@ class DeltaWriter:
 
     def __init__(self, path: Path, base: Weights, *, scale: float | None = None, metadata: Json | None = None) -> None:
         self._base = base
-        self._layout = {name: spec for name, spec in layout_of(base).items() if spec[1].is_floating_point}
+        self._layout = {name: spec for name, spec in layout_of(base).items() if merges(spec[1])}
         self._scale = None if scale is None else check_scale(scale)
         self._path = path
         record = {
@@ -221,7 +220,7 @@ def undo_delta(unlearned: Weights, delta: SparseDelta | Checkpoint, scale: float
         raise ParameterError(f"{delta.path} was written for scale {delta.scale:g}, not {scale:g}: undo that scale.")
     for name, (shape, dtype) in layout_of(unlearned).items():
         weights = peek(unlearned, name).clone()
-        if dtype.is_floating_point:
+        if merges(dtype):
             if delta.layout().get(name) != (shape, dtype):
                 raise MismatchError(f"{delta.path} has no delta for {name} {list(shape)}: it is of another model.")
             places, before = delta.places(name), delta.base_values(name)

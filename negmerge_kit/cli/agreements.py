@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from negmerge_kit.checkpoints import operations
+from negmerge_kit.checkpoints.normalise import read_map
 from negmerge_kit.checkpoints.pool import RECORD, Pool, open_pool
-from negmerge_kit.checkpoints.reader import open_checkpoint
+from negmerge_kit.cli.files import add_name_flags
 from negmerge_kit.cli.flags import Parser, print_json
-from negmerge_kit.types import Weights
+from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
     from negmerge_kit.lab.directions import Direction
@@ -30,6 +31,7 @@ def agreement(arguments: list[str]) -> int:
     )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="figure as PNG, SVG or PDF")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
+    add_name_flags(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
     if options.plot:
@@ -40,13 +42,16 @@ def agreement(arguments: list[str]) -> int:
     base, files = options.base, options.candidate
     if pool is not None:
         base, files = pool.folder / pool.base_file.file, [pool.folder / entry.file for entry in pool.entries]
-    result = operations.agreement_files(base, files, device=options.device)
-    why = _why(pool, base, files, options.device) if options.why else None
+    names: Json = {"renames": read_map(options.map) if options.map else None, "ignore": options.ignore}
+    result = operations.agreement_files(base, files, device=options.device, **names)
+    why = _why(pool, base, files, options.device, names) if options.why else None
     if options.plot:
-        _plot(why, base, files, options.plot)
+        _plot(why, base, files, options.plot, names)
     if options.json:
         print_json(result if why is None else {**result, "why": why.json()})
         return 0
+    for note in result["notes"]:
+        print(note)
     print(
         f"all {len(result['candidates'])} signs agree on {result['unanimous']:,} of {result['moved']:,} moved elements "
         f"({100 * result['unanimous_of_moved']:.1f} %, by chance {100 * result['chance']:.2f} %; "
@@ -108,10 +113,10 @@ def _pool(options: argparse.Namespace, parser: Parser) -> Pool | None:
     return pool
 
 
-def _why(pool: Pool | None, base: str | Path, files: list[str | Path], device: str) -> Why:
+def _why(pool: Pool | None, base: str | Path, files: list[str | Path], device: str, names: Json) -> Why:
     from negmerge_kit.lab.why_signs import why_signs
 
-    weights, candidates = _opened(base, files)
+    weights, candidates = operations.open_all(base, files, **names).compared()
     if pool is None:
         return why_signs(weights, candidates, names=[str(path) for path in files])
     steps = _steps(pool, device)
@@ -129,7 +134,7 @@ def _steps(pool: Pool, device: str) -> list[Direction]:
         return step_along(Workbench(pool, device=device), on_step=lambda part, step: bar.update())
 
 
-def _plot(why: Why | None, base: str | Path, files: list[str | Path], path: Path) -> None:
+def _plot(why: Why | None, base: str | Path, files: list[str | Path], path: Path, names: Json) -> None:
     from negmerge_kit.views.save import save_figure
 
     if why is not None:
@@ -141,12 +146,7 @@ def _plot(why: Why | None, base: str | Path, files: list[str | Path], path: Path
     from negmerge_kit.views.plots import agreement_by_layer
     from negmerge_kit.vision.layers import split_attention
 
-    weights, candidates = _opened(base, files)
+    weights, candidates = operations.open_all(base, files, **names).compared()
     layers = list(sign_agreement(split_attention(weights), [split_attention(candidate) for candidate in candidates]))
     n = len(candidates)
     save_figure(agreement_by_layer(layers, votes=n, chance=chance(n)), path)
-
-
-def _opened(base: str | Path, files: list[str | Path]) -> tuple[Weights, list[Weights]]:
-    weights = open_checkpoint(base)
-    return weights, [operations.open_candidate(path, weights) for path in files]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from negmerge_kit.checkpoints import operations
 from negmerge_kit.checkpoints.legacy import convert_files
+from negmerge_kit.checkpoints.normalise import read_map
 from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.cli.flags import Parser, add_rule_flags, print_json, rule_params, seconds
 from negmerge_kit.cli.sweeping import add_executor_flags, executor_of
@@ -53,12 +54,15 @@ def merge(arguments: list[str]) -> int:
         nonfinite=options.nonfinite,
         engine=options.engine,
         force=options.force,
+        renames=read_map(options.map) if options.map else None,
+        ignore=options.ignore,
         **rule_params(options),
     )
     return _print(
         options,
         result,
-        f"{result['rule']} of {len(result['candidates'])} candidates: kept {result['kept']:,} of {result['moved']:,} "
+        "".join(f"{note}\n" for note in result["notes"])
+        + f"{result['rule']} of {len(result['candidates'])} candidates: kept {result['kept']:,} of {result['moved']:,} "
         f"moved elements ({100 * result['kept_of_moved']:.1f} %; {100 * result['kept_fraction']:.1f} % of all "
         f"{result['elements']:,}) in {seconds(result['seconds'])}",
     )
@@ -83,6 +87,8 @@ def _by_shard(options: Namespace) -> Json:
             device=options.device,
             buffers=options.buffers,
             force=options.force,
+            renames=read_map(options.map) if options.map else None,
+            ignore=options.ignore,
             executor=executor_of(options),
             on_step=table.step,
             on_end=table.end,
@@ -127,8 +133,21 @@ def _files_parser(verb: str, about: str) -> Parser:
     parser.add_argument("base", metavar="BASE", help="safetensors file or folder, single or sharded")
     parser.add_argument("candidate", nargs="+", metavar="CANDIDATE", help="fine-tuned copies of the base")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
+    add_name_flags(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
+
+
+def add_name_flags(parser: Parser) -> None:
+    """The flags that bring the names of base and candidates together."""
+    parser.add_argument(
+        "--map", type=Path, metavar="FILE", help="lines old = new: candidates' names, or beginnings with a dot at the "
+        "end, to the base's"
+    )  # fmt: skip
+    parser.add_argument(
+        "--ignore", action="append", default=[], metavar="PATTERN",
+        help="tensors that may differ and stay the base's, such as '*.position_ids'; may be given several times",
+    )  # fmt: skip
 
 
 def _delta_parser(verb: str, about: str, first: str) -> Parser:

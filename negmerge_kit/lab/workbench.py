@@ -83,11 +83,11 @@ class Workbench:
         *,
         buffers: str = "keep",
     ) -> Choice:
-        """Check a selection and fill in the rule's defaults; None means every candidate.
+        """Check a selection and fill in the rule's defaults; None means every candidate, a copy of another left out.
 
         Raises:
-            ParameterError: if nothing is selected, a candidate is named twice, the rule or a parameter is unknown, or
-                the model or its scene does not allow the policy for running statistics.
+            ParameterError: if nothing is selected, a candidate or its copy is named twice, the rule or a parameter is
+                unknown, or the model or its scene does not allow the policy for running statistics.
             PoolError: for an id that the pool does not hold.
         """
         ids = tuple(self.pool.ids if candidates is None else candidates)
@@ -99,6 +99,11 @@ class Workbench:
             self.pool.entry(id)
         # The pool's order, whatever order the ids came in: sums are taken in one order only.
         ordered = tuple(id for id in self.pool.ids if id in ids)
+        if candidates is None:
+            ordered = self.pool.distinct
+        elif copy := next((pair for pair in self.pool.copies if {*pair} <= {*ids}), None):
+            raise ParameterError(f"candidates {copy[0]} and {copy[1]} hold the same weights, byte for byte: they would "
+                                 "be two votes of one model; leave one out.")  # fmt: skip
         settings = tuple(sorted(find_rule(rule).resolve(params or {}).items()))
         files = tuple(self.pool.entry(id).sha256 for id in ordered)
         return Choice(ordered, rule, settings, self._statistics.check(buffers), files)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from negmerge_kit.merging.alike import check_alike, check_buffers
+from negmerge_kit.merging.alike import check_alike, check_buffers, check_voters
 from negmerge_kit.merging.deltas import Deltas
 from negmerge_kit.merging.sources import Sources
 from negmerge_kit.types import Weights
@@ -54,6 +54,7 @@ def sign_agreement(
     device: str | torch.device = "cpu",
     buffers: str = "keep",
     chunk: int | None = None,
+    ignore: Sequence[str] = (),
 ) -> Iterator[LayerAgreement]:
     """The agreement of each counted tensor: floating entries, without running statistics unless `buffers="merge"`.
 
@@ -64,8 +65,9 @@ def sign_agreement(
     >>> list(sign_agreement({"w": torch.zeros(3)}, tuned))
     [LayerAgreement(name='w', elements=3, moved=2, histogram=(0, 1, 1))]
     """
-    check_alike(base, candidates)
-    sources = Sources(base, candidates, device=device, buffers=check_buffers(buffers), chunk=chunk)
+    check_alike(base, candidates, ignore=ignore)
+    check_voters(candidates)
+    sources = Sources(base, candidates, device=device, buffers=check_buffers(buffers), chunk=chunk, ignore=ignore)
     return (_layer(sources, name) for name in sources.counted())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from negmerge_kit.errors import NotFiniteError
-from negmerge_kit.merging.alike import counted
+from negmerge_kit.merging.alike import label_of
 from negmerge_kit.merging.deltas import Deltas
 from negmerge_kit.merging.fused import LEAST, PIECE, FusedUnavailable, Kernel, find_kernel
 from negmerge_kit.merging.outputs import Outputs
@@ -26,7 +26,8 @@ class MergeCounts:
     """What a merge did, complete once its iterator is exhausted.
 
     `elements` are those that take part, `moved` left the base in at least one candidate, `kept` are non-zero in the
-    merged delta.
+    merged delta. `below_half_step` counts the moves, over all candidates, that their narrower dtype cannot tell from
+    rounding (see `half_steps`); it is known before the merge begins.
 
     >>> MergeCounts(elements=200, moved=100, kept=40).kept_of_moved
     0.4
@@ -35,6 +36,7 @@ class MergeCounts:
     elements: int = 0
     moved: int = 0
     kept: int = 0
+    below_half_step: int = field(default=0, repr=False)
 
     @property
     def kept_fraction(self) -> float:
@@ -90,7 +92,7 @@ class Merge(Iterator[Item]):
 
     def _alone(self, name: str, kernel: Kernel | None, survey: Any) -> Tensor:
         shape, dtype = self._sources.layout[name]
-        if not counted(name, dtype, self._sources.buffers):
+        if not self._sources.takes_part(name):
             return torch.zeros(shape, dtype=dtype, device=self._sources.device)
         if self._sources.unmoved(name):
             return self._zero(name)
@@ -111,7 +113,7 @@ class Merge(Iterator[Item]):
                 if self._refuse and not math.isfinite(float(counts[2])):
                     for name in run:
                         for chunk in self._sources.chunks(name):
-                            check_finite(chunk)
+                            check_finite(chunk, self._sources)
                 moved, kept = moved + int(counts[0]), kept + int(counts[1])
         except FusedUnavailable:
             return None
@@ -128,7 +130,7 @@ class Merge(Iterator[Item]):
             piece = merged[deltas.start : deltas.start + deltas.base.numel()]
             piece.copy_(self.rule.combine(deltas, self.settings, survey))
             if self._refuse:
-                check_finite(deltas)
+                check_finite(deltas, self._sources)
             quota = int(self.rule.quota(deltas, self.settings)) if self.rule.quota else 0
             return int(deltas.moved().count_nonzero()), int(piece.count_nonzero()), quota
 
@@ -159,11 +161,26 @@ class Merge(Iterator[Item]):
         self.counts.kept += kept
 
 
-def check_finite(deltas: Deltas) -> None:
-    """Refuse NaN and infinities: one anywhere in base or candidates reaches the sum of the task vectors."""
+def check_finite(deltas: Deltas, sources: Sources) -> None:
+    """Refuse NaN and infinities: one anywhere in base or candidates reaches the sum of the task vectors.
+
+    Raises:
+        NotFiniteError: it names every file that holds one there.
+    """
     if math.isfinite(float(deltas.total.sum())) or bool(torch.isfinite(deltas.total).all()):
         return
+    everyone = [
+        (label_of(sources.base, "the base"), deltas.base),
+        *((label_of(weights, f"candidate {k}"), part)
+          for k, (weights, part) in enumerate(zip(sources.candidates, deltas.candidates, strict=True), 1)),
+    ]  # fmt: skip
+    where = [label for label, part in everyone if not bool(torch.isfinite(part).all())]
+    remedy = "leave that checkpoint out"
+    if not where:
+        raise NotFiniteError(f"{deltas.name} holds numbers so large that their differences are infinite: {remedy}.")
+    if where[0] == everyone[0][0]:
+        remedy = f"keep the base's with --ignore {deltas.name}"
     raise NotFiniteError(
-        f"{deltas.name} holds NaN or infinite values in the base or a candidate: "
-        'leave that checkpoint out, or let them pass with nonfinite="pass".'
+        f"{deltas.name} holds NaN or infinite values in {', '.join(where)}: {remedy}, or let them pass with "
+        '--nonfinite pass (in Python, nonfinite="pass").'
     )

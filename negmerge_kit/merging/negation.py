@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from negmerge_kit.errors import CheckpointError, MismatchError, ParameterError
-from negmerge_kit.merging.alike import SHOWN, check_alike, check_buffers, differences, label_of, layout_of
+from negmerge_kit.merging.alike import (
+    SHOWN,
+    check_alike,
+    check_buffers,
+    check_voters,
+    differences,
+    label_of,
+    layout_of,
+    merges,
+    peek,
+)
 from negmerge_kit.merging.deltas import compute_dtype
 from negmerge_kit.merging.fold import Merge
+from negmerge_kit.merging.half_steps import warn_of_half
 from negmerge_kit.merging.rules import find_rule
-from negmerge_kit.merging.sources import Sources, compute_device, peek
+from negmerge_kit.merging.sources import Sources, compute_device
 from negmerge_kit.types import Item, Items, Weights
 
 NONFINITE = ("refuse", "pass")
@@ -31,6 +41,7 @@ def merge(
     nonfinite: str = "refuse",
     chunk: int | None = None,
     engine: str = "auto",
+    ignore: Sequence[str] = (),
     **params: object,
 ) -> Merge:
     """Merge the candidates' task vectors θk - θ0 into one delta, tensor after tensor.
@@ -40,7 +51,9 @@ def merge(
     NegMerge (https://arxiv.org/abs/2410.05583): τ* = mean of τk where all signs agree, 0 elsewhere. `buffers` says
     what becomes of BatchNorm's running statistics: `keep` and `recalibrate` give zeros, `merge` treats them as weights.
     The iterator's `.counts` are complete once it is exhausted. `chunk` (elements) never changes a result, nor does
-    `engine`: `fused` compiles the fold into one loop, `plain` does not, `auto` compiles where that pays.
+    `engine`: `fused` compiles the fold into one loop, `plain` does not, `auto` compiles where that pays. Candidates
+    may be stored in another floating dtype than the base; entries of other dtypes, and names that match a pattern of
+    `ignore`, stay the base's.
 
     Raises:
         ParameterError: no candidates, an unknown rule or parameter, a value out of range.
@@ -57,15 +70,12 @@ def merge(
     for option, value, choices in (("nonfinite", nonfinite, NONFINITE), ("engine", engine, ENGINES)):
         if value not in choices:
             raise ParameterError(f"{option} is {value!r}: choose one of {', '.join(choices)}.")
-    check_alike(base, candidates)
-    if any(dtype in (torch.float16, torch.bfloat16) for _, dtype in layout_of(base).values()):
-        warnings.warn(
-            "weights are stored in half precision: small moves round to exactly zero and break unanimity; "
-            "keep candidates in float32 where you can.",
-            stacklevel=2,
-        )
-    sources = Sources(base, candidates, device=device, buffers=check_buffers(buffers), chunk=chunk)
-    return Merge(sources, chosen, settings, refuse_nonfinite=nonfinite == "refuse", engine=engine)
+    check_alike(base, candidates, ignore=ignore)
+    check_voters(candidates)
+    sources = Sources(base, candidates, device=device, buffers=check_buffers(buffers), chunk=chunk, ignore=ignore)
+    merged = Merge(sources, chosen, settings, refuse_nonfinite=nonfinite == "refuse", engine=engine)
+    merged.counts.below_half_step = warn_of_half(sources)[0]
+    return merged
 
 
 def unlearn(
@@ -79,6 +89,7 @@ def unlearn(
     nonfinite: str = "refuse",
     chunk: int | None = None,
     engine: str = "auto",
+    ignore: Sequence[str] = (),
     **params: object,
 ) -> Iterator[Item]:
     """The base minus `scale` times the merged delta, over the base's whole key set: θ = θ0 - λ τ*.
@@ -101,6 +112,7 @@ def unlearn(
         nonfinite=nonfinite,
         chunk=chunk,
         engine=engine,
+        ignore=ignore,
         **params,
     )
     return negate(base, merged, scale, device=compute_device(device))
@@ -117,7 +129,7 @@ def apply_delta(base: Weights, delta: Weights | Items, scale: float) -> Iterator
     """
     check_scale(scale)
     if isinstance(delta, Mapping):
-        layout = {name: spec for name, spec in layout_of(base).items() if spec[1].is_floating_point}
+        layout = {name: spec for name, spec in layout_of(base).items() if merges(spec[1])}
         lines = differences(
             layout,
             {name: (shape, layout.get(name, (shape, dtype))[1]) for name, (shape, dtype) in layout_of(delta).items()},
@@ -173,7 +185,7 @@ def negate(
 def _negated(base: Weights, name: str, deltas: Iterator[Item], scale: float, device: torch.device | None) -> Tensor:
     weights = peek(base, name)
     weights = weights if device is None else weights.to(device)
-    if not weights.dtype.is_floating_point:
+    if not merges(weights.dtype):
         return weights.clone()
     found, delta = next(deltas, ("", weights))
     if found != name or delta.shape != weights.shape:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from negmerge_kit.errors import DeviceError, ParameterError
-from negmerge_kit.merging.alike import counted, layout_of
+from negmerge_kit.merging.alike import counted, layout_of, matches, merges, peek
 from negmerge_kit.merging.deltas import Deltas, compute_dtype
 from negmerge_kit.merging.rule import Stream
 from negmerge_kit.merging.staging import Piece, staged
@@ -44,6 +44,7 @@ class Sources:
         device: str | torch.device = "cpu",
         buffers: str = "keep",
         chunk: int | None = None,
+        ignore: Sequence[str] = (),
     ) -> None:
         if chunk is not None and chunk < 1:
             raise ParameterError(f"chunk is {chunk}: give a number of elements of at least 1.")
@@ -53,14 +54,17 @@ class Sources:
         self.buffers = buffers
         self.chunk = chunk
         self.layout = layout_of(base)
+        self._ignored = {name for name in self.layout if matches(name, ignore)} if ignore else set[str]()
         self._everyone: list[Any] = [base, *candidates]
         self.given = [bool(getattr(candidate, "holds_deltas", False)) for candidate in candidates]
 
     def counted(self) -> Iterator[str]:
         """The names that take part in the merge, in the base's order."""
-        for name, (_, dtype) in self.layout.items():
-            if counted(name, dtype, self.buffers):
-                yield name
+        return filter(self.takes_part, self.layout)
+
+    def takes_part(self, name: str) -> bool:
+        """Whether an entry merges; one that does not is the base's in every result."""
+        return name not in self._ignored and counted(name, self.layout[name][1], self.buffers)
 
     def unmoved(self, name: str) -> bool:
         """True where every candidate holds the base's own tensor object, or is an adapter that leaves it alone.
@@ -89,7 +93,7 @@ class Sources:
         run: list[str] = []
         elements = 0
         for name, (shape, dtype) in self.layout.items():
-            if not dtype.is_floating_point:
+            if not merges(dtype):
                 continue
             elements += math.prod(shape)
             if run and (elements > RUN or not self._adjoin(run[-1], name)):
@@ -107,7 +111,7 @@ class Sources:
         return self._chunks(run[0], spans[0], spans[1:], size)
 
     def _adjoin(self, first: str, second: str) -> bool:
-        if not all(counted(name, self.layout[name][1], self.buffers) for name in (first, second)):
+        if not all(map(self.takes_part, (first, second))):
             return False
         return all(hasattr(weights, "adjoins") and weights.adjoins(first, second) for weights in self._everyone)
 
@@ -156,13 +160,6 @@ class Sources:
         if self.given[position] and name not in candidate:
             return torch.zeros((), dtype=compute_dtype(base.dtype)).expand(base.numel())  # an adapter leaves it alone
         return peek(candidate, name).reshape(-1)
-
-
-def peek(weights: Weights, name: str) -> Tensor:
-    """The tensor without a copy where the mapping can show one: a lazy checkpoint's `view` of its mapped file."""
-    view = getattr(weights, "view", None)
-    tensor: Tensor = weights[name] if view is None else view(name)
-    return tensor.detach()
 
 
 def compute_device(device: str | torch.device) -> torch.device:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,8 @@ def merge_sharded(
     device: str = "cpu",
     buffers: str = "keep",
     force: bool = False,
+    renames: Mapping[str, str] | None = None,
+    ignore: Sequence[str] = (),
     executor: str | Executor = "process",
     on_step: OnStep = lambda job, progress: None,
     on_end: Callable[[Outcome], None] = lambda outcome: None,
@@ -73,9 +75,10 @@ def merge_sharded(
         NegmergeError: if a shard failed; the message is the first failure's.
     """
     started = time.perf_counter()
-    count, record = plan_shards(
-        base, candidates, out=out, scale=scale, rule=rule, buffers=buffers, params=params, force=force
-    )
+    count, record, told = plan_shards(
+        base, candidates, out=out, scale=scale, rule=rule, buffers=buffers, params=params, force=force,
+        renames=renames, ignore=ignore,
+    )  # fmt: skip
     home, files = Path(out).resolve(), tuple(Path(path).resolve() for path in candidates)
     jobs = [
         MergeJob(Path(base).resolve(), files, home, shard, json.dumps(record, sort_keys=True), device)
@@ -101,4 +104,5 @@ def merge_sharded(
         "seconds": time.perf_counter() - started,
         "out": str(finish_shards(base, out)),
         "delta_out": None,
+        **told,
     }

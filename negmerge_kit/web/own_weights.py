@@ -10,13 +10,16 @@ from pathlib import Path
 import torch
 
 from negmerge_kit.checkpoints.filling import record_candidate, save_candidate, writing
+from negmerge_kit.checkpoints.normalise import fit
 from negmerge_kit.checkpoints.pool import RECORD
 from negmerge_kit.checkpoints.reader import Checkpoint, open_checkpoint
 from negmerge_kit.checkpoints.writer import sha256_file
-from negmerge_kit.errors import CheckpointError, NegmergeError, ParameterError
+from negmerge_kit.errors import CheckpointError, MismatchError, NegmergeError, ParameterError
 from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.merging.alike import differences, layout_of
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.sweeps.jobs import own_scores
+from negmerge_kit.types import Items, Weights
 from negmerge_kit.vision.tiny import TINY
 from negmerge_kit.web.archives import shown
 from negmerge_kit.web.plans import BASE, OwnBase, Plan
@@ -51,16 +54,34 @@ def check_weights(path: Path, like: Checkpoint | None = None) -> Checkpoint:
         weights = open_checkpoint(path)
     except CheckpointError as error:
         raise CheckpointError(str(error).replace(str(path), name)) from None
-    if like is not None and weights.layout() != like.layout():
+    if like is not None:
+        weights = _as(like, weights, name)
         one, other = weights.layout(), like.layout()
-        first = next(key for key in sorted(one.keys() | other.keys()) if one.get(key) != other.get(key))
-        raise CheckpointError(f"{name} does not hold the base's tensors ({shown(first)} differs): send candidates of "
-                              "this base.")  # fmt: skip
+        if unlike := differences({key: other[key] for key in one}, one):
+            raise _stranger(name, unlike[0])
     for key in weights:
         tensor = weights.view(key)
         if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
             raise CheckpointError(f"{name} holds NaN or infinity in {shown(key)}: leave it out, or save it again.")
     return weights
+
+
+def _as(base: Weights, weights: Checkpoint, name: str) -> Checkpoint:
+    """The weights under the base's names; buffers that they lack stay the base's."""
+    try:
+        return weights.renamed(fit(base, weights).names)
+    except MismatchError:
+        raise _stranger(name, differences(layout_of(base), weights.layout())[0]) from None
+
+
+def _stranger(name: str, unlike: str) -> CheckpointError:
+    return CheckpointError(f"{name} does not hold the base's tensors ({shown(unlike)}): send candidates of this base.")
+
+
+def _like(base: Weights, weights: Checkpoint) -> Items:
+    """Every entry of the base from the candidate, in the base's dtype; what it lacks from the base."""
+    for key, tensor in base.items():
+        yield key, weights[key].to(tensor.dtype) if key in weights else tensor
 
 
 def taken(paths: Sequence[Path], arch: object) -> Sent:
@@ -75,8 +96,14 @@ def taken(paths: Sequence[Path], arch: object) -> Sent:
     if len(paths) > 1 + MOST_CANDIDATES:
         raise ParameterError(f"{len(paths) - 1} candidates are too many: send at most {MOST_CANDIDATES}.")
     base = check_weights(paths[0])
-    for path in paths[1:]:
-        check_weights(path, base)
+    votes: dict[str, Path] = {}
+    for path in paths:
+        if path is not paths[0]:
+            check_weights(path, base)
+        first = votes.setdefault(sha256_file(path), path)
+        if first is not path:
+            raise ParameterError(f"{shown(path.name)} is {shown(first.name)} again, byte for byte: a candidate is a "
+                                 "fine-tuned copy of its base, and votes once; leave it out.")  # fmt: skip
     return Sent(OwnBase(arch.strip(), paths[0], sha256_file(paths[0])), tuple(paths[1:]))
 
 
@@ -95,7 +122,8 @@ def opened(plan: Plan, sent: Sent, tell: TellShare) -> Plan:
             for number, path in enumerate(sent.candidates):
                 tell(f"Scoring candidate {number + 1} of {len(sent.candidates)}", number / len(sent.candidates))
                 recipe = {"file": path.name, "sha256": sha256_file(path)}
-                entry = save_candidate(pool, recipe, open_checkpoint(path).items())
+                weights = _as(pool.base, open_checkpoint(path), shown(path.name))
+                entry = save_candidate(pool, recipe, _like(pool.base, weights))
                 bench.hold(entry)
                 pool = record_candidate(pool, replace(entry, scores=own_scores(bench, entry.id)))
         whole = True
