@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from negmerge_kit.checkpoints.pool import RECORD, open_pool
 from negmerge_kit.errors import SceneError
-from negmerge_kit.outside import is_plain_file
+from negmerge_kit.outside import is_plain_file, shortened
 from negmerge_kit.types import Json, Weights
 from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.data import DataSource, Transform, find_data, transform_of
@@ -95,7 +95,7 @@ class Scene:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
-            raise SceneError(f"mode {self.mode!r} of scene {self.name} is not known: choose {' or '.join(MODES)}.")
+            raise SceneError(f"mode {shortened(self.mode)} of scene {self.name} is not known: choose {' or '.join(MODES)}.")
         check_corrupt(self.corrupt)
         check_reading(self.orientation, self.transparency)
         if not self.retain:

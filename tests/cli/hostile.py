@@ -136,6 +136,10 @@ def inline(value: Any) -> str:
     return {"NaN": "nan", "Infinity": "inf", "null": "nil"}.get(text := json.dumps(value), text)
 
 
+KINDS = ("safetensors", "shard index", "zip checkpoint", "old checkpoint", "pool.json", "sparse delta", "adapter",
+         "grid", "scene", "indices", "card", "image")  # fmt: skip
+
+
 class Stand:
     """A folder with one good file of every kind, and for each kind what makes a bad one and what reads it."""
 
@@ -156,11 +160,9 @@ class Stand:
         self.delta, self.unlearned = folder / "delta.safetensors", folder / "u.safetensors"
         self.run("merge", self.base, self.candidate, "--out", self.unlearned, "--delta-out", self.delta)
         self.card = json.loads((Path(__file__).parents[1] / "cases" / "card.json").read_text())
-        self.kinds: dict[str, Callable[[random.Random], Callable[[], object]]] = {
-            "safetensors": self.safetensors, "shard index": self.index, "zip checkpoint": self.zipped,
-            "old checkpoint": self.old, "pool.json": self.pool, "sparse delta": self.sparse, "adapter": self.adapter,
-            "grid": self.grid, "scene": self.scene, "indices": self.indices, "card": self.a_card, "image": self.image,
-        }  # fmt: skip
+        makers = (self.safetensors, self.index, self.zipped, self.old, self.pool, self.sparse, self.adapter, self.grid,
+                  self.scene, self.indices, self.a_card, self.image)  # fmt: skip
+        self.kinds: dict[str, Callable[[random.Random], Callable[[], object]]] = dict(zip(KINDS, makers, strict=True))
 
     def _sharded(self, weights: dict[str, torch.Tensor]) -> None:
         self.shards = self.folder / "shards"
@@ -333,10 +335,10 @@ class Stand:
         return read
 
 
-def tried(stand: Stand, count: int, seed: int = 0) -> tuple[Counter[str], list[str]]:
-    """How many inputs were read and refused, and a report of everything else."""
+def tried(stand: Stand, count: int, seed: int = 0, only: str | None = None) -> tuple[Counter[str], list[str]]:
+    """How many inputs, of each kind in turn or of one, were read and refused, and a report of everything else."""
     rng, results, faults = random.Random(seed), Counter[str](), []
-    kinds = [*stand.kinds.items()]
+    kinds = [(name, make) for name, make in stand.kinds.items() if only in (None, name)]
     for number in range(count):
         name, make = kinds[number % len(kinds)]
         call, start = make(rng), time.monotonic()
@@ -344,7 +346,7 @@ def tried(stand: Stand, count: int, seed: int = 0) -> tuple[Counter[str], list[s
             results[f"{name}: {'refused' if call() == 2 else 'read'}"] += 1
         except NegmergeError as error:
             results[f"{name}: refused"] += 1
-            if len(str(error)) > 6000:
+            if len(str(error)) > 10_000:
                 faults.append(f"{name} {number}: a message of {len(str(error))} letters: {str(error)[:200]}")
         except BaseException as error:
             results[f"{name}: fault"] += 1
