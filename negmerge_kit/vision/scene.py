@@ -95,7 +95,8 @@ class Scene:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
-            raise SceneError(f"mode {shortened(self.mode)} of scene {self.name} is not known: choose {' or '.join(MODES)}.")
+            raise SceneError(f"mode {shortened(self.mode)} of scene {self.name} is not known: choose "
+                             f"{' or '.join(MODES)}.")
         check_corrupt(self.corrupt)
         check_reading(self.orientation, self.transparency)
         if not self.retain:
