@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -150,13 +150,14 @@ def writing(folder: str | Path) -> Iterator[None]:
         PoolError: if the folder cannot be written.
     """
     folder = Path(folder)
+    made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
         lock.acquire(timeout=0)
     except Timeout:
         raise PoolBusyError(
-            f"another process is adding candidates to {folder}: wait for it, or choose another folder."
+            f"{holder(folder)} is adding candidates to {folder}: wait for it, or choose another folder."
         ) from None
     except OSError as error:
         raise PoolError(
@@ -165,7 +166,24 @@ def writing(folder: str | Path) -> Iterator[None]:
     try:
         yield
     finally:
+        with suppress(OSError):  # where nothing came of it nothing stays, not even an empty folder
+            if made and {path.name for path in folder.iterdir()} <= {".lock", "candidates"}:
+                if (folder / "candidates").is_dir():
+                    (folder / "candidates").rmdir()
+                (folder / ".lock").unlink()
+                folder.rmdir()
         lock.release()
+
+
+def holder(folder: Path) -> str:
+    """Who holds the pool's lock, in words: its process number where the system lists locks (Linux)."""
+    with suppress(OSError, ValueError):
+        inode = (folder / ".lock").stat().st_ino
+        for line in Path("/proc/locks").read_text().splitlines():
+            _, kind, _, _, process, place, *_ = line.split()
+            if kind == "FLOCK" and int(process) > 0 and int(place.rpartition(":")[2]) == inode:
+                return f"another process ({process})"
+    return "another process"
 
 
 def _made_from(base: StoredFile) -> Json:

@@ -11,6 +11,8 @@ from io import TextIOWrapper
 from typing import NoReturn
 
 from negmerge_kit.cli.stopping import Ending, exit_code, heeding
+from negmerge_kit.cli.terminal import plain_terminal
+from negmerge_kit.sweeps.memory import keep_freed_memory
 
 # verb -> (module with a function of the verb's name, one line for the list)
 VERBS = {
@@ -56,17 +58,23 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
     words = list(sys.argv[1:] if arguments is None else arguments)
     ending = Ending(words[0] if words else "")
     ending.watch()
+    keep_freed_memory()
     sys.exit(main(words, ending))
 
 
 def main(arguments: Sequence[str] | None = None, ending: Ending | None = None) -> int:
     """Run one verb and return its exit code: 0 done, 2 wrong input or infeasible, 1 a bug, 130 and 143 stopped."""
-    from negmerge_kit.errors import NegmergeError
-
+    words = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):  # a folder's name need not be UTF-8, and must not end a verb
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    with plain_terminal():
+        return _main(words, ending)
+
+
+def _main(words: list[str], ending: Ending | None) -> int:
+    from negmerge_kit.errors import NegmergeError
+
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
         return 0

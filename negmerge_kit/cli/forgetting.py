@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.data import add_corrupt_flag, add_pixel_flags, prepare_scene, reading_of
 from negmerge_kit.cli.flags import rule_params
@@ -17,6 +20,10 @@ from negmerge_kit.cli.sweeping import (
 )
 from negmerge_kit.cli.unlearning import grid_and_floor, places, scale_by_hand, unlearn_parser, write_unlearned
 from negmerge_kit.errors import NegmergeError
+
+if TYPE_CHECKING:
+    from negmerge_kit.sweeps.protocol import Executor
+    from negmerge_kit.vision.scene import Scene
 
 UNLEARNED = "unlearned.safetensors"
 
@@ -41,9 +48,7 @@ def forget(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
 
     from negmerge_kit.checkpoints.outputs import make_folder
-    from negmerge_kit.lab.running_statistics import RunningStatistics
     from negmerge_kit.lab.training.recipe import grid
-    from negmerge_kit.sweeps.jobs import pool_order
     from negmerge_kit.vision.data import find_data
     from negmerge_kit.vision.scene import Scene
 
@@ -53,7 +58,21 @@ def forget(arguments: list[str]) -> int:
     model = {"arch": options.model, "pretrained": options.pretrained} if options.pretrained else options.model
     name = f"{find_data(options.forget).name} from {options.model}"
     scene = Scene(name, model, options.forget, tuple(options.retain), options.mode, **reading_of(options))
+    made = not options.out.exists()
     make_folder(options.out)
+    try:
+        return _forget(options, scene, executor)
+    except BaseException:
+        if made:
+            with suppress(OSError):
+                options.out.rmdir()  # only where nothing came of it
+        raise
+
+
+def _forget(options: Namespace, scene: Scene, executor: Executor) -> int:
+    from negmerge_kit.lab.running_statistics import RunningStatistics
+    from negmerge_kit.sweeps.jobs import pool_order
+
     places(options.out / UNLEARNED, options.card, [Path(options.pretrained)] if options.pretrained else [])
     prepare_scene(scene)
     if options.buffers != "keep":

@@ -116,7 +116,7 @@ class LiveTable:
 
     def _wipe(self) -> None:
         if self._lines:
-            self._out.write(f"\x1b[{self._lines}F\x1b[J")
+            getattr(self._out, "control", self._out.write)(f"\x1b[{self._lines}F\x1b[J")
             self._lines = 0
 
 

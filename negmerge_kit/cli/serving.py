@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import sys
 import threading
 from importlib import import_module
@@ -44,6 +43,7 @@ def _serve(options: argparse.Namespace) -> int:
     # The page takes seconds to import: fetch it while the pool is opened.
     threading.Thread(target=import_module, args=("negmerge_kit.web.serving",), daemon=True).start()
 
+    from negmerge_kit.checkpoints.filling import holder
     from negmerge_kit.checkpoints.pool import Pool
     from negmerge_kit.cli.progress import watch
     from negmerge_kit.errors import PoolError
@@ -55,7 +55,11 @@ def _serve(options: argparse.Namespace) -> int:
     sweep = None
     pools: list[Pool | Path] = options.pool or []
     if not pools:
-        pool, damaged = start_pool(f"tiny:{options.forget or 'digits'}")
+
+        def on_wait(folder: Path) -> None:
+            print(f"negmerge demo: {holder(folder)} is making {folder}; waiting for its base", file=sys.stderr)
+
+        pool, damaged = start_pool(f"tiny:{options.forget or 'digits'}", on_wait=on_wait)
         for sentence in damaged:
             print(f"negmerge demo: {sentence}", file=sys.stderr)
         if options.public and not pool.ids:
@@ -91,6 +95,7 @@ def _share_memory() -> None:
 
     Twenty visitors at once left 60 MB behind whenever they came; so it stays where it was.
     """
-    M_ARENA_MAX = -8  # glibc's malloc.h; other C libraries have no such setting, and mallopt of theirs does nothing
-    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
+    from negmerge_kit.sweeps.memory import mallopt
+
+    M_ARENA_MAX = -8  # glibc's malloc.h
+    mallopt(M_ARENA_MAX, 2)

@@ -118,6 +118,7 @@ def begin_pool(
     """The scene's pool as `start_pool` gives it; a bar while its base is trained, a sentence while others train it."""
     from contextlib import ExitStack
 
+    from negmerge_kit.checkpoints.filling import holder
     from negmerge_kit.cli.progress import progress_bar, say
     from negmerge_kit.sweeps.embedded import start_pool
 
@@ -130,7 +131,7 @@ def begin_pool(
             say(bars[0], "", done=index)
 
         def on_wait(folder: Path) -> None:
-            print(f"{scene.name}: another process is making {folder}; waiting for its base", file=sys.stderr)
+            print(f"{scene.name}: {holder(folder)} is making {folder}; waiting for its base", file=sys.stderr)
 
         return start_pool(scene, folder, pretrain=pretrain, device=device, on_step=on_step, on_wait=on_wait)
 

@@ -12,6 +12,8 @@ from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
+from negmerge_kit.sweeps.memory import keep_freed_memory
+
 if TYPE_CHECKING:
     from negmerge_kit.sweeps.protocol import Progress
     from negmerge_kit.sweeps.sentinel import Sentinel
@@ -37,6 +39,7 @@ class Place:
 def serve(driver: Connection, place: Place, sentinels: Sequence[Sentinel]) -> None:
     """Answer every job with its outcome until the driver hangs up; end at once when it dies."""
     place.settle()
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's: it tells its workers
     threading.Thread(target=_end_with_the_driver, daemon=True).start()
 

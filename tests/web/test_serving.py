@@ -120,7 +120,7 @@ def test_an_empty_embedded_pool_cannot_be_public(monkeypatch, capsys, tmp_path):
     class Empty:
         ids: tuple[str, ...] = ()
 
-    monkeypatch.setattr(embedded, "start_pool", lambda scene: (Empty(), []))
+    monkeypatch.setattr(embedded, "start_pool", lambda scene, on_wait: (Empty(), []))
     assert main(["demo", "--public"]) == 2
     assert "negmerge pool build tiny" in capsys.readouterr().err
 

@@ -1,0 +1,81 @@
+"""Control characters of strangers' files never reach the terminal; our own bars and tables still move."""
+
+import io
+import logging
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from negmerge_kit.cli import main, pools
+from negmerge_kit.cli.terminal import Plain, plain_terminal
+from negmerge_kit.errors import ParameterError
+from negmerge_kit.sweeps import memory
+
+EVIL = "a\x1b]0;owned\x07\x1b[2J\x9b1A\u202e\ud800\x00b"
+CONTROLS = ["\x1b", "\x07", "\x9b", "\u202e", "\ud800", "\x00"]
+
+
+def test_errors_tables_logs_and_warnings_are_escaped_wherever_they_are_printed(monkeypatch, capsys):
+    def verb(words):
+        print(EVIL)
+        logging.lastResort.handle(logging.LogRecord("x", logging.ERROR, "x", 1, "%s", (EVIL,), None))
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.showwarning(UserWarning(EVIL), UserWarning, "x", 1)
+        raise ParameterError(EVIL)
+
+    monkeypatch.setattr(pools, "pool", verb)
+    before = sys.stdout
+    assert main(["pool"]) == 2 and sys.stdout is before
+    out, err = capsys.readouterr()
+    assert not [control for control in CONTROLS if control in out + err]
+    written = r"a\x1b]0;owned\x07\x1b[2J\x9b1A\u202e\ud800\x00b"
+    assert out == f"{written}\n" and err.count(written) >= 2 and err.endswith(f"negmerge pool: {written}\n")
+
+
+def test_our_own_bars_and_tables_still_move():
+    shown = io.StringIO()
+    stream = Plain(shown)
+    stream.write("\r 3/8")
+    stream.control("\x1b[2F\x1b[J")
+    stream.write("a\rb")
+    assert shown.getvalue() == "\r 3/8\x1b[2F\x1b[Ja\\x0db"
+    with plain_terminal():
+        assert sys.stderr.isatty() is not None and sys.stdout.encoding
+
+
+def test_a_strangers_tensor_name_is_written_out(tmp_path, capfd):
+    for name, key in (("base", "w\x1b[2J"), ("one", "v\x1b[2J"), ("two", "v\x1b[2J")):
+        save_file({key: np.ones(2, np.float32)}, tmp_path / f"{name}.safetensors")
+    files = [str(tmp_path / f"{name}.safetensors") for name in ("base", "one", "two")]
+    assert main(["merge", *files, "--scale", "1", "--out", str(tmp_path / "out.safetensors")]) == 2
+    said = capfd.readouterr().err
+    assert "\x1b" not in said and r"\x1b[2J" in said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's setting")
+def test_freed_memory_is_kept_in_our_own_processes_and_not_on_import():
+    work = (
+        "import resource\n{}\n"
+        "def once(): kept = [b'x' * 3_000_000 for _ in range(10)]\n"
+        "for _ in range(3): once()\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(20): once()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
+    )
+    faults = [
+        int(
+            subprocess.run([sys.executable, "-c", work.format(line)], capture_output=True, text=True, check=True).stdout
+        )
+        for line in ("import negmerge_kit", "from negmerge_kit.sweeps.memory import keep_freed_memory as k; assert k()")
+    ]
+    assert faults[1] < 100 < faults[0] / 10, faults
+
+
+def test_elsewhere_the_allocator_is_left_alone(monkeypatch):
+    monkeypatch.setattr(memory.sys, "platform", "darwin")
+    assert memory.keep_freed_memory() is False
