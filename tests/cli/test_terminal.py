@@ -79,3 +79,27 @@ def test_freed_memory_is_kept_in_our_own_processes_and_not_on_import():
 def test_elsewhere_the_allocator_is_left_alone(monkeypatch):
     monkeypatch.setattr(memory.sys, "platform", "darwin")
     assert memory.keep_freed_memory() is False
+
+
+def test_who_waits_for_a_pool_is_told_by_which_process_and_a_pool_of_nothing_leaves_no_folder(tmp_path):
+    from negmerge_kit.checkpoints.filling import writing
+    from negmerge_kit.errors import PoolBusyError
+
+    hold = ("import sys; from negmerge_kit.checkpoints.filling import writing\n"
+            f"with writing({str(tmp_path / 'pool')!r}): print('held', flush=True); sys.stdin.read()")  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(PoolBusyError) as error, writing(tmp_path / "pool"):
+            pass
+        other.communicate("")
+    if sys.platform == "linux":
+        assert f"another process ({other.pid}) is adding" in str(error.value)
+    assert other.returncode == 0 and not (tmp_path / "pool").exists()
+
+
+def test_a_forget_from_which_nothing_came_leaves_no_folder(tmp_path, capsys):
+    given = ["--model", "tiny", "--forget", f"folder:{tmp_path / 'nowhere'}", "--retain", "letters", "--grid", "tiny"]
+    assert main(["forget", *given, "--out", str(tmp_path / "out")]) == 2
+    assert "nowhere" in capsys.readouterr().err and not (tmp_path / "out").exists()
