@@ -64,7 +64,7 @@ def front_matter(record: Json, *, licence: str | None = None) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     scene, test = record["scene"], record["scores"].get("test") or {}
-    model = _model(scene)
+    model, base = _model(scene), base_on_hub(scene.get("model"))
     results = [
         EvalResult(
             task_type="image-classification",
@@ -79,14 +79,47 @@ def front_matter(record: Json, *, licence: str | None = None) -> str:
     ]
     data = ModelCardData(
         model_name=_title(record),
-        tags=["machine-unlearning", "negmerge", record["rule"]],
+        tags=["merge", "machine-unlearning", "negmerge", record["rule"]],
         library_name="timm" if model.startswith("timm:") else "open_clip",
         pipeline_tag="image-classification" if model.startswith("timm:") else "zero-shot-image-classification",
-        base_model=model.removeprefix("hf-hub:") if model.startswith("hf-hub:") else None,
-        license=licence,
+        base_model=base,
+        base_model_relation="merge" if base else None,
+        license=licence or licence_of_base(scene.get("model")),
         eval_results=results or None,
     )
     return data.to_yaml().strip()
+
+
+def base_on_hub(model: Any) -> str | None:
+    """The Hub repository of a scene's base model; None for the embedded one, a classifier and a file of one's own.
+
+    >>> base_on_hub({"arch": "ViT-B-32-quickgelu", "pretrained": "openai"})
+    'timm/vit_base_patch32_clip_224.openai'
+    >>> base_on_hub({"arch": "timm:resnet18", "pretrained": "a1_in1k"}), base_on_hub("tiny")
+    ('timm/resnet18.a1_in1k', None)
+    """
+    arch, tag = (model.get("arch"), model.get("pretrained")) if isinstance(model, dict) else (model, None)
+    arch = str(arch)
+    if arch.startswith("hf-hub:"):
+        return arch.removeprefix("hf-hub:")
+    if not isinstance(tag, str) or "." in tag or arch.startswith("classifier:"):
+        return None
+    if arch.startswith("timm:"):
+        return f"timm/{arch.removeprefix('timm:')}.{tag}"
+    from open_clip import get_pretrained_cfg
+
+    return str((get_pretrained_cfg(arch, tag) or {}).get("hf_hub") or "").strip("/") or None
+
+
+def licence_of_base(model: Any) -> str | None:
+    """The licence under which the base's weights were given out, where it is known here; else `push --licence` says it.
+
+    >>> licence_of_base("tiny"), licence_of_base({"arch": "ViT-B-32", "pretrained": "metaclip_400m"})
+    ('mit', None)
+    """
+    tag = str(model.get("pretrained")) if isinstance(model, dict) else ""
+    embedded = model == "tiny"  # this package's own weights
+    return "mit" if embedded or tag == "openai" or tag.startswith(("laion400m", "laion2b")) else None
 
 
 def dumped(record: Json) -> str:

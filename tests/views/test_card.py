@@ -198,3 +198,19 @@ def test_a_file_without_a_record_is_one_sentence(tmp_path, text):
             read_card(tmp_path / name)
     with pytest.raises(CardError, match="cannot be read"):
         read_card(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(("model", "base", "licence"), [
+    ({"arch": "ViT-B-32-quickgelu", "pretrained": "openai"}, "timm/vit_base_patch32_clip_224.openai", "mit"),
+    ({"arch": "ViT-B-32", "pretrained": "laion2b_s34b_b79k"}, "laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "mit"),
+    ({"arch": "hf-hub:owner/name", "pretrained": None}, "owner/name", None),
+    ({"arch": "timm:resnet18", "pretrained": "a1_in1k"}, "timm/resnet18.a1_in1k", None),
+    ({"arch": "ViT-B-32", "pretrained": "mine.safetensors"}, None, None),
+    ("tiny", None, "mit"),
+])  # fmt: skip
+def test_the_front_matter_names_base_licence_and_merge(record, model, base, licence):
+    other = record | {"scene": record["scene"] | {"model": model}}
+    data = ModelCard(card_markdown(other)).data.to_dict()
+    assert "merge" in data["tags"] and data.get("license") == licence
+    assert data.get("base_model") == base and data.get("base_model_relation") == ("merge" if base else None)
+    assert ModelCard(card_markdown(other, licence="apache-2.0")).data.license == "apache-2.0"
