@@ -101,6 +101,11 @@ class Pool:
     entries: tuple[Candidate, ...]
     forced: bool = False
 
+    def __repr__(self) -> str:
+        of = f"{len(self.entries)} candidate{'' if len(self.entries) == 1 else 's'}"
+        what = f"forgetting {self.scene.get('forget')}, retaining {', '.join(self.scene.get('retain') or ())}"
+        return f"<Pool {self.folder}: {of} of {self.scene.get('name')}\n {what}>"
+
     @property
     def ids(self) -> list[str]:
         """Candidate ids in the order in which they merge."""

@@ -281,7 +281,7 @@ def _tell(result: Json) -> None:
     print(f"        forget {percent(result['forget'])}\n        retain {percent(result['retain'])}")
     if result["test"]:
         print(f"test    forget {percent(result['test']['forget'])}\n        retain {percent(result['test']['retain'])}")
-    for name in ("out", "card"):
-        if result.get(name):
-            print(f"wrote {result[name]}")
+    if result.get("out"):
+        print(f"wrote {result['out']}\nwrote {result['card']} and {Path(result['card']).with_suffix('.md').name}")
+        print(f"next: negmerge verify {result['card']}")
     print(f"took {seconds(result['seconds'])}")

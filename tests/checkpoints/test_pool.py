@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,7 @@ from negmerge_kit.checkpoints.filling import (
     set_aside_damaged,
     writing,
 )
-from negmerge_kit.checkpoints.pool import open_pool
+from negmerge_kit.checkpoints.pool import Candidate, Pool, StoredFile, open_pool
 from negmerge_kit.checkpoints.unfinished import clear_up
 from negmerge_kit.errors import CheckpointError, MismatchError, PoolBusyError, PoolError
 
@@ -148,3 +149,12 @@ def test_clearing_up_takes_the_pools_own_half_written_files_only(own_pool):
         (own_pool / name).write_bytes(b"half")
     clear_up(open_pool(own_pool))
     assert {path.name for path in own_pool.rglob("*.part")} == set(others)
+
+
+def test_a_pool_shows_itself_in_two_lines():
+    scene = {"name": "tiny:digits", "forget": "digits", "retain": ["shapes", "letters"]}
+    stored = StoredFile("base.safetensors", "")
+    entry = Candidate("a", "a.safetensors", "", {}, losses=(0.5,) * 1000)
+    assert repr(Pool(Path("runs/p"), scene, stored, stored, (entry,) * 2)) == (
+        "<Pool runs/p: 2 candidates of tiny:digits\n forgetting digits, retaining shapes, letters>"
+    )
