@@ -28,6 +28,10 @@ CLASSIFIER = (
     "images is what the membership attacks of `negmerge compare POOL --baselines all` ask; the card and the files are "
     "here all the same."
 )
+RETRAIN = (
+    "Hold it against a model that never saw the images to forget. Where the pool has none it is trained first: about "
+    "two minutes on one core for the embedded model, once."
+)
 FIRST = "Choose probes and press “Audit this model”. On the embedded pool all of them take about a minute."
 
 
@@ -53,7 +57,8 @@ class AuditPage:
         return title, "" if found else fragments.notice(FIRST, "hint"), audit_html(found) if found else ""
 
     def run(
-        self, visitor: str, probes: object, ids: list[str], rule: str, keep: float, scale: float, *dials: Any
+        self, visitor: str, probes: object, ids: list[str], rule: str, keep: float, scale: float, *dials: Any,
+        retrain: object = False,
     ) -> Iterator[tuple[str, str]]:
         """(progress or notice, audit) until all probes have answered."""
 
@@ -61,7 +66,7 @@ class AuditPage:
             return iter([(fragments.notice(CLASSIFIER, "hint"), "")])
 
         def begin() -> Iterator[Progress | Done]:
-            asked = self.auditing.asked(*self._model(ids, rule, scale, dials), probes)
+            asked = self.auditing.asked(*self._model(ids, rule, scale, dials), probes, retrain=retrain)
             for news in self.auditing.follow(visitor, asked):
                 yield Done(audit_html(news.result)) if isinstance(news, Done) else news
 
@@ -107,13 +112,15 @@ def lay_out(
         standing.turn(request, number, list(model))
         return [*answer, list(model)]
 
-    def of(named: list[Any], probes: object = None, *model: Any) -> object:
+    def of(named: list[Any], probes: object = None, retrain: object = False, *model: Any) -> object:
         pool, *values = _checked(named or list(model))
         return of_pool(pool).of(*values)
 
-    def run(visitor: str, named: list[Any], probes: object, *model: Any) -> Iterator[tuple[str, str]]:
+    def run(
+        visitor: str, named: list[Any], probes: object, retrain: object, *model: Any
+    ) -> Iterator[tuple[str, str]]:
         pool, *values = _checked(named or list(model))  # pressed before the page could name it
-        yield from of_pool(pool).run(visitor, probes, *values)
+        yield from of_pool(pool).run(visitor, probes, *values, retrain=retrain)
 
     standing, named = Standing(of, Visitors()), gr.State([])
     with gr.Column(elem_classes="nm-page"):
@@ -121,6 +128,7 @@ def lay_out(
             gr.HTML("<h2>Is it gone? <small>what can still be read out, or comes back quickly</small></h2>")
             what = gr.Markdown("", elem_id="nm-under-audit", elem_classes="nm-explains")
             probes = gr.CheckboxGroup(list(PROBES), value=list(PROBES), label="Probes", elem_id="nm-probes")
+            retrain = gr.Checkbox(False, label=RETRAIN, elem_id="nm-retrain")
             with gr.Row(elem_classes="nm-buttons"):
                 start = gr.Button("Audit this model", variant="primary", elem_id="nm-audit")
                 stop = gr.Button("Cancel", size="sm", interactive=False, elem_id="nm-audit-stop")
@@ -133,7 +141,7 @@ def lay_out(
         content = gr.HTML("", elem_id="nm-audit-content")
     tab.select(told(show), [number, *controls.model], [what, progress, content, named], trigger_mode="always_last",
                js=numbers(len(controls.model)), **LIGHT)  # fmt: skip
-    connect(start, stop, run, [number, named, probes, *controls.model], [progress, content], jobs, standing)
+    connect(start, stop, run, [number, named, probes, retrain, *controls.model], [progress, content], jobs, standing)
 
     def write(kind: str, tell: Tell, named: list[Any]) -> str:
         pool, *values = _checked(named)

@@ -10,6 +10,7 @@ from html import escape
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.audits.audit import LIMITS, PROBES, Audit, audit, check_asked
 from negmerge_kit.lab.audits.probe import ARROWS, LEFTOVER, Probe, Reading
+from negmerge_kit.lab.audits.reference import FILE, retrained_reference
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.views import svg
@@ -20,31 +21,36 @@ from negmerge_kit.web.jobs import Done, Job, Jobs, Progress
 REMEMBERED = 64
 NBSP = "\N{NO-BREAK SPACE}"
 
-Asked = tuple[Choice, float, tuple[str, ...]]
-"""What an audit is of: a choice, its scale, and the probes."""
+Asked = tuple[Choice, float, tuple[str, ...], bool]
+"""What an audit is of: a choice, its scale, the probes, and whether a retrained model is the reference."""
 
 
 class Auditing:
     """Audits on one workbench, each run once and shared by all visitors."""
 
-    def __init__(self, bench: Workbench, jobs: Jobs) -> None:
-        self.bench, self.jobs = bench, jobs
+    def __init__(self, bench: Workbench, jobs: Jobs, *, read_only: bool = False) -> None:
+        self.bench, self.jobs, self._read_only = bench, jobs, read_only
         self._known: OrderedDict[Asked, Audit] = OrderedDict()
         self._latest: dict[tuple[Choice, float], Asked] = {}
         self._turn = threading.Lock()
 
-    def asked(self, choice: Choice, scale: float, probes: object) -> Asked:
+    def asked(self, choice: Choice, scale: float, probes: object, *, retrain: object = False) -> Asked:
         """What the controls ask for.
 
         Raises:
-            ParameterError: at scale 0, and for probes that do not exist.
+            ParameterError: at scale 0, for probes that do not exist, and for a retrained model that cannot be made.
         """
+        if retrain and self.bench.scene.model != "tiny":
+            raise ParameterError("only the embedded model's pretraining images are known: train a model without the "
+                                 "forget set yourself, and give it to `negmerge audit --retrained FILE`.")
+        if retrain and self._read_only and not (self.bench.pool.folder / FILE).is_file():
+            raise ParameterError("this app trains nothing for its visitors: run `negmerge audit POOL --retrain`.")
         if not scale:
             raise ParameterError("scale 0 is the base itself: find the best scale on Unlearn, or move its slider.")
         if not isinstance(probes, list) or not all(isinstance(name, str) for name in probes):
             raise ParameterError("probes must be a list of names: reload the page.")
         check_asked(probes)
-        return choice, scale, tuple(name for name in PROBES if name in probes)
+        return choice, scale, tuple(name for name in PROBES if name in probes), bool(retrain)
 
     def known(self, choice: Choice, scale: float) -> Audit | None:
         """The last audit of this very model, if there was one."""
@@ -78,7 +84,7 @@ class Auditing:
         yield Done(found)
 
     def _audit(self, job: Job, asked: Asked) -> Audit:
-        choice, scale, probes = asked
+        choice, scale, probes, retrain = asked
         answers = 0
 
         def on_probe(probe: Probe) -> None:
@@ -86,8 +92,14 @@ class Auditing:
             answers += 1
             job.tell(f"{answers} answer{'s' * (answers > 1)} so far, the last to: {probe.name}")
 
+        without = self.bench.scene.forget
+        retrained = retrained_reference(
+            self.bench,
+            on_step=lambda step, steps: job.tell(f"Training a model without {without}: step {step} of {steps}",
+                                                 step / steps),
+        ) if retrain else None  # fmt: skip
         job.tell("Asking the base, the unlearned model and shuffled weights")
-        return audit(self.bench, choice, scale, probes=probes, on_probe=on_probe)
+        return audit(self.bench, choice, scale, retrained=retrained, probes=probes, on_probe=on_probe)
 
 
 def audit_html(found: Audit) -> str:

@@ -200,8 +200,8 @@ class Pools:
         takeaway = TakeAway(scored, self._made / id)
         return OpenPool(
             id, bench, page, Compare(bench, self.jobs, read_only=self.read_only),
-            AgreementPage(page, Agreeing(bench, self.jobs)), AuditPage(page, Auditing(bench, self.jobs), takeaway),
-            takeaway, sweep,
+            AgreementPage(page, Agreeing(bench, self.jobs)),
+            AuditPage(page, Auditing(bench, self.jobs, read_only=self.read_only), takeaway), takeaway, sweep,
         )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from negmerge_kit.lab.audits.audit import LIMITS, audit
 from negmerge_kit.lab.telling import unheard
 from negmerge_kit.views.card_files import read_card
 from negmerge_kit.views.style import percent
+from negmerge_kit.web import auditing
 from negmerge_kit.web.audit_page import AuditPage
 from negmerge_kit.web.auditing import Auditing
 from negmerge_kit.web.jobs import Jobs
@@ -94,3 +95,26 @@ def test_a_cancelled_audit_says_so(audits, bench):
     next(news)
     audits.auditing.jobs.cancel("me")
     assert "Cancelled" in list(news)[-1][0]
+
+
+def test_a_retrained_model_is_made_first_and_is_a_column(audits, bench, monkeypatch):
+    told = []
+
+    def made(on, *, on_step):
+        for step in (1, 2):
+            on_step(step, 2)
+            told.append(step)
+        return dict(on.pool.base.items())
+
+    monkeypatch.setattr(auditing, "retrained_reference", made)
+    ids = bench.pool.ids
+    html = list(audits.run("me", ["zero-shot"], ids, *MODEL, *DIALS, retrain=True))[-1][1]
+    assert told == [1, 2] and "<th scope=col>retrained" in html and "the retrained model" in html
+    again = list(audits.run("me", ["zero-shot"], ids, *MODEL, *DIALS))[-1][1]
+    assert told == [1, 2] and "<th scope=col>retrained" not in again
+
+
+def test_a_public_app_trains_no_retrained_model(page, bench):
+    closed = AuditPage(page, Auditing(bench, Jobs(), read_only=True), None)
+    told = list(closed.run("me", ["zero-shot"], bench.pool.ids, *MODEL, *DIALS, retrain=True))
+    assert len(told) == 1 and "trains nothing for its visitors" in told[0][0]
