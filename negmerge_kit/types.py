@@ -17,5 +17,8 @@ Item: TypeAlias = "tuple[str, Tensor]"
 Items: TypeAlias = "Iterable[tuple[str, Tensor]]"
 """A stream of named tensors; the caller chooses the sink."""
 
+MODES = ("standard", "linear")
+"""How a scene's candidates are trained: as the network answers, or as its tangent at the base does."""
+
 Json: TypeAlias = dict[str, Any]
 """What `--json` prints and the endpoints return: plain values only."""

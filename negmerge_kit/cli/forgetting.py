@@ -53,7 +53,7 @@ def forget(arguments: list[str]) -> int:
     from negmerge_kit.vision.scene import Scene
 
     # What is misspelt is told before hours are spent.
-    executor, _ = executor_of(options), grid(options.grid)
+    executor, _ = executor_of(options), grid(options.grid, mode=options.mode)
     grid_and_floor(options), scale_by_hand(options.scale), rule_params(options)
     model = {"arch": options.model, "pretrained": options.pretrained} if options.pretrained else options.model
     name = f"{find_data(options.forget).name} from {options.model}"

@@ -68,7 +68,8 @@ def build(arguments: list[str]) -> int:
     from negmerge_kit.vision.scene import open_scene
 
     options.grid = options.grid or options.scene
-    executor, _ = executor_of(options), grid(options.grid)  # what is misspelt is told before anything is made
+    # What is misspelt is told before anything is made.
+    executor, _ = executor_of(options), grid(options.grid, mode="standard")
 
     def pretrain() -> Weights:
         with progress_bar("pretraining the base", unit="step") as bar:
@@ -124,7 +125,8 @@ def show(arguments: list[str]) -> int:
         )
         return 0
     scene = store.scene
-    print(f"{store.folder}\nscene {scene['name']}: forget {scene['forget']}, retain {', '.join(scene['retain'])}")
+    name = scene["name"] + ", linear models" * (scene["mode"] == "linear")
+    print(f"{store.folder}\nscene {name}: forget {scene['forget']}, retain {', '.join(scene['retain'])}")
     labels = {item.id: recipe_line(item.recipe) for item in store.entries}
     wide = max((34, *(len(label) + 2 for label in labels.values())))
     print(f"\n{'candidate':14}{'recipe':{wide}}{'scale':>6}{'forget':>9}{'kept':>9}{'trained':>10}")

@@ -18,13 +18,14 @@ from negmerge_kit.cli.sweeping import (
     scene_grid,
 )
 from negmerge_kit.errors import NegmergeError, ParameterError
-from negmerge_kit.types import Json
+from negmerge_kit.types import MODES, Json
 
 if TYPE_CHECKING:
     from negmerge_kit.lab.reproduction import Published
 
 TABLES = ("clip-negation", TABLE)
-RESULT = "clip-negation.json"
+GRIDS = {"standard": "paper-randaugment", "linear": "paper-randaugment-linear"}
+"""The published pools."""
 
 
 def reproduce(arguments: list[str]) -> int:
@@ -41,7 +42,12 @@ def reproduce(arguments: list[str]) -> int:
         "--datasets", default="all", metavar="DATA,DATA", help="what to forget, in turn (default all 8)"
     )
     parser.add_argument("--control", default="imagenet", metavar="DATA", help="what to keep (default %(default)s)")
-    parser.add_argument("--grid", default="paper-randaugment", metavar="GRID", help="candidates; default %(default)s")
+    parser.add_argument(
+        "--mode", default="standard", choices=MODES, help="how candidates are trained (default %(default)s)"
+    )
+    parser.add_argument(
+        "--grid", metavar="GRID", help="candidates; default paper-randaugment, or paper-randaugment-linear"
+    )
     parser.add_argument(
         "--rows", default="all", metavar="ROW,ROW", help="base, single, uniform, ties, magmax, negmerge"
     )
@@ -55,6 +61,7 @@ def reproduce(arguments: list[str]) -> int:
     add_executor_flags(parser)
     add_training_flags(parser)
     options = parser.parse_args(arguments)
+    options.grid = options.grid or GRIDS[options.mode]
 
     from negmerge_kit.lab.reproduction import ROWS, averages, find_published, measure
     from negmerge_kit.lab.training.recipe import grid
@@ -67,12 +74,12 @@ def reproduce(arguments: list[str]) -> int:
     from negmerge_kit.vision.scene import Scene
 
     # What is misspelt is told before hours are spent.
-    spec, published = find_model(options.model), find_published(str(find_model(options.model)))
+    spec, published = find_model(options.model), find_published(str(find_model(options.model)), options.mode)
     texts = list(published.sets) if options.datasets == "all" else _names(options.datasets)
     rows = list(ROWS) if options.rows == "all" else _names(options.rows)
     if unknown := [row for row in rows if row not in ROWS]:
         raise ParameterError(f"there is no row '{unknown[0]}': choose among {', '.join(ROWS)}.")
-    executor, _, keep = executor_of(options), grid(options.grid), check_keep(options.keep)
+    executor, _, keep = executor_of(options), grid(options.grid, mode=options.mode), check_keep(options.keep)
     assert isinstance(keep, float)
     sources = [find_data(text) for text in texts]
     if len({source.name for source in sources}) < len(sources):
@@ -80,11 +87,15 @@ def reproduce(arguments: list[str]) -> int:
     if options.dry_run:
         return _dry_run(options, texts, rows)
 
-    check_result(options.out / RESULT)
+    # Linear candidates are others, and so are their pools and their table.
+    suffix = "" if options.mode == "standard" else f"-{options.mode}"
+    path = options.out / f"{options.table}{suffix}.json"
+    check_result(path)
     parts: list[Json] = []
     for text, source in zip(texts, sources, strict=True):
-        scene = Scene(f"{source.name} from {spec}", spec.as_json(), text, (options.control,))
-        store, damaged = begin_pool(scene, options.out / source.name, options.device)
+        name = f"{source.name} from {spec}{suffix and ', ' + options.mode}"
+        scene = Scene(name, spec.as_json(), text, (options.control,), options.mode)
+        store, damaged = begin_pool(scene, options.out / f"{source.name}{suffix}", options.device)
         recipes = scene_grid(store, options.grid, options.precision)
         swept = fill("reproduce", store, recipes, options, executor, damaged)
         # Candidates of another --grid in the same folder take no part.
@@ -103,6 +114,7 @@ def reproduce(arguments: list[str]) -> int:
         result = {
             "table": options.table,
             "model": str(spec),
+            "mode": options.mode,
             "grid": options.grid,
             "control": options.control,
             "keep": keep,
@@ -110,7 +122,7 @@ def reproduce(arguments: list[str]) -> int:
             "averages": averages(parts, published),
             "published": published.told | {"sources": published.sources},
         }
-        write_result(options.out / RESULT, result)
+        write_result(path, result)
     if options.json:
         print_json(result)
     else:
@@ -123,6 +135,7 @@ def _dry_run(options: argparse.Namespace, texts: list[str], rows: list[str]) -> 
     from negmerge_kit.lab.training.recipe import Recipe, grid
     from negmerge_kit.vision.clip import untrained
     from negmerge_kit.vision.data import find_data, transform_of
+    from negmerge_kit.vision.linearized import linearize
     from negmerge_kit.vision.model_spec import TIMM, find_model
 
     spec = find_model(options.model)
@@ -130,25 +143,27 @@ def _dry_run(options: argparse.Namespace, texts: list[str], rows: list[str]) -> 
         raise ParameterError(f"{spec} has no text tower, which this table needs: give an open_clip model.")
 
     def recipes(name: str, images: int) -> tuple[Recipe, ...]:
-        return grid(options.grid, data=name, images=images)
+        return grid(options.grid, data=name, images=images, mode=options.mode)
 
+    model = untrained(spec.arch, device="cpu")
     merged = len([row for row in rows if row not in ("base", "single")])
     told = forecast(
         [find_data(text) for text in texts],
         find_data(options.control),
-        untrained(spec.arch, device="cpu"),
+        linearize(model) if options.mode == "linear" else model,
         transform_of(spec.as_json()),
         recipes,
         merged=merged,
         single="single" in rows,
         tflops=SUSTAINED if options.tflops is None else options.tflops,
     )
-    told = {"table": options.table, "model": str(spec), "grid": options.grid, **told}
+    told = {"table": options.table, "model": str(spec), "mode": options.mode, "grid": options.grid, **told}
     if options.json:
         print_json(told)
         return 0
     control = told["control"]
-    print(f"{told['model']}: {_size(told['model_bytes'])}; {control['data']}: {_size(control['download_bytes'])}")
+    size = f"{told['model']}, {told['mode']}: {_size(told['model_bytes'])}"
+    print(f"{size}; {control['data']}: {_size(control['download_bytes'])}")
     for row in told["rows"]:
         print(
             f"{row['data']:12} {_size(row['download_bytes']):>8} to download ({row['licence']}), {row['candidates']} "

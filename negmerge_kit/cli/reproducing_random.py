@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from negmerge_kit.vision.scene import Scene
 
 TABLE = "cifar10-random"
+GRIDS = {"resnet18": "paper-cifar", "vgg16-bn": "paper-cifar-vgg16", "swin-t": "cifar-swin"}
+"""The published pool of each network; of Swin-T none is known here, and the grid is the kit's own."""
 ABOUT = (
     "Train a classifier, retrain it without a random tenth of its images, unlearn that tenth by every rule and "
     "baseline, and put the published rows beside the measured ones; goes on where it was stopped."
@@ -38,6 +40,7 @@ ABOUT = (
 def reproduce_random(arguments: list[str]) -> int:
     """Base, retrained model, candidates, baselines and the table; the exit code."""
     options = _parser().parse_args(arguments)
+    options.grid = options.grid or GRIDS.get(options.model, "paper-cifar")
 
     from negmerge_kit.lab.comparison.terms import Terms
     from negmerge_kit.lab.random_forgetting import beside, find_published_rows
@@ -48,7 +51,7 @@ def reproduce_random(arguments: list[str]) -> int:
     parse_scales(options.scales)
     terms = Terms(options.choose, options.shadows, options.seed, options.epochs)
     entrants, executor = published_entrants(options.rules, options.baselines), executor_of(options)
-    grid(options.grid)
+    grid(options.grid, mode="standard")
     scene = _scene(options)
     assert scene.forgetting is not None
     published = find_published_rows(options.model, options.data, options.share)
@@ -106,7 +109,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--as-published", action="store_true", help="repeat the protocol's split, whose base never saw a tenth of the "
         "images to forget: of cifar10 the reference code's own indices; of a folder, whose files lie otherwise, "
         "the protocol only")  # fmt: skip
-    add("--grid", default="paper-cifar", metavar="GRID", help="candidates; default %(default)s")
+    add("--grid", metavar="GRID", help="candidates; default: " + ", ".join(f"{grid} for {network}" for network, grid in
+        GRIDS.items()) + "; paper-cifar for others")  # fmt: skip
     add("--rules", default="all", metavar="RULE,RULE", help="as for compare")
     add("--baselines", default="all", metavar="NAME,NAME", help="as for compare")
     add("--choose", default="gap", metavar="floor|gap", help="as for compare (default %(default)s)")

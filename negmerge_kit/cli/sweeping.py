@@ -49,8 +49,8 @@ def sweep(arguments: list[str]) -> int:
     from negmerge_kit.lab.training.recipe import grid
     from negmerge_kit.vision.scene import open_scene
 
-    executor, _ = executor_of(options), grid(options.grid)  # what is misspelt is told before anything is made
-    scene = open_scene(options.scene)
+    executor, scene = executor_of(options), open_scene(options.scene)
+    grid(options.grid, mode=scene.mode)  # what is misspelt is told before anything is made
     if options.dry_run:
         return _dry_run(scene, options)
     prepare_scene(scene)
@@ -227,7 +227,7 @@ def scene_grid(store: Pool, name: str, precision: str | None = None) -> tuple[Re
     from negmerge_kit.lab.training.recipe import grid
 
     trained = next(images for images in store.scene["sets"] if images["split"] == "train")
-    recipes = grid(name, data=trained["name"], images=trained["n"])
+    recipes = grid(name, data=trained["name"], images=trained["n"], mode=store.scene["mode"])
     return tuple(replace(recipe, precision=precision) for recipe in recipes) if precision else recipes
 
 

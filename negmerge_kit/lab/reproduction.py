@@ -64,11 +64,24 @@ class Published:
         return found
 
 
-def find_published(model: str) -> Published:
-    """The published numbers of a model's architecture, whatever its activation's name and its tag."""
+def find_published(model: str, mode: str = "standard") -> Published:
+    """The published numbers of a model's architecture, whatever its activation's name and its tag.
+
+    Args:
+        mode: of how its candidates are trained; the base answers alike in both.
+
+    >>> find_published("ViT-B-32/openai", "linear").average("negmerge")
+    {'forget': 0.0803}
+    """
     record = json.loads(RECORD.read_text(encoding="utf-8"))
     arch = model.partition("/")[0].removesuffix("-quickgelu")
-    return Published(tuple(record["sets"]), record["models"].get(arch, {}), record["sources"])
+    told = record["models"].get(arch, {})
+    if mode == "linear":
+        rows = record["linear"].get(arch, {})
+        base = {row: told["averages"][row] for row in ("base",) if rows and "averages" in told}
+        told = {name: told[name] for name in ("zero_shot",) if name in told} | rows
+        told |= {"averages": base | rows["averages"]} if rows else {}
+    return Published(tuple(record["sets"]), told, record["sources"])
 
 
 def measure(

@@ -28,6 +28,7 @@ def card_markdown(record: Json, *, licence: str | None = None) -> str:
         f"Unlearned weights = base − {record['scale']:g} × merged delta, of {len(record['candidates'])} candidates by "
         f"the rule **{record['rule']}** ({dials}; buffers {record['buffers']}). The delta is not zero on "
         f"{record['kept']:,} of {record['moved']:,} moved elements, of {record['elements']:,} in all.",
+        *["The model is linear: the tangent of the network at its base."] * (scene.get("mode") == "linear"),
         f"The scale was chosen {_how(record)}.",
         *_forced(record),
         "## Results",
@@ -112,9 +113,11 @@ def _how(record: Json) -> str:
 
 def _usage(record: Json) -> str:
     model, file = record["scene"].get("model"), (record.get("file") or {}).get("name", "FILE")
+    linear = record["scene"].get("mode") == "linear"  # such weights mean nothing to a network that is not its tangent
     lines = [
         "from negmerge_kit import load_model, open_checkpoint",
-        f"model = load_model({model!r})",
+        *["from negmerge_kit.vision.linearized import linearize"] * linear,
+        f"model = linearize(load_model({model!r}))" if linear else f"model = load_model({model!r})",
         f"model.load(open_checkpoint({file!r}).items())",
     ]
     return "\n".join(["```python", *lines, "```"])

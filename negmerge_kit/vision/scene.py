@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from negmerge_kit.checkpoints.pool import RECORD, open_pool
 from negmerge_kit.errors import SceneError
 from negmerge_kit.outside import is_plain_file, shortened
-from negmerge_kit.types import Json, Weights
+from negmerge_kit.types import MODES, Json, Weights
 from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.data import DataSource, Transform, find_data, transform_of
 from negmerge_kit.vision.data.rgb import check_reading
@@ -35,7 +35,6 @@ LIVE = 240
 """Images of each side, forget and retain, in the fixed validation subset that sliders score."""
 
 SPLITS = ("train", "val", "test", "live")
-MODES = ("standard", "linear")
 
 
 @dataclass(frozen=True, eq=False)

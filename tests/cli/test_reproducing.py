@@ -112,6 +112,27 @@ def test_a_dry_run_tells_and_makes_nothing(words, tmp_path, capsys):
     assert "GPU hours" in capsys.readouterr().out
 
 
+def test_linear_models_are_trained_and_said_to_be(words, tmp_path, capsys):
+    _, dry = run([*words, "--mode", "linear", "--dry-run"], capsys)
+    _, plain = run([*words, "--dry-run"], capsys)
+    assert dry["mode"] == "linear" and dry["gpu_hours"] > 1.5 * plain["gpu_hours"]  # a tangent takes two passes
+    code, told = run([*words, "--mode", "linear", "--rows", "base,negmerge"], capsys)
+    pool = open_pool(tmp_path / "out" / "mnist-linear")
+    assert code == 0 and told["mode"] == pool.scene["mode"] == "linear"
+    assert json.loads((tmp_path / "out" / "clip-negation-linear.json").read_text()) == told
+    assert main(["pool", "show", str(pool.folder)]) == 0 and "linear models" in capsys.readouterr().out
+    _, standard = run([*words, "--rows", "negmerge"], capsys)
+    assert standard["mode"] == "standard" and len(open_pool(tmp_path / "out" / "mnist").ids) == len(pool.ids) == 2
+    assert {e.sha256 for e in pool.entries}.isdisjoint(e.sha256 for e in open_pool(tmp_path / "out" / "mnist").entries)
+
+
+def test_published_rows_of_linear_models_are_their_own():
+    linear = find_published("ViT-B-32/openai", "linear")
+    assert linear.average("negmerge") == {"forget": 0.0803} and linear.average("uniform") is None
+    assert linear.row("negmerge", "cars") is None and linear.row("base", "cars")["forget"] == 0.5964
+    assert find_published("ViT-L-14/openai", "linear").average("base") is None
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -120,6 +141,8 @@ def test_a_dry_run_tells_and_makes_nothing(words, tmp_path, capsys):
         (["--datasets", ","], "empty list"),
         (["--datasets", "nope"], "not known"),
         (["--grid", "nope"], "grid"),
+        (["--grid", "paper-randaugment-linear"], "is for linear models, and mode is standard: choose mode linear"),
+        (["--grid", "paper-randaugment", "--mode", "linear"], "is for standard models, and mode is linear"),
         (["--keep", "2"], "keep"),
         (["--model", "timm:resnet18/a1_in1k", "--dry-run"], "text tower"),
         (["--dry-run", "--tflops", "nan"], "--tflops is nan"),

@@ -175,6 +175,14 @@ def test_published_rows_stand_beside_their_own_data_and_share_only(words, capsys
     assert "Nothing is published for this" in said and "table2" not in said
 
 
+def test_each_network_has_its_published_grid(words, place, capsys):
+    place_of = words.index("--grid")
+    plain = [*words[:place_of], *words[place_of + 2 :], "--dry-run", "--rules", "negmerge", "--baselines", "none"]
+    for network, name in (("resnet18", "paper-cifar"), ("vgg16-bn", "paper-cifar-vgg16"), ("swin-t", "cifar-swin")):
+        code, told = run([*plain, "--model", network], capsys)
+        assert code == 0 and (told["grid"], told["candidates"]) == (name, 27)
+
+
 def test_a_dry_run_tells_steps_time_and_bytes(words, place, capsys):
     code, told = run([*words, "--dry-run"], capsys)
     assert code == 0 and told["steps"] > 0 and told["disk_bytes"] > 4 * told["model_bytes"]

@@ -40,7 +40,34 @@ def test_each_epoch_shows_every_image_once_in_an_order_of_its_own(numbered, reci
     assert sorted(first) == sorted(second) == sorted(numbered.labels.tolist()) and first != second
 
 
-@pytest.mark.parametrize("recipe", [PLAIN, AUGMENTED])
+def orders(images, recipe):
+    """Which images each epoch shows, in order."""
+    seen = list(chain(*(batch.pixels[:, 0, 1, 0].tolist() for batch in batches(images, recipe, CPU))))
+    return [seen[k : k + len(images)] for k in range(0, len(seen), len(images))]
+
+
+def test_the_order_of_images_is_the_candidates_own_shared_or_fixed(numbered):
+    one, other = replace(PLAIN, epochs=3), replace(PLAIN, epochs=3, seed=6)
+    own = orders(numbered, one)
+    generator = torch.Generator().manual_seed(5)
+    assert own == [torch.randperm(21, generator=generator).tolist() for _ in range(3)]  # as ever: finished work stays
+    assert all(a != b for a, b in zip(own, orders(numbered, other), strict=True))
+    shared = orders(numbered, replace(one, order="shared"))
+    assert shared == orders(numbered, replace(other, order="shared")) and len({tuple(epoch) for epoch in shared}) == 3
+    fixed = orders(numbered, replace(one, order="fixed"))
+    assert fixed == orders(numbered, replace(other, order="fixed")) == [fixed[0]] * 3
+    sampler = torch.utils.data.DistributedSampler(range(21), num_replicas=1, rank=0)
+    assert list(sampler) == list(sampler) == fixed[0]  # the authors' order, in every epoch
+
+
+def test_augmentation_follows_the_seed_whatever_the_order(numbered):
+    one = replace(AUGMENTED, epochs=1, order="fixed")
+    pairs = zip(batches(numbered, one, CPU), batches(numbered, replace(one, seed=6), CPU), strict=True)
+    for a, b in pairs:
+        assert torch.equal(a.labels, b.labels) and not torch.equal(a.pixels, b.pixels)
+
+
+@pytest.mark.parametrize("recipe", [PLAIN, AUGMENTED, replace(PLAIN, order="shared"), replace(PLAIN, order="fixed")])
 @pytest.mark.parametrize("size", [2, 3])
 def test_the_parts_of_several_processes_are_what_one_would_see(numbered, recipe, size):
     whole = list(batches(numbered, recipe, CPU, mirror=True))
@@ -52,7 +79,7 @@ def test_the_parts_of_several_processes_are_what_one_would_see(numbered, recipe,
         assert all(part.whole == len(batch.labels) for part in some)
 
 
-@pytest.mark.parametrize("recipe", [PLAIN, AUGMENTED])
+@pytest.mark.parametrize("recipe", [PLAIN, AUGMENTED, replace(PLAIN, order="shared"), replace(PLAIN, order="fixed")])
 @pytest.mark.parametrize("done", [1, 2, 3, 4, 5])
 def test_a_run_goes_on_with_the_very_batches_that_were_due(numbered, recipe, done):
     whole = list(batches(numbered, recipe, CPU))

@@ -15,6 +15,7 @@ from negmerge_kit.lab.training.batches import batches, steps_of
 from negmerge_kit.lab.training.execution import Execution
 from negmerge_kit.lab.training.finetuning import finetune, rate
 from negmerge_kit.lab.training.from_scratch import BaseTraining, base_recipe
+from negmerge_kit.lab.training.grid_files import PRESETS
 from negmerge_kit.lab.training.recipe import Recipe, grid
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps.embedded import start_pool
@@ -219,6 +220,10 @@ def test_the_published_grid_is_named_with_its_uncertainty():
     assert {recipe.weight_decay for recipe in recipes} == {1e-4, 5e-5, 1e-5}
     assert {recipe.label_smoothing for recipe in recipes} == {0.0, 0.05, 0.1}
     assert {(recipe.lr, recipe.optimizer, recipe.augment) for recipe in recipes} == {(0.05, "sgd", "none")}
+    vgg = grid("paper-cifar-vgg16")  # the same runs at the rate that is quoted for VGG-16
+    assert vgg == tuple(replace(recipe, lr=0.01) for recipe in recipes)
+    assert "ours, not measured" in PRESETS["cifar-swin"].read_text()
+    assert {recipe.optimizer for recipe in grid("cifar-swin")} == {"adamw"}
 
 
 def test_resnet_18_on_small_files_of_cifars_format(tmp_path, monkeypatch):

@@ -23,11 +23,20 @@ def test_the_published_pool(name):
     for recipe in recipes:
         assert (recipe.lr, recipe.weight_decay, recipe.batch_size, recipe.clip_norm) == (1e-5, 0.1, 128, 1.0)
         assert (recipe.epochs, recipe.flips, recipe.trainable) == (augmented, "as-published", "no-attention")
+        assert recipe.order == "fixed" and "fixed order" in recipe.label
     assert len({recipe.seed for recipe in recipes}) == 30
     linear = grid("paper-randaugment-linear", data=name)
     assert {recipe.trainable for recipe in linear} == {"all"} and len(linear) == 30
+    assert {recipe.order for recipe in linear} == {"fixed"}
     middle = [r for r in grid("lr-wd-epochs", data=name) if r.epochs == plain]
     assert len(middle) >= 9 and {r.lr for r in middle} == {5e-6, 1e-5, 2e-5}
+
+
+def test_a_recipe_of_the_first_version_is_of_its_own_order_and_digests_the_same():
+    recipe = Recipe.from_json({"lr": 1e-3, "epochs": 4})
+    assert recipe.order == "own" and "order" not in recipe.json()
+    assert Recipe(lr=1e-3, epochs=4, order="fixed").json()["order"] == "fixed"
+    assert {recipe.order for recipe in grid("tiny")} == {"own"}
 
 
 def test_the_published_rate_is_the_authors():
@@ -65,6 +74,7 @@ def test_a_file_of_ones_own(tmp_path):
 @pytest.mark.parametrize("text, words", [
     ("lr = 1e-3", "'lr' is not one of title"),
     ("[recipe\nlr=1", "not a TOML file"),
+    ('mode = "tangent"\n[recipe]\nlr = 1e-3\nepochs = 2', "mode must be standard or linear"),
     ("[vary]\nlr = 1e-3", "vary.lr must be a list"),
     ("[vary]\nlr = []", "vary.lr must be a list that is not empty"),
     ('[epochs]\ncars = "many"', "epochs.cars must be a whole number"),
@@ -73,6 +83,7 @@ def test_a_file_of_ones_own(tmp_path):
     ('[recipe]\nlr = "fast"\nepochs = 2', "lr = 'fast' is of the wrong type"),
     ("[recipe]\nlr = 1e-3\nepochs = true", "epochs = True is of the wrong type"),
     ('[recipe]\nlr = -1\nepochs = 2\nflips = "often"', "lr = -1.0, flips = often"),
+    ('[recipe]\nlr = 1e-3\nepochs = 2\norder = "none"', "order = none"),
     ('[recipe]\nlr = 1e-3\nepochs = 2\naugment = "flip"', "augment is 'flip'"),
     ('[recipe]\nlr = 1e-3\nepochs = 2\ntrainable = "half"', "choose all, no-attention"),
     ("[recipe]\nlr = 1e-3\nepochs = 2\nseed = 1\n[vary]\nweight_decay = [0.1, 0.1]", "twice with seed 1"),
@@ -86,11 +97,11 @@ def test_bad_files_say_what_is_wrong(tmp_path, text, words):
 
 
 def test_unknown_grids_list_the_presets():
-    with pytest.raises(ParameterError, match="no grid 'large': choose among cifar-small, lr-wd-epochs, paper-cifar"):
+    with pytest.raises(ParameterError, match="no grid .large.: choose among cifar-small, cifar-swin, lr-wd"):
         grid("large")
     assert set(PRESETS) == {
         "tiny", "paper-randaugment", "paper-randaugment-linear", "lr-wd-epochs", "tiny-classifier", "cifar-small",
-        "paper-cifar",
+        "paper-cifar", "paper-cifar-vgg16", "cifar-swin",
     }
 
 

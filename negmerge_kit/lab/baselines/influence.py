@@ -37,8 +37,8 @@ def steps(run: Run) -> Iterator[Step]:
     """θ ← θ + α F⁻¹ v with v = Σ_f g / n − (n_f / (n n_r)) Σ_r g over n = n_f + n_r images, in eval mode.
 
     N remaining images are drawn with the seed for F; a step is one of them, its loss the length of F⁻¹v so far, and the
-    last one moves the weights. No image is augmented, and `epochs` has no meaning here. The reference's ImageNet branch
-    takes both gradients from the forget set; this does not.
+    last one moves the weights. No image is augmented (the reference's are), and `epochs` has no meaning. The ImageNet
+    branch of the reference takes both gradients from the forget set; this does not.
     """
     forgotten, remaining = run.parts.forgotten, run.parts.remaining
     order = torch.randperm(len(remaining), generator=torch.Generator().manual_seed(run.seed))

@@ -15,7 +15,7 @@ from negmerge_kit.merging.rule import Parameter
 
 
 def saliency(run: Run) -> dict[str, Tensor]:
-    """|Σ over batches of ∇ CE(θ; forget)| of every parameter, at the base's weights, in eval mode and float32."""
+    """|Σ over batches of ∇ CE(θ; forget)| of each parameter at the base: eval mode, float32, images as they are."""
     forgotten, size = run.parts.forgotten, run.settings["batch_size"]
     names, weights = zip(*run.model.clip.visual.named_parameters(), strict=True)
     total = [torch.zeros_like(weight) for weight in weights]

@@ -15,6 +15,8 @@ from negmerge_kit.vision.data.augment import augment
 from negmerge_kit.vision.data.cropping import CROP, crop_at_random
 from negmerge_kit.vision.images import ImageSet
 
+COMMON_ORDER = 0
+"""The seed of orders that candidates share: DistributedSampler's, whose first epoch is the authors' order."""
 RESIDENT_SHARE = 0.4
 """Images stay on the GPU for the whole run if they take at most this share of its free memory."""
 
@@ -60,8 +62,9 @@ def batches(
 ) -> Iterator[Batch]:
     """The batches of a run from step `done` on.
 
-    Every epoch is a new permutation from the recipe's seed; how an image is augmented depends on the seed, the step
-    and its place in the batch only. So a run goes on where another stopped, on any number of processes.
+    Every epoch is a new permutation, from the recipe's seed or from one that all candidates share, or the same one
+    again, as the recipe's `order` says. How an image is augmented depends on the recipe's seed, the step and its place
+    in the batch only. So a run goes on where another stopped, on any number of processes.
 
     Args:
         order: the `order` of the last batch done, if any was: the generator's state before that batch's epoch.
@@ -71,7 +74,7 @@ def batches(
         least: a last batch of fewer images joins the one before it: batch normalisation cannot see one image alone,
             and dropping it would leave another image out of every epoch.
     """
-    generator = torch.Generator().manual_seed(recipe.seed)
+    generator = torch.Generator().manual_seed(recipe.seed if recipe.order == "own" else COMMON_ORDER)
     if order is not None:
         generator.set_state(order)
     cropped = CROP.fullmatch(recipe.augment)
@@ -122,6 +125,8 @@ def _plan(
     per_epoch = len(sizes)
     # The generator stands before the epoch of the last step done, which may have been that epoch's last.
     for epoch in range(max(0, done - 1) // per_epoch, recipe.epochs):
+        if recipe.order == "fixed":
+            generator.manual_seed(COMMON_ORDER)
         state = generator.get_state()
         for k, chosen in enumerate(torch.randperm(n, generator=generator).split(sizes)):
             if (step := epoch * per_epoch + k) >= done:

@@ -30,7 +30,7 @@ BASES: dict[str, Recipe] = {
     "swin-t": Recipe(lr=5e-4, epochs=100, weight_decay=0.05, batch_size=128, warmup=2000, clip_norm=1.0,
                      augment="crop-4"),
 }
-"""How each network is trained where a scene does not say; `timm/NAME` as the published one."""
+"""How each network is trained where a scene does not say; `timm/NAME` as published; Swin-T's is the kit's own."""
 
 
 def base_recipe(scene: Scene) -> Recipe:

@@ -1,13 +1,15 @@
 """Grids of recipes as TOML files: the presets that ship, and files of the user's own in the same form.
 
     title, source     what it is and where it comes from
+    mode              "standard" or "linear", where the recipes are meant for models of one mode only
     steps             how long to train on a data set that [epochs] does not list, in steps
     [recipe]          settings that all candidates share
     [epochs]          passes over the data, by the data set's name
     [vary]            lists of settings, of which every combination is a candidate; `epochs_times` multiplies epochs
     [[runs]]          single candidates, as settings over [recipe]
 
-Candidates see the images in different orders, numbered from `seed` 0 on, unless the file says `seed` itself.
+Every candidate gets a `seed` of its own, numbered from 0 on, unless the file says `seed` itself. Of images, each sees
+an order of its own, too, unless [recipe] says `order = "shared"` or, as the authors' code trains, `order = "fixed"`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any
 
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.outside import read_toml, shortened
-from negmerge_kit.types import Json
+from negmerge_kit.types import MODES, Json
 
 PRESETS = {path.stem: path for path in sorted((Path(__file__).parent / "grids").glob("*.toml"))}
 """Grids that ship, by name."""
@@ -28,26 +30,34 @@ MOST = 10_000
 """Candidates of a grid."""
 
 _TABLES: dict[str, type] = {
-    "title": str, "source": str, "steps": int, "recipe": dict, "epochs": dict, "vary": dict, "runs": list,
+    "title": str, "source": str, "mode": str, "steps": int, "recipe": dict, "epochs": dict, "vary": dict, "runs": list,
 }
 
 
-def read_grid(name_or_file: str | Path, *, data: str | None = None, images: int | None = None) -> list[Json]:
+def read_grid(
+    name_or_file: str | Path, *, data: str | None = None, images: int | None = None, mode: str | None = None
+) -> list[Json]:
     """The settings of every candidate of a grid, in order.
 
     Args:
         name_or_file: a name in PRESETS, or a TOML file.
         data: the forget set's name, which [epochs] may list.
         images: how many training images it has, for data sets that [epochs] does not list.
+        mode: of the models that will be trained; None: not known yet.
 
     Raises:
-        ParameterError: no such grid, or a file that cannot be read as one; the message says what is wrong with it.
+        ParameterError: no such grid, a file that cannot be read as one, or a grid for models of another mode; the
+            message says what is wrong with it.
 
     >>> runs = read_grid("paper-randaugment", data="mnist")
     >>> len(runs), runs[0]["augment"], runs[0]["epochs"], runs[29]["seed"]
     (30, 'rand-m1-n1-mstd0.5', 30, 29)
     """
     content = _parse(PRESETS.get(str(name_or_file), Path(name_or_file)))
+    meant = content.get("mode")
+    if mode is not None and meant not in (None, mode):
+        raise ParameterError(f"grid '{name_or_file}' is for {meant} models, and mode is {mode}: choose mode {meant}, "
+                             "or another grid.")
     shared, vary = dict(content.get("recipe", {})), dict(content.get("vary", {}))
     if "epochs" in content or "steps" in content:
         shared |= _length(content, shared, data, images)
@@ -79,6 +89,8 @@ def _parse(path: Path) -> dict[str, Any]:
         faults += ["each of [[runs]] must be a table" for run in content.get("runs", []) if not isinstance(run, dict)]
         faults += [f"epochs.{key[:60]} must be a whole number" for key, value in content.get("epochs", {}).items()
                    if type(value) is not int]
+        if content.get("mode", MODES[0]) not in MODES:
+            faults.append(f"mode must be {' or '.join(MODES)}")
         varied = content.get("vary", {}).get("epochs_times")
         factors = [*(varied if isinstance(varied, list) else ()), *(
             table["epochs_times"] for table in (content.get("recipe", {}), *content.get("runs", []))

@@ -19,6 +19,7 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 FLIPS = ("never", "safe", "as-published")
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("cosine", "multistep")
+ORDERS = ("own", "shared", "fixed")
 SEEDS = 2**63
 """Seeds are whole numbers from 0 to this one, which is left out; those that are derived from a seed wrap around."""
 
@@ -39,8 +40,8 @@ class Recipe:
         warmup: steps of linear warm-up.
         label_smoothing: share of the target spread over the other classes.
         clip_norm: largest gradient norm; 0 clips nothing.
-        seed: order of the images, how each one is augmented, what the network draws itself, such as dropout, and the
-            first weights of a network that is trained from nothing.
+        seed: how each image is augmented, what the network draws itself, such as dropout, the first weights of a
+            network that is trained from nothing and, where the order is the candidate's own, the order of the images.
         trainable: which parameters move: "all", "no-attention" (the authors' code), "last-K", "norms".
         augment: "none"; timm's RandAugment after a random crop, e.g. "rand-m3-n2-mstd0.5"; or "crop-4", a crop of the
             image's size after 4 pixels of black padding, on the device.
@@ -50,6 +51,9 @@ class Recipe:
         warmup_share: largest share of the run that warm-up may take.
         optimizer: "adamw", or "sgd" with momentum 0.9.
         schedule: "cosine" to zero, or "multistep": a tenth of the rate after each of 50 % and 75 % of the steps.
+        order: of the images: "own", permutations from the recipe's seed, new in each epoch; "shared", new in each epoch
+            and the same in every candidate; "fixed", one permutation for every candidate and every epoch, as the
+            authors' code trains (a DistributedSampler without `set_epoch`). It decides how far signs agree.
 
     Raises:
         ParameterError: for a value of another type or outside its range; the message names every one.
@@ -75,6 +79,7 @@ class Recipe:
     warmup_share: float = 0.1
     optimizer: str = "adamw"
     schedule: str = "cosine"
+    order: str = "own"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained, naming every fault at once."""
@@ -101,6 +106,7 @@ class Recipe:
             "warmup_share": 0 <= self.warmup_share <= 1,
             "optimizer": self.optimizer in OPTIMIZERS,
             "schedule": self.schedule in SCHEDULES,
+            "order": self.order in ORDERS,
         }
         if wrong := [f"{name} = {getattr(self, name)}" for name, fine in rules.items() if not fine]:
             raise ParameterError(f"this recipe cannot be trained: {', '.join(wrong)} is out of range.")
@@ -119,6 +125,7 @@ class Recipe:
             parts.append(self.augment.partition("-mstd")[0])
         told = ("trainable", "optimizer", "schedule", "precision")
         parts += [getattr(self, name) for name in told if getattr(self, name) != _LATER[name]]
+        parts += [f"{self.order} order"] * (self.order != "own")
         return " · ".join(parts)
 
     def json(self) -> Json:
@@ -158,20 +165,25 @@ def recipe_line(recipe: Json) -> str:
 
 
 _LATER = {item.name: item.default for item in fields(Recipe)
-          if item.name in ("trainable", "augment", "flips", "precision", "warmup_share", "optimizer", "schedule")}
+          if item.name in ("trainable", "augment", "flips", "precision", "warmup_share", "optimizer", "schedule",
+                            "order")}
 
 
-def grid(name_or_file: str | Path, *, data: str | None = None, images: int | None = None) -> tuple[Recipe, ...]:
+def grid(
+    name_or_file: str | Path, *, data: str | None = None, images: int | None = None, mode: str | None = None
+) -> tuple[Recipe, ...]:
     """The recipes of a preset, or of a TOML file in the form that `grid_files` tells.
 
     Args:
         name_or_file: "tiny", "paper-randaugment", "paper-randaugment-linear", "lr-wd-epochs", "tiny-classifier",
-            "paper-cifar", "cifar-small", or a path.
+            "paper-cifar", "paper-cifar-vgg16", "cifar-swin", "cifar-small", or a path.
         data: name of the forget set: the published presets train each of theirs for as many epochs as the authors.
         images: its number of training images: any other data set trains for as many steps.
+        mode: of the models that will be trained, "standard" or "linear"; None: not known yet.
 
     Raises:
-        ParameterError: if there is no such grid, or it holds something that cannot be trained, or one recipe twice.
+        ParameterError: if there is no such grid, it is for models of another mode, or it holds something that cannot
+            be trained, or one recipe twice.
 
     >>> len(grid("tiny")), len(grid("paper-randaugment")), grid("lr-wd-epochs", data="cars")[1].epochs
     (8, 30, 35)
@@ -179,7 +191,7 @@ def grid(name_or_file: str | Path, *, data: str | None = None, images: int | Non
     500
     """
     recipes = []
-    for k, settings in enumerate(read_grid(name_or_file, data=data, images=images), start=1):
+    for k, settings in enumerate(read_grid(name_or_file, data=data, images=images, mode=mode), start=1):
         try:
             recipes.append(Recipe.from_json(settings))
         except ParameterError as error:

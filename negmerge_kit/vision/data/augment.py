@@ -56,7 +56,8 @@ def augment(
     What `timm.data.transforms_imagenet_train` does before it normalises, and so the paper: a random resized crop (8 to
     100 % of the image, random filter), a mirror in half of the cases, RandAugment with magnitude m, n operations, each
     applied with probability 0.5 at a magnitude drawn around m (https://arxiv.org/abs/1909.13719). The crop is taken
-    from the image as it is given, which is the model's centre crop where the published code crops the whole picture.
+    from the image as it is given, which is the model's centre crop where the published code crops the whole picture
+    (see docs/fidelity.md).
 
     Args:
         images: uint8 [n, 3, H, W] on the CPU.
