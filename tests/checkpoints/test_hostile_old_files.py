@@ -135,14 +135,14 @@ MEASURE = """
 import contextlib, io, json, resource, sys, time
 from negmerge_kit.cli import main
 from negmerge_kit.checkpoints import legacy
-said = []
+seen = []
 for path in sys.argv[2:]:
-    start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with contextlib.redirect_stderr(io.StringIO()) as said:
         code = main(["convert", path, "--out", sys.argv[1]])
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    said.append([code, said.getvalue(), time.monotonic() - start, grown / 2**20])
-print(json.dumps(said))
+    seen.append([code, said.getvalue(), time.process_time() - start, grown / 2**20])
+print(json.dumps(seen))
 """
 
 
