@@ -11,6 +11,7 @@ from torch import Tensor
 
 from negmerge_kit.checkpoints.attention import fuse_attention
 from negmerge_kit.checkpoints.header import check_name
+from negmerge_kit.checkpoints.normalise import unwrapped
 from negmerge_kit.checkpoints.old_files import TENSORS, OldFile, Stored, errors_named, tensor_of
 from negmerge_kit.checkpoints.outputs import check_outputs, make_folder
 from negmerge_kit.checkpoints.pickles import Made, Name, Table
@@ -32,23 +33,23 @@ MOST_LETTERS = 20_000_000
 """In all the names of a file's tensors: a model of 100,000 has 6 million."""
 MOST_TIMES = 64
 """How often a file's bytes may be shown: tied weights and views come over apart."""
-PREFIXES = ("module.", "model.", "image_encoder.model.")
 
 
 @dataclass
 class Conversion:
-    """What a file held: its weights under open_clip's names, and what was left behind."""
+    """What a file held: its weights under open_clip's names, what was left behind, what was done to names."""
 
     weights: dict[str, Tensor]
     dropped: list[str] = field(default_factory=list)
     named: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def load_legacy(path: str | Path, *, weights: str | None = None, fuse: bool = True) -> Conversion:
     """Read a .pt or .pth file without running it, as a flat state dict of views of the file.
 
     Understands state dicts, `{"state_dict": …}` wrappers, whole pickled modules such as the authors' ImageEncoder and
-    ClassificationHead, and TorchScript archives; common prefixes (`module.`, `model.`) go, and with `fuse` split
+    ClassificationHead, and TorchScript archives; wrappers in names (`module._orig_mod.`) go, and with `fuse` split
     attention becomes open_clip's. `weights` names one of several state dicts, such as `state_dict_ema`. Optimisers,
     transforms and the like are listed in `dropped`.
 
@@ -63,9 +64,13 @@ def load_legacy(path: str | Path, *, weights: str | None = None, fuse: bool = Tr
         if not found:
             raise CheckpointError(f"it holds no weights: it is a {_kind(old.content)}. Give a checkpoint.")
         chosen = _choose(found, weights)
-        flat = _without_prefix(_read(old, chosen.tensors))
+        read = _read(old, chosen.tensors)
+        names = unwrapped(read)
+        flat = {name: read[own] for own, name in names.items()}
         flat = fuse_attention(flat) if fuse else flat
-    return Conversion(flat, chosen.dropped, old.named)
+    own = next((own for own, name in names.items() if own != name), None)
+    notes = () if own is None else (f"names read without their wrappers, such as {own} as {names[own]}",)
+    return Conversion(flat, chosen.dropped, old.named, notes)
 
 
 def convert_files(paths: list[str], out: str | Path, *, weights: str | None = None) -> Json:
@@ -73,8 +78,8 @@ def convert_files(paths: list[str], out: str | Path, *, weights: str | None = No
 
     Files of the same name, from different folders, keep their folder's name in front. `weights` names the state dict
     to take from files that hold several. Returns
-    `{"files": [{"path", "out", "tensors", "elements", "dropped", "named"}]}`: `named` are the classes that the pickle
-    asked for and did not get.
+    `{"files": [{"path", "out", "tensors", "elements", "dropped", "named", "notes"}]}`: `named` are the classes that the
+    pickle asked for and did not get, `notes` says what was done to names.
     """
     old = [Path(path) for path in paths]
     for path in old:  # what is wrong with the last is said before the first is written
@@ -102,6 +107,7 @@ def convert_files(paths: list[str], out: str | Path, *, weights: str | None = No
                 "elements": sum(tensor.numel() for tensor in conversion.weights.values()),
                 "dropped": conversion.dropped,
                 "named": list(conversion.named),
+                "notes": list(conversion.notes),
             }
         )
     return {"files": files}
@@ -279,16 +285,6 @@ def _is_module(value: Any) -> TypeGuard[Made]:
         scripted = isinstance(value.maker, Name) and value.maker.startswith(SCRIPTED)
         value.is_module = isinstance(state, Table) and (scripted or {"_parameters", "_modules"} <= keys)
     return value.is_module
-
-
-def _without_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Take off a wrapper's name while every key has it."""
-    for _ in range(3):
-        prefix = next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in weights)), None)
-        if prefix is None:
-            break
-        weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
-    return weights
 
 
 def _kind(value: Any) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from negmerge_kit.checkpoints.reader import Checkpoint
 from negmerge_kit.errors import MismatchError, ParameterError
 from negmerge_kit.merging.alike import SHOWN, label_of, layout_of, matches, merges, peek
 from negmerge_kit.types import Weights
@@ -43,9 +44,17 @@ def unwrapped(names: Iterable[str]) -> dict[str, str]:
     {'module._orig_mod.a.w': 'a.w', 'module._orig_mod.b.w': 'b.w'}
     """
     plain = _without_wrappers(list(names))
-    while prefix := next((outer for outer in OUTER if plain and all(x.startswith(outer) for x in plain.values())), ""):
+    while prefix := next((x for x in OUTER if plain and all(_begins(name, x) for name in plain.values())), ""):
         plain = {own: name.removeprefix(prefix) for own, name in plain.items()}
     return plain
+
+
+def as_a_model(weights: Checkpoint, wanted: Iterable[str] | None = None) -> Checkpoint:
+    """A weight file under the names that a model has: `unwrapped`, unless no more of the `wanted` names are met so."""
+    plain, expected = unwrapped(weights), {*(wanted or ())}
+    if wanted is not None and len(expected & {*plain.values()}) <= len(expected & {*weights}):
+        return weights
+    return weights.renamed({name: own for own, name in plain.items()})
 
 
 def fit(base: Weights, other: Weights, *, renames: Mapping[str, str] | None = None, ignore: Sequence[str] = ()) -> Fit:
@@ -139,6 +148,10 @@ def told_notes(fits: Sequence[tuple[str, Fit]]) -> list[str]:
         for note in found.notes:
             groups.setdefault(note, []).append(label)
     return [f"{_some(labels)}: {note}" for note, labels in groups.items()]
+
+
+def _begins(name: str, prefix: str) -> bool:
+    return name.startswith(prefix) and name != prefix
 
 
 def _without_wrappers(names: Sequence[str]) -> dict[str, str]:

@@ -125,6 +125,7 @@ def convert(arguments: list[str]) -> int:
     for file in result["files"]:
         dropped = f"; dropped {', '.join(file['dropped'])}" if file["dropped"] else ""
         lines.append(f"{file['path']} -> {file['out']}: {file['tensors']} tensors{dropped}")
+        lines += [f"note: {note}" for note in file["notes"]]
     return _print(options, result, "\n".join(lines))
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from negmerge_kit.checkpoints import open_checkpoint
+from negmerge_kit.checkpoints.normalise import as_a_model
 from negmerge_kit.errors import CheckpointError, SceneError
 from negmerge_kit.vision.clip import Classifier, pick_device
 from negmerge_kit.vision.images import ImageSet
@@ -115,8 +116,9 @@ def load_classifier(
 
 def _from_file(found: ModelSpec, name: str) -> tuple[Network, int]:
     """The network that a file's head makes, filled from the file."""
-    weights = open_checkpoint(str(found.pretrained))
-    shape = head_of(weights, build_network(name, 2))
+    small = build_network(name, 2)
+    weights = as_a_model(open_checkpoint(str(found.pretrained)), small.module.state_dict())
+    shape = head_of(weights, small)
     if shape is None:
         raise CheckpointError(f"{found} holds no head of this architecture: give the whole network's weights.")
     network = build_network(name, shape[0])

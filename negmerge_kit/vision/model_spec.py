@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from negmerge_kit.checkpoints import open_checkpoint
+from negmerge_kit.checkpoints.normalise import as_a_model
 from negmerge_kit.errors import CheckpointError
 from negmerge_kit.vision.families import FAMILIES
 from negmerge_kit.vision.tiny import SHIPPED, TINY, TOKEN_EMBEDDING, register
@@ -197,7 +198,7 @@ def _architecture_of(path: Path) -> str:
     if named := stored.raw_metadata.get("arch"):
         return named
     shapes, embedded = ({name: shape for name, (shape, _) in weights.layout().items() if name != TOKEN_EMBEDDING}
-                        for weights in (stored, open_checkpoint(SHIPPED)))
+                        for weights in (as_a_model(stored), open_checkpoint(SHIPPED)))
     if shapes != embedded:
         raise CheckpointError(f"{path} does not say which architecture it belongs to: {remedy}.")
     return TINY

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from negmerge_kit.checkpoints import open_checkpoint
+from negmerge_kit.checkpoints.normalise import as_a_model
 from negmerge_kit.errors import CheckpointError, SceneError
 from negmerge_kit.types import Weights
 from negmerge_kit.vision.model_spec import TIMM, ModelSpec
@@ -116,6 +117,13 @@ def _open_clip(found: ModelSpec, device: torch.device) -> nn.Module:
 
     with warnings.catch_warnings(), refusing(str(found)):
         warnings.simplefilter("ignore", UserWarning)  # the activation was checked by find_model
+        if (file := Path(str(found.pretrained))).suffix == ".safetensors" and file.is_file():
+            stored = open_checkpoint(file)
+            plain = as_a_model(stored)
+            if {*plain} != {*stored}:  # open_clip takes off `module.` alone
+                filled = build_untrained(found.arch, device).clip
+                filled.load_state_dict(dict(plain.items()))
+                return filled
         clip: nn.Module = open_clip.create_model(found.arch, pretrained=found.pretrained, device=device,
                                                  require_pretrained=True)
         return clip
@@ -129,7 +137,7 @@ def _timm(found: ModelSpec, device: torch.device) -> Built:
     with refusing(str(found)):
         if Path(weights).is_file():
             tower = timm.create_model(name, num_classes=0)
-            _fill(tower, open_checkpoint(weights), found)
+            _fill(tower, as_a_model(open_checkpoint(weights), tower.state_dict()), found)
         else:
             tower = timm.create_model(f"{name}.{weights}", pretrained=True, num_classes=0)
     wanted = resolve_model_data_config(tower)

@@ -17,6 +17,7 @@ from torch import nn
 from negmerge_kit.checkpoints import open_checkpoint
 from negmerge_kit.checkpoints.attention import fuse_attention
 from negmerge_kit.checkpoints.legacy import convert_files, load_legacy
+from negmerge_kit.cli import main
 from negmerge_kit.errors import CheckpointError
 from tests.checkpoints.authors import ClassificationHead, ImageEncoder, Tower, save_as_the_authors_do
 
@@ -72,6 +73,23 @@ def test_heads_state_dicts_and_wrappers(tmp_path, options):
         found = load_legacy(tmp_path / "s.pt")
         assert all(torch.equal(tensor, state[name]) for name, tensor in found.weights.items()) and found.weights
         assert len(found.dropped) == (1 if len(content) == 2 and "w" not in content else 0)
+
+
+@pytest.mark.parametrize("wrap", ["module.", "module._orig_mod.", "_orig_mod.module.", "model._fsdp_wrapped_module."])
+def test_wrappers_in_names_go_and_one_line_says_so(tmp_path, wrap, capsys):
+    state = {"a.w": torch.randn(3, 2), "b.w": torch.randn(2)}
+    torch.save({f"{wrap}{name}": value for name, value in state.items()}, tmp_path / "s.pt")
+    assert main(["convert", str(tmp_path / "s.pt"), "--out", str(tmp_path / "out")]) == 0
+    assert f"note: names read without their wrappers, such as {wrap}a.w as a.w\n" in capsys.readouterr().out
+    found = open_checkpoint(tmp_path / "out/s.safetensors")
+    assert {*found} == {*state} and all(torch.equal(found[name], state[name]) for name in state)
+    torch.save(state, tmp_path / "s.pt")
+    assert convert_files([str(tmp_path / "s.pt")], tmp_path / "again")["files"][0]["notes"] == []
+
+
+def test_a_name_that_is_only_a_prefix_stays(tmp_path):
+    torch.save({"module.": torch.ones(2)}, tmp_path / "s.pt")
+    assert {*load_legacy(tmp_path / "s.pt").weights} == {"module."}
 
 
 def test_views_of_one_storage_come_over_apart(tmp_path):

@@ -58,6 +58,10 @@ def test_weights_come_back_from_a_file_with_as_many_classes_as_its_head(tmp_path
     same = load_model(f"classifier:tiny/{file}", device="cpu")
     assert same.spec == ModelSpec("classifier:tiny", str(file)) and len(same.head("x")) == 7
     assert torch.equal(same.logits(noise(same), "x"), model.logits(noise(model), "x"))
+    wrapped = {f"module._orig_mod.{name}": tensor for name, tensor in model.weights().items()}
+    other = save_checkpoint(tmp_path / "wrapped.safetensors", wrapped.items(), like=wrapped)
+    unwrapped = load_model(f"classifier:tiny/{other}", device="cpu")
+    assert torch.equal(unwrapped.logits(noise(same), "x"), model.logits(noise(model), "x"))
     with pytest.raises(SceneError, match="the data have 10 classes, but the head of .* has 7"):
         load_classifier(f"classifier:tiny/{file}", classes=10, device="cpu")
     with pytest.raises(SceneError, match="scans has 10 classes, but the head .* has 7"):

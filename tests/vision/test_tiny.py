@@ -107,6 +107,16 @@ def test_tags_select_the_activation_they_were_trained_with(monkeypatch):
         find_model("ViT-B-16/openai")
 
 
+@pytest.mark.parametrize("wrap", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_a_file_whose_names_are_all_wrapped_is_the_same_model(tmp_path, saved, wrap):
+    path = tmp_path / "wrapped.safetensors"
+    save_file({f"{wrap}{name}": tensor for name, tensor in load_file(saved).items()}, path)
+    expected = load_file(saved)
+    for spec in (path, f"negmerge-tiny/{path}"):
+        found = load_model(spec, device="cpu").weights()
+        assert {*found} == {*expected} and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_files_that_do_not_fit(tmp_path, saved):
     foreign = tmp_path / "foreign.safetensors"
     save_file({"fc.weight": torch.zeros(2, 2)}, foreign)

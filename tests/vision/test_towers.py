@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from negmerge_kit.errors import CheckpointError, SceneError
 from negmerge_kit.vision.clip import load_model
@@ -44,6 +44,15 @@ def test_a_timm_tower_gives_timms_features_at_unit_length(vit):
         expected = torch.nn.functional.normalize(plain(model.pixels(images)), dim=1)
     torch.testing.assert_close(model.features(images), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(linearize(model).features(images), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("wrap", ["module.", "module._orig_mod."])
+def test_a_timm_file_whose_names_are_all_wrapped_is_the_same_tower(tmp_path, vit, wrap):
+    path = tmp_path / "wrapped.safetensors"
+    save_file({f"{wrap}{name}": tensor for name, tensor in load_file(vit).items()}, path)
+    expected = load_model(f"timm:test_vit/{vit}", device="cpu").weights()
+    found = load_model(f"timm:test_vit/{path}", device="cpu").weights()
+    assert {*found} == {*expected} and all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_a_timm_tower_classifies_by_class_means_and_says_why(vit):

@@ -52,6 +52,29 @@ def test_a_base_and_candidates_of_ones_own_become_a_pool(page, home, tiny_pool):
     assert [path for path in (home / "arrived").rglob("*") if path.is_file()] == []
 
 
+def test_a_wrapped_base_of_ones_own_is_the_same_base(page, home, tiny_pool):
+    pool = open_pool(tiny_pool)
+    wrapped = home / "wrapped.safetensors"
+    save_file({f"module._orig_mod.{name}": tensor for name, tensor in pool.base.items()}, wrapped)
+    base = arrive(home, wrapped, "base.safetensors")
+    tuned = [arrive(home, pool.folder / pool.entries[0].file, "run.safetensors")]
+    _, id = answer(page, FAMILY, None, None, None, "", [], "digits", base, tuned, "negmerge-tiny")
+    made = open_pool(home / "cache" / "pools" / id)
+    assert made.entries[0].scores == pool.entries[0].scores and {*made.base} == {*pool.base}
+
+
+def test_candidates_that_are_copies_of_each_other_are_refused(page, home, tiny_pool):
+    pool = open_pool(tiny_pool)
+    base = arrive(home, pool.folder / pool.base_file.file, "base.safetensors")
+    tuned = [arrive(home, pool.folder / pool.entries[0].file, f"run-{k}.safetensors") for k in range(2)]
+    with pytest.raises(NegmergeError, match=r"'run-1.safetensors' is 'run-0.safetensors' again, byte for byte"):
+        answer(page, FAMILY, None, None, None, "", [], "digits", base, tuned, "negmerge-tiny")
+    base = arrive(home, pool.folder / pool.base_file.file, "base.safetensors")
+    again = arrive(home, base, "tuned.safetensors")
+    with pytest.raises(NegmergeError, match=r"'tuned.safetensors' is 'base.safetensors' again, byte for byte"):
+        answer(page, FAMILY, None, None, None, "", [], "digits", base, [again], "negmerge-tiny")
+
+
 def test_a_base_of_ones_own_can_forget_images_of_ones_own(page, home, tiny_pool):
     base = arrive(home, tiny_pool / "base.safetensors", "mine.safetensors")
     images = str(zipped(home / "arrived" / "a.zip", drawings(8)))
