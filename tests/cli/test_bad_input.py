@@ -107,7 +107,7 @@ DAMAGES = {
     "NaN": (put(float("nan")), ["a.safetensors", "b.safetensors"], "d.conv"),
     "infinity": (put(float("inf")), ["a.safetensors", "b.safetensors"], "d.conv"),
     "missing key": (lambda f: changed(f, lambda w: w.pop("g")), ["b.safetensors"], "base.safetensors only (g)"),
-    "extra key": (lambda f: changed(f, lambda w: w.update(x=torch.ones(1))), ["b.safetensors"], "b.safetensors only (x)"),
+    "extra key": (lambda f: changed(f, lambda w: w.update(x=torch.ones(1))), ["b.safetensors"], "safetensors only (x)"),
     "another shape": (lambda f: changed(f, lambda w: w.update(c=torch.ones(2))), ["b.safetensors"], "shape [2]"),
     "another dtype": (lambda f: changed(f, lambda w: w.update(c=torch.tensor(1))), ["b.safetensors"], "int64"),
     "missing file": (lambda f: (f / "b.safetensors").unlink(), ["b.safetensors"], "does not exist"),
@@ -235,7 +235,8 @@ def test_scalars_empty_tensors_and_a_single_candidate_are_nothing_bad(capsys, fo
         assert main([str(word) for word in words]) == 0
         told = json.loads(capsys.readouterr().out)
         assert set(told) == {"rule", "params", "candidates", "elements", "moved", "kept", "kept_fraction",
-                             "kept_of_moved", "scale", "seconds", "out", "delta_out", "notes", "below_half_step"}  # fmt: skip
+                             "kept_of_moved", "scale", "seconds", "out", "delta_out", "notes",
+                             "below_half_step"}  # fmt: skip
         expected = dict(unlearn(base, candidates[:count], scale=0.5))
         found = open_checkpoint(out)
         assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
