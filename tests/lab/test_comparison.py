@@ -262,7 +262,7 @@ def test_finished_rows_are_found_again_and_others_are_not(embedded, monkeypatch)
         bench, ["negmerge"], keep=0.9, scales=GRID[::2], kept=kept, on_row=lambda *told: seen.append(told)
     )
     assert again.rows == comparison.rows[1:] and len(seen) == 1
-    assert again.contest.examiner.evaluations == 2  # the base, on both splits
+    assert again.contest.examiner.evaluations == 3  # the base, on both splits and on the slider’s images
     other = KeptRows(bench.pool, keep=0.8, scales=GRID[::2], device=torch.device("cpu"))
     assert other.find(comparison.rows[0].entrant, bench.pool.ids) is None
     monkeypatch.setattr(provenance, "code_digest", lambda: "another version of the kit")

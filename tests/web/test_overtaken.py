@@ -103,7 +103,7 @@ def test_a_search_that_ends_after_something_else_was_chosen_moves_no_slider(app,
 
     monkeypatch.setattr(scored, "search", search)
     choose(1, *app.model())
-    scales = [answer[3] for answer in find(2, *app.floored())]
+    scales = [getattr(answer[3], "value", None) for answer in find(2, *app.floored())]
     assert (BEST.scale in scales) is (then == "nothing")
     scored._known.clear()
 
@@ -294,7 +294,8 @@ def test_a_click_loads_the_row_of_the_table_that_is_seen_or_says_so(comparing):
         return load(number, 0.95, pool, "keep", gr.EventData(None, {"row": "uniform", "which": "matched", "of": of}))
 
     seen = json.dumps(["first", 0.95, "keep"])
-    assert clicked(seen)[2:4] == ["uniform", 0.7]
+    rule, slider = clicked(seen)[2:4]
+    assert (rule, slider.value) == ("uniform", 0.7)
     with pytest.raises(gr.Error, match="another pool"):
         clicked(seen, pool="second")
     with pytest.raises(gr.Error, match="another pool"):
