@@ -45,7 +45,8 @@ def test_counts_are_those_of_the_whole_model(bench):
 def test_a_candidate_that_is_held_again_is_there_once(tiny_pool):
     bench = Workbench(open_pool(tiny_pool), device="cpu")
     ids, first = bench.pool.ids, bench.pool.entries[0]
-    for entry in (first, replace(first, id="new"), replace(first, id="new", seconds=1.0)):
+    other = replace(first, id="new", sha256="0" * 64)
+    for entry in (first, other, replace(other, seconds=1.0)):
         bench.hold(entry)
     assert bench.pool.ids == list(bench.choose().candidates) == [*ids, "new"]
     assert bench.pool.entry("new").seconds == 1.0
