@@ -9,6 +9,7 @@ from pathlib import Path
 
 from negmerge_kit.lab.baselines import BASELINES
 from negmerge_kit.lab.comparison.comparison import Comparison
+from negmerge_kit.lab.comparison.classifier_contest import models_to_make
 from negmerge_kit.lab.comparison.entrants import BASE, RETRAIN, RETRAIN_AGAIN, SEARCHES, Entrant
 from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 from negmerge_kit.lab.training.forecast import SUSTAINED, TRAINING, check_tflops, count_images, flops_per_image
@@ -126,15 +127,16 @@ def forecast_rows(
     rows = [_trained("base", 1, [(base.epochs, sets["seen"], base.batch_size)])]
     passes = [(recipe.epochs, sets["forget"], recipe.batch_size) for recipe in recipes]
     rows.append(_trained("candidates", len(recipes), passes))
-    for entrant in entrants:
-        if entrant.is_baseline and entrant.rule != BASE:
-            baseline = BASELINES[RETRAIN if entrant.rule == RETRAIN_AGAIN else entrant.rule]
-            preset = baseline.preset_of(str(model.spec))
-            tries = max(1, len(preset.rates))
-            epochs = terms.epochs or preset.epochs or base.epochs
-            size = baseline.resolve(preset.params).get("batch_size", base.batch_size)
-            passes = [(tries * epochs, sets[name], size) for name in baseline.reads]
-            rows.append(_trained(entrant.name, tries, passes))
+    trained = [(entrant.name, entrant.rule) for entrant in entrants if entrant.is_baseline and entrant.rule != BASE]
+    if "val" in models_to_make(entrants, terms) and all(rule != RETRAIN_AGAIN for _, rule in trained):
+        trained.append((RETRAIN_AGAIN, RETRAIN_AGAIN))  # no row of the table, but what chooses has to be trained
+    for name, rule in trained:
+        baseline = BASELINES[RETRAIN if rule == RETRAIN_AGAIN else rule]
+        preset = baseline.preset_of(str(model.spec))
+        tries = max(1, len(preset.rates))
+        epochs = terms.epochs or preset.epochs or base.epochs
+        size = baseline.resolve(preset.params).get("batch_size", base.batch_size)
+        rows.append(_trained(name, tries, [(tries * epochs, sets[part], size) for part in baseline.reads]))
     if terms.shadows:
         every = known + sets["val"] + sets["test"]
         rows.append(_trained("shadows", terms.shadows, [(terms.shadows * base.epochs, every // 2, base.batch_size)]))

@@ -71,7 +71,7 @@ def test_the_same_rows_are_found_again_and_shown_as_tables(capsys, compared):
     assert code == 0 and {path: path.stat().st_mtime_ns for path in (compared / "comparisons").iterdir()} == kept
     for words in ("NegMerge", "Uniform average", "Control: random mask", "where retention meets the floor", "train"):
         assert words in out
-    assert max(map(len, out.splitlines())) <= 125
+    assert max(map(len, out.splitlines())) <= 160
 
 
 def test_differences_and_subsets_are_told(capsys, compared):

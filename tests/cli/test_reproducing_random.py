@@ -9,6 +9,7 @@ from PIL import Image
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.cli import main
 from negmerge_kit.lab.baselines import BASELINES
+from negmerge_kit.lab.comparison.entrants import UNLEARNERS
 from negmerge_kit.lab.comparison.entrants import ALL
 from negmerge_kit.lab.random_forgetting import beside, find_published_rows
 from negmerge_kit.lab.retrained import Wanted, find_retrained
@@ -71,7 +72,7 @@ def test_every_row_from_files_to_the_table_and_again_without_a_step(words, place
     code, told = run(words, capsys)
     assert code == 0, told
     rows = {row["row"]: row for row in told["rows"]}
-    assert list(rows) == ["base", *BASELINES, "single", "greedy", *ALL]
+    assert list(rows) == ["base", *UNLEARNERS, "single", "greedy", *ALL]
     assert told["never_seen"] == 0 and "20 %" in told["forgetting"] and told["failed"] == []
     for row in told["comparison"]["rows"]:
         if row["status"] in ("ok", "infeasible"):
@@ -133,7 +134,7 @@ def test_resnet18_by_every_rule_and_baseline_beside_the_published_rows(words, pl
     code, told = run([*words, *few], capsys)
     assert code == 0, told
     rows = {row["row"]: row for row in told["rows"]}
-    assert list(rows) == ["base", *BASELINES, "single", "greedy", *ALL]
+    assert list(rows) == ["base", *UNLEARNERS, "single", "greedy", *ALL]
     # Of so few images one more or less is the floor: which side a row falls on may change with the processor.
     assert {row["status"] for row in rows.values()} <= {"ok", "infeasible", "empty"}
     measured = {name: row["measured"] for name, row in rows.items() if name in BASELINES or row["status"] == "ok"}
@@ -186,13 +187,13 @@ def test_each_network_has_its_published_grid(words, place, capsys):
 def test_a_dry_run_tells_steps_time_and_bytes(words, place, capsys):
     code, told = run([*words, "--dry-run"], capsys)
     assert code == 0 and told["steps"] > 0 and told["disk_bytes"] > 4 * told["model_bytes"]
-    assert {row["row"] for row in told["rows"]} == {"base", "candidates", *BASELINES}
+    assert {row["row"] for row in told["rows"]} == {"base", "candidates", *UNLEARNERS}
     assert told["images"]["forgotten"] == round(0.2 * told["images"]["train"])
     _, shadowed = run([*words, "--dry-run", "--shadows", "8", "--choose", "floor"], capsys)
     assert shadowed["steps"] > told["steps"] and shadowed["attacks"] < told["attacks"]
     few = ["--scales", "0:1:0.5", "--rules", "uniform", "--baselines", "retrain"]
     _, coarse = run([*words, "--dry-run", *few], capsys)
-    assert (coarse["scales"], coarse["trainings"]) == (3, 4) and coarse["attacks"] < shadowed["attacks"]
+    assert (coarse["scales"], coarse["trainings"]) == (3, 5) and coarse["attacks"] < shadowed["attacks"]
     _, published = run([*words, "--dry-run", "--as-published"], capsys)
     assert published["images"]["forgotten"] != told["images"]["forgotten"]
     assert main([word for word in [*words, "--dry-run"] if word != "--json"]) == 0
@@ -210,14 +211,15 @@ def test_a_dry_run_counts_what_is_then_trained(words, place, capsys, monkeypatch
     monkeypatch.setattr(BaseTraining, "steps", lambda self, *a, **k: begun.append(self.recipe) or real(self, *a, **k))
     _, made = run(few, capsys)
     rows = {row["rule"]: row for row in made["comparison"]["rows"]}
-    assert forecast.keys() == {"base", "candidates", "shadows", "retrain", "gradient-ascent", "salun"}
+    models = {"retrain", "retrain-again"}  # one judges, the other chooses
+    assert forecast.keys() == {"base", "candidates", "shadows", *models, "gradient-ascent", "salun"}
     for name in ("retrain", "gradient-ascent", "salun"):
         assert forecast[name]["trainings"] == len(rows[name]["trials"]), name
         steps = sum(trial["steps"] for trial in rows[name]["trials"])
         assert forecast[name]["steps"] == pytest.approx(steps, rel=0.1), name
     assert forecast["candidates"]["trainings"] == len(made["comparison"]["candidates"]) == told["candidates"] == 2
-    from_nothing = sum(forecast[name]["trainings"] for name in ("base", "retrain", "shadows"))
-    assert len(begun) == from_nothing == 1 + 1 + 4
+    from_nothing = sum(forecast[name]["trainings"] for name in ("base", *models, "shadows"))
+    assert len(begun) == from_nothing == 1 + 2 + 4
     assert told["trainings"] == from_nothing + 2 + sum(forecast[n]["trainings"] for n in ("gradient-ascent", "salun"))
     assert told["scales"] == sum(rows[name]["evaluations"] for name in ("single", "negmerge", "uniform")) == 3 * 4
     sizes = {name: rows["retrain"]["metrics"][name]["n"] for name in ("forget", "retain")}

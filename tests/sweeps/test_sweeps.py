@@ -143,6 +143,7 @@ def _tiny_grid():
 
 
 def test_the_default_folder_is_in_the_users_cache(monkeypatch, tmp_path):
+    monkeypatch.delenv("NEGMERGE_CACHE", raising=False)  # another folder’s tests may have set it for the session
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     scene = {"name": "tiny:digits"}
     if sys.platform == "linux":

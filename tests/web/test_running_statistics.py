@@ -87,7 +87,7 @@ def test_another_policy_is_one_short_sentence(opened, buffers):
 def test_the_words_are_right_for_a_classifiers_images(opened):
     page = opened.unlearn
     shown = page.chosen("me", *model(opened, 0.5, "keep"))
-    assert "training images, n = 120" in shown.cards and "training and unseen validation images" in shown.cards
+    assert "training images, n = 60" in shown.cards and "training and unseen validation images" in shown.cards
     assert page.forget_title == "random 10 % from seed 0" and "families" not in shown.cards
     assert notice(AIM, "hint") == shown.notice
     of_class = replace(page.bench.scene, forgetting=Forgetting("scans", of_class="3"))
