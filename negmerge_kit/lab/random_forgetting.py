@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from negmerge_kit.lab.baselines import BASELINES
-from negmerge_kit.lab.comparison.comparison import Comparison
 from negmerge_kit.lab.comparison.classifier_contest import models_to_make
+from negmerge_kit.lab.comparison.comparison import Comparison
 from negmerge_kit.lab.comparison.entrants import BASE, RETRAIN, RETRAIN_AGAIN, SEARCHES, Entrant
 from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 from negmerge_kit.lab.training.forecast import SUSTAINED, TRAINING, check_tflops, count_images, flops_per_image

@@ -9,8 +9,7 @@ from PIL import Image
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.cli import main
 from negmerge_kit.lab.baselines import BASELINES
-from negmerge_kit.lab.comparison.entrants import UNLEARNERS
-from negmerge_kit.lab.comparison.entrants import ALL
+from negmerge_kit.lab.comparison.entrants import ALL, UNLEARNERS
 from negmerge_kit.lab.random_forgetting import beside, find_published_rows
 from negmerge_kit.lab.retrained import Wanted, find_retrained
 from negmerge_kit.lab.training.from_scratch import BaseTraining

@@ -172,17 +172,13 @@ def test_a_pool_of_one_is_refused():
         compare_rules(stand(n=1), ["uniform"])
 
 
-def test_identical_candidates_are_told_and_leave_no_conflict():
+def test_identical_candidates_are_refused():
     made = stand(n=3)
     first = made.pool.entries[0]
     made.pool = replace(made.pool, entries=tuple(replace(entry, sha256=first.sha256) for entry in made.pool.entries))
     made.candidates = {id: made.candidates[first.id] for id in made.candidates}
-    comparison = compare_rules(made, ["uniform", "negmerge", "conflict"], scales=GRID)
-    assert "one and the same file" in comparison.warnings[0]
-    uniform, negmerge, conflict = comparison.rows
-    assert uniform.test == negmerge.test
-    assert (conflict.status, conflict.scale, conflict.matched) == ("empty", None, None)
-    assert "conflict" not in resample(comparison, replicates=20)
+    with pytest.raises(ParameterError, match="two votes of one model"):
+        compare_rules(made, ["uniform", "negmerge", "conflict"], scales=GRID)
 
 
 def test_nan_logits_name_the_rule_and_the_scale():
