@@ -254,7 +254,7 @@ def test_every_seed_has_a_retrained_model_of_its_own(capsys, compared, tmp_path)
     only = ("--rules", "none", "--baselines", "retrain", "--device", "cpu", "--json")
     code, _, err = run(capsys, "compare", folder, "--choose", "gap", "--rules", "negmerge", "--baselines", "none",
                        "--seed", "1", "--device", "cpu")  # fmt: skip
-    assert code == 2 and "no retrained model of seed 1" in err and "--seed 1" in err
+    assert code == 2 and "no retrained model of seed 2" in err and "--seed 2" in err  # the one that chooses
     rows = {}
     for seed in (1, 0):
         code, out, err = run(capsys, "compare", folder, *only, "--seed", seed)
@@ -270,16 +270,16 @@ def test_every_seed_has_a_retrained_model_of_its_own(capsys, compared, tmp_path)
     # Who names no seed is told which one was taken, and the card says it for good.
     few = ("--choose", "gap", "--scales", "0.5:1:0.5", "--device", "cpu")
     code, out, err = run(capsys, "search", folder, *few)
-    assert code == 0 and f"{first.path.name} (seed 0, 3 epochs)" in out, err
+    assert code == 0 and f"{second.path.name} (seed 1, 3 epochs)" in out, err
     code, out, err = run(capsys, "unlearn", folder, *few, "--out", tmp_path / "u.safetensors", "--json")
     written = json.loads(out)
-    assert written["retrained"] == {"file": first.path.name, "sha256": first.sha256, "seed": 0, "epochs": 3}, err
+    assert written["retrained"] == {"file": second.path.name, "sha256": second.sha256, "seed": 1, "epochs": 3}, err
     told = json.loads(Path(written["card"]).read_text())["search"]["retrained"]
     assert told == written["retrained"]
     verify = ("verify", written["card"], "--pool", folder, "--device", "cpu", "--json")
     claims = {claim["claim"]: claim for claim in json.loads(run(capsys, *verify)[1])["claims"]}
     assert claims["retrained model"]["holds"] is claims["scale"]["holds"] is True
-    first.path.unlink()
+    second.path.unlink()
     code, out, _ = run(capsys, *verify)
     claims = {claim["claim"]: claim for claim in json.loads(out)["claims"]}
     assert code != 0 and claims["retrained model"]["holds"] is False and claims["scale"]["holds"] is None
