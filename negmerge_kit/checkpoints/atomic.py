@@ -1,8 +1,9 @@
-"""Files written whole or not at all: a temporary neighbour, flushed to disk, renamed over the target."""
+"""Files and folders written whole or not at all: a temporary neighbour, flushed to disk, renamed over the target."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -54,6 +55,58 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Make a folder that appears at `path`, with all that the block puts into it, only if the block ends well.
+
+    What goes into it is flushed by whoever writes it, as `atomic_file` does. A folder that is there is replaced, so
+    look at it first: it stays until the new one is complete, moves aside, and is deleted when the new one has its
+    place.
+
+    Raises:
+        CheckpointError: if the folder around it cannot be written or the disk is full.
+
+    >>> import tempfile, pathlib
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     with atomic_folder(pathlib.Path(place) / "model") as folder:
+    ...         _ = (folder / "a.txt").write_bytes(b"whole")
+    ...     [file.name for file in pathlib.Path(place).rglob("*")]
+    ['model', 'a.txt']
+    """
+    path = Path(path)
+    target = path.resolve()  # a link to a folder stays a link
+    try:
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write {path}: {error.strerror or error}. Choose a folder that exists and may be written to."
+        ) from error
+    former = temporary.with_suffix(".former")
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        _sync_folder(temporary)
+        try:
+            if target.exists():
+                target.rename(former)
+            temporary.rename(target)
+        finally:
+            if former.exists() and not target.exists():
+                former.rename(target)
+        _sync_folder(target.parent)
+    except CheckpointError as error:  # of a file in it, which the user knows by the folder's name
+        raise type(error)(str(error).replace(str(temporary), str(path))) from error
+    except OSError as error:
+        raise CheckpointError(
+            f"could not finish writing {path}: {error.strerror or error}. "
+            "Nothing was changed; free some space or choose another folder."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if target.exists():
+            shutil.rmtree(former, ignore_errors=True)
 
 
 def _umask() -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path, PurePosixPath
 
 from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.errors import CheckpointError
@@ -40,12 +40,42 @@ def fetch(text: str) -> Path:
     The commit is the whole 40-digit hash: a branch may change under an experiment. What the cache holds needs no
     network. Raises CheckpointError when the id is not pinned, has no safetensors file, or cannot be reached.
     """
-    match = ID.fullmatch(text)
-    if match is None:
-        raise CheckpointError(f"{text} is not pinned: write hf:OWNER/NAME@COMMIT with the whole 40-digit commit hash.")
-    repository, revision, file = match.groups()
+    repository, revision, file = _parts(text)
     cached = _cached(repository, revision, (file,) if file else WANTED)
     return cached or _downloaded(repository, revision, file)
+
+
+def fetch_companions(
+    text: str, wanted: Callable[[str], bool], needed: Collection[str], cached: Collection[str]
+) -> tuple[dict[str, Path], list[str]]:
+    """The wanted files next to the weights of `hf:OWNER/NAME@COMMIT`, downloaded once, and the names of all that are.
+
+    Where the Hub cannot be reached, what is `cached` has to do: nothing is downloaded if a `needed` one is among it.
+
+    Raises:
+        CheckpointError: if the Hub cannot be reached and no needed file is cached.
+    """
+    from huggingface_hub import HfApi, errors, hf_hub_download
+
+    unreachable: type[Exception] = getattr(errors, "HTTPError", errors.HfHubHTTPError)
+    repository, revision, file = _parts(text)
+    home = PurePosixPath(file or ".").parent
+    try:
+        siblings = HfApi().model_info(repository, revision=revision, timeout=PATIENCE).siblings or ()
+        near = [place for item in siblings if (place := PurePosixPath(item.rfilename)).parent == home]
+        found = {
+            place.name: Path(hf_hub_download(repository, str(place), revision=revision))
+            for place in near
+            if wanted(place.name)
+        }
+        return found, [place.name for place in near]
+    except (OSError, unreachable) as error:
+        if any(name in cached for name in needed):
+            return {}, list(cached)
+        raise CheckpointError(
+            f"the config of {repository}@{revision[:8]} cannot be downloaded ({_first_line(error)}): "
+            "check the network, or write the weights alone with --out FILE.safetensors."
+        ) from error
 
 
 def publish(files: Mapping[str, Path | bytes], repository: str, *, message: str, private: bool = False) -> str:
@@ -119,6 +149,14 @@ def check_repository(text: str) -> str:
             f"'{text}' is no repository id: write OWNER/NAME, such as me/clip-without-cars."
         ) from error
     return text
+
+
+def _parts(text: str) -> tuple[str, str, str | None]:
+    """Repository, commit and, if named, the file of a pinned id."""
+    match = ID.fullmatch(text)
+    if match is None:
+        raise CheckpointError(f"{text} is not pinned: write hf:OWNER/NAME@COMMIT with the whole 40-digit commit hash.")
+    return match[1], match[2], match[3]
 
 
 def _cached(repository: str, revision: str, names: tuple[str, ...]) -> Path | None:

@@ -12,13 +12,14 @@ from hashlib import sha256
 from pathlib import Path
 
 from negmerge_kit.checkpoints.adapters import Adapter, is_adapter
+from negmerge_kit.checkpoints.folders import Output, plan_output
 from negmerge_kit.checkpoints.hub import fetch, is_hub_id
 from negmerge_kit.checkpoints.normalise import fit, told_notes
 from negmerge_kit.checkpoints.outputs import check_outputs, files_of
 from negmerge_kit.checkpoints.pool import MADE_FROM
 from negmerge_kit.checkpoints.reader import Checkpoint, open_checkpoint
 from negmerge_kit.checkpoints.sparse import DeltaWriter, open_delta, undo_delta
-from negmerge_kit.checkpoints.writer import output_files, save_checkpoint, sha256_file
+from negmerge_kit.checkpoints.writer import sha256_file
 from negmerge_kit.errors import MismatchError, ParameterError
 from negmerge_kit.merging.agreement import total
 from negmerge_kit.merging.alike import check_buffers, matches
@@ -115,19 +116,25 @@ def merge_files(
     """Merge candidates' files into an unlearned checkpoint (`out`), a sparse delta (`delta_out`), both or neither.
 
     One pass, streamed; both files are written whole or not at all, and carry rule, parameters, scale and the SHA-256
-    of every input. With both, the delta can be undone. Candidates are read under the base's names (see `open_all`), and
-    `notes` say how. Raises as `merge` and `save_checkpoint` do, ParameterError
-    when a candidate is the base, CheckpointError when an output is an input or would replace a file of another kind,
-    and MismatchError when a candidate's file names another base than this one, by SHA-256; with `force` it passes,
-    and the outputs say so.
+    of every input. With both, the delta can be undone. `out` is a file or, where the base has its config next to it
+    and `out` no .safetensors ending, a folder that `from_pretrained` loads (see `plan_output`). Candidates are read
+    under the base's names (see `open_all`), and `notes` say how. Raises as `merge` and `save_checkpoint` do,
+    ParameterError when a candidate is the base or both outputs are one, CheckpointError when an output is an input or
+    would replace a file of another kind, and MismatchError when a candidate's file names another base than this one,
+    by SHA-256; with `force` it passes, and the outputs say so.
     """
     check_scale(scale)
     found = open_all(base, candidates, prefix=prefix, renames=renames, ignore=ignore)
     opened, others = found.base, found.others
-    outputs = [Path(path) for path in (out, delta_out) if path is not None]
-    check_outputs([part for path in outputs for part in output_files(path, opened)], files_of(opened, *others))
-    if len({path.resolve() for path in outputs}) < len(outputs):
-        raise ParameterError(f"{out} is to hold both the model and the delta: choose two files.")
+    read = files_of(opened, *others)
+    model = None
+    if out is not None:  # a config is of the whole model, not of a part that a prefix shows
+        model = Output(Path(out), opened) if prefix else plan_output(out, base, opened)
+        model.check(read)
+        if delta_out is not None and Path(delta_out).resolve().is_relative_to(Path(out).resolve()):
+            raise ParameterError(f"{out} is to hold both the model and the delta: choose two files, none in the other.")
+    if delta_out is not None:
+        check_outputs([Path(delta_out)], read)
     started = time.perf_counter()
     merged = merge(
         opened,
@@ -142,7 +149,7 @@ def merge_files(
         **params,
     )
     record: Json = {"rule": rule, "params": merged.settings, "buffers": buffers, "scale": scale, **found.record}
-    if outputs:
+    if out is not None or delta_out is not None:
         record |= hashed(opened, others, candidates, force=force)
     with ExitStack() as files:
         items: Items = merged
@@ -150,8 +157,8 @@ def merge_files(
             kept_for = scale if out is not None else None
             writer = files.enter_context(DeltaWriter(Path(delta_out), opened, scale=kept_for, metadata=record))
             items = _written(merged, writer)
-        if out is not None:
-            out = save_checkpoint(out, negate(opened, iter(items), scale), like=opened, metadata=record)
+        if model is not None:
+            out = model.save(negate(opened, iter(items), scale), record)
         else:
             for _ in items:
                 pass
@@ -170,7 +177,7 @@ def merge_files(
         "out": None if out is None else str(out),
         "delta_out": None if delta_out is None else str(delta_out),
         "below_half_step": counts.below_half_step,
-        "notes": list(found.notes),
+        "notes": [*found.notes, *(model.notes if model else ())],
     }
 
 
@@ -223,19 +230,19 @@ def apply_file(base: str | Path, delta: str | Path, *, scale: float, out: str | 
     """Write the base minus `scale` times a delta file; what `negmerge apply` prints."""
     started = time.perf_counter()
     opened, change = open_checkpoint(base), open_delta(delta)
-    check_outputs(output_files(out, opened), files_of(opened, change))
+    model = plan_output(out, base, opened)
+    model.check(files_of(opened, change))
     metadata = {"scale": check_scale(scale), "inputs": _hashes(opened, [change])}
-    out = save_checkpoint(out, apply_delta(opened, change, scale), like=opened, metadata=metadata)
-    return _done(base, delta, scale, out, started)
+    return _done(base, delta, scale, model, model.save(apply_delta(opened, change, scale), metadata), started)
 
 
 def undo_file(unlearned: str | Path, delta: str | Path, *, scale: float, out: str | Path) -> Json:
     """Write the base again, bit for bit, from what `apply_file` or `merge_files` made of it."""
     started = time.perf_counter()
     opened, change = open_checkpoint(unlearned), open_delta(delta)
-    check_outputs(output_files(out, opened), files_of(opened, change))
-    out = save_checkpoint(out, undo_delta(opened, change, scale), like=opened)
-    return _done(unlearned, delta, scale, out, started)
+    model = plan_output(out, unlearned, opened)
+    model.check(files_of(opened, change))
+    return _done(unlearned, delta, scale, model, model.save(undo_delta(opened, change, scale)), started)
 
 
 def hashed(base: Weights, others: Sequence[Weights], names: Sequence[str | Path], *, force: bool) -> Json:
@@ -318,11 +325,12 @@ def _strangers(others: Sequence[Weights], base: Json, names: Sequence[str | Path
     return {"forced": [Path(name).name for name in strangers]} if strangers else {}
 
 
-def _done(base: str | Path, delta: str | Path, scale: float, out: Path, started: float) -> Json:
+def _done(base: str | Path, delta: str | Path, scale: float, model: Output, out: Path, started: float) -> Json:
     return {
         "base": str(base),
         "delta": str(delta),
         "scale": scale,
         "out": str(out),
         "seconds": time.perf_counter() - started,
+        "notes": list(model.notes),
     }

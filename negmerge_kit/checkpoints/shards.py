@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from negmerge_kit.checkpoints.atomic import atomic_file
+from negmerge_kit.checkpoints.folders import plan_output
 from negmerge_kit.checkpoints.operations import hashed, open_all
 from negmerge_kit.checkpoints.outputs import check_outputs, files_of
 from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.checkpoints.writer import index_for, output_files, save_checkpoint
-from negmerge_kit.errors import CheckpointError
+from negmerge_kit.errors import CheckpointError, ParameterError
 from negmerge_kit.merging.alike import check_alike
 from negmerge_kit.merging.fold import Merge
 from negmerge_kit.merging.half_steps import warn_of_half
@@ -49,6 +50,10 @@ def plan_shards(
     found = open_all(base, candidates, renames=renames, ignore=ignore)
     opened, others = found.base, found.others
     check_alike(opened, others, ignore=found.ignore)
+    place = plan_output(out, base, opened)
+    if place.companions:
+        raise ParameterError(f"--executor writes a file for each shard, and goes on with them after a kill: name --out "
+                             f"{out}.safetensors, or leave out --executor to write the folder {out}.")  # fmt: skip
     parts = output_files(out, opened)
     check_outputs(parts, files_of(opened, *others))
     settings = find_rule(rule).resolve(params)
@@ -59,7 +64,7 @@ def plan_shards(
         with suppress(FileNotFoundError):
             parts[-1].unlink()
     small, _ = warn_of_half(Sources(opened, others, buffers=buffers, ignore=found.ignore))
-    return len(opened.files), record, {"below_half_step": small, "notes": list(found.notes)}
+    return len(opened.files), record, {"below_half_step": small, "notes": [*found.notes, *place.notes]}
 
 
 def merge_shard(

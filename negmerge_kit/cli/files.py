@@ -15,11 +15,13 @@ from negmerge_kit.errors import ParameterError
 from negmerge_kit.merging.alike import is_running_statistic
 from negmerge_kit.types import Json
 
+OUT = "FILE.safetensors like the base, or, where the base has its config, a FOLDER with that and the tokenizer"
+
 
 def merge(arguments: list[str]) -> int:
     """Merge candidates' deltas and write the unlearned checkpoint, the delta, or both."""
     parser = _files_parser("merge", "Merge the candidates' deltas and subtract scale times the result from the base.")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="unlearned checkpoint to write, like the base")
+    parser.add_argument("--out", type=Path, metavar="FILE|FOLDER", help=OUT)
     parser.add_argument("--scale", type=float, default=1.0, help="how much of the merged delta to subtract (default 1)")
     parser.add_argument("--delta-out", type=Path, metavar="FILE", help="the merged delta, sparse and bit-packed")
     parser.add_argument(
@@ -61,8 +63,7 @@ def merge(arguments: list[str]) -> int:
     return _print(
         options,
         result,
-        "".join(f"{note}\n" for note in result["notes"])
-        + f"{result['rule']} of {len(result['candidates'])} candidates: kept {result['kept']:,} of {result['moved']:,} "
+        f"{result['rule']} of {len(result['candidates'])} candidates: kept {result['kept']:,} of {result['moved']:,} "
         f"moved elements ({100 * result['kept_of_moved']:.1f} %; {100 * result['kept_fraction']:.1f} % of all "
         f"{result['elements']:,}) in {seconds(result['seconds'])}",
     )
@@ -156,7 +157,7 @@ def _delta_parser(verb: str, about: str, first: str) -> Parser:
     parser.add_argument("base", metavar=first)
     parser.add_argument("delta", metavar="DELTA", help="what `negmerge merge --delta-out` wrote")
     parser.add_argument("--scale", type=float, required=True)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE|FOLDER", help=OUT)
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -165,5 +166,5 @@ def _print(options: Namespace, result: Json, line: str) -> int:
     if options.json:
         print_json(result)
     else:
-        print(line)
+        print(*result.get("notes", ()), line, sep="\n")
     return 0
