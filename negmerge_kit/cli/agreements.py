@@ -61,6 +61,8 @@ def agreement(arguments: list[str]) -> int:
         print(f"warning: {outlier['why']}")
     if why is not None:
         print(told(why))
+    if options.plot:
+        print(f"wrote {options.plot}")
     return 0
 
 

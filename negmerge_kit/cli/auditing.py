@@ -81,6 +81,8 @@ def audit(arguments: list[str]) -> int:
         print_json({**found.json(), "audited": asked})
     else:
         print(told(found))
+        if options.plot:
+            print(f"wrote {options.plot}")
     return 0
 
 

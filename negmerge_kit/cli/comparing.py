@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from negmerge_kit.cli.comparing_tables import costs_table, differences_table, rules_table, spread_table
-from negmerge_kit.cli.flags import SCALES, Parser, add_buffers_flag, print_json
+from negmerge_kit.cli.flags import SCALES, Parser, add_buffers_flag, candidate_ids, print_json
 from negmerge_kit.cli.standings import standings_spread, standings_table
 from negmerge_kit.cli.sweeping import add_executor_flags, spread
 from negmerge_kit.errors import ParameterError
@@ -43,11 +43,13 @@ def compare(arguments: list[str]) -> int:
     from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 
     pools = [open_pool(folder, force=options.force) for folder in options.pool]
+    if (ids := candidate_ids(options)) is not None:
+        pools = [_only(pool, ids) for pool in pools]
     classifier = is_classifier(pools[0])
     entrants = find_entrants(options.rules, options.baselines, classifier=classifier)
     _refuse(options, entrants, pools)
     options.keep = KEEP if options.keep is None else options.keep
-    terms = Terms(options.choose, options.shadows, options.seed) if classifier else PLAIN
+    terms = Terms(options.choose, options.shadows, options.seed, options.epochs) if classifier else PLAIN
     comparisons: list[Comparison] = []
     for pool in pools:
         comparison, kept = compare_pool(pool, entrants, terms, options)
@@ -78,6 +80,8 @@ def compare(arguments: list[str]) -> int:
         if subsets:
             print(spread_table(across(subsets, independent=False), f"{len(subsets)} subsets, which overlap"))
         print(costs_table(first))
+        if options.plot:
+            print(f"wrote {options.plot}")
     if not any(comparison.feasible for comparison in comparisons):
         print(
             f"infeasible: at no scale above 0, from the first step on, does any rule keep {options.keep:g} of the "
@@ -98,6 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--choose", default="floor", metavar="floor|gap", help="classifier: scales and rates by the retention floor "
         "or by the smallest gap to the retrained model on validation (an oracle)")  # fmt: skip
     add("--shadows", type=int, default=0, metavar="K", help="classifier: shadow models for the likelihood ratio attack")
+    add("--epochs", type=int, metavar="N", help="classifier: passes of every baseline and of the retrained model, "
+        "for a quick look (default: those of the papers)")  # fmt: skip
+    add("--candidates", metavar="ID,ID", help="compare on these candidates only (default: all)")
     add("--keep", type=float, help="share of the base's retention to keep (default 0.95)")
     add("--scales", default=AUTO, metavar="A:B:STEP", help=SCALES)
     add_buffers_flag(parser)
@@ -114,6 +121,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="print JSON")
     add_executor_flags(parser)
     return parser
+
+
+def _only(pool: Pool, ids: Sequence[str]) -> Pool:
+    """The pool with the candidates of --candidates and no others."""
+    for id in ids:
+        pool.entry(id)  # refuses one that is not there
+    if len(set(ids)) != len(ids) or len(ids) < 2:
+        raise ParameterError(f"--candidates is {','.join(ids)!r}: name at least two, each one once.")
+    return pool.only(ids)
 
 
 def _refuse(options: argparse.Namespace, entrants: Sequence[Entrant], pools: Sequence[Pool]) -> None:
@@ -133,16 +149,17 @@ def _refuse(options: argparse.Namespace, entrants: Sequence[Entrant], pools: Seq
             raise ParameterError(f"{flag} is {count}: give how many to draw, or leave it out.")
     if is_classifier(pools[0]) and (options.resample or options.subsets):
         raise ParameterError("--resample and --subsets do not know a classifier's metrics: leave them out.")
-    if not is_classifier(pools[0]) and (options.choose != "floor" or options.shadows):
+    if not is_classifier(pools[0]) and (options.choose != "floor" or options.shadows or options.epochs is not None):
         raise ParameterError(
             f"{pools[0].folder} is no standard classifier's pool, so it has no retrained model and no shadow model: "
-            "leave --choose and --shadows out."
+            "leave --choose, --shadows and --epochs out."
         )
     if options.choose == "gap" and options.keep is not None:
         raise ParameterError("--choose gap has no floor to keep: leave --keep out.")
     if options.choose == "gap" and "val" not in models_to_make(entrants, Terms("gap")):
+        wanted = Wanted(seed=options.seed, epochs=options.epochs, device=pick_device(options.device).type)
         for pool in pools:
-            require_retrained(pool, Wanted(seed=options.seed, device=pick_device(options.device).type).other)
+            require_retrained(pool, wanted.other)
     if len(pools) > 1 and (options.resample or options.subsets):
         raise ParameterError("--resample and --subsets look at one pool: name one, or leave them out.")
     if options.resample and options.reference not in {entrant.name for entrant in entrants}:

@@ -74,6 +74,31 @@ def test_the_same_rows_are_found_again_and_shown_as_tables(capsys, compared):
     assert max(map(len, out.splitlines())) <= 160
 
 
+def test_only_the_named_candidates_are_compared(capsys, compared):
+    ids = [candidate["id"] for candidate in json.loads((compared / "pool.json").read_text())["candidates"]]
+    words = ("compare", compared, "--rules", "uniform", "--scales", "0:1:0.5", "--baselines", "single", "--json")
+    code, out, err = run(capsys, *words, "--candidates", f"{ids[1]},{ids[0]}")
+    assert code == 0, err
+    few = json.loads(out)
+    assert few["candidates"] == ids[:2]
+    rows = {row["rule"]: row for row in few["rows"]}
+    assert rows["uniform"]["candidates"] == ids[:2] and set(rows["single"]["candidates"]) < set(ids[:2])
+    kept = [json.loads(file.read_text()) for file in (compared / "comparisons").iterdir()]
+    assert any(len(record["made_from"]["candidates"]) == 2 and record["made_from"]["rule"] == "uniform"
+               for record in kept)  # fmt: skip
+    for wrong, says in ((ids[0], "at least two"), (f"{ids[0]},{ids[0]}", "each one once"), (f"{ids[0]},nope", "nope")):
+        code, _, err = run(capsys, *words, "--candidates", wrong)
+        assert code == 2 and says in err
+
+
+def test_a_verb_that_draws_names_the_file(capsys, compared, tmp_path):
+    plot = tmp_path / "figure.png"
+    for words in (("compare", compared, *QUICK), ("agreement", compared)):
+        code, out, err = run(capsys, *words, "--plot", plot)
+        assert code == 0 and f"wrote {plot}" in out.splitlines() and plot.exists(), err
+        plot.unlink()
+
+
 def test_differences_and_subsets_are_told(capsys, compared):
     words = ("--rules", "negmerge,uniform", *QUICK[2:], "--resample", 60, "--subsets", 1, "--subset-size", 2)
     code, out, err = run(capsys, "compare", compared, *words, "--json")

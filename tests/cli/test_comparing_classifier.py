@@ -229,6 +229,7 @@ def test_wrong_words_are_one_sentence(capsys, made, words, says):
         (("compare", "--baselines", "salun"), "unlearns a standard classifier"),
         (("compare", "--buffers", "recalibrate"), "no batch normalisation to recalibrate"),
         (("compare", "--choose", "gap"), "no standard classifier's pool"),
+        (("compare", "--epochs", "1"), "--epochs out"),
         (("search", "--choose", "gap"), "no parted training images"),
     ],
 )
@@ -284,6 +285,22 @@ def test_every_seed_has_a_retrained_model_of_its_own(capsys, compared, tmp_path)
     claims = {claim["claim"]: claim for claim in json.loads(out)["claims"]}
     assert code != 0 and claims["retrained model"]["holds"] is False and claims["scale"]["holds"] is None
     assert "another retrained model" in claims["retrained model"]["says"]
+
+
+def test_epochs_shorten_every_baseline_and_are_part_of_what_is_kept(capsys, made, tmp_path):
+    pool = shutil.copytree(made, tmp_path / "pool")
+    words = ("compare", pool, "--rules", "none", "--baselines", "gradient-ascent", "--scales", "0:1:0.5", "--json")
+    steps = {}
+    for epochs in (1, 2):
+        code, out, err = run(capsys, *words, "--epochs", epochs)
+        assert code in (0, 2) and out, err  # 2: one epoch may not be enough to unlearn
+        told = json.loads(out)
+        row = next(row for row in told["rows"] if row["rule"] == "gradient-ascent")
+        assert told["epochs"] == row["params"]["epochs"] == epochs
+        steps[epochs] = max(trial["steps"] for trial in row["trials"])
+    assert steps[2] == 2 * steps[1]
+    logs = [json.loads(file.read_text()) for file in (pool / "baselines").glob("gradient-ascent-*.json")]
+    assert {log["made_from"]["epochs"] for log in logs} == {1, 2}
 
 
 def test_anew_tries_every_rate_again(capsys, made, tmp_path, monkeypatch):
