@@ -35,9 +35,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     except OSError as error:
-        raise CheckpointError(
-            f"cannot write {path}: {error.strerror or error}. Choose a folder that exists and may be written to."
-        ) from error
+        raise _cannot_write(path, error) from error
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -48,10 +46,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise CheckpointError(
-            f"could not finish writing {path}: {error.strerror or error}. "
-            "Nothing was changed; free some space or choose another folder."
-        ) from error
+        raise _unfinished(path, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -80,9 +75,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     try:
         temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
     except OSError as error:
-        raise CheckpointError(
-            f"cannot write {path}: {error.strerror or error}. Choose a folder that exists and may be written to."
-        ) from error
+        raise _cannot_write(path, error) from error
     former = temporary.with_suffix(".former")
     try:
         yield temporary
@@ -99,14 +92,24 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     except CheckpointError as error:  # of a file in it, which the user knows by the folder's name
         raise type(error)(str(error).replace(str(temporary), str(path))) from error
     except OSError as error:
-        raise CheckpointError(
-            f"could not finish writing {path}: {error.strerror or error}. "
-            "Nothing was changed; free some space or choose another folder."
-        ) from error
+        raise _unfinished(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if target.exists():
             shutil.rmtree(former, ignore_errors=True)
+
+
+def _cannot_write(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"cannot write {path}: {error.strerror or error}. Choose a folder that exists and may be written to."
+    )
+
+
+def _unfinished(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"could not finish writing {path}: {error.strerror or error}. "
+        "Nothing was changed; free some space or choose another folder."
+    )
 
 
 def _umask() -> int:
