@@ -49,8 +49,8 @@ def test_our_own_bars_and_tables_still_move():
 
 
 def test_a_strangers_tensor_name_is_written_out(tmp_path, capfd):
-    for name, key in (("base", "w\x1b[2J"), ("one", "v\x1b[2J"), ("two", "v\x1b[2J")):
-        save_file({key: np.ones(2, np.float32)}, tmp_path / f"{name}.safetensors")
+    for value, (name, key) in enumerate((("base", "w\x1b[2J"), ("one", "v\x1b[2J"), ("two", "v\x1b[2J"))):
+        save_file({key: np.full(2, value, np.float32)}, tmp_path / f"{name}.safetensors")
     files = [str(tmp_path / f"{name}.safetensors") for name in ("base", "one", "two")]
     assert main(["merge", *files, "--scale", "1", "--out", str(tmp_path / "out.safetensors")]) == 2
     said = capfd.readouterr().err
