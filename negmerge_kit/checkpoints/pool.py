@@ -119,6 +119,12 @@ class Pool:
                 if first.setdefault(entry.sha256, entry.id) != entry.id]  # fmt: skip
 
     @property
+    def repeats(self) -> list[str]:
+        """A sentence for each of `copies`."""
+        return [f"candidate {again} holds the same weights as {first}, byte for byte: it is left out, one model has one "
+                "vote." for first, again in self.copies]  # fmt: skip
+
+    @property
     def distinct(self) -> tuple[str, ...]:
         """The ids without `copies`."""
         again = {id for _, id in self.copies}

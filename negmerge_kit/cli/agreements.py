@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,7 +113,9 @@ def _pool(options: argparse.Namespace, parser: Parser) -> Pool | None:
     pool = open_pool(options.base)
     if not pool.entries:
         parser.error(f"{options.base} holds no candidate yet: finish it with `negmerge pool build`")
-    return pool
+    for repeat in pool.repeats:
+        print(f"negmerge agreement: {repeat}", file=sys.stderr)
+    return pool.only(pool.distinct)
 
 
 def _why(pool: Pool | None, base: str | Path, files: list[str | Path], device: str, names: Json) -> Why:

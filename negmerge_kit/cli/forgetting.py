@@ -81,7 +81,7 @@ def _forget(options: Namespace, scene: Scene, executor: Executor) -> int:
     recipes = scene_grid(store, options.grid, options.precision)
     swept = fill("forget", store, recipes, options, executor, damaged)
     # Candidates of another --grid in the same folder take no part.
-    ids = store.reload().only(pool_order(store, recipes)).ids
+    ids = store.reload().only(pool_order(store, recipes)).distinct
     if not ids:
         raise NegmergeError(f"no candidate could be fine-tuned: {swept['failed'][0]['why'].strip().splitlines()[-1]}")
     if swept["failed"]:

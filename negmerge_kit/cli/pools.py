@@ -106,6 +106,7 @@ def show(arguments: list[str]) -> int:
         print_json(
             {
                 "pool": str(store.folder),
+                "copies": store.copies,
                 "outliers": [outlier.json(id) for id, outlier in odd],
                 "scene": store.scene,
                 "candidates": [
@@ -133,6 +134,8 @@ def show(arguments: list[str]) -> int:
     for item in store.entries:
         print(f"{item.id:14}{labels[item.id]:{wide}}{_own(item.scores)}{item.seconds:>8.1f} s")
     print("\nforget, kept: the candidate negated alone at its own best scale, on validation, keeping 95 % of the base")
+    for repeat in store.repeats:
+        print(f"warning: {repeat}")
     for id, outlier in odd:
         print(f"warning: {outlier.sentence(id)}")
     return 0

@@ -53,8 +53,8 @@ def known_products(pool: Pool) -> Products | None:
 
 
 def outliers_of(pool: Pool, products: Products, ids: Sequence[str] | None = None) -> list[tuple[str, Outlier]]:
-    """The candidates among `ids` (default: all) that do not belong with the others of them (see `outliers`)."""
-    chosen = [pool.ids.index(id) for id in (pool.ids if ids is None else ids)]
+    """The candidates among `ids` (default: all but copies) that do not belong with the rest (see `outliers`)."""
+    chosen = [pool.ids.index(id) for id in (pool.distinct if ids is None else ids)]
     part = [[products[i][j] for j in chosen] for i in chosen]
     return [(pool.ids[chosen[found.index]], found) for found in outliers(part)]
 

@@ -180,7 +180,7 @@ def _searched(
         # One candidate merged by any rule is itself; this is the choice that the sweep has searched already.
         return bench.search(bench.choose(ids), keep=keep, scales=scales, method=method)
 
-    selection = best_single(bench.pool.ids, search)
+    selection = best_single(bench.pool.distinct, search)
     return bench.choose(selection.candidates), selection.search, selection.searches
 
 

@@ -120,7 +120,7 @@ def comparison_jobs(
     Rules whose rows the pool keeps from before cost nothing, unless `anew`; the retrained models, of which one chooses
     and one judges, are never made again here, but before.
     """
-    folder, ids = pool.folder.resolve(), tuple(pool.ids)
+    folder, ids = pool.folder.resolve(), pool.distinct
     grid = None if scales is None else tuple(scales)
     return [
         ComparisonJob(folder, entrant, keep, grid, device, pool.forced,

@@ -48,13 +48,13 @@ class Compare:
     def known(self, keep: float, buffers: str = "keep") -> Comparison | None:
         """The comparison of all rules at this floor, if it is finished for the pool as it is now."""
         with self._turn:
-            return self._done.get((tuple(self.bench.pool.ids), keep, buffers))
+            return self._done.get((self.bench.pool.distinct, keep, buffers))
 
     def ready(self, keep: float, buffers: str = "keep") -> bool:
         """Whether every row is kept from before, so that nothing long is left to do."""
         pool = self.bench.pool
         rows = _Rows(self, pool, keep, None, buffers, write=False)
-        return len(pool.ids) > 1 and all(rows.find(entrant, pool.ids) for entrant in find_entrants())
+        return len(pool.distinct) > 1 and all(rows.find(entrant, pool.distinct) for entrant in find_entrants())
 
     def follow(self, visitor: str, keep: float, buffers: str = "keep") -> Iterator[Progress | Done]:
         """Compare all rules, telling which comes next; rows of before are found again.
@@ -63,7 +63,7 @@ class Compare:
             NegmergeError: with a sentence for the page.
         """
         pool = self.bench.refresh()
-        key = (tuple(pool.ids), keep, buffers)
+        key = (pool.distinct, keep, buffers)
         found = self.known(keep, buffers)
         if found:
             yield Done(found)
@@ -170,7 +170,8 @@ class _Stand:
         *,
         buffers: str = "keep",
     ) -> Choice:
-        return self._bench.choose(self.pool.ids if candidates is None else candidates, rule, params, buffers=buffers)
+        ids = self.pool.distinct if candidates is None else candidates
+        return self._bench.choose(ids, rule, params, buffers=buffers)
 
 
 class _Rows:

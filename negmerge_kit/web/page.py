@@ -90,10 +90,10 @@ def lay_out_head(ids: Sequence[str], device: str) -> Head:
 
 def lay_out(page: Unlearn, head: Head, *, growing: bool) -> tuple[Controls, Shown]:
     """Build the page inside the Blocks that are being built; it starts with every finished candidate chosen."""
-    ids = page.bench.pool.ids
+    ids = list(page.bench.pool.distinct)
     defaults = [parameter.default for rule in RULES.values() for parameter in rule.parameters]
     first = page.chosen("", ids, RULE, KEEP, 0.0, *defaults, BUFFERS[0])
-    known, timer = gr.State((head[0].value, list(ids))), gr.Timer(1.0, active=growing)
+    known, timer = gr.State((head[0].value, ids)), gr.Timer(1.0, active=growing)
     number = gr.Number(0, visible=False, elem_id="nm-number")
     style = gr.HTML(page.gallery.style(), elem_classes="nm-unseen")
     gr.HTML(fragments.hint(), elem_id="nm-hint-box", js_on_load="negmerge.hint(element)")

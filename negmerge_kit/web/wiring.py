@@ -51,7 +51,7 @@ def standing(opened: OpenPool, picked: list[str], sweep_line: str = "") -> list[
     """[picker, known, style, device, progress, timer] of a pool that has just come onto the page."""
     pool, growing = opened.bench.pool, opened.sweep is not None and not opened.sweep.status().finished
     return [
-        gr.CheckboxGroup(choices=candidates.choices(pool), value=picked), (opened.id, list(pool.ids)),
+        gr.CheckboxGroup(choices=candidates.choices(pool), value=picked), (opened.id, list(pool.distinct)),
         opened.unlearn.gallery.style(), device_chip(opened.device), sweep_line,
         gr.Timer(active=growing),
     ]  # fmt: skip
@@ -87,7 +87,7 @@ def _arriving(blocks: gr.Blocks, pools: Pools, controls: Controls, shown: Shown,
             yield from ([gr.Dropdown(choices=ids), *pieces] for pieces in opening(request, wanted))
             found = asked_for(query)
             opened = pools.open(found.pool)
-            known = opened.bench.refresh().ids
+            known = list(opened.bench.refresh().distinct)
         except NegmergeError as error:
             yield [gr.Dropdown(choices=ids), notice(str(error)), gone, *rest]
             return
@@ -108,7 +108,8 @@ def _arriving(blocks: gr.Blocks, pools: Pools, controls: Controls, shown: Shown,
         try:
             yield from ([gr.skip(), gr.skip(), *pieces] for pieces in opening(request, pool) if not late())
             opened = pools.open(pool)
-            answer = [gr.Tabs(selected="unlearn"), opened.id, "", gone, *standing(opened, opened.bench.refresh().ids),
+            everyone = list(opened.bench.refresh().distinct)
+            answer = [gr.Tabs(selected="unlearn"), opened.id, "", gone, *standing(opened, everyone),
                       *put(Address(opened.id), opened)]  # fmt: skip
         except NegmergeError as error:
             answer = [gr.skip(), known[0], notice(str(error)), gone, *rest]  # the page still stands on the one before
@@ -147,7 +148,7 @@ def _picking(pools: Pools, controls: Controls, shown: Shown) -> None:
             opened = pools.open(pool)
             status = opened.sweep.status() if opened.sweep else None
             pace = paces.setdefault(opened.id, candidates.Pace(status))
-            ids = opened.bench.refresh().ids if status else opened.bench.pool.ids
+            ids = list((opened.bench.refresh() if status else opened.bench.pool).distinct)
         except NegmergeError as error:
             return gr.skip(), known, notice(str(error)), gr.Timer(active=False)
         timer = gr.Timer(active=False) if status is None or status.finished else gr.skip()
@@ -156,14 +157,16 @@ def _picking(pools: Pools, controls: Controls, shown: Shown) -> None:
             return gr.skip(), known, line, timer
         picked = candidates.selected_after(selected or [], known[1], ids, begun=bool(scale))
         chooser = gr.CheckboxGroup(choices=candidates.choices(opened.bench.pool), value=picked)
-        return chooser, (pool, list(ids)), line, timer
+        return chooser, (pool, ids), line, timer
 
     outputs = [controls.picker, shown.known, shown.progress, shown.timer]
     inputs = [shown.number, controls.pool, controls.picker, shown.known, controls.scale]
     shown.timer.tick(unless_overtaken(pools.visitors, look), inputs, outputs, js=numbers(4), **LIGHT)
     for button, pick in (
-        (controls.every, lambda pool: pool.ids), (controls.none, lambda pool: []), (controls.best, candidates.best),
-    ):  # fmt: skip
+        (controls.every, lambda pool: list(pool.distinct)),
+        (controls.none, lambda pool: []),
+        (controls.best, candidates.best),
+    ):
 
         def picked(pool: str, pick: Any = pick) -> Any:
             return pick(pools.open(pool).bench.pool)

@@ -1,6 +1,7 @@
 """`negmerge search`: ways to search, floors for single sets, several pools in turn."""
 
 import json
+import shutil
 
 import pytest
 
@@ -67,3 +68,26 @@ def test_several_pools_are_searched_in_turn(capsys, tiny_pool, own_pool):
 def test_an_unreadable_floor_is_one_sentence(capsys, tiny_pool, keep):
     code, _, said = run(capsys, "search", tiny_pool, f"--keep={keep}")
     assert code == 2 and "keep" in said and said.count("\n") == 1
+
+
+def test_a_copy_of_a_candidate_has_no_vote_and_every_verb_names_it(capsys, own_pool):
+    def said(*words):
+        assert main([*map(str, words)]) == 0
+        return capsys.readouterr()
+
+    alone = json.loads(said("search", own_pool, "--json").out)
+    record = json.loads((own_pool / "pool.json").read_text())
+    first = record["candidates"][0]
+    again = first | {"id": "again", "file": "candidates/again.safetensors"}
+    shutil.copy(own_pool / first["file"], own_pool / again["file"])
+    record["candidates"].append(again)
+    (own_pool / "pool.json").write_text(json.dumps(record))
+
+    told = f"candidate again holds the same weights as {first['id']}"
+    assert told in said("pool", "show", own_pool).out
+    agreement = said("agreement", own_pool, "--json")
+    assert told in agreement.err and len(json.loads(agreement.out)["candidates"]) == 3
+    assert json.loads(said("search", own_pool, "--json").out)["curve"] == alone["curve"]
+    assert told in said("compare", own_pool, "--rules", "negmerge,single", "--baselines", "none").err
+    assert main(["search", str(own_pool), "--candidates", f"{first['id']},again"]) == 2
+    assert "two votes of one model" in capsys.readouterr().err

@@ -172,13 +172,21 @@ def test_a_pool_of_one_is_refused():
         compare_rules(stand(n=1), ["uniform"])
 
 
-def test_identical_candidates_are_refused():
+def test_copies_of_a_candidate_are_left_out_and_named():
     made = stand(n=3)
     first = made.pool.entries[0]
     made.pool = replace(made.pool, entries=tuple(replace(entry, sha256=first.sha256) for entry in made.pool.entries))
-    made.candidates = {id: made.candidates[first.id] for id in made.candidates}
-    with pytest.raises(ParameterError, match="two votes of one model"):
+    with pytest.raises(ParameterError, match="has 1 candidate"):
         compare_rules(made, ["uniform", "negmerge", "conflict"], scales=GRID)
+
+    made = stand(n=4)
+    first, last = made.pool.entries[0], made.pool.entries[-1]
+    alone = compare_rules(stand(n=3), ["uniform", "negmerge", "single"], scales=GRID)
+    made.pool = replace(made.pool, entries=(*made.pool.entries[:-1], replace(last, sha256=first.sha256)))
+    comparison = compare_rules(made, ["uniform", "negmerge", "single"], scales=GRID)
+    assert comparison.candidates == alone.candidates and last.id not in comparison.candidates
+    assert [row.test for row in comparison.rows] == [row.test for row in alone.rows]
+    assert any(f"candidate {last.id} holds the same weights as {first.id}" in told for told in comparison.warnings)
 
 
 def test_nan_logits_name_the_rule_and_the_scale():

@@ -75,7 +75,7 @@ class ClassifierContest(Contest):
         row = super().row(entrant, ids)
         if row.scale is None:
             return row
-        choice, _ = self.choose(entrant, tuple(self.bench.pool.ids if ids is None else ids))
+        choice, _ = self.choose(entrant, tuple(self.bench.pool.distinct if ids is None else ids))
         with self.bench.at(choice, row.scale) as model:
             return replace(row, standing=self.yardstick.standing(model, "test", row.cost.wall))
 

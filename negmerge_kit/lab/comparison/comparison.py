@@ -176,9 +176,10 @@ def compare_rules(
     if not any(grid):
         raise ParameterError("no scale above 0 to try: give at least one, such as 0:1:0.05.")
     forced = strangers(pool)
-    if len(pool.ids) < 2:
+    ids = pool.distinct
+    if len(ids) < 2:
         raise ParameterError(
-            f"{pool.folder} has {len(pool.ids)} candidate: with one, every rule is that candidate. Add others first."
+            f"{pool.folder} has {len(ids)} candidate: with one, every rule is that candidate. Add others first."
         )
     workbench.choose(buffers=buffers)  # refused before the work
     contest = _contest(workbench, keep, scales, buffers, terms, entrants, on_step, anew)
@@ -186,16 +187,16 @@ def compare_rules(
     rows = []
     for index, entrant in enumerate(entrants):
         on_row(index, len(entrants), entrant)
-        row = kept.find(entrant, pool.ids) if kept else None
+        row = kept.find(entrant, ids) if kept else None
         if row is None or not contest.finished(row):
             row = contest.row(entrant)
             if kept:
-                kept.keep(row, pool.ids)
+                kept.keep(row, ids)
         rows.append(row)
     warnings = (*doubts(workbench), *([MERGED_STATISTICS] if buffers == "merge" else []))
     told = terms if isinstance(contest, ClassifierContest) else None
     return Comparison(
-        str(pool.folder), tuple(pool.ids), keep, grid, base, tuple(rows), warnings, forced, contest, told, buffers,
+        str(pool.folder), ids, keep, grid, base, tuple(rows), warnings, forced, contest, told, buffers,
         beyond=scales is None, images=parts_used(pool.scene) if told else None,
     )  # fmt: skip
 
@@ -254,15 +255,7 @@ def strangers(pool: Pool) -> tuple[str, ...]:
 
 def doubts(stand: PoolStand) -> list[str]:
     """What makes a comparison on this pool mean less: equal candidates, classes without images."""
-    told = []
-    by_hash: dict[str, list[str]] = {}
-    for entry in stand.pool.entries:
-        by_hash.setdefault(entry.sha256, []).append(entry.id)
-    told += [
-        f"candidates {', '.join(ids)} are one and the same file: they count as several."
-        for ids in by_hash.values()
-        if len(ids) > 1
-    ]
+    told = [*stand.pool.repeats]
     for split in ("val", "test"):
         for images in stand.images(split):
             present = set(images.labels.tolist())

@@ -90,7 +90,7 @@ class Contest:
 
     def row(self, entrant: Entrant, ids: Sequence[str] | None = None) -> Row:
         """Search on validation, score once on test, find the crossing: one row."""
-        ids = tuple(self.stand.pool.ids if ids is None else ids)
+        ids = tuple(self.stand.pool.distinct if ids is None else ids)
         choice, used = self.choose(entrant, ids)
         merged = self.stand.merged(choice)
         found = self.search(choice).found

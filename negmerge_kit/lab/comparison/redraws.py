@@ -62,7 +62,7 @@ def redraw(
     contest = comparison.contest
     if contest is None:
         raise ParameterError("this comparison holds no models any more: compare anew, then redraw.")
-    ids = contest.stand.pool.ids
+    ids = contest.stand.pool.distinct
     subsets = draw_subsets(ids, count, half(ids) if size is None else size, seed=seed)
     drawn, total = [], len(subsets) * len(comparison.rows)
     for number, subset in enumerate(subsets):

@@ -83,7 +83,7 @@ def curve_of(contest: Contest, choice: Choice) -> Curve:
 
 def _choices(contest: Contest, row: Row) -> list[Choice]:
     if row.entrant.rule == "single":
-        return [contest.subtracted([id], "uniform") for id in contest.stand.pool.ids]
+        return [contest.subtracted([id], "uniform") for id in contest.stand.pool.distinct]
     if row.entrant.rule == "greedy":
         return [contest.subtracted(row.candidates, "uniform")]
     return [contest.subtracted(row.candidates, row.entrant.rule, params) for params in row.entrant.settings]
