@@ -121,8 +121,9 @@ class Pool:
     @property
     def repeats(self) -> list[str]:
         """A sentence for each of `copies`."""
-        return [f"candidate {again} holds the same weights as {first}, byte for byte: it is left out, one model has one "
-                "vote." for first, again in self.copies]  # fmt: skip
+        left = "it is left out, one model has one vote"
+        return [f"candidate {again} holds the same weights as {first}, byte for byte: {left}."
+                for first, again in self.copies]  # fmt: skip
 
     @property
     def distinct(self) -> tuple[str, ...]:
