@@ -52,7 +52,7 @@ def test_several_pools_are_points_and_their_range():
 def test_the_title_is_as_plain_about_a_loss_as_about_a_win():
     loss = "NegMerge is 2.00 points from the retrained model, 2nd of 2; of the rest SalUn is nearest, 1.00"
     assert standings_finding([ONE]) == f"{loss} (one pool, no interval)"
-    tie = "lies 3.00 points from the retrained model, median of 2 pools, 1st to 2nd of 3"
+    tie = "is 3.00 points from the retrained model, median of 2 pools, 1st to 2nd of 3"
     assert tie in standings_finding([ONE, TWO])
     assert standings_finding([TWO]).startswith("NegMerge is 4.00 points from the retrained model, 2nd of 3")
     assert standings_finding([comparison(row("retrain", 0.0))]) == "Nearest to the retrained model is best"

@@ -342,12 +342,12 @@ def test_an_audit_that_ends_under_another_models_name_is_not_shown(app, monkeypa
     show, run = app.at("audit", "select"), app.at("nm-audit", "click")
     title, _, _, named = show(1, *app.model(scale=0.5))
     assert "scale 0.5" in title and named == app.model(scale=0.5)
-    running = run(2, named, ["zero-shot"])
+    running = run(2, named, ["zero-shot"], False)
     next(running), next(running)
     assert "scale 0.6" in show(3, *app.model(scale=0.6))[0]
     told, html = list(running)[-2][2:]
     assert skipped(html) and ELSEWHERE in told
-    assert list(run(4, named, ["zero-shot"]))[-2][3] == "audit"
+    assert list(run(4, named, ["zero-shot"], False))[-2][3] == "audit"
 
 
 def test_what_the_audit_page_gives_away_is_the_model_that_it_names(app, monkeypatch):
