@@ -10,6 +10,7 @@ import pytest
 
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.cli import main, pools
+from negmerge_kit.cli.stopping import GRACE
 from tests.web.conftest import free_port
 
 
@@ -54,6 +55,60 @@ def test_a_forked_worker_ends_by_the_signal_itself(monkeypatch):
 
     monkeypatch.setattr(pools, "pool", work)
     assert main(["pool"]) == -signal.SIGTERM
+
+
+# What each does tells on stdout when it is at it. The last two would go on for ever.
+IN_TRAINING = """
+from negmerge_kit.lab.training import finetuning
+steps, gradient = [], finetuning._gradient
+def told(*given):
+    steps.append(1)
+    if len(steps) == 3:
+        print("at work", flush=True)
+    return gradient(*given)
+finetuning._gradient = told
+"""
+DEAF = """
+import time
+from negmerge_kit.cli import pools
+def hang(words):
+    print("at work", flush=True)
+    while True:
+        try:
+            time.sleep(3600)
+        except KeyboardInterrupt:
+            pass
+pools.pool = hang
+"""
+IN_ONE_LONG_CALL = """
+import ctypes
+from negmerge_kit.cli import pools
+def hang(words):
+    lock, system = ctypes.create_string_buffer(256), ctypes.CDLL(None)
+    system.pthread_mutex_init(lock, None)
+    system.pthread_mutex_lock(lock)
+    print("at work", flush=True)
+    system.pthread_mutex_lock(lock)  # no signal ends this call, and Python's own handlers wait until it returns
+pools.pool = hang
+"""
+
+
+@pytest.mark.parametrize("work", [IN_TRAINING, DEAF, IN_ONE_LONG_CALL])
+def test_sigterm_ends_a_verb_within_five_seconds_whatever_it_is_at(tmp_path, work):
+    words = ["pool", "build", "tiny-classifier", "--out", str(tmp_path / "pool"), "--device", "cpu"]
+    code = f"{work}\nfrom negmerge_kit.cli import run\nrun({words!r})"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as verb:
+        try:
+            assert verb.stdout.readline() == "at work\n", verb.stderr.read()
+            verb.terminate()
+            # It is `GRACE` that bounds it; a clock would measure what else this machine is doing.
+            _, said = verb.communicate(timeout=60)
+        finally:
+            verb.kill()
+    said = [line for line in said.splitlines() if line and not line.startswith("base of tiny-classifier:")]  # the bar
+    assert (verb.returncode, said) == (143, ["negmerge pool: stopped; what was finished is kept."])
+    assert GRACE < 5 and not (tmp_path / "pool").exists()
 
 
 def test_a_build_that_gets_sigterm_tidies_up_and_goes_on(tmp_path, capsys):
