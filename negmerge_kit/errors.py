@@ -38,6 +38,18 @@ class CheckpointError(NegmergeError):
     """A weight file that is missing, truncated, foreign or cannot be written."""
 
 
+class OtherRunError(CheckpointError):
+    """The state of an unfinished training of another run than the one that is asked for.
+
+    Attributes:
+        what: what differs, in a few words.
+    """
+
+    def __init__(self, message: str, what: str = "") -> None:
+        super().__init__(message)
+        self.what = what
+
+
 class NotFiniteError(CheckpointError):
     """Weights that hold NaN or infinity, or answer with it: this candidate's or this rule's fault, not the disk's."""
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from negmerge_kit.checkpoints.filling import create_pool, restore_base, set_aside_damaged, writing
 from negmerge_kit.checkpoints.pool import RECORD, Pool, open_pool
 from negmerge_kit.checkpoints.writer import sha256_file
-from negmerge_kit.errors import DivergedError, ParameterError, PoolBusyError, PoolError
+from negmerge_kit.errors import DivergedError, OtherRunError, ParameterError, PoolBusyError, PoolError
 from negmerge_kit.lab.base_knowledge import is_untrained
 from negmerge_kit.lab.training.from_scratch import BaseTraining, base_recipe
 from negmerge_kit.lab.training.pretraining import pretrain_tiny
+from negmerge_kit.lab.training.resuming import recipe_of
 from negmerge_kit.types import Json, Weights
 from negmerge_kit.vision.clip import pick_device
 from negmerge_kit.vision.data.cache import cache_folder
@@ -75,8 +76,8 @@ def start_pool(
         The pool, and one sentence for each file that was set aside.
 
     Raises:
-        PoolError: if the folder cannot be written, holds the pool of another scene, or has lost a base that was
-            trained here.
+        PoolError: if the folder cannot be written, holds the pool or the unfinished base of another scene, or has
+            lost a base that was trained here.
         ParameterError: if a folder is needed and none is given.
         SceneError: if there is no such scene, or its images are not those that the pool was made with.
     """
@@ -90,13 +91,19 @@ def start_pool(
     folder = folder or default_folder(described)
 
     def trained() -> Weights:
-        return trained_base(scene, device, on_step, resume=folder / STATE)
+        try:
+            return trained_base(scene, device, on_step, resume=folder / STATE)
+        except OtherRunError as error:
+            raise _unfinished(folder, error.what) from None
 
     made, waiting = trained if pretrain is None and is_untrained(scene) else pretrain, False
     while True:
         try:
             with writing(folder):
                 if not (folder / RECORD).exists():
+                    if (folder / STATE).exists() and (made is not trained or _is_other(place, None)):
+                        recipe = recipe_of(folder / STATE)
+                        raise _unfinished(folder, f"{recipe.label if recipe else 'unknown'}; here none is trained")
                     create_pool(folder, described, *_weights(scene, place, made))
                 pool = _open_of(scene, folder)
                 (folder / STATE).unlink(missing_ok=True)
@@ -111,6 +118,14 @@ def start_pool(
                 on_wait(folder)
             waiting = True
             time.sleep(POLL_SECONDS)
+
+
+def _unfinished(folder: Path, which: str) -> PoolError:
+    """The refusal to begin a pool where another's base has been trained in part, which would be lost."""
+    return PoolError(
+        f"{folder} holds an unfinished base of another recipe ({which}): finish it with the command that began it, "
+        f"choose another folder with --out, or delete {folder / STATE} to begin anew."
+    )
 
 
 def _restored(pool: Pool, scene: Scene, place: Path | None, made: Callable[[], Weights] | None) -> list[str]:

@@ -26,6 +26,7 @@ from negmerge_kit.web.passwords import SlowGuesses
 from negmerge_kit.web.uploads import RefuseUploads
 
 CLOSE_SECONDS = 2.0
+ANSWER_SECONDS = 1.0
 BACKLOG = 2048
 
 
@@ -89,6 +90,13 @@ class Server:
         """Block until the server is closed, by whatever thread."""
         while self._thread.is_alive():
             self._thread.join(0.2)
+
+    def finish(self) -> None:
+        """Wait a moment for the answers that are on their way: a closed queue puts its own sentence in their place."""
+        waited_for = self._blocks._queue.pending_event_ids_session
+        until = time.monotonic() + ANSWER_SECONDS
+        while any(list(waited_for.values())) and time.monotonic() < until:
+            time.sleep(0.02)
 
     def close(self) -> None:
         """Answer no more; what is being sent just then is cut off."""

@@ -111,6 +111,7 @@ def serve(
             server.wait()
         finally:
             served.close()  # while the server still answers those who wait for a job
+            server.finish()
             blocks.close(verbose=False)
     return blocks
 

@@ -247,7 +247,7 @@ def test_saving_takes_a_small_share_of_a_run(tmp_path, monkeypatch):
     monkeypatch.setattr(resuming.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(resuming, "save_checkpoint", slow)
     training = SimpleNamespace(tensors=dict, losses=[], earlier=0.0, scaler=SimpleNamespace(state_dict=dict))
-    state = resuming.StateFile(tmp_path / "s.safetensors", "run", every=60.0)
+    state = resuming.StateFile(tmp_path / "s.safetensors", "run", RECIPE, every=60.0)
     for _ in range(400):
         now[0] += 1
         state.save(training, last=False)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from negmerge_kit.checkpoints import open_checkpoint
+from negmerge_kit.checkpoints import open_checkpoint, save_checkpoint
 from negmerge_kit.checkpoints.filling import writing
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.cli import main
@@ -62,6 +62,50 @@ def test_a_base_goes_on_where_it_was_stopped(scene, tmp_path, computed):
     assert len(computed) == steps and told[-1] == steps
     assert pool.base_file == whole.base_file
     assert not (tmp_path / "pool" / STATE).exists() and not (tmp_path / "whole" / STATE).exists()
+
+
+def test_an_unfinished_base_of_another_recipe_is_named_and_kept(scene, tmp_path, computed, capsys):
+    whole, _ = start_pool(scene, tmp_path / "whole", device="cpu")
+    pool, state = tmp_path / "pool", tmp_path / "pool" / STATE
+    with pytest.raises(Stopped):
+        start_pool(scene, pool, device="cpu", on_step=stop_at(5, []))
+    kept = state.read_bytes()
+    others = {
+        "epochs 1 instead of 2, seed 0 instead of 7": replace(scene, training={"epochs": 2, "seed": 7}),
+        "lr 0.05 instead of 0.1, epochs 1 instead of 2, weight_decay 0.0005 instead of 0.1, 1 more":
+            replace(scene, training={"lr": 0.1, "epochs": 2, "weight_decay": 0.1, "seed": 7}),
+        "other network, images, base or kit version":
+            replace(scene, forgetting=Forgetting("scans", share=0.1, seed=2, as_published=True)),
+        "lr 5e-2 · 1 epoch · wd 0.0005 · sgd; here none is trained": whole.folder,
+    }  # fmt: skip
+    for which, other in others.items():
+        with pytest.raises(PoolError) as error:
+            start_pool(other, pool, device="cpu")
+        assert str(error.value) == (
+            f"{pool} holds an unfinished base of another recipe ({which}): finish it with the command that began it, "
+            f"choose another folder with --out, or delete {state} to begin anew."
+        )
+    assert main(["pool", "build", "tiny", "--out", str(pool), "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{pool} holds an unfinished base of another recipe (lr 5e-2" in said
+    assert state.read_bytes() == kept and not (pool / "pool.json").exists()
+    assert start_pool(scene, pool, device="cpu")[0].base_file == whole.base_file
+
+
+def test_an_unfinished_base_that_does_not_tell_its_recipe_is_refused_all_the_same(scene, tmp_path, computed):
+    """As version 0.1 kept it."""
+    pool = tmp_path / "pool"
+    with pytest.raises(Stopped):
+        start_pool(scene, pool, device="cpu", on_step=stop_at(2, []))
+    stored = open_checkpoint(pool / STATE)
+    record = {name: value for name, value in stored.metadata.items() if name != "recipe"}
+    layout = {name: stored[name].clone() for name in stored}
+    save_checkpoint(pool / STATE, layout.items(), like=layout, metadata=record)
+    with pytest.raises(PoolError, match=r"\(other recipe, network, images, base or kit version\)"):
+        start_pool(replace(scene, training={"epochs": 2}), pool, device="cpu")
+    with pytest.raises(PoolError, match=r"\(unknown; here none is trained\)"):
+        start_pool("tiny:digits", pool, device="cpu")
+    start_pool(scene, pool, device="cpu")
 
 
 def test_a_retrained_model_goes_on_where_it_was_stopped(classifier_pool, tmp_path, computed):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.web.jobs import CancelledError, Done, Job, JobFailedError, Jobs, Progress
+from negmerge_kit.web.jobs import CLOSED, CancelledError, Done, Job, JobFailedError, Jobs, Progress
 
 WAIT = 10
 
@@ -93,6 +93,21 @@ def test_a_visitor_who_leaves_ends_the_job():
     next(news)
     news.close()
     assert jobs.do(lambda job: 5) == 5  # its turn came, so the other has ended
+
+
+def test_when_the_app_is_stopped_who_follows_is_told_so_even_of_a_job_that_does_not_end():
+    jobs, go = Jobs(), threading.Event()
+    following = [jobs.follow("me", "first", lambda job: go.wait(WAIT)), jobs.follow("they", "second", lambda job: 1)]
+    for news in following:
+        next(news)
+    jobs.close()
+    for news in following:
+        with pytest.raises(CancelledError, match=f"^{CLOSED}$"):
+            last(news)
+    with pytest.raises(CancelledError, match=f"^{CLOSED}$"):
+        jobs.do(lambda job: 1)
+    assert not jobs.followed
+    go.set()
 
 
 def test_a_bug_ends_its_job_and_nothing_else(caplog):

@@ -88,7 +88,7 @@ def finetune(
     scaler = torch.amp.GradScaler(model.device.type, enabled=recipe.precision == "float16")
     training = Training(model.clip.visual, moving, optimizer, scaler)
     run = describe_run(model, images, recipe, mirror) if resume else ""
-    state = StateFile(resume, run, every=execution.save_seconds)
+    state = StateFile(resume, run, recipe, every=execution.save_seconds)
     state.restore(training)
     least = execution.least_batch(model, recipe, images)
     total = steps_of(images, recipe, least=least)

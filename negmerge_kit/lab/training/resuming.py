@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from negmerge_kit.checkpoints import open_checkpoint, save_checkpoint
-from negmerge_kit.errors import CheckpointError
+from negmerge_kit.errors import CheckpointError, NegmergeError, OtherRunError
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.types import Json
 from negmerge_kit.vision.clip import Classifier
@@ -57,17 +57,22 @@ WRITING_SHARE = 0.02
 """Saving takes at most about this share of a run: where the state is large or the disk slow, it is saved less often."""
 
 
+MOST_TOLD = 3
+"""Settings that a message names where two recipes differ in more."""
+
+
 class StateFile:
     """Where a run keeps its state: written whole or not at all, read without unpickling.
 
     Args:
         path: a safetensors file, there or not; `None` keeps nothing.
         run: what the run is, as `describe_run` tells it: a file of another run is refused.
+        recipe: the run's own, which tells people what a file of another run is.
         every: least seconds between two saves; 0 saves whenever asked.
     """
 
-    def __init__(self, path: Path | None, run: str, *, every: float) -> None:
-        self._path, self._run, self._every = path, run, every
+    def __init__(self, path: Path | None, run: str, recipe: Recipe, *, every: float) -> None:
+        self._path, self._run, self._recipe, self._every = path, run, recipe, every
         self._began = self._saved = time.monotonic()
         self._took = 0.0
 
@@ -78,8 +83,8 @@ class StateFile:
         if self._path is None or (not last and started - self._saved < wait):
             return
         layout = dict(training.tensors())
-        record: Json = {"run": self._run, "losses": training.losses, "scaler": training.scaler.state_dict(),
-                        "seconds": training.earlier + started - self._began}
+        record: Json = {"run": self._run, "recipe": self._recipe.json(), "losses": training.losses,
+                        "scaler": training.scaler.state_dict(), "seconds": training.earlier + started - self._began}
         items = ((name, tensor.cpu()) for name, tensor in layout.items())
         save_checkpoint(self._path, items, like=layout, metadata=record)
         self._saved = time.monotonic()
@@ -90,15 +95,17 @@ class StateFile:
         """Put the stored state back, if there is one.
 
         Raises:
-            CheckpointError: a damaged file, or one of another run.
+            CheckpointError: a damaged file.
+            OtherRunError: one of another run.
         """
         if self._path is None or not self._path.exists():
             return
         stored = open_checkpoint(self._path)
         record = stored.metadata
         if record.get("run") != self._run:
-            raise CheckpointError(f"{self._path} is the state of another run (other recipe, images, base or kit "
-                                  "version): delete it to start afresh, or name another file.")
+            what = _difference(_recipe_in(record), self._recipe)
+            raise OtherRunError(f"{self._path} is the state of another run ({what}): delete it to start afresh, or "
+                                "name another file.", what)  # fmt: skip
         for name, parameter in training.moving.items():
             parameter.copy_(stored[f"weight/{name}"])
             prefix = "optimizer/"
@@ -113,6 +120,31 @@ class StateFile:
         training.losses = [float(loss) for loss in record["losses"]]
         training.scaler.load_state_dict(record["scaler"])
         training.earlier = float(record.get("seconds", 0.0))
+
+
+def recipe_of(path: Path) -> Recipe | None:
+    """The recipe of an unfinished run, from its state; None where that tells none or is damaged."""
+    try:
+        return _recipe_in(open_checkpoint(path).metadata)
+    except CheckpointError:
+        return None
+
+
+def _recipe_in(record: Json) -> Recipe | None:
+    try:
+        return Recipe.from_json(record["recipe"])
+    except (KeyError, TypeError, NegmergeError):  # states told none before version 0.2
+        return None
+
+
+def _difference(theirs: Recipe | None, ours: Recipe) -> str:
+    """What makes the run of a file another one than ours, as far as the file tells."""
+    if theirs is None or theirs == ours:
+        return f"other {'recipe, ' if theirs is None else ''}network, images, base or kit version"
+    wanted = asdict(ours)
+    told = [f"{name} {value} instead of {wanted[name]}" for name, value in asdict(theirs).items()
+            if value != wanted[name]]
+    return ", ".join(told[:MOST_TOLD] + [f"{len(told) - MOST_TOLD} more"] * (len(told) > MOST_TOLD))
 
 
 def describe_run(model: Classifier, images: ImageSet, recipe: Recipe, mirror: bool) -> str:
