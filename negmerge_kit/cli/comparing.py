@@ -19,12 +19,17 @@ from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
     from negmerge_kit.checkpoints.pool import Pool
+    from negmerge_kit.lab.baselines.choosing import RateStep
     from negmerge_kit.lab.comparison.comparison import Comparison
     from negmerge_kit.lab.comparison.entrants import Entrant
     from negmerge_kit.lab.comparison.kept_rows import KeptRows
     from negmerge_kit.lab.comparison.terms import Terms
-    from negmerge_kit.lab.training.finetuning import Step
     from negmerge_kit.scoring.bootstrap import Resampled
+
+RULES = "{l_bar}{bar}| [{elapsed}<{remaining}{postfix}]"
+"""The bar over rules, whose text says which of how many."""
+LAST_RULE = "{l_bar}{bar}| [{elapsed}{postfix}]"
+"""While the last one is worked out: those before it say nothing about how long it takes."""
 
 ABOUT = (
     "Hold merge rules against each other: the paper's protocol, and forgetting at matched retention. On a standard "
@@ -150,10 +155,10 @@ def _refuse(options: argparse.Namespace, entrants: Sequence[Entrant], pools: Seq
     if is_classifier(pools[0]) and (options.resample or options.subsets):
         raise ParameterError("--resample and --subsets do not know a classifier's metrics: leave them out.")
     if not is_classifier(pools[0]) and (options.choose != "floor" or options.shadows or options.epochs is not None):
-        raise ParameterError(
-            f"{pools[0].folder} is no standard classifier's pool, so it has no retrained model and no shadow model: "
-            "leave --choose, --shadows and --epochs out."
-        )
+        given = {"--choose": options.choose != "floor", "--shadows": options.shadows,
+                 "--epochs": options.epochs is not None}  # fmt: skip
+        flags = [flag for flag, value in given.items() if value]
+        raise ParameterError(f"{pools[0].folder} is no standard classifier's pool: leave {' and '.join(flags)} out.")
     if options.choose == "gap" and options.keep is not None:
         raise ParameterError("--choose gap has no floor to keep: leave --keep out.")
     if options.choose == "gap" and "val" not in models_to_make(entrants, Terms("gap")):
@@ -194,7 +199,7 @@ def compare_pool(
             pool, entrants, keep=options.keep, scales=scales, device=options.device, anew=anew, terms=terms,
             buffers=options.buffers,
         )  # fmt: skip
-        spread(f"comparing on {pool.folder}", jobs, options)
+        spread(f"comparing on {pool.folder}", jobs, options, last="last rule")
         anew = False  # the rows are there now: what follows finds them
     bench = Workbench(pool, device=options.device)
     if options.buffers != "keep":
@@ -202,15 +207,18 @@ def compare_pool(
     same: dict[str, Any] = {"keep": options.keep, "scales": scales, "buffers": options.buffers, "terms": terms}
     kept = KeptRows(pool, device=bench.model.device, anew=anew, **same)
     with progress_bar(f"comparing on {pool.folder}", len(entrants), unit="rule") as bar:
-        row = "retraining"
+        row, before = "retraining", None
 
         def on_row(done: int, total: int, entrant: Entrant) -> None:
-            nonlocal row
-            row = rule_of(entrant.title, done, total)
+            nonlocal row, before
+            row, before = rule_of(entrant.title, done, total), done
+            bar.bar_format = LAST_RULE if done + 1 == total else RULES
             say(bar, row, done=done)
 
-        def on_step(rate: float, step: Step) -> None:
-            say(bar, now(f"{row} at {rate:g}", step.index, step.total, step.loss), done=int(bar.n))
+        def on_step(step: RateStep) -> None:
+            # One bar over all rates of a baseline. Before the first row no row is under way.
+            part = None if before is None else before + step.index / step.total
+            say(bar, now(row, step.index, step.total, step.step.loss, step.doing), done=part)
 
         comparison = compare_rules(bench, entrants, kept=kept, on_row=on_row, on_step=on_step, anew=anew, **same)
         say(bar, "", done=len(entrants))
@@ -237,8 +245,8 @@ def _make_reference(pool: Pool, entrants: Sequence[Entrant], terms: Terms, devic
         )  # fmt: skip
         for made, split in enumerate(models):
 
-            def on_step(rate: float, step: Step, made: int = made) -> None:
-                say(bar, now(f"retraining at {rate:g}", step.index, step.total, step.loss), done=made)
+            def on_step(step: RateStep, made: int = made) -> None:
+                say(bar, now("retraining", step.index, step.total, step.step.loss, step.doing), done=made)
 
             retrained(yardstick, terms, on_step, split=split, anew=anew)
             say(bar, "", done=made + 1)

@@ -27,6 +27,7 @@ class LiveTable:
     Args:
         title: what the sweep makes.
         todo: jobs of this sweep; `done` were finished by an earlier one.
+        last: what stands for the time left while the last job runs, where jobs differ too much for a forecast.
         out: where it is drawn, by default standard error.
         clock: seconds, for tests.
     """
@@ -37,10 +38,12 @@ class LiveTable:
         todo: int,
         *,
         done: int = 0,
+        last: str = "",
         out: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._title, self._todo, self._before = title, todo, done
+        self._last = last
         self._out = out or sys.stderr
         self._clock = clock
         self._started = clock()
@@ -83,7 +86,7 @@ class LiveTable:
         counted = f"{self._before + self._ended}/{self._before + self._todo}"
         failed = f", {self._failed} failed" if self._failed else ""
         head = f"{self._title} [{bar:.<{WIDTH}}] {counted}{failed}{self._left()}"
-        return [head, *(f"  {now(job.label, p.index, p.total, p.loss)}" for job, p in self._running.items())]
+        return [head, *(f"  {now(job.label, p.index, p.total, p.loss, p.doing)}" for job, p in self._running.items())]
 
     @property
     def _live(self) -> bool:
@@ -95,11 +98,13 @@ class LiveTable:
 
     def _work(self) -> float:
         """Jobs done by this sweep, with the parts of those that run."""
-        return self._ended + sum(p.index / p.total for p in self._running.values() if p.total)
+        return self._ended + sum(p.done for p in self._running.values())
 
     def _left(self) -> str:
         work, spent = self._work(), self._clock() - self._started
-        if work <= 0 or self._ended == self._todo:
+        if self._last and self._ended + 1 == self._todo:
+            return f", {self._last}"
+        if not 0 < work < self._todo:  # nothing is known yet, or all is done but what no step counts
             return ""
         return f", about {seconds(spent * (self._todo - work) / work)} left"
 

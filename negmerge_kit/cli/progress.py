@@ -16,19 +16,21 @@ def progress_bar(title: str, total: int | None = None, *, done: int = 0, unit: s
     return tqdm(total=total, initial=done, desc=title, unit=unit, mininterval=interval, miniters=0, smoothing=0.1)
 
 
-def say(bar: tqdm, text: str, *, done: int | None = None) -> None:
+def say(bar: tqdm, text: str, *, done: float | None = None) -> None:
     """Set the bar's text and position; it is drawn when its interval is over."""
     bar.set_postfix_str(text, refresh=False)
     bar.update(0 if done is None else done - bar.n)
 
 
-def now(label: str, step: int, steps: int, loss: float | None) -> str:
-    """What trains at this moment, in a few words.
+def now(label: str, step: int, steps: int, loss: float | None, doing: str = "step") -> str:
+    """What is trained or scored at this moment, in a few words.
 
     >>> now("lr 1e-3 · 4 epochs · wd 0.1", 12, 44, 0.531)
     'lr 1e-3 · 4 epochs · wd 0.1: step 12/44, loss 0.53'
+    >>> now("lr 1e-3 · 4 epochs · wd 0.1", 5, 21, None, "scoring")
+    'lr 1e-3 · 4 epochs · wd 0.1: scoring 5/21'
     """
-    told = f"{label}: step {step}/{steps}"
+    told = f"{label}: {doing} {step}/{steps}"
     return told if loss is None else f"{told}, loss {loss:.2f}"
 
 
@@ -56,6 +58,6 @@ def _watch(sweep: BackgroundSweep, title: str) -> None:
 def _told(status: SweepStatus) -> str:
     if status.waiting:
         return "another negmerge trains them"
-    if status.recipe_label is None or status.loss is None:
+    if status.recipe_label is None:
         return ""
-    return now(status.recipe_label, status.step, status.steps, status.loss)
+    return now(status.recipe_label, status.step, status.steps, status.loss, status.doing)

@@ -207,13 +207,16 @@ def execution_of(options: argparse.Namespace) -> Execution:
     return Execution(micro_batch=options.micro_batch, compile=options.compile, processes=options.processes)
 
 
-def spread(title: str, jobs: Sequence[Job], options: argparse.Namespace) -> None:
-    """Run jobs where the flags say, whose values are kept in files; the first failure is the error."""
+def spread(title: str, jobs: Sequence[Job], options: argparse.Namespace, *, last: str = "") -> None:
+    """Run jobs where the flags say, whose values are kept in files; the first failure is the error.
+
+    `last` stands for the time left while the last job runs.
+    """
     from negmerge_kit.cli.live import LiveTable
     from negmerge_kit.sweeps.local import run_sweep
 
     failed = []
-    with LiveTable(title, len(jobs)) as table:
+    with LiveTable(title, len(jobs), last=last) as table:
         for outcome in run_sweep(jobs, executor=executor_of(options), on_step=table.step):
             table.end(outcome)
             failed += [outcome] if outcome.failure else []

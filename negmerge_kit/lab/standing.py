@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from negmerge_kit.vision.forgetting import Parts
     from negmerge_kit.vision.images import ImageSet
 
-NO_SHADOWS = "no shadow models were trained: ask for some with --shadows 8."
+NO_SHADOWS = "not asked for: it takes --shadows 8."
 NO_RETRAINED = "there is no retrained model to hold it against: compare with the baseline retrain."
 NOT_TIMED = "this model was given, not made here."
 

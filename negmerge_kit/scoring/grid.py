@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from decimal import Decimal, InvalidOperation
-from math import isfinite
+from math import ceil, isfinite, log2
 from typing import TypeAlias
 
 from negmerge_kit.errors import ParameterError
@@ -88,6 +88,18 @@ def between(low: float, high: float) -> list[float]:
     ([8.4, 8.8, 9.2], 19)
     """
     return [round(low + (high - low) * step / STEPS, 6) for step in range(1, STEPS)]
+
+
+def looks(farthest: float) -> int:
+    """How many scales an open-ended search looks at once it has come to `farthest`.
+
+    The paper's grid and, beyond 1, each doubling and the steps within the last one.
+
+    >>> looks(1.0), looks(2.0), looks(4.0)
+    (21, 41, 42)
+    """
+    beyond = ceil(log2(farthest)) + STEPS - 1 if farthest > DEFAULT_SCALES[-1] else 0
+    return len(DEFAULT_SCALES) + beyond
 
 
 def parse_scales(text: str) -> list[float] | None:

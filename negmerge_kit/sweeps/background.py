@@ -23,7 +23,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """How far a sweep is; `waiting` means that another process trains these candidates."""
+    """How far a sweep is.
+
+    Attributes:
+        doing: what `step` of `steps` counts for the candidate under way: its training, or "scoring".
+        part: how much of that candidate is done.
+        waiting: whether another process trains these candidates.
+    """
 
     done: int
     total: int
@@ -31,6 +37,8 @@ class SweepStatus:
     step: int = 0
     steps: int = 0
     loss: float | None = None
+    doing: str = "step"
+    part: float = 0.0
     waiting: bool = False
     error: str | None = None
     finished: bool = False
@@ -98,16 +106,17 @@ class BackgroundSweep:
         for outcome in run_sweep(jobs, store=self._pool, order=order, on_step=self._on_step):
             if outcome.failure:
                 last = outcome.failure.strip().splitlines()[-1]
-                self._set(error=f"the candidate with {outcome.job.label} failed: {last}")
+                self._set(error=f"the candidate with {outcome.job.label} failed: {last}", part=0.0)
                 log.error("%s", outcome.failure)
             else:
-                self._set(done=self._status.done + 1)
+                self._set(done=self._status.done + 1, part=0.0)
         self._set(done=self._done(self._pool.reload()))  # with what another sweep recorded meanwhile
 
     def _on_step(self, job: Job, step: Progress) -> None:
         if self._stop.is_set():
             raise SweepStopped
-        self._set(recipe_label=job.label, step=step.index, steps=step.total, loss=step.loss)
+        self._set(recipe_label=job.label, step=step.index, steps=step.total, loss=step.loss, doing=step.doing,
+                  part=step.done)  # fmt: skip
         # Hand the interpreter over between steps, so that the page answers while candidates train.
         time.sleep(0)
 

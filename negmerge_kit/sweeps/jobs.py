@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,8 +16,11 @@ from negmerge_kit.lab.base_knowledge import check_known, is_untrained
 from negmerge_kit.lab.training.distributed import finetune_together
 from negmerge_kit.lab.training.execution import Execution
 from negmerge_kit.lab.training.finetuning import Step
+from negmerge_kit.lab.training.forecast import SEARCHED, TRAINING
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.scoring.curve import Point
+from negmerge_kit.scoring.grid import DEFAULT_SCALES, looks, scale_grid
 from negmerge_kit.scoring.scale import KEEP
 from negmerge_kit.sweeps.protocol import Progress, Report
 from negmerge_kit.types import Json
@@ -68,7 +71,7 @@ class FinetuneJob:
             note_written(pool, entry)
         bench.hold(entry)
         try:
-            return replace(entry, scores=own_scores(bench, entry.id))
+            return replace(entry, scores=own_scores(bench, entry.id, on_step=self._scoring(bench, on_step)))
         except NotFiniteError:
             drop_written(pool, entry)
             open_workbench.cache_clear()  # it holds the dropped weights
@@ -77,16 +80,28 @@ class FinetuneJob:
     def _trained(self, bench: Workbench, on_step: Report) -> Candidate:
         """The candidate with its weights on disk, trained from the start or from where a killed sweep was."""
         state = state_file(bench.pool, self.id_in(bench.pool))
-        started = time.perf_counter()
+        started, trained = time.perf_counter(), self._trained_share(bench)
         model, losses, rates, earlier = bench.fresh_model(), [], [], 0.0
         for step in self._steps(bench, model, state):
             losses.append(round(step.loss, 5))
             rates.append(float(f"{step.lr:.5g}"))
             earlier = step.earlier
-            on_step(Progress(step.index, step.total, step.loss))
+            on_step(Progress(step.index, step.total, step.loss, share=trained * step.index / step.total))
         entry = save_candidate(bench.pool, self.recipe.json(), model.weights().items())
         seconds = round(earlier + time.perf_counter() - started, 3)
         return replace(entry, seconds=seconds, losses=tuple(losses), rates=tuple(rates))
+
+    def _trained_share(self, bench: Workbench) -> float:
+        """How much of the job is training; the rest is the search of its own scale. Counted in forward passes."""
+        val = bench.images("val")
+        trained = TRAINING * self.recipe.epochs * len(bench.scene.images("train").forget)
+        scored = SEARCHED * len(DEFAULT_SCALES) * (len(val.forget) + sum(len(images) for images in val.retain))
+        return trained / (trained + scored)
+
+    def _scoring(self, bench: Workbench, on_step: Report) -> Report:
+        """Reports of the search, as the part of the job that follows training."""
+        trained = self._trained_share(bench)
+        return lambda step: on_step(replace(step, share=trained + (1 - trained) * step.done))
 
     def _steps(self, bench: Workbench, model: Classifier, state: Path) -> Iterator[Step]:
         images, mirror = bench.scene.images("train").forget, bench.scene.sources[0].flips
@@ -130,13 +145,15 @@ def pool_order(pool: Pool, recipes: Iterable[Recipe]) -> list[str]:
     return [candidate_id(pool, recipe.json()) for recipe in recipes]
 
 
-def own_scores(bench: Workbench, id: str, keep: float = KEEP) -> Json:
+def own_scores(
+    bench: Workbench, id: str, keep: float = KEEP, on_step: Report = lambda progress: None
+) -> Json:
     """A candidate negated alone at its own best scale, on validation: what the table of candidates shows.
 
     Returns `{"status", "keep", "scale", "forget", "retain", "kept"}`; `kept` is retention as a share of
-    the base's, and everything but status and keep is None where no scale above 0 keeps enough.
+    the base's, and everything but status and keep is None where no scale above 0 keeps enough. Each scale is a step.
     """
-    search = bench.search(bench.choose([id]), keep=keep)
+    search = bench.search(bench.choose([id]), keep=keep, on_point=counted(on_step))
     best, base = search.best, search.base
     if best is None or best.forget is None or best.retain is None or base.retain is None:
         return {"status": "infeasible", "keep": keep, "scale": None, "forget": None, "retain": None, "kept": None}
@@ -148,6 +165,19 @@ def own_scores(bench: Workbench, id: str, keep: float = KEEP) -> Json:
         "retain": best.retain.json(),
         "kept": best.retain.value / base.retain.value,
     }
+
+
+def counted(on_step: Report, scales: Sequence[float] | None = None) -> Callable[[Point], None]:
+    """Tells each scale that a search has looked at, and of how many; beyond scale 1 there are more of them."""
+    tried, farthest = 0, 0.0
+
+    def on_point(point: Point) -> None:
+        nonlocal tried, farthest
+        tried, farthest = tried + 1, max(farthest, point.scale)
+        expected = looks(farthest) if scales is None else len(scale_grid(scales))
+        on_step(Progress(tried, max(tried, expected), doing="scoring"))
+
+    return on_point
 
 
 @lru_cache(maxsize=1)

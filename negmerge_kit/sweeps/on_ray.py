@@ -10,7 +10,6 @@ import queue
 import signal
 import socket
 import threading
-import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.sweeps.processes import visible_gpus
 from negmerge_kit.sweeps.protocol import TRIES, Job, OnStep, Outcome, Progress, attempt, lost
 from negmerge_kit.sweeps.sentinel import Sentinel
+from negmerge_kit.sweeps.worker import NowAndThen
 from negmerge_kit.vision.data.decoding import cores
 
 SAY_EVERY = 0.5
@@ -181,12 +181,10 @@ def _unusable(address: str, reason: str) -> NegmergeError:
 def stream(job: Job, sentinels: Sequence[Sentinel]) -> Iterator[Progress | Outcome]:
     """What a Ray worker runs: the job in a thread, its reports now and then, and at last its outcome."""
     box: queue.SimpleQueue[Progress | Outcome] = queue.SimpleQueue()
-    said = 0.0
+    chosen = NowAndThen(SAY_EVERY)
 
     def report(progress: Progress) -> None:
-        nonlocal said
-        if time.monotonic() - said >= SAY_EVERY:
-            said = time.monotonic()
+        if chosen(progress):
             box.put(progress)
 
     def work() -> None:

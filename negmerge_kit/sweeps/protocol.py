@@ -22,11 +22,29 @@ class SweepStopped(Exception):
 
 @dataclass(frozen=True)
 class Progress:
-    """One step of a job: which of how many, and the loss where there is one."""
+    """One step of a job: which of how many, and the loss where there is one.
+
+    Attributes:
+        doing: what is counted: "step" of training, or "scoring".
+        share: how much of the whole job is done, where these steps are only a part of it.
+    """
 
     index: int
     total: int
     loss: float | None = None
+    doing: str = "step"
+    share: float | None = None
+
+    @property
+    def done(self) -> float:
+        """How much of the whole job is done.
+
+        >>> Progress(1, 4).done, Progress(1, 4, share=0.75).done
+        (0.25, 0.75)
+        """
+        if self.share is not None:
+            return self.share
+        return self.index / self.total if self.total else 0.0
 
 
 Report: TypeAlias = Callable[[Progress], None]

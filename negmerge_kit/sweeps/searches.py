@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from negmerge_kit.checkpoints.pool import Pool, open_pool
+from negmerge_kit.lab.baselines.choosing import RateStep
 from negmerge_kit.lab.comparison.comparison import compare_rules
 from negmerge_kit.lab.comparison.entrants import RETRAIN, RETRAIN_AGAIN, Entrant
 from negmerge_kit.lab.comparison.kept_rows import KeptRows
 from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 from negmerge_kit.lab.report import search_json
 from negmerge_kit.lab.resident import Choice
-from negmerge_kit.lab.training.finetuning import Step
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.scoring.grid import scale_grid
 from negmerge_kit.scoring.scale import KEEP, Method, Scales
-from negmerge_kit.sweeps.jobs import open_workbench
+from negmerge_kit.sweeps.jobs import counted, open_workbench
 from negmerge_kit.sweeps.protocol import Progress, Report
 from negmerge_kit.types import Json
 
@@ -51,14 +50,8 @@ class SearchJob:
         """Search, and report each scale."""
         started = time.perf_counter()
         bench = _fresh(self.folder, self.device)
-        tried = 0
-
-        def on_point(point: Any) -> None:
-            nonlocal tried
-            tried += 1
-            on_step(Progress(tried, max(tried, len(scale_grid(self.scales)))))
-
-        found = bench.search(self.choice, keep=self.keep, scales=self.scales, method=self.method, on_point=on_point)
+        found = bench.search(self.choice, keep=self.keep, scales=self.scales, method=self.method,
+                             on_point=counted(on_step, self.scales))  # fmt: skip
         return search_json(bench, self.choice, found, test=self.test, started=started)
 
 
@@ -97,8 +90,8 @@ class ComparisonJob:
         }  # fmt: skip
         kept = KeptRows(bench.pool, device=bench.model.device, anew=self.anew, **same)
 
-        def on_training(rate: float, step: Step) -> None:
-            on_step(Progress(step.index, step.total, step.loss))
+        def on_training(step: RateStep) -> None:
+            on_step(Progress(step.index, step.total, step.step.loss, step.doing))
 
         comparison = compare_rules(bench, [self.entrant], kept=kept, anew=self.anew, on_step=on_training, **same)
         return comparison.rows[0].json()

@@ -36,6 +36,21 @@ class Place:
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpu
 
 
+class NowAndThen:
+    """Which reports of a job are passed on: one every few seconds, and the first of each part of the job."""
+
+    def __init__(self, seconds: float = SAY_EVERY) -> None:
+        self._seconds, self._said, self._doing = seconds, 0.0, ""
+
+    def __call__(self, progress: Progress) -> bool:
+        """Whether this one is passed on."""
+        now = time.monotonic()
+        if progress.doing == self._doing and now - self._said < self._seconds:
+            return False
+        self._said, self._doing = now, progress.doing
+        return True
+
+
 def serve(driver: Connection, place: Place, sentinels: Sequence[Sentinel]) -> None:
     """Answer every job with its outcome until the driver hangs up; end at once when it dies."""
     place.settle()
@@ -45,20 +60,18 @@ def serve(driver: Connection, place: Place, sentinels: Sequence[Sentinel]) -> No
 
     from negmerge_kit.sweeps.protocol import SweepStopped, attempt
 
-    said = 0.0
+    chosen = NowAndThen()
 
     def report(progress: Progress) -> None:
-        nonlocal said
         if driver.poll():  # while a job runs, the driver speaks only to hang up
             raise SweepStopped
-        if time.monotonic() - said >= SAY_EVERY:
-            said = time.monotonic()
+        if chosen(progress):
             driver.send(progress)
 
     try:
         driver.send(None)  # ready: from here on a loss is a job's loss
         while True:
-            job, said = driver.recv(), 0.0
+            job, chosen = driver.recv(), NowAndThen()
             driver.send(attempt(job, report, sentinels))
     except (EOFError, OSError, SweepStopped):
         return

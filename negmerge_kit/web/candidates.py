@@ -112,11 +112,11 @@ def status_line(status: SweepStatus | None, pace: Pace) -> str:
     what = f"Fine-tuning candidate {min(status.done + 1, status.total)} of {status.total}"
     if status.recipe_label is None:
         return progress(what, _share(status), "Starting.")
-    loss = f"loss {status.loss:.2f}" if status.loss is not None else ""
+    loss = f"loss {status.loss:.2f}" if status.loss is not None else f"{status.doing} {status.step} of {status.steps}"
     hint = " · ".join(part for part in (status.recipe_label, loss, pace.left(status)) if part)
     return progress(what, _share(status), hint)
 
 
 def _share(status: SweepStatus) -> float:
-    part = status.step / status.steps if status.steps and status.done < status.total else 0.0
+    part = status.part if status.done < status.total else 0.0
     return min(1.0, (status.done + part) / status.total) if status.total else 1.0

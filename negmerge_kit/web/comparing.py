@@ -123,7 +123,8 @@ class Compare:
         entrants = find_entrants() if entrants is None else entrants
 
         def on_row(done: int, total: int, entrant: Entrant) -> None:
-            job.tell(rule_of(entrant.title, done, total), done / total)
+            # Of the last rule nobody knows how long it takes: rules differ too much.
+            job.tell(rule_of(entrant.title, done, total), done / total, forecast=done + 1 < total)
 
         stand = _Stand(self.bench, pool, job)
         found = compare_rules(stand, entrants, keep=keep, scales=scales, buffers=buffers, kept=rows, on_row=on_row)

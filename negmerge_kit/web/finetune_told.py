@@ -53,10 +53,11 @@ def estimate(plan: Plan, recipes: Sequence[Recipe], cost: Cost) -> str:
     if not recipes:
         return '<p class="nm-fine" role="status">The pool has all of these candidates already.</p>'
     asked, epochs = plural(len(recipes), "candidate"), sum(recipe.epochs for recipe in recipes)
+    together = duration(cost.training + cost.scoring)
     return (
-        f'<p class="nm-fine" role="status"><b>{asked}</b>, {epochs:,} '
-        f"epochs of {plan.images:,} images: about <b>{duration(cost.training)}</b> of training and at most "
-        f"{duration(cost.scoring)} of scoring on this machine, {cost.disk / 2**20:.0f} MB of disk.</p>"
+        f'<p class="nm-fine" role="status"><b>{asked}</b>, {epochs:,} epochs of {plan.images:,} images: about '
+        f"<b>{together}</b> on this machine, {duration(cost.training)} of training and {duration(cost.scoring)} of "
+        f"searching each one’s own scale; {cost.disk / 2**20:.0f} MB of disk.</p>"
     )
 
 

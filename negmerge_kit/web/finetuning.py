@@ -18,6 +18,7 @@ from negmerge_kit.lab.base_knowledge import require_known
 from negmerge_kit.lab.training.execution import Execution
 from negmerge_kit.lab.training.forecast import predicted_seconds
 from negmerge_kit.lab.training.recipe import Recipe
+from negmerge_kit.lab.training.sweep_forecast import measured_seconds
 from negmerge_kit.sweeps import protocol
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.sweeps.jobs import missing_jobs, pool_order
@@ -58,11 +59,20 @@ class Served(Protocol):
 
 
 class Cost(NamedTuple):
-    """Of recipes that are not started yet: seconds of training, seconds of scoring at most, bytes on disk."""
+    """Of recipes that are not started yet: seconds of training, seconds of the search of own scales, bytes on disk."""
 
     training: float
     scoring: float
     disk: int
+
+
+@dataclass
+class _Measured:
+    """The model of the plan whose cost is asked for, and seconds of a step of each kind of recipe that was measured."""
+
+    plan: str
+    model: Classifier
+    kinds: dict[Recipe, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -74,6 +84,7 @@ class Run:
     done: int = 0
     recorded: set[str] = field(default_factory=set)
     curves: dict[str, LossCurve] = field(default_factory=dict)
+    parts: dict[str, float] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
     share_at_start: float = 0.0
     failures: list[str] = field(default_factory=list)
@@ -99,11 +110,7 @@ class Run:
     @property
     def share(self) -> float:
         """The part of the whole grid that is done."""
-        running = sum(
-            (curve.first + len(curve.losses) - 1) / curve.total
-            for label, curve in list(self.curves.items())
-            if label not in self.recorded
-        )
+        running = sum(part for label, part in list(self.parts.items()) if label not in self.recorded)
         return min(1.0, (self.done + running) / max(1, len(self.plan.recipes)))
 
     @property
@@ -121,7 +128,8 @@ class Run:
                 self.recorded.add(label)
 
     def note(self, label: str, step: protocol.Progress) -> None:
-        """A candidate has taken a step."""
+        """A candidate has taken a step of its training, or of the search of its own scale."""
+        self.parts[label] = step.done
         if step.loss is None:
             return
         before = self.curves.get(label) or LossCurve(label, (), step.total, step.index)
@@ -141,8 +149,8 @@ class FineTunes:
     def __init__(self, pools: Served, plans: Plans, uploads: Uploads, *, device: str = "auto") -> None:
         self.pools, self.plans, self.uploads, self._device = pools, plans, uploads, device
         self.run: Run | None = None
-        self._turn = threading.Lock()
-        self._models: dict[str, Classifier] = {}
+        self._turn, self._measuring = threading.Lock(), threading.Lock()
+        self._measured: _Measured | None = None
 
     def start(
         self, id: object, recipes: Sequence[Recipe] = (), address: object = "", *, anyway: object = False
@@ -210,17 +218,19 @@ class FineTunes:
 
     def cost(self, plan: Plan, recipes: Sequence[Recipe]) -> Cost:
         """What these recipes take on the app's device."""
-        spec = str(plan.scene.model)
-        with self._turn:
-            if spec not in self._models:
-                self._models = {spec: load_model(plan.scene.model, device=self._device)}
-            model = self._models[spec]
-        kept = sum(len(source.images("val", image_size=plan.scene.transform)) for source in plan.scene.sources[1:])
-        forgotten = plan.images // 8  # a tenth of all images, of which candidates learn from eight
-        size = sum(tensor.numel() * tensor.element_size() for tensor in model.weights("meta").values())
-        return Cost(
-            *predicted_seconds(model, recipes, images=plan.images, scored=kept + forgotten), size * len(recipes)
-        )
+        with self._measuring:  # the model's weights move
+            if self._measured is None or self._measured.plan != plan.id:
+                self._measured = _Measured(plan.id, load_model(plan.scene.model, device=self._device))
+            model, val = self._measured.model, plan.scene.images("val")
+            scored = len(val.forget) + sum(len(images) for images in val.retain)
+            if self.pools.jobs.busy:  # steps taken now would hold up what runs, and be held up by it
+                training, scoring = predicted_seconds(model, recipes, images=plan.images, scored=scored)
+            else:
+                images = plan.scene.images("train").forget
+                told = measured_seconds(model, images, recipes, scored=scored, kinds=self._measured.kinds)
+                training, scoring = told["training_seconds"], told["scoring_seconds"]
+            size = sum(tensor.numel() * tensor.element_size() for tensor in model.weights("meta").values())
+        return Cost(training, scoring, size * len(recipes))
 
     def _work(self, job: Job, run: Run, executor: Executor, anyway: bool) -> None:
         plan = run.plan
@@ -241,10 +251,11 @@ class FineTunes:
 
         def on_step(of: protocol.Job, step: protocol.Progress) -> None:
             try:
-                job.tell(f"Fine-tuning: {of.label}", run.share)
+                run.note(labels[of.recipe], step)  # type: ignore[attr-defined]
+                what = "Fine-tuning" if step.loss is not None else f"Scoring, {step.index} of {step.total} scales"
+                job.tell(f"{what}: {of.label}", run.share)
             except CancelledError:
                 raise SweepStopped from None
-            run.note(labels[of.recipe], step)  # type: ignore[attr-defined]
 
         todo = missing_jobs(pool, recipes, device=self._device, execution=execution, anyway=anyway)
         for outcome in run_sweep(todo, store=pool, executor=executor, order=order, on_step=on_step):
@@ -252,6 +263,7 @@ class FineTunes:
                 run.recorded.add(labels[outcome.job.recipe])
                 run.done += 1
             else:
+                run.parts.pop(labels[outcome.job.recipe], None)
                 run.failures.append(f"{outcome.job.label} failed: {outcome.failure.strip().splitlines()[-1]}")
             job.tell()
         job.tell()

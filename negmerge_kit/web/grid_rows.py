@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.training.recipe import Recipe, grid
+from negmerge_kit.lab.training.recipe import ORDERS, Recipe, grid
 
-COLUMNS = ("learning rate", "epochs", "weight decay", "smoothing", "augmentation", "seed")
+COLUMNS = ("learning rate", "epochs", "weight decay", "smoothing", "augmentation", "order", "seed")
 MOST_ROWS = 64
 MOST_EPOCHS = 10_000
 DIGITS = 700
@@ -18,7 +18,7 @@ DIGITS = 700
 
 PRESETS = {"two runs, to see how it goes": 2, "the embedded grid’s eight runs": 8}
 
-_NAMES = ("lr", "epochs", "weight_decay", "label_smoothing", "augment", "seed")
+_NAMES = ("lr", "epochs", "weight_decay", "label_smoothing", "augment", "order", "seed")
 _WHOLE = ("epochs", "seed")
 
 
@@ -29,7 +29,7 @@ def preset_rows(preset: object, images: int) -> list[list[Any]]:
         ParameterError: for a preset that does not exist.
 
     >>> preset_rows("two runs, to see how it goes", 700)
-    [[0.0005, 4, 0.1, 0.0, 'none', 0], [0.0005, 8, 0.1, 0.0, 'none', 1]]
+    [[0.0005, 4, 0.1, 0.0, 'none', 'own', 0], [0.0005, 8, 0.1, 0.0, 'none', 'own', 1]]
     >>> preset_rows("two runs, to see how it goes", 48)[0][1]
     44
     """
@@ -68,8 +68,8 @@ def one_less(rows: object) -> list[list[Any]]:
     Raises:
         ParameterError: for what is no table.
 
-    >>> one_less([["1e-3", 4, "", "", "", 0], ["nonsense", 4, "", "", "", 1]])
-    [['1e-3', 4, '', '', '', 0]]
+    >>> one_less([["1e-3", 4, "", "", "", "", 0], ["nonsense", 4, "", "", "", "", 1]])
+    [['1e-3', 4, '', '', '', '', 0]]
     """
     told = _shaped(rows)
     return [list(row) for row in told[:-1] or told]
@@ -81,7 +81,7 @@ def recipes_of(rows: object) -> tuple[Recipe, ...]:
     Raises:
         ParameterError: naming the row and what is wrong with it; for a recipe that is there twice, or none at all.
 
-    >>> recipes_of([["1e-3", "4", "0.1", "", "none", 0], ["", None, "", "", "", ""]])[0].label
+    >>> recipes_of([["1e-3", "4", "0.1", "", "none", "own", 0], ["", None, "", "", "", "", ""]])[0].label
     'lr 1e-3 · 4 epochs · wd 0.1'
     """
     told = _table(rows)
@@ -130,6 +130,10 @@ def _cell(name: str, cell: object) -> Any:
     if name == "augment":
         if not isinstance(cell, str) or len(cell) > 40:
             raise ParameterError('augmentation must be a text: write none, or such as "rand-m3-n2-mstd0.5".')
+        return cell.strip()
+    if name == "order":
+        if not isinstance(cell, str) or cell.strip() not in ORDERS:
+            raise ParameterError(f"order is {str(cell)[:30]!r}: write {', '.join(ORDERS[:-1])} or {ORDERS[-1]}.")
         return cell.strip()
     try:
         number = float(cell) if isinstance(cell, (str, int, float)) and not isinstance(cell, bool) else math.nan

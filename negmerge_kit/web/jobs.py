@@ -55,6 +55,7 @@ class Job:
         self._stop = threading.Event()
         self._why = CANCELLED
         self._began: float | None = None
+        self._forecast = True
         self._told = Progress("Waiting for another job to end", None, "One heavy job runs at a time.")
         self.watchers: set[str] = set()
         self.future: Future[Any] = Future()
@@ -70,11 +71,16 @@ class Job:
         if self._began is None:
             return self._told
         gone, share = time.monotonic() - self._began, self._told.share
-        left = f", about {gone / share * (1 - share):.0f} s left" if share and gone > 2 else ""
+        passed = share if gone > 2 and self._forecast else None
+        left = f", about {gone / passed * (1 - passed):.0f} s left" if passed else ""
         return Progress(self._told.text, share, self._told.hint or f"{gone:.0f} s{left}")
 
-    def tell(self, text: str = "", share: float | None = None) -> None:
+    def tell(self, text: str = "", share: float | None = None, *, forecast: bool = True) -> None:
         """Say what comes next; without a text this is only the place to stop.
+
+        Args:
+            share: of all that is behind.
+            forecast: whether the time left follows from the time that this share has taken.
 
         Raises:
             CancelledError: if nobody waits for the job any more.
@@ -82,7 +88,7 @@ class Job:
         if self._stop.is_set():
             raise CancelledError(self._why)
         if text:
-            self._told = Progress(text, share)
+            self._told, self._forecast = Progress(text, share), forecast
 
     def stop(self, why: str = CANCELLED) -> None:
         """End at the next step."""

@@ -9,7 +9,7 @@ import pytest
 
 from negmerge_kit.checkpoints.pool import MADE_FROM, open_pool
 from negmerge_kit.checkpoints.writer import save_checkpoint
-from negmerge_kit.cli import comparing, main
+from negmerge_kit.cli import comparing, main, progress
 from negmerge_kit.lab.baselines import BASELINES
 from negmerge_kit.lab.baselines.baseline import Baseline
 from negmerge_kit.lab.comparison.comparison import across, compare_rules
@@ -174,6 +174,35 @@ def test_by_the_floor_nothing_needs_a_retrained_model(capsys, made, tmp_path):
     assert code == 0 and "0.95 of the base" in out
 
 
+def test_rates_are_one_bar_the_last_rule_says_so_and_shadow_models_are_not_mentioned(
+    capsys, made, tmp_path, monkeypatch
+):
+    folder, told = shutil.copytree(made, tmp_path / "pool"), []
+    say = progress.say
+
+    def heard(bar, text, *, done=None):
+        say(bar, text, done=done)
+        told.append((text, bar.n, bar.bar_format))
+
+    monkeypatch.setattr(progress, "say", heard)
+    words = ("compare", folder, "--rules", "negmerge", "--baselines", "gradient-ascent", "--scales", "0,0.5")
+    code, out, err = run(capsys, *words, "--device", "cpu", "--json")
+    assert code == 0, err
+    trials = {row["rule"]: row for row in json.loads(out)["rows"]}["gradient-ascent"]["trials"]
+    steps = [(text, done) for text, done, _ in told if text.startswith("Gradient ascent, 2 of 3: rate")]
+    total = sum(trial["steps"] for trial in trials)
+    assert len(trials) > 1 and len(steps) == total
+    # From the end of the first row to that of the second, without beginning again at the second rate.
+    assert [done for _, done in steps] == pytest.approx([1 + (k + 1) / total for k in range(total)])
+    n = len(trials)
+    assert f"rate {trials[-1]['rate']:g} ({n} of {n}), step {total}/{total}" in steps[-1][0]
+    (last,) = (form for text, _, form in told if "last rule" in text)
+    assert "{remaining}" not in last and any("{remaining}" in form for _, _, form in told[:-2])
+    code, tables, more = run(capsys, *words, "--device", "cpu")
+    said = out + err + tables + more + "".join(text for text, _, _ in told)
+    assert code == 0 and "shadow model" not in said.lower()
+
+
 def test_running_statistics_are_merged_or_recalibrated_and_rows_are_kept_apart(capsys, made, tmp_path, monkeypatch):
     folder = shutil.copytree(made, tmp_path / "pool")
     words = ("compare", folder, "--rules", "uniform", "--baselines", "single", "--scales", "0:1:0.5", "--device", "cpu")
@@ -228,8 +257,8 @@ def test_wrong_words_are_one_sentence(capsys, made, words, says):
     [
         (("compare", "--baselines", "salun"), "unlearns a standard classifier"),
         (("compare", "--buffers", "recalibrate"), "no batch normalisation to recalibrate"),
-        (("compare", "--choose", "gap"), "no standard classifier's pool"),
-        (("compare", "--epochs", "1"), "--epochs out"),
+        (("compare", "--choose", "gap"), "no standard classifier's pool: leave --choose out."),
+        (("compare", "--epochs", "1", "--shadows", "4"), "leave --shadows and --epochs out."),
         (("search", "--choose", "gap"), "no parted training images"),
     ],
 )
@@ -322,7 +351,8 @@ def test_what_every_row_needs_is_made_before_the_rows_are_spread(capsys, made, t
     folder = Path(shutil.copytree(made, tmp_path / "pool"))
     there, models = [], []
 
-    def spread(title, jobs, options):
+    def spread(title, jobs, options, *, last):
+        assert last == "last rule"
         models.extend(path.stat().st_ino for path in folder.glob("retrained-*.safetensors"))
         assert [job.anew for job in jobs] == [options.anew and job.entrant.rule != "retrain" for job in jobs]
         there.extend([len(jobs), len(list((folder / "shadows").glob("*.safetensors"))),

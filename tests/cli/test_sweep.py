@@ -51,6 +51,36 @@ def test_the_table_shows_jobs_losses_and_the_time_that_is_left():
     assert "\x1b[3F\x1b[J2/5" in shown
 
 
+def test_the_search_of_its_own_scale_is_part_of_a_candidate():
+    """Its training is behind it by then: neither the bar nor the time left begins again."""
+    now, job = [0.0], Named("lr 1e-3")
+    with LiveTable("candidates", 2, out=Terminal(), clock=lambda: now[0]) as table:
+        now[0] = 10.0
+        table.step(job, Progress(44, 44, 0.5, share=0.5))
+        assert "about 30 s left" in table.lines()[0]
+        table.step(job, Progress(5, 20, doing="scoring", share=0.625))
+        head, line = table.lines()
+        assert line == "  lr 1e-3: scoring 5/20" and head.count("#") == int(24 * 0.625 / 2)
+        assert "about 22 s left" in head  # 0.625 of 2 jobs in 10 s
+
+
+def test_the_last_rule_says_so_instead_of_a_time():
+    now, a, b = [0.0], Named("NegMerge"), Named("SalUn")
+    with LiveTable("comparing", 2, last="last rule", out=Terminal(), clock=lambda: now[0]) as table:
+        now[0] = 10.0
+        table.step(a, Progress(1, 2))
+        assert "about 30 s left" in table.lines()[0]
+        table.end(Outcome(a, value={}, seconds=10.0))
+        # All its training is done, not all it does.
+        table.step(b, Progress(300, 300, 0.5))
+        assert table.lines()[0].endswith("1/2, last rule")
+    with LiveTable("comparing", 2, out=Terminal(), clock=lambda: now[0] + 10) as table:
+        table._started = 0.0
+        table.step(a, Progress(2, 2))
+        table.step(b, Progress(2, 2))
+        assert table.lines()[0].endswith("0/2")  # no "0 s left" while jobs run
+
+
 def test_a_log_file_gets_plain_lines_now_and_then():
     now, out = [0.0], io.StringIO()
     with LiveTable("candidates", 2, out=out, clock=lambda: now[0]) as table:

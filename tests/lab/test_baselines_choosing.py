@@ -1,6 +1,7 @@
 """The search for a baseline's rate: every try logged and charged, the best kept, stopped searches continued."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from negmerge_kit.errors import DivergedError, NotFiniteError, ParameterError, PoolError
 from negmerge_kit.lab import provenance
 from negmerge_kit.lab.baselines import BASELINES
-from negmerge_kit.lab.baselines.choosing import choose_rate
+from negmerge_kit.lab.baselines.choosing import RateStep, choose_rate
+from negmerge_kit.lab.training.finetuning import Step
 from negmerge_kit.lab.training.recipe import Recipe
 from tests.lab.two_weights import TwoWeights, images_of, parted
 
@@ -33,8 +35,8 @@ def test_every_try_is_logged_and_the_best_one_is_kept():
         told[order[-1]] = tried.w
         return abs(order[-1] - 0.3)
 
-    choice = search(score, [1.0, 0.25, 0.5], model,
-                    on_step=lambda rate, step: order.append(rate) if step.index == 1 else None, scored_by="distance")
+    choice = search(score, [1.0, 0.25, 0.5], model, scored_by="distance",
+                    on_step=lambda step: order.append(step.rate) if step.step.index == 1 else None)
     assert order == [0.25, 0.5, 1.0] == [trial.rate for trial in choice.trials]
     assert choice.chosen.rate == 0.25 and choice.scored_by == "distance" and choice.dial == "learning rate"
     assert [trial.score for trial in choice.trials] == pytest.approx([0.05, 0.2, 0.7])
@@ -47,6 +49,21 @@ def test_every_try_is_logged_and_the_best_one_is_kept():
     alone = TwoWeights(*BASE)
     search(lambda tried: 0.0, [0.25], alone)
     assert np.array_equal(alone.w, told[0.25])
+
+
+def test_the_steps_of_all_rates_are_counted_as_one_run(tmp_path):
+    """Two of each rate; where the best one is made again at the end, the count does not begin again either."""
+    def seen(rates, **more):
+        steps = []
+        search(lambda model: abs(model.w[0] - 0.8), rates, on_step=steps.append, **more)
+        return [(step.rate, step.number, step.index, step.total) for step in steps]
+
+    assert seen([0.25, 0.5, 1.0]) == [(0.25, 1, 1, 6), (0.25, 1, 2, 6), (0.5, 2, 3, 6), (0.5, 2, 4, 6),
+                                      (1.0, 3, 5, 6), (1.0, 3, 6, 6)]  # fmt: skip
+    seen([0.25, 0.5], store=tmp_path)
+    assert seen([0.25, 0.5], store=tmp_path) == [(0.25, 2, 3, 4), (0.25, 2, 4, 4)]
+    step = RateStep(0.5, 2, 3, Step(1, 2, 0.1, 0.5))
+    assert step.doing == "rate 0.5 (2 of 3), step" and replace(step, number=1, rates=1).doing == "step"
 
 
 def test_ties_take_the_smaller_rate_and_without_rates_it_is_the_recipes():
@@ -87,8 +104,8 @@ def test_a_stopped_search_goes_on(tmp_path, monkeypatch):
         tries.append(1)
         return abs(model.w[0] - 0.8)
 
-    def stop(rate, step):
-        if rate == 0.5:
+    def stop(step):
+        if step.rate == 0.5:
             raise KeyboardInterrupt
 
     tries, model = [], TwoWeights(*BASE)

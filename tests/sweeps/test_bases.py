@@ -113,7 +113,7 @@ def test_a_retrained_model_goes_on_where_it_was_stopped(classifier_pool, tmp_pat
     yardstick, terms = yardstick_of(Workbench(open_pool(folder), device="cpu"), Terms(epochs=1)), Terms(epochs=1)
     stop = stop_at(10, told := [])
     with pytest.raises(Stopped):
-        retrained(yardstick, terms, lambda rate, step: stop(step.index, step.total))
+        retrained(yardstick, terms, lambda step: stop(step.index, step.total))
     (state,) = (folder / "baselines").glob("retrain-*.unfinished.safetensors")
     found = retrained(yardstick, terms)
     assert len(computed) == told[-1][1] and not state.exists()
@@ -128,7 +128,7 @@ def test_the_time_before_the_stop_is_charged_too(classifier_pool, tmp_path, comp
     folder = shutil.copytree(classifier_pool, tmp_path / "pool")
     bench, terms = Workbench(open_pool(folder), device="cpu"), Terms(epochs=1)
     with pytest.raises(Stopped):
-        retrained(yardstick_of(bench, terms), terms, lambda rate, step: stop_at(18, [])(step.index, step.total))
+        retrained(yardstick_of(bench, terms), terms, lambda step: stop_at(18, [])(step.index, step.total))
     (state,) = (folder / "baselines").glob("retrain-*.unfinished.safetensors")
     before = float(open_checkpoint(state).metadata["seconds"])
     assert before > 0 and retrained(yardstick_of(bench, terms), terms).seconds > before

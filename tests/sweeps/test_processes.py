@@ -18,8 +18,9 @@ from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.sweeps.jobs import missing_jobs, pool_order
 from negmerge_kit.sweeps.local import find_executor, run_sweep
 from negmerge_kit.sweeps.processes import Processes, places
-from negmerge_kit.sweeps.protocol import SweepStopped
+from negmerge_kit.sweeps.protocol import Progress, SweepStopped
 from negmerge_kit.sweeps.sentinel import Sentinel, planted
+from negmerge_kit.sweeps.worker import NowAndThen
 
 HERE = str(Path(__file__).parent)
 ONE, TWO = Processes(workers=1, device="cpu"), Processes(workers=2, device="cpu")
@@ -43,6 +44,15 @@ def test_a_lost_worker_is_replaced_and_failures_are_outcomes(tmp_path):
     assert (jobs[4], 1) in [(job, progress.index) for job, progress in steps]
     assert wait_for(lambda: not any(alive(pid) for job in jobs for pid in job.pids()), 10)
     assert not list(tmp_path.glob(".sentinel*"))
+
+
+def test_the_first_report_of_each_part_is_passed_on_and_then_one_now_and_then():
+    chosen = NowAndThen(seconds=1e9)
+    chosen._said = -2e9
+    told = [Progress(k, 3, doing=doing) for doing in ("step", "scoring") for k in (1, 2, 3)]
+    assert [(step.doing, step.index) for step in told if chosen(step)] == [("step", 1), ("scoring", 1)]
+    chosen = NowAndThen(seconds=0.0)
+    assert all(chosen(step) for step in told)
 
 
 def test_each_worker_has_its_gpu_and_its_share_of_the_cores(tmp_path, monkeypatch):
@@ -121,7 +131,10 @@ def test_processes_make_the_pool_that_one_thread_makes(tiny_pool, tmp_path):
     jobs = missing_jobs(pool, recipes, device="cpu")
     order = pool_order(pool, recipes)
     # Begun in the other order: the pool's order is the grid's all the same.
-    outcomes = list(run_sweep(jobs[::-1], store=pool, executor=TWO, order=order))
+    steps = []
+    outcomes = list(run_sweep(jobs[::-1], store=pool, executor=TWO, order=order,
+                              on_step=lambda job, step: steps.append((job, step.doing))))  # fmt: skip
+    assert set(steps) == {(job, doing) for job in jobs for doing in ("step", "scoring")}
     assert [outcome.failure for outcome in outcomes] == [None] * 2
     made = pool.reload()
     assert [(e.id, e.sha256, e.scores, e.losses) for e in made.entries] == [

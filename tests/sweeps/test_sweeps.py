@@ -51,6 +51,19 @@ def test_own_scores_are_those_of_a_search_over_one_candidate(bench):
         assert len(entry.losses) > 10 and entry.losses[-1] < entry.losses[0]
 
 
+def test_a_candidates_own_search_tells_its_scales(own_pool):
+    pool = open_pool(own_pool)
+    steps = []
+    (outcome,) = run_sweep([FinetuneJob(pool.folder, FAST, "cpu")], store=pool, on_step=lambda job, p: steps.append(p))
+    scoring = [step for step in steps if step.doing == "scoring"]
+    assert outcome.failure is None and steps == [*steps[: -len(scoring)], *scoring]
+    assert [step.index for step in scoring] == list(range(1, scoring[-1].total + 1))
+    assert scoring[0].total == 21 and scoring[-1].total in (21, 41, 42)
+    # Training is a part of the job, and the search goes on from there to its end.
+    trained = steps[-len(scoring) - 1].done
+    assert 0.1 < trained < 0.9 and trained < scoring[0].done < scoring[-1].done == pytest.approx(1.0)
+
+
 def test_a_failing_job_is_an_outcome_and_the_rest_go_on(own_pool):
     pool = open_pool(own_pool)
     doomed = FinetuneJob(pool.folder, Recipe(lr=1e30, epochs=30, warmup=0, clip_norm=1e30), "cpu")

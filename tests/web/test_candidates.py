@@ -50,9 +50,13 @@ def test_best_three_are_those_that_forget_most_alone(pool):
 def test_progress_says_what_trains_and_how_long():
     pace = candidates.Pace(SweepStatus(0, 8))
     pace._started -= 30
-    text = candidates.status_line(SweepStatus(2, 8, "lr 1e-3 · 4 epochs · wd 0.1", 22, 44, 1.234), pace)
+    text = candidates.status_line(SweepStatus(2, 8, "lr 1e-3 · 4 epochs · wd 0.1", 22, 44, 1.234, part=0.5), pace)
     assert "candidate 3 of 8" in text and "lr 1e-3" in text and "loss 1.23" in text
     assert 'aria-valuenow="31"' in text and "about 66 s left" in text
+    # The search of its own scale counts, too: the bar does not begin again.
+    scoring = SweepStatus(2, 8, "lr 1e-3 · 4 epochs · wd 0.1", 5, 21, doing="scoring", part=0.75)
+    text = candidates.status_line(scoring, pace)
+    assert "scoring 5 of 21" in text and 'aria-valuenow="34"' in text
 
 
 @pytest.mark.parametrize(

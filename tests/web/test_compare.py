@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -40,6 +41,20 @@ def test_progress_names_the_rules_and_the_table_holds_the_rows(compared):
     svg = re.search(r"<svg.*?</svg>", html, re.S)[0]
     ElementTree.fromstring(svg)
     assert 'data-mark="forget-matched-negmerge"' in svg
+
+
+def test_the_last_rule_forecasts_no_time(compared, monkeypatch):
+    compare, told, known = compared[0], [], compared[0].known(0.95)
+
+    def compare_rules(stand, entrants, *, on_row, **more):
+        for done, row in enumerate(known.rows):
+            on_row(done, len(known.rows), row.entrant)
+        return known
+
+    monkeypatch.setattr(comparing, "compare_rules", compare_rules)
+    job = SimpleNamespace(tell=lambda text, share, *, forecast: told.append(("last rule" in text, forecast)))
+    compare._compare(job, compare.bench.pool, 0.95, "keep")
+    assert told == [*[(False, True)] * (len(known.rows) - 1), (True, False)]
 
 
 def test_a_second_visit_finds_the_rows_in_the_pool(compared, two):

@@ -12,11 +12,24 @@ from PIL import Image
 
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import NegmergeError, ParameterError
+from negmerge_kit.lab.training import sweep_forecast
+from negmerge_kit.lab.training.forecast import SEARCHED
 from negmerge_kit.lab.training.recipe import Recipe
+from negmerge_kit.lab.training.sweep_forecast import steps_of
+from negmerge_kit.sweeps.protocol import Progress
 from negmerge_kit.web import finetune_told
 from negmerge_kit.web.finetune_page import FAMILY, OWN, FinetunePage
-from negmerge_kit.web.finetuning import executor_for
-from negmerge_kit.web.grid_rows import COLUMNS, MOST_ROWS, PRESETS, another_row, one_less, preset_rows, recipes_of
+from negmerge_kit.web.finetuning import Cost, Run, executor_for
+from negmerge_kit.web.grid_rows import (
+    COLUMNS,
+    MOST_ROWS,
+    PRESETS,
+    another_row,
+    one_less,
+    preset_rows,
+    recipes_of,
+    rows_of,
+)
 from negmerge_kit.web.plans import checked_families, checked_name
 
 from .drawings import CLASSES, drawings, zipped
@@ -97,6 +110,36 @@ def test_the_cost_is_of_what_the_pool_lacks(home):
     assert "<b>2 candidates</b>, 12 epochs of" in page.estimate(plan.id, preset_rows(next(iter(PRESETS)), 700))
     assert "Row 1" in page.estimate(plan.id, [[0] * len(COLUMNS)])
     assert "Choose what shall" in page.estimate("", preset_rows(next(iter(PRESETS)), 700))
+
+
+def test_the_cost_is_measured_and_counts_each_candidates_own_search(home, monkeypatch):
+    tunes, kinds = tunes_in(home), []
+    monkeypatch.setattr(sweep_forecast, "seconds_of_a_step", lambda *given, **more: kinds.append(given[2]) or 0.25)
+    monkeypatch.setattr(sweep_forecast, "seconds_of_an_image", lambda *given, **more: 0.001)
+    plan = tunes.plans.of_family("colours")
+    val = plan.scene.images("val")
+    scored = len(val.forget) + sum(len(images) for images in val.retain)
+    for _ in range(2):  # as the table changes
+        cost = tunes.cost(plan, QUICK)
+        assert cost.training == pytest.approx(2 * 0.25 * steps_of(QUICK[0], plan.images))
+        assert cost.scoring == pytest.approx(2 * SEARCHED * 21 * scored * 0.001)
+    assert len(kinds) == 1  # both recipes are of one kind, which is measured once
+    told = finetune_told.estimate(plan, QUICK, Cost(100.0, 140.0, 2**20))
+    assert "about <b>4 min</b>" in told and "2 min of searching each one’s own scale" in told
+    # While something trains, no step is taken beside it.
+    going = threading.Event()
+    tunes.pools.jobs.begin(lambda job: going.wait(60))
+    other = tunes.cost(plan, [Recipe(lr=1e-3, epochs=2, batch_size=32)])
+    going.set()
+    assert len(kinds) == 1 and other.training > 0 and other.scoring > 0
+
+
+def test_the_search_of_its_own_scale_is_part_of_a_candidates_share():
+    run = Run(SimpleNamespace(recipes=QUICK))
+    run.note("a", Progress(2, 2, 0.5, share=0.5))
+    assert run.share == pytest.approx(0.25)
+    run.note("a", Progress(5, 20, doing="scoring", share=0.625))
+    assert run.share == pytest.approx(0.3125) and run.curves["a"].losses == (0.5,)
 
 
 def test_a_stopped_run_is_found_by_the_next_process_and_gone_on_with(home):
@@ -205,12 +248,21 @@ def test_the_table_and_the_recipes_are_the_same():
         assert recipes_of(rows) == recipes_of([[str(cell) for cell in row] for row in rows])
         assert len(recipes_of(another_row(rows))) == len(rows) + 1
     assert preset_rows(next(iter(PRESETS)), 100_000)[0][1] == 1
+    # Of the order of the images, too.
+    row = preset_rows(next(iter(PRESETS)), 700)[0]
+    column = COLUMNS.index("order")
+    rows = [[*row[:column], order, *row[column + 1:]] for order in ("own", " shared ", "fixed")]
+    assert [recipe.order for recipe in recipes_of(rows)] == ["own", "shared", "fixed"]
+    assert [again[column] for again in rows_of(recipes_of(rows))] == ["own", "shared", "fixed"]
+    assert recipes_of([[*row[:column], "", *row[column + 1:]]])[0].order == "own"
+    with pytest.raises(ParameterError, match="row 1 of the grid: order is 'random': write own, shared or fixed"):
+        recipes_of([[*row[:column], "random", *row[column + 1:]]])
 
 
 @pytest.mark.parametrize(
     ("cell", "value"),
     [(0, "fast"), (0, 0), (0, "nan"), (0, 1e400), (0, True), (1, 0), (1, 2.5), (1, 10**9), (1, ""), (2, -1), (3, 1),
-     (4, "rand-x"), (4, "x" * 99), (4, 7), (5, "one"), (5, [1]), (0, {"a": 1}), (2, "\ud800")],
+     (4, "rand-x"), (4, "x" * 99), (4, 7), (5, "random"), (5, 1), (6, "one"), (6, [1]), (0, {"a": 1}), (2, "\ud800")],
 )  # fmt: skip
 def test_a_wrong_cell_is_named(cell, value):
     rows = preset_rows(next(iter(PRESETS)), 700)

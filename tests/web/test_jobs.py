@@ -42,6 +42,16 @@ def test_a_job_tells_the_time_that_it_has_taken_and_what_is_left(monkeypatch):
 
     Job(work).run()
     assert seen == ["1 s", "30 s, about 90 s left", "90 s", "120 s, about 0 s left"]
+    seen.clear()
+
+    def last_rule(job):
+        clock.now = 250.0
+        job.tell("MagMax, last rule", 0.9, forecast=False)
+        seen.append(job.progress.hint)
+
+    clock.now = 200.0
+    Job(last_rule).run()
+    assert seen == ["50 s"]
 
 
 def test_one_job_at_a_time_in_order():

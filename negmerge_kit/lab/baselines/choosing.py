@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
@@ -25,6 +25,39 @@ if TYPE_CHECKING:
     from negmerge_kit.vision.forgetting import Parts
 
 
+@dataclass(frozen=True)
+class RateStep:
+    """One training step of a search of rates.
+
+    Attributes:
+        number: which rate of how many, from 1; the best one, where it is made again, counts as the last.
+        step: the step among those of this rate.
+    """
+
+    rate: float
+    number: int
+    rates: int
+    step: Step
+
+    @property
+    def index(self) -> int:
+        """Which step among those of all rates, of which each takes as many."""
+        return (self.number - 1) * self.step.total + self.step.index
+
+    @property
+    def total(self) -> int:
+        """Steps of all rates."""
+        return self.rates * self.step.total
+
+    @property
+    def doing(self) -> str:
+        """What is trained, in a few words."""
+        return f"rate {self.rate:g} ({self.number} of {self.rates}), step" if self.rates > 1 else "step"
+
+
+OnStep = Callable[[RateStep], None]
+
+
 def choose_rate(
     baseline: Baseline,
     model: Classifier,
@@ -41,7 +74,7 @@ def choose_rate(
     scored_by: str = "score",
     store: Path | None = None,
     anew: bool = False,
-    on_step: Callable[[float, Step], None] = lambda rate, step: None,
+    on_step: OnStep = lambda step: None,
 ) -> ChosenRate:
     """Try every rate on the same seed, from the base's weights; the model is left as the best one made it.
 
@@ -56,6 +89,7 @@ def choose_rate(
         store: a folder that keeps each trial as it ends. A search that was stopped goes on from there: its file is
             named after all that decides a trial: the base's weights, both sets, `scored_by`, code, torch, device.
         anew: try every rate again, whatever the folder keeps.
+        on_step: called with each training step of each rate.
 
     Raises:
         SearchDivergedError: if every rate diverged; it has the trials.
@@ -73,7 +107,7 @@ def choose_rate(
     }
     log = TrialLog(store, baseline.name, made_from, anew=anew)
 
-    def tried(rate: float) -> Trial:
+    def tried(rate: float, number: int) -> Trial:
         model.load(base.items())
         begun, steps = perf_counter(), 0
         earlier, state = 0.0, log.state_file(rate)
@@ -83,7 +117,7 @@ def choose_rate(
             with closing(cast("Generator[Step, None, None]", run)):  # a cancelled run gives the model back at once
                 for step in run:
                     steps, earlier = steps + 1, step.earlier
-                    on_step(rate, step)
+                    on_step(RateStep(rate, number, len(rates), step))
             value = float(score(model))
             if not isfinite(value):
                 raise DivergedError(f"the unlearned model scores {value}.")
@@ -96,10 +130,10 @@ def choose_rate(
     best: Trial | None = None
     weights: dict[str, Tensor] | None = None
     try:
-        for rate in rates:
+        for number, rate in enumerate(rates, 1):
             known = rate in log
             if not known:
-                log.add(tried(rate))
+                log.add(tried(rate, number))
             trial = log[rate]
             if trial.score is not None and (best is None or best.score is None or trial.score < best.score):
                 best, weights = trial, None if known else model.weights()
@@ -110,7 +144,7 @@ def choose_rate(
                 tuple(asdict(trial) for trial in trials), sum(trial.seconds for trial in trials),
             )  # fmt: skip
         if weights is None:  # the best one is known from a search that was stopped; the same seed makes it again
-            tried(best.rate)
+            tried(best.rate, len(rates))
             weights = model.weights()
     except BaseException:
         model.load(base.items())

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from negmerge_kit.errors import SearchDivergedError
 from negmerge_kit.lab.baselines import BASELINES
-from negmerge_kit.lab.baselines.choosing import choose_rate
+from negmerge_kit.lab.baselines.choosing import OnStep, choose_rate
 from negmerge_kit.lab.baselines.trials import STATE, ChosenRate
 from negmerge_kit.lab.comparison.cost import Cost, metered
 from negmerge_kit.lab.comparison.entrants import RETRAIN, RETRAIN_AGAIN, Entrant
@@ -15,7 +15,6 @@ from negmerge_kit.lab.comparison.rows import Pair, Row
 from negmerge_kit.lab.comparison.terms import Terms
 from negmerge_kit.lab.evaluation import evaluate, evaluate_splits
 from negmerge_kit.lab.retrained import Retrained, Wanted, keep_retrained
-from negmerge_kit.lab.training.finetuning import Step
 from negmerge_kit.lab.training.from_scratch import BaseTraining
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.lab.yardstick import Yardstick
@@ -23,8 +22,6 @@ from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
 from negmerge_kit.scoring.floors import images_needed
 from negmerge_kit.types import Json
 from negmerge_kit.vision.clip import Classifier
-
-OnStep = Callable[[float, Step], None]
 
 
 def base_row(entrant: Entrant, yardstick: Yardstick) -> Row:
@@ -43,7 +40,7 @@ def yardstick_of(
 
 
 def retrained(
-    yardstick: Yardstick, terms: Terms, on_step: OnStep = lambda rate, step: None, *, split: str = "test",
+    yardstick: Yardstick, terms: Terms, on_step: OnStep = lambda step: None, *, split: str = "test",
     anew: bool = False,
 ) -> Retrained:
     """The pool's retrained model that counts on `split`; trained now and kept where there is none, or `anew`.
@@ -73,7 +70,7 @@ def retrained(
 
 
 def baseline_row(
-    entrant: Entrant, yardstick: Yardstick, terms: Terms, keep: float, on_step: OnStep = lambda rate, step: None, *,
+    entrant: Entrant, yardstick: Yardstick, terms: Terms, keep: float, on_step: OnStep = lambda step: None, *,
     anew: bool = False,
 ) -> Row:
     """Search a baseline's rate on validation, by the terms' way to choose, and measure the best one on test.

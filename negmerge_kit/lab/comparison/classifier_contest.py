@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from negmerge_kit.lab.comparison.baseline_rows import OnStep, base_row, baseline_row, retrained, yardstick_of
+from negmerge_kit.lab.baselines.choosing import OnStep
+from negmerge_kit.lab.comparison.baseline_rows import base_row, baseline_row, retrained, yardstick_of
 from negmerge_kit.lab.comparison.contest import Contest
 from negmerge_kit.lab.comparison.entrants import BASE, RETRAIN, RETRAIN_AGAIN, Entrant
 from negmerge_kit.lab.comparison.rows import Matched, Row
@@ -34,7 +35,7 @@ class ClassifierContest(Contest):
 
     Args:
         terms: by what scales and rates are chosen, and how many shadow models attack.
-        on_step: told each training step of a baseline, with its rate.
+        on_step: called with each training step of a baseline.
         anew: whether every rate is tried again, and the retrained model made again, whatever the pool keeps.
 
     Raises:
@@ -49,7 +50,7 @@ class ClassifierContest(Contest):
         scales: Scales = None,
         buffers: str = "keep",
         terms: Terms = PLAIN,
-        on_step: OnStep = lambda rate, step: None,
+        on_step: OnStep = lambda step: None,
         anew: bool = False,
     ) -> None:
         super().__init__(bench, keep=keep, scales=scales, buffers=buffers)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import ParameterError, PoolError
-from negmerge_kit.lab.comparison.baseline_rows import OnStep
+from negmerge_kit.lab.baselines.choosing import OnStep
 from negmerge_kit.lab.comparison.classifier_contest import ClassifierContest
 from negmerge_kit.lab.comparison.contest import Contest, PoolStand
 from negmerge_kit.lab.comparison.entrants import BASE, RETRAIN, RETRAIN_AGAIN, Entrant, find_entrant, find_entrants
@@ -133,7 +133,7 @@ def compare_rules(
     kept: Keeper | None = None,
     terms: Terms = PLAIN,
     on_row: Callable[[int, int, Entrant], None] = lambda done, total, entrant: None,
-    on_step: OnStep = lambda rate, step: None,
+    on_step: OnStep = lambda step: None,
     anew: bool = False,
 ) -> Comparison:
     """Hold rules against each other on one pool.
@@ -157,7 +157,7 @@ def compare_rules(
         kept: where finished rows are found again and new ones go, e.g. `KeptRows(pool, ...)`.
         terms: on a classifier's pool, by what scales and rates are chosen, and how hard the attacks try.
         on_row: called with (rows done, rows in all, the entrant that comes next).
-        on_step: called with each training step of a baseline and its rate.
+        on_step: called with each training step of a baseline: its rate, and how far the search of all its rates is.
         anew: whether baselines try every rate again, and the retrained model, where it is a row, is made again,
             whatever the pool keeps.
 
@@ -213,8 +213,8 @@ def _contest(
         return contest
     if terms != PLAIN:
         raise ParameterError(
-            f"{stand.pool.folder} is no standard classifier's pool: scales are chosen by the floor there, "
-            "and there is no retrained model and no shadow model; leave --choose and --shadows out."
+            f"{stand.pool.folder} is no standard classifier's pool: scales are chosen by the floor there; leave "
+            "--choose, --shadows and --epochs out."
         )
     return Contest(stand, keep=keep, scales=scales, buffers=buffers)
 

@@ -12,7 +12,7 @@ from typing import cast
 import torch
 
 from negmerge_kit.lab.training.finetuning import Step, finetune
-from negmerge_kit.lab.training.forecast import SUSTAINED, TRAINING, flops_per_image
+from negmerge_kit.lab.training.forecast import SEARCHED, SUSTAINED, TRAINING, flops_per_image
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.scoring.scale import DEFAULT_SCALES
 from negmerge_kit.types import Json
@@ -22,16 +22,13 @@ from negmerge_kit.vision.images import ImageSet
 STEPS = 3
 """Steps that are timed of each kind of recipe, after one that also sets up."""
 
-SEARCHED = 0.25
-"""Share of the images that a search of a candidate's own scale looks at, of all images at every scale of the grid: most
-scales are given up early. Counted on the embedded scene: 14, 15, 38 and 42 % for four candidates of its grid."""
-
 Clock = Callable[[], float]
 
 
 def measured_seconds(
     model: Classifier, images: ImageSet, recipes: Sequence[Recipe], *, scored: int,
-    base: tuple[ImageSet, Recipe] | None = None, clock: Clock = time.perf_counter,
+    base: tuple[ImageSet, Recipe] | None = None, kinds: dict[Recipe, float] | None = None,
+    clock: Clock = time.perf_counter,
 ) -> Json:
     """Seconds for these recipes where the model is, at the speed of steps that are taken now and undone again.
 
@@ -43,11 +40,12 @@ def measured_seconds(
         images: that candidates train on.
         scored: validation images of both sides.
         base: the images and the recipe that the base is trained with first, if it is.
+        kinds: seconds of a step of each kind that was measured before; those that are measured now are added.
 
     Returns:
         `{"base_seconds", "training_seconds", "scoring_seconds", "seconds", "steps"}`.
     """
-    kinds: dict[Recipe, float] = {}
+    kinds = {} if kinds is None else kinds
     total, steps = 0.0, 0
     for recipe in recipes:
         kind = replace(recipe, lr=1e-6, weight_decay=0.0, seed=0, epochs=1)
