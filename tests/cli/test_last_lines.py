@@ -106,11 +106,11 @@ def test_converted_files_are_merged_the_first_as_the_base(capsys, pool):
     import torch
 
     for number in range(3):
-        torch.save({"w": torch.full((4,), float(number)), "b": torch.ones(2)}, f"-old {number}.pt")
-    out, (merge,) = run(capsys, "negmerge convert './-old 0.pt' './-old 1.pt' './-old 2.pt' --out .")
+        torch.save({"w": torch.full((4,), float(number)), "b": torch.ones(2)}, f"old {number}.pt")
+    out, (merge,) = run(capsys, "negmerge convert 'old 0.pt' 'old 1.pt' 'old 2.pt' --out .")
     assert "the first file as the base" in out
     run(capsys, merge)
-    _, (merge,) = run(capsys, "negmerge convert './-old 0.pt' --out one")
+    _, (merge,) = run(capsys, "negmerge convert 'old 0.pt' --out one")
     assert merge == "negmerge merge --help"
 
 
