@@ -107,6 +107,16 @@ class Pool:
         return f"<Pool {self.folder}: {of} of {self.scene.get('name')}\n {what}>"
 
     @property
+    def name(self) -> str:
+        """The folder's name, or that of the folder it lies in where it is called "pool", as `negmerge forget` does.
+
+        >>> Pool(Path("/runs/faces/pool"), {}, StoredFile("", ""), StoredFile("", ""), ()).name
+        'faces'
+        """
+        folder = self.folder.resolve()
+        return (folder.parent.name if folder.name == "pool" else "") or folder.name
+
+    @property
     def ids(self) -> list[str]:
         """Candidate ids in the order in which they merge."""
         return [entry.id for entry in self.entries]

@@ -10,6 +10,7 @@ from importlib import import_module
 from io import TextIOWrapper
 from typing import NoReturn
 
+from negmerge_kit.cli import clock  # first: it counts from its import on
 from negmerge_kit.cli.stopping import Ending, exit_code, heeding
 from negmerge_kit.cli.terminal import plain_terminal
 from negmerge_kit.sweeps.memory import keep_freed_memory
@@ -65,6 +66,8 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
 def main(arguments: Sequence[str] | None = None, ending: Ending | None = None) -> int:
     """Run one verb and return its exit code: 0 done, 2 wrong input or infeasible, 1 a bug, 130 and 143 stopped."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if ending is None:  # not a process of its own
+        clock.begin()
     for stream in (sys.stdout, sys.stderr):  # a folder's name need not be UTF-8, and must not end a verb
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from negmerge_kit.cli.flags import print_json, seconds
-from negmerge_kit.cli.unlearning import run_search, scale_by_hand, search_parser
+from negmerge_kit.cli.flags import print_json
+from negmerge_kit.cli.last_lines import Words, print_end, same_flags, unlearned_file
+from negmerge_kit.cli.unlearning import run_search, scale_by_hand, search_parser, unlearn_parser
 
 if TYPE_CHECKING:
     from negmerge_kit.lab.audits.audit import Audit
@@ -83,7 +84,22 @@ def audit(arguments: list[str]) -> int:
         print(told(found))
         if options.plot:
             print(f"wrote {options.plot}")
+        if unlearned is not None:
+            print_end(_file_next(options.unlearned, options.pool))
+        elif searched["scale"] > 0:
+            same = same_flags(parser, options, unlearn_parser("unlearn", ""))
+            print_end(["unlearn", options.pool, *same, "--audit", "--out", unlearned_file(bench.pool)])
+        else:
+            print_end()
     return 0
+
+
+def _file_next(weights: Path, pool: Path) -> Words:
+    """What comes after the audit of a file: its card's check, where it has one."""
+    from negmerge_kit.views.card_files import card_path
+
+    card = card_path(weights)
+    return ["verify", card] if card.is_file() else ["evaluate", weights, "--scene", pool]
 
 
 def _retrained(bench: Workbench) -> Weights:
@@ -109,7 +125,7 @@ def told(audit: Audit) -> str:
             lines.append(f"  {probe.undefined}")
         lines += [f"  {who:10} {_number(reading)}" for who, reading in probe.readings.items()]
         lines += _beside(probe)
-    return "\n".join([*lines, "", f"took {seconds(audit.seconds)}"])
+    return "\n".join([*lines, ""])
 
 
 def _number(reading: Reading) -> str:

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from negmerge_kit.cli.comparing_tables import costs_table, differences_table, rules_table, spread_table
 from negmerge_kit.cli.flags import SCALES, Parser, add_buffers_flag, candidate_ids, print_json
+from negmerge_kit.cli.last_lines import Words, print_end, same_flags, unlearned_file
 from negmerge_kit.cli.standings import standings_spread, standings_table
 from negmerge_kit.cli.sweeping import add_executor_flags, spread
+from negmerge_kit.cli.unlearning import unlearn_parser
 from negmerge_kit.errors import ParameterError
+from negmerge_kit.merging.rules import RULES
 from negmerge_kit.scoring.grid import AUTO, parse_scales
 from negmerge_kit.scoring.scale import KEEP
 from negmerge_kit.types import Json
@@ -40,7 +43,9 @@ ABOUT = (
 
 def compare(arguments: list[str]) -> int:
     """Compare merge rules by the paper's protocol and at matched retention."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    same = same_flags(parser, options, unlearn_parser("unlearn", ""))
 
     from negmerge_kit.checkpoints.pool import open_pool
     from negmerge_kit.lab.comparison.comparison import across, is_classifier
@@ -87,6 +92,7 @@ def compare(arguments: list[str]) -> int:
         print(costs_table(first))
         if options.plot:
             print(f"wrote {options.plot}")
+        print_end(*_next(first, pools[0], same))
     if not any(comparison.feasible for comparison in comparisons):
         print(
             f"infeasible: at no scale above 0, from the first step on, does any rule keep {options.keep:g} of the "
@@ -95,6 +101,20 @@ def compare(arguments: list[str]) -> int:
         )
         return 2
     return 0
+
+
+def _next(comparison: Comparison, pool: Pool, same: Sequence[str]) -> list[Words]:
+    """Unlearning by the first rule of the table; which one is best is the reader's to say."""
+    rows = [row for row in comparison.rows if row.entrant.rule in RULES and row.scale]
+    if not rows:
+        return []
+    if len(rows) > 1:
+        print(f"next takes the first of {len(rows)} rules that have a scale: choose yours with --rule and its dials")
+    first = rows[0]
+    dials = {dial.name: dial.default for dial in RULES[first.entrant.rule].parameters}
+    chosen = [word for name, value in first.params.items() if value != dials[name]
+              for word in (f"--{name.replace('_', '-')}", value)]  # fmt: skip
+    return [["unlearn", pool.folder, *same, "--rule", first.entrant.rule, *chosen, "--out", unlearned_file(pool)]]
 
 
 def _parser() -> argparse.ArgumentParser:

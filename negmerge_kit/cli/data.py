@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from negmerge_kit.cli.flags import Parser, print_json
+from negmerge_kit.cli.last_lines import Words, print_end, same_flags
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
 
@@ -75,7 +76,30 @@ def prepare(arguments: list[str]) -> int:
             facts["decoded"] = _made(source, splits, transform, options.corrupt, quiet=options.json)
     if options.json:
         print_json({"data": told})
+    elif options.dry_run:
+        options.dry_run = False
+        print_end(["data", "prepare", *options.data, *same_flags(parser, options, parser)])
+    else:
+        print_end(_next(options, parser))
     return 0
+
+
+def _next(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Words:
+    """Forget the first data and keep the others; how to say it, where model or data to keep were not given."""
+    from negmerge_kit.cli.forgetting import forget_parser
+    from negmerge_kit.vision.data import find_data
+    from negmerge_kit.vision.model_spec import find_model
+    from negmerge_kit.vision.tiny import TINY
+
+    first, *others = options.data
+    if options.model and options.model.startswith("classifier:"):
+        return ["sweep", "--help"]
+    if not options.model or not others:
+        return ["forget", "--help"]
+    kept = [word for text in others for word in ("--retain", text)]
+    grid = "tiny" if find_model(options.model).arch == TINY else "paper-randaugment"
+    return ["forget", *same_flags(parser, options, forget_parser()), "--forget", first, *kept, "--grid", grid,
+            "--out", f"{find_data(first).name}-forgotten"]
 
 
 def verify(arguments: list[str]) -> int:

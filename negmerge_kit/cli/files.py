@@ -9,7 +9,8 @@ from negmerge_kit.checkpoints import operations
 from negmerge_kit.checkpoints.legacy import convert_files
 from negmerge_kit.checkpoints.normalise import read_map
 from negmerge_kit.checkpoints.reader import open_checkpoint
-from negmerge_kit.cli.flags import Parser, add_rule_flags, print_json, rule_params, seconds
+from negmerge_kit.cli.flags import Parser, add_rule_flags, print_json, rule_params
+from negmerge_kit.cli.last_lines import Words, evaluate_next, print_end, unlearned_file
 from negmerge_kit.cli.sweeping import add_executor_flags, executor_of
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.merging.alike import is_running_statistic
@@ -65,8 +66,10 @@ def merge(arguments: list[str]) -> int:
         result,
         f"{result['rule']} of {len(result['candidates'])} candidates: kept {result['kept']:,} of {result['moved']:,} "
         f"moved elements ({100 * result['kept_of_moved']:.1f} %; {100 * result['kept_fraction']:.1f} % of all "
-        f"{result['elements']:,}) in {seconds(result['seconds'])}",
-    )
+        f"{result['elements']:,})",
+        evaluate_next(options.out, [options.base]) if options.out else
+        ["apply", Path(options.base), options.delta_out, "--scale", options.scale, "--out", unlearned_file()],
+    )  # fmt: skip
 
 
 def _by_shard(options: Namespace) -> Json:
@@ -101,14 +104,14 @@ def apply(arguments: list[str]) -> int:
     """Write the base minus scale times a delta that was merged before."""
     options = _delta_parser("apply", "Subtract scale times a merged delta from the base.", "BASE").parse_args(arguments)
     result = operations.apply_file(options.base, options.delta, scale=options.scale, out=options.out)
-    return _print(options, result, f"wrote {result['out']} in {seconds(result['seconds'])}")
+    return _print(options, result, f"wrote {result['out']}", evaluate_next(options.out, [options.base]))
 
 
 def undo(arguments: list[str]) -> int:
     """Write the base again from an unlearned checkpoint and the delta that was applied to it."""
     options = _delta_parser("undo", "Give the base back, bit for bit.", "UNLEARNED").parse_args(arguments)
     result = operations.undo_file(options.base, options.delta, scale=options.scale, out=options.out)
-    return _print(options, result, f"wrote {result['out']} in {seconds(result['seconds'])}")
+    return _print(options, result, f"wrote {result['out']}")
 
 
 def convert(arguments: list[str]) -> int:
@@ -127,7 +130,11 @@ def convert(arguments: list[str]) -> int:
         dropped = f"; dropped {', '.join(file['dropped'])}" if file["dropped"] else ""
         lines.append(f"{file['path']} -> {file['out']}: {file['tensors']} tensors{dropped}")
         lines += [f"note: {note}" for note in file["notes"]]
-    return _print(options, result, "\n".join(lines))
+    files = [Path(file["out"]) for file in result["files"]]
+    if len(files) == 1 or len({file["tensors"] for file in result["files"]}) > 1:  # not a base and its candidates
+        return _print(options, result, "\n".join(lines), ["merge", "--help"])
+    lines.append("next takes the first file as the base, the others as its candidates")
+    return _print(options, result, "\n".join(lines), ["merge", *files, "--out", unlearned_file(taken=files)])
 
 
 def _files_parser(verb: str, about: str) -> Parser:
@@ -162,9 +169,10 @@ def _delta_parser(verb: str, about: str, first: str) -> Parser:
     return parser
 
 
-def _print(options: Namespace, result: Json, line: str) -> int:
+def _print(options: Namespace, result: Json, line: str, *commands: Words) -> int:
     if options.json:
         print_json(result)
     else:
         print(*result.get("notes", ()), line, sep="\n")
+        print_end(*commands)
     return 0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
-from argparse import Namespace
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,19 +33,7 @@ def forget(arguments: list[str]) -> int:
 
     Everything lies in one folder, and the same command goes on where it was stopped: OUT/pool, OUT/unlearned.*.
     """
-    parser = unlearn_parser("forget", "Make a model forget data of your own; goes on where it was stopped.")
-    parser.add_argument("--model", required=True, metavar="NAME", help="open_clip architecture, timm:NAME, or tiny")
-    parser.add_argument("--pretrained", metavar="TAG", help="its weights: a tag, or a file")
-    parser.add_argument("--forget", required=True, metavar="DATA", help="a data set's name, folder:PATH or hf:NAME")
-    parser.add_argument("--retain", required=True, action="append", metavar="DATA", help="what to keep; repeatable")
-    parser.add_argument("--grid", required=True, metavar="GRID", help="a preset's name, or FILE.toml")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for pool, checkpoint and card")
-    parser.add_argument("--mode", default="standard", choices=["standard", "linear"], help="how candidates are trained")
-    add_corrupt_flag(parser)
-    add_pixel_flags(parser)
-    add_executor_flags(parser)
-    add_training_flags(parser)
-    options = parser.parse_args(arguments)
+    options = forget_parser().parse_args(arguments)
 
     from negmerge_kit.checkpoints.outputs import make_folder
     from negmerge_kit.lab.training.recipe import grid
@@ -69,7 +57,24 @@ def forget(arguments: list[str]) -> int:
         raise
 
 
-def _forget(options: Namespace, scene: Scene, executor: Executor) -> int:
+def forget_parser() -> argparse.ArgumentParser:
+    """The options of `negmerge forget`."""
+    parser = unlearn_parser("forget", "Make a model forget data of your own; goes on where it was stopped.")
+    parser.add_argument("--model", required=True, metavar="NAME", help="open_clip architecture, timm:NAME, or tiny")
+    parser.add_argument("--pretrained", metavar="TAG", help="its weights: a tag, or a file")
+    parser.add_argument("--forget", required=True, metavar="DATA", help="a data set's name, folder:PATH or hf:NAME")
+    parser.add_argument("--retain", required=True, action="append", metavar="DATA", help="what to keep; repeatable")
+    parser.add_argument("--grid", required=True, metavar="GRID", help="a preset's name, or FILE.toml")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for pool, checkpoint and card")
+    parser.add_argument("--mode", default="standard", choices=["standard", "linear"], help="how candidates are trained")
+    add_corrupt_flag(parser)
+    add_pixel_flags(parser)
+    add_executor_flags(parser)
+    add_training_flags(parser)
+    return parser
+
+
+def _forget(options: argparse.Namespace, scene: Scene, executor: Executor) -> int:
     from negmerge_kit.lab.running_statistics import RunningStatistics
     from negmerge_kit.sweeps.jobs import pool_order
 

@@ -82,7 +82,7 @@ def build(arguments: list[str]) -> int:
     made = pretrain if options.from_scratch else None
     store, damaged = begin_pool(scene, options.out, options.device, pretrain=made)
     recipes = scene_grid(store, options.grid, options.precision)
-    return tell(fill("pool build", store, recipes, options, executor, damaged), options)
+    return tell(fill("pool build", store, recipes, options, executor, damaged), options, parser)
 
 
 def show(arguments: list[str]) -> int:

@@ -12,6 +12,7 @@ from negmerge_kit.types import Json
 if TYPE_CHECKING:
     from negmerge_kit.lab.comparison.comparison import Comparison
     from negmerge_kit.lab.comparison.rows import Row
+    from negmerge_kit.lab.comparison.terms import Terms
 
 SHOWN = {"retain": "remaining", "forget": "forgotten", "unseen": "unseen", "mia": "attack", "gap": "gap"}
 """The columns, by metric: those that papers report."""
@@ -26,7 +27,8 @@ def standings_table(comparison: Comparison) -> str:
     """A row a line: shares on test in %, the gap in points, and what the row cost."""
     assert comparison.terms is not None
     lines = [
-        f"\n{comparison.pool}: {CHOSEN[comparison.terms.choose].format(keep=comparison.keep)}{comparison.statistics}",
+        f"\n{comparison.pool}: {CHOSEN[comparison.terms.choose].format(keep=comparison.keep)}{comparison.statistics}"
+        f"{_shortened(comparison.terms)}",
         f"chosen on {_images(comparison, 'val')}; reported on {_images(comparison, 'test')}{_shared(comparison)}",
         f"{'test, %':34}{'chosen':>9}" + "".join(f"{title:>11}" for title in SHOWN.values()) + f"{'took':>9}",
     ]
@@ -44,6 +46,13 @@ def standings_table(comparison: Comparison) -> str:
         "retrained models that choose and judge to their own rows only",
         *notes(comparison),
     ])  # fmt: skip
+
+
+def _shortened(terms: Terms) -> str:
+    """For headlines, what --epochs makes the gap mean less than it does."""
+    if terms.epochs is None:
+        return ""
+    return f"; a quick look: baselines and retrained models have {terms.epochs} epoch{'s' * (terms.epochs > 1)}"
 
 
 def noise_told(comparison: Comparison) -> list[str]:

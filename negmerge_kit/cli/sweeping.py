@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.flags import Parser, print_json, seconds
+from negmerge_kit.cli.last_lines import print_end, same_flags
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
 
@@ -52,14 +53,14 @@ def sweep(arguments: list[str]) -> int:
     executor, scene = executor_of(options), open_scene(options.scene)
     grid(options.grid, mode=scene.mode)  # what is misspelt is told before anything is made
     if options.dry_run:
-        return _dry_run(scene, options)
+        return _dry_run(scene, options, parser)
     prepare_scene(scene)
     store, damaged = begin_pool(scene, options.out, options.device)
     recipes = scene_grid(store, options.grid, options.precision)
-    return tell(fill("sweep", store, recipes, options, executor, damaged), options)
+    return tell(fill("sweep", store, recipes, options, executor, damaged), options, parser)
 
 
-def _dry_run(scene: Scene, options: argparse.Namespace) -> int:
+def _dry_run(scene: Scene, options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Say how long the sweep takes, from a few steps that are taken now, or from what a device is assumed to do."""
     from negmerge_kit.lab.base_knowledge import is_untrained
     from negmerge_kit.lab.training.forecast import SUSTAINED, check_tflops, count_images
@@ -109,6 +110,8 @@ def _dry_run(scene: Scene, options: argparse.Namespace) -> int:
     print(f"{scene.name}, grid {options.grid}: {len(runs)} candidates, {told['steps']:,} steps; {base_told}training "
           f"{seconds(told['training_seconds'])}, searching each one's own scale {seconds(told['scoring_seconds'])}; "
           f"together about {seconds(told['seconds'])} ({by})")  # fmt: skip
+    options.dry_run, options.tflops = False, None
+    print_end(["sweep", *same_flags(parser, options, parser)])
     return 0
 
 
@@ -293,8 +296,8 @@ def _look_at_base(verb: str, store: Pool, options: argparse.Namespace) -> None:
         print(f"negmerge {verb}: warning: {error}", file=sys.stderr)
 
 
-def tell(result: Json, options: argparse.Namespace) -> int:
-    """Print what came of a sweep; the exit code."""
+def tell(result: Json, options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Print what came of a sweep, and what its pool is for; the exit code."""
     failed = result["failed"]
     if options.json:
         print_json(result)
@@ -302,7 +305,15 @@ def tell(result: Json, options: argparse.Namespace) -> int:
         print(f"{result['pool']}: {len(result['candidates'])} candidates, {len(result['made'])} new")
         if failed:
             print(f"{len(failed)} failed; the same command tries them again", file=sys.stderr)
-        print(f"took {seconds(result['seconds'])}")
+        print_end(*([] if failed else _next(result, options, parser)))
     if not failed:
         return 0
     return 1 if any(failure["bug"] for failure in failed) else 2
+
+
+def _next(result: Json, options: argparse.Namespace, parser: argparse.ArgumentParser) -> list[list[object]]:
+    from negmerge_kit.cli.unlearning import search_parser
+
+    pool, same = Path(result["pool"]), same_flags(parser, options, search_parser("search", ""))
+    compare = [["compare", pool, *same]] if len(result["candidates"]) > 1 else []
+    return [["search", pool, *same], *compare, ["demo", "--pool", pool, *same]]

@@ -17,8 +17,8 @@ from negmerge_kit.cli.flags import (
     percent,
     print_json,
     rule_params,
-    seconds,
 )
+from negmerge_kit.cli.last_lines import print_end, same_flags, unlearned_file
 from negmerge_kit.errors import ParameterError, SceneError
 from negmerge_kit.scoring.floors import KEEP, keep_text, parse_keep
 from negmerge_kit.scoring.grid import AUTO, check_scale, parse_scales
@@ -41,10 +41,13 @@ def search(arguments: list[str]) -> int:
     parser.add_argument("pool", type=Path, nargs="+", metavar="POOL", help="searched in turn, one forget set each")
     parser.add_argument("--test", action="store_true", help="score the chosen scale once on test")
     options = parser.parse_args(arguments)
-    results = []
+    results, outs = [], dict[Path, Path]()
+    same = same_flags(parser, options, unlearn_parser("unlearn", ""))
     for pool in options.pool:
-        _, _, result = run_search(options, pool, test=options.test)
+        bench, _, result = run_search(options, pool, test=options.test)
         results.append(result)
+        if result["status"] == "ok" and result["scale"] > 0:
+            outs[pool] = unlearned_file(bench.pool, taken=outs.values())
         if not options.json:
             if len(options.pool) > 1:
                 print(f"{pool}:")
@@ -52,6 +55,8 @@ def search(arguments: list[str]) -> int:
     if options.json:
         named = [{"pool": str(pool), **result} for pool, result in zip(options.pool, results, strict=True)]
         print_json(results[0] if len(results) == 1 else {"searches": named})
+    else:
+        print_end(*(["unlearn", pool, *same, "--out", out] for pool, out in outs.items()))
     return 0 if all(result["status"] == "ok" for result in results) else 2
 
 
@@ -119,6 +124,7 @@ def write_unlearned(options: argparse.Namespace, pool: Path, out: Path) -> int:
         print_json(result)
     else:
         _tell(result)
+        print_end(*([["verify", beside]] if result["card"] else []))
     return 0 if result["status"] == "ok" else 2
 
 
@@ -283,5 +289,3 @@ def _tell(result: Json) -> None:
         print(f"test    forget {percent(result['test']['forget'])}\n        retain {percent(result['test']['retain'])}")
     if result.get("out"):
         print(f"wrote {result['out']}\nwrote {result['card']} and {Path(result['card']).with_suffix('.md').name}")
-        print(f"next: negmerge verify {result['card']}")
-    print(f"took {seconds(result['seconds'])}")

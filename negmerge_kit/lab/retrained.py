@@ -139,6 +139,9 @@ def require_retrained(pool: Pool, wanted: Wanted = ANY) -> Retrained:
     if found is None:
         of, flag = ("", "") if wanted.seed is None else (f" of seed {wanted.seed}", f" --seed {wanted.seed}")
         if wanted.seed is not None and wanted.device:
+            if wanted.epochs is not None:
+                of = f"{of} and {wanted.epochs} epoch{'s' * (wanted.epochs > 1)}"
+                flag = f"{flag} --epochs {wanted.epochs}"
             of, flag = f"{of} that this version trained on {wanted.device}", f"{flag} --device {wanted.device}"
         raise ParameterError(
             f"{pool.folder} has no retrained model{of} to be near to: make it with `negmerge compare {pool.folder} "

@@ -57,7 +57,7 @@ class OpenPool:
 
 
 class Pools:
-    """What is served, by id: a pool's folder name, numbered where two share one.
+    """What is served, by id: a pool's name, numbered where two share one.
 
     All pools share one line of heavy jobs. Those that are open answer while another is being opened.
 
@@ -129,9 +129,9 @@ class Pools:
             for id, other in self._served.items():
                 if other.folder.resolve() == folder:
                     return id
-            id, number = folder.name, 2
+            id, number = opened.name, 2
             while id in self._served:
-                id, number = f"{folder.name}-{number}", number + 1
+                id, number = f"{opened.name}-{number}", number + 1
             self._served[id] = opened
             return id
 

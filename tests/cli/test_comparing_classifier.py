@@ -1,6 +1,7 @@
 """`negmerge compare`, `search` and `unlearn` on a standard classifier's pool: contract, kept rows, one-line errors."""
 
 import json
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -330,6 +331,31 @@ def test_epochs_shorten_every_baseline_and_are_part_of_what_is_kept(capsys, made
     assert steps[2] == 2 * steps[1]
     logs = [json.loads(file.read_text()) for file in (pool / "baselines").glob("gradient-ascent-*.json")]
     assert {log["made_from"]["epochs"] for log in logs} == {1, 2}
+
+
+def test_a_quick_look_by_the_gap_has_retrained_models_of_its_own(capsys, made, tmp_path):
+    pool = shutil.copytree(made, tmp_path / "pool")
+    words = ("compare", pool, "--choose", "gap", "--rules", "negmerge", "--scales", "0:1:0.5", "--device", "cpu")
+    code, _, err = run(capsys, *words, "--baselines", "none", "--epochs", "1")
+    remedy = shlex.split(err.split("`")[1])[1:]
+    assert code == 2 and "of seed 1 and 1 epoch that" in err and remedy[-4:-2] == ["--epochs", "1"], err
+    seen = {}
+    for epochs in (("--epochs", "1"), ()):
+        code, out, err = run(capsys, *words, "--baselines", "retrain,retrain-again,gradient-ascent", *epochs, "--json")
+        told = json.loads(out)
+        seen[epochs] = {row["rule"]: row for row in told["rows"]}
+        assert code == 0 and told["choose"] == "gap" and told["epochs"] == (1 if epochs else None), err
+        assert {row["params"]["epochs"] for name, row in seen[epochs].items() if "retrain" in name} == {
+            1 if epochs else TRAINING["epochs"]}  # fmt: skip
+    quick, full = seen.values()
+    assert quick["gradient-ascent"]["params"]["epochs"] == 1
+    for rule in ("base", "negmerge"):  # another judge, another gap
+        assert quick[rule]["metrics"]["gap"]["value"] != full[rule]["metrics"]["gap"]["value"]
+    assert len(list(pool.glob("retrained-*.safetensors"))) == 4
+    # With both on disk, the quick look needs nothing but a flag, and says what it is.
+    code, out, err = run(capsys, *words, "--baselines", "none", "--epochs", "1")
+    assert code == 0 and "a quick look: baselines and retrained models have 1 epoch\n" in out, err
+    assert "quick look" not in run(capsys, *words, "--baselines", "none")[1]
 
 
 def test_anew_tries_every_rate_again(capsys, made, tmp_path, monkeypatch):

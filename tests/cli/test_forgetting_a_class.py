@@ -2,16 +2,20 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.cli import main
+from negmerge_kit.lab.comparison.comparison import doubts
 from negmerge_kit.lab.evaluation import evaluate
 from negmerge_kit.lab.retrained import find_retrained
 from negmerge_kit.vision.clip import load_model
 from negmerge_kit.vision.data import find_data
 from negmerge_kit.vision.forgetting import parts_of
+from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.scene import Scene
 
 SCENE = 'model = "classifier:tiny"\ndata = "scans"\nforget = {class = "7"}\ntraining = {epochs = 5}\n'
@@ -22,6 +26,7 @@ def run(capsys, *words):
     code = main([str(word) for word in words])
     shown = capsys.readouterr()
     assert code == 0, shown.err
+    assert "say nothing" not in shown.err  # a class forgotten whole is where it belongs, and nowhere else
     return json.loads(shown.out)
 
 
@@ -42,22 +47,24 @@ def test_from_a_scenes_file_to_the_table(tmp_path, capsys, sevens):
     assert len(swept["candidates"]) == 2 and swept["failed"] == []
     told = run(capsys, "compare", folder, "--choose", "gap", "--rules", "negmerge,uniform", "--baselines", "retrain",
                "--scales", "0:2:0.5", *here)  # fmt: skip
+    assert told["warnings"] == []
 
     pool, sizes = open_pool(folder), {split: len(images) for split, images in sevens.items()}
     parts = parts_of(Scene.from_json(pool.scene))
     assert parts.forgotten.fingerprint() == sevens["train"].fingerprint()
     assert all(7 not in images.labels for images in (parts.remaining, parts.validation, parts.test))
-    told_of = {images["name"]: images["n"] for images in pool.scene["sets"] if images["split"] in ("train", "test")}
-    # One half of what was trained on reports, the other half chooses.
-    assert sizes["train"] == 120 and len(parts.remaining) == 1080
-    assert told_of == {"forgotten": 60, "remaining": 540, "unseen": len(parts.test)}
+    told_of = {(images["name"], images["split"]): images["n"] for images in pool.scene["sets"]}
+    assert told_of["forgotten", "train"] == sizes["train"] == 2 * told_of["forgotten", "test"]
+    assert told_of["remaining", "test"] == len(parts.remaining) // 2
+    assert told_of["unseen", "test"] == len(parts.test)
     rows = {row["rule"]: row for row in told["rows"]}
     assert list(rows) == ["base", "retrain", "negmerge", "uniform"]
     whole = {split: len(find_data("scans").images(split, image_size=8)) for split in sizes}
     for name, row in rows.items():
         n = {metric: row["metrics"][metric]["n"] for metric in ("forget", "retain", "unseen", "mia")}
-        assert n == {"forget": sizes["train"], "retain": whole["train"] - sizes["train"],
-                     "unseen": whole["test"] - sizes["test"], "mia": sizes["train"]}, name  # fmt: skip
+        # One half of what the base has seen chose, the other half reports.
+        assert n == {"forget": sizes["train"] // 2, "retain": (whole["train"] - sizes["train"]) // 2,
+                     "unseen": whole["test"] - sizes["test"], "mia": sizes["train"] // 2}, name  # fmt: skip
         assert row["test"]["retain"]["n"] == n["retain"] + n["unseen"]
         assert row["validation"]["retain"]["n"] == n["retain"] + whole["val"] - sizes["val"]
     value = {name: {metric: score["value"] for metric, score in row["metrics"].items()} for name, row in rows.items()}
@@ -76,3 +83,25 @@ def test_from_a_scenes_file_to_the_table(tmp_path, capsys, sevens):
         model.load(weights.items())
         known[name] = evaluate(model, sevens["test"]).value
     assert known["retrain"] == 0 and known["negmerge"] < known["base"] - 0.3
+
+
+class Stand:
+    """What `doubts` asks of a pool: which class is forgotten whole, and the images of its sets."""
+
+    def __init__(self, of_class, **labels):
+        self.pool = SimpleNamespace(repeats=[], scene={"forgetting": {"of_class": of_class}})
+        self.sets = [ImageSet(name, torch.zeros(len(found), 3, 1, 1, dtype=torch.uint8), torch.tensor(found),
+                              ("a", "b", "c"), "val") for name, found in labels.items()]  # fmt: skip
+
+    def images(self, split):
+        return self.sets
+
+
+def test_a_class_that_is_missing_by_accident_is_warned_of():
+    assert doubts(Stand("b", forgotten=[1, 1], remaining=[0, 2], unseen=[2, 0])) == []
+    for name, found, lacking in (("unseen", [2], "a"), ("remaining", [0, 0], "c"), ("forgotten", [0], "b")):
+        sets = {"forgotten": [1], "remaining": [0, 2], "unseen": [0, 2]} | {name: found}
+        warnings = doubts(Stand("b", **sets))
+        assert len(warnings) == 2 and all(f"{name} has no" in told and f"image of {lacking}:" in told
+                                          for told in warnings)  # fmt: skip
+    assert len(doubts(Stand(None, forgotten=[1], remaining=[0, 1, 2], unseen=[0, 2]))) == 4

@@ -114,8 +114,8 @@ def test_candidates_added_since_are_seen_without_a_page(own_pool):
     record["candidates"] = record["candidates"][:1]
     (own_pool / "pool.json").write_text(json.dumps(record))
     pools = Pools([own_pool], made=own_pool.parent / "made", device="cpu")
-    endpoints, bench = Endpoints(pools), pools.open("pool").bench
-    alone = endpoints.score("pool", None, "negmerge", 0.3, None, "live")["kept_fraction"]
+    endpoints, bench = Endpoints(pools), pools.open(own_pool.parent.name).bench
+    alone = endpoints.score(own_pool.parent.name, None, "negmerge", 0.3, None, "live")["kept_fraction"]
     for entry in whole.entries[1:]:
         record_candidate(bench.pool, entry)
-    assert endpoints.score("pool", None, "negmerge", 0.3, None, "live")["kept_fraction"] < alone
+    assert endpoints.score(own_pool.parent.name, None, "negmerge", 0.3, None, "live")["kept_fraction"] < alone

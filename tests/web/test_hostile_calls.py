@@ -142,7 +142,7 @@ def test_every_handler_survives_a_thousand_hostile_calls(app, canary, capfd):
     assert open_pool(pool).verify() == []
     assert http.get("/").status_code == 200
     served = next(event for event in events if event["api_name"] == "score")
-    alive = called(http, served, [pool.name, None, "negmerge", 0.5, None, "live", "keep"], "friend")
+    alive = called(http, served, [pool.parent.name, None, "negmerge", 0.5, None, "live", "keep"], "friend")
     assert '"kept_fraction"' in alive
 
 

@@ -30,6 +30,14 @@ def test_a_folder_of_pools_gives_each_of_them(folders, tiny_pool, tmp_path):
         find_pools(tmp_path)
 
 
+def test_a_pool_that_forget_made_is_called_by_the_folder_it_lies_in(tiny_pool, tmp_path):
+    for folder in ("faces/pool", "cars/pool", "other/faces/pool", "cars/other"):
+        shutil.copytree(tiny_pool, tmp_path / folder)
+    found = [pool for folder in ("faces", "cars", "other/faces") for pool in find_pools(tmp_path / folder)]
+    pools = Pools(found, made=tmp_path / "made", device="cpu")
+    assert pools.ids == ["faces", "other", "cars", "faces-2"]
+
+
 def test_pools_are_opened_when_asked_for_and_the_longest_unused_is_closed(folders, tmp_path):
     pools = Pools(find_pools(folders), made=tmp_path, device="cpu", memory=0)
     assert pools.ids == ["a", "b"] and pools.opened == []

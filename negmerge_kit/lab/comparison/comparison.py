@@ -254,12 +254,18 @@ def strangers(pool: Pool) -> tuple[str, ...]:
 
 
 def doubts(stand: PoolStand) -> list[str]:
-    """What makes a comparison on this pool mean less: equal candidates, classes without images."""
-    told = [*stand.pool.repeats]
+    """What makes a comparison on this pool mean less: equal candidates, classes without images.
+
+    Where a class is forgotten whole, its images are the forget set and no retain set has any: that is no doubt.
+    """
+    told, whole = [*stand.pool.repeats], (stand.pool.scene.get("forgetting") or {}).get("of_class")
     for split in ("val", "test"):
         for images in stand.images(split):
             present = set(images.labels.tolist())
-            if absent := [name for label, name in enumerate(images.classes) if label not in present]:
+            absent = [name for label, name in enumerate(images.classes) if label not in present]
+            if whole is not None:
+                absent = [name for name in absent if (name == whole) == (images.name == "forgotten")]
+            if absent:
                 told.append(
                     f"{images.name} has no {split} image of {', '.join(absent[:3])}"
                     f"{' and others' if len(absent) > 3 else ''}: its numbers say nothing about that."
