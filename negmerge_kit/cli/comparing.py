@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from negmerge_kit.lab.comparison.terms import Terms
     from negmerge_kit.scoring.bootstrap import Resampled
 
-RULES = "{l_bar}{bar}| [{elapsed}<{remaining}{postfix}]"
+BAR = "{l_bar}{bar}| [{elapsed}<{remaining}{postfix}]"
 """The bar over rules, whose text says which of how many."""
-LAST_RULE = "{l_bar}{bar}| [{elapsed}{postfix}]"
+LAST_BAR = "{l_bar}{bar}| [{elapsed}{postfix}]"
 """While the last one is worked out: those before it say nothing about how long it takes."""
 
 ABOUT = (
@@ -232,7 +232,7 @@ def compare_pool(
         def on_row(done: int, total: int, entrant: Entrant) -> None:
             nonlocal row, before
             row, before = rule_of(entrant.title, done, total), done
-            bar.bar_format = LAST_RULE if done + 1 == total else RULES
+            bar.bar_format = LAST_BAR if done + 1 == total else BAR
             say(bar, row, done=done)
 
         def on_step(step: RateStep) -> None:

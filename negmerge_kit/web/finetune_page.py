@@ -274,18 +274,20 @@ def _connect_scene(page: FinetunePage, scene: dict[str, Any], plan: gr.State) ->
     def run(request: gr.Request, *values: Any) -> Iterator[Any]:
         still = [gr.skip()] * 4  # the uploads
         busy = gr.Button(interactive=False), gr.Button(interactive=True)  # each time, as in job_buttons
-        yield *busy, gr.skip(), gr.skip(), *still
+        shown: tuple[Any, Any] = gr.skip(), gr.skip()
+        yield *busy, *shown, *still
         *asked, chosen = values
         stays = page.stays(chosen)  # what Fine-tune begins until there is another
         try:
             for html, id in page.choose(str(request.session_hash), *asked):
-                yield *busy, html if id else html + stays, id or gr.skip(), *still
+                shown = html if id else html + stays, id or gr.skip()
+                yield *busy, *shown, *still
         except CancelledError as error:
-            yield *busy, fragments.notice(str(error), "hint") + stays, gr.skip(), *still
+            shown = fragments.notice(str(error), "hint") + stays, gr.skip()
         except NegmergeError as error:
-            yield *busy, fragments.notice(str(error)) + stays, gr.skip(), *still
+            shown = fragments.notice(str(error)) + stays, gr.skip()
         # What was sent is gone by now, whatever became of it.
-        yield gr.Button(interactive=True), gr.Button(interactive=False), gr.skip(), gr.skip(), *[None] * 4
+        yield gr.Button(interactive=True), gr.Button(interactive=False), *shown, *[None] * 4
 
     def end(request: gr.Request) -> None:
         page.tunes.pools.jobs.cancel(str(request.session_hash))

@@ -52,19 +52,21 @@ def connect(
         return f"{session(request)} {start.elem_id}"  # cancelling on one page leaves the visitor's other jobs alone
 
     def run(request: gr.Request, number: Any, *values: Any) -> Iterator[Any]:
-        # The buttons are told again each time: the page makes one message out of the one before, and where two come
-        # in one frame a change that stood in the first alone would be lost.
+        # Everything is sent again each time, at the end too: of answers that come within one frame the page shows the
+        # last, and a change that stood in another alone would be lost.
         busy = gr.Button(interactive=False), gr.Button(interactive=True)
-        yield *busy, gr.skip(), gr.skip()
+        shown: tuple[Any, Any] = gr.skip(), gr.skip()
+        yield *busy, *shown
         _, stands = standing.turn(request, number, *values)
         try:
             for told, html in follow(who(request), *values):
                 if html and not stands():
                     told, html = fragments.notice(ELSEWHERE, "hint"), ""
-                yield *busy, told, html or gr.skip()
+                shown = told, html or shown[1]
+                yield *busy, *shown
         except NegmergeError as error:  # a pool that is not served, or cannot be opened
-            yield *busy, fragments.notice(str(error)), gr.skip()
-        yield gr.Button(interactive=True), gr.Button(interactive=False), gr.skip(), gr.skip()
+            shown = fragments.notice(str(error)), shown[1]
+        yield gr.Button(interactive=True), gr.Button(interactive=False), *shown
 
     def end(request: gr.Request) -> None:
         jobs.cancel(who(request))

@@ -210,11 +210,16 @@ def _subtracting(pools: Pools, controls: Controls, shown: Shown, arriving: list[
     def find(request: gr.Request, number: Any, pool: str, *values: Any) -> Iterator[Any]:
         visitor, pressed = session(request), (gr.Button("Searching…", interactive=False), gr.Button(visible=True))
         searches.asked(visitor, number, chooses=True)
-        yield *pressed, gr.skip(), gr.skip()  # each time, as in job_buttons
+        found: tuple[Any, Any] = gr.skip(), gr.skip()
+        yield *pressed, *found  # each time, as in job_buttons
         for result, scale in pools.open(pool).unlearn.find(visitor, *values, number=number):
-            yield *pressed, result, gr.skip() if scale is None else slider_at(scale)
-        # An example has begun another search meanwhile: the buttons are that one's.
-        yield *(map(_skip, pressed) if searches.overtaken(visitor, number) else release()), gr.skip(), gr.skip()
+            found = result, gr.skip() if scale is None else slider_at(scale)
+            yield *pressed, *found
+        # An example has begun another search meanwhile: the buttons, and what was found, are that one's.
+        if searches.overtaken(visitor, number):
+            yield gr.skip(), gr.skip(), gr.skip(), gr.skip()
+        else:
+            yield *release(), *found  # once more: of answers that come within one frame the page shows the last
 
     def release() -> tuple[gr.Button, gr.Button]:
         return gr.Button(FIND, interactive=True), gr.Button(visible=False)

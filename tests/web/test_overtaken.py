@@ -273,7 +273,7 @@ def test_a_comparison_that_ends_on_another_pool_or_floor_is_not_shown_there(comp
     running = run(1, 0.95, "first", "keep")
     next(running), next(running)
     list(show(2, *then, "keep"))
-    told, html = list(running)[-2][2:]
+    told, html = list(running)[-1][2:]
     if then == (0.95, "first"):
         assert TABLE in html
     else:
@@ -315,13 +315,13 @@ def test_the_explanation_of_a_former_choice_is_not_shown_under_another(app, monk
     choice, other = (["first", ids, "negmerge", *DIALS] for ids in (app.ids, app.ids[:2]))
     named = list(show(1, "the whole model", *choice))[-1][6]
     assert named == choice
-    assert list(explain(2, *choice))[-2][3] == "why"
+    assert list(explain(2, *choice))[-1][3] == "why"
     running = explain(3, *choice)
     next(running), next(running)
     blank, *counting, shown = show(4, "the whole model", *other)
     assert blank[2:6] == ("", "", "", "") and "2 candidates" in shown[0] and shown[7].visible is False
     assert counting and all(news[7].visible and 'role="progressbar"' in news[0] for news in counting)
-    told, html = list(running)[-2][2:]
+    told, html = list(running)[-1][2:]
     assert skipped(html) and ELSEWHERE in told
 
 
@@ -345,9 +345,9 @@ def test_an_audit_that_ends_under_another_models_name_is_not_shown(app, monkeypa
     running = run(2, named, ["zero-shot"], False)
     next(running), next(running)
     assert "scale 0.6" in show(3, *app.model(scale=0.6))[0]
-    told, html = list(running)[-2][2:]
+    told, html = list(running)[-1][2:]
     assert skipped(html) and ELSEWHERE in told
-    assert list(run(4, named, ["zero-shot"], False))[-2][3] == "audit"
+    assert list(run(4, named, ["zero-shot"], False))[-1][3] == "audit"
 
 
 def test_what_the_audit_page_gives_away_is_the_model_that_it_names(app, monkeypatch):
@@ -407,8 +407,8 @@ def test_a_refused_start_or_stop_shows_what_another_tab_has_begun(app):
 def test_while_something_else_is_checked_or_refused_the_page_names_what_fine_tune_would_begin(app, plan):
     use = app.at("nm-use", "click")
     nothing_sent = ["images of your own", None, None, [], "mine", ["digits"], "digits", None, None, "negmerge-tiny"]
-    assert "colours</b> stays chosen" in list(use(*nothing_sent, plan.id))[-2][2]
-    assert "stays chosen" not in list(use(*nothing_sent, ""))[-2][2]
+    assert "colours</b> stays chosen" in list(use(*nothing_sent, plan.id))[-1][2]
+    assert "stays chosen" not in list(use(*nothing_sent, ""))[-1][2]
     family = ["an embedded family", *nothing_sent[1:]]
     *progress, (_, _, summary, id, *_), _ = list(use(*family, plan.id))
     assert id != plan.id and "stays chosen" not in summary
