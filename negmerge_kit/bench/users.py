@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import re
 import statistics
 import time
 from collections.abc import Sequence
@@ -44,6 +45,8 @@ Stay: TypeAlias = tuple[list[str], list[Move]]
 
 ALL = "all moves"
 
+PICTURE = re.compile("<figure>.*?</figure>")
+
 SCALES = tuple(round(0.01 * step, 2) for step in range(3, 150))
 
 
@@ -64,10 +67,11 @@ def bench(
     moves, one in ten of them a drag, and then single steps and drags apart. Times run from the hand's last input event
     to the answer for it; a drag waits for two, its first event's and its last's. `ratios` are of the 95th percentiles
     (None where a drag alone came too seldom).
-    `equal` counts the answers of the crowd that a single visitor of a fresh app got again to the last
-    character; `dropped` the input events that were stale before the page could send them; memory is the server's
-    resident set at rest: after one visitor, after a crowd that came for a moment, and after the crowd itself; `growth`
-    is of the last two, so that buffers that every crowd needs do not count.
+    `equal` counts the answers of the crowd that a single visitor of a fresh app got again to the last character,
+    but for the order of the pictures, which follows the scales that have been scored; `dropped` the input events
+    that were stale before the page could send them; memory is the server's resident set at rest: after one visitor,
+    after a crowd that came for a moment, and after the crowd itself; `growth` is of the last two, so that buffers
+    that every crowd needs do not count.
 
     Raises:
         PoolError: if the pool has fewer than two candidates.
@@ -187,9 +191,18 @@ async def _asked_again(app: Served, stays: Sequence[Stay]) -> tuple[int, int]:
         for mine, move in sorted(sample, key=lambda pair: pair[0]):
             if one.candidates != mine:
                 await one.choose(mine)
-            equal += (await one.drag([move.scale])).answer == move.answer
+            equal += _unordered((await one.drag([move.scale])).answer) == _unordered(move.answer)
         await one.leave()
     return equal, len(sample)
+
+
+def _unordered(answer: str) -> tuple[str, list[str]]:
+    """What is around the pictures, and the pictures in an order that does not depend on what has been scored.
+
+    >>> _unordered("a<figure>2</figure><figure>1</figure>b")
+    ('ab', ['<figure>1</figure>', '<figure>2</figure>'])
+    """
+    return PICTURE.sub("", answer), sorted(PICTURE.findall(answer))
 
 
 async def _beside_a_job(http: httpx.AsyncClient, one: Visitor, moves: int) -> list[Move]:

@@ -25,7 +25,7 @@ from negmerge_kit.sweeps.jobs import missing_jobs, pool_order
 from negmerge_kit.sweeps.local import find_executor, run_sweep
 from negmerge_kit.sweeps.protocol import Executor, SweepStopped
 from negmerge_kit.views.losses import LossCurve
-from negmerge_kit.vision.clip import Classifier, load_model
+from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.web.jobs import CancelledError, Job, Jobs
 from negmerge_kit.web.plans import Plan, Plans
 from negmerge_kit.web.uploads import Uploads
@@ -220,7 +220,7 @@ class FineTunes:
         """What these recipes take on the app's device."""
         with self._measuring:  # the model's weights move
             if self._measured is None or self._measured.plan != plan.id:
-                self._measured = _Measured(plan.id, load_model(plan.scene.model, device=self._device))
+                self._measured = _Measured(plan.id, plan.scene.load(device=self._device))
             model, val = self._measured.model, plan.scene.images("val")
             scored = len(val.forget) + sum(len(images) for images in val.retain)
             if self.pools.jobs.busy:  # steps taken now would hold up what runs, and be held up by it

@@ -37,7 +37,8 @@ def audited(audits, bench):
 def test_each_probe_stands_beside_base_and_chance(audited, bench):
     progress, html = audited[-1]
     found = audit(bench, bench.choose(), 0.5, probes=PROBES)
-    assert progress == "" and found.finding in html and LIMITS.split(":")[0] in html
+    assert progress == "" and found.headline in html and found.finding.removeprefix(found.headline).strip() in html
+    assert LIMITS.split(":")[0] in html
     for probe in found.probes:
         assert probe.name in html
         for who in ("unlearned", "base"):

@@ -306,7 +306,7 @@ def test_an_address_needs_ray_and_must_be_one(monkeypatch):
 
 def test_a_faulty_last_row_can_be_removed():
     rows = preset_rows(next(iter(PRESETS)), 700)
-    faulty = [*rows, ["a lot", None, "", "", "none", -1]]
+    faulty = [*rows, ["a lot", None, "", "", "none", -1, "own"]]
     with pytest.raises(ParameterError):
         recipes_of(faulty)
     assert one_less(faulty) == rows and one_less(rows) == rows[:1] and one_less(rows[:1]) == rows[:1]
