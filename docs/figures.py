@@ -109,7 +109,7 @@ settings = [pool.recipes[id] for id in pool.ids]
 why = why_signs(pool.base, pool.candidates, names=pool.ids, recipes=settings, directions=step_along(bench))
 consensus_by_count(why.zero_ratio)
 """),
-    Entry("why-signs", "Why signs? Agreement beside what cosines let expect, and steps of equal length.", """\
+    Entry("why-signs", "Why signs? Agreement beside what cosines predict, and steps of equal length.", """\
 from negmerge_kit.views.why import why_figure
 
 why_figure(why)

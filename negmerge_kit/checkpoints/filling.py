@@ -108,7 +108,7 @@ def save_candidate(pool: Pool, recipe: Json, items: Items) -> Candidate:
 def record_candidate(pool: Pool, entry: Candidate, *, order: Sequence[str] = ()) -> Pool:
     """Add an entry to pool.json, or replace the one of the same id; the pool with it is returned.
 
-    `order` lists ids as they shall stand: sums are taken in the pool's order, so it must not depend on who was fastest.
+    `order` lists the ids in the pool's order: sums are taken in it, so it must not depend on who was fastest.
     Without it, or for an id that it lacks, the entry comes last.
     """
     pool = pool.reload()

@@ -27,7 +27,7 @@ def agreement(arguments: list[str]) -> int:
     parser.add_argument(
         "--why",
         action="store_true",
-        help="beside what cosines let expect, along subsets and halves; of a pool also by hyperparameter, and what "
+        help="beside what cosines predict, along subsets and halves; of a pool also by hyperparameter, and what "
         "steps along consensus and conflict do (half a minute)",
     )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="figure as PNG, SVG or PDF")
@@ -83,7 +83,7 @@ def told(why: Why) -> str:
         )
         lines += [
             "",
-            f"two halves of the pool share {100 * overlap:.1f} % of their consensus (by lot "
+            f"two halves of the pool share {100 * overlap:.1f} % of their consensus (at random "
             f"{100 * lot:.1f} %); cosine of their merged deltas {cosine:.2f}; mean of {len(why.halves)} halvings",
         ]
     if why.fields:
@@ -91,7 +91,7 @@ def told(why: Why) -> str:
     for name, found in why.fields.items():
         lines.append(
             f"  {name:18}cannot be told: another value for every candidate, or all alike" if found is None else
-            f"  {name:18}{100 * found.share:.1f} % ({found.groups} values; by lot {100 * found.chance:.1f} %, "
+            f"  {name:18}{100 * found.share:.1f} % ({found.groups} values; at random {100 * found.chance:.1f} %, "
             f"p = {found.p:.3f})"
         )  # fmt: skip
     for direction in why.directions:

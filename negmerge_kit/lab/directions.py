@@ -18,7 +18,7 @@ PARTS = {
     "consensus": ("negmerge", "the mean where all signs agree"),
     "conflict": ("conflict", "the mean where they do not"),
     "mean": ("uniform", "both together"),
-    "random mask": ("random-mask", "the mean on as many elements as the consensus, drawn by lot"),
+    "random mask": ("random-mask", "the mean on as many elements as the consensus, drawn at random"),
 }
 """Part, the rule that gives it, and what it is."""
 STEPS = (0.25, 0.5, 0.75, 1.0)

@@ -55,7 +55,7 @@ class Agreement:
 class ZeroRatio:
     """Share of the moved elements that consensus sets to zero, over random subsets of `n` candidates.
 
-    `expected` is what the cosines of the whole task vectors let expect for some of the same subsets.
+    `expected` is what the cosines of the whole task vectors predict for some of the same subsets.
     """
 
     n: int
@@ -96,7 +96,7 @@ class Why:
         share, expected = self.whole.share, self.whole.expected.value
         return (
             f"All {len(self.candidates)} signs agree on {100 * share:.1f} % of the moved elements; their cosines alone "
-            f"let expect {100 * expected:.1f} %, chance {100 * self.chance:.2g} %."
+            f"predict {100 * expected:.1f} %, chance {100 * self.chance:.2g} %."
         )
 
     def json(self) -> Json:
@@ -208,7 +208,7 @@ def _orders(n: int, subsets: int, seed: int) -> list[list[int]]:
 
 
 def _halvings(n: int, subsets: int, seed: int) -> list[tuple[list[int], list[int]]]:
-    """All ways to halve the pool, or `subsets` of them drawn by lot; an odd one joins the second half."""
+    """All ways to halve the pool, or `subsets` of them drawn at random; an odd one joins the second half."""
     if n < 2:
         return []
     half = n // 2

@@ -13,7 +13,7 @@ SALUN = "SalUn, Fan et al. 2024, arXiv:2310.12508"
 
 @dataclass(frozen=True)
 class Metric:
-    """One number about a model that shall have forgotten.
+    """One number about a model that should have forgotten.
 
     Attributes:
         title: its name for readers; `published` is how papers write it, where they do.

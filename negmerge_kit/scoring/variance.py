@@ -13,7 +13,7 @@ PERMUTATIONS = 999
 
 @dataclass(frozen=True)
 class Explained:
-    """Share of the variance that lies between the groups, and how it compares with groups drawn by lot.
+    """Share of the variance that lies between the groups, and how it compares with groups drawn at random.
 
     `chance` is that share's mean for random groups, (groups - 1) / (n - 1); `p` is the share of permutations that
     explain at least as much. `beyond_chance` is the adjusted share, (share - chance) / (1 - chance).
@@ -27,7 +27,7 @@ class Explained:
 
     @property
     def beyond_chance(self) -> float:
-        """The adjusted share: 0 for groups by lot, 1 where the groups explain all; it may be negative."""
+        """The adjusted share: 0 for groups at random, 1 where the groups explain all; it may be negative."""
         return (self.share - self.chance) / (1 - self.chance)
 
 

@@ -70,7 +70,7 @@ def consensus_by_count(sizes: Sequence[ZeroRatio]) -> Figure:
     """Share of the moved elements that unanimity sets to zero as candidates join (`why_signs(...).zero_ratio`).
 
     The line is the mean over random orders of joining and the band their range, which is no interval: the orders
-    share candidates. Crosses are what the cosines of whole task vectors let expect.
+    share candidates. Crosses are what the cosines of whole task vectors predict.
     """
     counts, last = [size.n for size in sizes], sizes[-1]
     finding = f"With {last.n} candidates {percent(last.mean)} of what moved becomes zero; by chance "

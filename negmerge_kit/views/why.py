@@ -1,4 +1,4 @@
-"""Why signs: agreement over what cosines let expect, zeros as candidates join, steps along parts, and diversity."""
+"""Why signs: agreement over what cosines predict, zeros as candidates join, steps along parts, and diversity."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def why_finding(why: Why) -> str:
     whole = why.whole
     return (
         f"All {len(why.candidates)} signs agree on {percent(whole.share)} of {whole.moved:,} moved elements; "
-        f"cosines alone let expect {percent(whole.expected.value)}, coins {percent(why.chance)}"
+        f"cosines alone predict {percent(whole.expected.value)}, coins {percent(why.chance)}"
     )
 
 
@@ -116,7 +116,7 @@ def _diversity(axes: Axes, why: Why) -> None:
         axes.plot([lot, lot], [place - 0.36, place + 0.36], color=INK, linewidth=1.4, gid="lot")
         axes.annotate(note, (max(value, lot), place), (4, 0), textcoords="offset points", va="center", fontsize=7.5)
     axes.set_yticks(range(len(rows)), [row[0] for row in rows])
-    axes.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6), xlabel="share; dark tick: by lot")
+    axes.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6), xlabel="share; dark tick: at random")
     axes.xaxis.set_major_formatter(percent_ticks())
     axes.grid(False)
     axes.grid(True, axis="x")

@@ -1,4 +1,4 @@
-"""Scenes: a model, what it shall forget and what it shall keep."""
+"""Scenes: a model, what it should forget and what it should keep."""
 
 from __future__ import annotations
 

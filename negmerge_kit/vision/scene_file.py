@@ -1,4 +1,4 @@
-"""A scene written down: a small TOML file that names a model, what it shall forget and what it shall keep.
+"""A scene written down: a small TOML file that names a model, what it should forget and what it should keep.
 
     model = "ViT-B-32/openai"               # or {arch = "ViT-B-32-quickgelu", pretrained = "file.safetensors"}
     forget = "folder:faces"                 # folders are looked up from the file's own folder

@@ -128,7 +128,7 @@ class Agreeing:
         return _explained(why) if why else ""
 
     def explain(self, visitor: str, choice: Choice) -> Iterator[Progress | Done]:
-        """Steps along consensus and conflict, zeros as candidates join, and what the cosines let expect.
+        """Steps along consensus and conflict, zeros as candidates join, and what the cosines predict.
 
         Raises:
             NegmergeError: with a sentence for the page.

@@ -135,7 +135,7 @@ def lay_out(
         with gr.Column(elem_classes="nm-card"):
             gr.HTML(
                 "<h2>Why signs agree, and what that is good for</h2>"
-                '<p class="nm-fine">Zeros as candidates join, agreement beside what cosines alone let expect, and '
+                '<p class="nm-fine">Zeros as candidates join, agreement beside what cosines alone predict, and '
                 "steps of equal length along consensus and along conflict. Half a minute on the embedded pool.</p>"
             )
             with gr.Row(elem_classes="nm-buttons"):

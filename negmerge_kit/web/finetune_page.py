@@ -110,7 +110,7 @@ class FinetunePage:
             recipes = recipes_of(rows)
             if not plan:
                 asked = fragments.plural(len(recipes), "candidate")
-                return fragments.progress(f"{asked}. Choose what shall be forgotten to see the cost.")
+                return fragments.progress(f"{asked}. Choose what should be forgotten to see the cost.")
             begun = self.tunes.plans.read(plan)
             lacking = begun.lacking(recipes)
             return finetune_told.estimate(begun, lacking, self.tunes.cost(begun, lacking))
@@ -124,7 +124,7 @@ class FinetunePage:
             NegmergeError: with a sentence for the page.
         """
         if not plan:
-            raise ParameterError("say first what shall be forgotten: choose images or a family in step 1.")
+            raise ParameterError("say first what should be forgotten: choose images or a family in step 1.")
         self.tunes.start(plan, recipes_of(rows), address, anyway=anyway)
 
     def resume(self, plan: object, address: object, anyway: object = False) -> None:
@@ -231,7 +231,7 @@ def lay_out(page: FinetunePage, tab: gr.Tab) -> None:
 
 def _step_scene() -> dict[str, Any]:
     with gr.Column(elem_classes="nm-card", elem_id="nm-scene"):
-        gr.HTML(fragments.heading(1, "What shall be forgotten?"), js_on_load=FOLDER_JS)
+        gr.HTML(fragments.heading(1, "What should be forgotten?"), js_on_load=FOLDER_JS)
         kind = gr.Radio([OWN, FAMILY], value=OWN, show_label=False, label="Source", elem_id="nm-kind")
         with gr.Column(visible=True) as own:
             with gr.Row(elem_classes="nm-pair nm-files"):
@@ -246,7 +246,7 @@ def _step_scene() -> dict[str, Any]:
             name = gr.Textbox("my-images", label="Name", max_length=60, elem_id="nm-name")
             keep = gr.CheckboxGroup(
                 list(FAMILIES), value=list(FAMILIES), label="Keep", elem_id="nm-families",
-                info="What the embedded model shall still know; leave out what is much alike.",
+                info="What the embedded model should still know; leave out what is much alike.",
             )  # fmt: skip
         with gr.Column(visible=False) as embedded:
             family = gr.Dropdown(list(FAMILIES), value=next(iter(FAMILIES)), label="Family", interactive=True,

@@ -15,7 +15,7 @@ from negmerge_kit.web.plans import Plan
 from negmerge_kit.web.uploads import Taken
 
 NOTHING = (
-    '<p class="nm-fine">Nothing is begun yet. Say above what shall be forgotten and press “Use this”: from then on it '
+    '<p class="nm-fine">Nothing is begun yet. Say above what should be forgotten and press “Use this”: from then on it '
     "is listed here, to be resumed, or opened on Unlearn.</p>"
 )
 """Under Begun here until there is something."""

@@ -15,9 +15,9 @@ from negmerge_kit.views.style import percent
 TAGLINE = "make a model forget, and see what it costs"
 LONGEST_MESSAGE = 2_000
 HINT = (
-    ("Choose candidates:", "copies of the base that were fine-tuned on what it shall forget."),
+    ("Choose candidates:", "copies of the base that were fine-tuned on what it should forget."),
     ("Merge them:", "NegMerge keeps the changes whose sign all candidates share, and drops the rest."),
-    ("Subtract the result:", "press “Find the best scale”. Orange, the forget score, shall fall; blue shall stay."),
+    ("Subtract the result:", "press “Find the best scale”. Orange (to forget) should fall; blue (to keep) should stay."),
 )
 
 

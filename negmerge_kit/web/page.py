@@ -140,7 +140,7 @@ def _step_choose(page: Unlearn, ids: list[str]) -> tuple[tuple[Any, Any, Any, An
             label="Candidates: learning rate, epochs, weight decay, and alone at its own best scale forget and kept",
         )  # fmt: skip
         gr.HTML(
-            '<p class="nm-fine">The base fine-tuned on what it shall forget, each with another recipe. '
+            '<p class="nm-fine">The base fine-tuned on what it should forget, each with another recipe. '
             "Forget and kept: subtracted alone, at its own best scale (validation).</p>"
         )
         progress = gr.HTML("", elem_id="nm-progress")

@@ -1,6 +1,6 @@
 """What the Fine-tune page has begun: a folder for each scene, from which it goes on after the app was ended or killed.
 
-    HOME/app-<name>-<digest>/app.json     the scene and the recipes that its pool shall have
+    HOME/app-<name>-<digest>/app.json     the scene and the recipes that its pool should have
     HOME/app-<name>-<digest>/images/…     what was uploaded, once it was checked
     HOME/app-<name>-<digest>/pool.json …  the pool
 """
@@ -122,7 +122,7 @@ class Plans:
             ParameterError: if there is none, or its file cannot be read.
         """
         if not isinstance(id, str) or id not in self.ids():
-            raise ParameterError(f"there is nothing called {shown(id)} here: choose what shall be forgotten first.")
+            raise ParameterError(f"there is nothing called {shown(id)} here: choose what should be forgotten first.")
         folder = self.home / id
         try:
             told: Json = read_json((folder / PLAN), dict)

@@ -84,4 +84,4 @@ def test_why_of_a_pool_takes_steps_and_asks_its_hyperparameters(capsys, tiny_poo
     )
     code, out, _ = run(capsys, "agreement", tiny_pool, "--why")
     assert code == 0 and "expected from cosines" in out and "two halves" in out
-    assert "lr" in out and "by lot" in out and "consensus" in out and "conflict" in out
+    assert "lr" in out and "at random" in out and "consensus" in out and "conflict" in out

@@ -75,7 +75,7 @@ def test_the_scale_is_linear_and_zero_gives_the_base_to_the_bit(rule):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_tensors_of_one_to_a_hundred_and_twenty_eight_elements_survive(rule):
-    """Rules that trim a tensor at their defaults; those that trim by lot or over the whole model at dials that do not.
+    """Rules that trim a tensor at their defaults; those that trim at random or over the whole model at other dials.
 
     What all candidates agree on everywhere leaves the conflict control nothing, so there they disagree everywhere.
     """

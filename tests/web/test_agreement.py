@@ -69,7 +69,7 @@ def test_the_explanation_tells_its_progress_and_is_found_again(pages, bench, mon
     told = list(pages.explain("me", ids, RULE, *DIALS))
     progress, html = told[-1]
     assert progress == "" and any("consensus" in text for text, _ in told[:-1])
-    assert html.count("<svg") == 2 and "let expect" in html
+    assert html.count("<svg") == 2 and "predict" in html
     assert list(pages.explain("other", ids, RULE, *DIALS)) == [("", html)]
     assert pages.show(WHOLE, ids, RULE, *DIALS)[-1] == html
     assert pages.show(WHOLE, bench.pool.ids, RULE, *DIALS)[-1] == ""

@@ -109,7 +109,7 @@ def test_the_cost_is_of_what_the_pool_lacks(home):
     page = FinetunePage(tunes)
     assert "<b>2 candidates</b>, 12 epochs of" in page.estimate(plan.id, preset_rows(next(iter(PRESETS)), 700))
     assert "Row 1" in page.estimate(plan.id, [[0] * len(COLUMNS)])
-    assert "Choose what shall" in page.estimate("", preset_rows(next(iter(PRESETS)), 700))
+    assert "Choose what should" in page.estimate("", preset_rows(next(iter(PRESETS)), 700))
 
 
 def test_the_cost_is_measured_and_counts_each_candidates_own_search(home, monkeypatch):

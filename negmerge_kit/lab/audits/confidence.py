@@ -1,4 +1,4 @@
-"""How sure the model is, and whether it says so rightly: confidence and calibration on both sides."""
+"""How sure the model is, and whether it says so correctly: confidence and calibration on both sides."""
 
 from __future__ import annotations
 

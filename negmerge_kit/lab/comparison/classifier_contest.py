@@ -39,7 +39,7 @@ class ClassifierContest(Contest):
         anew: whether every rate is tried again, and the retrained model made again, whatever the pool keeps.
 
     Raises:
-        ParameterError: from `row`, if the gap shall choose and the pool has no retrained model.
+        ParameterError: from `row`, if the gap should choose and the pool has no retrained model.
     """
 
     def __init__(
