@@ -17,7 +17,7 @@ LONGEST_MESSAGE = 2_000
 HINT = (
     ("Choose candidates:", "copies of the base that were fine-tuned on what it should forget."),
     ("Merge them:", "NegMerge keeps the changes whose sign all candidates share, and drops the rest."),
-    ("Subtract the result:", "press “Find the best scale”. Orange (to forget) should fall; blue (to keep) should stay."),
+    ("Subtract the result:", "press “Find the best scale”. Orange (forget) should fall; blue (retain) should stay."),
 )
 
 
