@@ -29,6 +29,28 @@ class Parser(argparse.ArgumentParser):
         raise ParameterError(f"{message}. `{self.prog} --help` tells the options.")
 
 
+class _Gone(argparse.Action):
+    """Refuses an option by its `const`, the sentence that says what to use."""
+
+    def __call__(self, *given: object, **named: object) -> None:
+        raise ParameterError(f"{self.option_strings[0]} is gone: {self.const}")
+
+
+def add_gone_flag(parser: argparse._ActionsContainer, flag: str, instead: str) -> None:
+    """Keep the name of an option that is gone for one version: refused with a remedy, and absent from --help.
+
+    >>> parser = Parser("search", "")
+    >>> add_gone_flag(parser, "--old", "use --new.")
+    >>> parser.parse_args(["--old", "3"])
+    Traceback (most recent call last):
+    negmerge_kit.errors.ParameterError: --old is gone: use --new.
+    """
+    # One value or none, so that options with and without one are refused alike.
+    parser.add_argument(
+        flag, action=_Gone, nargs="?", const=instead, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
+
+
 def add_rule_flags(parser: argparse.ArgumentParser) -> None:
     """--rule and one flag for each parameter of any rule, drawn from RULES."""
     cautions = " ".join(f"{name}: {rule.caution}" for name, rule in RULES.items() if rule.caution)

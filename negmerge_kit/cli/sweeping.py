@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from negmerge_kit.cli.flags import Parser, print_json, seconds
+from negmerge_kit.cli.flags import Parser, add_gone_flag, print_json, seconds
 from negmerge_kit.cli.last_lines import print_end, same_flags
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
@@ -159,11 +159,15 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
         "--anyway", action="store_true", help="train even if the base does not know what it should forget"
     )
     group = parser.add_argument_group("memory and speed")
-    group.add_argument("--processes", type=int, default=1, metavar="N", help="GPUs that train one candidate together")
     group.add_argument("--micro-batch", type=int, metavar="N", help="images in one pass, where a batch needs too much")
     group.add_argument("--compile", action="store_true", help="run the image tower through torch.compile")
     group.add_argument(
         "--precision", metavar="float32|bfloat16|float16", help="what the image tower computes in (default: the grid's)"
+    )
+    add_gone_flag(
+        parser,
+        "--processes",
+        "candidates train one a GPU with --executor process, or on a cluster with --executor ray.",
     )
 
 
@@ -178,7 +182,7 @@ def executor_of(options: argparse.Namespace) -> Executor:
     check_device(options.device)
     here = options.address is None and not getattr(options, "dry_run", False)
     device = pick_device(options.device).type if here else "cuda"
-    if hasattr(options, "processes"):  # only the verbs that train
+    if hasattr(options, "micro_batch"):  # only the verbs that train
         _check_training(options, device)
     return find_executor(
         options.executor,
@@ -199,15 +203,13 @@ def _check_training(options: argparse.Namespace, device: str) -> None:
     asked = [options.precision] if options.precision else [recipe.precision for recipe in grid(options.grid)]
     if "float16" in asked and device != "cuda":
         raise ParameterError(f"precision float16 needs a CUDA device, and this is {device}: use bfloat16 or float32.")
-    if options.processes > 1 and options.executor == "process":
-        raise ParameterError("--executor process gives every candidate one GPU: use --executor serial for --processes.")
 
 
 def execution_of(options: argparse.Namespace) -> Execution:
     """How candidates are computed, as the flags say."""
     from negmerge_kit.lab.training.execution import Execution
 
-    return Execution(micro_batch=options.micro_batch, compile=options.compile, processes=options.processes)
+    return Execution(micro_batch=options.micro_batch, compile=options.compile)
 
 
 def spread(title: str, jobs: Sequence[Job], options: argparse.Namespace, *, last: str = "") -> None:

@@ -13,9 +13,8 @@ from negmerge_kit.checkpoints.pool import Candidate, Pool, open_pool
 from negmerge_kit.checkpoints.unfinished import drop_written, find_written, note_written, state_file
 from negmerge_kit.errors import DivergedError, NotFiniteError
 from negmerge_kit.lab.base_knowledge import check_known, is_untrained
-from negmerge_kit.lab.training.distributed import finetune_together
 from negmerge_kit.lab.training.execution import Execution
-from negmerge_kit.lab.training.finetuning import Step
+from negmerge_kit.lab.training.finetuning import Step, finetune
 from negmerge_kit.lab.training.forecast import SEARCHED, TRAINING
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.lab.workbench import Workbench
@@ -106,14 +105,8 @@ class FinetuneJob:
     def _steps(self, bench: Workbench, model: Classifier, state: Path) -> Iterator[Step]:
         images, mirror = bench.scene.images("train").forget, bench.scene.sources[0].flips
         try:
-            yield from finetune_together(
-                model,
-                images,
-                self.recipe,
-                pool=self.folder,
-                resume=state,
-                execution=self.execution,
-                may_mirror=mirror,
+            yield from finetune(
+                model, images, self.recipe, resume=state, execution=self.execution, may_mirror=mirror
             )
         except DivergedError:
             # It would fail alike once more: nothing is kept to go on from.

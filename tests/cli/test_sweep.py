@@ -122,7 +122,6 @@ def test_sweep_makes_what_is_missing_and_says_so(tmp_path, capsys):
         (["--precision", "int8"], "float32, bfloat16, float16"),
         (["--precision", "float16", "--device", "cpu"], "needs a CUDA device"),
         (["--micro-batch", "0"], "micro_batch = 0"),
-        (["--processes", "2", "--executor", "process"], "--executor serial"),
     ],
 )
 def test_what_is_misspelt_is_told_before_anything_is_made(tmp_path, capsys, words, says):
@@ -132,6 +131,23 @@ def test_what_is_misspelt_is_told_before_anything_is_made(tmp_path, capsys, word
     said = capsys.readouterr().err
     assert says in said and said.count("\n") == 1
     assert not (tmp_path / "pool").exists()
+
+
+TRAINERS = ("sweep", "pool build", "forget", "reproduce clip-negation", "reproduce cifar10-random")
+
+
+@pytest.mark.parametrize("verb", TRAINERS)
+def test_an_option_that_is_gone_says_what_to_use_and_hides(capsys, verb):
+    for words in (["--processes", "4"], ["--processes=4"], ["--processes"]):
+        assert main([*verb.split(), *words]) == 2
+        assert capsys.readouterr().err == (
+            f"negmerge {verb.split()[0]}: --processes is gone: candidates train one a GPU with --executor process, or "
+            "on a cluster with --executor ray.\n"
+        )
+    with pytest.raises(SystemExit):
+        main([*verb.split(), "--help"])
+    told = capsys.readouterr().out
+    assert "--micro-batch" in told and "--processes" not in told
 
 
 def test_a_grid_in_half_precision_is_told_before_anything_is_made(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Training batches: the recipe's order, augmentation that can be repeated, parts that make a whole."""
+"""Training batches: the recipe's order, augmentation that can be repeated."""
 
 import threading
 from dataclasses import replace
@@ -11,7 +11,6 @@ from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.comparison.terms import Terms
 from negmerge_kit.lab.training import batches as room
 from negmerge_kit.lab.training.batches import batches
-from negmerge_kit.lab.training.crew import Crew
 from negmerge_kit.lab.training.execution import Execution
 from negmerge_kit.lab.training.finetuning import finetune
 from negmerge_kit.lab.training.recipe import Recipe
@@ -65,18 +64,6 @@ def test_augmentation_follows_the_seed_whatever_the_order(numbered):
     pairs = zip(batches(numbered, one, CPU), batches(numbered, replace(one, seed=6), CPU), strict=True)
     for a, b in pairs:
         assert torch.equal(a.labels, b.labels) and not torch.equal(a.pixels, b.pixels)
-
-
-@pytest.mark.parametrize("recipe", [PLAIN, AUGMENTED, replace(PLAIN, order="shared"), replace(PLAIN, order="fixed")])
-@pytest.mark.parametrize("size", [2, 3])
-def test_the_parts_of_several_processes_are_what_one_would_see(numbered, recipe, size):
-    whole = list(batches(numbered, recipe, CPU, mirror=True))
-    parts = zip(*(batches(numbered, recipe, CPU, part=Crew(k, size).part, mirror=True) for k in range(size)),
-                strict=True)
-    for batch, some in zip(whole, parts, strict=True):
-        assert torch.equal(torch.cat([part.pixels for part in some]), batch.pixels)
-        assert torch.equal(torch.cat([part.labels for part in some]), batch.labels)
-        assert all(part.whole == len(batch.labels) for part in some)
 
 
 @pytest.mark.parametrize("recipe", [PLAIN, AUGMENTED, replace(PLAIN, order="shared"), replace(PLAIN, order="fixed")])
@@ -134,9 +121,9 @@ def test_a_run_that_is_dropped_leaves_no_thread_and_a_fault_comes_out(numbered, 
 def test_images_are_mirrored_where_it_is_safe_or_published(monkeypatch, flips, may, mirrored):
     seen = []
 
-    def spy(images, spec, *, seed, flips, part):
+    def spy(images, spec, *, seed, flips):
         seen.append((spec, flips))
-        return images[part]
+        return images
 
     monkeypatch.setattr(room, "augment", spy)
     recipe = replace(AUGMENTED, epochs=1, flips=flips)

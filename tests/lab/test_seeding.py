@@ -1,4 +1,4 @@
-"""What a network draws itself while it trains: the seed's, another every step and process, and nobody else's."""
+"""What a network draws itself while it trains: the seed's, another every step, and nobody else's."""
 
 from dataclasses import replace
 
@@ -8,10 +8,10 @@ from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 
 from negmerge_kit.lab.baselines import BASELINES
-from negmerge_kit.lab.training.crew import Crew
 from negmerge_kit.lab.training.execution import Execution
 from negmerge_kit.lab.training.finetuning import finetune
 from negmerge_kit.lab.training.recipe import Recipe
+from negmerge_kit.lab.training.seeding import derived_seed, seeded
 from negmerge_kit.vision.classifiers import load_classifier
 from negmerge_kit.vision.data.scans import SCANS
 from negmerge_kit.vision.data.transform import Transform
@@ -114,19 +114,21 @@ def test_no_gpu_is_reseeded_by_what_is_made_and_trained_on_the_cpu(images, monke
     list(finetune(dropping(), images, RECIPE))
 
 
-def noted(images, monkeypatch, *, seed=1, rank=0):
+def noted(images, seed):
     model = dropping()
-    monkeypatch.setattr(Crew, "present", lambda: Crew(rank, 2))
-    monkeypatch.setattr(Crew, "add_up", lambda self, weights, loss: loss)
-    monkeypatch.setattr(Execution, "check", lambda *given: None)
     list(finetune(model, images, replace(RECIPE, seed=seed)))
     return model.clip.visual.features[-1].notes
 
 
-def test_every_step_process_and_seed_draws_something_else(images, monkeypatch):
-    runs = [noted(images, monkeypatch, seed=seed, rank=rank) for seed in (1, 2) for rank in (0, 1)]
-    assert len({note for run in runs for note in run}) == 2 * 2 * 6
-    assert runs[3] == noted(images, monkeypatch, seed=2, rank=1)
+def test_every_step_and_seed_draws_something_else(images):
+    one, two = noted(images, 1), noted(images, 2)
+    assert len({*one, *two}) == 2 * 6
+    assert two == noted(images, 2)
+
+
+def test_dropout_draws_what_it_drew_in_version_0_1(images):
+    with seeded(torch.device("cpu"), derived_seed(1, "dropout", 0, 0)):
+        assert noted(images, 1)[0] == float(torch.rand(()))
 
 
 @NETWORKS

@@ -1,4 +1,4 @@
-"""How a run is computed never changes what it computes: parts of batches, several processes, a kill and going on."""
+"""How a run is computed never changes what it computes: parts of batches, a kill and going on."""
 
 import copy
 import json
@@ -14,9 +14,8 @@ import pytest
 import torch
 
 from negmerge_kit.errors import CheckpointError, ParameterError
-from negmerge_kit.lab.training.distributed import finetune_together
 from negmerge_kit.lab.training.execution import Execution
-from negmerge_kit.lab.training.finetuning import Step, finetune
+from negmerge_kit.lab.training.finetuning import finetune
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.vision.clip import load_model
 from negmerge_kit.vision.families import family_images
@@ -194,44 +193,11 @@ def test_a_compiled_tower_trains_alike(digits, whole, monkeypatch):
 def test_batch_normalisation_sees_whole_batches_or_nothing():
     tower = torch.nn.Sequential(torch.nn.BatchNorm2d(3))
     model = SimpleNamespace(device=torch.device("cpu"), mode="standard", clip=SimpleNamespace(visual=tower))
-    Execution(micro_batch=64).check(model, RECIPE, 1)
-    for execution, processes in ((Execution(micro_batch=32), 1), (Execution(), 2)):
-        with pytest.raises(ParameterError, match="batch normalisation"):
-            execution.check(model, RECIPE, processes)
-    with pytest.raises(ParameterError, match="micro_batch = 0, ahead = 0, processes = 0"):
-        Execution(micro_batch=0, ahead=0, processes=0)
-
-
-def test_two_processes_train_one_candidate_as_one_does(bench, tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    images, recipe = bench.scene.images("train").forget, Recipe(lr=1e-3, epochs=1, batch_size=100)
-    model, one = _trained(images, recipe, model=bench.fresh_model())
-    other, state = bench.fresh_model(), tmp_path / "state.safetensors"
-    how = {"pool": bench.pool.folder, "resume": state, "execution": Execution(processes=2)}
-    two = list(finetune_together(other, images, recipe, **how))
-    assert [step.loss for step in two] == pytest.approx([step.loss for step in one], rel=1e-5)
-    assert [replace(step, loss=0.0) for step in two] == [replace(step, loss=0.0) for step in one]
-    moved = {name: tensor - bench.pool.base[name] for name, tensor in model.weights().items()}
-    for name, tensor in other.weights().items():
-        # Adam's first steps amplify rounding of tiny gradients: compare with how far the weights went.
-        assert float((tensor - model.weights()[name]).norm()) <= 0.05 * float(moved[name].norm()) + 1e-9, name
-
-
-def test_the_first_process_tells_what_went_wrong(monkeypatch, capsys):
-    from negmerge_kit.lab.training import distributed
-
-    def failing(job):
-        yield Step(1, 2, 0.5, 1e-3)
-        raise ParameterError(f"the loss became nan on {job['pool']}.")
-
-    monkeypatch.setattr(distributed, "train_part", failing)
-    monkeypatch.setattr(sys, "argv", ["distributed", '{"pool": "P"}'])
-    for rank, lines in (("0", 2), ("1", 0)):
-        monkeypatch.setenv("RANK", rank)
-        assert distributed.main() == 2
-        told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-        assert len(told) == lines
-        assert not told or (told[0]["loss"], told[1]["error"]) == (0.5, "the loss became nan on P.")
+    Execution(micro_batch=64).check(model, RECIPE)
+    with pytest.raises(ParameterError, match="batch normalisation"):
+        Execution(micro_batch=32).check(model, RECIPE)
+    with pytest.raises(ParameterError, match="micro_batch = 0, ahead = 0"):
+        Execution(micro_batch=0, ahead=0)
 
 
 def test_saving_takes_a_small_share_of_a_run(tmp_path, monkeypatch):

@@ -1,1 +1,1 @@
-"""Fine-tuning: recipes, grids, the loop, its state, and many processes of it."""
+"""Fine-tuning: recipes, grids, the loop and its state."""

@@ -23,18 +23,16 @@ RESIDENT_SHARE = 0.4
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """One step's images, or this process's part of them.
+    """One step's images.
 
     Attributes:
         pixels: uint8 [n, 3, H, W]; on the model's device, or pinned beside it.
         labels: int64 [n], likewise.
-        whole: images in the whole step, over all processes.
         order: the generator's state before this epoch was drawn: with the step's number all that resuming needs.
     """
 
     pixels: Tensor
     labels: Tensor
-    whole: int
     order: Tensor
 
 
@@ -55,7 +53,6 @@ def batches(
     *,
     done: int = 0,
     order: Tensor | None = None,
-    part: Callable[[Tensor], Tensor] = lambda chosen: chosen,
     mirror: bool = False,
     ahead: int = 2,
     least: int = 1,
@@ -64,11 +61,10 @@ def batches(
 
     Every epoch is a new permutation, from the recipe's seed or from one that all candidates share, or the same one
     again, as the recipe's `order` says. How an image is augmented depends on the recipe's seed, the step and its place
-    in the batch only. So a run goes on where another stopped, on any number of processes.
+    in the batch only. So a run goes on where another stopped.
 
     Args:
         order: the `order` of the last batch done, if any was: the generator's state before that batch's epoch.
-        part: takes the places of a whole batch and returns this process's.
         mirror: whether augmented images may be mirrored.
         ahead: how many batches are prepared in advance.
         least: a last batch of fewer images joins the one before it: batch normalisation cannot see one image alone,
@@ -84,19 +80,15 @@ def batches(
 
     def prepare(planned: tuple[int, Tensor, Tensor]) -> Batch:
         step, chosen, state = planned
-        mine = part(torch.arange(len(chosen)))
-        places = chosen if augmented or cropped else chosen[mine]
         seed = (recipe.seed * 1_000_003 + step) % SEEDS
-        pixels, labels = source.images[places.to(source.images.device)], source.labels[places.to(source.labels.device)]
+        pixels, labels = source.images[chosen.to(source.images.device)], source.labels[chosen.to(source.labels.device)]
         if augmented:
-            pixels = augment(pixels.cpu(), recipe.augment, seed=seed, flips=mirror, part=mine)
-            labels = labels[mine]
+            pixels = augment(pixels.cpu(), recipe.augment, seed=seed, flips=mirror)
         if cropped:
-            pixels = crop_at_random(pixels, int(cropped[1]), seed=seed, flips=mirror, part=mine)
-            labels = labels[mine.to(labels.device)]
+            pixels = crop_at_random(pixels, int(cropped[1]), seed=seed, flips=mirror)
         if pinned:
             pixels, labels = pixels.pin_memory(), labels.pin_memory()
-        return Batch(pixels, labels, len(chosen), state)
+        return Batch(pixels, labels, state)
 
     planned = _plan(len(images), recipe, done, generator, least)
     if augmented or pinned:

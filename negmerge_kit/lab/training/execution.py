@@ -20,14 +20,13 @@ if TYPE_CHECKING:
 class Execution:
     """Options for memory and speed; the gradient of every step is the recipe's whatever they are.
 
-    But for what a network draws itself, such as dropout: it comes from the recipe's seed, and differs between numbers
-    of processes and sizes of micro-batches.
+    But for what a network draws itself, such as dropout: it comes from the recipe's seed, and differs between sizes of
+    micro-batches.
 
     Attributes:
         micro_batch: images in one forward and backward pass; gradients are added up to the whole batch's. None: all.
         compile: run the image tower through torch.compile (needs a C++ compiler; the first step takes a minute).
         ahead: batches that a background thread gathers and augments in advance.
-        processes: processes that train one candidate together, one GPU each (see `finetune_together`).
         channels_last: lay convolutions out by channels last, which half precision on a GPU is fastest in. None: on
             CUDA. Sums may round differently.
         save_seconds: least time between two saves of the state that a killed run resumes from, which is longer where
@@ -43,7 +42,6 @@ class Execution:
     micro_batch: int | None = None
     compile: bool = False
     ahead: int = 2
-    processes: int = 1
     save_seconds: float = 60.0
     channels_last: bool | None = None
 
@@ -52,18 +50,14 @@ class Execution:
         rules = {
             "micro_batch": self.micro_batch is None or self.micro_batch >= 1,
             "ahead": self.ahead >= 1,
-            "processes": self.processes >= 1,
             "save_seconds": self.save_seconds >= 0,
         }
         if wrong := [f"{item.name} = {getattr(self, item.name)}" for item in fields(self)
                      if not rules.get(item.name, True)]:
             raise ParameterError(f"training cannot be run so: {', '.join(wrong)} is out of range.")
 
-    def check(self, model: Classifier, recipe: Recipe, processes: int = 1) -> None:
+    def check(self, model: Classifier, recipe: Recipe) -> None:
         """Refuse what a model, a device or a recipe does not allow.
-
-        Args:
-            processes: how many train together now.
 
         Raises:
             ParameterError: half precision without CUDA, a compiled linear model, or parts of a batch under batch
@@ -74,10 +68,10 @@ class Execution:
                                  "bfloat16 or float32.")
         if self.compile and model.mode == "linear":
             raise ParameterError("a linear model cannot be compiled: leave compile out.")
-        parts = processes > 1 or (self.micro_batch or recipe.batch_size) < recipe.batch_size
+        parts = (self.micro_batch or recipe.batch_size) < recipe.batch_size
         if parts and model.mode == "standard" and has_batch_norm(model.clip.visual):
             raise ParameterError("this image tower has batch normalisation, which sees parts of a batch as other "
-                                 "batches: leave micro_batch out and use one process.")
+                                 "batches: leave micro_batch out.")
 
     def memory_format(self, model: Classifier) -> torch.memory_format:
         """How the tower's weights lie in memory while it trains."""

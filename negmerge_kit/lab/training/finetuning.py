@@ -13,7 +13,6 @@ from torch import Tensor
 
 from negmerge_kit.errors import DivergedError
 from negmerge_kit.lab.training.batches import Batch, batches, steps_of
-from negmerge_kit.lab.training.crew import Crew
 from negmerge_kit.lab.training.execution import Execution
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.lab.training.resuming import StateFile, Training, describe_run
@@ -56,9 +55,8 @@ def finetune(
     Cross-entropy of the frozen head's logits, AdamW or SGD, linear warm-up then cosine to zero, gradient norm clipped:
     the recipe of arXiv:2410.05583 with the scene's own rates. The head and the text tower stay as they are, so the
     candidate differs from the base in the recipe's `trainable` parameters only; a standard classifier trains whole,
-    its head and its running statistics too. Under torch.distributed (see `distributed`) every process takes its part
-    of each batch. What the network draws itself, such as dropout, comes from the recipe's seed; torch's own generators
-    stand between steps as the caller left them.
+    its head and its running statistics too. What the network draws itself, such as dropout, comes from the recipe's
+    seed; torch's own generators stand between steps as the caller left them.
 
     Args:
         resume: a file that keeps the run's state. Where it exists the run goes on from it: the steps already done are
@@ -79,8 +77,8 @@ def finetune(
     >>> len(steps), steps[-1].index
     (4, 4)
     """
-    crew, execution = Crew.present(), execution or Execution()
-    execution.check(model, recipe, crew.size)
+    execution = execution or Execution()
+    execution.check(model, recipe)
     mirror = recipe.flips == "as-published" or (recipe.flips == "safe" and may_mirror)
     moving = trained_parameters(model.clip.visual, recipe.trainable)
     weights = list(moving.values())
@@ -98,16 +96,16 @@ def finetune(
     done = len(training.losses)
     encode: Callable[[Tensor], Tensor] = torch.compile(model.encode) if execution.compile else model.encode
     with _training(model, weights, execution.memory_format(model)):
-        for batch in batches(images, recipe, model.device, done=done, order=training.order, part=crew.part,
-                             mirror=mirror, ahead=execution.ahead, least=least):
+        for batch in batches(images, recipe, model.device, done=done, order=training.order, mirror=mirror,
+                             ahead=execution.ahead, least=least):
             lr = rate(recipe, len(training.losses), total)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             optimizer.zero_grad(set_to_none=True)
-            # Another stream for every step and process, so that it does not matter where a run was stopped.
-            with seeded(model.device, derived_seed(recipe.seed, "dropout", len(training.losses), crew.rank)):
-                share = _gradient(model, encode, images.name, batch, recipe, execution, scaler)
-            value = float(crew.add_up(weights, share))
+            # Another stream for every step, so that it does not matter where a run was stopped. The 0 was the number of
+            # the process in version 0.1: without it a recipe with dropout would train to other bits.
+            with seeded(model.device, derived_seed(recipe.seed, "dropout", len(training.losses), 0)):
+                value = float(_gradient(model, encode, images.name, batch, recipe, execution, scaler))
             scaler.unscale_(optimizer)
             if recipe.clip_norm:
                 torch.nn.utils.clip_grad_norm_(weights, recipe.clip_norm)
@@ -126,8 +124,7 @@ def finetune(
                     f"weights became NaN or infinite at step {index}, the last, with {recipe.label}: "
                     "lower the learning rate."
                 )
-            if crew.rank == 0:
-                state.save(training, last=index == total)
+            state.save(training, last=index == total)
             yield Step(index, total, value, lr, training.earlier)
 
 
@@ -160,21 +157,20 @@ def _gradient(
     execution: Execution,
     scaler: torch.amp.GradScaler,
 ) -> Tensor:
-    """Add this process's share of the whole batch's gradient to the weights; returns its share of the loss."""
+    """Add the whole batch's gradient to the weights, part by part; returns its loss."""
     device = model.device
     total = torch.zeros((), device=device)
-    size = execution.micro_batch or max(1, len(batch.labels))
+    whole = len(batch.labels)
+    size = execution.micro_batch or whole
     precision = getattr(torch, recipe.precision)
     for pixels, labels in zip(batch.pixels.split(size), batch.labels.split(size), strict=True):
-        if not len(labels):
-            continue
         with torch.enable_grad():
             with torch.autocast(device.type, precision, enabled=recipe.precision != "float32"):
                 features = encode(model.pixels(pixels))
             loss = torch.nn.functional.cross_entropy(
                 features.float() @ model.head(head).T, labels.to(device, non_blocking=True),
                 label_smoothing=recipe.label_smoothing,
-            ) * (len(labels) / batch.whole)
+            ) * (len(labels) / whole)
             scaler.scale(loss).backward()
         total += loss.detach()
     return total

@@ -48,9 +48,7 @@ def check_augment(spec: str) -> str:
     return spec
 
 
-def augment(
-    images: Tensor, spec: str, *, seed: int, flips: bool = False, crop: bool = True, part: Tensor | None = None
-) -> Tensor:
+def augment(images: Tensor, spec: str, *, seed: int, flips: bool = False, crop: bool = True) -> Tensor:
     """Augmented copies of images, repeatable from the seed however many threads make them.
 
     What `timm.data.transforms_imagenet_train` does before it normalises, and so the paper: a random resized crop (8 to
@@ -65,11 +63,9 @@ def augment(
         seed: of all draws; another seed for every batch of an epoch.
         flips: mirror half of the images; wrong for digits and signs, which the published recipe mirrors all the same.
         crop: whether "rand-…" crops at random first, as published.
-        part: places in the batch, int64 [k], where other processes make the rest: what comes back is what a process
-            alone would make there.
 
     Returns:
-        uint8 of the same shape, or [k, 3, H, W].
+        uint8 of the same shape.
 
     Raises:
         ParameterError: an unknown specification, or images that are not uint8 [n, 3, H, W] on the CPU.
@@ -88,15 +84,14 @@ def augment(
         raise ParameterError(f"images to augment are {images.dtype} {list(images.shape)} on {images.device}: give "
                              "uint8 [n, 3, H, W] on the CPU.")
     if cropped := CROP_AT_RANDOM.fullmatch(spec):
-        return crop_at_random(images, int(cropped[1]), seed=seed, flips=flips, part=part)
-    places = torch.arange(len(images)) if part is None else part
-    if not len(places) or (spec == NONE and not flips):
-        return images[places] if part is not None else images
+        return crop_at_random(images, int(cropped[1]), seed=seed, flips=flips)
+    if not len(images) or (spec == NONE and not flips):
+        return images
     pictures = images.permute(0, 2, 3, 1).numpy()
     with _drawing(seed):
         plans = list(_plans(len(images), spec, (images.shape[2], images.shape[3]), flips, crop))
     with ThreadPoolExecutor(cores()) as pool:
-        done = list(pool.map(_apply, (pictures[k] for k in places), (plans[k] for k in places)))
+        done = list(pool.map(_apply, pictures, plans))
     return torch.from_numpy(np.stack(done)).permute(0, 3, 1, 2).contiguous()
 
 

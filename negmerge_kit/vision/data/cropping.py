@@ -14,9 +14,7 @@ CROP = re.compile(r"crop-([1-9]\d*)")
 """How a recipe writes it: `crop-4` pads by four pixels."""
 
 
-def crop_at_random(
-    images: Tensor, padding: int, *, seed: int, flips: bool = False, part: Tensor | None = None
-) -> Tensor:
+def crop_at_random(images: Tensor, padding: int, *, seed: int, flips: bool = False) -> Tensor:
     """Every image padded with black, cropped to its size at a random place and, with `flips`, mirrored half the time.
 
     What torchvision's RandomCrop(size, padding) and RandomHorizontalFlip do to one image, in one gather for all. The
@@ -27,10 +25,9 @@ def crop_at_random(
         padding: pixels on each side.
         seed: of all draws; another one for every step.
         flips: mirror half of the images.
-        part: places in the batch, int64 [k]: what comes back is what the whole batch would hold there.
 
     Returns:
-        uint8 [n, 3, H, W], or [k, 3, H, W], laid out by channels last.
+        uint8 [n, 3, H, W], laid out by channels last.
 
     >>> images = torch.arange(2 * 3 * 8 * 8).view(2, 3, 8, 8).to(torch.uint8)
     >>> first, again = (crop_at_random(images, 2, seed=1) for _ in range(2))
@@ -44,8 +41,7 @@ def crop_at_random(
     columns = torch.arange(width).repeat(count, 1)
     columns[mirrored] = columns[mirrored].flip(1)
     rows, columns = places[0][:, None] + torch.arange(height), places[1][:, None] + columns
-    which = torch.arange(count) if part is None else part
-    chosen = (rows[which], columns[which], which)
+    chosen = (rows, columns, torch.arange(count))
     rows, columns, which = (index.to(images.device, non_blocking=True) for index in chosen)
     padded = torch.nn.functional.pad(images, (padding,) * 4)
     # Indexing puts the channels last, which is what convolutions on a GPU like best.
