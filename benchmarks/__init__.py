@@ -1,1 +1,1 @@
-"""What `negmerge bench` runs: each measurement beside its baseline from the same run."""
+"""What `python -m benchmarks` runs in a checkout: each measurement beside its baseline from the same run."""
