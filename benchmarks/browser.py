@@ -18,9 +18,10 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
 
-from negmerge_kit.bench.served import served
-from negmerge_kit.bench.slider import summary
-from negmerge_kit.bench.table import table
+sys.path.insert(0, str(Path(__file__).parents[1]))  # a script sees its own folder only, and no wheel holds this one
+from benchmarks.bench_served import served
+from benchmarks.bench_slider import summary
+from benchmarks.table import table
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.types import Json

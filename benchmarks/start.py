@@ -12,14 +12,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from negmerge_kit.bench.table import table
+sys.path.insert(0, str(Path(__file__).parents[1]))  # a script sees its own folder only, and no wheel holds this one
+from benchmarks.table import table
 
 COMMAND = [sys.executable, "-m", "negmerge_kit.cli"]
 
 
-def seconds_until(happened, since: float, limit: float = 300.0) -> float:
+def seconds_until(happened: Callable[[], bool], since: float, limit: float = 300.0) -> float:
     while not happened():
         if time.perf_counter() - since > limit:
             raise SystemExit("it did not happen within five minutes")

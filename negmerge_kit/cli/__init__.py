@@ -35,8 +35,10 @@ VERBS = {
     "verify": ("cards", "recompute what an unlearning card claims"),
     "push": ("cards", "send unlearned weights and their card to the Hub"),
     "reproduce": ("reproducing", "the paper's table, measured beside the published one"),
-    "bench": ("benchmarks", "measure the kit against a baseline in the same run"),
 }
+
+# verb that is gone -> what to type instead
+GONE = {"bench": "run `python -m benchmarks merge` in a checkout of the repository."}
 
 
 def usage() -> str:
@@ -87,6 +89,9 @@ def _main(words: list[str], ending: Ending | None) -> int:
         print(__version__)
         return 0
     verb, *rest = words
+    if verb in GONE:
+        print(f"negmerge {verb} is gone: {GONE[verb]}", file=sys.stderr)
+        return 2
     if verb not in VERBS:
         print(f"negmerge: there is no verb '{verb}': choose among {', '.join(VERBS)}.", file=sys.stderr)
         return 2

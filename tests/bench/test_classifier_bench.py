@@ -2,10 +2,10 @@
 
 import torch
 
-from negmerge_kit.bench.classifier import CLASSES, RECIPE, bench, plain_step
+from benchmarks.authors_loader import plain_loader
+from benchmarks.bench_classifier import CLASSES, RECIPE, bench, plain_step
 from negmerge_kit.vision.classifiers import load_classifier
 from negmerge_kit.vision.images import ImageSet
-from negmerge_kit.vision.published import plain_loader
 
 
 def test_it_measures_both_ways_in_one_run():

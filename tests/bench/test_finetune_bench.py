@@ -2,11 +2,11 @@
 
 import torch
 
-from negmerge_kit.bench.finetune import RECIPE, authors_step, bench
+from benchmarks.authors_loader import decode_once, published_loader, write_jpegs
+from benchmarks.bench_finetune import RECIPE, authors_step, bench
 from negmerge_kit.lab.training.recipe import grid
 from negmerge_kit.vision.clip import load_model
 from negmerge_kit.vision.parameters import trained_parameters
-from negmerge_kit.vision.published import decode_once, published_loader, write_jpegs
 
 
 def test_it_measures_every_way_in_one_run():

@@ -2,9 +2,9 @@
 
 import pytest
 
-from negmerge_kit.bench.random_subject import random_scene
-from negmerge_kit.bench.search import bench
-from negmerge_kit.cli import main
+from benchmarks.__main__ import main
+from benchmarks.bench_random_subject import random_scene
+from benchmarks.bench_search import bench
 from negmerge_kit.scoring.scale import METHODS
 
 
@@ -28,5 +28,5 @@ def test_random_weights_make_a_search_like_a_real_one():
 
 
 def test_a_flag_of_another_subject_is_refused(capsys):
-    assert main(["bench", "merge", "--images", "5"]) == 2
+    assert main(["merge", "--images", "5"]) == 2
     assert "takes no --images" in capsys.readouterr().err

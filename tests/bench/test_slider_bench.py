@@ -2,8 +2,7 @@
 
 import pytest
 
-from negmerge_kit.bench.slider import bench
-from negmerge_kit.bench.slider_random import RandomPool, random_slider
+from benchmarks.bench_slider import RandomPool, bench, random_slider
 from negmerge_kit.errors import ParameterError
 
 

@@ -7,9 +7,9 @@ import socket
 import httpx
 import pytest
 
-from negmerge_kit.bench.users import bench as users
-from negmerge_kit.bench.visitor import VisitError, Visitor
-from negmerge_kit.cli import main
+from benchmarks.__main__ import main
+from benchmarks.bench_users import bench as users
+from benchmarks.bench_visitor import VisitError, Visitor
 
 
 def test_three_visitors_for_five_seconds(tiny_pool):
@@ -29,7 +29,7 @@ def test_three_visitors_for_five_seconds(tiny_pool):
 
 
 def test_flags_of_other_subjects_are_refused(capsys):
-    assert main(["bench", "merge", "--users", "3"]) == 2
+    assert main(["merge", "--users", "3"]) == 2
     assert "takes no --users" in capsys.readouterr().err
 
 

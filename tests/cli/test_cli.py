@@ -175,6 +175,12 @@ def test_wrong_input_is_one_clear_line(capsys, tiny_pool, tmp_path, monkeypatch,
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
+def test_a_verb_that_is_gone_says_what_to_type_instead(capsys):
+    for words in ([], ["merge", "--json"], ["--help"]):
+        assert run(capsys, "bench", *words) == (
+            2, "", "negmerge bench is gone: run `python -m benchmarks merge` in a checkout of the repository.\n")
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help(capsys, verb):
     try:

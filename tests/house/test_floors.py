@@ -19,7 +19,6 @@ FLOORS = {
     "sweeps": 5,
     "views": 5,
     "web": 6,
-    "bench": 6,
     "cli": 7,
 }
 ONLY_HERE = {
@@ -62,6 +61,13 @@ def test_imports_go_down(path):
         allowed = ONLY_HERE.get(parts[0])
         if allowed:
             assert here in allowed, f"{path}:{line}: {parts[0]} belongs to {allowed}"
+
+
+def test_the_package_knows_nothing_of_its_benchmarks():
+    """They measure it from outside, in a checkout; the wheel does not hold them."""
+    for path in modules():
+        imported = {parts[0] for parts, _ in rooms_imported(ast.parse(path.read_text(encoding="utf-8")))}
+        assert "benchmarks" not in imported, path
 
 
 def test_every_room_has_a_floor():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells anonymous memory")
 
 TO_FILE = """
@@ -16,8 +17,8 @@ import sys
 from pathlib import Path
 import negmerge_kit
 import torch
-from negmerge_kit.bench.merge import peak_memory
-from negmerge_kit.bench.sparse import write_holes
+from benchmarks.bench_merge import peak_memory
+from benchmarks.bench_sparse import write_holes
 from negmerge_kit.checkpoints.operations import merge_files
 folder, candidates = Path(sys.argv[1]), int(sys.argv[2])
 paths = [write_holes(folder / str(k), shards=2, tensors=2, elements=4_000_000) for k in range(candidates + 1)]
@@ -32,7 +33,7 @@ print(peak_memory(lambda: merge_files(paths[0], paths[1:], out=folder / "out.saf
 SPARSE = """
 import negmerge_kit
 import torch
-from negmerge_kit.bench.sparse import bench
+from benchmarks.bench_sparse import bench
 torch.ones(1).sum()
 import json, sys
 row = bench(gigabytes=2, shards=5, tensor_megabytes=400, folder=sys.argv[1])["rows"][0]
@@ -41,7 +42,8 @@ print(json.dumps(row))
 
 
 def told(code: str, *words: object) -> str:
-    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code, *map(str, words)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return done.stdout.strip().splitlines()[-1]
 
 
@@ -56,7 +58,7 @@ def test_streaming_to_a_file_needs_one_tensor_and_a_little_whatever_the_number_o
 
 
 def test_a_sharded_model_of_holes_merges_in_less_memory_than_it_has(tmp_path):
-    """2 GB in five shards and as large a candidate, in tensors of 400 MB as `negmerge bench sparse` has at 20 GB.
+    """2 GB in five shards and as large a candidate, in tensors of 400 MB as `python -m benchmarks sparse` has at 20 GB.
 
     Memory goes with the largest tensor, not with the model: the bound of 1 GB is the one for 20 GB.
     """

@@ -18,7 +18,7 @@ import httpx
 import pytest
 from huggingface_hub import RepoCard
 
-from negmerge_kit.bench.visitor import Visitor
+from benchmarks.bench_visitor import Visitor
 
 from .conftest import free_port
 

@@ -10,7 +10,7 @@ import time
 import httpx
 import pytest
 
-from negmerge_kit.bench.visitor import Visitor
+from benchmarks.bench_visitor import Visitor
 
 from .conftest import free_port
 

@@ -17,8 +17,8 @@ from typing import Any, TypeAlias
 
 import httpx
 
-from negmerge_kit.bench.served import Served, served
-from negmerge_kit.bench.visitor import Move, VisitError, Visitor
+from benchmarks.bench_served import Served, served
+from benchmarks.bench_visitor import Move, VisitError, Visitor
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import PoolError
 from negmerge_kit.sweeps.embedded import start_pool

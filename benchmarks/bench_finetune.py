@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from negmerge_kit.bench.merge import spent
+from benchmarks.authors_loader import decode_once, published_loader, write_jpegs
+from benchmarks.bench_merge import spent
 from negmerge_kit.lab.training.finetuning import finetune
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.types import Json
@@ -21,7 +22,6 @@ from negmerge_kit.vision.clip import Classifier, load_model, pick_device, untrai
 from negmerge_kit.vision.data.augment import augment
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.parameters import trained_parameters
-from negmerge_kit.vision.published import decode_once, published_loader, write_jpegs
 
 CLASSES = 8
 RECIPE = Recipe(
@@ -38,7 +38,7 @@ def bench(
     repeats: int = 3,
     workers: int | None = None,
 ) -> Json:
-    """Images a second of every way to fine-tune; what `negmerge bench finetune` prints.
+    """Images a second of every way to fine-tune; what `python -m benchmarks finetune` prints.
 
     `authors` is their loop: Pillow and timm in `workers` processes, then a float32 step. `ours` trains the same
     recipe from images decoded once (which `decode_seconds` tells apart) and augmented by threads, in float32 and, on a

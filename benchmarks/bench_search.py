@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from negmerge_kit.bench.random_subject import random_scene
+from benchmarks.authors_loader import published_validation, read_set, write_set
+from benchmarks.bench_random_subject import random_scene
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import PoolError
 from negmerge_kit.lab.evaluation import Scores
@@ -29,7 +30,6 @@ from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.types import Json, Weights
 from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.data.transform import Transform
-from negmerge_kit.vision.published import published_validation, read_set, write_set
 from negmerge_kit.vision.scene import Splits
 
 AUTHORS_BATCH = 128
@@ -57,7 +57,7 @@ def bench(
     repeats: int = 3,
     workers: int = 0,
 ) -> Json:
-    """Seconds of every way to search the scale; what `negmerge bench search` prints.
+    """Seconds of every way to search the scale; what `python -m benchmarks search` prints.
 
     `authors` finds, decodes and normalises the JPEG files and builds the model anew at each scale, as their code does
     (its heads are cached there, and here). Ours decodes the same files once, builds the model once, and updates it in

@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from negmerge_kit.bench.merge import peak_memory
+from benchmarks.bench_merge import peak_memory
 from negmerge_kit.checkpoints import open_checkpoint
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.merging import unlearn

@@ -51,7 +51,7 @@ def bench(
     workers: int = 2,
     executors: Sequence[str] = ("process", "ray"),
 ) -> Json:
-    """Rows for serial and each executor; what `negmerge bench sweep` prints.
+    """Rows for serial and each executor; what `python -m benchmarks sweep` prints.
 
     `startup` is from the call to the first job's beginning (Ray's cluster, workers' imports), `seconds` from there to
     the last job's end; `overhead` = seconds / (serial seconds / workers) - 1. `pool` is not used.

@@ -34,7 +34,7 @@ def bench(
     repeats: int = 5,
     folder: str | Path | None = None,
 ) -> Json:
-    """Rows for every size (float32 parameters) and number of candidates; what `negmerge bench merge` prints.
+    """Rows for every size (float32 parameters) and number of candidates; what `python -m benchmarks merge` prints.
 
     `floor` sums every mapped tensor once, on as many threads as torch uses; `fused` and `plain` merge the same files
     with the result dropped; `to_file` writes the unlearned model as well; `authors` is their loop, one model-sized

@@ -9,14 +9,14 @@ from dataclasses import replace
 
 import torch
 
-from negmerge_kit.bench.finetune import second_epoch
-from negmerge_kit.bench.merge import spent
+from benchmarks.authors_loader import plain_loader
+from benchmarks.bench_finetune import second_epoch
+from benchmarks.bench_merge import spent
 from negmerge_kit.lab.training.finetuning import MOMENTUM
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.types import Json
 from negmerge_kit.vision.classifiers import StandardClassifier, load_classifier
 from negmerge_kit.vision.images import ImageSet
-from negmerge_kit.vision.published import plain_loader
 
 CLASSES = 10
 RECIPE = Recipe(
@@ -33,7 +33,7 @@ def bench(
     repeats: int = 3,
     workers: int | None = None,
 ) -> Json:
-    """Training images a second of ResNet-18 on random 32 x 32 images; what `negmerge bench classifier` prints.
+    """Training images a second of ResNet-18 on random 32 x 32 images; what `python -m benchmarks classifier` prints.
 
     `plain loader` is a torchvision pipeline: every image cropped and mirrored by Pillow in `workers` processes, then a
     float32 step with SGD. `ours` trains the same recipe with images, crops and mirrors on the device, in float32 and,

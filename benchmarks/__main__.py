@@ -1,15 +1,28 @@
-"""`negmerge bench`: measurements, each with its baseline from the same run."""
+"""Measurements of the kit, each with its baseline from the same run.
+
+    python -m benchmarks SUBJECT [--json]
+
+Run it in a checkout of the repository; `--help` tells the subjects and the options of each.
+"""
 
 from __future__ import annotations
 
+import signal
+import sys
+from collections.abc import Sequence
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
 
-from negmerge_kit.bench.table import table
+from benchmarks.table import table
 from negmerge_kit.cli.flags import Parser, print_json
-from negmerge_kit.errors import ParameterError
+from negmerge_kit.cli.stopping import exit_code, heeding
+from negmerge_kit.cli.terminal import plain_terminal
+from negmerge_kit.errors import NegmergeError, ParameterError
+from negmerge_kit.sweeps.memory import keep_freed_memory
 from negmerge_kit.types import Json
+
+PROGRAM = "python -m benchmarks"
 
 SUBJECTS = {
     "merge": "merging files: ours, the authors' loop, and reading alone",
@@ -25,9 +38,29 @@ SUBJECTS = {
 GIVEN = ("model", "images", "device", "workers", "users", "seconds")
 
 
-def bench(arguments: list[str]) -> int:
-    """Measure one subject, or all of them."""
-    parser = Parser("bench", "; ".join(f"{name}: {text}" for name, text in SUBJECTS.items()))
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what is asked for; the exit code: 0 done, 2 wrong input, 130 and 143 stopped."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    with plain_terminal():
+        try:
+            with heeding(signal.SIGTERM):
+                return _main(words)
+        except NegmergeError as error:
+            print(f"{PROGRAM}: {error}", file=sys.stderr)
+            return 2
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.startswith(("negmerge_kit", "benchmarks")):
+                raise
+            print(f"{PROGRAM}: {error.name} is not installed: `make setup` brings it.", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt as interrupt:
+            print(f"{PROGRAM}: stopped.", file=sys.stderr)
+            return exit_code(interrupt)
+
+
+def _main(words: list[str]) -> int:
+    parser = Parser("", "; ".join(f"{name}: {text}" for name, text in SUBJECTS.items()))
+    parser.prog = PROGRAM
     parser.add_argument("subject", choices=[*SUBJECTS, "all"])
     parser.add_argument("--pool", type=Path, metavar="POOL", help="for `slider` and `search` (default: embedded)")
     parser.add_argument(
@@ -41,7 +74,7 @@ def bench(arguments: list[str]) -> int:
     parser.add_argument("--users", type=int, metavar="N", help="how many visitors, for `users` (default: 20)")
     parser.add_argument("--seconds", type=float, metavar="S", help="how long they stay, for `users` (default: 120)")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(words)
     subjects = list(SUBJECTS) if options.subject == "all" else [options.subject]
     given = {name: getattr(options, name) for name in GIVEN}
     results: Json = {name: _measure(name, options.pool, given) for name in subjects}
@@ -57,9 +90,14 @@ def bench(arguments: list[str]) -> int:
 
 
 def _measure(subject: str, pool: Path | None, given: Json) -> Json:
-    measure = import_module(f"negmerge_kit.bench.{subject}").bench
+    measure = import_module(f"benchmarks.bench_{subject}").bench
     settings = {name: value for name, value in given.items() if value is not None}
     if strange := sorted(settings.keys() - signature(measure).parameters):
-        raise ParameterError(f"`bench {subject}` takes no --{strange[0]}: leave it out.")
+        raise ParameterError(f"`{subject}` takes no --{strange[0]}: leave it out.")
     result: Json = measure(pool, **settings)
     return result
+
+
+if __name__ == "__main__":
+    keep_freed_memory()
+    sys.exit(main())

@@ -1,1 +1,0 @@
-"""What `negmerge bench` runs: each measurement beside its baseline from the same run."""
