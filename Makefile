@@ -1,5 +1,5 @@
 PYTHON ?= python3
-TASKS := demo test lab setup space clean help
+TASKS := demo check test lab setup space clean help
 
 .DEFAULT_GOAL := help
 .PHONY: $(TASKS)

@@ -6,7 +6,6 @@ import signal
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 # Before anything imports torch or a hub client: nothing is downloaded, and idle threads sleep (see the package's door).
 import negmerge_kit  # noqa: F401
@@ -20,31 +19,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 QUICK = ((1e-3, 2, 0.1), (2e-3, 2, 0.1), (2e-3, 3, 0.5))
 
 
-def _build(folder: Path, recipes, scene="tiny:digits") -> Path:
-    from negmerge_kit.sweeps.embedded import start_pool
-    from negmerge_kit.sweeps.jobs import missing_jobs
-    from negmerge_kit.sweeps.local import run_sweep
-
-    pool, _ = start_pool(scene, folder)
-    for outcome in run_sweep(missing_jobs(pool, recipes, device="cpu"), store=pool):
-        assert outcome.failure is None, outcome.failure
-    return folder
-
-
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    """Train a pool once in a run, whichever of pytest-xdist's workers asks first; each worker reads its own copy."""
-    own = tmp_path_factory.mktemp("pools")
-    # Workers' folders lie side by side in the run's own one.
-    run = tmp_path_factory.getbasetemp()
-    shared = (run.parent if os.environ.get("PYTEST_XDIST_WORKER") else run) / "trained-pools"
-    shared.mkdir(exist_ok=True)
+def trained(request, tmp_path_factory):
+    """Train a pool once and keep it in pytest's cache between runs; each of pytest-xdist's workers has its own copy."""
+    from .trained_pools import copy_of
+
+    own, kept = tmp_path_factory.mktemp("pools"), request.config.cache.mkdir("trained-pools")
 
     def pool(name: str, recipes, scene: str = "tiny:digits") -> Path:
-        with FileLock(shared / f"{name}.lock"):
-            if not (shared / name).exists():
-                _build(own / name, recipes, scene).rename(shared / name)
-        return Path(shutil.copytree(shared / name, own / name))
+        return copy_of(kept, name, recipes, scene, own / name)
 
     return pool
 

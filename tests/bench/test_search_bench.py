@@ -8,6 +8,7 @@ from benchmarks.bench_search import bench
 from negmerge_kit.scoring.scale import METHODS
 
 
+@pytest.mark.slow
 def test_ours_and_the_authors_way_agree_to_the_last_count(tiny_pool):
     told = bench(tiny_pool, device="cpu", scales=(0.0, 0.3, 0.6, 0.9), repeats=1)
     assert told["same"] is True
@@ -18,6 +19,7 @@ def test_ours_and_the_authors_way_agree_to_the_last_count(tiny_pool):
     assert told["gflops_per_image"] == pytest.approx(0.0156, abs=0.001)
 
 
+@pytest.mark.slow
 def test_random_weights_make_a_search_like_a_real_one():
     scene = random_scene("negmerge-tiny", 140, "cpu")
     model = scene.build()

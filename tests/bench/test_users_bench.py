@@ -12,6 +12,7 @@ from benchmarks.bench_users import bench as users
 from benchmarks.bench_visitor import VisitError, Visitor
 
 
+@pytest.mark.slow
 def test_three_visitors_for_five_seconds(tiny_pool):
     told = users(tiny_pool, users=3, seconds=5, device="cpu", moves=10, settle=0.5)
     assert told["errors"] == [] and told["equal"] == told["compared"] >= 3
@@ -57,6 +58,7 @@ def address(tiny_pool):
     blocks.close(verbose=False)
 
 
+@pytest.mark.slow
 def test_a_drag_sends_the_first_and_the_last_and_drops_what_was_stale(address, bench):
     async def stay(visitor):
         return await visitor.drag([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])

@@ -214,6 +214,7 @@ def test_a_file_that_came_during_the_merge_stays(models, monkeypatch):
     assert Path("out/notes.txt").read_bytes() == b"mine" and not hidden()
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_the_former_folder_or_none(models):
     merge_files("base", ["a", "b"], out="former", scale=0.5)
     before = content("former")

@@ -79,6 +79,7 @@ def same_as_reference(path, found):
             )
 
 
+@pytest.mark.slow
 def test_ten_thousand_damaged_files(tmp_path):
     rng, data, path = random.Random(0), original(), tmp_path / "a.safetensors"
     accepted = refused = 0
@@ -121,6 +122,7 @@ entries = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None, derandomize=True)
 @given(
     table=st.dictionaries(st.text(max_size=4), entries | st.integers() | st.text(max_size=3), max_size=3),

@@ -104,6 +104,7 @@ def test_another_scene_is_not_mixed_in(own_pool):
         create_pool(own_pool, {**pool.scene, "name": "tiny:letters"}, weights, {})
 
 
+@pytest.mark.slow
 def test_one_writer_at_a_time_across_processes(own_pool):
     code = (
         "import sys\nfrom negmerge_kit.checkpoints.filling import writing\n"

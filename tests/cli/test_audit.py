@@ -28,6 +28,7 @@ def test_an_audit_prints_what_the_contract_says(capsys, tiny_pool, tmp_path):
     assert figure.read_bytes().startswith(b"<?xml")
 
 
+@pytest.mark.slow
 def test_a_file_is_audited_in_place_of_a_merge(capsys, tiny_pool, tmp_path):
     pool = open_pool(tiny_pool)
     same = save_checkpoint(tmp_path / "same.safetensors", pool.base.items(), like=pool.base)
@@ -76,6 +77,7 @@ def test_agreement_takes_a_pool_and_says_why(capsys, tiny_pool, tmp_path):
     assert [size["n"] for size in why["zero_ratio"]] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_why_of_a_pool_takes_steps_and_asks_its_hyperparameters(capsys, tiny_pool, monkeypatch):
     from negmerge_kit.lab import directions
 

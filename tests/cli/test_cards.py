@@ -44,6 +44,7 @@ def rewrite(folder, **changes):
     return path
 
 
+@pytest.mark.slow
 def test_every_claim_of_a_fresh_card_holds(capsys, made, tiny_pool):
     code, claims, told = verified(capsys, made / "u.card.json")
     assert code == 0 and told["fail"] == 0
@@ -104,6 +105,7 @@ def test_the_page_is_held_to_the_record_of_the_same_version(capsys, folder):
     assert code == 2 and claims["the page"] is False
 
 
+@pytest.mark.slow
 def test_changed_weights_are_found_by_hash_and_by_merging_anew(capsys, folder, tiny_pool):
     weights = folder / "u.safetensors"
     data = bytearray(weights.read_bytes())
@@ -116,6 +118,7 @@ def test_changed_weights_are_found_by_hash_and_by_merging_anew(capsys, folder, t
     assert "1 tensors differ" in says
 
 
+@pytest.mark.slow
 def test_what_was_made_up_is_found(capsys, folder, tiny_pool):
     record = read_card(folder / "u.card.json")
     scores = json.loads(json.dumps(record["scores"]))
@@ -169,6 +172,7 @@ def lie_about_costs(r):
     r["costs"].update(training_seconds=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "caught"), [
     (lie_about_the_search, {"curve", "range", "chosen", "finding", "limits", "operation", "counts"}),
     (lie_about_the_base, {"curve", "range", "chosen", "counts"}),
@@ -203,6 +207,7 @@ def test_an_entry_that_no_card_has_is_refused(folder, change, entry):
         read_card(path)
 
 
+@pytest.mark.slow
 def test_what_is_only_on_the_page_or_in_open_tables_is_named(capsys, folder, tiny_pool):
     page = folder / "u.card.md"
     page.write_text(page.read_text().replace("---\n", "---\ncertified: true\n", 1))
@@ -230,6 +235,7 @@ def test_a_changed_candidate_is_found_and_nothing_is_merged_from_it(capsys, fold
     assert claims["base"] is True and claims["merge"] is None and claims["scores"] is None
 
 
+@pytest.mark.slow
 def test_compare_audit_and_card_tell_the_same_numbers(capsys, made, own_pool):
     card = read_card(made / "u.card.json")
 
@@ -280,6 +286,7 @@ def mixed_pool(own_pool):
     return own_pool, entry.id
 
 
+@pytest.mark.slow
 def test_a_candidate_of_another_base_is_refused_unless_forced_and_then_named(capsys, mixed_pool, tmp_path):
     pool, stranger = mixed_pool
     out = tmp_path / "u.safetensors"

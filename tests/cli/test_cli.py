@@ -24,6 +24,7 @@ def result(capsys, *words):
 SCORE = {"value", "n", "low", "high", "split"}
 
 
+@pytest.mark.slow
 def test_search_unlearn_and_evaluate_agree_to_the_last_digit(capsys, tiny_pool, tmp_path):
     found = result(capsys, "search", tiny_pool, "--test")
     out, card = tmp_path / "u.safetensors", tmp_path / "card.json"
@@ -53,6 +54,7 @@ def test_search_unlearn_and_evaluate_agree_to_the_last_digit(capsys, tiny_pool, 
     assert set(model.state_dict()) == set(open_checkpoint(out))
 
 
+@pytest.mark.slow
 def test_search_prints_the_contract(capsys, tiny_pool):
     found = result(capsys, "search", tiny_pool, "--exhaustive")
     assert set(found) == {
@@ -68,6 +70,7 @@ def test_search_prints_the_contract(capsys, tiny_pool):
     assert found["retain"]["value"] >= 0.95 * found["base"]["retain"]["value"]
 
 
+@pytest.mark.slow
 def test_rule_flags_reach_the_merge(capsys, tiny_pool):
     def kept(*flags):
         return result(capsys, "search", tiny_pool, "--scales", "0,0.05", *flags)["kept_fraction"]
@@ -88,6 +91,7 @@ def test_an_infeasible_floor_writes_nothing_and_exits_2(capsys, tiny_pool, tmp_p
     assert code == 2 and said.startswith("infeasible") and said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_scale_by_hand_is_written_as_such(capsys, tiny_pool, tmp_path):
     card = tmp_path / "card.json"
     done = result(capsys, "unlearn", tiny_pool, "--out", tmp_path / "u.safetensors", "--card", card, "--scale", "0.2")

@@ -43,6 +43,7 @@ def compared(tiny_pool, tmp_path_factory):
     return shutil.copytree(tiny_pool, tmp_path_factory.mktemp("compared") / "pool")
 
 
+@pytest.mark.slow
 def test_compare_prints_the_contract(capsys, compared, tmp_path):
     plot = tmp_path / "frontier.png"
     code, out, err = run(capsys, "compare", compared, *QUICK, "--plot", plot, "--json")
@@ -74,6 +75,7 @@ def test_the_same_rows_are_found_again_and_shown_as_tables(capsys, compared):
     assert max(map(len, out.splitlines())) <= 160
 
 
+@pytest.mark.slow
 def test_only_the_named_candidates_are_compared(capsys, compared):
     ids = [candidate["id"] for candidate in json.loads((compared / "pool.json").read_text())["candidates"]]
     words = ("compare", compared, "--rules", "uniform", "--scales", "0:1:0.5", "--baselines", "single", "--json")
@@ -99,6 +101,7 @@ def test_a_verb_that_draws_names_the_file(capsys, compared, tmp_path):
         plot.unlink()
 
 
+@pytest.mark.slow
 def test_differences_and_subsets_are_told(capsys, compared):
     words = ("--rules", "negmerge,uniform", *QUICK[2:], "--resample", 60, "--subsets", 1, "--subset-size", 2)
     code, out, err = run(capsys, "compare", compared, *words, "--json")
@@ -122,6 +125,7 @@ def test_tables_of_differences_and_spreads():
     assert table.count(f"{value:.1f}") >= 6 and " … (" in table
 
 
+@pytest.mark.slow
 def test_several_pools_show_points_and_their_range(capsys, compared, tmp_path):
     other = shutil.copytree(compared, tmp_path / "other")
     words = ("--rules", "negmerge,uniform", *QUICK[2:])
@@ -161,6 +165,7 @@ def test_wrong_input_is_one_line_and_exit_2(capsys, compared, words, says):
     assert code == 2 and out == "" and says in err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_floor_that_no_rule_meets_exits_2(capsys, compared):
     words = ("--rules", "uniform", "--baselines", "none", "--scales", "0,3,4")
     code, out, err = run(capsys, "compare", compared, *words)

@@ -27,6 +27,8 @@ from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.sweeps.jobs import missing_jobs
 from negmerge_kit.sweeps.local import run_sweep
 
+pytestmark = pytest.mark.slow
+
 SCORE = {"value", "n", "low", "high", "split"}
 FEW = ("--rules", "negmerge,uniform", "--scales", "0:1:0.25", "--device", "cpu")
 FEW += ("--baselines", "retrain,gradient-ascent,single")

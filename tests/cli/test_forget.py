@@ -49,6 +49,7 @@ def words(tmp_path, monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_from_folders_to_an_unlearned_checkpoint_and_on_where_it_was(words, tmp_path, capsys):
     assert main([*words, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
@@ -76,6 +77,7 @@ def merged(out, capsys):
     return [candidate["id"] for candidate in card["candidates"]]
 
 
+@pytest.mark.slow
 def test_candidates_of_another_grid_in_the_same_folder_take_no_part(words, tmp_path, capsys):
     assert main([*words, "--json"]) == 0
     first = merged(tmp_path / "out", capsys)
@@ -99,6 +101,7 @@ def test_what_the_merge_would_refuse_is_told_before_anything_is_trained(words, t
     assert not (tmp_path / "out" / "pool" / "pool.json").exists()
 
 
+@pytest.mark.slow
 def test_a_corrupt_image_is_named_and_refused_or_left_out_by_choice(words, tmp_path, capsys):
     broken = next((tmp_path / "arrows").rglob("*.png"))
     broken.write_bytes(broken.read_bytes()[:40])

@@ -38,6 +38,7 @@ def sevens():
                            labels=images.labels[images.labels == 7], known=None) for split, images in splits.items()}
 
 
+@pytest.mark.slow
 def test_from_a_scenes_file_to_the_table(tmp_path, capsys, sevens):
     (tmp_path / "seven.toml").write_text(SCENE)
     (tmp_path / "grid.toml").write_text(GRID)

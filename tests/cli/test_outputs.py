@@ -148,6 +148,7 @@ def test_forget_says_so_before_it_trains(capsys, folder, monkeypatch):
     refused(capsys, *words.split(), says=STAYS)
 
 
+@pytest.mark.slow
 def test_what_the_command_wrote_itself_is_replaced(capsys, folder, own_pool):
     figure = Figure()
     for ending in ("png", "svg", "pdf"):

@@ -51,6 +51,7 @@ def run(words, capsys):
     return code, json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_from_files_to_the_table_and_again_without_a_step(words, tmp_path, capsys, monkeypatch):
     code, told = run(words, capsys)
     assert code == 0
@@ -90,6 +91,7 @@ def test_from_files_to_the_table_and_again_without_a_step(words, tmp_path, capsy
     assert "NegMerge" in said and "published" in said and "interval" in said
 
 
+@pytest.mark.slow
 def test_candidates_of_another_grid_in_the_same_folder_take_no_part(words, tmp_path, capsys):
     words = [*words, "--rows", "single,negmerge"]
     assert run(words, capsys)[0] == 0
@@ -112,6 +114,7 @@ def test_a_dry_run_tells_and_makes_nothing(words, tmp_path, capsys):
     assert "GPU hours" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_linear_models_are_trained_and_said_to_be(words, tmp_path, capsys):
     _, dry = run([*words, "--mode", "linear", "--dry-run"], capsys)
     _, plain = run([*words, "--dry-run"], capsys)

@@ -66,6 +66,7 @@ def lasting(result):
     ]
 
 
+@pytest.mark.slow
 def test_every_row_from_files_to_the_table_and_again_without_a_step(words, place, capsys, monkeypatch):
     words = [*words, "--model", "tiny", "--scales", "0:1:0.5"]
     code, told = run(words, capsys)
@@ -99,6 +100,7 @@ def test_every_row_from_files_to_the_table_and_again_without_a_step(words, place
     assert "Retrain" in said and "NegMerge" in said and "nearest" not in said.split("\n")[0]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_table(words, place, capsys):
     few = [*words, *("--model", "tiny", "--scales", "0:1:0.5", "--as-published")]
     few += ["--rules", "negmerge,uniform", "--baselines", "retrain,salun"]
@@ -124,6 +126,7 @@ def test_another_seed_draws_everything_anew(words, place, capsys):
     assert [retrained.json()["seed"] for retrained in own] == [4, 5]
 
 
+@pytest.mark.slow
 def test_resnet18_by_every_rule_and_baseline_beside_the_published_rows(words, place, capsys, monkeypatch):
     """Each baseline at the smallest rate of its published grid, each rule at one scale."""
     for name, baseline in BASELINES.items():
@@ -175,6 +178,7 @@ def test_published_rows_stand_beside_their_own_data_and_share_only(words, capsys
     assert "Nothing is published for this" in said and "table2" not in said
 
 
+@pytest.mark.slow
 def test_each_network_has_its_published_grid(words, place, capsys):
     place_of = words.index("--grid")
     plain = [*words[:place_of], *words[place_of + 2 :], "--dry-run", "--rules", "negmerge", "--baselines", "none"]
@@ -199,6 +203,7 @@ def test_a_dry_run_tells_steps_time_and_bytes(words, place, capsys):
     assert "GPU hours" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_dry_run_counts_what_is_then_trained(words, place, capsys, monkeypatch):
     few = [*words, "--model", "tiny", "--scales", "0.5:1:0.5", "--shadows", "4", "--out", str(place / "counted")]
     few += ["--rules", "negmerge,uniform", "--baselines", "retrain,gradient-ascent,salun,single", "--as-published"]

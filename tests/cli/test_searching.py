@@ -14,6 +14,7 @@ def run(capsys, *words):
     return code, out, err
 
 
+@pytest.mark.slow
 def test_every_method_finds_the_same_scale_and_says_how(capsys, tiny_pool):
     found = {}
     for flags in ([], ["--exhaustive"], ["--bisect"]):
@@ -30,6 +31,7 @@ def test_every_method_finds_the_same_scale_and_says_how(capsys, tiny_pool):
     assert code == 2 and "not allowed with" in said
 
 
+@pytest.mark.slow
 def test_a_floor_for_each_set_from_the_command_line_to_the_card(capsys, tiny_pool, tmp_path):
     code, out, _ = run(
         capsys, "search", tiny_pool, "--keep", "shapes=0.9,letters=0.97", "--scales", "0:1:0.2", "--json"

@@ -115,6 +115,7 @@ def test_sigterm_ends_a_verb_within_five_seconds_whatever_it_is_at(tmp_path, wor
     assert GRACE < 5 and not (tmp_path / "pool").exists()
 
 
+@pytest.mark.slow
 def test_a_build_that_gets_sigterm_tidies_up_and_goes_on(tmp_path, capsys):
     pool = tmp_path / "pool"
     with begun("pool", "build", "tiny", "--out", pool, "--device", "cpu") as run:
@@ -128,6 +129,7 @@ def test_a_build_that_gets_sigterm_tidies_up_and_goes_on(tmp_path, capsys):
     assert 1 <= len(made.ids) < 8 and made.verify() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_app_ends_at_once_and_leaves_no_folder(tiny_pool, tmp_path, number, code):
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}

@@ -93,6 +93,7 @@ def test_a_log_file_gets_plain_lines_now_and_then():
     assert lines[0].endswith("0/2") and "step 5" in lines[2] and lines[3] == "1/2 a: 50 s"
 
 
+@pytest.mark.slow
 def test_sweep_makes_what_is_missing_and_says_so(tmp_path, capsys):
     grid, pool = tmp_path / "grid.toml", tmp_path / "pool"
     grid.write_text(GRID)
@@ -158,6 +159,7 @@ def test_a_grid_in_half_precision_is_told_before_anything_is_made(tmp_path, caps
     assert "needs a CUDA device" in capsys.readouterr().err and not pool.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_sweep_in_processes_that_is_ended_goes_on_where_it_was(tmp_path, how):
     grid, pool = tmp_path / "grid.toml", tmp_path / "pool"

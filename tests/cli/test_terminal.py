@@ -81,6 +81,7 @@ def test_elsewhere_the_allocator_is_left_alone(monkeypatch):
     assert memory.keep_freed_memory() is False
 
 
+@pytest.mark.slow
 def test_who_waits_for_a_pool_is_told_by_which_process_and_a_pool_of_nothing_leaves_no_folder(tmp_path):
     from negmerge_kit.checkpoints.filling import writing
     from negmerge_kit.errors import PoolBusyError

@@ -29,6 +29,7 @@ def test_an_unknown_name_says_what_there_is():
         _ = negmerge_kit.nonsense
 
 
+@pytest.mark.slow
 def test_merging_opens_no_file_and_knows_no_model():
     probe = (
         "import sys, negmerge_kit.merging\n"

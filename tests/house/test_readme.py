@@ -65,6 +65,7 @@ def _write_faces(folder):
         Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(place / f"{index}.png")
 
 
+@pytest.mark.slow
 def test_shell_commands_run(tiny_pool, classifier_pool, tmp_path, monkeypatch, capfd):
     shutil.copytree(classifier_pool, tmp_path / "CLASSIFIER")
     shutil.copytree(tiny_pool, tmp_path / "POOL")  # searches and comparisons leave what they found in it

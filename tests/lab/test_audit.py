@@ -47,6 +47,7 @@ def hidden(own_bench):
     return {**base, "visual.proj": base["visual.proj"][:, order]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alone", [True, False])
 def test_knowledge_that_was_only_hidden_is_found(own_bench, hidden, without, alone):
     found = audit(own_bench, unlearned=hidden, retrained=None if alone else without, probes=READ_OFF)
@@ -60,6 +61,7 @@ def test_knowledge_that_was_only_hidden_is_found(own_bench, hidden, without, alo
     assert found.headline.startswith(f"{found.probes[0].name.capitalize()}: ") and "100 % of the way" in found.headline
 
 
+@pytest.mark.slow
 def test_a_model_trained_without_the_family_is_cleared(own_bench, without):
     found = audit(own_bench, unlearned=without, probes=(*READ_OFF, "prompts"))
     assert found.leftover == []
@@ -74,6 +76,7 @@ def test_a_model_trained_without_the_family_is_cleared(own_bench, without):
                                   f"the base, {linear.readings['base'].value:.1%}.".replace("%", " %"))
 
 
+@pytest.mark.slow
 def test_the_retrained_model_is_kept_and_made_once(own_bench, without):
     steps = []
     again = retrained_reference(own_bench, recipe=BRIEF, on_step=lambda step, steps_: steps.append(step))
@@ -113,6 +116,7 @@ def test_membership_is_not_defined_where_nobody_knows_the_members(bench):
         )
 
 
+@pytest.mark.slow
 def test_every_probe_of_a_merge_is_told_with_its_interval(bench):
     told = []
     choice = bench.choose()

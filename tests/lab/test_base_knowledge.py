@@ -58,6 +58,7 @@ def test_the_embedded_base_knows_the_digits(tmp_path):
     assert require_known(pool, device="cpu").value > 0.7
 
 
+@pytest.mark.slow
 def test_the_library_trains_nothing_that_is_not_known(scene_file, tmp_path):
     pool, _ = start_pool(open_scene(scene_file), tmp_path / "pool", device="cpu")
     with pytest.raises(UnknownSetError, match=r"does not know misnamed: it gets .* anyway=True"):
@@ -68,6 +69,7 @@ def test_the_library_trains_nothing_that_is_not_known(scene_file, tmp_path):
     assert FinetuneJob(pool.folder, RECIPE, "cpu", anyway=True).run().scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["sweep", "forget"])
 def test_the_command_line_says_so_before_training_and_goes_on_if_asked(verb, scene_file, tmp_path, capfd):
     grid, out = str(tmp_path / "grid.toml"), tmp_path / "out"

@@ -99,6 +99,7 @@ def test_what_was_read_is_told_and_test_images_are_refused_under_another_name(be
         baseline_rows.retrained(Yardstick(bench, wanted=Wanted(seed=5, device="cpu")), Terms(seed=5, epochs=1))
 
 
+@pytest.mark.slow
 def test_one_retrained_model_chooses_and_another_judges(bench):
     contest = contest_of(bench, "gap")
     chooser, judge = (contest.yardstick.retrained(split) for split in ("val", "test"))
@@ -172,6 +173,7 @@ def test_a_retrained_model_of_another_device_torch_or_version_is_not_mixed_in(fo
                 baseline_rows.yardstick_of(bench, Terms("gap")).require()
 
 
+@pytest.mark.slow
 def test_anew_makes_the_retrained_model_anew_and_once(folder, tmp_path, monkeypatch):
     bench = Workbench(open_pool(shutil.copytree(folder, tmp_path / "pool")), device="cpu")
     unlearn, trained = Baseline.unlearn, []

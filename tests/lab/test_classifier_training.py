@@ -225,6 +225,7 @@ def test_the_published_grid_is_named_with_its_uncertainty():
     assert {recipe.optimizer for recipe in grid("cifar-swin")} == {"adamw"}
 
 
+@pytest.mark.slow
 def test_resnet_18_on_small_files_of_cifars_format(tmp_path, monkeypatch):
     """From the Hub's parquet layout to a merged search: base, a candidate of its own split, a score."""
     from huggingface_hub import constants

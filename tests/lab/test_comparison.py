@@ -35,6 +35,7 @@ def small():
     return made, compare_rules(made, scales=GRID)
 
 
+@pytest.mark.slow
 def test_the_protocol_is_select_scale_on_the_whole_curve(small):
     made, comparison = small
     examiner = Examiner(made)
@@ -100,6 +101,7 @@ def test_rows_come_back_from_json_as_they_were(small):
         assert Row.from_json(row.entrant, json.loads(json.dumps(row.json(), allow_nan=False))) == row
 
 
+@pytest.mark.slow
 def test_bootstrap_of_the_images_as_they_are_is_the_protocol(small):
     made, comparison = small
     found = resample(comparison, replicates=60)
@@ -247,6 +249,7 @@ def embedded(tiny_pool, tmp_path_factory):
     return bench, compare_rules(bench, ["uniform", "negmerge"], keep=0.9, scales=GRID[::2], kept=kept)
 
 
+@pytest.mark.slow
 def test_on_the_embedded_scene_the_rows_are_the_workbenchs_own(embedded):
     bench, comparison = embedded
     for row in comparison.rows:

@@ -7,6 +7,8 @@ from negmerge_kit.lab.comparison.comparison import compare_rules
 from negmerge_kit.lab.comparison.resampling import resample
 from tests.lab.small_stand import SIZE, SmallStand, small_images
 
+pytestmark = pytest.mark.slow
+
 RULES = [
     "uniform", "negmerge", "negmerge:agreement=0.75", "ties", "magmax", "dare", "breadcrumbs", "consensus-mask", "emr",
     "conflict", "random-mask", "top-magnitude",

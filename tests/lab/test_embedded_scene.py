@@ -8,6 +8,8 @@ from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging import chance, total
 from negmerge_kit.scoring import paired_difference
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def embedded(whole_pool):

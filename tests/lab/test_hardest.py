@@ -11,6 +11,7 @@ from negmerge_kit.lab.hardest import HardestFirst
 from negmerge_kit.scoring.scale import search_scale
 
 
+@pytest.mark.slow
 def test_every_count_is_that_of_the_plain_order(bench):
     choice, hardest = bench.choose(), HardestFirst(bench.images("val"))
     for scale in (0.0, 1.0, 0.4, 0.7):
@@ -22,6 +23,7 @@ def test_every_count_is_that_of_the_plain_order(bench):
         assert dict(point.sets) == {name: plain.families[name] for name in bench.scene.retain}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "most"), [("early", 0.35), ("bisect", 0.3)])
 def test_a_search_asks_a_fraction_of_the_images(bench, method, most, monkeypatch):
     choice, asked = bench.choose(), []
@@ -40,6 +42,7 @@ def test_a_search_asks_a_fraction_of_the_images(bench, method, most, monkeypatch
     assert quick < most * (sum(asked) - quick)
 
 
+@pytest.mark.slow
 def test_a_floor_for_each_set_is_held_to_the_image(bench):
     choice = bench.choose()
     keep = {"letters": 0.97, "shapes": 0.9}

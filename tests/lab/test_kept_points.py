@@ -32,6 +32,7 @@ def passes(own_pool, monkeypatch):
     return bench, asked
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_and_a_repeated_one_asks_nothing(passes):
     bench, asked = passes
     choice, told = bench.choose(), []

@@ -22,6 +22,7 @@ def linear_bench(tmp_path_factory):
     return Workbench(open_pool(folder), device="cpu")
 
 
+@pytest.mark.slow
 def test_the_pool_stores_the_mode_and_the_curves(linear_bench):
     pool = linear_bench.pool
     assert pool.scene["mode"] == "linear" == linear_bench.model.mode == linear_bench.fresh_model().mode
@@ -51,6 +52,7 @@ def test_scaling_the_delta_scales_the_features_as_in_the_linear_model(linear_ben
     assert float((other - base - 3 * whole).norm()) > 0.05 * float(3 * whole.norm())
 
 
+@pytest.mark.slow
 def test_an_audit_probes_the_linear_model_and_a_retrained_one_around_its_own_weights(linear_bench):
     from negmerge_kit.lab.audits.audit import audit
 

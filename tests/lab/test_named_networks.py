@@ -18,6 +18,7 @@ def noise(n=4):
     return ImageSet("forgotten", pixels, torch.randint(0, 10, (n,), generator=draw), tuple("0123456789"), "train")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "recipe"), [
     ("vgg16-bn", {"optimizer": "sgd", "lr": 0.01}),
     ("swin-t", {"optimizer": "adamw", "lr": 1e-4}),

@@ -26,6 +26,7 @@ def short():
     return _run(25)
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_the_embedding_stays_frozen(short):
     losses, weights = short
     assert len(losses) == 25 and losses[0] > 4.3  # the logarithm of 88 classes is 4.48
@@ -33,6 +34,7 @@ def test_the_loss_falls_and_the_embedding_stays_frozen(short):
     assert torch.equal(weights[TOKEN_EMBEDDING], token_embedding())
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(short):
     _, first = _run(4)
     _, again = _run(4)

@@ -74,6 +74,7 @@ def test_streamed_candidates_give_the_same_bits_by_every_rule(tiny_pool, bench, 
     assert "read from disk" in streamed.given_up and not bench.given_up
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", list(RULES))
 def test_a_pool_of_files_that_are_not_aligned_gives_the_same_bits_by_every_rule(own_pool, bench, monkeypatch, rule):
     record = json.loads((own_pool / "pool.json").read_text())
@@ -143,6 +144,7 @@ def test_out_of_memory_in_a_merge_reads_from_disk_and_the_numbers_stay(tiny_pool
     assert not any(held.tensors for held in poor._deltas._held.values())
 
 
+@pytest.mark.slow
 def test_out_of_memory_in_an_update_restores_the_base_first(tiny_pool, bench, monkeypatch):
     poor = workbench(tiny_pool, monkeypatch)
     choice = bench.choose()

@@ -14,6 +14,8 @@ from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.scale import DEFAULT_SCALES
 from tests.lab.small_stand import GRID, stand
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tenth(tiny_pool, tmp_path_factory):

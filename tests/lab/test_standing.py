@@ -85,6 +85,7 @@ def retrained(parts):
     return memorised(parts.remaining, 12)
 
 
+@pytest.mark.slow
 def test_a_planted_leak_is_found_and_retraining_leaves_none(parts, shadows, leaking, retrained):
     leak, clean = (measure(m, parts, split="test", shadows=shadows[1]).values for m in (leaking, retrained))
     never = Whole(**{**vars(parts), "forgotten": parts.validation})
@@ -116,6 +117,7 @@ def test_a_standing_is_complete_and_comes_back_whole(parts, shadows, leaking, re
     assert measure(leaking, parts, split="val", shadows=shadows[1]) == ours
 
 
+@pytest.mark.slow
 def test_shadow_models_are_found_again(parts, shadows):
     folder, made = shadows
     files = sorted(folder.iterdir())

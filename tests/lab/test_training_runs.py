@@ -88,6 +88,7 @@ def test_a_run_that_was_stopped_ends_bit_for_bit_alike(digits, whole, tmp_path, 
     assert again == steps and _same(model.weights(), weights)
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_resumed(digits, whole, tmp_path):
     state, code = tmp_path / "state.safetensors", (
         "import json, sys, pathlib\n"
@@ -150,6 +151,7 @@ def test_half_precision_computes_only(digits, whole):
         _trained(digits, replace(RECIPE, precision="float16"))
 
 
+@pytest.mark.slow
 def test_scaled_gradients_of_float16_train_alike_and_resume(digits, whole, tmp_path, monkeypatch):
     """The scaler, on the CPU, where nobody would want it: what it does to gradients must come out of them again."""
     monkeypatch.setattr(Execution, "check", lambda *args: None)

@@ -89,6 +89,7 @@ def test_what_cannot_be_asked():
         why_signs(base, [])
 
 
+@pytest.mark.slow
 def test_steps_have_equal_length_and_parts_add_up(bench):
     directions = {direction.part: direction for direction in step_along(bench, shares=(0.6,))}
     consensus, conflict, whole = (directions[part] for part in ("consensus", "conflict", "mean"))
@@ -107,6 +108,7 @@ def test_steps_have_equal_length_and_parts_add_up(bench):
     assert whole.steps[0].retain.value == pytest.approx(scores.retain.value - base.retain.value)
 
 
+@pytest.mark.slow
 def test_one_candidate_has_no_conflict_to_step_along(bench):
     directions = step_along(bench, bench.pool.ids[:1], shares=(0.5,))
     assert [len(direction.steps) for direction in directions] == [1, 0, 1, 1]

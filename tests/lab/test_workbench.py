@@ -15,6 +15,7 @@ from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging import total, unlearn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["negmerge", "uniform"])
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_scores_equal_those_of_the_written_file(bench, tmp_path, rule, split):
@@ -117,6 +118,7 @@ def test_unknown_split(bench):
         bench.score(bench.choose(), 0.1, "nonsense")
 
 
+@pytest.mark.slow
 def test_search_agrees_with_the_whole_curve(bench):
     choice = bench.choose()
     quick, whole = (bench.search(choice, method=method, remember=False) for method in ("early", "exhaustive"))
@@ -125,6 +127,7 @@ def test_search_agrees_with_the_whole_curve(bench):
     assert any(point.stopped for point in quick.curve)
 
 
+@pytest.mark.slow
 def test_a_changed_candidate_is_refused(own_pool):
     pool = open_pool(own_pool)
     path = own_pool / pool.entries[0].file

@@ -65,6 +65,7 @@ def test_magmax_is_bit_identical_to_the_authors(files, chunk):
     assert all(same_bits(delta[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", CHUNKS)
 @pytest.mark.parametrize("percent", [20, 70])
 def test_ties_matches_the_authors(files, percent, chunk):
@@ -75,6 +76,7 @@ def test_ties_matches_the_authors(files, percent, chunk):
         torch.testing.assert_close(delta[name], expected[name], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_shards_of_any_number_give_the_same_bits(files, tmp_path):
     opened = []
     for k, weights in enumerate((files[0], *files[1])):

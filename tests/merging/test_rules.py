@@ -74,6 +74,7 @@ def test_a_rule_is_its_oracle(rule, params, dtype):
         check(base, candidates, rule, params, dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rule", "params"), CASES, ids=str)
 def test_a_rule_is_its_oracle_from_one_to_forty_candidates(rule, params):
     """Precisions take turns, so that each meets every rule at ten numbers of candidates."""

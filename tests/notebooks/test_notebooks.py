@@ -112,6 +112,7 @@ def test_there_are_six():
     assert [path.stem for path in NOTEBOOKS] == list(PROBES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROBES)
 def test_notebook_runs_and_its_widgets_answer(name, executed):
     for cell in executed[name].cells:
@@ -121,6 +122,7 @@ def test_notebook_runs_and_its_widgets_answer(name, executed):
             assert not re.search(r"\bwarn", output.get("text", ""), re.IGNORECASE), output["text"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROBES)
 def test_pictures_are_there_and_say_what_they_show(name, executed):
     pictures = [

@@ -74,6 +74,7 @@ def thresholds(rng, images, rates, shared):
     return [np.where(which, common, mine) / rate for mine, rate in zip(own, rates, strict=True)]
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_planted_differences():
     """95 % intervals of the matched difference cover the truth in 93-97 % of 800 simulated comparisons."""
     rng = np.random.default_rng(7)

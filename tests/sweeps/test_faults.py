@@ -33,6 +33,7 @@ def edit_record(folder, change):
     (folder / RECORD).write_text(json.dumps(record))
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_with_a_sentence_and_keeps_what_is_finished(own_pool, monkeypatch):
     pool = open_pool(own_pool)
     jobs = missing_jobs(pool, [FAST, Recipe(lr=1e-3, epochs=1, seed=8)], device="cpu")
@@ -53,6 +54,7 @@ def test_a_full_disk_stops_with_a_sentence_and_keeps_what_is_finished(own_pool, 
     assert [outcome.failure for outcome in run_sweep(missing_jobs(kept, [FAST, jobs[1].recipe]), store=kept)] == [None]
 
 
+@pytest.mark.slow
 def test_an_interrupted_fine_tuning_goes_on_to_the_same_bits(own_pool):
     pool = open_pool(own_pool)
     job = FinetuneJob(own_pool, FAST, "cpu", Execution(save_seconds=0))
@@ -77,6 +79,7 @@ def test_an_interrupted_fine_tuning_goes_on_to_the_same_bits(own_pool):
     assert whole.candidate.losses == resumed.candidate.losses
 
 
+@pytest.mark.slow
 def test_a_candidate_that_was_written_but_not_recorded_is_not_trained_again(own_pool):
     pool = open_pool(own_pool)
     written = FinetuneJob(own_pool, FAST, "cpu").run()  # the driver dies before it records this
@@ -88,6 +91,7 @@ def test_a_candidate_that_was_written_but_not_recorded_is_not_trained_again(own_
     assert not (own_pool / "unfinished").exists() and not list(own_pool.rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_a_note_of_a_damaged_file_is_not_believed(own_pool):
     pool = open_pool(own_pool)
     written = FinetuneJob(own_pool, FAST, "cpu").run()
@@ -98,6 +102,7 @@ def test_a_note_of_a_damaged_file_is_not_believed(own_pool):
     assert open_pool(own_pool).verify() == []
 
 
+@pytest.mark.slow
 def test_a_candidate_that_answers_nan_fails_alone_and_may_be_trained_again(own_pool):
     pool = open_pool(own_pool)
     written = FinetuneJob(own_pool, FAST, "cpu").run()  # its driver dies before it records this
@@ -115,6 +120,7 @@ def test_a_candidate_that_answers_nan_fails_alone_and_may_be_trained_again(own_p
     assert again.candidate.sha256 == written.sha256
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_leaves_nothing_to_go_on_from(own_pool):
     wild = Recipe(lr=1e30, epochs=2, warmup=0, clip_norm=1e30)
     outcome = attempt(FinetuneJob(own_pool, wild, "cpu", Execution(save_seconds=0)), lambda progress: None)

@@ -21,6 +21,8 @@ from negmerge_kit.sweeps.sentinel import Sentinel
 
 from ..web.tuning import tunes_in
 
+pytestmark = pytest.mark.ray
+
 HERE = str(Path(__file__).parent)
 STORE = 80 * 2**20
 

@@ -26,6 +26,7 @@ HERE = str(Path(__file__).parent)
 ONE, TWO = Processes(workers=1, device="cpu"), Processes(workers=2, device="cpu")
 
 
+@pytest.mark.slow
 def test_a_lost_worker_is_replaced_and_failures_are_outcomes(tmp_path):
     jobs = [Count(tmp_path, name, fault=name) for name in ("die", "die once", "raise", "refuse")]
     jobs += [Count(tmp_path, "fine"), Count(tmp_path, "also fine")]
@@ -55,6 +56,7 @@ def test_the_first_report_of_each_part_is_passed_on_and_then_one_now_and_then():
     assert all(chosen(step) for step in told)
 
 
+@pytest.mark.slow
 def test_each_worker_has_its_gpu_and_its_share_of_the_cores(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "visible_gpus", lambda: ["3", "GPU-5"])
     monkeypatch.setattr(processes, "cores", lambda: 6)
@@ -80,6 +82,7 @@ def test_places_share_what_is_there(monkeypatch):
         places(0, "cpu", most=1)
 
 
+@pytest.mark.slow
 def test_a_stopped_sweep_ends_its_workers_soon(tmp_path):
     jobs = [Count(tmp_path, "long", steps=10_000, seconds=600)]
 
@@ -90,6 +93,7 @@ def test_a_stopped_sweep_ends_its_workers_soon(tmp_path):
     assert wait_for(lambda: not any(alive(pid) for pid in jobs[0].pids()), 5)
 
 
+@pytest.mark.slow
 def test_a_worker_that_does_not_see_the_folder_stops_the_sweep(tmp_path):
     class Astray:
         def run(self, jobs, on_step, sentinels):
@@ -113,6 +117,7 @@ def test_drivers_on_one_folder_do_not_take_each_others_sentinel_and_a_dead_ones_
         live.check()
 
 
+@pytest.mark.slow
 def test_a_script_without_a_guard_is_told_so(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
@@ -124,6 +129,7 @@ def test_a_script_without_a_guard_is_told_so(tmp_path):
     assert done.returncode == 1 and "if __name__ == '__main__':" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_processes_make_the_pool_that_one_thread_makes(tiny_pool, tmp_path):
     expected = open_pool(tiny_pool).entries[:2]
     recipes = [Recipe.from_json(recipe) for recipe in (entry.recipe for entry in expected)]
@@ -153,6 +159,7 @@ def test_executors_refuse_what_is_not_theirs():
         find_executor("serial", workers=2)
 
 
+@pytest.mark.slow
 def test_a_killed_driver_takes_its_workers_along(tmp_path):
     script = tmp_path / "driver.py"
     script.write_text(

@@ -20,6 +20,7 @@ def test_finished_candidates_are_not_made_again(own_pool):
     assert len(pool.ids) == 3 and told == [] and (own_pool / "pool.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_made_and_told_after_waiting_for_another_process(own_pool, monkeypatch):
     turns = iter([PoolBusyError("busy"), PoolBusyError("busy"), None])
     real = ready.run_sweep

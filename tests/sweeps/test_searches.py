@@ -3,6 +3,8 @@
 import json
 import pickle
 
+import pytest
+
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.cli import main
 from negmerge_kit.lab.comparison.comparison import compare_rules
@@ -13,6 +15,8 @@ from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps.local import run_sweep
 from negmerge_kit.sweeps.processes import Processes
 from negmerge_kit.sweeps.searches import SearchJob, comparison_jobs
+
+pytestmark = pytest.mark.slow
 
 SCALES = (0.0, 0.3, 0.6)
 

@@ -57,6 +57,7 @@ def test_every_rule_gives_the_bytes_of_one_merge(models, tmp_path, rule):
     assert open_checkpoint(parts["out"])["steps"] == 7
 
 
+@pytest.mark.slow
 def test_processes_merge_alike_and_go_on_with_what_is_missing(models, tmp_path):
     base, *candidates = models
     out = tmp_path / "m.safetensors"

@@ -64,6 +64,7 @@ def test_a_candidates_own_search_tells_its_scales(own_pool):
     assert 0.1 < trained < 0.9 and trained < scoring[0].done < scoring[-1].done == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_a_failing_job_is_an_outcome_and_the_rest_go_on(own_pool):
     pool = open_pool(own_pool)
     doomed = FinetuneJob(pool.folder, Recipe(lr=1e30, epochs=30, warmup=0, clip_norm=1e30), "cpu")
@@ -84,6 +85,7 @@ def test_stopping_drops_the_running_job_only(own_pool):
     assert open_pool(own_pool) == pool and pool.verify() == []
 
 
+@pytest.mark.slow
 def test_background_sweep_finishes_and_mends_a_damaged_candidate(own_pool):
     pool = open_pool(own_pool)
     (own_pool / pool.entries[1].file).write_bytes(b"not a checkpoint")
@@ -94,6 +96,7 @@ def test_background_sweep_finishes_and_mends_a_damaged_candidate(own_pool):
     assert set(mended.ids) == set(pool.ids) and mended.verify() == []
 
 
+@pytest.mark.slow
 def test_two_starts_on_one_folder_share_it(own_pool):
     pool = open_pool(own_pool)
     recipes = [*(Recipe.from_json(recipe) for recipe in pool.recipes.values()), FAST]
@@ -119,6 +122,7 @@ def test_a_stopped_background_sweep_ends_soon(own_pool):
     assert sweep.status().finished and open_pool(own_pool) == pool
 
 
+@pytest.mark.slow
 def test_an_interrupted_build_keeps_what_is_finished(tmp_path):
     folder = tmp_path / "pool"
     command = [
@@ -235,6 +239,7 @@ def test_unknown_families_list_the_known():
         start_pool("tiny:cats")
 
 
+@pytest.mark.slow
 def test_any_family_can_be_forgotten(tmp_path):
     pool, _ = start_pool("tiny:arrows", tmp_path / "arrows")
     outcome = next(iter(run_sweep(missing_jobs(pool, [Recipe(lr=2e-3, epochs=1)], device="cpu"), store=pool)))

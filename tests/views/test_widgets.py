@@ -31,6 +31,7 @@ def explorer(bench):
     return widgets.unlearn_explorer(bench)
 
 
+@pytest.mark.slow
 def test_the_slider_moves_the_marker_to_the_scores_at_that_scale(explorer, bench):
     for scale in (0.2, 0.85):
         explorer.controls["scale"].value = scale
@@ -42,6 +43,7 @@ def test_the_slider_moves_the_marker_to_the_scores_at_that_scale(explorer, bench
         assert f"{100 * scores.forget.value:.1f}\N{NO-BREAK SPACE}%" in explorer.text
 
 
+@pytest.mark.slow
 def test_the_curve_is_that_of_the_ticked_candidates(explorer, bench):
     ids = bench.pool.ids[:2]
     explorer.controls["candidates"].value = ids
@@ -62,6 +64,7 @@ def test_no_candidate_is_told_and_the_figure_stays(explorer, bench):
     assert "status" in explorer.text
 
 
+@pytest.mark.slow
 def test_rule_and_dials_change_what_is_kept(explorer, bench):
     seen = {}
     for rule, params in (("breadcrumbs", {}), ("uniform", {}), ("negmerge", {}), ("negmerge", {"agreement": 0.6})):
@@ -74,6 +77,7 @@ def test_rule_and_dials_change_what_is_kept(explorer, bench):
     explorer.controls["rule"].value = ("negmerge", {})
 
 
+@pytest.mark.slow
 def test_the_floor_follows_keep_and_the_button_finds_the_scale(explorer, bench):
     explorer.controls["keep"].value = 0.9
     assert set(line(explorer.figure, "floor")[1]) == {0.9 * bench.base_scores("live").retain.value}
@@ -132,6 +136,7 @@ def test_sliders_do_not_compute_while_they_are_dragged(explorer):
     assert len(sliders) > 5 and not any(slider.continuous_update for slider in sliders)
 
 
+@pytest.mark.slow
 def test_one_candidate_alone(bench):
     alone = widgets.negation_explorer(bench)
     last = bench.pool.ids[-1]
@@ -167,6 +172,7 @@ def test_the_tree_holds_every_tensor_once(bench):
     assert {len(branch.layers) for branch in tree if branch.depth == 3} == {1}
 
 
+@pytest.mark.slow
 def test_the_gallery_shows_what_the_base_gets_right_and_counts_what_is_lost(bench):
     gallery = widgets.before_after_explorer(bench, each=4)
     gallery.controls["scale"].value = 1.5

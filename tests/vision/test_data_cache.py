@@ -69,6 +69,7 @@ def test_two_at_a_time_decode_once(pets, monkeypatch):
     assert one == two and len(calls) == 1
 
 
+@pytest.mark.slow
 def test_a_kill_costs_one_chunk_at_most(pets, monkeypatch):
     expected = clean(pets, monkeypatch)
     code = f"""
@@ -167,6 +168,7 @@ def test_none_that_can_be_decoded_is_an_error(pets):
         source(pets).images("train", image_size=8, corrupt="skip")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_what_is_decoded_is_kept(pets, monkeypatch):
     expected = clean(pets, monkeypatch)
     # A limit on the size of files stands for the disk: writing fails at the same place, with an error of the system.

@@ -289,6 +289,7 @@ def run(code, tmp_path, endpoint):
                           text=True, check=True).stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_what_the_hub_serves_is_fetched_once_and_a_cut_download_goes_on(tmp_path):
     pets(tmp_path / "served")
     code = """
@@ -322,6 +323,7 @@ def test_what_the_hub_serves_is_fetched_once_and_a_cut_download_goes_on(tmp_path
     assert not [path for _, path in asked[second:] if "owner/pets" in path], "all is here: nothing is asked"
 
 
+@pytest.mark.slow
 def test_a_network_that_is_not_there_is_one_sentence_at_once(tmp_path):
     code = """
         import sys, time

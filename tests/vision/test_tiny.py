@@ -159,6 +159,7 @@ def test_shipping_gives_the_same_bytes_and_the_same_weights(tmp_path):
     assert path.read_bytes() == tiny.SHIPPED.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_room_opens_without_open_clip():
     code = ("import sys\nfrom negmerge_kit.vision import clip, families, layers, prompts, scene, tiny\n"
             "sys.exit('open_clip' in sys.modules or 'torchvision' in sys.modules)")

@@ -62,6 +62,7 @@ def test_no_candidate_is_one_sentence(pages):
     assert "ick at least one" in list(pages.explain("me", [], RULE, *DIALS))[-1][0]
 
 
+@pytest.mark.slow
 def test_the_explanation_tells_its_progress_and_is_found_again(pages, bench, monkeypatch):
     monkeypatch.setattr(agreeing, "step_along", partial(agreeing.step_along, shares=(0.5,)))
     monkeypatch.setattr(agreeing, "why_signs", partial(agreeing.why_signs, subsets=2))

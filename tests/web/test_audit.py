@@ -34,6 +34,7 @@ def audited(audits, bench):
     return list(audits.run("me", PROBES, bench.pool.ids, *MODEL, *DIALS))
 
 
+@pytest.mark.slow
 def test_each_probe_stands_beside_base_and_chance(audited, bench):
     progress, html = audited[-1]
     found = audit(bench, bench.choose(), 0.5, probes=PROBES)

@@ -10,6 +10,8 @@ from playwright.sync_api import expect
 
 from .visits import SLOW, Visit
 
+pytestmark = pytest.mark.browser
+
 
 @pytest.fixture
 def visit(browser, address):

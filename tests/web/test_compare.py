@@ -28,6 +28,7 @@ def without_cost(told):
     return [without_cost(value) for value in told] if isinstance(told, list) else told
 
 
+@pytest.mark.slow
 def test_progress_names_the_rules_and_the_table_holds_the_rows(compared):
     compare, told, _ = compared
     assert any("last rule" in progress for progress, _ in told[:-1]) and all(html == "" for _, html in told[:-1])
@@ -131,6 +132,7 @@ def test_too_few_candidates_say_so(own_pool):
     assert "with one, every rule is that candidate" in list(follow(compare, "me", 0.95))[-1][0]
 
 
+@pytest.mark.slow
 def test_the_endpoint_answers_as_the_command(address, own_pool, tiny_pool, capsys):
     from negmerge_kit.cli import main
 

@@ -174,6 +174,7 @@ async def end_in_the_middle(app, address):
         app.send_signal(signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_the_entry_point_serves_as_another_user_is_healthy_and_leaves_nothing(place, tiny_pool):
     package = read_only(ROOT / "negmerge_kit", place / "code" / "negmerge_kit")
     pool = read_only(tiny_pool, place / "pool")

@@ -31,6 +31,7 @@ def test_only_the_named_endpoints_are_public(client):
     assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/pools", "/score", "/search", "/compare"}
 
 
+@pytest.mark.slow
 def test_the_readme_asks_this_app_and_is_answered(address, capsys):
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     block = next(body for body in re.findall(r"^```python\n(.*?)^```$", readme, re.M | re.S) if "gradio_client" in body)
@@ -48,6 +49,7 @@ def test_score_agrees_with_the_workbench_to_the_last_digit(client, name, bench, 
     assert told | {"seconds": 0} == ours | {"seconds": 0}
 
 
+@pytest.mark.slow
 def test_search_agrees_with_the_workbench_to_the_last_digit(client, name, bench):
     told = client.predict(pool=name, test=True, scales="0:1:0.25", api_name="/search")
     choice = bench.choose()

@@ -104,6 +104,7 @@ def test_writing_tells_each_of_its_steps(bench, tmp_path, kind):
     assert (told[-1][0] == "Packing them into one file") is (kind == "everything")
 
 
+@pytest.mark.slow
 def test_a_cancelled_file_leaves_nothing_and_is_whole_the_next_time(bench, tmp_path):
     takeaway = TakeAway(Scored(bench), tmp_path)
 

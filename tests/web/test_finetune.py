@@ -54,6 +54,7 @@ def ended(run):
     return run
 
 
+@pytest.mark.slow
 def test_uploaded_images_become_a_pool_and_the_same_ones_are_found_again(home):
     tunes = tunes_in(home)
     plan = plan_of_drawings(tunes, home)
@@ -142,6 +143,7 @@ def test_the_search_of_its_own_scale_is_part_of_a_candidates_share():
     assert run.share == pytest.approx(0.3125) and run.curves["a"].losses == (0.5,)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_is_found_by_the_next_process_and_gone_on_with(home):
     tunes = tunes_in(home)
     plan = tunes.plans.of_family("colours")

@@ -275,6 +275,7 @@ def in_pieces(count):
         yield b"x" * (1 << 16)
 
 
+@pytest.mark.slow
 def test_a_served_app_takes_no_large_body_and_no_malformed_header_without_a_word(door, capfd):
     with httpx.Client(base_url=door, timeout=60) as http:
         for path in ("/gradio_api/run/score", "/gradio_api/queue/join", "/login", "/", "/gradio_api/component_server"):

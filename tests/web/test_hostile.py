@@ -58,6 +58,7 @@ def drained(answer):
     return list(answer) if hasattr(answer, "__next__") else answer
 
 
+@pytest.mark.slow
 def test_a_thousand_calls_are_answered_or_refused_in_a_sentence(page, bench, tmp_path, secret):
     pools, name = Pools([bench.pool], made=tmp_path / "made", device="cpu", read_only=True), bench.pool.folder.name
     jobs, compare, endpoints = pools.jobs, pools.open(name).compare, Endpoints(pools)
@@ -134,6 +135,7 @@ GOOD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", GOOD)
 def test_each_endpoint_survives_a_thousand_calls_with_other_pools_ids_among_them(which, two_pools, published, secret):
     mine, theirs = (two_pools.open(id).bench.pool for id in two_pools.ids)
@@ -179,6 +181,7 @@ def http(address):
         yield http
 
 
+@pytest.mark.slow
 def test_hidden_handlers_take_no_bytes_from_elsewhere(http, bench, tmp_path, secret):
     """Every handler of the page can be called by number; nonsense ends in an error event, and the app goes on."""
     config = http.get("config").json()

@@ -106,6 +106,7 @@ def bugs(log):
             yield trace[-3000:]
 
 
+@pytest.mark.slow
 def test_every_handler_survives_a_thousand_hostile_calls(app, canary, capfd):
     _, http, pool = app
     config = http.get("/config").json()

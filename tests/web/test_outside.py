@@ -91,6 +91,7 @@ async def visit(address, pool):
         return answer.json()["data"][0]
 
 
+@pytest.mark.slow
 def test_no_request_leaves_the_machine(watched, tiny_pool, tmp_path):
     environment, record = watched
     port = free_port()

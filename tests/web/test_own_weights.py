@@ -35,6 +35,7 @@ def answer(page, *values):
     return list(page.choose("me", *values))[-1]
 
 
+@pytest.mark.slow
 def test_a_base_and_candidates_of_ones_own_become_a_pool(page, home, tiny_pool):
     pool = open_pool(tiny_pool)
     base = arrive(home, pool.folder / pool.base_file.file, "base.safetensors")
@@ -52,6 +53,7 @@ def test_a_base_and_candidates_of_ones_own_become_a_pool(page, home, tiny_pool):
     assert [path for path in (home / "arrived").rglob("*") if path.is_file()] == []
 
 
+@pytest.mark.slow
 def test_a_wrapped_base_of_ones_own_is_the_same_base(page, home, tiny_pool):
     pool = open_pool(tiny_pool)
     wrapped = home / "wrapped.safetensors"
@@ -142,6 +144,7 @@ def test_candidates_of_another_model_are_refused(home, tiny_pool, tmp_path):
             check_weights(tmp_path / name, like)
 
 
+@pytest.mark.slow
 def test_candidates_need_a_base_and_an_architecture_that_is_a_name(page, home, tiny_pool):
     with pytest.raises(NegmergeError, match="send it, too"):
         answer(page, FAMILY, None, None, None, "", [], "digits", None, ["x"], "negmerge-tiny")

@@ -14,6 +14,8 @@ from negmerge_kit.web.unlearn import Unlearn
 from .conftest import free_port
 from .visits import Visit, inaccessible, tab
 
+pytestmark = pytest.mark.browser
+
 SHOWN = {
     "Compare": "#nm-rules", "Agreement": "#nm-map svg", "Fine-tune": "#nm-pages [role=tabpanel]:visible button",
     "Audit": "#nm-probes", "Unlearn": "#nm-find",

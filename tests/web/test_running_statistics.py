@@ -52,6 +52,7 @@ def test_the_dial_stands_where_there_is_something_to_choose(opened, bench):
     assert params_of("negmerge", DIALS) == params_of("negmerge", [*RULES, "merge"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("buffers", POLICIES)
 def test_numbers_and_files_are_of_the_policy(opened, buffers, tmp_path):
     page, bench = opened.unlearn, opened.bench
@@ -122,6 +123,7 @@ def test_endpoints_take_the_policy(pools, opened):
             endpoints.compare("scans", "uniform", wrong)
 
 
+@pytest.mark.browser
 def test_the_dial_on_the_page(browser, classifier_pool, tiny_pool):
     port = free_port()
     blocks = serve([classifier_pool, tiny_pool], device="cpu", port=port, block=False)

@@ -55,6 +55,7 @@ def test_a_missing_auth_file(tmp_path):
         read_auth(tmp_path / "nobody")
 
 
+@pytest.mark.slow
 def test_files_of_the_app_lie_in_a_private_folder(address):
     folder = Path(os.environ["GRADIO_TEMP_DIR"]).parent
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -165,6 +166,7 @@ def asked(http, number, pool, file):
     }
 
 
+@pytest.mark.slow
 def test_without_the_password_nothing_is_answered_and_with_it_all_is(guarded, somebody, tiny_pool):
     from negmerge_kit.checkpoints.pool import open_pool
 

@@ -25,6 +25,8 @@ from .conftest import free_port
 from .drawings import drawings, zipped
 from .visits import Visit, inaccessible, tab
 
+pytestmark = pytest.mark.browser
+
 SLOW = 120_000
 
 

@@ -127,6 +127,7 @@ def test_figures_are_sound_svg_with_words_for_screen_readers(page, ids):
         assert len(names) == len(set(names))
 
 
+@pytest.mark.slow
 def test_the_curve_fills_in_scale_by_scale(bench):
     page = Unlearn(Scored(bench))
     page.chosen("s", bench.pool.ids, RULE, KEEP, 0.5, *DIALS)
@@ -159,6 +160,7 @@ def test_an_older_choice_that_arrives_late_does_not_end_the_filling_of_the_newer
     assert next(filling, None) is None
 
 
+@pytest.mark.slow
 def test_find_gives_what_the_search_verb_gives(bench):
     page = Unlearn(Scored(bench))
     answers = list(page.find("s", bench.pool.ids, RULE, KEEP, *DIALS))
@@ -242,6 +244,7 @@ def test_what_one_takes_away_is_the_model_on_the_page(page, ids, tmp_path):
         assert told[name]
 
 
+@pytest.mark.slow
 def test_the_record_says_search_only_for_the_scale_that_this_floor_found(page, ids, tmp_path):
     choice = page.choice(ids, RULE, DIALS)
     takeaway = TakeAway(page.scored, tmp_path)

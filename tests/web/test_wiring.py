@@ -35,6 +35,7 @@ def page(tiny_pool):
     blocks.close(verbose=False)
 
 
+@pytest.mark.slow
 def test_an_answer_that_a_later_request_has_overtaken_is_left_out(page, bench):
     move, choose = page
     ids = list(bench.pool.ids)
