@@ -76,6 +76,7 @@ def test_what_was_chosen_goes_on_to_the_next_command(capsys, pool):
     assert following == ["negmerge verify 'my pool-unlearned.card.json'"]
 
 
+@pytest.mark.slow
 def test_several_pools_have_a_file_each_and_nothing_follows_where_nothing_was_found(capsys, pool):
     other = shutil.copytree(pool, "deep/my pool")
     _, following = run(capsys, f"negmerge search '{pool}' '{other}' --scales 0:1:0.1")

@@ -50,6 +50,7 @@ def test_a_floor_for_each_set_from_the_command_line_to_the_card(capsys, tiny_poo
     assert code == 0, out + said
 
 
+@pytest.mark.slow
 def test_an_infeasible_search_names_the_floor(capsys, tiny_pool):
     code, _, said = run(capsys, "search", tiny_pool, "--keep", "textures=1", "--scales", "2,3")
     assert code == 2 and "retention of textures cannot reach its floor at 2 of 2 scales" in said
