@@ -65,6 +65,7 @@ def test_compare_prints_the_contract(capsys, compared, tmp_path):
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_same_rows_are_found_again_and_shown_as_tables(capsys, compared):
     kept = {path: path.stat().st_mtime_ns for path in (compared / "comparisons").iterdir()}
     assert len(kept) == 3
@@ -93,6 +94,7 @@ def test_only_the_named_candidates_are_compared(capsys, compared):
         assert code == 2 and says in err
 
 
+@pytest.mark.slow
 def test_a_verb_that_draws_names_the_file(capsys, compared, tmp_path):
     plot = tmp_path / "figure.png"
     for words in (("compare", compared, *QUICK), ("agreement", compared)):
@@ -146,6 +148,7 @@ def test_several_pools_show_points_and_their_range(capsys, compared, tmp_path):
     assert code == 2 and "different scenes" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "says"),
     [

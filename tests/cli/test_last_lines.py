@@ -37,6 +37,7 @@ def pool(own_pool, tmp_path, monkeypatch):
 GRID = "[recipe]\nlr = 1e-3\nepochs = 1\n[vary]\nweight_decay = [0.1, 0.2]\n"
 
 
+@pytest.mark.slow
 def test_from_a_sweep_to_a_card_by_the_printed_commands_alone(capsys, pool):
     Path("one grid.toml").write_text(GRID)
     _, (sweep,) = run(capsys, "negmerge sweep --scene tiny:arrows --grid 'one grid.toml' --out 'new pool' "
@@ -54,6 +55,7 @@ def test_from_a_sweep_to_a_card_by_the_printed_commands_alone(capsys, pool):
     assert again.endswith("--out 'new pool-unlearned-2.safetensors'")
 
 
+@pytest.mark.slow
 def test_what_was_chosen_goes_on_to_the_next_command(capsys, pool):
     _, (unlearn,) = run(capsys, f"negmerge search '{pool}' --rule ties --density 0.3 --keep 0.9 --test --scales "
                                 "0:1:0.1")  # fmt: skip
@@ -74,6 +76,7 @@ def test_what_was_chosen_goes_on_to_the_next_command(capsys, pool):
     assert following == ["negmerge verify 'my pool-unlearned.card.json'"]
 
 
+@pytest.mark.slow
 def test_several_pools_have_a_file_each_and_nothing_follows_where_nothing_was_found(capsys, pool):
     other = shutil.copytree(pool, "deep/my pool")
     _, following = run(capsys, f"negmerge search '{pool}' '{other}' --scales 0:1:0.1")
@@ -114,6 +117,7 @@ def test_converted_files_are_merged_the_first_as_the_base(capsys, pool):
     assert merge == "negmerge merge --help"
 
 
+@pytest.mark.slow
 def test_data_that_were_prepared_are_forgotten_and_kept(capsys, pool, tmp_path):
     prepare = "negmerge data prepare arrows digits --model tiny --corrupt skip"
     _, (same,) = run(capsys, f"{prepare} --dry-run")
@@ -131,6 +135,7 @@ def test_data_that_were_prepared_are_forgotten_and_kept(capsys, pool, tmp_path):
     assert run(capsys, "negmerge data prepare scans --model classifier:tiny")[1] == ["negmerge sweep --help"]
 
 
+@pytest.mark.slow
 def test_took_counts_from_the_start_of_the_process(tmp_path):
     """A process that waits between its start and its verb says so; the verb alone takes milliseconds."""
     code = ("import time; from negmerge_kit.cli import run; time.sleep(3); import torch; "

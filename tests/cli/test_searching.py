@@ -50,6 +50,7 @@ def test_a_floor_for_each_set_from_the_command_line_to_the_card(capsys, tiny_poo
     assert code == 0, out + said
 
 
+@pytest.mark.slow
 def test_an_infeasible_search_names_the_floor(capsys, tiny_pool):
     code, _, said = run(capsys, "search", tiny_pool, "--keep", "textures=1", "--scales", "2,3")
     assert code == 2 and "retention of textures cannot reach its floor at 2 of 2 scales" in said
@@ -57,6 +58,7 @@ def test_an_infeasible_search_names_the_floor(capsys, tiny_pool):
     assert code == 2 and "'nope': choose among shapes" in said and said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_several_pools_are_searched_in_turn(capsys, tiny_pool, own_pool):
     code, out, _ = run(capsys, "search", tiny_pool, own_pool, "--scales", "0:1:0.2", "--json")
     first, second = json.loads(out)["searches"]
@@ -72,6 +74,7 @@ def test_an_unreadable_floor_is_one_sentence(capsys, tiny_pool, keep):
     assert code == 2 and "keep" in said and said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_candidate_has_no_vote_and_every_verb_names_it(capsys, own_pool):
     def said(*words):
         assert main([*map(str, words)]) == 0

@@ -30,6 +30,7 @@ def wait_for(there, run):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_verb_that_is_stopped_says_so_and_signals_are_as_before(monkeypatch, capsys, number, code):
     def long_work(words):
@@ -44,6 +45,7 @@ def test_a_verb_that_is_stopped_says_so_and_signals_are_as_before(monkeypatch, c
     assert signal.signal(number, found) is before
 
 
+@pytest.mark.slow
 def test_a_forked_worker_ends_by_the_signal_itself(monkeypatch):
     def work(words):
         hears, tells = os.pipe()
@@ -97,6 +99,7 @@ pools.pool = hang
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", [IN_TRAINING, DEAF, IN_ONE_LONG_CALL])
 def test_sigterm_ends_a_verb_within_five_seconds_whatever_it_is_at(tmp_path, work):
     words = ["pool", "build", "tiny-classifier", "--out", str(tmp_path / "pool"), "--device", "cpu"]
@@ -167,6 +170,7 @@ def press(http, button, session):
     http.post("/gradio_api/queue/join", json=body).raise_for_status()
 
 
+@pytest.mark.slow
 def test_who_follows_a_job_in_the_app_reads_one_sentence_when_it_is_stopped(tiny_pool, tmp_path):
     port = str(free_port())
     words = ["demo", "--pool", str(tiny_pool), "--port", port, "--device", "cpu"]

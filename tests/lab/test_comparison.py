@@ -261,6 +261,7 @@ def test_on_the_embedded_scene_the_rows_are_the_workbenchs_own(embedded):
         assert (row.test.forget, row.test.retain) == (scores.forget, scores.retain)
 
 
+@pytest.mark.slow
 def test_finished_rows_are_found_again_and_others_are_not(embedded, monkeypatch):
     bench, comparison = embedded
     seen = []

@@ -31,6 +31,7 @@ def test_the_pool_stores_the_mode_and_the_curves(linear_bench):
     assert max(entry.rates) == 2e-4 and entry.rates[-1] < 2e-5
 
 
+@pytest.mark.slow
 def test_scaling_the_delta_scales_the_features_as_in_the_linear_model(linear_bench):
     choice = linear_bench.choose(rule="uniform")
     images = linear_bench.images("val").forget.images[:20]

@@ -99,6 +99,7 @@ def test_a_planted_leak_is_found_and_retraining_leaves_none(parts, shadows, leak
     assert leak["forget"] > 0.95 > clean["forget"] and leak["unlearning"] == pytest.approx(1 - leak["forget"])
 
 
+@pytest.mark.slow
 def test_a_standing_is_complete_and_comes_back_whole(parts, shadows, leaking, retrained):
     ours, reference = (measure(m, parts, split="val", shadows=shadows[1]) for m in (leaking, retrained))
     told = ours.beside(reference, seconds=1.5)
@@ -137,6 +138,7 @@ def test_shadow_models_are_found_again(parts, shadows):
         assert [tuple(side.shape) for side in again.about(name)] == [(4, n)] * 2
 
 
+@pytest.mark.slow
 def test_every_image_is_in_half_of_the_shadow_models():
     drawn = halves(6, 50, seed=3)
     assert drawn.sum(0).tolist() == [3] * 50 and not torch.equal(drawn, halves(6, 50, seed=4))
@@ -145,6 +147,7 @@ def test_every_image_is_in_half_of_the_shadow_models():
             halves(count, 10, seed=0)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_measured_is_told(parts, leaking):
     with pytest.raises(SplitError, match="val or test"):
         measure(leaking, parts, split="train")

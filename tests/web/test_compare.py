@@ -44,6 +44,7 @@ def test_progress_names_the_rules_and_the_table_holds_the_rows(compared):
     assert 'data-mark="forget-matched-negmerge"' in svg
 
 
+@pytest.mark.slow
 def test_the_last_rule_forecasts_no_time(compared, monkeypatch):
     compare, told, known = compared[0], [], compared[0].known(0.95)
 
@@ -58,6 +59,7 @@ def test_the_last_rule_forecasts_no_time(compared, monkeypatch):
     assert told == [*[(False, True)] * (len(known.rows) - 1), (True, False)]
 
 
+@pytest.mark.slow
 def test_a_second_visit_finds_the_rows_in_the_pool(compared, two):
     compare, told, folder = compared
     assert len(list((folder / "comparisons").iterdir())) == len(two)
@@ -67,6 +69,7 @@ def test_a_second_visit_finds_the_rows_in_the_pool(compared, two):
     assert shown_first(again, 0.95) == told[-1][1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read_only", [True, False])
 def test_a_read_only_pool_is_not_written(compared, monkeypatch, read_only):
     compare, _, folder = compared
@@ -88,6 +91,7 @@ def test_a_read_only_pool_is_not_written(compared, monkeypatch, read_only):
         (folder / "comparisons" / name).write_bytes(told)
 
 
+@pytest.mark.slow
 def test_a_row_loads_as_the_controls_of_unlearn(compared):
     compare, _, _ = compared
     row = compare.known(0.95).rows[1]
@@ -97,6 +101,7 @@ def test_a_row_loads_as_the_controls_of_unlearn(compared):
     assert compare.load("negmerge", "protocol", 0.95).scale == row.scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "which"), [("nobody", "matched"), ("negmerge", "test"), (["negmerge"], "matched"), (None, None)]
 )
@@ -105,6 +110,7 @@ def test_a_row_that_is_not_there_is_one_sentence(compared, name, which):
         compared[0].load(name, which, 0.95)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [None, "high", float("nan"), 0.79, 1.01, True, [0.9]])
 def test_a_floor_that_the_slider_cannot_send(compared, keep):
     with pytest.raises(ParameterError, match="keep at least"):
@@ -113,6 +119,7 @@ def test_a_floor_that_the_slider_cannot_send(compared, keep):
     assert 'role="alert"' in list(follow(compared[0], "me", keep))[-1][0]
 
 
+@pytest.mark.slow
 def test_a_cancelled_comparison_says_how_to_go_on(compared):
     compare, _, _ = compared
     fresh = Compare(compare.bench, Jobs())
