@@ -11,12 +11,12 @@ from filelock import FileLock
 import negmerge_kit
 
 PACKAGE = Path(negmerge_kit.__file__).parent
-DECIDES = ("vision", "checkpoints", "lab/training", "lab/base_knowledge.py", "sweeps", "outside.py")
-"""What decides a pool's weights and files: models and their data, the pool's files, training, and who calls it."""
+DECIDES = ("vision", "checkpoints", "lab", "merging", "scoring", "sweeps", "outside.py")
+"""What decides a pool's weights, its files and its candidates' own scores."""
 
 
 def code_digest(package: Path = PACKAGE) -> str:
-    """Digest of the files named by `DECIDES`, shipped weights and grids included."""
+    """Digest of the files under `DECIDES`, shipped weights and grids included."""
     digest = hashlib.sha256()
     for name in DECIDES:
         place = package / name
