@@ -75,3 +75,8 @@ def test_the_wheel_ships_the_weights(tmp_path):
     shipped = [path for path in (ROOT / "negmerge_kit").rglob("*.safetensors")]
     assert shipped and sum(path.stat().st_size for path in shipped) <= 1.5 * 2**20
     assert set(shipped) <= set(tracked())
+
+
+def test_type_checkers_of_users_read_our_types():
+    """PEP 561: without this file mypy takes everything that comes from the package for Any."""
+    assert ROOT / "negmerge_kit" / "py.typed" in tracked()
