@@ -103,7 +103,7 @@ def compare(arguments: list[str]) -> int:
     return 0
 
 
-def _next(comparison: Comparison, pool: Pool, same: Sequence[str]) -> list[Words]:
+def _next(comparison: Comparison, pool: Pool, same: Words) -> list[Words]:
     """Unlearning by the first rule of the table; which one is best is the reader's to say."""
     rows = [row for row in comparison.rows if row.entrant.rule in RULES and row.scale]
     if not rows:
@@ -192,7 +192,7 @@ def _refuse(options: argparse.Namespace, entrants: Sequence[Entrant], pools: Seq
     if options.subsets:
         from negmerge_kit.lab.comparison.redraws import draw_subsets, half
 
-        ids = pools[0].ids
+        ids = pools[0].distinct
         draw_subsets(ids, options.subsets, options.subset_size or half(ids), seed=options.seed)
     if options.plot:
         from negmerge_kit.views.save import check_place

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from collections.abc import Collection, Iterable, Sequence
 from itertools import count
 from pathlib import Path
+from subprocess import list2cmdline
 
 from negmerge_kit.checkpoints.pool import RECORD, Pool
 from negmerge_kit.cli.clock import elapsed
@@ -19,8 +21,8 @@ Words = Sequence[object]
 def print_end(*commands: Words) -> None:
     """Print how long the verb took and the commands that may come next; each one runs as it is printed."""
     print(f"took {seconds(elapsed())}")
-    for index, words in enumerate(commands):
-        print(f"{'  or' if index else 'next'}: {command_line(words)}")
+    for words in commands:
+        print(f"next: {command_line(words)}")
 
 
 def command_line(words: Words) -> str:
@@ -30,12 +32,13 @@ def command_line(words: Words) -> str:
     "negmerge search './-my pools/a' --keep 0.9"
     """
     plain = [f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words]
-    return shlex.join(["negmerge", *plain])
+    line = ["negmerge", *plain]
+    return list2cmdline(line) if os.name == "nt" else shlex.join(line)  # cmd.exe takes single quotes as they are
 
 
 def same_flags(
     parser: argparse.ArgumentParser, options: argparse.Namespace, other: argparse.ArgumentParser
-) -> list[str]:
+) -> list[object]:
     """The flags that were given and that another verb takes, too, as words: what comes next is about the same choice.
 
     >>> from negmerge_kit.cli.flags import Parser
@@ -43,16 +46,18 @@ def same_flags(
     >>> _ = one.add_argument("--keep"), one.add_argument("--test", action="store_true"), other.add_argument("--keep")
     >>> same_flags(one, one.parse_args(["--keep", "0.9", "--test"]), other)
     ['--keep', '0.9']
+    >>> same_flags(one, one.parse_args(["--keep=-2"]), other)
+    ['--keep=-2']
     """
     known = {flag for action in other._actions for flag in action.option_strings}
-    words: list[str] = []
+    words: list[object] = []
     for action in parser._actions:
         value = getattr(options, action.dest, action.default)
         if not known.intersection(action.option_strings) or value == action.default:
             continue
         flag = action.option_strings[0]
         if action.nargs != 0:
-            words += [flag, str(value)]
+            words += [f"{flag}={value}"] if str(value).startswith("-") else [flag, value]
         elif value == action.const:  # of flags that share a destination, the one that was given
             words.append(flag)
     return words

@@ -155,8 +155,9 @@ def verify(arguments: list[str]) -> int:
     problems = store.verify()
     if problems:
         raise NegmergeError("\n".join(problems))
-    bases = [store.base_file.sha256, *(store.stranger(entry) or store.base_file.sha256 for entry in store.entries)]
-    check = check_pool(store.base, store.candidates, names=store.ids, base_hashes=bases) if store.ids else None
+    votes = store.only(store.distinct)
+    bases = [store.base_file.sha256, *(store.stranger(entry) or store.base_file.sha256 for entry in votes.entries)]
+    check = check_pool(store.base, votes.candidates, names=votes.ids, base_hashes=bases) if votes.ids else None
     if options.json:
         print_json({"pool": str(store.folder), "candidates": store.ids, **(check.as_json() if check else {})})
         return 0
@@ -166,7 +167,7 @@ def verify(arguments: list[str]) -> int:
     if pairs := [value for i, row in enumerate(check.cosines) for value in row[:i]]:
         print(f"cosine between candidates: {min(pairs):.2f} to {max(pairs):.2f}")
     print(f"all signs agree on {100 * check.agreement.unanimous_of_moved:.1f} % of the moved elements")
-    for warning in check.warnings:
+    for warning in (*store.repeats, *check.warnings):
         print(f"warning: {warning}")
     return 0
 

@@ -314,8 +314,9 @@ def tell(result: Json, options: argparse.Namespace, parser: argparse.ArgumentPar
 
 
 def _next(result: Json, options: argparse.Namespace, parser: argparse.ArgumentParser) -> list[list[object]]:
+    from negmerge_kit.checkpoints.pool import open_pool
     from negmerge_kit.cli.unlearning import search_parser
 
     pool, same = Path(result["pool"]), same_flags(parser, options, search_parser("search", ""))
-    compare = [["compare", pool, *same]] if len(result["candidates"]) > 1 else []
+    compare = [["compare", pool, *same]] if len(open_pool(pool).distinct) > 1 else []
     return [["search", pool, *same], *compare, ["demo", "--pool", pool, *same]]

@@ -131,7 +131,7 @@ def measure(
         "data": name,
         "forget": bench.scene.forget,
         "retain": list(bench.scene.retain),
-        "candidates": len(pool.ids),
+        "candidates": len(pool.distinct),
         "training_seconds": sum(entry.seconds for entry in pool.entries),
         "rows": measured,
     }

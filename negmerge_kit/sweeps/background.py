@@ -109,7 +109,7 @@ class BackgroundSweep:
                 self._set(error=f"the candidate with {outcome.job.label} failed: {last}", part=0.0)
                 log.error("%s", outcome.failure)
             else:
-                self._set(done=self._status.done + 1, part=0.0)
+                self._set(done=self._status.done + 1, part=0.0, recipe_label=None, step=0, steps=0, loss=None)
         self._set(done=self._done(self._pool.reload()))  # with what another sweep recorded meanwhile
 
     def _on_step(self, job: Job, step: Progress) -> None:

@@ -123,8 +123,8 @@ def start_pool(
 def _unfinished(folder: Path, which: str) -> PoolError:
     """The refusal to begin a pool where another's base has been trained in part, which would be lost."""
     return PoolError(
-        f"{folder} holds an unfinished base of another recipe ({which}): finish it with the command that began it, "
-        f"choose another folder with --out, or delete {folder / STATE} to begin anew."
+        f"{folder} holds an unfinished base of another run ({which}): finish it as it was begun, "
+        f"choose another folder with --out, or delete {folder / STATE} to start over."
     )
 
 

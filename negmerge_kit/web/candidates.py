@@ -68,7 +68,7 @@ def best(pool: Pool, count: int = 3) -> list[str]:
         found = (entry.scores or {}).get("forget")
         return found["value"] if found else 2.0
 
-    chosen = {entry.id for entry in sorted(pool.entries, key=forget)[:count]}
+    chosen = {entry.id for entry in sorted(pool.only(pool.distinct).entries, key=forget)[:count]}
     return [id for id in pool.ids if id in chosen]
 
 

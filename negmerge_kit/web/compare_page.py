@@ -158,7 +158,7 @@ def lay_out(
 
 
 def _first(compare: Compare, keep: float) -> str:
-    count = len(compare.bench.pool.ids)
+    count = len(compare.bench.pool.distinct)
     if count < 2:
         return f"There is nothing to compare yet: the pool has {count} finished candidates, and it takes two."
     return f"{EMPTY} {CLASSIFIER}" if is_classifier(compare.bench.pool) else EMPTY

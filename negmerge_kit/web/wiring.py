@@ -69,7 +69,7 @@ def _arriving(blocks: gr.Blocks, pools: Pools, controls: Controls, shown: Shown,
 
     def asked_for(query: Any) -> Address:
         return restored(
-            query, pools.ids, lambda id: pools.open(id).bench.refresh().ids, MOST_SCALE,
+            query, pools.ids, lambda id: pools.open(id).bench.refresh().distinct, MOST_SCALE,
             buffers_of=lambda id: pools.open(id).bench.policies,
         )  # fmt: skip
 

@@ -5,7 +5,10 @@ import shutil
 
 import pytest
 
+from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.cli import main
+from negmerge_kit.views.widgets.picker import CandidatePicker, best_alone
+from negmerge_kit.web.candidates import best
 
 
 def run(capsys, *words):
@@ -89,10 +92,14 @@ def test_a_copy_of_a_candidate_has_no_vote_and_every_verb_names_it(capsys, own_p
     (own_pool / "pool.json").write_text(json.dumps(record))
 
     told = f"candidate again holds the same weights as {first['id']}"
-    assert told in said("pool", "show", own_pool).out
+    assert told in said("pool", "show", own_pool).out and told in said("pool", "verify", own_pool).out
+    pool = open_pool(own_pool)
+    assert "again" not in {*best(pool), *best_alone(pool, 3), *CandidatePicker(pool).value} and len(best(pool)) == 3
     agreement = said("agreement", own_pool, "--json")
     assert told in agreement.err and len(json.loads(agreement.out)["candidates"]) == 3
     assert json.loads(said("search", own_pool, "--json").out)["curve"] == alone["curve"]
     assert told in said("compare", own_pool, "--rules", "negmerge,single", "--baselines", "none").err
+    assert main(["compare", str(own_pool), "--subsets", "4", "--subset-size", "2"]) == 2
+    assert "do not exist" in capsys.readouterr().err
     assert main(["search", str(own_pool), "--candidates", f"{first['id']},again"]) == 2
     assert "two votes of one model" in capsys.readouterr().err

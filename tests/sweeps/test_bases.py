@@ -82,12 +82,12 @@ def test_an_unfinished_base_of_another_recipe_is_named_and_kept(scene, tmp_path,
         with pytest.raises(PoolError) as error:
             start_pool(other, pool, device="cpu")
         assert str(error.value) == (
-            f"{pool} holds an unfinished base of another recipe ({which}): finish it with the command that began it, "
-            f"choose another folder with --out, or delete {state} to begin anew."
+            f"{pool} holds an unfinished base of another run ({which}): finish it as it was begun, "
+            f"choose another folder with --out, or delete {state} to start over."
         )
     assert main(["pool", "build", "tiny", "--out", str(pool), "--device", "cpu"]) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and f"{pool} holds an unfinished base of another recipe (lr 5e-2" in said
+    assert said.count("\n") == 1 and f"{pool} holds an unfinished base of another run (lr 5e-2" in said
     assert state.read_bytes() == kept and not (pool / "pool.json").exists()
     assert start_pool(scene, pool, device="cpu")[0].base_file == whole.base_file
 

@@ -64,7 +64,7 @@ def agreement_explorer(bench: Workbench, *, interactive: bool = True) -> Explore
     The figure is the histogram of votes at that place over what independent signs would give; the bars by layer stand
     beneath it. Without interaction it is the whole model's histogram at unanimity.
     """
-    layers, n = bench.agreement(), len(bench.pool.ids)
+    layers, n = bench.agreement(), len(bench.pool.distinct)
     tree = list(tensor_tree(layers))
     if not interactive:
         return vote_histogram(total(layers), votes=n)

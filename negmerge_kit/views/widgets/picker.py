@@ -26,7 +26,7 @@ class CandidatePicker:
                 indent=False,
                 layout=widgets.Layout(width="32em", height="24px"),
             )
-            for entry in pool.entries
+            for entry in pool.only(pool.distinct).entries
         }
         self.buttons = {
             "all": widgets.Button(description="all", tooltip="tick every candidate"),
@@ -94,4 +94,4 @@ def best_alone(pool: Pool, count: int) -> list[str]:
         found = (entry.scores or {}).get("forget")
         return float(found["value"]) if found else 2.0
 
-    return [entry.id for entry in sorted(pool.entries, key=left)[:count]]
+    return [entry.id for entry in sorted(pool.only(pool.distinct).entries, key=left)[:count]]
