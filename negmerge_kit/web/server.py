@@ -23,6 +23,7 @@ from negmerge_kit.web.bodies import SmallBodies
 from negmerge_kit.web.forwarded import Forwarded, Network
 from negmerge_kit.web.origin import OwnPagesOnly, host_of
 from negmerge_kit.web.passwords import SlowGuesses
+from negmerge_kit.web.streams import LastingStreams
 from negmerge_kit.web.uploads import RefuseUploads
 
 CLOSE_SECONDS = 2.0
@@ -56,7 +57,7 @@ class Server:
     ) -> None:
         outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
         gr.mount_gradio_app(outer, blocks, "/", auth=list(people) if people else None, root_path=root_path, **options)
-        app: ASGIApp = outer
+        app: ASGIApp = LastingStreams(outer, blocks)
         if public:
             app = RefuseUploads(app)
         if people:
