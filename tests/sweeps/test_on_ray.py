@@ -133,7 +133,7 @@ def test_a_killed_driver_frees_the_cluster_and_another_goes_on(joined, cluster, 
 
 
 def test_a_lost_node_s_job_runs_again_on_another(joined, cluster, tmp_path):
-    jobs = [Count(tmp_path, f"{k}", steps=40, seconds=4) for k in range(3)]
+    jobs = [Count(tmp_path, f"{k}", steps=80, seconds=8) for k in range(3)]
     killed = []
 
     def on_step(job, progress):
