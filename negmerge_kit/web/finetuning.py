@@ -227,8 +227,8 @@ class FineTunes:
                 training, scoring = predicted_seconds(model, recipes, images=plan.images, scored=scored)
             else:
                 images = plan.scene.images("train").forget
-                told = measured_seconds(model, images, recipes, scored=scored, kinds=self._measured.kinds)
-                training, scoring = told["training_seconds"], told["scoring_seconds"]
+                forecast = measured_seconds(model, images, recipes, scored=scored, kinds=self._measured.kinds)
+                training, scoring = forecast["training_seconds"], forecast["scoring_seconds"]
             size = sum(tensor.numel() * tensor.element_size() for tensor in model.weights("meta").values())
         return Cost(training, scoring, size * len(recipes))
 

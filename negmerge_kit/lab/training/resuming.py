@@ -57,7 +57,7 @@ WRITING_SHARE = 0.02
 """Saving takes at most about this share of a run: where the state is large or the disk slow, it is saved less often."""
 
 
-MOST_TOLD = 3
+MOST_NAMED = 3
 """Settings that a message names where two recipes differ in more."""
 
 
@@ -133,7 +133,7 @@ def recipe_of(path: Path) -> Recipe | None:
 def _recipe_in(record: Json) -> Recipe | None:
     try:
         return Recipe.from_json(record["recipe"])
-    except (KeyError, TypeError, NegmergeError):  # states told none before version 0.2
+    except (KeyError, TypeError, NegmergeError):  # states held none before version 0.2
         return None
 
 
@@ -142,9 +142,9 @@ def _difference(theirs: Recipe | None, ours: Recipe) -> str:
     if theirs is None or theirs == ours:
         return f"other {'recipe, ' if theirs is None else ''}network, images, base or kit version"
     wanted = asdict(ours)
-    told = [f"{name} {value} instead of {wanted[name]}" for name, value in asdict(theirs).items()
+    parts = [f"{name} {value} instead of {wanted[name]}" for name, value in asdict(theirs).items()
             if value != wanted[name]]
-    return ", ".join(told[:MOST_TOLD] + [f"{len(told) - MOST_TOLD} more"] * (len(told) > MOST_TOLD))
+    return ", ".join(parts[:MOST_NAMED] + [f"{len(parts) - MOST_NAMED} more"] * (len(parts) > MOST_NAMED))
 
 
 def describe_run(model: Classifier, images: ImageSet, recipe: Recipe, mirror: bool) -> str:
