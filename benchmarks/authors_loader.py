@@ -36,9 +36,10 @@ def published_loader(
     transform = create_transform((3, *size), is_training=True, auto_augment=augment, mean=tuple(mean), std=tuple(std))
     files = ImageFolder(folder, transform)
     # Processes that never ran torch: forking one that has threads can hang.
-    how = {"multiprocessing_context": "spawn", "persistent_workers": True} if workers else {}
-    loader = DataLoader(files, batch_size, shuffle=True, num_workers=workers, pin_memory=torch.cuda.is_available(),
-                        **how)  # type: ignore[arg-type]
+    how: dict[str, Any] = {"multiprocessing_context": "spawn", "persistent_workers": True} if workers else {}
+    loader = DataLoader(
+        files, batch_size, shuffle=True, num_workers=workers, pin_memory=torch.cuda.is_available(), **how
+    )
     while True:
         yield iter(loader)
 
@@ -69,9 +70,15 @@ def plain_loader(
     """Epochs of (pixels in [0, 1], labels) as a plain training loop on CIFAR loads them."""
     from torch.utils.data import DataLoader
 
-    how = {"multiprocessing_context": "spawn", "persistent_workers": True} if workers else {}
-    loader = DataLoader(Cropped(images, padding), batch_size, shuffle=True, num_workers=workers,
-                        pin_memory=torch.cuda.is_available(), **how)  # type: ignore[arg-type]
+    how: dict[str, Any] = {"multiprocessing_context": "spawn", "persistent_workers": True} if workers else {}
+    loader = DataLoader(
+        Cropped(images, padding),
+        batch_size,
+        shuffle=True,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        **how,
+    )
     while True:
         yield iter(loader)
 
@@ -94,8 +101,9 @@ def decode_once(folder: Path, size: tuple[int, int]) -> ImageSet:
 
     files = sorted(folder.glob("*/*.jpg"))
     names = sorted({file.parent.name for file in files})
-    pixels = [np.asarray(Image.open(file).convert("RGB").resize(size[::-1], Image.Resampling.BICUBIC))
-              for file in files]
+    pixels = [
+        np.asarray(Image.open(file).convert("RGB").resize(size[::-1], Image.Resampling.BICUBIC)) for file in files
+    ]
     labels = torch.tensor([names.index(file.parent.name) for file in files])
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
     return ImageSet("bench", images, labels, tuple(names), "train")
@@ -112,8 +120,12 @@ def published_validation(
     from torchvision import transforms
     from torchvision.datasets import ImageFolder
 
-    steps = [transforms.Resize(min(size), transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(size),
-             transforms.ToTensor(), transforms.Normalize(tuple(mean), tuple(std))]
+    steps = [
+        transforms.Resize(min(size), transforms.InterpolationMode.BICUBIC),
+        transforms.CenterCrop(size),
+        transforms.ToTensor(),
+        transforms.Normalize(tuple(mean), tuple(std)),
+    ]
     files = ImageFolder(folder, transforms.Compose(steps), allow_empty=True)
     yield from DataLoader(files, batch_size, num_workers=workers, pin_memory=torch.cuda.is_available())
 

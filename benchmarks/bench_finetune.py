@@ -56,8 +56,15 @@ def bench(
         started = time.perf_counter()
         decoded = decode_once(Path(place), model.image_size)
         decoding = time.perf_counter() - started
-        loader = published_loader(Path(place), model.image_size, augment=RECIPE.augment, mean=model.mean, std=model.std,
-                                  batch_size=RECIPE.batch_size, workers=workers)
+        loader = published_loader(
+            Path(place),
+            model.image_size,
+            augment=RECIPE.augment,
+            mean=model.mean,
+            std=model.std,
+            batch_size=RECIPE.batch_size,
+            workers=workers,
+        )
         step = authors_step(model)
 
         def authors() -> float:

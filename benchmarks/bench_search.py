@@ -97,17 +97,21 @@ def bench(
     answered = found["exhaustive"][1]
     flops, peak = flops_per_image(subject.build()), peak_flops(subject.splits.forget.images.device)
     chosen = select_scale(
-        list(theirs), [s.forget.value for s in theirs.values()], [s.retain.value for s in theirs.values()],
+        list(theirs),
+        [s.forget.value for s in theirs.values()],
+        [s.retain.value for s in theirs.values()],
         KEEP * theirs[min(theirs)].retain.value,
-    )  # fmt: skip
+    )
     at = theirs[chosen] if chosen is not None else None
     rows = [_row("authors", authors, authors, len(theirs) * _size(subject), chosen, at)]
     for method in METHODS:
         search, asked = found[method]
         scale = search.best.scale if search.best else None
         rows.append(_row(f"ours, {method}", middle[method], authors, asked, scale, search.best))
-    same = all(row["scale"] == chosen and row["forget"] == rows[0]["forget"] and row["retain"] == rows[0]["retain"]
-               for row in rows)  # fmt: skip
+    same = all(
+        row["scale"] == chosen and row["forget"] == rows[0]["forget"] and row["retain"] == rows[0]["retain"]
+        for row in rows
+    )
     whole = {point.scale: point for point in found["exhaustive"][0].curve}
     curve = all((whole[s].forget, whole[s].retain) == (theirs[s].forget, theirs[s].retain) for s in theirs)
     rate = answered / middle["exhaustive"]
@@ -146,8 +150,11 @@ def ours(subject: Subject, home: Path, scales: Sequence[float], method: Method) 
 def authors_point(subject: Subject, home: Path, scale: float, workers: int) -> Scores:
     """One scale the authors' way: the model from its file, the loader from the folder, every image decoded."""
     model = subject.build()
-    changed = {name: subject.delta.get(name, torch.zeros_like(tensor)) for name, tensor in subject.base.items()
-               if tensor.is_floating_point()}  # fmt: skip
+    changed = {
+        name: subject.delta.get(name, torch.zeros_like(tensor))
+        for name, tensor in subject.base.items()
+        if tensor.is_floating_point()
+    }
     model.load(apply_delta(subject.base, changed, scale))
     scores = {}
     for part in subject.splits:

@@ -166,7 +166,14 @@ def random_slider(
         summary(f"other candidates merged, {images:,} images scored", timed(choose, moves), CHOICE_MS),
     ]
     return {
-        "model": arch, "candidates": candidates, "images": images, "device": str(model.device),
-        "cores": os.cpu_count(), "residency": deltas.residency, "given_up": deltas.told, "batch": model.batch,
-        "loading_seconds": loaded, "rows": rows,
-    }  # fmt: skip
+        "model": arch,
+        "candidates": candidates,
+        "images": images,
+        "device": str(model.device),
+        "cores": os.cpu_count(),
+        "residency": deltas.residency,
+        "given_up": deltas.told,
+        "batch": model.batch,
+        "loading_seconds": loaded,
+        "rows": rows,
+    }

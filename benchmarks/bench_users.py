@@ -93,8 +93,10 @@ def bench(
         ("traces in the log", log.count("Traceback"), 0),
         ("answers unlike a single visitor's", told["compared"] - told["equal"], 0),
         ("stale input events dropped", told["dropped"], None),
-        *((f"p95 of {kind} beside a single visitor's", ratio, LIMIT_RATIO if kind == ALL else None)
-          for kind, ratio in ratios.items()),
+        *(
+            (f"p95 of {kind} beside a single visitor's", ratio, LIMIT_RATIO if kind == ALL else None)
+            for kind, ratio in ratios.items()
+        ),
         ("growth of memory", growth, LIMIT_GROWTH),
     )
     return told | {

@@ -112,21 +112,27 @@ def facts(comparisons) -> str:
         if entrant.name not in ("base", "retrain", "retrain-again") and None not in values:
             gaps[entrant.name] = fmean(values)
     ours, best = gaps["negmerge"], min(gaps, key=gaps.get)
-    told = [f"By the mean of its gaps NegMerge ({100 * ours:.2f}) is {place(gaps, 'negmerge')} rows that unlearn; "
-            f"first is {titles[best]} ({100 * gaps[best]:.2f}), the plain average ({100 * gaps['uniform']:.2f}) "
-            f"{place(gaps, 'uniform')}, the random mask ({100 * gaps['random-mask']:.2f}) "
-            f"{place(gaps, 'random-mask')}."]
+    told = [
+        f"By the mean of its gaps NegMerge ({100 * ours:.2f}) is {place(gaps, 'negmerge')} rows that unlearn; "
+        f"first is {titles[best]} ({100 * gaps[best]:.2f}), the plain average ({100 * gaps['uniform']:.2f}) "
+        f"{place(gaps, 'uniform')}, the random mask ({100 * gaps['random-mask']:.2f}) "
+        f"{place(gaps, 'random-mask')}."
+    ]
     noise = [comparison.noise_floor for comparison in comparisons]
     if None not in noise:
         within = [comparison.within_noise for comparison in comparisons]
-        told.append(f"Two retrained models are {cell(noise, each=True)} apart, and "
-                    f"{', '.join(f'{near} of {count}' for near, count in within)} rows are no farther than that from "
-                    "the one that judges.")
+        told.append(
+            f"Two retrained models are {cell(noise, each=True)} apart, and "
+            f"{', '.join(f'{near} of {count}' for near, count in within)} rows are no farther than that from "
+            "the one that judges."
+        )
         nearer = sum(gap <= fmean(noise) for gap in gaps.values())
         told.append(f"By the means {nearer} of {len(gaps)} rows are within this noise.")
     forgotten, unseen = (comparisons[0].images["test"][name] for name in ("forgotten", "unseen"))
-    told.append(f"One image is {25 / forgotten:.2f} points of gap among the {forgotten} forgotten ones that report, "
-                f"and {25 / unseen:.2f} among the {unseen} unseen ones.")
+    told.append(
+        f"One image is {25 / forgotten:.2f} points of gap among the {forgotten} forgotten ones that report, "
+        f"and {25 / unseen:.2f} among the {unseen} unseen ones."
+    )
     return " ".join(told)
 
 

@@ -36,22 +36,37 @@ class Entry(NamedTuple):
 
 
 ENTRIES = (
-    Entry("scale-curve", "What does each scale forget, and what does it cost?", """\
+    Entry(
+        "scale-curve",
+        "What does each scale forget, and what does it cost?",
+        """\
 from negmerge_kit.views.plots import scale_curve
 
 found = bench.search(choice, keep=0.95, method="exhaustive")
 points = [point for point in found.curve if point.scale]
 scale_curve(points, base=found.base, keep=0.95, best=found.best)
-"""),
-    Entry("scale-curve-here", "The same under a slider: the marker carries its intervals.", """\
+""",
+    ),
+    Entry(
+        "scale-curve-here",
+        "The same under a slider: the marker carries its intervals.",
+        """\
 scale_curve(points, base=found.base, keep=0.95, here=points[9])
-"""),
-    Entry("before-after", "What does the model say now?", """\
+""",
+    ),
+    Entry(
+        "before-after",
+        "What does the model say now?",
+        """\
 from negmerge_kit.views.pictures import answered, before_after
 
 before_after(*answered(bench, choice, found.best.scale))
-"""),
-    Entry("candidate-spread", "How far do the candidates lie apart, and what do merges make of it?", """\
+""",
+    ),
+    Entry(
+        "candidate-spread",
+        "How far do the candidates lie apart, and what do merges make of it?",
+        """\
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.views.candidates import candidate_spread
 
@@ -64,42 +79,70 @@ for rule in ("uniform", "negmerge"):
     merged[rule] = bench.score(bench.choose(rule=rule), best.scale, "test")
 base = bench.base_scores("test")
 candidate_spread({recipes[id].label: scores for id, scores in alone.items()}, base=base, merged=merged)
-"""),
-    Entry("sensitivity", "Figure 1 of the paper, living: the same pool in the plane (more pools, more panels).", """\
+""",
+    ),
+    Entry(
+        "sensitivity",
+        "Figure 1 of the paper, living: the same pool in the plane (more pools, more panels).",
+        """\
 from negmerge_kit.views.sensitivity import Negated, Spread, sensitivity
 
 family = Spread(base, tuple(Negated(recipes[id], scores) for id, scores in alone.items()), merged)
 sensitivity({"digits": family}, keep=0.95)
-"""),
-    Entry("sensitivity-by-setting", "Does one hyperparameter explain it?", """\
+""",
+    ),
+    Entry(
+        "sensitivity-by-setting",
+        "Does one hyperparameter explain it?",
+        """\
 from negmerge_kit.views.sensitivity import sensitivity_by_setting
 
 sensitivity_by_setting({"digits": family}, ["lr", "epochs", "weight_decay"])
-"""),
-    Entry("votes", "How do the signs vote, and how would coins?", """\
+""",
+    ),
+    Entry(
+        "votes",
+        "How do the signs vote, and how would coins?",
+        """\
 from negmerge_kit.merging import chance, total
 from negmerge_kit.views.votes import vote_histogram
 
 layers = bench.agreement()
 vote_histogram(total(layers), votes=n)
-"""),
-    Entry("shares", "A share of what?", """\
+""",
+    ),
+    Entry(
+        "shares",
+        "A share of what?",
+        """\
 from negmerge_kit.views.votes import shares_of_what
 
 whole = sum(tensor.numel() for tensor in bench.pool.base.values() if tensor.is_floating_point())
 shares_of_what([layer for layer in layers if layer.moved], whole=whole)
-"""),
-    Entry("agreement-by-layer", "Where do the candidates agree?", """\
+""",
+    ),
+    Entry(
+        "agreement-by-layer",
+        "Where do the candidates agree?",
+        """\
 from negmerge_kit.views.plots import agreement_by_layer
 
 agreement_by_layer(layers, votes=n, chance=chance(n))
-"""),
-    Entry("agreement-map", "The same by block and kind.", """\
+""",
+    ),
+    Entry(
+        "agreement-map",
+        "The same by block and kind.",
+        """\
 from negmerge_kit.views.blocks import agreement_map
 
 agreement_map(layers, votes=n, chance=chance(n))
-"""),
-    Entry("zeros-by-count", "How fast does the consensus shrink as candidates join?", """\
+""",
+    ),
+    Entry(
+        "zeros-by-count",
+        "How fast does the consensus shrink as candidates join?",
+        """\
 from negmerge_kit.lab.directions import step_along
 from negmerge_kit.lab.why_signs import why_signs
 from negmerge_kit.views.votes import consensus_by_count
@@ -108,13 +151,21 @@ pool = bench.pool
 settings = [pool.recipes[id] for id in pool.ids]
 why = why_signs(pool.base, pool.candidates, names=pool.ids, recipes=settings, directions=step_along(bench))
 consensus_by_count(why.zero_ratio)
-"""),
-    Entry("why-signs", "Why signs? Agreement beside what cosines predict, and steps of equal length.", """\
+""",
+    ),
+    Entry(
+        "why-signs",
+        "Why signs? Agreement beside what cosines predict, and steps of equal length.",
+        """\
 from negmerge_kit.views.why import why_figure
 
 why_figure(why)
-"""),
-    Entry("panels", "Validation beside test.", """\
+""",
+    ),
+    Entry(
+        "panels",
+        "Validation beside test.",
+        """\
 from negmerge_kit.scoring.scale import Point
 from negmerge_kit.views.panels import Curve, curve_panels
 
@@ -125,8 +176,12 @@ curves = {
     "test": Curve(Point(0.0, base.forget, base.retain), list(test.values()), test[found.best.scale]),
 }
 curve_panels(curves, keep=0.95, finding="The scale is chosen on validation and scored once on test")
-"""),
-    Entry("grids", "What does the grid decide?", """\
+""",
+    ),
+    Entry(
+        "grids",
+        "What does the grid decide?",
+        """\
 from negmerge_kit.views.grids import grid_ranking
 
 grids = {"0 … 1\\nstep 0.25": 4, "0 … 1\\nstep 0.05": 20}
@@ -138,39 +193,60 @@ chosen = {
     for name, parts in grids.items()
 }
 grid_ranking(chosen, finding="A coarse step parts rules that tie on a fine one; the cap holds the random mask back")
-"""),
-    Entry("frontier", "Who forgets more at equal retention?", """\
+""",
+    ),
+    Entry(
+        "frontier",
+        "Who forgets more at equal retention?",
+        """\
 from negmerge_kit.lab.comparison.comparison import compare_rules
 from negmerge_kit.views.frontier import rule_frontier
 
 rule_frontier([compare_rules(bench, ["negmerge", "uniform", "ties", "random-mask"], keep=0.95)])
-"""),
-    Entry("audit", "Is it gone?", """\
+""",
+    ),
+    Entry(
+        "audit",
+        "Is it gone?",
+        """\
 from negmerge_kit.lab.audits.audit import audit
 from negmerge_kit.views.probes import audit_figure
 
 answers = audit(bench, choice, found.best.scale, steps=40)
 audit_figure(answers)
-"""),
-    Entry("relearning", "How fast does it come back?", """\
+""",
+    ),
+    Entry(
+        "relearning",
+        "How fast does it come back?",
+        """\
 from negmerge_kit.views.probes import relearning_figure
 
 relearning_figure(answers)
-"""),
-    Entry("loss-curves", "How did the candidates train?", """\
+""",
+    ),
+    Entry(
+        "loss-curves",
+        "How did the candidates train?",
+        """\
 from negmerge_kit.views.losses import LossCurve, loss_curves
 
 loss_curves([LossCurve(recipes[entry.id].label, entry.losses, len(entry.losses)) for entry in pool.entries])
-"""),
-    Entry("standings", "Which rule or baseline comes nearest to a retrained classifier?", """\
+""",
+    ),
+    Entry(
+        "standings",
+        "Which rule or baseline comes nearest to a retrained classifier?",
+        """\
 from negmerge_kit.lab.comparison.terms import Terms
 from negmerge_kit.views.standings import standings_figure
 
 networks = Workbench(ready_pool("tiny-classifier"))
 rows = ["retrain", "gradient-ascent", "salun", "uniform", "negmerge", "conflict"]
 standings_figure([compare_rules(networks, rows, terms=Terms("gap", shadows=0, seed=0))])
-"""),
-)  # fmt: skip
+""",
+    ),
+)
 
 
 def page() -> str:

@@ -78,7 +78,7 @@ def test(arguments: list[str]) -> int:
 
     A file's tests stay together, because they share what they set up; `ARGS="-n 0"` runs all in one process.
     """
-    for tool in (["-m", "ruff", "check", "."], ["-m", "mypy"]):
+    for tool in (["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."], ["-m", "mypy"]):
         if code := run(*tool):
             return code
     # More than four workers would each import torch for little: the longest file decides.

@@ -54,10 +54,7 @@ def restore_base(pool: Pool, base: Weights, heads: Weights) -> list[str]:
         PoolError: if these weights are not the ones that were recorded; the pool's folder has to be made anew.
     """
     told = []
-    for stored, weights, record in (
-        (pool.base_file, base, None),
-        (pool.heads_file, heads, _made_from(pool.base_file)),
-    ):
+    for stored, weights, record in ((pool.base_file, base, None), (pool.heads_file, heads, _made_from(pool.base_file))):
         problem = pool.problem(stored)
         if problem is None:
             continue

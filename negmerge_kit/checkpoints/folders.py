@@ -113,8 +113,14 @@ def plan_output(out: str | Path, base: str | Path, like: Checkpoint) -> Output:
     if not any(name in whole for name in CONFIGS):
         return Output(out, like)
     if not wants_folder:
-        return Output(out, like, notes=(f"{out.name} has the weights alone: config and tokenizer are in {home}; "
-                                        "--out FOLDER writes a folder with them.",))  # fmt: skip
+        return Output(
+            out,
+            like,
+            notes=(
+                f"{out.name} has the weights alone: config and tokenizer are in {home}; "
+                "--out FOLDER writes a folder with them.",
+            ),
+        )
     large = [name for name, file in whole.items() if file.stat().st_size > LARGEST]
     taken = tuple(file for name, file in whole.items() if name not in large)
     notes.append(f"{out} has the weights and, from the base, {', '.join(file.name for file in taken)}.")

@@ -23,9 +23,21 @@ from negmerge_kit.types import Json
 SCRIPTED = "__torch__."
 """Under this name torch.jit.save pickles modules."""
 WRAPPERS = (
-    "state_dict", "model_state_dict", "model", "net", "module", "network", "params", "weights",
-    "state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "params_ema", "ema",
-)  # fmt: skip
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "module",
+    "network",
+    "params",
+    "weights",
+    "state_dict_ema",
+    "ema_state_dict",
+    "model_ema",
+    "ema_model",
+    "params_ema",
+    "ema",
+)
 """What trainers call a state dict among other things; where one is called so, tensors next to it are none."""
 DEEPEST, DEEPEST_WRAPPER = 64, 16
 LONGEST_NAME = 1000
@@ -165,8 +177,12 @@ def _state_dicts(content: Any) -> dict[str, _StateDict]:
             for name, inner in named.items():
                 gathered.take(name, inner)
         if gathered.tensors:
-            around = [f"{other[:LONGEST_NAME]} ({_kind(it)})" for part, wrapper in zip(parts, wrappers, strict=True)
-                      for other, it in wrapper.items() if other != part]  # fmt: skip
+            around = [
+                f"{other[:LONGEST_NAME]} ({_kind(it)})"
+                for part, wrapper in zip(parts, wrappers, strict=True)
+                for other, it in wrapper.items()
+                if other != part
+            ]
             usual = any(part in WRAPPERS for part in parts)
             found[".".join(parts)] = _StateDict(gathered.tensors, [*around, *gathered.dropped], usual)
     return found
@@ -207,8 +223,11 @@ class _Gathered:
             own = _named(state.get("_parameters")) | _named(state.get("_buffers"))
             children = _named(state.get("_modules"))
             self.dropped += [f"{prefix}{name} ({_kind(own.pop(name))})" for name in [*own] if name in passing]
-            self.dropped += [f"{prefix}{name[:LONGEST_NAME]} ({_kind(value)})" for name, value in state.items()
-                             if isinstance(value, Made) and not name.startswith("_")]  # fmt: skip
+            self.dropped += [
+                f"{prefix}{name[:LONGEST_NAME]} ({_kind(value)})"
+                for name, value in state.items()
+                if isinstance(value, Made) and not name.startswith("_")
+            ]
         for name, value in own.items():
             if value is not None and not _is_module(value):
                 self.take(prefix + name, value)
@@ -249,8 +268,10 @@ def _named(value: Any) -> dict[str, Any]:
         else:
             continue
         if name in named:
-            raise CheckpointError(f"two entries would be called {shortened(name)}, one of them by {shortened(key)} as "
-                                  f"{'a number' if type(key) is int else 'text'}: rename one.")  # fmt: skip
+            raise CheckpointError(
+                f"two entries would be called {shortened(name)}, one of them by {shortened(key)} as "
+                f"{'a number' if type(key) is int else 'text'}: rename one."
+            )
         named[name] = inner
     return named
 

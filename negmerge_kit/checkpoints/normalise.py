@@ -21,8 +21,10 @@ WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Parts that torch.compile, FSDP and checkpointing put into names, at any depth; no module is called so."""
 OUTER = ("module.", "model.", "image_encoder.model.")
 """Prefixes of whole models: DataParallel's, Lightning's, the authors'."""
-BUFFERS = re.compile(r"(.*\.)?(position_ids|inv_freq|attn_mask|masked_bias|relative_position_index|"
-                     r"relative_coords_table|num_batches_tracked)")  # fmt: skip
+BUFFERS = re.compile(
+    r"(.*\.)?(position_ids|inv_freq|attn_mask|masked_bias|relative_position_index|"
+    r"relative_coords_table|num_batches_tracked)"
+)
 """Buffers that are computed, not learned, which libraries store in one version and not in the next."""
 
 
@@ -195,8 +197,10 @@ def _common(
             met = len(here & {name.removeprefix(two) for name in theirs.values()})
             options.append((-met, len(one) + len(two), one, two))
     _, _, one, two = min(options)
-    shorter = ({own: name.removeprefix(one) for own, name in mine.items()},
-               {own: name.removeprefix(two) for own, name in theirs.items()})  # fmt: skip
+    shorter = (
+        {own: name.removeprefix(one) for own, name in mine.items()},
+        {own: name.removeprefix(two) for own, name in theirs.items()},
+    )
     wrapped = [part for part in WRAPPERS if any(part in name.split(".") for name in given.values())]
     if any(len(set(side.values())) < len(side) for side in shorter):
         return ours, given

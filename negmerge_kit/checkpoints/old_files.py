@@ -26,10 +26,19 @@ LONGEST_PICKLE = 256 << 20
 """Bytes of data.pkl: the weights are outside it, so more is no checkpoint."""
 STORED_NAMES = {str(dtype): dtype for dtype in DTYPES.values()}
 _KINDS = {
-    "Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16,
-    "Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8,
-    "Bool": torch.bool, "ComplexFloat": torch.complex64, "Untyped": torch.uint8,
-}  # fmt: skip
+    "Double": torch.float64,
+    "Float": torch.float32,
+    "Half": torch.float16,
+    "BFloat16": torch.bfloat16,
+    "Long": torch.int64,
+    "Int": torch.int32,
+    "Short": torch.int16,
+    "Char": torch.int8,
+    "Byte": torch.uint8,
+    "Bool": torch.bool,
+    "ComplexFloat": torch.complex64,
+    "Untyped": torch.uint8,
+}
 _REBUILD = "torch._utils._rebuild_"
 WRAPPED = (f"{_REBUILD}parameter", f"{_REBUILD}parameter_with_state", "torch.nn.parameter.Parameter")
 TENSOR = (f"{_REBUILD}tensor", f"{_REBUILD}tensor_v2", f"{_REBUILD}tensor_v3")
@@ -112,8 +121,11 @@ class OldFile:
         if len(pickles) != 1:
             raise CheckpointError("it is a zip without one data.pkl, so no torch checkpoint: give a .pt or .pth file.")
         folder = pickles[0].removesuffix("data.pkl")
-        wanted = {name: info for name, info in members.items()
-                  if name in (pickles[0], folder + "byteorder") or name.startswith(folder + "data/")}  # fmt: skip
+        wanted = {
+            name: info
+            for name, info in members.items()
+            if name in (pickles[0], folder + "byteorder") or name.startswith(folder + "data/")
+        }
         spans = {name: self._span(info) for name, info in wanted.items()}
         for start, length in sorted(spans.values(), reverse=True):
             if start + length > end:
@@ -121,8 +133,11 @@ class OldFile:
             end = start
         if spans[pickles[0]][1] > LONGEST_PICKLE:
             raise CheckpointError("its data.pkl is too long for a checkpoint.")
-        content = {name: self._mapped[start : start + length] for name, (start, length) in spans.items()
-                   if not name.startswith(folder + "data/")}  # fmt: skip
+        content = {
+            name: self._mapped[start : start + length]
+            for name, (start, length) in spans.items()
+            if not name.startswith(folder + "data/")
+        }
         if content.get(folder + "byteorder", b"little") != b"little":
             raise CheckpointError("it was written on a big-endian machine, which is not supported.")
         if zlib.crc32(content[pickles[0]]) != wanted[pickles[0]].CRC:
@@ -134,8 +149,10 @@ class OldFile:
     def _span(self, info: zipfile.ZipInfo) -> tuple[int, int]:
         """Where the bytes of a member are; only stored members have as many as the archive promises."""
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size or info.flag_bits & 1:
-            raise CheckpointError(f"its member {info.filename!r} is compressed, which torch never does: "
-                                  "unpack it and save it again with torch.save.")  # fmt: skip
+            raise CheckpointError(
+                f"its member {info.filename!r} is compressed, which torch never does: "
+                "unpack it and save it again with torch.save."
+            )
         local = self._mapped[info.header_offset : info.header_offset + 30]
         if local[:4] != b"PK\3\4":
             raise CheckpointError(f"its member {info.filename!r} is not where it should be: get it again.")

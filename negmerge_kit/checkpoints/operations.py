@@ -80,12 +80,17 @@ def open_all(
     for pattern in ignore:
         if not any(matches(name, [pattern]) for weights in (opened, *others) for name in weights):
             raise ParameterError(f"--ignore {pattern} meets no tensor: it has {', '.join(list(opened)[:3])}, …")
-    fits = [(str(path), fit(opened, other, renames=renames, ignore=ignore))
-            for path, other in zip(candidates, others, strict=True) if isinstance(other, Checkpoint)]  # fmt: skip
+    fits = [
+        (str(path), fit(opened, other, renames=renames, ignore=ignore))
+        for path, other in zip(candidates, others, strict=True)
+        if isinstance(other, Checkpoint)
+    ]
     notes = told_notes(fits)
     if kept := [name for name in opened if matches(name, ignore)]:
-        notes.append(f"ignored, so they stay the base's: {', '.join(kept[:5])}"
-                     + (f" and {len(kept) - 5} more" if len(kept) > 5 else ""))  # fmt: skip
+        notes.append(
+            f"ignored, so they stay the base's: {', '.join(kept[:5])}"
+            + (f" and {len(kept) - 5} more" if len(kept) > 5 else "")
+        )
     found = iter(fits)
     read = [other.renamed(next(found)[1].names) if isinstance(other, Checkpoint) else other for other in others]
     aside = dict.fromkeys(escape(name) for _, one in fits for name in one.aside)
@@ -315,8 +320,11 @@ def _hashes(base: Weights, others: Sequence[Weights]) -> Json:
 def _strangers(others: Sequence[Weights], base: Json, names: Sequence[str | Path], force: bool) -> Json:
     """{"forced": names} of the candidates that were fine-tuned from another base, as far as their files say."""
     told = [getattr(weights, "metadata", {}).get(MADE_FROM) for weights in others]
-    strangers = [str(name) for name, made_from in zip(names, told, strict=True)
-                 if made_from is not None and made_from not in base.values()]  # fmt: skip
+    strangers = [
+        str(name)
+        for name, made_from in zip(names, told, strict=True)
+        if made_from is not None and made_from not in base.values()
+    ]
     if strangers and not force:
         raise MismatchError(
             f"{strangers[0]} was fine-tuned from another base than {next(iter(base))} (by the SHA-256 in its file): "

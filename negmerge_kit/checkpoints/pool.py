@@ -30,22 +30,39 @@ TRAINED_ON = "forget_sha256"
 
 _SCORED = {"scale": NUMBER, "kept": NUMBER, "forget": {"value": NUMBER}, "retain?": {"value": NUMBER}}
 ENTRY: Json = {
-    "id": re.compile(r"[\w.-]{1,200}"), "file": str, "sha256": str, "recipe": dict, "seconds?": NUMBER, "status?": str,
-    "scores?": lambda found: wrong_entry(found, {"status": str}) is None
-    and (found["status"] != "ok" or wrong_entry(found, _SCORED) is None),
-    "losses": [NUMBER], "rates?": [NUMBER],
-}  # fmt: skip
+    "id": re.compile(r"[\w.-]{1,200}"),
+    "file": str,
+    "sha256": str,
+    "recipe": dict,
+    "seconds?": NUMBER,
+    "status?": str,
+    "scores?": lambda found: (
+        wrong_entry(found, {"status": str}) is None and (found["status"] != "ok" or wrong_entry(found, _SCORED) is None)
+    ),
+    "losses": [NUMBER],
+    "rates?": [NUMBER],
+}
 """A candidate in pool.json, in the kinds of `outside`."""
 _FILE = {"file": str, "sha256": str}
 _IMAGES = {"name": str, "split": str, "fingerprint": str, "n?": int, "seed?": int, "indices?": str}
 FIELDS: Json = {
     "scene": {
-        "name": str, "mode": str, "forget": str, "retain": [str], "sets": [_IMAGES],
+        "name": str,
+        "mode": str,
+        "forget": str,
+        "retain": [str],
+        "sets": [_IMAGES],
         "model": lambda found: isinstance(found, str) or wrong_entry(found, {"arch": str, "pretrained?": str}) is None,
-        "forgetting?": dict, "training?": dict, "corrupt?": str, "orientation?": str, "transparency?": str,
+        "forgetting?": dict,
+        "training?": dict,
+        "corrupt?": str,
+        "orientation?": str,
+        "transparency?": str,
     },
-    "base": _FILE, "heads": _FILE, "candidates": [ENTRY],
-}  # fmt: skip
+    "base": _FILE,
+    "heads": _FILE,
+    "candidates": [ENTRY],
+}
 
 
 @dataclass(frozen=True)
@@ -125,15 +142,20 @@ class Pool:
     def copies(self) -> list[tuple[str, str]]:
         """Candidates whose files are equal byte for byte: the first, and each that would only repeat its vote."""
         first: dict[str, str] = {}
-        return [(first[entry.sha256], entry.id) for entry in self.entries
-                if first.setdefault(entry.sha256, entry.id) != entry.id]  # fmt: skip
+        return [
+            (first[entry.sha256], entry.id)
+            for entry in self.entries
+            if first.setdefault(entry.sha256, entry.id) != entry.id
+        ]
 
     @property
     def repeats(self) -> list[str]:
         """A sentence for each of `copies`."""
         left = "it is left out, one model has one vote"
-        return [f"candidate {again} holds the same weights as {first}, byte for byte: {left}."
-                for first, again in self.copies]  # fmt: skip
+        return [
+            f"candidate {again} holds the same weights as {first}, byte for byte: {left}."
+            for first, again in self.copies
+        ]
 
     @property
     def distinct(self) -> tuple[str, ...]:
@@ -287,8 +309,10 @@ def open_pool(folder: str | Path, *, force: bool = False) -> Pool:
             f"{folder / RECORD} cannot be read ({error}): restore it, or build the pool in a new folder."
         ) from error
     if (schema := record.get("schema")) != SCHEMA:
-        raise PoolError(f"{folder / RECORD} has schema {shortened(schema)}, this version reads {SCHEMA}: "
-                        "build the pool in a new folder.")  # fmt: skip
+        raise PoolError(
+            f"{folder / RECORD} has schema {shortened(schema)}, this version reads {SCHEMA}: "
+            "build the pool in a new folder."
+        )
     try:
         checked(record, FIELDS)
         entries = tuple(map(Candidate.from_json, record["candidates"]))

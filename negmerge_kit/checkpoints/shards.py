@@ -52,8 +52,10 @@ def plan_shards(
     check_alike(opened, others, ignore=found.ignore)
     place = plan_output(out, base, opened)
     if place.companions:
-        raise ParameterError(f"--executor writes a file for each shard, and goes on with them after a kill: name --out "
-                             f"{out}.safetensors, or leave out --executor to write the folder {out}.")  # fmt: skip
+        raise ParameterError(
+            f"--executor writes a file for each shard, and goes on with them after a kill: name --out "
+            f"{out}.safetensors, or leave out --executor to write the folder {out}."
+        )
     parts = output_files(out, opened)
     check_outputs(parts, files_of(opened, *others))
     settings = find_rule(rule).resolve(params)

@@ -90,10 +90,11 @@ def told(why: Why) -> str:
         lines += ["", "share of the candidates' diversity of direction that goes with a hyperparameter:"]
     for name, found in why.fields.items():
         lines.append(
-            f"  {name:18}cannot be told: another value for every candidate, or all alike" if found is None else
-            f"  {name:18}{100 * found.share:.1f} % ({found.groups} values; at random {100 * found.chance:.1f} %, "
+            f"  {name:18}cannot be told: another value for every candidate, or all alike"
+            if found is None
+            else f"  {name:18}{100 * found.share:.1f} % ({found.groups} values; at random {100 * found.chance:.1f} %, "
             f"p = {found.p:.3f})"
-        )  # fmt: skip
+        )
     for direction in why.directions:
         for step in direction.steps[-1:]:
             lines.append(
@@ -127,7 +128,7 @@ def _why(pool: Pool | None, base: str | Path, files: list[str | Path], device: s
     steps = _steps(pool, device)
     return why_signs(
         weights, candidates, names=pool.ids, recipes=[entry.recipe for entry in pool.entries], directions=steps
-    )  # fmt: skip
+    )
 
 
 def _steps(pool: Pool, device: str) -> list[Direction]:

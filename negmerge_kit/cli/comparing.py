@@ -112,8 +112,12 @@ def _next(comparison: Comparison, pool: Pool, same: Words) -> list[Words]:
         print(f"next takes the first of {len(rows)} rules that have a scale: choose yours with --rule and its dials")
     first = rows[0]
     dials = {dial.name: dial.default for dial in RULES[first.entrant.rule].parameters}
-    chosen = [word for name, value in first.params.items() if value != dials[name]
-              for word in (f"--{name.replace('_', '-')}", value)]  # fmt: skip
+    chosen = [
+        word
+        for name, value in first.params.items()
+        if value != dials[name]
+        for word in (f"--{name.replace('_', '-')}", value)
+    ]
     return [["unlearn", pool.folder, *same, "--rule", first.entrant.rule, *chosen, "--out", unlearned_file(pool)]]
 
 
@@ -122,13 +126,28 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("pool", nargs="+", type=Path, metavar="POOL", help="one pool, or several of one scene")
     add("--rules", default="all", metavar="RULE,RULE", help="all, none, or names, with dials as in ties:density=0.1")
-    add("--baselines", default="all", metavar="NAME,NAME", help="all, none, or names: single and greedy search over "
-        "candidates; a classifier's pool also takes retrain, salun and the other baselines")  # fmt: skip
-    add("--choose", default="floor", metavar="floor|gap", help="classifier: scales and rates by the retention floor "
-        "or by the smallest gap to the retrained model on validation (an oracle)")  # fmt: skip
+    add(
+        "--baselines",
+        default="all",
+        metavar="NAME,NAME",
+        help="all, none, or names: single and greedy search over "
+        "candidates; a classifier's pool also takes retrain, salun and the other baselines",
+    )
+    add(
+        "--choose",
+        default="floor",
+        metavar="floor|gap",
+        help="classifier: scales and rates by the retention floor "
+        "or by the smallest gap to the retrained model on validation (an oracle)",
+    )
     add("--shadows", type=int, default=0, metavar="K", help="classifier: shadow models for the likelihood ratio attack")
-    add("--epochs", type=int, metavar="N", help="classifier: passes of every baseline and of the retrained model, "
-        "for a quick look (default: those of the papers)")  # fmt: skip
+    add(
+        "--epochs",
+        type=int,
+        metavar="N",
+        help="classifier: passes of every baseline and of the retrained model, "
+        "for a quick look (default: those of the papers)",
+    )
     add("--candidates", metavar="ID,ID", help="compare on these candidates only (default: all)")
     add("--keep", type=float, help="share of the base's retention to keep (default 0.95)")
     add("--scales", default=AUTO, metavar="A:B:STEP", help=SCALES)
@@ -139,8 +158,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--subset-size", type=int, metavar="N", help="candidates of a subset (default: half)")
     add("--seed", type=int, default=0, help="seed of --resample and --subsets, of baselines and shadow models")
     add("--plot", type=Path, metavar="FILE", help="the rules and their frontier, as PNG, SVG or PDF")
-    add("--anew", action="store_true", help="compute again what is kept in the pool: rows, trials, and the "
-        "retrained model where it is a row")  # fmt: skip
+    add(
+        "--anew",
+        action="store_true",
+        help="compute again what is kept in the pool: rows, trials, and the retrained model where it is a row",
+    )
     add("--force", action="store_true", help="let candidates of another base in; the result names them")
     add("--device", default="auto", help="auto, cpu, cuda or mps")
     add("--json", action="store_true", help="print JSON")
@@ -175,8 +197,11 @@ def _refuse(options: argparse.Namespace, entrants: Sequence[Entrant], pools: Seq
     if is_classifier(pools[0]) and (options.resample or options.subsets):
         raise ParameterError("--resample and --subsets do not know a classifier's metrics: leave them out.")
     if not is_classifier(pools[0]) and (options.choose != "floor" or options.shadows or options.epochs is not None):
-        given = {"--choose": options.choose != "floor", "--shadows": options.shadows,
-                 "--epochs": options.epochs is not None}  # fmt: skip
+        given = {
+            "--choose": options.choose != "floor",
+            "--shadows": options.shadows,
+            "--epochs": options.epochs is not None,
+        }
         flags = [flag for flag, value in given.items() if value]
         raise ParameterError(f"{pools[0].folder} is no standard classifier's pool: leave {' and '.join(flags)} out.")
     if options.choose == "gap" and options.keep is not None:
@@ -216,9 +241,15 @@ def compare_pool(
 
         _make_reference(pool, entrants, terms, options.device, anew)
         jobs = comparison_jobs(
-            pool, entrants, keep=options.keep, scales=scales, device=options.device, anew=anew, terms=terms,
+            pool,
+            entrants,
+            keep=options.keep,
+            scales=scales,
+            device=options.device,
+            anew=anew,
+            terms=terms,
             buffers=options.buffers,
-        )  # fmt: skip
+        )
         spread(f"comparing on {pool.folder}", jobs, options, last="last rule")
         anew = False  # the rows are there now: what follows finds them
     bench = Workbench(pool, device=options.device)
@@ -260,9 +291,10 @@ def _make_reference(pool: Pool, entrants: Sequence[Entrant], terms: Terms, devic
         return
     with progress_bar(f"before comparing on {pool.folder}", len(models) + terms.shadows, unit="model") as bar:
         yardstick = yardstick_of(
-            Workbench(pool, device=device), terms,
+            Workbench(pool, device=device),
+            terms,
             on_shadow=lambda done, count: say(bar, "shadow models", done=len(models) + done),
-        )  # fmt: skip
+        )
         for made, split in enumerate(models):
 
             def on_step(step: RateStep, made: int = made) -> None:

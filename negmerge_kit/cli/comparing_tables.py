@@ -41,8 +41,10 @@ def rules_table(comparison: Comparison) -> str:
         if row.matched:
             pair = row.matched.test
             matched = f"{row.matched.crossing.scale:>7.3f}{_share(pair):>20}{_percent(pair.retain.value):>9}"
-        lines.append(f"{row.entrant.title:34}{protocol}   {matched}{_percent(row.kept_fraction or 0.0):>8}"
-                     f"{_percent(row.equal.value) if row.equal else '-':>17}")  # fmt: skip
+        lines.append(
+            f"{row.entrant.title:34}{protocol}   {matched}{_percent(row.kept_fraction or 0.0):>8}"
+            f"{_percent(row.equal.value) if row.equal else '-':>17}"
+        )
     lines.append(f"forget: n = {test.forget.n}, retain: n = {test.retain.n}; lower forget is better")
     lines.append(EQUAL)
     lines.append(_searched(comparison))

@@ -98,8 +98,17 @@ def _next(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Words
         return ["forget", "--help"]
     kept = [word for text in others for word in ("--retain", text)]
     grid = "tiny" if find_model(options.model).arch == TINY else "paper-randaugment"
-    return ["forget", *same_flags(parser, options, forget_parser()), "--forget", first, *kept, "--grid", grid,
-            "--out", f"{find_data(first).name}-forgotten"]
+    return [
+        "forget",
+        *same_flags(parser, options, forget_parser()),
+        "--forget",
+        first,
+        *kept,
+        "--grid",
+        grid,
+        "--out",
+        f"{find_data(first).name}-forgotten",
+    ]
 
 
 def verify(arguments: list[str]) -> int:
@@ -118,8 +127,10 @@ def verify(arguments: list[str]) -> int:
             continue
         found = source.verify(image_size=transform)
         if not found:
-            problems.append(f"{source.text} is not prepared at {transform.height} x {transform.width}: run "
-                            f"`negmerge data prepare {text}`.")
+            problems.append(
+                f"{source.text} is not prepared at {transform.height} x {transform.width}: run "
+                f"`negmerge data prepare {text}`."
+            )
         problems += [sentence for sentence in found.values() if sentence]
         results.append({"data": source.text, "splits": {split: sentence is None for split, sentence in found.items()}})
     if options.json and not problems:
@@ -146,16 +157,28 @@ def _parser(verb: str, about: str) -> argparse.ArgumentParser:
 
 def add_corrupt_flag(parser: argparse.ArgumentParser) -> None:
     """What becomes of images that cannot be decoded."""
-    parser.add_argument("--corrupt", default="refuse", choices=["refuse", "skip"],
-                        help="refuse images that cannot be decoded, or count, name and leave them out")
+    parser.add_argument(
+        "--corrupt",
+        default="refuse",
+        choices=["refuse", "skip"],
+        help="refuse images that cannot be decoded, or count, name and leave them out",
+    )
 
 
 def add_pixel_flags(parser: argparse.ArgumentParser) -> None:
     """How pixels are read: what `as_rgb` takes."""
-    parser.add_argument("--orientation", default="stored", choices=["stored", "exif"],
-                        help="rows as the file stores them (as torchvision), or photographs turned as EXIF says")
-    parser.add_argument("--transparency", default="stored", choices=["stored", "white", "black"],
-                        help="transparent pixels in their stored colours (as torchvision), or laid onto a colour")
+    parser.add_argument(
+        "--orientation",
+        default="stored",
+        choices=["stored", "exif"],
+        help="rows as the file stores them (as torchvision), or photographs turned as EXIF says",
+    )
+    parser.add_argument(
+        "--transparency",
+        default="stored",
+        choices=["stored", "white", "black"],
+        help="transparent pixels in their stored colours (as torchvision), or laid onto a colour",
+    )
 
 
 def reading_of(options: argparse.Namespace) -> dict[str, Any]:
@@ -172,9 +195,16 @@ def _transform(options: argparse.Namespace) -> Transform:
 
 
 def _facts(source: DataSource) -> Json:
-    return {"name": source.name, "title": source.title, "bytes": source.bytes, "licence": source.licence,
-            "class_names": source.names_from, "homepage": source.homepage, "splits": list(source.splits),
-            "flips": source.flips}
+    return {
+        "name": source.name,
+        "title": source.title,
+        "bytes": source.bytes,
+        "licence": source.licence,
+        "class_names": source.names_from,
+        "homepage": source.homepage,
+        "splits": list(source.splits),
+        "flips": source.flips,
+    }
 
 
 def _tell(
@@ -257,10 +287,18 @@ def _made(source: DataSource, splits: Sequence[str], transform: Transform, corru
         left_out = told.get("corrupt", [])
         if left_out:
             shown = ", ".join(left_out[:5]) + (" …" if len(left_out) > 5 else "")
-            print(f"negmerge data prepare: {len(left_out)} images of {source.name} ({split}) cannot be decoded and "
-                  f"were left out: {shown}", file=sys.stderr)
-        made[split] = {"n": told["n"], "classes": len(source.classes), "fingerprint": told["fingerprint"],
-                       "corrupt": left_out, "noticed": _say_left_out(source, split, transform, corrupt)}
+            print(
+                f"negmerge data prepare: {len(left_out)} images of {source.name} ({split}) cannot be decoded and "
+                f"were left out: {shown}",
+                file=sys.stderr,
+            )
+        made[split] = {
+            "n": told["n"],
+            "classes": len(source.classes),
+            "fingerprint": told["fingerprint"],
+            "corrupt": left_out,
+            "noticed": _say_left_out(source, split, transform, corrupt),
+        }
         if not quiet:
             print(f"  {split:13}{told['n']:,} images, {len(source.classes)} classes, {told['fingerprint'][:12]}…")
     return made

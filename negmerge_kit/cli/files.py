@@ -41,25 +41,31 @@ def merge(arguments: list[str]) -> int:
     if options.out is None and options.delta_out is None:
         parser.error("nothing to write: give --out, --delta-out or both")
     if options.buffers == "recalibrate":
-        raise ParameterError("--buffers recalibrate needs a pool's model and images, and files have none: use keep or "
-                             "merge here, or `negmerge unlearn POOL`.")
+        raise ParameterError(
+            "--buffers recalibrate needs a pool's model and images, and files have none: use keep or "
+            "merge here, or `negmerge unlearn POOL`."
+        )
     if options.buffers == "merge" and not any(map(is_running_statistic, open_checkpoint(options.base))):
         raise ParameterError(f"{options.base} has no running statistics to merge: leave --buffers out.")
-    result = _by_shard(options) if options.executor != "serial" else operations.merge_files(
-        options.base,
-        options.candidate,
-        out=options.out,
-        delta_out=options.delta_out,
-        scale=options.scale,
-        rule=options.rule,
-        device=options.device,
-        buffers=options.buffers,
-        nonfinite=options.nonfinite,
-        engine=options.engine,
-        force=options.force,
-        renames=read_map(options.map) if options.map else None,
-        ignore=options.ignore,
-        **rule_params(options),
+    result = (
+        _by_shard(options)
+        if options.executor != "serial"
+        else operations.merge_files(
+            options.base,
+            options.candidate,
+            out=options.out,
+            delta_out=options.delta_out,
+            scale=options.scale,
+            rule=options.rule,
+            device=options.device,
+            buffers=options.buffers,
+            nonfinite=options.nonfinite,
+            engine=options.engine,
+            force=options.force,
+            renames=read_map(options.map) if options.map else None,
+            ignore=options.ignore,
+            **rule_params(options),
+        )
     )
     return _print(
         options,
@@ -67,9 +73,10 @@ def merge(arguments: list[str]) -> int:
         f"{result['rule']} of {len(result['candidates'])} candidates: kept {result['kept']:,} of {result['moved']:,} "
         f"moved elements ({100 * result['kept_of_moved']:.1f} %; {100 * result['kept_fraction']:.1f} % of all "
         f"{result['elements']:,})",
-        evaluate_next(options.out, [options.base]) if options.out else
-        ["apply", Path(options.base), options.delta_out, "--scale", options.scale, "--out", unlearned_file()],
-    )  # fmt: skip
+        evaluate_next(options.out, [options.base])
+        if options.out
+        else ["apply", Path(options.base), options.delta_out, "--scale", options.scale, "--out", unlearned_file()],
+    )
 
 
 def _by_shard(options: Namespace) -> Json:
@@ -150,13 +157,18 @@ def _files_parser(verb: str, about: str) -> Parser:
 def add_name_flags(parser: Parser) -> None:
     """The flags that bring the names of base and candidates together."""
     parser.add_argument(
-        "--map", type=Path, metavar="FILE", help="lines old = new: candidates' names, or beginnings with a dot at the "
-        "end, to the base's"
-    )  # fmt: skip
+        "--map",
+        type=Path,
+        metavar="FILE",
+        help="lines old = new: candidates' names, or beginnings with a dot at the end, to the base's",
+    )
     parser.add_argument(
-        "--ignore", action="append", default=[], metavar="PATTERN",
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="PATTERN",
         help="tensors that may differ and stay the base's, such as '*.position_ids'; may be given several times",
-    )  # fmt: skip
+    )
 
 
 def _delta_parser(verb: str, about: str, first: str) -> Parser:

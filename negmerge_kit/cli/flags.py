@@ -46,9 +46,7 @@ def add_gone_flag(parser: argparse._ActionsContainer, flag: str, instead: str) -
     negmerge_kit.errors.ParameterError: --old is gone: use --new.
     """
     # One value or none, so that options with and without one are refused alike.
-    parser.add_argument(
-        flag, action=_Gone, nargs="?", const=instead, default=argparse.SUPPRESS, help=argparse.SUPPRESS
-    )
+    parser.add_argument(flag, action=_Gone, nargs="?", const=instead, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def add_rule_flags(parser: argparse.ArgumentParser) -> None:

@@ -10,14 +10,7 @@ from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.data import add_corrupt_flag, add_pixel_flags, prepare_scene, reading_of
 from negmerge_kit.cli.flags import rule_params
-from negmerge_kit.cli.sweeping import (
-    add_executor_flags,
-    add_training_flags,
-    begin_pool,
-    executor_of,
-    fill,
-    scene_grid,
-)
+from negmerge_kit.cli.sweeping import add_executor_flags, add_training_flags, begin_pool, executor_of, fill, scene_grid
 from negmerge_kit.cli.unlearning import grid_and_floor, places, scale_by_hand, unlearn_parser, write_unlearned
 from negmerge_kit.errors import NegmergeError
 

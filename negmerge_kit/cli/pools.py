@@ -39,9 +39,7 @@ def pool(arguments: list[str]) -> int:
 
 def build(arguments: list[str]) -> int:
     """Make an embedded scene's pool, or finish one that was begun."""
-    parser = Parser(
-        "pool build", "Fine-tune an embedded scene's candidates into a pool; goes on where it was stopped."
-    )
+    parser = Parser("pool build", "Fine-tune an embedded scene's candidates into a pool; goes on where it was stopped.")
     parser.add_argument(
         "scene", metavar="tiny|tiny-classifier", help="the embedded CLIP, or the embedded standard classifier"
     )
@@ -59,8 +57,10 @@ def build(arguments: list[str]) -> int:
     add_training_flags(parser)
     options = parser.parse_args(arguments)
     if options.scene not in (known := ("tiny", "tiny-classifier")):
-        raise ParameterError(f"'{options.scene}' is no embedded scene: choose {' or '.join(known)}, or fine-tune the "
-                             "candidates of a scene of your own with `negmerge sweep --scene FILE.toml`.")
+        raise ParameterError(
+            f"'{options.scene}' is no embedded scene: choose {' or '.join(known)}, or fine-tune the "
+            "candidates of a scene of your own with `negmerge sweep --scene FILE.toml`."
+        )
 
     from negmerge_kit.cli.progress import progress_bar
     from negmerge_kit.lab.training.recipe import grid
@@ -76,8 +76,10 @@ def build(arguments: list[str]) -> int:
             return pretrained_base(options.device, on_step=lambda index, total: _advance(bar, index, total))
 
     if options.scene != "tiny" and (options.forget or options.from_scratch):
-        raise ParameterError(f"{options.scene} has no --forget and is always trained from scratch: leave them out, or "
-                             "describe a scene of your own for `negmerge sweep --scene FILE.toml`.")
+        raise ParameterError(
+            f"{options.scene} has no --forget and is always trained from scratch: leave them out, or "
+            "describe a scene of your own for `negmerge sweep --scene FILE.toml`."
+        )
     scene = open_scene(f"tiny:{options.forget or 'digits'}" if options.scene == "tiny" else options.scene)
     made = pretrain if options.from_scratch else None
     store, damaged = begin_pool(scene, options.out, options.device, pretrain=made)

@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.flags import Parser, percent, print_json, seconds
 from negmerge_kit.cli.reproducing_random import TABLE, check_result, reproduce_random, write_result
-from negmerge_kit.cli.sweeping import (
-    add_executor_flags,
-    add_training_flags,
-    begin_pool,
-    executor_of,
-    fill,
-    scene_grid,
-)
+from negmerge_kit.cli.sweeping import add_executor_flags, add_training_flags, begin_pool, executor_of, fill, scene_grid
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import MODES, Json
 
@@ -33,8 +26,12 @@ def reproduce(arguments: list[str]) -> int:
     if TABLE in arguments:
         return reproduce_random([word for word in arguments if word != TABLE])
     parser = Parser("reproduce", "Measure a table of the paper beside the published one; goes on where it was stopped.")
-    parser.add_argument("table", choices=TABLES, help="clip-negation: forget one data set, keep a control; "
-                        "`negmerge reproduce cifar10-random --help` tells the options of that one")  # fmt: skip
+    parser.add_argument(
+        "table",
+        choices=TABLES,
+        help="clip-negation: forget one data set, keep a control; "
+        "`negmerge reproduce cifar10-random --help` tells the options of that one",
+    )
     parser.add_argument(
         "--model", default="ViT-B-32/openai", metavar="ARCH/TAG", help="or ARCH/FILE; default %(default)s"
     )

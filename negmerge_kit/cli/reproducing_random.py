@@ -11,14 +11,7 @@ from typing import TYPE_CHECKING
 from negmerge_kit.cli.comparing import compare_pool
 from negmerge_kit.cli.flags import Parser, add_buffers_flag, print_json
 from negmerge_kit.cli.standings import SHOWN, standings_table
-from negmerge_kit.cli.sweeping import (
-    add_executor_flags,
-    add_training_flags,
-    begin_pool,
-    executor_of,
-    fill,
-    scene_grid,
-)
+from negmerge_kit.cli.sweeping import add_executor_flags, add_training_flags, begin_pool, executor_of, fill, scene_grid
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
 
@@ -83,8 +76,11 @@ def reproduce_random(arguments: list[str]) -> int:
         "never_seen": parts_of(scene).never_seen,
         "failed": swept["failed"],
         "rows": beside(comparison, published),
-        "published": {"sources": published.sources, "second_hand": list(published.second_hand),
-                      "why_none": published.why_none},
+        "published": {
+            "sources": published.sources,
+            "second_hand": list(published.second_hand),
+            "why_none": published.why_none,
+        },
         "comparison": comparison.json(),
     }
     write_result(path, result)
@@ -104,13 +100,27 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", default="resnet18", metavar="NETWORK", help="resnet18, vgg16-bn, swin-t or tiny (default resnet18)")
     add("--data", default="cifar10", metavar="DATA", help="or cifar10:PATH for a local copy (default %(default)s)")
     add("--share", type=float, default=0.1, help="share of the training images to forget (default %(default)s)")
-    add("--seed", type=int, default=2, help="of all that is drawn: share, base, candidates, baselines, retrained and "
-        "shadow models (default %(default)s)")  # fmt: skip
-    add("--as-published", action="store_true", help="repeat the protocol's split, whose base never saw a tenth of the "
+    add(
+        "--seed",
+        type=int,
+        default=2,
+        help="of all that is drawn: share, base, candidates, baselines, retrained and "
+        "shadow models (default %(default)s)",
+    )
+    add(
+        "--as-published",
+        action="store_true",
+        help="repeat the protocol's split, whose base never saw a tenth of the "
         "images to forget: of cifar10 the reference code's own indices; of a folder, whose files lie otherwise, "
-        "the protocol only")  # fmt: skip
-    add("--grid", metavar="GRID", help="candidates; default: " + ", ".join(f"{grid} for {network}" for network, grid in
-        GRIDS.items()) + "; paper-cifar for others")  # fmt: skip
+        "the protocol only",
+    )
+    add(
+        "--grid",
+        metavar="GRID",
+        help="candidates; default: "
+        + ", ".join(f"{grid} for {network}" for network, grid in GRIDS.items())
+        + "; paper-cifar for others",
+    )
     add("--rules", default="all", metavar="RULE,RULE", help="as for compare")
     add("--baselines", default="all", metavar="NAME,NAME", help="as for compare")
     add("--choose", default="gap", metavar="floor|gap", help="as for compare (default %(default)s)")
@@ -118,12 +128,20 @@ def _parser() -> argparse.ArgumentParser:
     add("--scales", default="0:1:0.05", metavar="A:B:STEP", help="scales to try")
     add_buffers_flag(parser)
     add("--shadows", type=int, default=0, metavar="K", help="shadow models of the likelihood ratio attack (default 0)")
-    add("--epochs", type=int, metavar="N", help="of base, retrained model and baselines, instead of the published "
-        "ones: a rehearsal, which the result says")  # fmt: skip
+    add(
+        "--epochs",
+        type=int,
+        metavar="N",
+        help="of base, retrained model and baselines, instead of the published "
+        "ones: a rehearsal, which the result says",
+    )
     add("--out", type=Path, default=Path("reproduction"), metavar="DIR", help="pool and result")
     add("--device", default="auto", help="auto, cpu, cuda or mps")
-    add("--anew", action="store_true", help="compute again what is kept in the pool: rows, trials and the retrained "
-        "model")  # fmt: skip
+    add(
+        "--anew",
+        action="store_true",
+        help="compute again what is kept in the pool: rows, trials and the retrained model",
+    )
     add("--dry-run", action="store_true", help="tell steps, time and bytes; do nothing")
     add("--tflops", type=float, default=None, metavar="X", help="what the device sustains, for --dry-run")
     add("--json", action="store_true", help="print JSON")

@@ -15,9 +15,12 @@ def demo(arguments: list[str]) -> int:
     """Serve the page; candidates that the pool lacks are fine-tuned while it is up."""
     parser = Parser("demo", "Serve the app; it fine-tunes the embedded scene's candidates at the first start.")
     parser.add_argument(
-        "--pool", type=Path, metavar="DIR", action="append",
+        "--pool",
+        type=Path,
+        metavar="DIR",
+        action="append",
         help="a pool of your own, or a folder of pools; may be given again (default: the embedded scene)",
-    )  # fmt: skip
+    )
     parser.add_argument("--forget", metavar="FAMILY", help="the embedded family to forget (default: digits)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument(
@@ -28,10 +31,17 @@ def demo(arguments: list[str]) -> int:
     who.add_argument("--auth", type=Path, metavar="FILE", help="file with one user:password a line")
     who.add_argument("--public", action="store_true", help="let anybody in: the pool is read only, nothing is trained")
     proxy = parser.add_argument_group("behind a reverse proxy, such as nginx")
-    proxy.add_argument("--root-path", default="", metavar="PATH", help="where the proxy shows the app: /negmerge, or "
-                       "the whole address, as https://example.org/negmerge")  # fmt: skip
-    proxy.add_argument("--forwarded-allow-ips", metavar="ADDRESS[,ADDRESS]", help="the proxy's own address: its "
-                       "X-Forwarded-For, -Proto and -Host are believed, nobody else's")  # fmt: skip
+    proxy.add_argument(
+        "--root-path",
+        default="",
+        metavar="PATH",
+        help="where the proxy shows the app: /negmerge, or the whole address, as https://example.org/negmerge",
+    )
+    proxy.add_argument(
+        "--forwarded-allow-ips",
+        metavar="ADDRESS[,ADDRESS]",
+        help="the proxy's own address: its X-Forwarded-For, -Proto and -Host are believed, nobody else's",
+    )
     options = parser.parse_args(arguments)
     if options.pool and options.forget:
         parser.error("--forget is for the embedded scene: a pool of your own says itself what it forgets")

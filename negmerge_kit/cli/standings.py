@@ -37,15 +37,17 @@ def standings_table(comparison: Comparison) -> str:
         cells = "".join(f"{_cell(values.get(name)):>11}" for name in SHOWN)
         told = cells if values else f"{row.status:>{11 * len(SHOWN)}}"
         lines.append(f"{row.entrant.title:34}{_chosen(row):>9}{told}{seconds(row.cost.wall):>9}")
-    return "\n".join([
-        *lines,
-        "attack: share of forgotten images called non-members; all are best near the retrained model's",
-        "gap: mean distance to it; chosen: a scale, or the learning rate of a baseline; intervals: --json",
-        *noise_told(comparison),
-        "took: candidates or tries, and all scoring on validation that chose; test is charged to nobody, and the "
-        "retrained models that choose and judge to their own rows only",
-        *notes(comparison),
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            *lines,
+            "attack: share of forgotten images called non-members; all are best near the retrained model's",
+            "gap: mean distance to it; chosen: a scale, or the learning rate of a baseline; intervals: --json",
+            *noise_told(comparison),
+            "took: candidates or tries, and all scoring on validation that chose; test is charged to nobody, and the "
+            "retrained models that choose and judge to their own rows only",
+            *notes(comparison),
+        ]
+    )
 
 
 def _shortened(terms: Terms) -> str:
@@ -61,8 +63,10 @@ def noise_told(comparison: Comparison) -> list[str]:
     if floor is None or within is None:
         return []
     near, count = within
-    return [f"noise floor: two retrained models are {100 * floor:.2f} points apart; of {count} rows that unlearn, "
-            f"{near} {'is' if near == 1 else 'are'} no farther from the one that judges"]  # fmt: skip
+    return [
+        f"noise floor: two retrained models are {100 * floor:.2f} points apart; of {count} rows that unlearn, "
+        f"{near} {'is' if near == 1 else 'are'} no farther from the one that judges"
+    ]
 
 
 def _images(comparison: Comparison, split: str) -> str:

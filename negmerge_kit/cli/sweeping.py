@@ -30,15 +30,22 @@ def sweep(arguments: list[str]) -> int:
     """Make a scene's pool and fine-tune the candidates that it lacks; goes on where it was stopped."""
     parser = Parser("sweep", "Fine-tune a grid of candidates into a pool; goes on where it was stopped.")
     parser.add_argument(
-        "--scene", required=True, metavar="SCENE", help="tiny:FAMILY, tiny-classifier, a pool folder, or FILE.toml; "
-        "indices to forget in it count the data's own training images, of cifar10 as torchvision does"
-    )  # fmt: skip
+        "--scene",
+        required=True,
+        metavar="SCENE",
+        help="tiny:FAMILY, tiny-classifier, a pool folder, or FILE.toml; "
+        "indices to forget in it count the data's own training images, of cifar10 as torchvision does",
+    )
     parser.add_argument("--grid", required=True, metavar="GRID", help="a preset's name, or FILE.toml")
     parser.add_argument("--out", type=Path, required=True, metavar="POOL", help="folder of the pool")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--dry-run", action="store_true", help="take a few steps here and say how long all takes")
-    parser.add_argument("--tflops", type=float, metavar="X", help="what the device sustains, where --dry-run cannot "
-                        "measure: without the data or the weights (default 40)")  # fmt: skip
+    parser.add_argument(
+        "--tflops",
+        type=float,
+        metavar="X",
+        help="what the device sustains, where --dry-run cannot measure: without the data or the weights (default 40)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_executor_flags(parser)
     add_training_flags(parser)
@@ -91,25 +98,38 @@ def _dry_run(scene: Scene, options: argparse.Namespace, parser: argparse.Argumen
         base = (parts_of(scene).seen, base_recipe(scene)) if own else None
         told = measured_seconds(model, images, runs, scored=scored, base=base)
     elif scene.forgetting is not None:
-        raise ParameterError(f"the time of {scene.name} cannot be forecast: {why}; prepare the data first, with "
-                             "`negmerge data prepare`.")
+        raise ParameterError(
+            f"the time of {scene.name} cannot be forecast: {why}; prepare the data first, with `negmerge data prepare`."
+        )
     else:
         n = count_images(scene.sources[0], "train", scene.transform)
         runs, scored = recipes(n), sum(count_images(source, "val", scene.transform) for source in scene.sources)
         model = untrained(find_model(scene.model).arch, device="cpu")
         told = assumed_seconds(model, n, runs, scored=scored, tflops=tflops)
-    told = {"scene": scene.name, "grid": options.grid, "candidates": len(runs), "measured": why is None,
-            "device": str(model.device) if why is None else None, "assumed_tflops": None if why is None else tflops,
-            "why_assumed": why, **told}  # fmt: skip
+    told = {
+        "scene": scene.name,
+        "grid": options.grid,
+        "candidates": len(runs),
+        "measured": why is None,
+        "device": str(model.device) if why is None else None,
+        "assumed_tflops": None if why is None else tflops,
+        "why_assumed": why,
+        **told,
+    }
     if options.json:
         print_json(told)
         return 0
-    by = (f"measured on {told['device']}, one job at a time" if why is None
-          else f"assumed: {tflops:g} TFLOP/s, because {why}")  # fmt: skip
+    by = (
+        f"measured on {told['device']}, one job at a time"
+        if why is None
+        else f"assumed: {tflops:g} TFLOP/s, because {why}"
+    )
     base_told = f"base {seconds(told['base_seconds'])}, " if told["base_seconds"] else ""
-    print(f"{scene.name}, grid {options.grid}: {len(runs)} candidates, {told['steps']:,} steps; {base_told}training "
-          f"{seconds(told['training_seconds'])}, searching each one's own scale {seconds(told['scoring_seconds'])}; "
-          f"together about {seconds(told['seconds'])} ({by})")  # fmt: skip
+    print(
+        f"{scene.name}, grid {options.grid}: {len(runs)} candidates, {told['steps']:,} steps; {base_told}training "
+        f"{seconds(told['training_seconds'])}, searching each one's own scale {seconds(told['scoring_seconds'])}; "
+        f"together about {seconds(told['seconds'])} ({by})"
+    )
     options.dry_run, options.tflops = False, None
     print_end(["sweep", *same_flags(parser, options, parser)])
     return 0
@@ -255,9 +275,7 @@ def fill(
     started = time.perf_counter()
     for sentence in damaged:
         print(f"negmerge {verb}: {sentence}", file=sys.stderr)
-    jobs = missing_jobs(
-        store, recipes, device=options.device, execution=execution_of(options), anyway=options.anyway
-    )
+    jobs = missing_jobs(store, recipes, device=options.device, execution=execution_of(options), anyway=options.anyway)
     if jobs:
         _look_at_base(verb, store, options)
     order = pool_order(store, recipes)

@@ -18,8 +18,9 @@ def escaped(text: str) -> str:
     >>> escaped("a\x1b[2Jb\r\n")
     'a\\x1b[2Jb\\x0d\n'
     """
-    return _CONTROLS.sub(lambda found: rf"\x{ord(found[0]):02x}" if ord(found[0]) < 256 else
-                         rf"\u{ord(found[0]):04x}", text)  # fmt: skip
+    return _CONTROLS.sub(
+        lambda found: rf"\x{ord(found[0]):02x}" if ord(found[0]) < 256 else rf"\u{ord(found[0]):04x}", text
+    )
 
 
 class Plain:

@@ -9,15 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from negmerge_kit.cli.flags import (
-    SCALES,
-    Parser,
-    add_choice_flags,
-    candidate_ids,
-    percent,
-    print_json,
-    rule_params,
-)
+from negmerge_kit.cli.flags import SCALES, Parser, add_choice_flags, candidate_ids, percent, print_json, rule_params
 from negmerge_kit.cli.last_lines import print_end, same_flags, unlearned_file
 from negmerge_kit.errors import ParameterError, SceneError
 from negmerge_kit.scoring.floors import KEEP, keep_text, parse_keep
@@ -184,13 +176,28 @@ def search_parser(verb: str, about: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--scales", default=AUTO, metavar="A:B:STEP", help=SCALES)
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--exhaustive", action="store_const", dest="method", const="exhaustive", default="early",
-                     help="score every scale in full")  # fmt: skip
-    how.add_argument("--bisect", action="store_const", dest="method", const="bisect",
-                     help="look only at scales that halve the question, if the curve falls")  # fmt: skip
-    parser.add_argument("--choose", default="floor", choices=["floor", "gap"],
-                        help="by the retention floor or, for a classifier, the smallest gap to the pool's retrained "
-                        "model on validation (an oracle: it needs that model)")  # fmt: skip
+    how.add_argument(
+        "--exhaustive",
+        action="store_const",
+        dest="method",
+        const="exhaustive",
+        default="early",
+        help="score every scale in full",
+    )
+    how.add_argument(
+        "--bisect",
+        action="store_const",
+        dest="method",
+        const="bisect",
+        help="look only at scales that halve the question, if the curve falls",
+    )
+    parser.add_argument(
+        "--choose",
+        default="floor",
+        choices=["floor", "gap"],
+        help="by the retention floor or, for a classifier, the smallest gap to the pool's retrained "
+        "model on validation (an oracle: it needs that model)",
+    )
     parser.add_argument("--force", action="store_true", help="merge candidates of another base, too")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_choice_flags(parser)

@@ -48,9 +48,15 @@ def card(bench: Workbench, choice: Choice, result: Json, *, chosen: str, probes:
         "scale": result["scale"],
         "chosen": chosen,
         "keep": result["keep"],
-        "search": None if result["keep"] is None else {
-            "method": result.get("method"), "choose": result.get("choose", "floor"), "range": result["range"],
-            "ended": result["ended"], "curve": result["curve"], "retrained": result.get("retrained"),
+        "search": None
+        if result["keep"] is None
+        else {
+            "method": result.get("method"),
+            "choose": result.get("choose", "floor"),
+            "range": result["range"],
+            "ended": result["ended"],
+            "curve": result["curve"],
+            "retrained": result.get("retrained"),
         },
         "candidates": [
             {"id": entry.id, "sha256": entry.sha256, "recipe": entry.recipe, "seconds": entry.seconds}
@@ -90,8 +96,11 @@ def with_file(record: Json, weights: Path) -> Json:
     from negmerge_kit.checkpoints.reader import open_checkpoint
 
     hashes = {file.name: sha256_file(file) for file in open_checkpoint(weights).files}
-    return record | {"file": {"name": weights.name, "sha256": hashes[weights.name]} if weights.name in hashes
-                     else {"name": weights.name, "shards": hashes}}  # fmt: skip
+    return record | {
+        "file": {"name": weights.name, "sha256": hashes[weights.name]}
+        if weights.name in hashes
+        else {"name": weights.name, "shards": hashes}
+    }
 
 
 def public(told: Any) -> Any:

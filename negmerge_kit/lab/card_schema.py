@@ -15,7 +15,6 @@ PACKAGES = ("negmerge_kit", "torch", "open_clip_torch", "safetensors", "numpy")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-
 def _anything(found: object) -> bool:
     """For names beyond a table's own, in what is held against the pool whole."""
     return True
@@ -26,30 +25,69 @@ _SIDES = {"forget?": _SCORE, "retain?": _SCORE}
 _SCORES = {"base": _SIDES, **_SIDES}
 _POINT = {"scale": NUMBER, **_SIDES, "stopped?": str, "gap?": NUMBER, "retain_sets?": dict}
 _SEARCH = {
-    "method?": str, "choose?": str, "range?": [NUMBER], "ended?": str, "curve": [_POINT],
+    "method?": str,
+    "choose?": str,
+    "range?": [NUMBER],
+    "ended?": str,
+    "curve": [_POINT],
     "retrained?": {"sha256": SHA256, "file?": str, "seed?": int, "epochs?": NUMBER},
-}  # fmt: skip
+}
 _LEFT = {"value": NUMBER, "low": NUMBER, "high": NUMBER, "floor": str, "at": NUMBER}
 _PROBE = {
-    "name": str, "asks?": str, "base?": _SCORE, "unlearned?": _SCORE, "retrained?": _SCORE, "shuffled?": _SCORE,
-    "chance?": NUMBER, "verdict?": str, "undefined?": str, "details?": dict, "good?": str, "left?": _LEFT,
-}  # fmt: skip
+    "name": str,
+    "asks?": str,
+    "base?": _SCORE,
+    "unlearned?": _SCORE,
+    "retrained?": _SCORE,
+    "shuffled?": _SCORE,
+    "chance?": NUMBER,
+    "verdict?": str,
+    "undefined?": str,
+    "details?": dict,
+    "good?": str,
+    "left?": _LEFT,
+}
 _COSTS = {
-    "training_seconds?": NUMBER, "merge_seconds?": NUMBER, "search_seconds?": NUMBER, "peak_memory?": NUMBER,
-    "scales_tried?": int, "scales_scored_in_full?": int,
-}  # fmt: skip
+    "training_seconds?": NUMBER,
+    "merge_seconds?": NUMBER,
+    "search_seconds?": NUMBER,
+    "peak_memory?": NUMBER,
+    "scales_tried?": int,
+    "scales_scored_in_full?": int,
+}
 _FILE = {"sha256": SHA256}
 _SET = {"name": str, "split": str, "n": int, "fingerprint": str, ...: _anything}
 FIELDS: Json = {
-    "schema": int, "made": str, "operation": str, "rule": str, "params": dict, "buffers": str, "scale": NUMBER,
-    "chosen": str, "keep?": (int, float, dict), "search?": _SEARCH,
-    "candidates": [{"id": str, "sha256": SHA256, "recipe": dict, "seconds?": NUMBER}], "forced?": [str],
-    "base": _FILE, "heads": _FILE, "file?": {"name": str, "sha256?": SHA256, "shards?": dict},
+    "schema": int,
+    "made": str,
+    "operation": str,
+    "rule": str,
+    "params": dict,
+    "buffers": str,
+    "scale": NUMBER,
+    "chosen": str,
+    "keep?": (int, float, dict),
+    "search?": _SEARCH,
+    "candidates": [{"id": str, "sha256": SHA256, "recipe": dict, "seconds?": NUMBER}],
+    "forced?": [str],
+    "base": _FILE,
+    "heads": _FILE,
+    "file?": {"name": str, "sha256?": SHA256, "shards?": dict},
     "scene": {"sets": [_SET], "forget": str, "retain": [str], ...: _anything},
-    "elements": int, "moved": int, "kept": int, "kept_fraction?": NUMBER, "kept_of_moved?": NUMBER,
-    "scores": {"validation": _SCORES, "test?": _SCORES}, "probes?": [_PROBE], "finding?": str, "costs": _COSTS,
-    "device?": str, "versions": {f"{name}?": str for name in ("python", *PACKAGES)}, "limits": str, "pool?": str,
-}  # fmt: skip
+    "elements": int,
+    "moved": int,
+    "kept": int,
+    "kept_fraction?": NUMBER,
+    "kept_of_moved?": NUMBER,
+    "scores": {"validation": _SCORES, "test?": _SCORES},
+    "probes?": [_PROBE],
+    "finding?": str,
+    "costs": _COSTS,
+    "device?": str,
+    "versions": {f"{name}?": str for name in ("python", *PACKAGES)},
+    "limits": str,
+    "pool?": str,
+}
 """The card's schema, in the kinds of `outside`."""
 
 

@@ -44,8 +44,14 @@ class Change:
 
     def json(self, distance: float) -> Json:
         """The change, and what it comes to for one unit of distance."""
-        return {"value": self.value, "n": self.n, "low": self.low, "high": self.high, "split": self.split,
-                "per_unit": self.value / distance}  # fmt: skip
+        return {
+            "value": self.value,
+            "n": self.n,
+            "low": self.low,
+            "high": self.high,
+            "split": self.split,
+            "per_unit": self.value / distance,
+        }
 
 
 @dataclass(frozen=True)
@@ -71,10 +77,20 @@ class Direction:
     def json(self) -> Json:
         """Plain values."""
         return {
-            "part": self.part, "explains": self.explains, "length": self.length, "kept": self.kept,
-            "steps": [{"distance": step.distance, "scale": step.scale, "forget": step.forget.json(step.distance),
-                       "retain": step.retain.json(step.distance)} for step in self.steps],
-        }  # fmt: skip
+            "part": self.part,
+            "explains": self.explains,
+            "length": self.length,
+            "kept": self.kept,
+            "steps": [
+                {
+                    "distance": step.distance,
+                    "scale": step.scale,
+                    "forget": step.forget.json(step.distance),
+                    "retain": step.retain.json(step.distance),
+                }
+                for step in self.steps
+            ],
+        }
 
 
 def step_along(

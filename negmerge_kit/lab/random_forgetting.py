@@ -63,8 +63,11 @@ def find_published_rows(network: str, data: str = "cifar10", share: float = 0.1)
         share: of the training images that is forgotten.
     """
     record = json.loads(RECORD.read_text(encoding="utf-8"))
-    told = [{"network": name, **row, "second_hand": row["source"] in record["second_hand"]}
-            for name, model in record["models"].items() for row in model["rows"]]
+    told = [
+        {"network": name, **row, "second_hand": row["source"] in record["second_hand"]}
+        for name, model in record["models"].items()
+        for row in model["rows"]
+    ]
     asked = (network, data.partition(":")[0], share)
     rows = [row for row in told if (row["network"], row["data"], row["share"]) == asked]
     known = dict.fromkeys(f"{100 * row['share']:g} % of {row['data']}, {row['network']}" for row in told)
@@ -79,14 +82,30 @@ def beside(comparison: Comparison, published: PublishedRows) -> list[Json]:
         measured = None
         if row.standing:
             measured = {name: row.standing.scores[name] for name in (*GAP_OVER, "gap", "seconds")}
-        lines.append({"row": row.entrant.name, "title": row.entrant.title, "status": row.status, "scale": row.scale,
-                      "measured": measured, "published": published.of(row.entrant.name)})
+        lines.append(
+            {
+                "row": row.entrant.name,
+                "title": row.entrant.title,
+                "status": row.status,
+                "scale": row.scale,
+                "measured": measured,
+                "published": published.of(row.entrant.name),
+            }
+        )
     measured_names = {line["row"] for line in lines}
     for name in dict.fromkeys(row["row"] for row in published.rows):
         if name not in measured_names:
             told = published.of(name)
-            lines.append({"row": name, "title": told[0]["title"], "status": "not measured", "scale": None,
-                          "measured": None, "published": told})
+            lines.append(
+                {
+                    "row": name,
+                    "title": told[0]["title"],
+                    "status": "not measured",
+                    "scale": None,
+                    "measured": None,
+                    "published": told,
+                }
+            )
     return lines
 
 

@@ -160,9 +160,7 @@ class ResidentDeltas:
         held = self._hold(pool, choice.candidates)
         rounded = self.residency == "bfloat16" and not exact
         views = [Rounded(one.tensors) if rounded else self._view(one) for one in held]
-        stream = merge(
-            self.base, views, rule=choice.rule, device=device, buffers=choice.buffers, **dict(choice.params)
-        )  # fmt: skip
+        stream = merge(self.base, views, rule=choice.rule, device=device, buffers=choice.buffers, **dict(choice.params))
         moved = frozenset[str]().union(*(one.moved for one in held))
         delta = {name: tensor for name, tensor in stream if name in moved}
         return Merged(delta, stream.counts, time.perf_counter() - started)

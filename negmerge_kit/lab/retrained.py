@@ -90,9 +90,12 @@ def retraining(pool: Pool, seed: int, epochs: int | None = None) -> Json:
     training = training.but(epochs=epochs or training.recipe.epochs).retrained(seed)
     remaining = {entry["fingerprint"] for entry in pool.scene["sets"] if entry["name"] == "remaining"}
     return {
-        "seed": seed, "base": pool.base_file.sha256, "remaining": sorted(remaining), "model": pool.scene["model"],
+        "seed": seed,
+        "base": pool.base_file.sha256,
+        "remaining": sorted(remaining),
+        "model": pool.scene["model"],
         **training.json(),
-    }  # fmt: skip
+    }
 
 
 def find_retrained(pool: Pool, wanted: Wanted = ANY) -> Retrained | None:

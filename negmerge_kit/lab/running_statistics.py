@@ -48,8 +48,10 @@ class RunningStatistics:
         if check_buffers(buffers) != "keep" and not has_batch_norm(self._model.clip.visual):
             raise ParameterError(f'{self._model.spec} has no batch normalisation to {buffers}: use buffers "keep".')
         if buffers == "recalibrate" and self._scene.forgetting is None:
-            raise ParameterError(f"scene {self._scene.name} has no remaining training images to recalibrate on: "
-                                 'use buffers "keep" or "merge".')
+            raise ParameterError(
+                f"scene {self._scene.name} has no remaining training images to recalibrate on: "
+                'use buffers "keep" or "merge".'
+            )
         return buffers
 
     def changed_by(self, choice: Choice | None) -> set[str]:
@@ -72,8 +74,10 @@ class RunningStatistics:
         for name, change in delta.items():
             variance = name.endswith("running_var")
             if variance and bool((subtract(base[name], change.to(base[name].device), scale) < 0).any()):
-                raise NotFiniteError(f"{name} would be negative at scale {scale:g}, and a variance cannot be: use "
-                                     'buffers "keep" or "recalibrate", or a smaller scale.')
+                raise NotFiniteError(
+                    f"{name} would be negative at scale {scale:g}, and a variance cannot be: use "
+                    'buffers "keep" or "recalibrate", or a smaller scale.'
+                )
 
     def written(self, base: Weights) -> Items:
         """The placed model's weights on the CPU, with the base's integer entries: recalibrated statistics are written

@@ -140,7 +140,9 @@ def _write(path: Path, confidence: Tensor, key: Json) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CheckpointError(f"cannot make {path.parent} ({error.strerror or error}): make the pool's folder "
-                              "writable, or leave the shadow models out.") from error
+        raise CheckpointError(
+            f"cannot make {path.parent} ({error.strerror or error}): make the pool's folder "
+            "writable, or leave the shadow models out."
+        ) from error
     told = {"confidence": confidence}
     save_checkpoint(path, told.items(), like=told, metadata=key)

@@ -51,8 +51,9 @@ class Standing:
             SplitError: if the retrained model stands on another split.
         """
         if retrained is not None and retrained.split != self.split:
-            raise SplitError(f"one model was measured on {self.split}, the other on {retrained.split}: "
-                             "measure both on one split.")
+            raise SplitError(
+                f"one model was measured on {self.split}, the other on {retrained.split}: measure both on one split."
+            )
         added: dict[str, Json] = {}
         if retrained is not None:
             added["gap"] = _plain(average_gap(self.values, retrained.values), self.split)
@@ -105,8 +106,11 @@ def measure(
     member = tuple(side[: len(never[1])] for side in remaining)
     scores: dict[str, Json] = {
         name: _accuracy(answers, of)
-        for name, answers, of in (("retain", remaining, "train"), ("forget", forgotten, "train"),
-                                  ("unseen", never, split))
+        for name, answers, of in (
+            ("retain", remaining, "train"),
+            ("forget", forgotten, "train"),
+            ("unseen", never, split),
+        )
     }
     scores["unlearning"] = _unlearned(*forgotten)
     n = len(forgotten[1])
@@ -120,8 +124,9 @@ def measure(
         found = separation(ours, theirs)
         scores["lira_auc"] = {"value": found.value, "n": n, "low": found.low, "high": found.high, "split": split}
     why = {"lira_members": NO_SHADOWS, "lira_auc": NO_SHADOWS, "gap": NO_RETRAINED, "seconds": NOT_TIMED}
-    return Standing(split, {name: scores.get(name) or _absent(why.get(name, "it was not asked for."), split)
-                            for name in METRICS})
+    return Standing(
+        split, {name: scores.get(name) or _absent(why.get(name, "it was not asked for."), split) for name in METRICS}
+    )
 
 
 def unseen_of(parts: Parts, split: str) -> ImageSet:

@@ -109,10 +109,11 @@ def _of_pool(record: Json, weights: Path, pool: Pool | None, device: str, audit:
         return
     try:
         choice = bench.choose(
-            [claimed["id"] for claimed in record["candidates"]], record["rule"],
+            [claimed["id"] for claimed in record["candidates"]],
+            record["rule"],
             find_rule(record["rule"]).recorded(record["params"]),
             buffers=record["buffers"],
-        )  # fmt: skip
+        )
         yield from _merge(bench, choice, record, weights)
         yield from _scores(bench, choice, record, weights)
         yield from _reference(pool, record)

@@ -46,9 +46,14 @@ class Agreement:
     def json(self) -> Json:
         """Plain values."""
         return {
-            "name": self.name, "elements": self.elements, "moved": self.moved, "unanimous": self.unanimous,
-            "unanimous_of_moved": self.share, "expected": self.expected.value, "expected_error": self.expected.error,
-        }  # fmt: skip
+            "name": self.name,
+            "elements": self.elements,
+            "moved": self.moved,
+            "unanimous": self.unanimous,
+            "unanimous_of_moved": self.share,
+            "expected": self.expected.value,
+            "expected_error": self.expected.error,
+        }
 
 
 @dataclass(frozen=True)
@@ -105,14 +110,36 @@ class Why:
             "finding": self.finding,
             "chance": self.chance,
             "whole": self.whole.json(),
-            **{name: [row.json() for row in getattr(self, name)]
-               for name in ("tensors", "layers", "kinds", "blocks", "zero_ratio", "directions")},
-            "halves": [{"overlap": half.overlap, "chance": half.chance, "cosine": half.cosine, "first": half.first,
-                        "second": half.second, "same": half.same, "opposite": half.opposite} for half in self.halves],
-            "hyperparameters": {name: None if found is None else {
-                "share": found.share, "chance": found.chance, "beyond_chance": found.beyond_chance, "p": found.p,
-                "values": found.groups, "candidates": found.n} for name, found in self.fields.items()},
-        }  # fmt: skip
+            **{
+                name: [row.json() for row in getattr(self, name)]
+                for name in ("tensors", "layers", "kinds", "blocks", "zero_ratio", "directions")
+            },
+            "halves": [
+                {
+                    "overlap": half.overlap,
+                    "chance": half.chance,
+                    "cosine": half.cosine,
+                    "first": half.first,
+                    "second": half.second,
+                    "same": half.same,
+                    "opposite": half.opposite,
+                }
+                for half in self.halves
+            ],
+            "hyperparameters": {
+                name: None
+                if found is None
+                else {
+                    "share": found.share,
+                    "chance": found.chance,
+                    "beyond_chance": found.beyond_chance,
+                    "p": found.p,
+                    "values": found.groups,
+                    "candidates": found.n,
+                }
+                for name, found in self.fields.items()
+            },
+        }
 
 
 def why_signs(
@@ -176,9 +203,7 @@ def why_signs(
 
 def _agreement(name: str, layer: Likeness, seed: int) -> Agreement:
     votes = layer.agreement
-    return Agreement(
-        name, votes.elements, votes.moved, votes.unanimous, expected_unanimity(layer.cosines, seed=seed)
-    )  # fmt: skip
+    return Agreement(name, votes.elements, votes.moved, votes.unanimous, expected_unanimity(layer.cosines, seed=seed))
 
 
 def _sum(name: str, rows: Sequence[Agreement]) -> Agreement:

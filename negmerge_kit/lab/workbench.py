@@ -102,8 +102,10 @@ class Workbench:
         if candidates is None:
             ordered = self.pool.distinct
         elif copy := next((pair for pair in self.pool.copies if {*pair} <= {*ids}), None):
-            raise ParameterError(f"candidates {copy[0]} and {copy[1]} hold the same weights, byte for byte: they would "
-                                 "be two votes of one model; leave one out.")  # fmt: skip
+            raise ParameterError(
+                f"candidates {copy[0]} and {copy[1]} hold the same weights, byte for byte: they would "
+                "be two votes of one model; leave one out."
+            )
         settings = tuple(sorted(find_rule(rule).resolve(params or {}).items()))
         files = tuple(self.pool.entry(id).sha256 for id in ordered)
         return Choice(ordered, rule, settings, self._statistics.check(buffers), files)
@@ -220,9 +222,12 @@ class Workbench:
                 )
 
         asked: dict[str, Any] = {
-            "scales": scales, "keep": keep, "method": method, "chance": chance_of(self.images(split)),
+            "scales": scales,
+            "keep": keep,
+            "method": method,
+            "chance": chance_of(self.images(split)),
             "on_point": on_point,
-        }  # fmt: skip
+        }
         if not remember:
             return search_scale(score, **asked)
         with KeptPoints(self.pool, choice, split, self.model.device) as kept:

@@ -71,8 +71,15 @@ class Yardstick:
             return model
 
         made_from: Json = {"model": self.bench.pool.scene["model"], **training.json(), **made_with(device)}
-        return train_shadows(self.parts, train, count=self._count, seed=self._seed, made_from=made_from,
-                             folder=self.bench.pool.folder / "shadows", on_shadow=self._on_shadow)
+        return train_shadows(
+            self.parts,
+            train,
+            count=self._count,
+            seed=self._seed,
+            made_from=made_from,
+            folder=self.bench.pool.folder / "shadows",
+            on_shadow=self._on_shadow,
+        )
 
     def retrained(self, split: str) -> Retrained | None:
         """The retrained model that counts on a split, as it is on disk now: one chooses on val, another judges."""
@@ -126,8 +133,7 @@ class Yardstick:
         return sum(len(images) for images in (*known, self.parts.validation))
 
     def nearest(
-        self, choice: Choice, *, scales: Scales = None,
-        on_point: Callable[[Point], None] | None = None,
+        self, choice: Choice, *, scales: Scales = None, on_point: Callable[[Point], None] | None = None
     ) -> ScaleSearch:
         """The scale of a choice that lies nearest to the retrained model on validation (see `nearest_scale`).
 

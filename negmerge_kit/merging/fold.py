@@ -171,9 +171,11 @@ def check_finite(deltas: Deltas, sources: Sources) -> None:
         return
     everyone = [
         (label_of(sources.base, "the base"), deltas.base),
-        *((label_of(weights, f"candidate {k}"), part)
-          for k, (weights, part) in enumerate(zip(sources.candidates, deltas.candidates, strict=True), 1)),
-    ]  # fmt: skip
+        *(
+            (label_of(weights, f"candidate {k}"), part)
+            for k, (weights, part) in enumerate(zip(sources.candidates, deltas.candidates, strict=True), 1)
+        ),
+    ]
     where = [label for label, part in everyone if not bool(torch.isfinite(part).all())]
     remedy = "leave that checkpoint out"
     if not where:

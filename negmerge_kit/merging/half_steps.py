@@ -27,8 +27,9 @@ def below_half_step(sources: Sources) -> tuple[int, int]:
     layouts = [layout_of(weights) for weights in sources.candidates]
     for name in sources.counted():
         width = sources.layout[name][1].itemsize
-        if all(given or layout[name][1].itemsize >= width
-               for layout, given in zip(layouts, sources.given, strict=True)):  # fmt: skip
+        if all(
+            given or layout[name][1].itemsize >= width for layout, given in zip(layouts, sources.given, strict=True)
+        ):
             continue
         for deltas in sources.chunks(name):
             for candidate, given in zip(deltas.candidates, sources.given, strict=True):

@@ -41,8 +41,13 @@ class Outlier:
 
     def json(self, name: str) -> Json:
         """Plain values, as verbs print them."""
-        return {"candidate": name, "norm": self.norm, "times_median": self.times_median, "cosine": self.cosine,
-                "why": self.sentence(name)}
+        return {
+            "candidate": name,
+            "norm": self.norm,
+            "times_median": self.times_median,
+            "cosine": self.cosine,
+            "why": self.sentence(name),
+        }
 
 
 def outliers(products: Sequence[Sequence[float]]) -> list[Outlier]:

@@ -167,11 +167,7 @@ def _layer(sources: Sources, name: str) -> Likeness:
     )
 
 
-def _doubts(
-    names: Sequence[str],
-    found: Likeness,
-    base_hashes: Sequence[str],
-) -> list[str]:
+def _doubts(names: Sequence[str], found: Likeness, base_hashes: Sequence[str]) -> list[str]:
     doubts, cosines, agreement = [], found.cosines, found.agreement
     if len(set(base_hashes)) > 1:
         doubts.append("candidates were fine-tuned from different bases: merge only those of one base.")

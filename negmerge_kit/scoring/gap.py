@@ -31,10 +31,7 @@ def average_gap(values: Mapping[str, float], retrained: Mapping[str, float]) -> 
 
 
 def nearest_scale(
-    score: Callable[[float], Point],
-    *,
-    scales: Scales = None,
-    on_point: Callable[[Point], None] | None = None,
+    score: Callable[[float], Point], *, scales: Scales = None, on_point: Callable[[Point], None] | None = None
 ) -> ScaleSearch:
     """The scale whose model lies nearest to the retrained one; the smallest of equals. Every scale is scored in full.
 

@@ -75,15 +75,7 @@ METRICS: dict[str, Metric] = {
             SALUN,
             "D_test",
         ),
-        Metric(
-            "unlearning",
-            "Unlearning accuracy",
-            "1 - forget",
-            "target",
-            RETRAINED,
-            SALUN,
-            "UA",
-        ),
+        Metric("unlearning", "Unlearning accuracy", "1 - forget", "target", RETRAINED, SALUN, "UA"),
         Metric(
             "mia",
             "Membership attack",

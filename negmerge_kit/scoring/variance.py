@@ -32,11 +32,7 @@ class Explained:
 
 
 def explained_share(
-    products: Sequence[Sequence[float]],
-    groups: Sequence[Hashable],
-    *,
-    permutations: int = PERMUTATIONS,
-    seed: int = 0,
+    products: Sequence[Sequence[float]], groups: Sequence[Hashable], *, permutations: int = PERMUTATIONS, seed: int = 0
 ) -> Explained | None:
     """One-way analysis of variance of vectors that are known by their inner products only.
 

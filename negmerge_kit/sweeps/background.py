@@ -115,8 +115,9 @@ class BackgroundSweep:
     def _on_step(self, job: Job, step: Progress) -> None:
         if self._stop.is_set():
             raise SweepStopped
-        self._set(recipe_label=job.label, step=step.index, steps=step.total, loss=step.loss, doing=step.doing,
-                  part=step.done)  # fmt: skip
+        self._set(
+            recipe_label=job.label, step=step.index, steps=step.total, loss=step.loss, doing=step.doing, part=step.done
+        )
         # Hand the interpreter over between steps, so that the page answers while candidates train.
         time.sleep(0)
 

@@ -190,11 +190,7 @@ def is_embedded(scene: Scene) -> bool:
 
 
 def trained_base(
-    scene: Scene,
-    device: str = "auto",
-    on_step: OnStep = lambda index, total: None,
-    *,
-    resume: Path | None = None,
+    scene: Scene, device: str = "auto", on_step: OnStep = lambda index, total: None, *, resume: Path | None = None
 ) -> Weights:
     """Train the base of a standard classifier's scene from scratch, on all that it has seen.
 

@@ -105,9 +105,7 @@ class FinetuneJob:
     def _steps(self, bench: Workbench, model: Classifier, state: Path) -> Iterator[Step]:
         images, mirror = bench.scene.images("train").forget, bench.scene.sources[0].flips
         try:
-            yield from finetune(
-                model, images, self.recipe, resume=state, execution=self.execution, may_mirror=mirror
-            )
+            yield from finetune(model, images, self.recipe, resume=state, execution=self.execution, may_mirror=mirror)
         except DivergedError:
             # It would fail alike once more: nothing is kept to go on from.
             state.unlink(missing_ok=True)
@@ -138,9 +136,7 @@ def pool_order(pool: Pool, recipes: Iterable[Recipe]) -> list[str]:
     return [candidate_id(pool, recipe.json()) for recipe in recipes]
 
 
-def own_scores(
-    bench: Workbench, id: str, keep: float = KEEP, on_step: Report = lambda progress: None
-) -> Json:
+def own_scores(bench: Workbench, id: str, keep: float = KEEP, on_step: Report = lambda progress: None) -> Json:
     """A candidate negated alone at its own best scale, on validation: what the table of candidates shows.
 
     Returns `{"status", "keep", "scale", "forget", "retain", "kept"}`; `kept` is retention as a share of

@@ -46,9 +46,11 @@ def ready_pool(
         shared = default_folder(open_scene(scene).describe())
         folder = shared.with_name(f"{shared.name}-{part}")
     pool, told = start_pool(
-        scene, folder, device=device,
+        scene,
+        folder,
+        device=device,
         on_wait=lambda folder: tell(f"another process is making {folder}: waiting for its base"),
-    )  # fmt: skip
+    )
     for line in told:
         tell(line)
     wanted = grid(default_grid(pool.scene)) if recipes is None else tuple(recipes)

@@ -50,8 +50,9 @@ class SearchJob:
         """Search, and report each scale."""
         started = time.perf_counter()
         bench = _fresh(self.folder, self.device)
-        found = bench.search(self.choice, keep=self.keep, scales=self.scales, method=self.method,
-                             on_point=counted(on_step, self.scales))  # fmt: skip
+        found = bench.search(
+            self.choice, keep=self.keep, scales=self.scales, method=self.method, on_point=counted(on_step, self.scales)
+        )
         return search_json(bench, self.choice, found, test=self.test, started=started)
 
 
@@ -85,9 +86,7 @@ class ComparisonJob:
         bench = Workbench(pool, device=self.device) if self.force else _fresh(self.folder, self.device)
         if self.candidates is not None:
             bench.pool = bench.pool.only(self.candidates)
-        same: dict[str, Any] = {
-            "keep": self.keep, "scales": self.scales, "buffers": self.buffers, "terms": self.terms,
-        }  # fmt: skip
+        same: dict[str, Any] = {"keep": self.keep, "scales": self.scales, "buffers": self.buffers, "terms": self.terms}
         kept = KeptRows(bench.pool, device=bench.model.device, anew=self.anew, **same)
 
         def on_training(step: RateStep) -> None:
@@ -116,8 +115,18 @@ def comparison_jobs(
     folder, ids = pool.folder.resolve(), pool.distinct
     grid = None if scales is None else tuple(scales)
     return [
-        ComparisonJob(folder, entrant, keep, grid, device, pool.forced,
-                      anew and entrant.rule not in (RETRAIN, RETRAIN_AGAIN), terms, buffers, ids)
+        ComparisonJob(
+            folder,
+            entrant,
+            keep,
+            grid,
+            device,
+            pool.forced,
+            anew and entrant.rule not in (RETRAIN, RETRAIN_AGAIN),
+            terms,
+            buffers,
+            ids,
+        )
         for entrant in entrants
     ]
 

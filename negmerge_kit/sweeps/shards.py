@@ -76,9 +76,17 @@ def merge_sharded(
     """
     started = time.perf_counter()
     count, record, told = plan_shards(
-        base, candidates, out=out, scale=scale, rule=rule, buffers=buffers, params=params, force=force,
-        renames=renames, ignore=ignore,
-    )  # fmt: skip
+        base,
+        candidates,
+        out=out,
+        scale=scale,
+        rule=rule,
+        buffers=buffers,
+        params=params,
+        force=force,
+        renames=renames,
+        ignore=ignore,
+    )
     home, files = Path(out).resolve(), tuple(Path(path).resolve() for path in candidates)
     jobs = [
         MergeJob(Path(base).resolve(), files, home, shard, json.dumps(record, sort_keys=True), device)

@@ -37,9 +37,16 @@ def candidate_spread(
             low = [point.value - point.interval[0] for point in points]
             high = [point.interval[1] - point.value for point in points]
             axes.errorbar(
-                values, range(len(rows)), xerr=(low, high), fmt=marker, color=colour, markersize=6, elinewidth=1.1,
-                label=f"{name} (n = {points[0].n:,})", gid=name,
-            )  # fmt: skip
+                values,
+                range(len(rows)),
+                xerr=(low, high),
+                fmt=marker,
+                color=colour,
+                markersize=6,
+                elinewidth=1.1,
+                label=f"{name} (n = {points[0].n:,})",
+                gid=name,
+            )
         if merged:
             axes.axhline(len(alone) - 0.5, color=MUTED, linewidth=0.8)
         axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))

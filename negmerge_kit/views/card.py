@@ -36,8 +36,10 @@ def card_markdown(record: Json, *, licence: str | None = None) -> str:
         _table(["split", "set", "base", "unlearned", "n"], _results(record)),
         "## Probes of forgetting",
         *([record["finding"]] if record.get("finding") else []),
-        _table(["probe, good direction", "asks", "base", "unlearned", "retrained", "shuffled", "chance", "verdict"],
-               map(_probe, probes))
+        _table(
+            ["probe, good direction", "asks", "base", "unlearned", "retrained", "shuffled", "chance", "verdict"],
+            map(_probe, probes),
+        )
         if probes
         else "No audit was run. `negmerge audit` asks whether the knowledge can still be read out or relearned.",
         "## Made from",

@@ -55,11 +55,19 @@ def rule_frontier(comparisons: Sequence[Comparison], resampled: Mapping[str, Res
         for label, name in zip(forget.get_yticklabels(), order, strict=True):
             label.set_fontweight("bold" if name == REFERENCE else "normal")
         retain.tick_params(labelleft=False)
-        forget.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, borderaxespad=0.2, handletextpad=0.3,
-                      columnspacing=1.0, fontsize=8)  # fmt: skip
+        forget.legend(
+            loc="lower left",
+            bbox_to_anchor=(-0.02, 1.0),
+            ncols=3,
+            borderaxespad=0.2,
+            handletextpad=0.3,
+            columnspacing=1.0,
+            fontsize=8,
+        )
         _frontiers(curves, first, many=len(comparisons) > 1)
-        figure.text(0.012, 0.985, fill(frontier_finding(comparisons, resampled), 112), va="top", fontsize=9.5,
-                    fontweight="bold")  # fmt: skip
+        figure.text(
+            0.012, 0.985, fill(frontier_finding(comparisons, resampled), 112), va="top", fontsize=9.5, fontweight="bold"
+        )
     return figure
 
 
@@ -100,14 +108,25 @@ def _marks(axes: Axes, comparisons: Sequence[Comparison], order: Sequence[str], 
             if not scores:
                 continue
             low, high = _extent([score.value for score in scores]) if many else scores[0].interval
-            axes.plot([low, high], [place + shift] * 2, color=colour, linewidth=1.6 if filled else 0.8,
-                      alpha=0.9 if filled else 0.6)  # fmt: skip
             axes.plot(
-                [score.value for score in scores], [place + shift] * len(scores), "o", color=colour, linestyle="none",
-                markersize=5 if filled else 3.5, markerfacecolor=colour if filled else "white",
-                gid=f"{side}-{'matched' if filled else 'protocol'}-{name}", zorder=3,
+                [low, high],
+                [place + shift] * 2,
+                color=colour,
+                linewidth=1.6 if filled else 0.8,
+                alpha=0.9 if filled else 0.6,
+            )
+            axes.plot(
+                [score.value for score in scores],
+                [place + shift] * len(scores),
+                "o",
+                color=colour,
+                linestyle="none",
+                markersize=5 if filled else 3.5,
+                markerfacecolor=colour if filled else "white",
+                gid=f"{side}-{'matched' if filled else 'protocol'}-{name}",
+                zorder=3,
                 label=label if filled else None if place else "paper's protocol",
-            )  # fmt: skip
+            )
     n = getattr(comparisons[0].base["test"], side).n
     what = f"range of {len(comparisons)} pools" if many else "95 % intervals"
     if side == "forget":
@@ -137,13 +156,29 @@ def _frontiers(axes: Axes, comparison: Comparison, *, many: bool) -> None:
         ys = [p.forget.value if p.forget else nan for p in points]
         colour, dashes = NAMED.get(row.entrant.name, (MUTED, "solid"))
         named = row.entrant.name in NAMED
-        axes.plot(xs, ys, color=colour, linestyle=dashes, linewidth=1.8 if named else 0.7, alpha=1 if named else 0.4,
-                  marker="o", markersize=2.6 if named else 1.2, label=row.entrant.title if named else None,
-                  gid=f"frontier-{row.entrant.name}")  # fmt: skip
+        axes.plot(
+            xs,
+            ys,
+            color=colour,
+            linestyle=dashes,
+            linewidth=1.8 if named else 0.7,
+            alpha=1 if named else 0.4,
+            marker="o",
+            markersize=2.6 if named else 1.2,
+            label=row.entrant.title if named else None,
+            gid=f"frontier-{row.entrant.name}",
+        )
     axes.axvline(floor, color=RETAIN, linewidth=0.9, linestyle=(0, (1, 1.6)), gid="frontier-floor")
     axes.plot([base.retain.value], [base.forget.value], "s", color=INK, markersize=4)
-    axes.annotate("base", (base.retain.value, base.forget.value), (-6, -3), textcoords="offset points", fontsize=8,
-                  color=MUTED, ha="right")  # fmt: skip
+    axes.annotate(
+        "base",
+        (base.retain.value, base.forget.value),
+        (-6, -3),
+        textcoords="offset points",
+        fontsize=8,
+        color=MUTED,
+        ha="right",
+    )
     axes.set(xlim=(floor - 0.4 * (base.retain.value - floor), base.retain.value + 0.1 * (base.retain.value - floor)))
     axes.set_xlabel(
         f"retain (n = {base.retain.n:,}), {where}{', first pool' if many else ''}\nthe scale grows to the left"
@@ -151,8 +186,16 @@ def _frontiers(axes: Axes, comparison: Comparison, *, many: bool) -> None:
     axes.set_ylabel(f"forget (n = {base.forget.n:,}),\n{where}", labelpad=1)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol="\N{NO-BREAK SPACE}%"))
-    axes.legend(loc="lower right", bbox_to_anchor=(1.02, 1.0), ncols=3, borderaxespad=0.2, handlelength=2.0,
-                handletextpad=0.4, columnspacing=1.0, fontsize=7.5)  # fmt: skip
+    axes.legend(
+        loc="lower right",
+        bbox_to_anchor=(1.02, 1.0),
+        ncols=3,
+        borderaxespad=0.2,
+        handlelength=2.0,
+        handletextpad=0.4,
+        columnspacing=1.0,
+        fontsize=7.5,
+    )
 
 
 def _rows(comparisons: Sequence[Comparison], name: str) -> list[Row]:

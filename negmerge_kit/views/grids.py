@@ -37,12 +37,27 @@ def grid_ranking(chosen: Mapping[str, Mapping[str, Point | None]], *, finding: s
             low = [score.value - score.interval[0] for _, score, _ in spots]
             high = [score.interval[1] - score.value for _, score, _ in spots]
             axes.errorbar(
-                [x for x, _, _ in spots], values, yerr=(low, high), fmt=mark, color=FORGET, markersize=5.5,
-                markerfacecolor="white" if place % 2 else FORGET, elinewidth=0.9, label=rule, gid=rule,
-            )  # fmt: skip
+                [x for x, _, _ in spots],
+                values,
+                yerr=(low, high),
+                fmt=mark,
+                color=FORGET,
+                markersize=5.5,
+                markerfacecolor="white" if place % 2 else FORGET,
+                elinewidth=0.9,
+                label=rule,
+                gid=rule,
+            )
             for x, score, scale in spots:
-                axes.annotate(f"{scale:g}", (x, score.interval[0]), (0, -3), textcoords="offset points", ha="center",
-                              va="top", fontsize=7)  # fmt: skip
+                axes.annotate(
+                    f"{scale:g}",
+                    (x, score.interval[0]),
+                    (0, -3),
+                    textcoords="offset points",
+                    ha="center",
+                    va="top",
+                    fontsize=7,
+                )
         axes.set_xticks(range(len(chosen)), list(chosen))
         axes.set(xlim=(-0.6, len(chosen) - 0.4), xlabel="grid of scales; small numbers: the scale it chose")
         axes.set_ylabel(f"forget accuracy ({split}, n = {n})" if n else "forget accuracy")

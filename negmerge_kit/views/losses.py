@@ -60,9 +60,16 @@ def loss_curves(curves: Sequence[LossCurve]) -> Figure:
         for curve in seen:
             last = curve is seen[-1]
             steps = [100 * (curve.first + k) / curve.total for k in range(len(curve.losses))]
-            axes.plot(steps, [max(loss, 1e-6) for loss in curve.losses], color=FORGET if last else MUTED,
-                      linewidth=1.6 if last else 0.8, alpha=1.0 if last else 0.55, zorder=3 if last else 2,
-                      marker="o" if len(steps) == 1 else "", markersize=3)  # fmt: skip
+            axes.plot(
+                steps,
+                [max(loss, 1e-6) for loss in curve.losses],
+                color=FORGET if last else MUTED,
+                linewidth=1.6 if last else 0.8,
+                alpha=1.0 if last else 0.55,
+                zorder=3 if last else 2,
+                marker="o" if len(steps) == 1 else "",
+                markersize=3,
+            )
         if seen:
             axes.set_yscale("log")
         axes.set_xlim(0, 100)

@@ -35,15 +35,24 @@ def curve_panels(curves: Mapping[str, Curve], *, keep: float, finding: str) -> F
             draw_series(axes, [curve.base, *curve.points])
             if curve.base.retain is not None:
                 axes.axhline(
-                    keep * curve.base.retain.value, color=RETAIN, linewidth=0.9, linestyle=(0, (1, 1.6)), gid="floor",
+                    keep * curve.base.retain.value,
+                    color=RETAIN,
+                    linewidth=0.9,
+                    linestyle=(0, (1, 1.6)),
+                    gid="floor",
                     label=f"floor, {percent(keep, 0)}",
-                )  # fmt: skip
+                )
             best = curve.best
             if best is not None and best.forget is not None and best.retain is not None:
                 axes.plot(
-                    [best.scale] * 2, [best.forget.value, best.retain.value], "D", color=INK, markersize=5, gid="best",
+                    [best.scale] * 2,
+                    [best.forget.value, best.retain.value],
+                    "D",
+                    color=INK,
+                    markersize=5,
+                    gid="best",
                     zorder=5,
-                )  # fmt: skip
+                )
             axes.set_title(title)
             axes.set(xlabel="scale λ", xlim=(0, None), ylim=(0, 1))
             axes.legend(loc="lower left", handlelength=1.6)

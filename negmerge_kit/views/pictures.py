@@ -59,17 +59,25 @@ def before_after(pictures: Sequence[Answered], lost: Mapping[str, Lost], *, spli
                 for place, (when, word) in enumerate((("was", one.before), ("now", one.after))):
                     right = word == one.name
                     axes.text(
-                        0.5, -0.07 - 0.18 * place, f"{when} {word} {'✓' if right else '✗'}", ha="center", va="top",
-                        transform=axes.transAxes, fontsize=7.5, color=RIGHT if right else WRONG, gid=when,
+                        0.5,
+                        -0.07 - 0.18 * place,
+                        f"{when} {word} {'✓' if right else '✗'}",
+                        ha="center",
+                        va="top",
+                        transform=axes.transAxes,
+                        fontsize=7.5,
+                        color=RIGHT if right else WRONG,
+                        gid=when,
                         fontweight="bold" if place else "normal",
-                    )  # fmt: skip
+                    )
     return figure
 
 
 def gallery_finding(lost: Mapping[str, Lost], split: str) -> str:
     """How many images that the base gets right are no longer named correctly, in a sentence."""
     return f"No longer correct, of what the base gets right on {split}: " + "; ".join(
-        f"{side} {count}" for side, count in lost.items())
+        f"{side} {count}" for side, count in lost.items()
+    )
 
 
 def answered(
@@ -132,6 +140,7 @@ def lost_of(before: Sequence[Tensor], after: Sequence[Tensor]) -> dict[str, Lost
     >>> lost_of([torch.tensor([True, True, False])] * 2, [torch.tensor([False, True, True])] * 2)["forget"]
     Lost(lost=1, right=2)
     """
+
     def side(was: Sequence[Tensor], now: Sequence[Tensor]) -> Lost:
         pairs = list(zip(was, now, strict=True))
         return Lost(sum(int((one & ~other).sum()) for one, other in pairs), sum(int(one.sum()) for one in was))

@@ -85,9 +85,15 @@ def scale_curve(
             floor = keep * base.retain.value
             axes.axhline(floor, color=RETAIN, linewidth=0.9, linestyle=(0, (1, 1.6)), gid="floor")
             axes.annotate(
-                f"floor: {percent(keep, 0)} of the base", (end, floor), (0, 2), textcoords="offset points",
-                color=MUTED, fontsize=8, ha="right", va="bottom",
-            )  # fmt: skip
+                f"floor: {percent(keep, 0)} of the base",
+                (end, floor),
+                (0, 2),
+                textcoords="offset points",
+                color=MUTED,
+                fontsize=8,
+                ha="right",
+                va="bottom",
+            )
         if best is not None and best.forget is not None and best.retain is not None:
             values = [best.forget.value, best.retain.value]
             axes.plot([best.scale] * 2, values, "D", color=INK, markersize=5.5, zorder=5, gid="best", label="best")
@@ -96,22 +102,42 @@ def scale_curve(
             for name, score, colour in (("forget", here.forget, FORGET), ("retain", here.retain, RETAIN)):
                 low, high = score.interval
                 axes.errorbar(
-                    [here.scale], [score.value], yerr=[[score.value - low], [high - score.value]], fmt="o",
-                    color=colour, markeredgecolor=INK, markersize=7, zorder=6, gid=f"{name}-here",
-                )  # fmt: skip
+                    [here.scale],
+                    [score.value],
+                    yerr=[[score.value - low], [high - score.value]],
+                    fmt="o",
+                    color=colour,
+                    markeredgecolor=INK,
+                    markersize=7,
+                    zorder=6,
+                    gid=f"{name}-here",
+                )
         told = "accuracy on validation with 95 % bands"
         if count := max((_count(point) for point in behind), default=0):
             told = f"validation, 95 % bands; thin: live subset, n = {count:,}"
         axes.set(xlim=(0, end), ylim=(0, 1), xlabel=f"scale λ; {told}")
         if note:
-            axes.annotate(note, (0.99, 0.02), xycoords="axes fraction", color=MUTED, fontsize=8, ha="right",
-                          va="bottom", gid="note")  # fmt: skip
+            axes.annotate(
+                note,
+                (0.99, 0.02),
+                xycoords="axes fraction",
+                color=MUTED,
+                fontsize=8,
+                ha="right",
+                va="bottom",
+                gid="note",
+            )
         axes.yaxis.set_major_formatter(percent_ticks())
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
         axes.legend(
-            loc="lower left", bbox_to_anchor=(-0.1, 1.0), ncols=3, borderaxespad=0.2, columnspacing=1.0,
-            handlelength=1.7, handletextpad=0.5,
-        )  # fmt: skip
+            loc="lower left",
+            bbox_to_anchor=(-0.1, 1.0),
+            ncols=3,
+            borderaxespad=0.2,
+            columnspacing=1.0,
+            handlelength=1.7,
+            handletextpad=0.5,
+        )
         if titled:
             _title(figure, curve_finding(points, base=base, keep=keep, best=here or best), 72)
     return figure
@@ -210,15 +236,27 @@ def agreement_finding(layers: Sequence[LayerAgreement], *, votes: int, chance: f
 def _group_labels(axes: Axes, names: Sequence[str]) -> None:
     """Label each bar by its kind, and each block once below its bars."""
     blocks = [name.rpartition(" ")[0] if _IN_BLOCK.match(name) else "" for name in names]
-    axes.set_xticks(range(len(names)), [
-        name.rpartition(" ")[2] if block else name.replace(" ", "\n") for name, block in zip(names, blocks, strict=True)
-    ], fontsize=8)  # fmt: skip
+    axes.set_xticks(
+        range(len(names)),
+        [
+            name.rpartition(" ")[2] if block else name.replace(" ", "\n")
+            for name, block in zip(names, blocks, strict=True)
+        ],
+        fontsize=8,
+    )
     for block in dict.fromkeys(filter(None, blocks)):
         first, count = blocks.index(block), blocks.count(block)
         axes.annotate(
-            _IN_BLOCK.sub(r"\1block \2", f"{block} "), (first + (count - 1) / 2, 0), (0, -17), ha="center", va="top",
-            xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8.5, color=INK,
-        )  # fmt: skip
+            _IN_BLOCK.sub(r"\1block \2", f"{block} "),
+            (first + (count - 1) / 2, 0),
+            (0, -17),
+            ha="center",
+            va="top",
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            fontsize=8.5,
+            color=INK,
+        )
 
 
 def _title(figure: Figure, finding: str, width: int) -> None:
@@ -261,19 +299,41 @@ def draw_series(axes: Axes, points: Sequence[Point], *, thin: bool = False, unit
         scales = [point.scale if score else nan for point, score in zip(ordered, scores, strict=True)]
         values = [score.value if score else nan for score in scores]
         if thin:
-            axes.plot(scales, values, color=colour, linestyle=dashes, linewidth=0.9, alpha=0.5, marker="o",
-                      markersize=1.8, gid=f"{name}-behind")  # fmt: skip
+            axes.plot(
+                scales,
+                values,
+                color=colour,
+                linestyle=dashes,
+                linewidth=0.9,
+                alpha=0.5,
+                marker="o",
+                markersize=1.8,
+                gid=f"{name}-behind",
+            )
             continue
         low, high = zip(*(score.interval if score else (nan, nan) for score in scores), strict=True)
         axes.fill_between(scales, low, high, color=colour, alpha=0.14, linewidth=0)
         round_it = zip([None, *scores[:-1]], scores, [*scores[1:], None], strict=True)
         alone = [k for k, (before, score, after) in enumerate(round_it) if score and not (before or after)]
-        axes.vlines([scales[k] for k in alone], [low[k] for k in alone], [high[k] for k in alone], color=colour,
-                    linewidth=1.2, alpha=0.5)  # fmt: skip
+        axes.vlines(
+            [scales[k] for k in alone],
+            [low[k] for k in alone],
+            [high[k] for k in alone],
+            color=colour,
+            linewidth=1.2,
+            alpha=0.5,
+        )
         axes.plot(
-            scales, values, color=colour, linestyle=dashes, marker="o", markersize=3, gid=name, clip_on=False,
+            scales,
+            values,
+            color=colour,
+            linestyle=dashes,
+            marker="o",
+            markersize=3,
+            gid=name,
+            clip_on=False,
             label=f"{name} (n = {max(score.n for score in scores if score):,})",
-        )  # fmt: skip
+        )
 
 
 def _count(point: Point) -> int:

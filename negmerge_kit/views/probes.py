@@ -25,13 +25,21 @@ def audit_figure(audit: Audit) -> Figure:
             _row(axes, row, probe)
         for who, mark in MARKS.items():
             if who in names:
-                axes.plot([], [], mark, color=INK, markersize=5, markerfacecolor=INK if who == "unlearned" else "white",
-                          label=who)  # fmt: skip
+                axes.plot(
+                    [],
+                    [],
+                    mark,
+                    color=INK,
+                    markersize=5,
+                    markerfacecolor=INK if who == "unlearned" else "white",
+                    label=who,
+                )
         axes.plot([], [], "|", color=INK, markersize=9, label="chance")
         axes.set(xlim=(0, 1), ylim=(len(probes) - 0.5, -0.5))
         axes.set_yticks(range(len(probes)), [probe.name + ARROWS[probe.good] for probe in probes])
-        axes.set_xlabel("share, 95 % intervals; orange: forget images, blue: kept images; arrow: good direction; n in "
-                        "the rows")
+        axes.set_xlabel(
+            "share, 95 % intervals; orange: forget images, blue: kept images; arrow: good direction; n in the rows"
+        )
         axes.xaxis.set_major_formatter(percent_ticks())
         axes.grid(False)
         axes.grid(True, axis="x")
@@ -41,11 +49,13 @@ def audit_figure(audit: Audit) -> Figure:
 
 def relearning_figure(audit: Audit) -> Figure:
     """Accuracy on the forget set against fine-tuning steps, a panel for each number of images."""
-    probes = sorted((probe for probe in audit.probes if "most_steps" in probe.details),
-                    key=lambda probe: probe.details["images"])  # fmt: skip
+    probes = sorted(
+        (probe for probe in audit.probes if "most_steps" in probe.details), key=lambda probe: probe.details["images"]
+    )
     with style():
-        figure, panels = sheet(relearning_finding(probes), (2.75 * max(1, len(probes)) + 0.5, 3.1), max(1, len(probes)),
-                               sharey=True)  # fmt: skip
+        figure, panels = sheet(
+            relearning_finding(probes), (2.75 * max(1, len(probes)) + 0.5, 3.1), max(1, len(probes)), sharey=True
+        )
         for axes, probe in zip(panels, probes, strict=False):
             _relearning(axes, probe)
         if probes:
@@ -76,18 +86,31 @@ def _row(axes: Axes, row: int, probe: Probe) -> None:
             continue
         colour = side if who == "unlearned" else MUTED
         axes.errorbar(
-            [reading.value], [row], xerr=([reading.value - reading.low], [reading.high - reading.value]), fmt=mark,
-            color=colour, markersize=5.5, elinewidth=1.1, gid=f"{who}-{row}", clip_on=False,
+            [reading.value],
+            [row],
+            xerr=([reading.value - reading.low], [reading.high - reading.value]),
+            fmt=mark,
+            color=colour,
+            markersize=5.5,
+            elinewidth=1.1,
+            gid=f"{who}-{row}",
+            clip_on=False,
             markerfacecolor=colour if who == "unlearned" else "white",
-        )  # fmt: skip
+        )
     if probe.chance is not None:
         axes.plot([probe.chance], [row], "|", color=INK, markersize=9, gid=f"chance-{row}", clip_on=False)
     n, left = f"n = {probe.readings['unlearned'].n:,}", probe.left
     verdict = f"{n}; {100 * max(0.0, left.value):.0f} % of the way up" if left else n
     axes.annotate(
-        verdict, (1, row), (8, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center",
-        fontsize=8, color=INK if probe.verdict == LEFTOVER else MUTED,
-    )  # fmt: skip
+        verdict,
+        (1, row),
+        (8, 0),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+        color=INK if probe.verdict == LEFTOVER else MUTED,
+    )
 
 
 def _relearning(axes: Axes, probe: Probe) -> None:
@@ -100,9 +123,21 @@ def _relearning(axes: Axes, probe: Probe) -> None:
         if who in probe.details:
             curve = probe.details[who]["curve"]
             reading = probe.readings[who]
-            axes.plot([look["step"] for look in curve], [look["accuracy"] for look in curve], MARKS[who] + "-",
-                      color=colour, markersize=3.5, linewidth=1.2, gid=who, label=who)  # fmt: skip
-            axes.errorbar([curve[-1]["step"]], [reading.value],
-                          yerr=([reading.value - reading.low], [reading.high - reading.value]), color=colour,
-                          elinewidth=1.1)  # fmt: skip
+            axes.plot(
+                [look["step"] for look in curve],
+                [look["accuracy"] for look in curve],
+                MARKS[who] + "-",
+                color=colour,
+                markersize=3.5,
+                linewidth=1.2,
+                gid=who,
+                label=who,
+            )
+            axes.errorbar(
+                [curve[-1]["step"]],
+                [reading.value],
+                yerr=([reading.value - reading.low], [reading.high - reading.value]),
+                color=colour,
+                elinewidth=1.1,
+            )
     axes.set(title=f"{probe.details['images']} images", xlabel=f"fine-tuning steps; n = {goal.n:,}", ylim=(0, 1))

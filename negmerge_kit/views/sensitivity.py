@@ -83,10 +83,16 @@ def sensitivity_by_setting(families: Mapping[str, Spread], settings: Sequence[st
                 x = [places[words(one.recipe)] + across for one in spread.alone]
                 y = [one.scores.forget.value for one in spread.alone]
                 axes.plot(
-                    x, y, mark, color=FORGET, alpha=0.75, markersize=5, gid=name,
+                    x,
+                    y,
+                    mark,
+                    color=FORGET,
+                    alpha=0.75,
+                    markersize=5,
+                    gid=name,
                     label=f"{name} ({spread.base.forget.split}, n = {spread.base.forget.n})",
                     markerfacecolor=FORGET if shift == 0 else "white",
-                )  # fmt: skip
+                )
             axes.set_xticks(range(len(places)), list(places))
             axes.set(xlim=(-0.6, len(places) - 0.4), ylim=(0, 1), xlabel=title)
         panels[0].set_ylabel("forget accuracy left")
@@ -123,15 +129,27 @@ def _plane(axes: Axes, spread: Spread, keep: float) -> None:
     for gid, points, mark, colour in groups:
         x, y = [p.retain.value for p in points], [p.forget.value for p in points]
         bars = [
-            [[v - s.interval[0] for v, s in zip(values, scored, strict=True)],
-             [s.interval[1] - v for v, s in zip(values, scored, strict=True)]]
+            [
+                [v - s.interval[0] for v, s in zip(values, scored, strict=True)],
+                [s.interval[1] - v for v, s in zip(values, scored, strict=True)],
+            ]
             for values, scored in ((x, [p.retain for p in points]), (y, [p.forget for p in points]))
-        ]  # fmt: skip
+        ]
         axes.errorbar(
-            x, y, xerr=bars[0], yerr=bars[1], fmt=mark, color=colour, markersize=9 if mark == "*" else 5.5,
-            elinewidth=0.8, alpha=0.85, label=gid, gid=gid, zorder=3 if colour == FORGET else 4,
+            x,
+            y,
+            xerr=bars[0],
+            yerr=bars[1],
+            fmt=mark,
+            color=colour,
+            markersize=9 if mark == "*" else 5.5,
+            elinewidth=0.8,
+            alpha=0.85,
+            label=gid,
+            gid=gid,
+            zorder=3 if colour == FORGET else 4,
             markerfacecolor=colour if mark != "s" else "white",
-        )  # fmt: skip
+        )
     n = spread.base.retain.n
     values = [score.forget.interval for score in (spread.base, *(one.scores for one in spread.alone))]
     low, high = min(low for low, _ in values), max(high for _, high in values)

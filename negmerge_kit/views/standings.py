@@ -38,8 +38,9 @@ def standings_figure(comparisons: Sequence[Comparison]) -> Figure:
         raise ParameterError("no row has metrics to draw: compare on a standard classifier's pool.")
     titles = {row.entrant.name: row.entrant.title for row in comparisons[0].rows}
     with style():
-        figure, panels = sheet(standings_finding(comparisons), (10.4, 1.7 + 0.22 * len(order)), len(PANELS),
-                               sharey=True)  # fmt: skip
+        figure, panels = sheet(
+            standings_finding(comparisons), (10.4, 1.7 + 0.22 * len(order)), len(PANELS), sharey=True
+        )
         for axes, (metric, (title, colour)) in zip(panels, PANELS.items(), strict=True):
             _panel(axes, comparisons, order, metric, colour)
             axes.set_title(title)
@@ -55,8 +56,7 @@ def standings_figure(comparisons: Sequence[Comparison]) -> Figure:
 def standings_finding(comparisons: Sequence[Comparison]) -> str:
     """How near to the retrained model NegMerge comes, in a sentence that is as plain about a loss as about a win."""
     gaps: dict[str, float] = {}
-    for name in (row.entrant.name for row in comparisons[0].rows
-                 if row.entrant.name not in (RETRAIN, RETRAIN_AGAIN)):  # fmt: skip
+    for name in (row.entrant.name for row in comparisons[0].rows if row.entrant.name not in (RETRAIN, RETRAIN_AGAIN)):
         values = [score["value"] for score in _scores(comparisons, name, "gap")]
         if values:
             gaps[name] = median(values)
@@ -96,11 +96,23 @@ def _panel(axes: Axes, comparisons: Sequence[Comparison], order: Sequence[str], 
         if len(scores) == 1 and scores[0]["low"] is not None:
             low, high = scores[0]["low"], scores[0]["high"]
         axes.plot([low, high], [place, place], color=colour, linewidth=1.4)
-        axes.plot(values, [place] * len(values), "o", color=colour, markersize=4.5 if name == REFERENCE else 3.5,
-                  gid=f"{metric}-{name}")  # fmt: skip
+        axes.plot(
+            values,
+            [place] * len(values),
+            "o",
+            color=colour,
+            markersize=4.5 if name == REFERENCE else 3.5,
+            gid=f"{metric}-{name}",
+        )
         if name == RETRAIN or (name == RETRAIN_AGAIN and metric == "gap"):  # the reference, and the noise floor
-            axes.axvline(sum(values) / len(values), color=MUTED, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0,
-                         gid=f"{metric}-line" if name == RETRAIN else "noise-floor")  # fmt: skip
+            axes.axvline(
+                sum(values) / len(values),
+                color=MUTED,
+                linewidth=0.8,
+                linestyle=(0, (4, 2)),
+                zorder=0,
+                gid=f"{metric}-line" if name == RETRAIN else "noise-floor",
+            )
     spread = f"range of {len(comparisons)} pools" if len(comparisons) > 1 else "95 % intervals"
     n = " or ".join(f"{count:,}" for count in sorted(asked))
     axes.set_xlabel(f"%, test (n = {n})\n{spread}" if asked else "points, test\nlower is better")

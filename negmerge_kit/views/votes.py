@@ -80,13 +80,23 @@ def consensus_by_count(sizes: Sequence[ZeroRatio]) -> Figure:
         axes.fill_between(counts, low, high, color=AGREE, alpha=0.2, linewidth=0)
         axes.plot(counts, [size.mean for size in sizes], "o-", color=AGREE, markersize=4, gid="zeros", label="mean")
         axes.plot(
-            counts, [size.chance for size in sizes], color=INK, linewidth=1.2, linestyle=(0, (4, 2.5)), gid="chance",
+            counts,
+            [size.chance for size in sizes],
+            color=INK,
+            linewidth=1.2,
+            linestyle=(0, (4, 2.5)),
+            gid="chance",
             label="independent signs",
-        )  # fmt: skip
+        )
         axes.plot(
-            counts, [size.expected for size in sizes], "x", color=MUTED, markersize=5.5, gid="expected",
+            counts,
+            [size.expected for size in sizes],
+            "x",
+            color=MUTED,
+            markersize=5.5,
+            gid="expected",
             label="from cosines alone",
-        )  # fmt: skip
+        )
         axes.set(xlabel="candidates that must all agree", ylim=(0, 1.02), ylabel="zero share of moved elements")
         axes.set_xticks(counts)
         axes.yaxis.set_major_formatter(percent_ticks())
@@ -115,9 +125,14 @@ def shares_of_what(layers: Sequence[LayerAgreement], *, whole: int) -> Figure:
         axes.barh(names, [unanimous] * 3, color=AGREE, height=0.66, gid="unanimous")
         for row, (share, count) in enumerate(zip(shares, counts, strict=True)):
             axes.annotate(
-                f"{percent(share)} of {count:,}", (count, row), (5, 0), textcoords="offset points", va="center",
-                color=INK, fontsize=8.5,
-            )  # fmt: skip
+                f"{percent(share)} of {count:,}",
+                (count, row),
+                (5, 0),
+                textcoords="offset points",
+                va="center",
+                color=INK,
+                fontsize=8.5,
+            )
         axes.set(xlim=(0, max(counts) * 1.3), ylim=(2.6, -0.6), xlabel="elements; violet: all signs agree")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g} M")
         axes.grid(False)

@@ -49,8 +49,15 @@ def _by_group(axes: Axes, why: Why) -> None:
     rows = [*why.blocks, *why.kinds]
     names = [row.name.replace("outside the blocks", "outside").replace(" ", "\n", 1) for row in rows]
     axes.bar(range(len(rows)), [row.share for row in rows], color=AGREE, width=0.7, gid="agreement", label="measured")
-    axes.plot(range(len(rows)), [row.expected.value for row in rows], "D", color=INK, markersize=4.5, gid="expected",
-              label="expected from cosines")  # fmt: skip
+    axes.plot(
+        range(len(rows)),
+        [row.expected.value for row in rows],
+        "D",
+        color=INK,
+        markersize=4.5,
+        gid="expected",
+        label="expected from cosines",
+    )
     axes.axhline(why.chance, **_coins(f"independent signs {percent(why.chance)}"))
     axes.axvline(len(why.blocks) - 0.5, color=MUTED, linewidth=0.8)
     axes.set_xticks(range(len(rows)), names)
@@ -61,12 +68,26 @@ def _by_group(axes: Axes, why: Why) -> None:
 
 def _zeros(axes: Axes, why: Why) -> None:
     sizes = [size.n for size in why.zero_ratio]
-    axes.fill_between(sizes, [size.least for size in why.zero_ratio], [size.most for size in why.zero_ratio],
-                      color=AGREE, alpha=0.2, linewidth=0)  # fmt: skip
-    axes.plot(sizes, [size.mean for size in why.zero_ratio], "o-", color=AGREE, markersize=4, gid="zeros",
-              label="mean, range")  # fmt: skip
-    axes.plot(sizes, [size.expected for size in why.zero_ratio], "D", color=INK, markersize=4, gid="expected",
-              label="from cosines")  # fmt: skip
+    axes.fill_between(
+        sizes,
+        [size.least for size in why.zero_ratio],
+        [size.most for size in why.zero_ratio],
+        color=AGREE,
+        alpha=0.2,
+        linewidth=0,
+    )
+    axes.plot(
+        sizes, [size.mean for size in why.zero_ratio], "o-", color=AGREE, markersize=4, gid="zeros", label="mean, range"
+    )
+    axes.plot(
+        sizes,
+        [size.expected for size in why.zero_ratio],
+        "D",
+        color=INK,
+        markersize=4,
+        gid="expected",
+        label="from cosines",
+    )
     axes.plot(sizes, [size.chance for size in why.zero_ratio], **_coins("independent"))
     axes.set(title="Zeros as candidates join", xlabel="candidates", ylabel="share of moved elements", ylim=(0, 1.02))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -81,10 +102,19 @@ def _steps(axes: Axes, directions: Sequence[Direction]) -> None:
             changes = [getattr(step, side) for step in direction.steps]
             values = [change.value for change in changes]
             spread = ([c.value - c.low for c in changes], [c.high - c.value for c in changes])
-            axes.errorbar([step.distance for step in direction.steps], values, yerr=spread, color=colour,
-                          marker=MARKERS[direction.part], markersize=4.5, markerfacecolor="white", linewidth=1.1,
-                          elinewidth=0.8, gid=f"{side}-{direction.part}",
-                          label=direction.part if side == "forget" else None)  # fmt: skip
+            axes.errorbar(
+                [step.distance for step in direction.steps],
+                values,
+                yerr=spread,
+                color=colour,
+                marker=MARKERS[direction.part],
+                markersize=4.5,
+                markerfacecolor="white",
+                linewidth=1.1,
+                elinewidth=0.8,
+                gid=f"{side}-{direction.part}",
+                label=direction.part if side == "forget" else None,
+            )
     first = shown[0].steps[0]
     axes.axhline(0, color=MUTED, linewidth=0.8)
     axes.set_title("Steps of equal length")
@@ -101,11 +131,19 @@ def _diversity(axes: Axes, why: Why) -> None:
     rows: list[tuple[str, float, float, str]] = []
     if why.halves:
         overlaps = [half.overlap for half in why.halves]
-        rows.append(("two halves'\nconsensus", sum(overlaps) / len(overlaps),
-                     sum(half.chance for half in why.halves) / len(why.halves),
-                     f"shared, {len(overlaps)} halvings"))  # fmt: skip
-    rows += [(name.replace("_", "\n"), found.share, found.chance, f"p = {found.p:.3f}")
-             for name, found in why.fields.items() if found]  # fmt: skip
+        rows.append(
+            (
+                "two halves'\nconsensus",
+                sum(overlaps) / len(overlaps),
+                sum(half.chance for half in why.halves) / len(why.halves),
+                f"shared, {len(overlaps)} halvings",
+            )
+        )
+    rows += [
+        (name.replace("_", "\n"), found.share, found.chance, f"p = {found.p:.3f}")
+        for name, found in why.fields.items()
+        if found
+    ]
     axes.set_title("Stability and diversity")
     if not rows:
         axes.set_axis_off()

@@ -40,8 +40,14 @@ class StandardClassifier(Classifier):
     """
 
     def __init__(self, network: Network, spec: ModelSpec, device: torch.device) -> None:
-        super().__init__(Whole(network.module).to(device), spec, None, mean=network.mean, std=network.std,
-                         image_size=network.image_size)
+        super().__init__(
+            Whole(network.module).to(device),
+            spec,
+            None,
+            mean=network.mean,
+            std=network.std,
+            image_size=network.image_size,
+        )
 
     @property
     def layer(self) -> nn.Linear:
@@ -68,8 +74,10 @@ class StandardClassifier(Classifier):
             SceneError: another number of classes.
         """
         if len(classes) != (found := len(self.layer.weight)):
-            raise SceneError(f"{name} has {len(classes)} classes, but the head of {self.spec} has {found}: give "
-                             "weights that were trained on these classes, or none and the kit trains them.")
+            raise SceneError(
+                f"{name} has {len(classes)} classes, but the head of {self.spec} has {found}: give "
+                "weights that were trained on these classes, or none and the kit trains them."
+            )
         self.classes[name] = tuple(classes)
         return self.head(name)
 
@@ -109,8 +117,10 @@ def load_classifier(
     else:
         network, held = build_network(name, classes, seed=seed), classes
     if classes is not None and held != classes:
-        raise SceneError(f"the data have {classes} classes, but the head of {found} has {held}: give weights that were "
-                         "trained on these classes, or none and the kit trains them.")
+        raise SceneError(
+            f"the data have {classes} classes, but the head of {found} has {held}: give weights that were "
+            "trained on these classes, or none and the kit trains them."
+        )
     return StandardClassifier(network, found, place)
 
 
@@ -125,7 +135,9 @@ def _from_file(found: ModelSpec, name: str) -> tuple[Network, int]:
     wanted = network.module.state_dict()
     wrong = sorted({*wanted} ^ {*weights}) or sorted(key for key in wanted if wanted[key].shape != weights[key].shape)
     if wrong:
-        raise CheckpointError(f"{found} does not fit: {len(wrong)} tensors are missing, too many or of another shape, "
-                              f"{wrong[0]!r} first; give a file of this architecture.")
+        raise CheckpointError(
+            f"{found} does not fit: {len(wrong)} tensors are missing, too many or of another shape, "
+            f"{wrong[0]!r} first; give a file of this architecture."
+        )
     network.module.load_state_dict(dict(weights.items()))
     return network, shape[0]

@@ -36,8 +36,10 @@ def pick_device(device: str = "auto") -> torch.device:
         return torch.device(next(name for name, there in present.items() if there))
     kind, index = check_device(device)
     if not present[kind] or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
-        raise DeviceError(f"device {device!r} is not there: choose auto, or one of "
-                          f"{', '.join(name for name, there in present.items() if there)}.")
+        raise DeviceError(
+            f"device {device!r} is not there: choose auto, or one of "
+            f"{', '.join(name for name, there in present.items() if there)}."
+        )
     return torch.device(device)
 
 
@@ -82,8 +84,16 @@ class Classifier:
 
     mode = "standard"
 
-    def __init__(self, clip: Any, spec: ModelSpec, tokenizer: Callable[..., Tensor] | None, *, mean: Sequence[float],
-                 std: Sequence[float], image_size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        clip: Any,
+        spec: ModelSpec,
+        tokenizer: Callable[..., Tensor] | None,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        image_size: tuple[int, int],
+    ) -> None:
         self.clip = clip.eval()
         self.spec = spec
         self.heads: dict[str, Tensor] = {}
@@ -113,8 +123,10 @@ class Classifier:
     def pixels(self, images: Tensor) -> Tensor:
         """Normalise uint8 images [n, 3, H, W] on the model's device: float32, ready for `clip.encode_image`."""
         if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[-2:]) != self.image_size:
-            raise SceneError(f"images are {images.dtype} {list(images.shape)}, but {self.spec} takes uint8 [n, 3, "
-                             f"{self.image_size[0]}, {self.image_size[1]}]: resize them first.")
+            raise SceneError(
+                f"images are {images.dtype} {list(images.shape)}, but {self.spec} takes uint8 [n, 3, "
+                f"{self.image_size[0]}, {self.image_size[1]}]: resize them first."
+            )
         return normalise(images.to(self.device, non_blocking=True), self.mean, self.std)
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -139,8 +151,10 @@ class Classifier:
                 pass
             # Here the error is gone, and with it the activations of the pass that failed.
             if self.batch == 1:
-                raise DeviceError(f"not even one image fits on {self.device} beside the model: free its memory, or "
-                                  "choose --device cpu.")
+                raise DeviceError(
+                    f"not even one image fits on {self.device} beside the model: free its memory, or "
+                    "choose --device cpu."
+                )
             self.batch //= 2
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -149,7 +163,7 @@ class Classifier:
         @torch.no_grad()
         def answer(batch: Tensor) -> Tensor:
             whole = torch.cat([batch, batch[-1:].expand(size - len(batch), -1, -1, -1)])
-            return self.encode(self.pixels(whole)).float()[:len(batch)]
+            return self.encode(self.pixels(whole)).float()[: len(batch)]
 
         return torch.cat(side_by_side(answer, torch.split(images, size), self.lanes))
 
@@ -174,8 +188,10 @@ class Classifier:
             SceneError: the model has no text tower, or its tokenizer cannot be had.
         """
         if self.tokenizer is None:
-            raise SceneError(f"{self.spec} has no text tower, so class names give no head: build one from labelled "
-                             "training images with add_prototypes().")
+            raise SceneError(
+                f"{self.spec} has no text tower, so class names give no head: build one from labelled "
+                "training images with add_prototypes()."
+            )
         self.heads[name] = build_head(self.clip, self.tokenizer, classes, templates)
         self.classes[name] = tuple(classes)
         return self.heads[name]
@@ -217,18 +233,24 @@ class Classifier:
             if name not in targets:
                 raise MismatchError(f"tensor {name!r} is not part of {self.spec}: give weights of this architecture.")
             if targets[name].shape != tensor.shape:
-                raise MismatchError(f"tensor {name!r} is {list(tensor.shape)}, but {self.spec} has "
-                                    f"{list(targets[name].shape)}: give weights of this architecture.")
+                raise MismatchError(
+                    f"tensor {name!r} is {list(tensor.shape)}, but {self.spec} has "
+                    f"{list(targets[name].shape)}: give weights of this architecture."
+                )
             targets[name].copy_(tensor)
             waiting.discard(name)
         if waiting and not partial:
-            raise MismatchError(f"{len(waiting)} tensors of {self.spec} were left out, {min(waiting)!r} first: "
-                                "give the whole state dict.")
+            raise MismatchError(
+                f"{len(waiting)} tensors of {self.spec} were left out, {min(waiting)!r} first: "
+                "give the whole state dict."
+            )
 
     def weights(self, device: str | torch.device | None = None) -> dict[str, Tensor]:
         """A copy of the whole state dict, on `device` (default: where the model is)."""
-        return {name: tensor.detach().to(device or tensor.device, copy=True)
-                for name, tensor in self.clip.state_dict().items()}
+        return {
+            name: tensor.detach().to(device or tensor.device, copy=True)
+            for name, tensor in self.clip.state_dict().items()
+        }
 
 
 def load_model(spec: str | Path | dict[str, str | None], *, device: str = "auto") -> Classifier:
@@ -281,6 +303,7 @@ def _check_that_it_looks(classifier: Classifier) -> None:
     grey[0] = 0
     black, noise = classifier.features(grey.to(torch.uint8)).unbind()
     if not bool(torch.isfinite(noise).all()) or float((black - noise).abs().max()) < 1e-5:
-        raise CheckpointError(f"{classifier.spec} gives the same or no features for different images: its weights are "
-                              "broken or belong to another architecture; give another file or tag.")
-
+        raise CheckpointError(
+            f"{classifier.spec} gives the same or no features for different images: its weights are "
+            "broken or belong to another architecture; give another file or tag."
+        )

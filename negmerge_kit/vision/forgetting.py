@@ -76,8 +76,10 @@ class Forgetting:
         if len(ways) > 1:
             raise SceneError("what to forget is told in more than one way: give one of a share, a class or indices.")
         if self.share is not None and not 0 < self.share < 1:
-            raise SceneError(f"a share of {self.share} forgets {'nothing' if self.share <= 0 else 'everything'}: give "
-                             "more than 0 and less than 1, such as 0.1.")
+            raise SceneError(
+                f"a share of {self.share} forgets {'nothing' if self.share <= 0 else 'everything'}: give "
+                "more than 0 and less than 1, such as 0.1."
+            )
         if self.indices is not None and not self.indices:
             raise SceneError("the list of images to forget is empty: give at least one index.")
         if self.indices is not None and (twice := [index for index, k in Counter(self.indices).items() if k > 1]):
@@ -85,8 +87,9 @@ class Forgetting:
         if self.as_published and self.share is None:
             raise SceneError("the published protocol forgets a random share: give a share, or leave as_published out.")
         if self.seed < self.as_published:
-            raise SceneError(f"seed {self.seed} cannot be drawn from: give {int(self.as_published)} or more; 2 is the "
-                             "published one.")
+            raise SceneError(
+                f"seed {self.seed} cannot be drawn from: give {int(self.as_published)} or more; 2 is the published one."
+            )
 
     @property
     def source(self) -> DataSource:
@@ -135,8 +138,10 @@ class Forgetting:
         except (TypeError, ValueError) as error:
             raise SceneError(f"what is forgotten cannot be read ({error}): build the pool anew.") from error
         if read.numbered and numbering != SOURCE:
-            raise SceneError("what this pool forgets is numbered in the kit's own order, as earlier versions did it: "
-                             "number the images as their source does and build the pool anew.")
+            raise SceneError(
+                "what this pool forgets is numbered in the kit's own order, as earlier versions did it: "
+                "number the images as their source does and build the pool anew."
+            )
         return read
 
     def parts(self, transform: Transform, corrupt: str = "refuse") -> Parts:
@@ -164,8 +169,11 @@ class Parts:
 
         self._known, held, self._of_class = images("train"), None, None
         count = len(self._known)
-        numbering = (forgetting.source.numbering(image_size=transform, corrupt=corrupt) if forgetting.numbered
-                     else Numbering(forgetting.data, count, {"train": range(count)}))
+        numbering = (
+            forgetting.source.numbering(image_size=transform, corrupt=corrupt)
+            if forgetting.numbered
+            else Numbering(forgetting.data, count, {"train": range(count)})
+        )
         numbers = torch.tensor(numbering.splits["train"])
         if forgetting.as_published:
             # The protocol draws its own validation images from all in the source's order: the kit's belong to them.
@@ -264,8 +272,10 @@ def parts_of(scene: Scene) -> Parts:
     1080
     """
     if scene.forgetting is None:
-        raise SceneError(f"scene {scene.name} has no parted training images: this needs a standard classifier's scene, "
-                         "such as tiny-classifier.")
+        raise SceneError(
+            f"scene {scene.name} has no parted training images: this needs a standard classifier's scene, "
+            "such as tiny-classifier."
+        )
     return scene.forgetting.parts(scene.transform, scene.corrupt)
 
 
@@ -281,16 +291,22 @@ def _forgotten(forgetting: Forgetting, labels: Tensor, of_class: int | None, num
     if forgetting.indices is not None:
         return torch.tensor(sorted(numbering.places(forgetting.indices)), dtype=torch.int64)
     count, generator = len(labels), torch.Generator().manual_seed(forgetting.seed)
-    return torch.randperm(count, generator=generator)[:round((forgetting.share or SHARE) * count)].sort().values
+    return torch.randperm(count, generator=generator)[: round((forgetting.share or SHARE) * count)].sort().values
 
 
 def _class_number(name: str, classes: Sequence[str]) -> int:
     if name not in classes:
-        raise SceneError(f"class {name!r} is not among the data's: choose one of {', '.join(classes[:20])}"
-                         f"{' …' if len(classes) > 20 else ''}.")
+        raise SceneError(
+            f"class {name!r} is not among the data's: choose one of {', '.join(classes[:20])}"
+            f"{' …' if len(classes) > 20 else ''}."
+        )
     return classes.index(name)
 
 
 def _joined(first: ImageSet, second: ImageSet) -> ImageSet:
-    return replace(first, images=torch.cat([first.images, second.images]),
-                   labels=torch.cat([first.labels, second.labels]), known=None)
+    return replace(
+        first,
+        images=torch.cat([first.images, second.images]),
+        labels=torch.cat([first.labels, second.labels]),
+        known=None,
+    )

@@ -47,11 +47,15 @@ class ImageSet:
         if len(shape) != 4 or shape[1] != 3 or str(self.images.dtype) != "torch.uint8":
             raise SceneError(f"images of {self.name!r} are {self.images.dtype} {list(shape)}: give uint8 [n, 3, H, W].")
         if tuple(self.labels.shape) != shape[:1] or str(self.labels.dtype) != "torch.int64":
-            raise SceneError(f"labels of {self.name!r} are {self.labels.dtype} {list(self.labels.shape)} "
-                             f"for {shape[0]} images: give one int64 label per image.")
+            raise SceneError(
+                f"labels of {self.name!r} are {self.labels.dtype} {list(self.labels.shape)} "
+                f"for {shape[0]} images: give one int64 label per image."
+            )
         if shape[0] and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
-            raise SceneError(f"labels of {self.name!r} run from {int(self.labels.min())} to {int(self.labels.max())} "
-                             f"but there are {len(self.classes)} classes: number them from 0.")
+            raise SceneError(
+                f"labels of {self.name!r} run from {int(self.labels.min())} to {int(self.labels.max())} "
+                f"but there are {len(self.classes)} classes: number them from 0."
+            )
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -29,16 +29,21 @@ def read_indices(path: Path) -> tuple[int, ...]:
         text = check_regular(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise SceneError(f"the list of images {path} cannot be read ({why}): give a text file with one index a line, "
-                         "or a JSON list.") from error
+        raise SceneError(
+            f"the list of images {path} cannot be read ({why}): give a text file with one index a line, or a JSON list."
+        ) from error
     try:
         listed = parse_json(text) if text.lstrip().startswith("[") else [_number(word) for word in text.split()]
     except ValueError as error:
-        raise SceneError(f"the list of images {path} is not understood ({error}): write one index a line, or a JSON "
-                         "list of whole numbers.") from error
+        raise SceneError(
+            f"the list of images {path} is not understood ({error}): write one index a line, or a JSON "
+            "list of whole numbers."
+        ) from error
     if odd := [value for value in listed if type(value) is not int]:
-        raise SceneError(f"the list of images {path} holds {shortened(odd[0])}, which is no index: write whole numbers "
-                         "in plain digits, from 0.")
+        raise SceneError(
+            f"the list of images {path} holds {shortened(odd[0])}, which is no index: write whole numbers "
+            "in plain digits, from 0."
+        )
     return tuple(listed)
 
 

@@ -19,19 +19,65 @@ THIRDS = ("q", "k", "v")
 
 _BLOCK = re.compile(r"(?:transformer\.resblocks|^blocks|\btrunk\.blocks)\.(\d+)\.(.+)")
 _TEXT = re.compile(
-    r"(?:.*\.)?(?:text|transformer|token_embedding|positional_embedding|ln_final|text_projection)(?:\.|$)")
+    r"(?:.*\.)?(?:text|transformer|token_embedding|positional_embedding|ln_final|text_projection)(?:\.|$)"
+)
 _THIRD = re.compile(r"(.*attn\.)in_proj_([qkv])_(weight|bias)")
-_IN_BLOCK = (("attn.in_proj_q_", "q"), ("attn.in_proj_k_", "k"), ("attn.in_proj_v_", "v"), ("attn.in_proj_", "qkv"),
-             ("attn.out_proj.", "out"), ("attn.qkv.", "qkv"), ("attn.proj.", "out"), ("mlp.", "mlp"), ("ln_", "ln"),
-             ("norm", "ln"), ("ls", "ls"), ("attn.", "attn"))
-_OUTSIDE = {"conv1": "patch", "class_embedding": "class", "cls_emb": "class", "positional_embedding": "pos",
-            "token_embedding": "token", "attn_pool": "pool", "ln_pre": "ln in", "ln_post": "ln out",
-            "ln_final": "ln out", "proj": "proj", "text_projection": "proj", "logit_scale": "scale",
-            "logit_bias": "scale",
-            "patch_embed": "patch", "cls_token": "class", "pos_embed": "pos", "norm_pre": "ln in", "norm": "ln out",
-            "fc_norm": "ln out", "head": "proj"}
-_ORDER = ("patch", "token", "class", "pos", "ln in", "ln", "q", "k", "v", "qkv", "attn", "out", "ls", "mlp",
-          "pool", "ln out", "proj", "scale")
+_IN_BLOCK = (
+    ("attn.in_proj_q_", "q"),
+    ("attn.in_proj_k_", "k"),
+    ("attn.in_proj_v_", "v"),
+    ("attn.in_proj_", "qkv"),
+    ("attn.out_proj.", "out"),
+    ("attn.qkv.", "qkv"),
+    ("attn.proj.", "out"),
+    ("mlp.", "mlp"),
+    ("ln_", "ln"),
+    ("norm", "ln"),
+    ("ls", "ls"),
+    ("attn.", "attn"),
+)
+_OUTSIDE = {
+    "conv1": "patch",
+    "class_embedding": "class",
+    "cls_emb": "class",
+    "positional_embedding": "pos",
+    "token_embedding": "token",
+    "attn_pool": "pool",
+    "ln_pre": "ln in",
+    "ln_post": "ln out",
+    "ln_final": "ln out",
+    "proj": "proj",
+    "text_projection": "proj",
+    "logit_scale": "scale",
+    "logit_bias": "scale",
+    "patch_embed": "patch",
+    "cls_token": "class",
+    "pos_embed": "pos",
+    "norm_pre": "ln in",
+    "norm": "ln out",
+    "fc_norm": "ln out",
+    "head": "proj",
+}
+_ORDER = (
+    "patch",
+    "token",
+    "class",
+    "pos",
+    "ln in",
+    "ln",
+    "q",
+    "k",
+    "v",
+    "qkv",
+    "attn",
+    "out",
+    "ls",
+    "mlp",
+    "pool",
+    "ln out",
+    "proj",
+    "scale",
+)
 
 
 class split_attention(Mapping[str, "Tensor"]):

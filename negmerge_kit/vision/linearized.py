@@ -64,8 +64,13 @@ def linearize(classifier: Classifier) -> LinearClassifier:
     True
     """
     linear = LinearClassifier(
-        copy.deepcopy(classifier.clip), classifier.spec, classifier.tokenizer, mean=classifier.mean, std=classifier.std,
-        image_size=classifier.image_size)
+        copy.deepcopy(classifier.clip),
+        classifier.spec,
+        classifier.tokenizer,
+        mean=classifier.mean,
+        std=classifier.std,
+        image_size=classifier.image_size,
+    )
     linear.heads, linear.classes = dict(classifier.heads), dict(classifier.classes)
     return linear
 

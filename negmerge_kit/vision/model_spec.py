@@ -26,8 +26,10 @@ NETWORKS = {
 }
 """What `classifier:NAME` may name, and what each is; `classifier:timm/NAME` is any classifier of timm."""
 
-_SPECS = ('give "tiny", ARCH/TAG as open_clip names them, timm:NAME/TAG, classifier:NAME, a weight file, or '
-          '{"arch": ..., "pretrained": ...}')
+_SPECS = (
+    'give "tiny", ARCH/TAG as open_clip names them, timm:NAME/TAG, classifier:NAME, a weight file, or '
+    '{"arch": ..., "pretrained": ...}'
+)
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,9 @@ def _checked(arch: str, pretrained: str | None) -> ModelSpec:
         return _checked_classifier(arch, pretrained)
     names = _architectures()
     if arch not in names:
-        raise CheckpointError(f"architecture {arch!r} is not known to open_clip: choose one of "
-                              "open_clip.list_models().")
+        raise CheckpointError(
+            f"architecture {arch!r} is not known to open_clip: choose one of open_clip.list_models()."
+        )
     if not pretrained:
         raise CheckpointError(f"no weights were named for {arch}: a random model is never used; give a tag or a file.")
     if Path(pretrained).is_file():
@@ -137,8 +140,10 @@ def _checked(arch: str, pretrained: str | None) -> ModelSpec:
     if quick != bool((get_model_config(arch) or {}).get("quick_gelu", False)):
         other = f"{arch}-quickgelu" if quick else arch.removesuffix("-quickgelu")
         if other == arch or other not in names:
-            raise CheckpointError(f"the weights {arch}/{pretrained} were trained with {'Quick' if quick else ''}GELU "
-                                  "and open_clip has no such variant of the architecture: choose another tag.")
+            raise CheckpointError(
+                f"the weights {arch}/{pretrained} were trained with {'Quick' if quick else ''}GELU "
+                "and open_clip has no such variant of the architecture: choose another tag."
+            )
         arch = other
     return ModelSpec(arch, pretrained)
 
@@ -154,8 +159,11 @@ def _checked_timm(arch: str, pretrained: str | None) -> ModelSpec:
     if Path(weights).is_file() or f"{name}.{weights}" in (known := list_pretrained(f"{name}.*")):
         return ModelSpec(f"{TIMM}{name}", weights)
     tags = ", ".join(full.partition(".")[2] for full in known) or "none"
-    named = f"{weights!r} is neither a file nor a tag of {arch}" if weights else (
-        f"no weights were named for {arch}: a random model is never used")
+    named = (
+        f"{weights!r} is neither a file nor a tag of {arch}"
+        if weights
+        else (f"no weights were named for {arch}: a random model is never used")
+    )
     raise CheckpointError(f"{named}; give a file or one of {tags}.")
 
 
@@ -171,11 +179,13 @@ def _checked_classifier(arch: str, pretrained: str | None) -> ModelSpec:
     name = arch.removeprefix(CLASSIFIER)
     if not name.startswith("timm/"):
         if name not in NETWORKS:
-            raise CheckpointError(f"classifier {name!r} is not known: choose one of {', '.join(NETWORKS)}, or "
-                                  "timm/NAME.")
+            raise CheckpointError(
+                f"classifier {name!r} is not known: choose one of {', '.join(NETWORKS)}, or timm/NAME."
+            )
         if pretrained is not None and not Path(pretrained).is_file():
-            raise CheckpointError(f"{pretrained} is not a file: give weights of {arch}, or leave them out and the kit "
-                                  "trains it.")
+            raise CheckpointError(
+                f"{pretrained} is not a file: give weights of {arch}, or leave them out and the kit trains it."
+            )
         return ModelSpec(arch, pretrained)
     if pretrained is None and "." not in name:
         from timm import is_model
@@ -193,12 +203,15 @@ def _architecture_of(path: Path) -> str:
     try:
         stored = open_checkpoint(path)
     except CheckpointError as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file ({error}): {remedy}, or another "
-                              "file.") from error
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({error}): {remedy}, or another file."
+        ) from error
     if named := stored.raw_metadata.get("arch"):
         return named
-    shapes, embedded = ({name: shape for name, (shape, _) in weights.layout().items() if name != TOKEN_EMBEDDING}
-                        for weights in (as_a_model(stored), open_checkpoint(SHIPPED)))
+    shapes, embedded = (
+        {name: shape for name, (shape, _) in weights.layout().items() if name != TOKEN_EMBEDDING}
+        for weights in (as_a_model(stored), open_checkpoint(SHIPPED))
+    )
     if shapes != embedded:
         raise CheckpointError(f"{path} does not say which architecture it belongs to: {remedy}.")
     return TINY

@@ -20,6 +20,7 @@ SCANS_MEAN = (0.3053,) * 3
 SCANS_STD = (0.3760,) * 3
 """Statistics of the 1,200 scans that the embedded network is trained on."""
 
+
 @dataclass(frozen=True)
 class Network:
     """A classifier with its own head, and what its images have to look like."""
@@ -82,8 +83,10 @@ def build_network(name: str, classes: int | None, *, seed: int = 0) -> Network:
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every GPU for good
         network = _build(name, classes)
     if not isinstance(network.head, torch.nn.Linear):
-        raise CheckpointError(f"the head of classifier:{name} is a {type(network.head).__name__}, and only one linear "
-                              "layer can be read as class weights: choose another architecture.")
+        raise CheckpointError(
+            f"the head of classifier:{name} is a {type(network.head).__name__}, and only one linear "
+            "layer can be read as class weights: choose another architecture."
+        )
     return network
 
 
@@ -95,8 +98,12 @@ def _build(name: str, classes: int | None) -> Network:
         return _of_timm(name.removeprefix("timm/"), classes)
     assert classes is not None
     if name == "tiny":
-        return Network(Pooled(nn.Sequential(*_stage(3, 32, 1), *_stage(32, 64, 2), *_stage(64, 64, 1)), 64, classes),
-                       (8, 8), SCANS_MEAN, SCANS_STD)
+        return Network(
+            Pooled(nn.Sequential(*_stage(3, 32, 1), *_stage(32, 64, 2), *_stage(64, 64, 1)), 64, classes),
+            (8, 8),
+            SCANS_MEAN,
+            SCANS_STD,
+        )
     if name == "resnet18":
         module = timm.create_model("resnet18", num_classes=classes)
         module.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
@@ -106,8 +113,9 @@ def _build(name: str, classes: int | None) -> Network:
         vgg: Any = timm.create_model("vgg16_bn", num_classes=0)
         module = Pooled(vgg.features, 512, classes)
     else:
-        module = timm.create_model("swin_tiny_patch4_window7_224", img_size=32, patch_size=2, window_size=4,
-                                   num_classes=classes)
+        module = timm.create_model(
+            "swin_tiny_patch4_window7_224", img_size=32, patch_size=2, window_size=4, num_classes=classes
+        )
     return Network(module, (32, 32), CIFAR_MEAN, CIFAR_STD)
 
 

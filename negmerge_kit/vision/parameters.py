@@ -37,8 +37,9 @@ def check_trainable(group: str) -> str:
     """
     if (group in TRAINABLE and group != "last-K") or re.fullmatch(r"last-[1-9]\d*", group):
         return group
-    raise ParameterError(f"trainable = {group!r} is not known: choose all, no-attention, last-K such as last-2, or "
-                         "norms.")
+    raise ParameterError(
+        f"trainable = {group!r} is not known: choose all, no-attention, last-K such as last-2, or norms."
+    )
 
 
 def trained_parameters(tower: Module, group: str) -> dict[str, Parameter]:
@@ -91,8 +92,10 @@ def _last(blocks: dict[str, str | None], count: int) -> set[str]:
     """Names in the last `count` blocks or behind the first of them."""
     order = list(dict.fromkeys(block for block in blocks.values() if block is not None))
     if len(order) < count:
-        raise ParameterError(f"trainable = 'last-{count}' does not fit this image tower, which has {len(order)} "
-                             "blocks: choose a smaller K, or all.")
+        raise ParameterError(
+            f"trainable = 'last-{count}' does not fit this image tower, which has {len(order)} "
+            "blocks: choose a smaller K, or all."
+        )
     kept = set(order[-count:])
     chosen, reached = set(), False
     for name, block in blocks.items():

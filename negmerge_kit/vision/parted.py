@@ -44,9 +44,7 @@ class PartedSource(DataSource):
         """The prompts of the whole."""
         return self.whole.templates
 
-    def images(
-        self, split: str, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse"
-    ) -> ImageSet:
+    def images(self, split: str, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse") -> ImageSet:
         """The part's images, labelled by the split that they are asked for."""
         self.check_split(split)
         parts = self.forgetting.parts(as_transform(image_size), corrupt)
@@ -60,8 +58,13 @@ class PartedSource(DataSource):
         They are the source's numbers where `numbering` says so, else places in the kit's order of the training images.
         """
         images = self.images(split, image_size=image_size, corrupt=corrupt)
-        told: Json = {"name": self.name, "split": split, "seed": self.forgetting.seed, "n": len(images),
-                      "fingerprint": images.fingerprint()}
+        told: Json = {
+            "name": self.name,
+            "split": split,
+            "seed": self.forgetting.seed,
+            "n": len(images),
+            "fingerprint": images.fingerprint(),
+        }
         if split == "train":
             indices = self.forgetting.parts(as_transform(image_size), corrupt).indices
             told["indices"] = " ".join(map(str, indices))

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from negmerge_kit.vision.images import ImageSet
 
 
-def build_head(clip: nn.Module, tokenizer: Callable[[Sequence[str]], Tensor], classes: Sequence[str],
-               templates: Sequence[str]) -> Tensor:
+def build_head(
+    clip: nn.Module, tokenizer: Callable[[Sequence[str]], Tensor], classes: Sequence[str], templates: Sequence[str]
+) -> Tensor:
     """Class weights W such that `features @ W.T` are the CLIP logits: float32 [C, D] on the model's device.
 
     W_c = exp(logit_scale) * normalise(mean over templates of normalise(encode_text(template(c)))), built by open_clip's
@@ -44,8 +45,10 @@ def build_prototypes(features: Tensor, images: ImageSet, logit_scale: Tensor) ->
     count = torch.bincount(labels, minlength=len(images.classes))
     if not bool(count.all()):
         missing = images.classes[int((count == 0).nonzero()[0])]
-        raise SceneError(f"{images.name} has no {images.split} image of class {missing!r}, which a head built from "
-                         "images needs: give at least one image a class.")
+        raise SceneError(
+            f"{images.name} has no {images.split} image of class {missing!r}, which a head built from "
+            "images needs: give at least one image a class."
+        )
     total = features.new_zeros(len(count), features.shape[1]).index_add_(0, labels, features)
     prototypes: Tensor = torch.nn.functional.normalize(total / count[:, None], dim=1) * logit_scale.detach().exp()
     return prototypes.float()

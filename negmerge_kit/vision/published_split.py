@@ -43,6 +43,8 @@ def published_split(labels: Tensor, *, share: float, seed: int) -> tuple[Tensor,
 def _held_out(labels: Tensor, seed: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """A tenth of every class."""
     random, numbers = np.random.RandomState(seed), labels.cpu().numpy()
-    drawn = [random.choice(np.flatnonzero(numbers == label), int(0.1 * np.sum(numbers == label)), replace=False)
-             for label in range(int(numbers.max()) + 1)]
+    drawn = [
+        random.choice(np.flatnonzero(numbers == label), int(0.1 * np.sum(numbers == label)), replace=False)
+        for label in range(int(numbers.max()) + 1)
+    ]
     return np.concatenate(drawn)

@@ -94,17 +94,21 @@ class Scene:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
-            raise SceneError(f"mode {shortened(self.mode)} of scene {self.name} is not known: choose "
-                             f"{' or '.join(MODES)}.")
+            raise SceneError(
+                f"mode {shortened(self.mode)} of scene {self.name} is not known: choose {' or '.join(MODES)}."
+            )
         check_corrupt(self.corrupt)
         check_reading(self.orientation, self.transparency)
         if not self.retain:
             raise SceneError(f"scene {self.name} names nothing to keep: give at least one retain set.")
         arch = self.model if isinstance(self.model, str) else str(self.model.get("arch"))
         if (self.forgetting is not None) != arch.startswith(CLASSIFIER) or (
-                self.forgetting and ((self.forget, *self.retain) != tuple(PARTS) or self.mode != "standard")):
-            raise SceneError(f"scene {self.name} is not one of a standard classifier: such a scene has a model "
-                             f'"classifier:NAME", data that are parted into {", ".join(PARTS)}, and mode "standard".')
+            self.forgetting and ((self.forget, *self.retain) != tuple(PARTS) or self.mode != "standard")
+        ):
+            raise SceneError(
+                f"scene {self.name} is not one of a standard classifier: such a scene has a model "
+                f'"classifier:NAME", data that are parted into {", ".join(PARTS)}, and mode "standard".'
+            )
         names = [source.name for source in self.sources]
         if double := next((name for name in names if names.count(name) > 1), None):
             raise SceneError(f"scene {self.name} has two sets called {double!r}: leave one out, or rename its folder.")
@@ -198,8 +202,15 @@ class Scene:
             extra["forgetting"] = self.forgetting.json()
         if self.training is not None:
             extra["training"] = self.training
-        return {"name": self.name, "model": _findable(self.model), "mode": self.mode, "forget": forget,
-                "retain": retain, **extra, "sets": sets}
+        return {
+            "name": self.name,
+            "model": _findable(self.model),
+            "mode": self.mode,
+            "forget": forget,
+            "retain": retain,
+            **extra,
+            "sets": sets,
+        }
 
     @classmethod
     def from_json(cls, described: Json) -> Scene:
@@ -214,9 +225,13 @@ class Scene:
         try:
             texts: dict[str, Any] = {key: described[key] for key in ("name", "model", "forget", "mode")}
             parted = described.get("forgetting")
-            return cls(**texts, retain=tuple(described["retain"]), training=described.get("training"),
-                       forgetting=Forgetting.from_json(parted) if parted else None,
-                       **{name: described.get(name, plain) for name, plain in READING.items()})
+            return cls(
+                **texts,
+                retain=tuple(described["retain"]),
+                training=described.get("training"),
+                forgetting=Forgetting.from_json(parted) if parted else None,
+                **{name: described.get(name, plain) for name, plain in READING.items()},
+            )
         except (KeyError, TypeError) as error:
             raise SceneError(f"the description of a scene lacks {error}: build the pool anew.") from error
 
@@ -230,17 +245,27 @@ class Scene:
         if ours == described:
             return
         theirs = {(entry["name"], entry["split"]): entry for entry in described.get("sets", [])}
-        changed = [f"{entry['name']} ({entry['split']})" for entry in ours["sets"]
-                   if theirs.get((entry["name"], entry["split"])) != entry]
-        rest = ("its model or its data" if ours.get("training") == described.get("training")
-                else "how its base is trained")
+        changed = [
+            f"{entry['name']} ({entry['split']})"
+            for entry in ours["sets"]
+            if theirs.get((entry["name"], entry["split"])) != entry
+        ]
+        rest = (
+            "its model or its data" if ours.get("training") == described.get("training") else "how its base is trained"
+        )
         what = f"the images of {', '.join(changed[:3])}" if changed else rest
-        raise SceneError(f"scene {self.name} of this pool differs from what this version makes in {what}: "
-                         "make a new pool, or use the version and the images that made this one.")
+        raise SceneError(
+            f"scene {self.name} of this pool differs from what this version makes in {what}: "
+            "make a new pool, or use the version and the images that made this one."
+        )
 
 
 def parted_scene(
-    name: str, model: str | dict[str, str | None], forgetting: Forgetting, *, training: Json | None = None,
+    name: str,
+    model: str | dict[str, str | None],
+    forgetting: Forgetting,
+    *,
+    training: Json | None = None,
     **reading: str,
 ) -> Scene:
     """The scene of a standard classifier that forgets a part of its training images; `reading` as READING.

@@ -70,8 +70,10 @@ def read_scene(path: Path) -> dict[str, Any]:
     texts = [told["forget"], *(retain if isinstance(retain, list) else [None])]
     texts += [told[key] for key in KEYS if key in told and key not in NEEDED]
     if not all(isinstance(text, str) for text in texts) or not isinstance(told["model"], str | dict):
-        raise SceneError(f"scene {path} names its model or its data by something else than text: write "
-                         'forget = "DATA" and retain = ["DATA", "DATA"].')
+        raise SceneError(
+            f"scene {path} names its model or its data by something else than text: write "
+            'forget = "DATA" and retain = ["DATA", "DATA"].'
+        )
     forget, *kept = (_from_here(text, path.parent) for text in texts[: 1 + len(retain)])
     model = _model_from_here(told["model"], path.parent)
     return {"name": path.stem, **told, "model": model, "forget": forget, "retain": tuple(kept)}
@@ -80,33 +82,53 @@ def read_scene(path: Path) -> dict[str, Any]:
 def _parted(told: dict[str, Any], path: Path) -> dict[str, Any]:
     """The arguments of a standard classifier's scene."""
     forget = told.get("forget", {})
-    kinds = {"name": str, "model": str | dict, "data": str, "forget": dict, "training": dict,
-             **dict.fromkeys(READING, str)}
+    kinds = {
+        "name": str,
+        "model": str | dict,
+        "data": str,
+        "forget": dict,
+        "training": dict,
+        **dict.fromkeys(READING, str),
+    }
     if strange := sorted(set(told) - set(kinds)):
-        raise SceneError(f"scene {path} says {', '.join(strange)}, which scenes with data = … do not have: use "
-                         f"{', '.join(kinds)}.")
+        raise SceneError(
+            f"scene {path} says {', '.join(strange)}, which scenes with data = … do not have: use {', '.join(kinds)}."
+        )
     wrong = [key for key in ("model", *told) if not isinstance(told.get(key), kinds[key])]
     if not isinstance(forget, dict) or (strange := sorted(set(forget) - set(FORGET))) or wrong:
-        raise SceneError(f"scene {path} tells {', '.join(wrong or strange)} in a way that is not understood: write "
-                         f'model = "classifier:NAME", data = "DATA", forget = {{…}} with {", ".join(FORGET)}.')
+        raise SceneError(
+            f"scene {path} tells {', '.join(wrong or strange)} in a way that is not understood: write "
+            f'model = "classifier:NAME", data = "DATA", forget = {{…}} with {", ".join(FORGET)}.'
+        )
     for key, kind in FORGET.items():
         if key in forget and (not isinstance(forget[key], kind) or (kind is not bool and forget[key] is True)):
             raise SceneError(f"scene {path} has forget.{key} = {forget[key]!r}, which is of the wrong type.")
     published = forget.get("as_published", False)
     indices = read_indices(Path(os.path.realpath(path.parent / forget["indices"]))) if "indices" in forget else None
-    forgetting = Forgetting(_from_here(told["data"], path.parent), forget.get("share"), forget.get("class"), indices,
-                            forget.get("seed", PUBLISHED_SEED if published else 0), published)
+    forgetting = Forgetting(
+        _from_here(told["data"], path.parent),
+        forget.get("share"),
+        forget.get("class"),
+        indices,
+        forget.get("seed", PUBLISHED_SEED if published else 0),
+        published,
+    )
     rest: dict[str, Any] = {key: told[key] for key in (*READING, "training") if key in told}
-    return {"name": told.get("name", path.stem), "model": _model_from_here(told["model"], path.parent),
-            "forgetting": forgetting, **rest}
+    return {
+        "name": told.get("name", path.stem),
+        "model": _model_from_here(told["model"], path.parent),
+        "forgetting": forgetting,
+        **rest,
+    }
 
 
 def _model_from_here(model: Any, folder: Path) -> Any:
     """A weight file that lies where the scene's file says, by its whole path."""
     if isinstance(model, dict):
         if wrong := wrong_entry(model, {"arch": str, "pretrained?": str}):
-            raise SceneError(f"a scene's model has {wrong[0]} = {wrong[1]!r}: write {{arch = \"NAME\", pretrained = "
-                             '"TAG or FILE"}.')
+            raise SceneError(
+                f'a scene\'s model has {wrong[0]} = {wrong[1]!r}: write {{arch = "NAME", pretrained = "TAG or FILE"}}.'
+            )
         return {key: _model_from_here(value, folder) if key == "pretrained" else value for key, value in model.items()}
     arch, slash, weights = model.partition("/")
     if is_plain_file(folder / model):

@@ -56,8 +56,10 @@ def _classifier(scene: Scene, spec: ModelSpec, device: str, seed: int = 0) -> St
 
 def _check_size(scene: Scene, model: Classifier) -> None:
     if model.image_size != scene.transform.size:
-        raise SceneError(f"{model.spec} takes images of {model.image_size}, but its preprocessing makes "
-                         f"{scene.transform.size}: give another model.")
+        raise SceneError(
+            f"{model.spec} takes images of {model.image_size}, but its preprocessing makes "
+            f"{scene.transform.size}: give another model."
+        )
 
 
 def _adopt(scene: Scene, model: Classifier, heads: Weights) -> None:
@@ -69,6 +71,7 @@ def _adopt(scene: Scene, model: Classifier, heads: Weights) -> None:
             raise SceneError(
                 f"the head {source.name!r} is {found}, but {len(source.classes)} classes and {width} features of "
                 f"{model.spec} need [{len(source.classes)}, {width}]: it was built for another model or data set; "
-                "build the pool anew.")
+                "build the pool anew."
+            )
     model.heads = {name: head.to(model.device) for name, head in heads.items()}
     model.classes |= {source.name: source.classes for source in scene.sources}

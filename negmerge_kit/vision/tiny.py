@@ -73,8 +73,10 @@ def tiny_weights() -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     if not SHIPPED.is_file():
-        raise CheckpointError(f"the embedded base weights are missing at {SHIPPED}: reinstall the package, or rebuild "
-                              "them with `negmerge pool build tiny --from-scratch`.")
+        raise CheckpointError(
+            f"the embedded base weights are missing at {SHIPPED}: reinstall the package, or rebuild "
+            "them with `negmerge pool build tiny --from-scratch`."
+        )
     weights = {name: tensor.float() for name, tensor in load_file(SHIPPED).items()}
     weights[TOKEN_EMBEDDING] = token_embedding()
     return weights
@@ -99,7 +101,8 @@ def ship(weights: Weights, path: Path = SHIPPED) -> Path:
     """Write weights as the package stores them: float16, without the token embedding."""
     from safetensors.torch import save_file
 
-    stored = {name: tensor.detach().cpu().half().contiguous() for name, tensor in weights.items()
-              if name != TOKEN_EMBEDDING}
+    stored = {
+        name: tensor.detach().cpu().half().contiguous() for name, tensor in weights.items() if name != TOKEN_EMBEDDING
+    }
     save_file(stored, path, metadata={"arch": TINY})
     return path

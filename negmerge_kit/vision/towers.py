@@ -124,8 +124,9 @@ def _open_clip(found: ModelSpec, device: torch.device) -> nn.Module:
                 filled = build_untrained(found.arch, device).clip
                 filled.load_state_dict(dict(plain.items()))
                 return filled
-        clip: nn.Module = open_clip.create_model(found.arch, pretrained=found.pretrained, device=device,
-                                                 require_pretrained=True)
+        clip: nn.Module = open_clip.create_model(
+            found.arch, pretrained=found.pretrained, device=device, require_pretrained=True
+        )
         return clip
 
 
@@ -151,8 +152,10 @@ def _fill(tower: nn.Module, weights: Weights, found: ModelSpec) -> None:
     ends = tuple(f"{part}." for part in ([classifier] if isinstance(classifier, str) else classifier))
     found_here = {key for key in weights if not (ends and key.startswith(ends)) or key in tower.state_dict()}
     if differing := sorted(found_here ^ tower.state_dict().keys()):
-        raise CheckpointError(f"{found} does not fit: {len(differing)} tensors are in one of file and architecture "
-                              f"only, {differing[0]!r} first; give a file of this architecture.")
+        raise CheckpointError(
+            f"{found} does not fit: {len(differing)} tensors are in one of file and architecture "
+            f"only, {differing[0]!r} first; give a file of this architecture."
+        )
     tower.load_state_dict({key: weights[key] for key in found_here})
 
 
@@ -163,8 +166,10 @@ def _tokenizer(arch: str) -> Callable[[Sequence[str]], Tensor]:
         try:
             tokens: Tensor = _open_tokenizer(arch)(texts)
         except (OSError, ImportError, RuntimeError, ValueError) as error:
-            raise SceneError(f"the tokenizer of {arch} could not be had ({_first_line(error)}): check the network, or "
-                             "fetch it into the Hub's cache beforehand.") from error
+            raise SceneError(
+                f"the tokenizer of {arch} could not be had ({_first_line(error)}): check the network, or "
+                "fetch it into the Hub's cache beforehand."
+            ) from error
         return tokens
 
     return tokenize
@@ -187,10 +192,20 @@ def refusing(found: str) -> Iterator[None]:
     try:
         yield
     # open_clip asserts that a file's widths are the architecture's.
-    except (AssertionError, RuntimeError, OSError, ValueError, KeyError, EOFError, UnpicklingError,
-            SafetensorError) as error:
-        raise CheckpointError(f"{found} could not be loaded ({_first_line(error)}): check the tag and the network, or "
-                              "give a local file of this architecture.") from error
+    except (
+        AssertionError,
+        RuntimeError,
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        UnpicklingError,
+        SafetensorError,
+    ) as error:
+        raise CheckpointError(
+            f"{found} could not be loaded ({_first_line(error)}): check the tag and the network, or "
+            "give a local file of this architecture."
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -159,9 +159,12 @@ class Agreeing:
         entries = [pool.entry(id) for id in choice.candidates]
         tuned = [pool.checked(entry) for entry in entries]
         return why_signs(
-            _Stoppable(pool.checked(pool.base_file), job), tuned, names=choice.candidates,
-            recipes=[entry.recipe for entry in entries], directions=steps,
-        )  # fmt: skip
+            _Stoppable(pool.checked(pool.base_file), job),
+            tuned,
+            names=choice.candidates,
+            recipes=[entry.recipe for entry in entries],
+            directions=steps,
+        )
 
 
 class _Stoppable(Mapping[str, Tensor]):

@@ -38,9 +38,13 @@ class AgreementPage:
         what = f"{fragments.plural(len(choice.candidates), 'candidate')} as chosen on Unlearn. {seen.finding}."
         odd = "".join(fragments.notice(sentence, "hint") for sentence in self.agreeing.odd(choice))
         return (
-            f'<p class="nm-card nm-fine" role="status">{what}</p>{odd}', gr.Dropdown(choices=seen.layers, value=chosen),
-            seen.histogram, seen.map, seen.table, self.agreeing.explained(choice),
-        )  # fmt: skip
+            f'<p class="nm-card nm-fine" role="status">{what}</p>{odd}',
+            gr.Dropdown(choices=seen.layers, value=chosen),
+            seen.histogram,
+            seen.map,
+            seen.table,
+            self.agreeing.explained(choice),
+        )
 
     def count(self, visitor: str, ids: list[str], rule: str, *dials: Any) -> Iterator[str]:
         """How far the count for this choice is, as HTML; what goes wrong is said by `show`.
@@ -144,8 +148,15 @@ def lay_out(
             progress = gr.HTML("", elem_id="nm-explain-progress", elem_classes="nm-told")
             why = gr.HTML("", elem_id="nm-why")
     pieces = [notice, of, histogram, heat, table, why, named, leaving]
-    tab.select(told_on_the_way(show), [number, of, *controls.choice], pieces, trigger_mode="multiple",
-               concurrency_limit=8, js=numbers(1 + len(controls.choice)), **LIGHT)  # fmt: skip
+    tab.select(
+        told_on_the_way(show),
+        [number, of, *controls.choice],
+        pieces,
+        trigger_mode="multiple",
+        concurrency_limit=8,
+        js=numbers(1 + len(controls.choice)),
+        **LIGHT,
+    )
     leaving.click(told(leave), controls.pool, None, concurrency_limit=8, **LIGHT)
     of.input(told(votes), [of, named], histogram, trigger_mode="always_last", **LIGHT)
     connect(start, stop, explain, [number, *controls.choice], [progress, why], jobs, standing)

@@ -81,8 +81,9 @@ def check_distinct(names: Iterable[tuple[str, ...]]) -> None:
             path = "/".join(parts[:depth])
             key = unicodedata.normalize("NFC", path).casefold()
             if seen.setdefault(key, path) != path or (depth == len(parts) and key in whole):
-                raise ParameterError(f"{shown(path)} is there twice, or differs from another name by case only: rename "
-                                     "one of them.")
+                raise ParameterError(
+                    f"{shown(path)} is there twice, or differs from another name by case only: rename one of them."
+                )
         whole.add(key)
 
 
@@ -110,8 +111,9 @@ class Archive:
         named = [(checked_parts(info.orig_filename.removesuffix("/")), info) for info in infos]
         self._members = [(parts, info) for parts, info in named if not info.is_dir()]
         if len(self._members) > MOST_FILES:
-            raise ParameterError(f"{name} holds {len(self._members):,} files, and {MOST_FILES:,} are the most: send "
-                                 "fewer.")
+            raise ParameterError(
+                f"{name} holds {len(self._members):,} files, and {MOST_FILES:,} are the most: send fewer."
+            )
         for parts, info in self._members:
             self._check_member("/".join(parts), info)
         if sum(info.file_size for _, info in self._members) > LARGEST_WHOLE:
@@ -157,8 +159,10 @@ class Archive:
         mark, disk, first_disk, here, entries, length, start, comment = _LAST_RECORD.unpack(last)
         plain = mark == b"PK\5\6" and not (disk or first_disk or comment) and here == entries
         if not plain or start + length != size - _LAST_RECORD.size:
-            raise ParameterError(f"{self._name} holds something before or behind its files, or more than a plain zip "
-                                 "can: zip the folder anew.")
+            raise ParameterError(
+                f"{self._name} holds something before or behind its files, or more than a plain zip "
+                "can: zip the folder anew."
+            )
         if length > MOST_FILES * 2 * LONGEST_NAME:
             raise ParameterError(f"{self._name} lists more than the {MOST_FILES:,} files that may be sent: send fewer.")
 
@@ -185,7 +189,15 @@ class Archive:
 
 
 _BROKEN = (
-    zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError, NotImplementedError, RuntimeError,
-    OverflowError, MemoryError,
-)  # fmt: skip
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    OSError,
+    EOFError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+    OverflowError,
+    MemoryError,
+)
 """What Python's zipfile raises for files that are none."""

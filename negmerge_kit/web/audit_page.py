@@ -57,7 +57,14 @@ class AuditPage:
         return title, "" if found else fragments.notice(FIRST, "hint"), audit_html(found) if found else ""
 
     def run(
-        self, visitor: str, probes: object, ids: list[str], rule: str, keep: float, scale: float, *dials: Any,
+        self,
+        visitor: str,
+        probes: object,
+        ids: list[str],
+        rule: str,
+        keep: float,
+        scale: float,
+        *dials: Any,
         retrain: object = False,
     ) -> Iterator[tuple[str, str]]:
         """(progress or notice, audit) until all probes have answered."""
@@ -72,9 +79,7 @@ class AuditPage:
 
         return told_by(begin)
 
-    def write(
-        self, kind: str, tell: Tell, ids: list[str], rule: str, keep: float, scale: float, *dials: Any
-    ) -> str:
+    def write(self, kind: str, tell: Tell, ids: list[str], rule: str, keep: float, scale: float, *dials: Any) -> str:
         """The path of the `page`, the card as Markdown with the audit if there is one, or of `everything` in one zip.
 
         Raises:
@@ -116,9 +121,7 @@ def lay_out(
         pool, *values = _checked(named or list(model))
         return of_pool(pool).of(*values)
 
-    def run(
-        visitor: str, named: list[Any], probes: object, retrain: object, *model: Any
-    ) -> Iterator[tuple[str, str]]:
+    def run(visitor: str, named: list[Any], probes: object, retrain: object, *model: Any) -> Iterator[tuple[str, str]]:
         pool, *values = _checked(named or list(model))  # pressed before the page could name it
         yield from of_pool(pool).run(visitor, probes, *values, retrain=retrain)
 
@@ -139,8 +142,14 @@ def lay_out(
             files = lay_out_files({"page": f"card: {PAGE}", "everything": f"all: {EVERYTHING}"}, "audit-files")
         progress = gr.HTML("", elem_id="nm-audit-progress", elem_classes="nm-told")
         content = gr.HTML("", elem_id="nm-audit-content")
-    tab.select(told(show), [number, *controls.model], [what, progress, content, named], trigger_mode="always_last",
-               js=numbers(len(controls.model)), **LIGHT)  # fmt: skip
+    tab.select(
+        told(show),
+        [number, *controls.model],
+        [what, progress, content, named],
+        trigger_mode="always_last",
+        js=numbers(len(controls.model)),
+        **LIGHT,
+    )
     connect(start, stop, run, [number, named, probes, retrain, *controls.model], [progress, content], jobs, standing)
 
     def write(kind: str, tell: Tell, named: list[Any]) -> str:

@@ -41,8 +41,10 @@ class Auditing:
             ParameterError: at scale 0, for probes that do not exist, and for a retrained model that cannot be made.
         """
         if retrain and self.bench.scene.model != "tiny":
-            raise ParameterError("only the embedded model's pretraining images are known: train a model without the "
-                                 "forget set yourself, and give it to `negmerge audit --retrained FILE`.")
+            raise ParameterError(
+                "only the embedded model's pretraining images are known: train a model without the "
+                "forget set yourself, and give it to `negmerge audit --retrained FILE`."
+            )
         if retrain and self._read_only and not (self.bench.pool.folder / FILE).is_file():
             raise ParameterError("this app trains nothing for its visitors: run `negmerge audit POOL --retrain`.")
         if not scale:
@@ -93,11 +95,16 @@ class Auditing:
             job.tell(f"{answers} answer{'s' * (answers > 1)} so far, the last to: {probe.name}")
 
         without = self.bench.scene.forget
-        retrained = retrained_reference(
-            self.bench,
-            on_step=lambda step, steps: job.tell(f"Training a model without {without}: step {step} of {steps}",
-                                                 step / steps),
-        ) if retrain else None  # fmt: skip
+        retrained = (
+            retrained_reference(
+                self.bench,
+                on_step=lambda step, steps: job.tell(
+                    f"Training a model without {without}: step {step} of {steps}", step / steps
+                ),
+            )
+            if retrain
+            else None
+        )
         job.tell("Asking the base, the unlearned model and shuffled weights")
         return audit(self.bench, choice, scale, retrained=retrained, probes=probes, on_probe=on_probe)
 

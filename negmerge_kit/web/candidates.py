@@ -52,8 +52,10 @@ def choices(pool: Pool) -> list[tuple[str, str]]:
     """(line, id) of every finished candidate; of what labels tell beyond the columns, that in which they differ."""
     further = [_further(entry.recipe) for entry in pool.entries]
     shared = set.intersection(*map(set, further)) if further else set()
-    return [(line(entry, [part for part in parts if part not in shared]), entry.id)
-            for entry, parts in zip(pool.entries, further, strict=True)]  # fmt: skip
+    return [
+        (line(entry, [part for part in parts if part not in shared]), entry.id)
+        for entry, parts in zip(pool.entries, further, strict=True)
+    ]
 
 
 def _further(recipe: Json) -> list[str]:

@@ -85,9 +85,14 @@ def floor_of(value: object) -> float:
 
 
 def lay_out(
-    of_pool: Callable[[str], Compare], jobs: Jobs, controls: Controls, tabs: gr.Tabs, tab: gr.Tab, number: gr.Number,
+    of_pool: Callable[[str], Compare],
+    jobs: Jobs,
+    controls: Controls,
+    tabs: gr.Tabs,
+    tab: gr.Tab,
+    number: gr.Number,
     unlearn: Visitors,
-) -> None:  # fmt: skip
+) -> None:
     """Build the page within its tab and connect it; a row that is clicked moves the controls of Unlearn.
 
     `of_pool` gives the comparisons of the pool that a visitor is on; `unlearn` knows what visitors chose on that page.
@@ -96,9 +101,15 @@ def lay_out(
         with gr.Column(elem_classes="nm-card nm-bar-of-controls"):
             gr.HTML("<h2>Which rule forgets most at equal retention?</h2>")
             keep = gr.Slider(
-                0.8, 1.0, value=KEEP, step=0.01, label="keep at least", buttons=[], elem_id="nm-floor",
+                0.8,
+                1.0,
+                value=KEEP,
+                step=0.01,
+                label="keep at least",
+                buttons=[],
+                elem_id="nm-floor",
                 info="Share of the base's retain accuracy that every rule must keep, on validation.",
-            )  # fmt: skip
+            )
             with gr.Row(elem_classes="nm-buttons"):
                 start = gr.Button("Compare all rules", variant="primary", elem_id="nm-compare")
                 stop = gr.Button("Cancel", size="sm", interactive=False, elem_id="nm-compare-stop")
@@ -150,8 +161,14 @@ def lay_out(
     asked = [number, keep, controls.pool, controls.buffers]
     numbered = {"inputs": asked, "js": numbers(len(asked) - 1), **LIGHT}
     standing = Standing(about, Visitors())
-    gr.on([tab.select, keep.change], show, outputs=[progress, content], trigger_mode="multiple", concurrency_limit=8,
-          **numbered)  # fmt: skip
+    gr.on(
+        [tab.select, keep.change],
+        show,
+        outputs=[progress, content],
+        trigger_mode="multiple",
+        concurrency_limit=8,
+        **numbered,
+    )
     connect(start, stop, run, asked, [progress, content], jobs, standing)
     moved = [tabs, controls.picker, controls.rule, controls.scale, controls.keep, *controls.dials]
     content.click(told(load), outputs=moved, **numbered)

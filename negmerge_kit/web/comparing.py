@@ -77,9 +77,7 @@ class Compare:
                         self._done.popitem(last=False)
             yield news
 
-    def answer(
-        self, entrants: Sequence[Entrant], keep: float, scales: Scales, buffers: str = "keep"
-    ) -> Comparison:
+    def answer(self, entrants: Sequence[Entrant], keep: float, scales: Scales, buffers: str = "keep") -> Comparison:
         """The comparison that a script asks for; nothing of it is written to the pool.
 
         Raises:
@@ -178,9 +176,7 @@ class _Stand:
 class _Rows:
     """Finished rows: those of this process, and those that the pool's folder keeps."""
 
-    def __init__(
-        self, compare: Compare, pool: Pool, keep: float, scales: Scales, buffers: str, *, write: bool
-    ) -> None:
+    def __init__(self, compare: Compare, pool: Pool, keep: float, scales: Scales, buffers: str, *, write: bool) -> None:
         self._compare, self._write = compare, write
         self._kept = KeptRows(pool, keep=keep, scales=scales, buffers=buffers, device=compare.bench.model.device)
         hashes = tuple(entry.sha256 for entry in pool.entries)

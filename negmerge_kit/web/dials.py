@@ -57,9 +57,15 @@ def statistics_dial(policies: Sequence[str], value: str) -> gr.Radio:
     *others, last = (STATISTICS[policy] for policy in policies)
     said = f"{', '.join(others)} or {last}" if others else last
     return gr.Radio(
-        list(policies), value=value, label="Running statistics", visible=len(policies) > 1, interactive=True,
-        info=f"Means and variances of batch normalisation: {said}.", elem_id="nm-buffers", elem_classes="nm-choice",
-    )  # fmt: skip
+        list(policies),
+        value=value,
+        label="Running statistics",
+        visible=len(policies) > 1,
+        interactive=True,
+        info=f"Means and variances of batch normalisation: {said}.",
+        elem_id="nm-buffers",
+        elem_classes="nm-choice",
+    )
 
 
 def buffers_of(value: object) -> str:

@@ -98,8 +98,10 @@ class Endpoints:
             if not isinstance(value, str) or len(value) > 10_000:
                 raise ParameterError(f"{name} is {_short(value)}: give names with commas between them, all or none.")
         if any(name.strip() in BASELINES for name in f"{rules},{baselines}".split(",")):
-            raise ParameterError("baselines train a network for minutes, which this app does for nobody: give searches "
-                                 "(single, greedy), or run `negmerge compare POOL --baselines all`.")
+            raise ParameterError(
+                "baselines train a network for minutes, which this app does for nobody: give searches "
+                "(single, greedy), or run `negmerge compare POOL --baselines all`."
+            )
         entrants = find_entrants(rules, baselines)
         if len(entrants) > MOST_ROWS:
             raise ParameterError(f"{len(entrants)} rows are too many for one call: name at most {MOST_ROWS}.")

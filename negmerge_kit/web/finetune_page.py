@@ -54,9 +54,20 @@ class FinetunePage:
         self.tunes = tunes
 
     def choose(
-        self, visitor: str, kind: object, archive: object, files: object, paths: object, name: object, keep: object,
-        family: object, base: object = None, tuned: object = None, arch: object = TINY, as_viewed: object = True,
-    ) -> Iterator[tuple[str, str]]:  # fmt: skip
+        self,
+        visitor: str,
+        kind: object,
+        archive: object,
+        files: object,
+        paths: object,
+        name: object,
+        keep: object,
+        family: object,
+        base: object = None,
+        tuned: object = None,
+        arch: object = TINY,
+        as_viewed: object = True,
+    ) -> Iterator[tuple[str, str]]:
         """(progress, summary or notice; the plan's id once there is one) while all is checked and put in place."""
         uploads, plans = self.tunes.uploads, self.tunes.plans
         uploads.check_allowed()
@@ -164,21 +175,46 @@ def lay_out(page: FinetunePage, tab: gr.Tab) -> None:
             scene = _step_scene()
             with gr.Column(elem_classes="nm-card", elem_id="nm-grid"):
                 gr.HTML(fragments.heading(2, "With which recipes?"))
-                preset = gr.Dropdown(list(PRESETS), value=FIRST_PRESET, label="Start from", elem_id="nm-preset",
-                                     interactive=True, filterable=False)  # fmt: skip
+                preset = gr.Dropdown(
+                    list(PRESETS),
+                    value=FIRST_PRESET,
+                    label="Start from",
+                    elem_id="nm-preset",
+                    interactive=True,
+                    filterable=False,
+                )
                 table = gr.Dataframe(
-                    preset_rows(FIRST_PRESET, 700), headers=list(COLUMNS), datatype=["str"] * len(COLUMNS),
-                    type="array", row_count=2, column_count=len(COLUMNS),
-                    interactive=True, wrap=False, show_label=False, label="recipes", elem_id="nm-recipes", buttons=[],
-                )  # fmt: skip
+                    preset_rows(FIRST_PRESET, 700),
+                    headers=list(COLUMNS),
+                    datatype=["str"] * len(COLUMNS),
+                    type="array",
+                    row_count=2,
+                    column_count=len(COLUMNS),
+                    interactive=True,
+                    wrap=False,
+                    show_label=False,
+                    label="recipes",
+                    elem_id="nm-recipes",
+                    buttons=[],
+                )
                 with gr.Row(elem_classes="nm-buttons"):
                     more, fewer = gr.Button("Add a row", size="sm"), gr.Button("Remove the last row", size="sm")
                 cost = gr.HTML("", elem_id="nm-cost")
                 with gr.Accordion("On a Ray cluster", open=False):
-                    address = gr.Textbox("", label="Address", placeholder="auto, or HOST:PORT", elem_id="nm-ray",
-                                         info="Leave it empty to train on this machine.", max_length=300)  # fmt: skip
-                anyway = gr.Checkbox(False, label="Even if the base does not know it", elem_id="nm-anyway",
-                                     info="Else nothing is trained where the base guesses.")  # fmt: skip
+                    address = gr.Textbox(
+                        "",
+                        label="Address",
+                        placeholder="auto, or HOST:PORT",
+                        elem_id="nm-ray",
+                        info="Leave it empty to train on this machine.",
+                        max_length=300,
+                    )
+                anyway = gr.Checkbox(
+                    False,
+                    label="Even if the base does not know it",
+                    elem_id="nm-anyway",
+                    info="Else nothing is trained where the base guesses.",
+                )
                 with gr.Row(elem_classes="nm-buttons"):
                     start = gr.Button("Fine-tune", variant="primary", elem_id="nm-finetune")
                     stop = gr.Button("Stop", size="sm", interactive=False, elem_id="nm-finetune-stop")
@@ -202,9 +238,14 @@ def lay_out(page: FinetunePage, tab: gr.Tab) -> None:
         # What is chosen is left alone: it may have changed since this was asked.
         value = {} if chosen in ids else {"value": newest}
         return [
-            told_now, figure, now, gr.Timer(active=more_to_come), gr.Button(interactive=not more_to_come),
-            gr.Button(interactive=more_to_come), gr.Radio(choices=choices, **value),
-        ]  # fmt: skip
+            told_now,
+            figure,
+            now,
+            gr.Timer(active=more_to_come),
+            gr.Button(interactive=not more_to_come),
+            gr.Button(interactive=more_to_come),
+            gr.Radio(choices=choices, **value),
+        ]
 
     def shown(trigger: Any, **options: Any) -> Any:
         return trigger(told(look), [drawn, begun], watched, **options, **LIGHT)
@@ -224,9 +265,12 @@ def lay_out(page: FinetunePage, tab: gr.Tab) -> None:
     shown(resume.click(told(page.resume), [begun, address, anyway], None, **LIGHT).then)
     shown(plan.change)
     to_unlearn.click(told(page.tunes.open), begun, opened, **LIGHT).success(
-        None, opened, None, js="id => { window.location.href = '?pool=' + encodeURIComponent(id); }",
+        None,
+        opened,
+        None,
+        js="id => { window.location.href = '?pool=' + encodeURIComponent(id); }",
         api_visibility="private",
-    )  # fmt: skip
+    )
 
 
 def _step_scene() -> dict[str, Any]:
@@ -237,35 +281,73 @@ def _step_scene() -> dict[str, Any]:
             with gr.Row(elem_classes="nm-pair nm-files"):
                 archive = gr.File(file_types=[".zip"], label="A zip", height=120, elem_id="nm-zip")
                 folder = gr.File(file_count="directory", label="or a folder", height=120, elem_id="nm-folder")
-            gr.HTML('<p class="nm-fine">One sub-folder of images for each class, named as one would say it; with '
-                    "train, val and test folders, or without. They stay on this app’s machine.</p>")  # fmt: skip
+            gr.HTML(
+                '<p class="nm-fine">One sub-folder of images for each class, named as one would say it; with '
+                "train, val and test folders, or without. They stay on this app’s machine.</p>"
+            )
             as_viewed = gr.Checkbox(
-                True, label="As a viewer shows them", elem_id="nm-as-viewed",
+                True,
+                label="As a viewer shows them",
+                elem_id="nm-as-viewed",
                 info="Upright by their EXIF, transparent parts on white; else as stored, which torchvision reads.",
-            )  # fmt: skip
+            )
             name = gr.Textbox("my-images", label="Name", max_length=60, elem_id="nm-name")
             keep = gr.CheckboxGroup(
-                list(FAMILIES), value=list(FAMILIES), label="Keep", elem_id="nm-families",
+                list(FAMILIES),
+                value=list(FAMILIES),
+                label="Keep",
+                elem_id="nm-families",
                 info="What the embedded model should still know; leave out what is much alike.",
-            )  # fmt: skip
+            )
         with gr.Column(visible=False) as embedded:
-            family = gr.Dropdown(list(FAMILIES), value=next(iter(FAMILIES)), label="Family", interactive=True,
-                                 info="The six others are kept.", elem_id="nm-family")  # fmt: skip
+            family = gr.Dropdown(
+                list(FAMILIES),
+                value=next(iter(FAMILIES)),
+                label="Family",
+                interactive=True,
+                info="The six others are kept.",
+                elem_id="nm-family",
+            )
         with gr.Accordion("With a model of your own", open=False, elem_id="nm-weights"):
             with gr.Row(elem_classes="nm-pair nm-files"):
                 base = gr.File(file_types=[".safetensors"], label="Its base", height=120, elem_id="nm-base")
-                tuned = gr.File(file_count="multiple", file_types=[".safetensors"], label="Candidates", height=120,
-                                elem_id="nm-tuned")  # fmt: skip
-            arch = gr.Textbox(TINY, label="Architecture", max_length=80, elem_id="nm-arch",
-                              info="As open_clip calls it. Candidates may also be fine-tuned here.")  # fmt: skip
+                tuned = gr.File(
+                    file_count="multiple",
+                    file_types=[".safetensors"],
+                    label="Candidates",
+                    height=120,
+                    elem_id="nm-tuned",
+                )
+            arch = gr.Textbox(
+                TINY,
+                label="Architecture",
+                max_length=80,
+                elem_id="nm-arch",
+                info="As open_clip calls it. Candidates may also be fine-tuned here.",
+            )
         with gr.Row(elem_classes="nm-buttons"):
             use = gr.Button("Use this", variant="primary", elem_id="nm-use")
             cancel = gr.Button("Cancel", size="sm", interactive=False, elem_id="nm-use-stop")
         summary = gr.HTML("", elem_id="nm-scene-told")
         paths = gr.JSON([], visible="hidden", label="paths")
-    return {"kind": kind, "own": own, "archive": archive, "folder": folder, "paths": paths, "name": name, "keep": keep,
-            "embedded": embedded, "family": family, "base": base, "tuned": tuned, "arch": arch, "as_viewed": as_viewed,
-            "use": use, "cancel": cancel, "summary": summary}  # fmt: skip
+    return {
+        "kind": kind,
+        "own": own,
+        "archive": archive,
+        "folder": folder,
+        "paths": paths,
+        "name": name,
+        "keep": keep,
+        "embedded": embedded,
+        "family": family,
+        "base": base,
+        "tuned": tuned,
+        "arch": arch,
+        "as_viewed": as_viewed,
+        "use": use,
+        "cancel": cancel,
+        "summary": summary,
+    }
 
 
 def _connect_scene(page: FinetunePage, scene: dict[str, Any], plan: gr.State) -> None:
@@ -301,6 +383,8 @@ def _connect_scene(page: FinetunePage, scene: dict[str, Any], plan: gr.State) ->
     )
     cancel.click(end, None, None, concurrency_limit=8, **LIGHT)
     scene["kind"].change(
-        lambda kind: (gr.Column(visible=kind != FAMILY), gr.Column(visible=kind == FAMILY)), scene["kind"],
-        [scene["own"], scene["embedded"]], **LIGHT,
-    )  # fmt: skip
+        lambda kind: (gr.Column(visible=kind != FAMILY), gr.Column(visible=kind == FAMILY)),
+        scene["kind"],
+        [scene["own"], scene["embedded"]],
+        **LIGHT,
+    )

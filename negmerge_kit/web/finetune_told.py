@@ -35,8 +35,10 @@ def summary(plan: Plan, taken: Taken | None = None) -> str:
     classes = ", ".join(f"{escape(name.replace('_', ' '))} {count:,}" for name, count in taken.classes)
     left = f" {taken.left_out} files of the system’s own were left out." if taken.left_out else ""
     seen = {"turned": taken.turned, "transparent": taken.transparent}
-    left += "".join(f" {escape(sentence, quote=False)}"
-                    for sentence in left_out(seen, plan.scene.orientation, plan.scene.transparency))
+    left += "".join(
+        f" {escape(sentence, quote=False)}"
+        for sentence in left_out(seen, plan.scene.orientation, plan.scene.transparency)
+    )
     return (
         f'<p class="nm-fine" role="status"><b>{escape(plan.scene.name)}</b>: {taken.images:,} images in '
         f"{len(taken.classes)} classes ({classes}), of which candidates learn from {plan.images:,}.{left} {kept}</p>"

@@ -152,9 +152,7 @@ class FineTunes:
         self._turn, self._measuring = threading.Lock(), threading.Lock()
         self._measured: _Measured | None = None
 
-    def start(
-        self, id: object, recipes: Sequence[Recipe] = (), address: object = "", *, anyway: object = False
-    ) -> Run:
+    def start(self, id: object, recipes: Sequence[Recipe] = (), address: object = "", *, anyway: object = False) -> Run:
         """Fine-tune what the plan lacks; without recipes it goes on with those that it has.
 
         Unless `anyway`, nothing is trained where the base does not know what it should forget.
@@ -236,10 +234,12 @@ class FineTunes:
         plan = run.plan
         job.tell("Reading the images")
         pool, _ = start_pool(
-            plan.scene, plan.folder, device=self._device,
+            plan.scene,
+            plan.folder,
+            device=self._device,
             on_step=lambda step, steps: job.tell(f"Training the base: step {step} of {steps}"),
             on_wait=lambda folder: job.tell("Another negmerge makes this pool: waiting for its base"),
-        )  # fmt: skip
+        )
         if not anyway:
             job.tell("Looking at what the base knows")
             require_known(pool, device=self._device)
@@ -296,5 +296,7 @@ def executor_for(address: object, device: str) -> Executor:
 def _labels(recipes: Sequence[Recipe]) -> dict[Recipe, str]:
     """A line for each recipe, with its seed where two lines would be the same."""
     lines = [recipe.label for recipe in recipes]
-    return {recipe: recipe.label if lines.count(recipe.label) == 1 else f"{recipe.label} · seed {recipe.seed}"
-            for recipe in recipes}  # fmt: skip
+    return {
+        recipe: recipe.label if lines.count(recipe.label) == 1 else f"{recipe.label} · seed {recipe.seed}"
+        for recipe in recipes
+    }

@@ -15,8 +15,16 @@ from negmerge_kit.web.origin import host_of
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _HOST = b"x-forwarded-host"
-_SAID = {_HOST, b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-prefix", b"x-forwarded-port", b"x-real-ip",
-         b"forwarded", b"x-gradio-server"}  # fmt: skip
+_SAID = {
+    _HOST,
+    b"x-forwarded-for",
+    b"x-forwarded-proto",
+    b"x-forwarded-prefix",
+    b"x-forwarded-port",
+    b"x-real-ip",
+    b"forwarded",
+    b"x-gradio-server",
+}
 _USED = {b"x-forwarded-for", b"x-forwarded-proto"}
 
 
@@ -86,5 +94,7 @@ def check_root_path(text: str) -> None:
     scheme, _, rest = text.partition("://")
     address = scheme in ("http", "https") and host_of(rest.partition("/")[0])
     if text and not re.fullmatch(r"/[A-Za-z0-9._~/-]*", "/" + rest.partition("/")[2] if address else text):
-        raise ParameterError(f"--root-path is {text!r}: give the path behind the proxy, as /negmerge, or the whole "
-                             "address, as https://example.org/negmerge.")  # fmt: skip
+        raise ParameterError(
+            f"--root-path is {text!r}: give the path behind the proxy, as /negmerge, or the whole "
+            "address, as https://example.org/negmerge."
+        )

@@ -89,9 +89,11 @@ def cards(
     held = f'<b class="nm-{"over" if margin >= 0 else "under"}">{"▲" if margin >= 0 else "▼"} {where}</b> (dashed tick)'
     chances = f"chance {percent(chance, 0)} (thin tick)"
     forgets, retains = f"was {percent(base.forget.value)}", f"was {percent(base.retain.value)}, kept {percent(kept)}"
-    over = [f"{what}, n = {side.n:,}" for what, side in zip(of, (now.forget, now.retain), strict=True)] if of else [
-        images(now.forget), images(now.retain)
-    ]  # fmt: skip
+    over = (
+        [f"{what}, n = {side.n:,}" for what, side in zip(of, (now.forget, now.retain), strict=True)]
+        if of
+        else [images(now.forget), images(now.retain)]
+    )
     ticks = {"base": base.forget.value, "chance": chance}, {"base": base.retain.value, "floor": floor}
     return (
         '<div class="nm-cards">'

@@ -92,8 +92,9 @@ def recipes_of(rows: object) -> tuple[Recipe, ...]:
         except ParameterError as error:
             raise ParameterError(f"row {number} of the grid: {error}") from None
         if recipes[-1].epochs > MOST_EPOCHS:
-            raise ParameterError(f"row {number} of the grid: {recipes[-1].epochs} epochs are too many: give at most "
-                                 f"{MOST_EPOCHS:,}.")  # fmt: skip
+            raise ParameterError(
+                f"row {number} of the grid: {recipes[-1].epochs} epochs are too many: give at most {MOST_EPOCHS:,}."
+            )
     if not recipes:
         raise ParameterError("the grid is empty: add a row, or choose a preset.")
     if len(set(recipes)) < len(recipes):

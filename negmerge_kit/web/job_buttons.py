@@ -74,7 +74,8 @@ def connect(
     def release() -> tuple[gr.Button, gr.Button]:
         return gr.Button(interactive=True), gr.Button(interactive=False)
 
-    running = start.click(run, list(inputs), [start, stop, *outputs], concurrency_limit=8, js=numbers(len(inputs) - 1),
-                          **LIGHT)  # fmt: skip
+    running = start.click(
+        run, list(inputs), [start, stop, *outputs], concurrency_limit=8, js=numbers(len(inputs) - 1), **LIGHT
+    )
     running.then(release, None, [start, stop], **LIGHT)
     stop.click(end, None, None, concurrency_limit=8, **LIGHT)

@@ -102,8 +102,10 @@ def taken(paths: Sequence[Path], arch: object) -> Sent:
             check_weights(path, base)
         first = votes.setdefault(sha256_file(path), path)
         if first is not path:
-            raise ParameterError(f"{shown(path.name)} is {shown(first.name)} again, byte for byte: a candidate is a "
-                                 "fine-tuned copy of its base, and votes once; leave it out.")  # fmt: skip
+            raise ParameterError(
+                f"{shown(path.name)} is {shown(first.name)} again, byte for byte: a candidate is a "
+                "fine-tuned copy of its base, and votes once; leave it out."
+            )
     return Sent(OwnBase(arch.strip(), paths[0], sha256_file(paths[0])), tuple(paths[1:]))
 
 

@@ -81,8 +81,16 @@ def lay_out_head(ids: Sequence[str], device: str) -> Head:
     """What stands above all pages."""
     with gr.Row(elem_id="nm-head"):
         gr.HTML(fragments.header())
-        pool = gr.Dropdown(list(ids), value=ids[0], label="pool", elem_id="nm-pool", interactive=True, filterable=False,
-                           scale=0, min_width=220)  # fmt: skip
+        pool = gr.Dropdown(
+            list(ids),
+            value=ids[0],
+            label="pool",
+            elem_id="nm-pool",
+            interactive=True,
+            filterable=False,
+            scale=0,
+            min_width=220,
+        )
         chip = gr.HTML(device, elem_id="nm-device")
     told = gr.HTML("", elem_id="nm-told")
     return pool, chip, told, gr.Button("Cancel", size="sm", visible=False, elem_id="nm-told-stop")
@@ -123,9 +131,7 @@ def lay_out(page: Unlearn, head: Head, *, growing: bool) -> tuple[Controls, Show
                 gr.HTML(f"<h2>Where the candidates agree <small>{told}</small></h2>")
                 agreement = gr.HTML(first.agreement)
     pieces = Chosen(notice, cards, marker, gallery, line, curve, agreement, result)
-    controls = Controls(
-        head[0], *choose, rule, dials, buffers, groups, scale, keep, find, stop, examples, takes
-    )
+    controls = Controls(head[0], *choose, rule, dials, buffers, groups, scale, keep, find, stop, examples, takes)
     return controls, Shown(*head[2:], number, head[1], style, explains, progress, pieces, known, timer)
 
 
@@ -136,9 +142,13 @@ def _step_choose(page: Unlearn, ids: list[str]) -> tuple[tuple[Any, Any, Any, An
             every, none, best = (gr.Button(text, size="sm") for text in ("all", "none", "best 3"))
         gr.HTML(candidates.head_row())
         picker = gr.CheckboxGroup(
-            candidates.choices(page.bench.pool), value=ids, interactive=True, container=False, elem_id="nm-picker",
+            candidates.choices(page.bench.pool),
+            value=ids,
+            interactive=True,
+            container=False,
+            elem_id="nm-picker",
             label="Candidates: learning rate, epochs, weight decay, and alone at its own best scale forget and kept",
-        )  # fmt: skip
+        )
         gr.HTML(
             '<p class="nm-fine">The base fine-tuned on what it should forget, each with another recipe. '
             "Forget and kept: subtracted alone, at its own best scale (validation).</p>"
@@ -153,9 +163,14 @@ def _step_merge(line: str, policies: Sequence[str]) -> tuple[Any, ...]:
     with gr.Column(elem_id="nm-step-2", elem_classes="nm-card"):
         gr.HTML(fragments.heading(2, "Merge them"))
         rule = gr.Dropdown(
-            [(entry.title, name) for name, entry in RULES.items()], value=RULE, label="Rule", container=False,
-            show_label=False, elem_id="nm-rule", interactive=True,
-        )  # fmt: skip
+            [(entry.title, name) for name, entry in RULES.items()],
+            value=RULE,
+            label="Rule",
+            container=False,
+            show_label=False,
+            elem_id="nm-rule",
+            interactive=True,
+        )
         explains = gr.Markdown(explanation(RULE), elem_classes="nm-explains")
         for name, entry in RULES.items():
             with gr.Column(visible=name == RULE, elem_classes="nm-dials") as groups[name]:
@@ -168,10 +183,26 @@ def _step_merge(line: str, policies: Sequence[str]) -> tuple[Any, ...]:
 def _step_subtract() -> tuple[gr.Slider, gr.Slider, gr.Button, gr.Button]:
     with gr.Column(elem_id="nm-step-3", elem_classes="nm-card"):
         gr.HTML(fragments.heading(3, "Subtract it"))
-        scale = gr.Slider(0, LARGEST_SCALE, value=0, step=0.01, label="scale λ", buttons=[], elem_id="nm-scale",
-                          info="How much of the merged change is subtracted; 0 is the base.")  # fmt: skip
-        keep = gr.Slider(LOWEST_KEEP, 1.0, value=KEEP, step=0.01, label="keep at least", buttons=[], elem_id="nm-keep",
-                         info="Share of the base's retain accuracy that the search must not fall below.")  # fmt: skip
+        scale = gr.Slider(
+            0,
+            LARGEST_SCALE,
+            value=0,
+            step=0.01,
+            label="scale λ",
+            buttons=[],
+            elem_id="nm-scale",
+            info="How much of the merged change is subtracted; 0 is the base.",
+        )
+        keep = gr.Slider(
+            LOWEST_KEEP,
+            1.0,
+            value=KEEP,
+            step=0.01,
+            label="keep at least",
+            buttons=[],
+            elem_id="nm-keep",
+            info="Share of the base's retain accuracy that the search must not fall below.",
+        )
         with gr.Row(elem_id="nm-search", elem_classes="nm-buttons"):
             find = gr.Button("Find the best scale", variant="primary", elem_id="nm-find")
             stop = gr.Button("Cancel", size="sm", visible=False, elem_id="nm-find-stop")

@@ -1,8 +1,8 @@
 """What the Fine-tune page has begun: a folder for each scene, from which it goes on after the app was ended or killed.
 
-    HOME/app-<name>-<digest>/app.json     the scene and the recipes that its pool should have
-    HOME/app-<name>-<digest>/images/…     what was uploaded, once it was checked
-    HOME/app-<name>-<digest>/pool.json …  the pool
+HOME/app-<name>-<digest>/app.json     the scene and the recipes that its pool should have
+HOME/app-<name>-<digest>/images/…     what was uploaded, once it was checked
+HOME/app-<name>-<digest>/pool.json …  the pool
 """
 
 from __future__ import annotations
@@ -95,11 +95,16 @@ class Plan:
         """Put it into its folder, whole or not at all."""
         told = {
             "schema": SCHEMA,
-            "scene": {"name": self.scene.name, "model": self.scene.model, "forget": self.scene.forget,
-                      "retain": list(self.scene.retain), **self.scene.reading},
+            "scene": {
+                "name": self.scene.name,
+                "model": self.scene.model,
+                "forget": self.scene.forget,
+                "retain": list(self.scene.retain),
+                **self.scene.reading,
+            },
             "images": self.images,
             "recipes": [recipe.json() for recipe in self.recipes],
-        }  # fmt: skip
+        }
         with atomic_file(self.folder / PLAN) as file:
             file.write(json.dumps(told, indent=1).encode())
 

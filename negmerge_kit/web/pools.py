@@ -199,10 +199,15 @@ class Pools:
         page = Unlearn(scored, growing=sweep is not None, visitors=self.visitors)
         takeaway = TakeAway(scored, self._made / id)
         return OpenPool(
-            id, bench, page, Compare(bench, self.jobs, read_only=self.read_only),
+            id,
+            bench,
+            page,
+            Compare(bench, self.jobs, read_only=self.read_only),
             AgreementPage(page, Agreeing(bench, self.jobs)),
-            AuditPage(page, Auditing(bench, self.jobs, read_only=self.read_only), takeaway), takeaway, sweep,
-        )  # fmt: skip
+            AuditPage(page, Auditing(bench, self.jobs, read_only=self.read_only), takeaway),
+            takeaway,
+            sweep,
+        )
 
 
 def find_pools(folder: str | Path) -> list[Path]:

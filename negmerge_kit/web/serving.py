@@ -91,11 +91,23 @@ def serve(
         folder.remove()
 
     server = Server(
-        blocks, people=people, public=public, root_path=root_path, trusted=trusted, on_close=end,
-        theme=_theme(), css=_file("style.css"), head=f"<script>{_file('page.js')}</script>", footer_links=[],
-        ssr_mode=False, run_history=False, max_file_size="1mb" if public else LARGEST_FILE, allowed_paths=[],
-        enable_monitoring=False, mcp_server=False,
-    )  # fmt: skip
+        blocks,
+        people=people,
+        public=public,
+        root_path=root_path,
+        trusted=trusted,
+        on_close=end,
+        theme=_theme(),
+        css=_file("style.css"),
+        head=f"<script>{_file('page.js')}</script>",
+        footer_links=[],
+        ssr_mode=False,
+        run_history=False,
+        max_file_size="1mb" if public else LARGEST_FILE,
+        allowed_paths=[],
+        enable_monitoring=False,
+        mcp_server=False,
+    )
     server.start(host, port)
     if sweep:
         sweep.start()
@@ -128,8 +140,9 @@ def build(pools: Pools, tunes: FineTunes) -> gr.Blocks:
                 controls, shown = lay_out(first.unlearn, head, growing=growing)
                 remembered = [tab]
             with gr.Tab("Compare", id="compare") as tab:
-                compare_page.lay_out(lambda pool: pools.open(pool).compare, pools.jobs, controls, tabs, tab,
-                                     shown.number, pools.visitors)  # fmt: skip
+                compare_page.lay_out(
+                    lambda pool: pools.open(pool).compare, pools.jobs, controls, tabs, tab, shown.number, pools.visitors
+                )
                 remembered.append(tab)
             with gr.Tab("Agreement", id="agreement") as tab:
                 agreement_page.lay_out(lambda pool: pools.open(pool).agreement, pools.jobs, controls, tab, shown.number)
@@ -138,8 +151,9 @@ def build(pools: Pools, tunes: FineTunes) -> gr.Blocks:
                 finetune_page.lay_out(finetune_page.FinetunePage(tunes), tab)
                 remembered.append(tab)
             with gr.Tab("Audit", id="audit") as tab:
-                audit_page.lay_out(lambda pool: pools.open(pool).audit, pools.jobs, pools.files, controls, tab,
-                                   shown.number)  # fmt: skip
+                audit_page.lay_out(
+                    lambda pool: pools.open(pool).audit, pools.jobs, pools.files, controls, tab, shown.number
+                )
                 remembered.append(tab)
         wire(blocks, pools, controls, shown, tabs)
         for tab in remembered:

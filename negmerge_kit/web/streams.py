@@ -29,8 +29,11 @@ class LastingStreams:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         # `gradio_client` waits for the end of its stream; browsers all name themselves Mozilla.
-        if (scope["type"] != "http" or not scope["path"].endswith(PATH)
-                or "Mozilla" not in Headers(scope=scope).get("user-agent", "")):  # fmt: skip
+        if (
+            scope["type"] != "http"
+            or not scope["path"].endswith(PATH)
+            or "Mozilla" not in Headers(scope=scope).get("user-agent", "")
+        ):
             await self._app(scope, receive, send)
             return
         (session,) = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[:1]

@@ -250,8 +250,10 @@ class Unlearn:
         if products is None:
             return ""
         labels = dict(zip(pool.ids, (recipe_line(entry.recipe) for entry in pool.entries), strict=True))
-        return "".join(fragments.notice(odd.sentence(labels[id]), "hint")
-                       for id, odd in outliers_of(pool, products, choice.candidates))
+        return "".join(
+            fragments.notice(odd.sentence(labels[id]), "hint")
+            for id, odd in outliers_of(pool, products, choice.candidates)
+        )
 
     def curve(self, choice: Choice | None, keep: float) -> str:
         """The curve as far as it is known: whole-validation points over the live ones once there is a search."""
@@ -273,8 +275,9 @@ class Unlearn:
         wanted = [scale for scale in wanted if scale < limit]
         measured = sum(scale in there for scale in wanted)
         note = f"filling in {measured} of {len(wanted)} scales" if measured < len(wanted) else ""
-        figure = plots.scale_curve(points, base=base, keep=keep, best=best, behind=behind, titled=False, end=end,
-                                   note=note)  # fmt: skip
+        figure = plots.scale_curve(
+            points, base=base, keep=keep, best=best, behind=behind, titled=False, end=end, note=note
+        )
         told = plots.curve_finding(points, base=base, keep=keep, best=best)
         return svg.inline(figure, f"{told}; {note}" if note else told, name="curve")
 
@@ -293,8 +296,9 @@ class Unlearn:
         return (whole, self.scored.base("val")) if whole else (now, self._base)
 
     def _cards(self, base: Point, now: Point, keep: float) -> str:
-        return fragments.cards(self.forget_title, self.retain_title, self._classes, base, now, _shown_keep(keep),
-                               of=self._of)  # fmt: skip
+        return fragments.cards(
+            self.forget_title, self.retain_title, self._classes, base, now, _shown_keep(keep), of=self._of
+        )
 
     def _base_only(self, error: NegmergeError, keep: float) -> Moved:
         kind = "hint" if str(error) == WAITING else "alert"

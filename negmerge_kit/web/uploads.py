@@ -163,10 +163,7 @@ def _named(paths: Sequence[Path], names: object) -> list[tuple[str, ...]]:
 
 
 def _take(
-    names: Sequence[tuple[str, ...]],
-    contents: Iterator[tuple[tuple[str, ...], bytes]],
-    folder: Path,
-    tell: TellShare,
+    names: Sequence[tuple[str, ...]], contents: Iterator[tuple[tuple[str, ...], bytes]], folder: Path, tell: TellShare
 ) -> Taken:
     """Check every image and write it under its class; its own name is not kept."""
     check_distinct(names)
@@ -201,26 +198,34 @@ def _places(images: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], tuple[st
         ParameterError: unless there are enough images, at least two classes, and every image lies in one of them.
     """
     if len(images) < FEWEST_IMAGES:
-        raise ParameterError(f"{len(images)} images are too few to learn from and to measure with: send at least "
-                             f"{FEWEST_IMAGES}, better hundreds.")  # fmt: skip
+        raise ParameterError(
+            f"{len(images)} images are too few to learn from and to measure with: send at least "
+            f"{FEWEST_IMAGES}, better hundreds."
+        )
     within = 0  # how many outer folders all images lie in
-    while len({parts[:within + 1] for parts in images}) == 1 and all(len(parts) > within + 2 for parts in images):
+    while len({parts[: within + 1] for parts in images}) == 1 and all(len(parts) > within + 2 for parts in images):
         within += 1
     inner = {parts: parts[within:] for parts in images}
     top = {parts[0] for parts in inner.values()}
     split = "train" in top and top <= set(SPLITS)
     if not split and top & set(SPLITS):
-        raise ParameterError("a folder is called train, val or test, but not all of them are: give all images in "
-                             "train, val and test, or rename that class.")  # fmt: skip
+        raise ParameterError(
+            "a folder is called train, val or test, but not all of them are: give all images in "
+            "train, val and test, or rename that class."
+        )
     loose = next((parts for parts, own in inner.items() if len(own) < 2 + split), None)
     if loose is not None:
-        raise ParameterError(f"{shown('/'.join(loose))} lies in no class's folder: put the images of each class into a "
-                             "folder of its name.")  # fmt: skip
+        raise ParameterError(
+            f"{shown('/'.join(loose))} lies in no class's folder: put the images of each class into a "
+            "folder of its name."
+        )
     places = {parts: own[: 1 + split] for parts, own in inner.items()}
     names = {place[-1] for place in places.values()}
     if hidden := next((name for name in names if name.startswith(".")), None):
         raise ParameterError(f"the class {shown(hidden)} begins with a dot: rename its folder.")
     if len(names) < 2:
-        raise ParameterError(f"there is one class only, {shown(*names)}, which nothing can be mistaken for: send at "
-                             "least two classes, each in its folder.")  # fmt: skip
+        raise ParameterError(
+            f"there is one class only, {shown(*names)}, which nothing can be mistaken for: send at "
+            "least two classes, each in its folder."
+        )
     return places

@@ -38,8 +38,7 @@ def wire(blocks: gr.Blocks, pools: Pools, controls: Controls, shown: Shown, tabs
     _taking(pools, controls)
     moved = [controls.picker, controls.rule, controls.scale, controls.keep, controls.buffers, *controls.dials]
     state = [controls.pool, *moved]
-    gr.on([control.change for control in state], None, state, None, js=remember(pools.ids[0]),
-          api_visibility="private")  # fmt: skip
+    gr.on([control.change for control in state], None, state, None, js=remember(pools.ids[0]), api_visibility="private")
 
 
 def slider_at(scale: float) -> gr.Slider:
@@ -51,10 +50,13 @@ def standing(opened: OpenPool, picked: list[str], sweep_line: str = "") -> list[
     """[picker, known, style, device, progress, timer] of a pool that has just come onto the page."""
     pool, growing = opened.bench.pool, opened.sweep is not None and not opened.sweep.status().finished
     return [
-        gr.CheckboxGroup(choices=candidates.choices(pool), value=picked), (opened.id, list(pool.distinct)),
-        opened.unlearn.gallery.style(), device_chip(opened.device), sweep_line,
+        gr.CheckboxGroup(choices=candidates.choices(pool), value=picked),
+        (opened.id, list(pool.distinct)),
+        opened.unlearn.gallery.style(),
+        device_chip(opened.device),
+        sweep_line,
         gr.Timer(active=growing),
-    ]  # fmt: skip
+    ]
 
 
 def _arriving(blocks: gr.Blocks, pools: Pools, controls: Controls, shown: Shown, tabs: gr.Tabs) -> list[Any]:
@@ -69,9 +71,12 @@ def _arriving(blocks: gr.Blocks, pools: Pools, controls: Controls, shown: Shown,
 
     def asked_for(query: Any) -> Address:
         return restored(
-            query, pools.ids, lambda id: pools.open(id).bench.refresh().distinct, MOST_SCALE,
+            query,
+            pools.ids,
+            lambda id: pools.open(id).bench.refresh().distinct,
+            MOST_SCALE,
             buffers_of=lambda id: pools.open(id).bench.policies,
-        )  # fmt: skip
+        )
 
     def opening(request: gr.Request, pool: str) -> Iterator[list[Any]]:
         """[what is told, its Cancel, everything else] until the pool is open."""
@@ -109,8 +114,14 @@ def _arriving(blocks: gr.Blocks, pools: Pools, controls: Controls, shown: Shown,
             yield from ([gr.skip(), gr.skip(), *pieces] for pieces in opening(request, pool) if not late())
             opened = pools.open(pool)
             everyone = list(opened.bench.refresh().distinct)
-            answer = [gr.Tabs(selected="unlearn"), opened.id, "", gone, *standing(opened, everyone),
-                      *put(Address(opened.id), opened)]  # fmt: skip
+            answer = [
+                gr.Tabs(selected="unlearn"),
+                opened.id,
+                "",
+                gone,
+                *standing(opened, everyone),
+                *put(Address(opened.id), opened),
+            ]
         except NegmergeError as error:
             answer = [gr.skip(), known[0], notice(str(error)), gone, *rest]  # the page still stands on the one before
         yield gr.skip() if late() else answer
@@ -128,8 +139,15 @@ def _arriving(blocks: gr.Blocks, pools: Pools, controls: Controls, shown: Shown,
     told_there = [controls.pool, shown.told, shown.leave, *stands, *steps]
     arrived = blocks.load(restore, [shown.number, asked], told_there, js=READ, concurrency_limit=8, **LIGHT)
     arrived.then(told(turn), asked, tabs, js=READ_TAB, **LIGHT)  # afterwards: other pages show what stands on this one
-    switched = controls.pool.input(switch, [shown.number, controls.pool, shown.known], [tabs, *told_there],
-                                   trigger_mode="multiple", concurrency_limit=8, js=numbers(2), **LIGHT)  # fmt: skip
+    switched = controls.pool.input(
+        switch,
+        [shown.number, controls.pool, shown.known],
+        [tabs, *told_there],
+        trigger_mode="multiple",
+        concurrency_limit=8,
+        js=numbers(2),
+        **LIGHT,
+    )
 
     def leave(request: gr.Request) -> None:
         pools.leave(session(request))
@@ -171,8 +189,13 @@ def _picking(pools: Pools, controls: Controls, shown: Shown) -> None:
         def picked(pool: str, pick: Any = pick) -> Any:
             return pick(pools.open(pool).bench.pool)
 
-        button.click(told(unless_overtaken(pools.visitors, picked)), [shown.number, controls.pool], controls.picker,
-                     js=numbers(1), **LIGHT)  # fmt: skip
+        button.click(
+            told(unless_overtaken(pools.visitors, picked)),
+            [shown.number, controls.pool],
+            controls.picker,
+            js=numbers(1),
+            **LIGHT,
+        )
 
 
 def _merging(controls: Controls, shown: Shown) -> None:
@@ -229,17 +252,26 @@ def _subtracting(pools: Pools, controls: Controls, shown: Shown, arriving: list[
 
     def show(trigger: Callable[..., Any], **options: Any) -> None:
         shown_now = trigger(told(choose), outputs=list(pieces), **options, **numbered)
-        shown_now.then(told_on_the_way(fill), controls.floored, pieces.curve, trigger_mode="multiple",
-                       concurrency_limit=4, **LIGHT)  # fmt: skip
+        shown_now.then(
+            told_on_the_way(fill), controls.floored, pieces.curve, trigger_mode="multiple", concurrency_limit=4, **LIGHT
+        )
 
     def search(trigger: Callable[..., Any]) -> None:
-        searching = trigger(told_on_the_way(find), [shown.number, *controls.floored], busy, concurrency_limit=2,
-                            concurrency_id="heavy", js=numbers(len(controls.floored)), **LIGHT)  # fmt: skip
+        searching = trigger(
+            told_on_the_way(find),
+            [shown.number, *controls.floored],
+            busy,
+            concurrency_limit=2,
+            concurrency_id="heavy",
+            js=numbers(len(controls.floored)),
+            **LIGHT,
+        )
         searching.failure(release, None, busy[:2], **LIGHT)
         show(searching.success)
 
-    changes = [control.change for control in (controls.picker, controls.rule, controls.keep, *controls.dials,
-                                                 controls.buffers)]  # fmt: skip
+    changes = [
+        control.change for control in (controls.picker, controls.rule, controls.keep, *controls.dials, controls.buffers)
+    ]
     show(lambda *values, **options: gr.on(changes, *values, **options), trigger_mode="always_last")
     for arrived in arriving:
         show(arrived.then)
@@ -254,8 +286,15 @@ def _subtracting(pools: Pools, controls: Controls, shown: Shown, arriving: list[
             return [found.candidates, found.rule, *found.dials()]
 
         choice = [controls.picker, controls.rule, *controls.dials]
-        search(button.click(told(unless_overtaken(pools.visitors, put)), [shown.number, controls.pool], choice,
-                            js=numbers(1), **LIGHT).success)  # fmt: skip
+        search(
+            button.click(
+                told(unless_overtaken(pools.visitors, put)),
+                [shown.number, controls.pool],
+                choice,
+                js=numbers(1),
+                **LIGHT,
+            ).success
+        )
 
 
 def _taking(pools: Pools, controls: Controls) -> None:

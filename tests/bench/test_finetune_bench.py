@@ -23,8 +23,9 @@ def test_the_baseline_sees_the_same_files_anew_each_epoch_and_trains_the_same_we
     ours = decode_once(tmp_path, (32, 32))
     assert ours.images.shape == (8, 3, 32, 32) and ours.labels.tolist() == list(range(8))
     model = load_model("tiny", device="cpu")
-    loader = published_loader(tmp_path, (32, 32), augment=RECIPE.augment, mean=model.mean, std=model.std, batch_size=8,
-                              workers=0)
+    loader = published_loader(
+        tmp_path, (32, 32), augment=RECIPE.augment, mean=model.mean, std=model.std, batch_size=8, workers=0
+    )
     (first, labels), (second, _) = next(next(loader)), next(next(loader))
     assert first.shape == (8, 3, 32, 32) and sorted(labels.tolist()) == list(range(8))
     assert not torch.equal(first, second) and float(first.abs().max()) < 3
@@ -38,4 +39,5 @@ def test_the_baseline_sees_the_same_files_anew_each_epoch_and_trains_the_same_we
 def test_the_measured_recipe_is_one_of_the_published():
     published = grid("paper-randaugment")
     assert (RECIPE.augment, RECIPE.lr, RECIPE.batch_size, RECIPE.trainable, RECIPE.flips) in {
-        (r.augment, r.lr, r.batch_size, r.trainable, r.flips) for r in published}
+        (r.augment, r.lr, r.batch_size, r.trainable, r.flips) for r in published
+    }

@@ -33,11 +33,14 @@ def write(folder, seed, *, rank=2, **config):
 
     pre = "base_model.model."
     stored = {
-        f"{pre}enc.q.lora_A.weight": draw(rank, 4), f"{pre}enc.q.lora_B.weight": draw(6, rank),
-        f"{pre}enc.conv.lora_A.weight": draw(rank, 3, 2, 2), f"{pre}enc.conv.lora_B.weight": draw(5, rank, 1, 1),
-        f"{pre}emb.lora_embedding_A": draw(rank, 10), f"{pre}emb.lora_embedding_B": draw(4, rank),
+        f"{pre}enc.q.lora_A.weight": draw(rank, 4),
+        f"{pre}enc.q.lora_B.weight": draw(6, rank),
+        f"{pre}enc.conv.lora_A.weight": draw(rank, 3, 2, 2),
+        f"{pre}enc.conv.lora_B.weight": draw(5, rank, 1, 1),
+        f"{pre}emb.lora_embedding_A": draw(rank, 10),
+        f"{pre}emb.lora_embedding_B": draw(4, rank),
         f"{pre}head.weight": draw(2, 6),
-    }  # fmt: skip
+    }
     save_file(stored, folder / "adapter_model.safetensors")
     settings = {"peft_type": "LORA", "lora_alpha": 8, "r": rank, **config}
     (folder / "adapter_config.json").write_text(json.dumps(settings))
@@ -53,9 +56,7 @@ def whole(stored, scale):
     return BASE | {name: BASE[name] + value for name, value in moved.items()} | {"head.weight": stored["head.weight"]}
 
 
-@pytest.mark.parametrize(("config", "scale"), [
-    ({}, 4.0), ({"use_rslora": True}, 8 / 2**0.5), ({"lora_alpha": 1}, 0.5),
-])  # fmt: skip
+@pytest.mark.parametrize(("config", "scale"), [({}, 4.0), ({"use_rslora": True}, 8 / 2**0.5), ({"lora_alpha": 1}, 0.5)])
 def test_adapters_merge_as_whole_models_do(tmp_path, config, scale):
     parts = [write(tmp_path / str(k), k, **config) for k in range(3)]
     adapters = [Adapter(tmp_path / str(k), BASE) for k in range(3)]
@@ -90,8 +91,9 @@ def test_the_kind_of_mapping_behind_the_base_changes_no_bit(tmp_path, rule):
 def test_alpha_may_differ_by_module(tmp_path):
     stored = write(tmp_path / "a", 0, alpha_pattern={"enc.q": 2})
     adapter = Adapter(tmp_path / "a", BASE)
-    torch.testing.assert_close(adapter["enc.q.weight"], whole(stored, 1.0)["enc.q.weight"] - BASE["enc.q.weight"],
-                               rtol=1e-4, atol=1e-5)  # fmt: skip
+    torch.testing.assert_close(
+        adapter["enc.q.weight"], whole(stored, 1.0)["enc.q.weight"] - BASE["enc.q.weight"], rtol=1e-4, atol=1e-5
+    )
     assert adapter.layout()["enc.conv.weight"] == ((5, 3, 2, 2), torch.float32)
     assert is_adapter(tmp_path / "a") and not is_adapter(tmp_path)
 
@@ -111,16 +113,27 @@ def test_what_is_no_lora_of_this_base_is_refused(tmp_path):
     save_file({"base_model.model.enc.q.lora_A.weight": torch.ones(2, 4)}, tmp_path / "b" / "adapter_model.safetensors")
     with pytest.raises(CheckpointError, match="only one of two factors"):
         Adapter(tmp_path / "b", BASE)
-    save_file({"base_model.model.enc.q.lora_magnitude_vector": torch.ones(6)},
-              tmp_path / "b" / "adapter_model.safetensors")  # fmt: skip
+    save_file(
+        {"base_model.model.enc.q.lora_magnitude_vector": torch.ones(6)}, tmp_path / "b" / "adapter_model.safetensors"
+    )
     with pytest.raises(CheckpointError, match="DoRA"):
         Adapter(tmp_path / "b", BASE)
 
 
-@pytest.mark.parametrize(("pattern", "scale"), [
-    ("enc.q", 1.0), ("q", 1.0), (r".*enc\..*q", 1.0), (r"^enc\.q", 1.0), (r"enc\.(k|q)", 1.0),
-    ("nc.q", 4.0), ("enc", 4.0), ("enc.q.weight", 4.0), (r"^q", 4.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("pattern", "scale"),
+    [
+        ("enc.q", 1.0),
+        ("q", 1.0),
+        (r".*enc\..*q", 1.0),
+        (r"^enc\.q", 1.0),
+        (r"enc\.(k|q)", 1.0),
+        ("nc.q", 4.0),
+        ("enc", 4.0),
+        ("enc.q.weight", 4.0),
+        (r"^q", 4.0),
+    ],
+)
 def test_a_pattern_is_a_regular_expression_for_the_end_of_a_module(tmp_path, pattern, scale):
     stored = write(tmp_path / "a", 0, alpha_pattern={pattern: 2, "enc.q": 2} if scale == 1 else {pattern: 2})
     delta = Adapter(tmp_path / "a", BASE)["enc.q.weight"]
@@ -135,11 +148,21 @@ def test_the_first_pattern_counts_and_ranks_are_the_configured_ones(tmp_path):
         Adapter(tmp_path / "b", BASE)
 
 
-@pytest.mark.parametrize("config", [
-    {"alpha_pattern": {"(a+)+": 2}}, {"alpha_pattern": {"(": 2}}, {"alpha_pattern": {"q": "big"}},
-    {"alpha_pattern": {"q": float("nan")}}, {"rank_pattern": {"q": 0}}, {"rank_pattern": ["q"]}, {"r": 2.5},
-    {"lora_alpha": True}, {"lora_alpha": 10**400}, {"alpha_pattern": {"q" * 2000: 2}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"alpha_pattern": {"(a+)+": 2}},
+        {"alpha_pattern": {"(": 2}},
+        {"alpha_pattern": {"q": "big"}},
+        {"alpha_pattern": {"q": float("nan")}},
+        {"rank_pattern": {"q": 0}},
+        {"rank_pattern": ["q"]},
+        {"r": 2.5},
+        {"lora_alpha": True},
+        {"lora_alpha": 10**400},
+        {"alpha_pattern": {"q" * 2000: 2}},
+    ],
+)
 def test_a_configuration_that_is_none_is_one_sentence(tmp_path, config):
     write(tmp_path / "a", 0, **config)
     with pytest.raises(CheckpointError, match=r"adapter_config\.json (has|cannot be read)"):
@@ -152,23 +175,40 @@ def test_initialisations_that_leave_the_base_alone_merge(tmp_path, start):
     assert len(Adapter(tmp_path / "a", BASE)) == 4
 
 
-@pytest.mark.parametrize(("start", "cure"), [
-    ("pissa", "path_initial_model_for_weight_conversion"), ("pissa_niter_16", "path_initial_model"),
-    ("olora", "path_initial_model"), ("OLoRA", "path_initial_model"), ("corda", "path_initial_model"),
-    ("lora_ga", "path_initial_model"), ("loftq", "give the whole checkpoint"), ("next_year's", "whole checkpoint"),
-    (3, "whole checkpoint"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("start", "cure"),
+    [
+        ("pissa", "path_initial_model_for_weight_conversion"),
+        ("pissa_niter_16", "path_initial_model"),
+        ("olora", "path_initial_model"),
+        ("OLoRA", "path_initial_model"),
+        ("corda", "path_initial_model"),
+        ("lora_ga", "path_initial_model"),
+        ("loftq", "give the whole checkpoint"),
+        ("next_year's", "whole checkpoint"),
+        (3, "whole checkpoint"),
+    ],
+)
 def test_initialisations_that_change_the_base_are_refused(tmp_path, start, cure):
     write(tmp_path / "a", 0, init_lora_weights=start)
     with pytest.raises(CheckpointError, match=f"init_lora_weights .* not known to leave the base alone.*{cure}"):
         Adapter(tmp_path / "a", BASE)
 
 
-@pytest.mark.parametrize(("entry", "value"), [
-    ("use_dora", True), ("use_qalora", True), ("use_bdlora", {"nblocks": 2}), ("kasa_config", {"beta": 1e-4}),
-    ("arrow_config", {"top_k": 2}), ("alora_invocation_tokens", [1, 2]), ("layer_replication", [[0, 2]]),
-    ("target_parameters", ["experts.gate"]), ("trainable_token_indices", [3]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("use_dora", True),
+        ("use_qalora", True),
+        ("use_bdlora", {"nblocks": 2}),
+        ("kasa_config", {"beta": 1e-4}),
+        ("arrow_config", {"top_k": 2}),
+        ("alora_invocation_tokens", [1, 2]),
+        ("layer_replication", [[0, 2]]),
+        ("target_parameters", ["experts.gate"]),
+        ("trainable_token_indices", [3]),
+    ],
+)
 def test_variants_whose_change_is_no_product_are_refused(tmp_path, entry, value):
     write(tmp_path / "a", 0, **{entry: value})
     with pytest.raises(CheckpointError, match=f"{entry}.*give the whole checkpoint"):
@@ -180,27 +220,32 @@ def spoilt(tmp_path, tensors, **config):
     folder = tmp_path / "a"
     folder.mkdir()
     stored = {"lora_A.weight": torch.ones(2, 4), "lora_B.weight": torch.ones(6, 2)} | tensors
-    save_file({f"base_model.model.enc.q.{n}": t for n, t in stored.items() if t is not None},
-              folder / "adapter_model.safetensors")  # fmt: skip
+    save_file(
+        {f"base_model.model.enc.q.{n}": t for n, t in stored.items() if t is not None},
+        folder / "adapter_model.safetensors",
+    )
     (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "lora_alpha": 8, "r": 2} | config))
     return folder
 
 
-@pytest.mark.parametrize(("tensors", "words"), [
-    ({"lora_A.weight": torch.ones(3, 4)}, "of another rank"),
-    ({"lora_A.weight": torch.ones(4, 4), "lora_B.weight": torch.ones(6, 4)}, "gives it rank 2"),
-    ({"lora_A.weight": torch.ones(2, 5)}, r"no change of \[6, 4\]"),
-    ({"lora_A.weight": torch.ones(8)}, "not gathered"),
-    ({"lora_A.weight": torch.ones(0, 4), "lora_B.weight": torch.ones(6, 0)}, "not gathered"),
-    ({"lora_A.weight": torch.ones(2, 4, 1, 1)}, "not gathered"),
-    ({"lora_A.weight": torch.ones(2, 4, 1, 1), "lora_B.weight": torch.ones(6, 2, 1, 1)}, "no change of"),
-    ({"lora_A.weight": torch.ones(2, 4, dtype=torch.int32)}, "factors are floating"),
-    ({"lora_B.weight": None}, "only one of two factors"),
-    ({"lora_A.weight": None, "lora_B.weight": None, "lora_B.bias": torch.ones(6)}, "which the base lacks"),
-    ({"base_layer.out_proj.lora_A.weight": torch.ones(2, 4)}, "applies twice"),
-    ({"lora_diag": torch.ones(2)}, "another kind of adapter"),
-    ({"token_adapter.trainable_tokens_delta": torch.ones(2)}, "another kind of adapter"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"lora_A.weight": torch.ones(3, 4)}, "of another rank"),
+        ({"lora_A.weight": torch.ones(4, 4), "lora_B.weight": torch.ones(6, 4)}, "gives it rank 2"),
+        ({"lora_A.weight": torch.ones(2, 5)}, r"no change of \[6, 4\]"),
+        ({"lora_A.weight": torch.ones(8)}, "not gathered"),
+        ({"lora_A.weight": torch.ones(0, 4), "lora_B.weight": torch.ones(6, 0)}, "not gathered"),
+        ({"lora_A.weight": torch.ones(2, 4, 1, 1)}, "not gathered"),
+        ({"lora_A.weight": torch.ones(2, 4, 1, 1), "lora_B.weight": torch.ones(6, 2, 1, 1)}, "no change of"),
+        ({"lora_A.weight": torch.ones(2, 4, dtype=torch.int32)}, "factors are floating"),
+        ({"lora_B.weight": None}, "only one of two factors"),
+        ({"lora_A.weight": None, "lora_B.weight": None, "lora_B.bias": torch.ones(6)}, "which the base lacks"),
+        ({"base_layer.out_proj.lora_A.weight": torch.ones(2, 4)}, "applies twice"),
+        ({"lora_diag": torch.ones(2)}, "another kind of adapter"),
+        ({"token_adapter.trainable_tokens_delta": torch.ones(2)}, "another kind of adapter"),
+    ],
+)
 def test_factors_that_do_not_fit_are_one_sentence(tmp_path, tensors, words):
     with pytest.raises(CheckpointError, match=words):
         Adapter(spoilt(tmp_path, tensors), BASE)
@@ -224,8 +269,10 @@ def test_an_embedding_saved_whole_next_to_its_factors_counts_both(tmp_path):
     stored = write(tmp_path / "a", 0)
     moved = BASE["emb.weight"] + 1
     file = tmp_path / "a" / "adapter_model.safetensors"
-    save_file({f"base_model.model.{n}": t for n, t in stored.items()}
-              | {"base_model.model.emb.base_layer.weight": moved}, file)  # fmt: skip
+    save_file(
+        {f"base_model.model.{n}": t for n, t in stored.items()} | {"base_model.model.emb.base_layer.weight": moved},
+        file,
+    )
     torch.testing.assert_close(
         Adapter(tmp_path / "a", BASE)["emb.weight"], whole(stored, 4.0)["emb.weight"] - BASE["emb.weight"] + 1
     )
@@ -271,12 +318,15 @@ def diffusers(path, tensors, metadata=None):
     return path
 
 
-@pytest.mark.parametrize("names", [
-    ("unet.down.attn.to_q.lora_A.weight", "unet.down.attn.to_q.lora_B.weight"),
-    ("unet.down.attn.to_q.lora.down.weight", "unet.down.attn.to_q.lora.up.weight"),
-    ("unet.down.attn.processor.to_q_lora.down.weight", "unet.down.attn.processor.to_q_lora.up.weight"),
-    ("down.attn.to_q.lora_A.weight", "down.attn.to_q.lora_B.weight"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("unet.down.attn.to_q.lora_A.weight", "unet.down.attn.to_q.lora_B.weight"),
+        ("unet.down.attn.to_q.lora.down.weight", "unet.down.attn.to_q.lora.up.weight"),
+        ("unet.down.attn.processor.to_q_lora.down.weight", "unet.down.attn.processor.to_q_lora.up.weight"),
+        ("down.attn.to_q.lora_A.weight", "down.attn.to_q.lora_B.weight"),
+    ],
+)
 def test_diffusers_weights_without_a_configuration(tmp_path, names):
     a, b = torch.randn(2, 4), torch.randn(6, 2)
     file = diffusers(tmp_path / "pytorch_lora_weights.safetensors", dict(zip(names, (a, b), strict=True)))
@@ -299,8 +349,11 @@ def test_diffusers_alphas_count_as_tensors_and_as_configuration(tmp_path):
     torch.testing.assert_close(Adapter(diffusers(file, tensors, record), UNET)[name], b @ a * 3)
     with pytest.raises(CheckpointError, match="alpha twice"):
         Adapter(diffusers(file, tensors | alpha, record), UNET)
-    for bad, words in (("{", "cannot be read"), ("[]", "cannot be read"),
-                       (json.dumps(config | {"unet.init_lora_weights": "pissa"}), "pissa")):  # fmt: skip
+    for bad, words in (
+        ("{", "cannot be read"),
+        ("[]", "cannot be read"),
+        (json.dumps(config | {"unet.init_lora_weights": "pissa"}), "pissa"),
+    ):
         with pytest.raises(CheckpointError, match=words):
             Adapter(diffusers(file, tensors, {"lora_adapter_metadata": bad}), UNET)
     alpha = {"unet.down.attn.processor.to_out_lora.alpha": torch.tensor([float("nan")])}
@@ -310,9 +363,12 @@ def test_diffusers_alphas_count_as_tensors_and_as_configuration(tmp_path):
 
 def test_a_part_of_the_pipeline_that_is_not_the_base_is_named(tmp_path):
     a, b = torch.randn(2, 4), torch.randn(6, 2)
-    tensors = {"unet.down.attn.to_q.lora_A.weight": a, "unet.down.attn.to_q.lora_B.weight": b,
-               "text_encoder.layers.0.q_proj.lora_linear_layer.down.weight": torch.ones(2, 3),
-               "text_encoder.layers.0.q_proj.lora_linear_layer.up.weight": torch.ones(3, 2)}  # fmt: skip
+    tensors = {
+        "unet.down.attn.to_q.lora_A.weight": a,
+        "unet.down.attn.to_q.lora_B.weight": b,
+        "text_encoder.layers.0.q_proj.lora_linear_layer.down.weight": torch.ones(2, 3),
+        "text_encoder.layers.0.q_proj.lora_linear_layer.up.weight": torch.ones(3, 2),
+    }
     file = diffusers(tmp_path / "pytorch_lora_weights.safetensors", tensors)
     with pytest.warns(UserWarning, match=r"also adapts text_encoder \(2 tensors\)"):
         assert list(Adapter(file, UNET)) == ["down.attn.to_q.weight"]
@@ -348,8 +404,9 @@ def test_a_pickled_adapter_names_the_conversion(tmp_path):
 
 def test_adapters_of_a_part_are_taken_by_prefix(tmp_path):
     write(tmp_path / "a", 0, alpha_pattern={"^enc.q": 2})
-    part = Adapter(tmp_path / "a", {"q.weight": BASE["enc.q.weight"], "conv.weight": BASE["enc.conv.weight"]},
-                   prefix="enc.")  # fmt: skip
+    part = Adapter(
+        tmp_path / "a", {"q.weight": BASE["enc.q.weight"], "conv.weight": BASE["enc.conv.weight"]}, prefix="enc."
+    )
     full = Adapter(tmp_path / "a", BASE)
     assert set(part) == {"q.weight", "conv.weight"}
     torch.testing.assert_close(part["q.weight"], full["enc.q.weight"])
@@ -359,8 +416,13 @@ def test_files_of_adapters_merge_from_files(tmp_path):
     save_file(BASE, tmp_path / "base.safetensors")
     for k in range(2):
         write(tmp_path / str(k), k, alpha_pattern={".*q": 64})
-    told = merge_files(tmp_path / "base.safetensors", [tmp_path / "0", tmp_path / "1" / "adapter_model.safetensors"],
-                       out=tmp_path / "out.safetensors", scale=0.5, rule="uniform")  # fmt: skip
+    told = merge_files(
+        tmp_path / "base.safetensors",
+        [tmp_path / "0", tmp_path / "1" / "adapter_model.safetensors"],
+        out=tmp_path / "out.safetensors",
+        scale=0.5,
+        rule="uniform",
+    )
     assert told["moved"] > 0 and (tmp_path / "out.safetensors").exists()
 
 

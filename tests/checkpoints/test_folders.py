@@ -100,8 +100,10 @@ def current_umask():
 
 def test_a_folder_is_applied_and_undone(models):
     merge_files("base", ["a", "b"], out="out", delta_out="d.safetensors", scale=0.5)
-    for done in (apply_file("base", "d.safetensors", scale=0.5, out="again"),
-                 undo_file("out", "d.safetensors", scale=0.5, out="back")):  # fmt: skip
+    for done in (
+        apply_file("base", "d.safetensors", scale=0.5, out="again"),
+        undo_file("out", "d.safetensors", scale=0.5, out="back"),
+    ):
         assert content(done["out"]).keys() == content("out").keys() and done["notes"]
     assert same(open_checkpoint("again"), open_checkpoint("out")) and same(open_checkpoint("back"), models[0])
 
@@ -137,9 +139,15 @@ def spoiled(kind):
 
 @pytest.mark.parametrize(
     ("kind", "says"),
-    [("own", "holds notes.txt"), ("file", "is a file"), ("another model", "holds model.safetensors"),
-     ("added", "holds modeling.py"), ("nested", "holds tokenizer"), ("delta", "holds model.safetensors")],
-)  # fmt: skip
+    [
+        ("own", "holds notes.txt"),
+        ("file", "is a file"),
+        ("another model", "holds model.safetensors"),
+        ("added", "holds modeling.py"),
+        ("nested", "holds tokenizer"),
+        ("delta", "holds model.safetensors"),
+    ],
+)
 def test_anything_else_stays(models, capsys, kind, says):
     spoiled(kind)
     before = content(".")

@@ -97,9 +97,10 @@ ATTACKS = {
     "a set of nested tuples": zipped(shared(b"XXXX\x86", 60) + b"a\x8f(h\x3c\x90"),
     "shared dicts": zipped(shared(b"}(X\1\0\0\0aXXX\1\0\0\0bXXu", 60)),
     "shared modules": zipped(
-        module(w=b"N") + b"q\x000" + b"".join(
-            module(a=b"h" + bytes([k]), b=b"h" + bytes([k])) + b"q" + bytes([k + 1]) + b"0" for k in range(30)
-        ) + b"h\x1e"
+        module(w=b"N")
+        + b"q\x000"
+        + b"".join(module(a=b"h" + bytes([k]), b=b"h" + bytes([k])) + b"q" + bytes([k + 1]) + b"0" for k in range(30))
+        + b"h\x1e"
     ),
     "a module in itself": zipped(b"cm\nM\n)\x81q\x00" + table(_parameters=b"}", _modules=table(a=b"h\x00")) + b"b"),
     "a shape that repeats a text": zipped(
@@ -128,8 +129,9 @@ ATTACKS = {
     "old: numbers of no tensor": old(table(a=tensor()), (4, 4)),
     "old: a part beyond its storage": old(
         table(a=tensor().replace(b"tQ", b"(" + text("1") + long1(3) + long1(3) + b"ttQ")), (4,)
-    ) + b"\0" * 16,
-}  # fmt: skip
+    )
+    + b"\0" * 16,
+}
 
 MEASURE = """
 import contextlib, io, json, resource, sys, time
@@ -248,8 +250,24 @@ def test_torchscript_archives_come_over(tmp_path):
     assert all(torch.equal(found[name], value) for name, value in layer.state_dict().items())
 
 
-DTYPES = ["float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "complex64", "int64", "int32",
-          "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool"]  # fmt: skip
+DTYPES = [
+    "float64",
+    "float32",
+    "float16",
+    "bfloat16",
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "complex64",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint64",
+    "uint32",
+    "uint16",
+    "uint8",
+    "bool",
+]
 
 
 @pytest.mark.parametrize("old_format", [False, True])

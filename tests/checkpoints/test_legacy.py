@@ -104,8 +104,13 @@ def test_fusing_stacks_q_k_and_v_and_refuses_a_part():
     weights = {f"v.attn.{part}.weight": tensor for part, tensor in parts.items()}
     weights |= {f"v.attn.{part}.bias": tensor[0] for part, tensor in parts.items()} | {"v.ln.weight": torch.ones(4)}
     fused = fuse_attention(weights)
-    assert sorted(fused) == ["v.attn.in_proj_bias", "v.attn.in_proj_weight", "v.attn.out_proj.bias",
-                             "v.attn.out_proj.weight", "v.ln.weight"]  # fmt: skip
+    assert sorted(fused) == [
+        "v.attn.in_proj_bias",
+        "v.attn.in_proj_weight",
+        "v.attn.out_proj.bias",
+        "v.attn.out_proj.weight",
+        "v.ln.weight",
+    ]
     for place, part in enumerate("QKV"):
         assert torch.equal(fused["v.attn.in_proj_weight"][4 * place : 4 * place + 4], parts[part])
         assert torch.equal(fused["v.attn.in_proj_bias"][4 * place : 4 * place + 4], parts[part][0])

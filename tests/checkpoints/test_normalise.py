@@ -128,10 +128,14 @@ def test_a_renaming_is_recognised_and_done_by_a_map(model, tmp_path, capsys):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_candidates_in_half_precision_merge_in_float32_and_the_base_keeps_its_dtype(model, tmp_path, dtype):
     base, candidates = model
-    narrow = [{name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in one.items()}
-              for one in candidates]  # fmt: skip
-    wide = [{name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in one.items()}
-            for one in narrow]  # fmt: skip
+    narrow = [
+        {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in one.items()}
+        for one in candidates
+    ]
+    wide = [
+        {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in one.items()}
+        for one in narrow
+    ]
     small = sum(
         int(((one[name].float() != base[name]) & (base[name].to(dtype) == one[name])).sum())
         for one in narrow
@@ -155,11 +159,14 @@ def test_buffers_that_came_or_went_are_left_alone_and_reported(model, tmp_path):
     base, candidates = model
     ids, frequencies = torch.arange(6).reshape(1, 6), torch.rand(4)
     expected = dict(unlearn(base, candidates, scale=1.0))
-    result, found = merged(*write(tmp_path, base, [{**one, "e.position_ids": ids, "r.inv_freq": frequencies}
-                                                   for one in candidates]), tmp_path)  # fmt: skip
+    result, found = merged(
+        *write(tmp_path, base, [{**one, "e.position_ids": ids, "r.inv_freq": frequencies} for one in candidates]),
+        tmp_path,
+    )
     assert same(found, expected) and "e.position_ids, r.inv_freq" in result["notes"][0]
-    result, found = merged(*write(tmp_path, {**base, "e.position_ids": ids, "r.inv_freq": frequencies}, candidates),
-                           tmp_path)  # fmt: skip
+    result, found = merged(
+        *write(tmp_path, {**base, "e.position_ids": ids, "r.inv_freq": frequencies}, candidates), tmp_path
+    )
     assert same(found, {**expected, "e.position_ids": ids, "r.inv_freq": frequencies})
     assert "stay the base's: e.position_ids, r.inv_freq" in result["notes"][0]
 
@@ -241,8 +248,24 @@ def table():
     return {name: kind for names, kind in rows for name in re.findall(r"[a-z0-9_]+", names)}
 
 
-STORED = ["float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "complex64", "int64", "int32",
-          "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool"]  # fmt: skip
+STORED = [
+    "float64",
+    "float32",
+    "float16",
+    "bfloat16",
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "complex64",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint64",
+    "uint32",
+    "uint16",
+    "uint8",
+    "bool",
+]
 
 
 @pytest.mark.filterwarnings("ignore:weights are stored in half precision")
@@ -277,8 +300,9 @@ def test_float8_files_are_refused_with_the_remedy(capsys, tmp_path):
     assert not (tmp_path / "u.safetensors").exists()
 
 
-@pytest.mark.parametrize("odd", [{1: torch.ones(2)}, {"w": [1.0]}, {"w": torch.ones(2).to_sparse()},
-                                 {"w": torch.ones(2, device="meta")}])  # fmt: skip
+@pytest.mark.parametrize(
+    "odd", [{1: torch.ones(2)}, {"w": [1.0]}, {"w": torch.ones(2).to_sparse()}, {"w": torch.ones(2, device="meta")}]
+)
 def test_names_are_text_and_entries_are_plain_tensors(odd):
     with pytest.raises(NegmergeError, match="named by text|no tensor|give a plain one"):
         merge(odd, [dict(odd)])

@@ -39,8 +39,19 @@ def test_the_streamed_file_is_the_dict_in_memory(models, tmp_path, rule):
     base, candidates, (first, *rest) = models
     result = merge_files(first, rest, out=tmp_path / "u.safetensors", scale=0.7, rule=rule)
     assert same(open_checkpoint(tmp_path / "u.safetensors"), dict(unlearn(base, candidates, scale=0.7, rule=rule)))
-    assert set(result) >= {"rule", "params", "candidates", "elements", "moved", "kept", "kept_fraction",
-                           "kept_of_moved", "scale", "seconds", "out"}  # fmt: skip
+    assert set(result) >= {
+        "rule",
+        "params",
+        "candidates",
+        "elements",
+        "moved",
+        "kept",
+        "kept_fraction",
+        "kept_of_moved",
+        "scale",
+        "seconds",
+        "out",
+    }
     json.dumps(result)
 
 
@@ -74,8 +85,17 @@ def test_base_and_candidates_may_be_cut_into_different_shards(models, tmp_path):
 def test_agreement_prints_the_contract(models):
     _, _, (first, *rest) = models
     result = agreement_files(first, rest)
-    assert list(result)[:9] == ["candidates", "elements", "moved", "unanimous", "unanimous_fraction",
-                                "unanimous_of_moved", "chance", "histogram", "tensors"]  # fmt: skip
+    assert list(result)[:9] == [
+        "candidates",
+        "elements",
+        "moved",
+        "unanimous",
+        "unanimous_fraction",
+        "unanimous_of_moved",
+        "chance",
+        "histogram",
+        "tensors",
+    ]
     assert result["chance"] == 0.25 and sum(result["histogram"]) == result["moved"]
     assert set(result["tensors"][0]) == {"name", "elements", "moved", "unanimous_fraction"}
 
@@ -130,8 +150,10 @@ def test_a_wrong_rule_or_dial_fails_before_a_file_is_made(models, tmp_path):
 
 def test_half_precision_files_merge_with_a_warning(tmp_path):
     base, candidates = make(2, dtype=torch.bfloat16)
-    paths = [save_checkpoint(tmp_path / f"{k}.safetensors", weights.items(), like=weights)
-             for k, weights in enumerate((base, *candidates))]  # fmt: skip
+    paths = [
+        save_checkpoint(tmp_path / f"{k}.safetensors", weights.items(), like=weights)
+        for k, weights in enumerate((base, *candidates))
+    ]
     with pytest.warns(UserWarning, match="half precision"):
         merge_files(paths[0], paths[1:], out=tmp_path / "u.safetensors")
     with warnings.catch_warnings():

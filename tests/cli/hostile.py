@@ -38,14 +38,76 @@ from negmerge_kit.vision.index_file import read_indices
 from negmerge_kit.vision.scene import Scene, open_scene
 
 NASTY: list[Any] = [
-    None, True, False, 0, -1, 1, 2**31, 2**62, 2**63, 10**40, 0.5, -0.0, 1e308, float("nan"), float("inf"), "", "a",
-    "\0", "a\0b", "\ud800", "\x1b[31m", "é", "n" * 300, "n" * 5000, "../../x", "/dev/zero", "nan", "tiny", "folder:",
-    "folder:\0", "hf:", "hf:a/b@c", "1e999", "F32", "(", "(a+)+$", [], {}, [[]], [{}], {"": {}}, [None], [1, "a"],
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2**31,
+    2**62,
+    2**63,
+    10**40,
+    0.5,
+    -0.0,
+    1e308,
+    float("nan"),
+    float("inf"),
+    "",
+    "a",
+    "\0",
+    "a\0b",
+    "\ud800",
+    "\x1b[31m",
+    "é",
+    "n" * 300,
+    "n" * 5000,
+    "../../x",
+    "/dev/zero",
+    "nan",
+    "tiny",
+    "folder:",
+    "folder:\0",
+    "hf:",
+    "hf:a/b@c",
+    "1e999",
+    "F32",
+    "(",
+    "(a+)+$",
+    [],
+    {},
+    [[]],
+    [{}],
+    {"": {}},
+    [None],
+    [1, "a"],
     [0, 2**62, 2**62],
-]  # fmt: skip
-BROKEN = [b"\0", b"\xff", b"\xed\xa0\x80", b"[" * 100_000, b"{" * 3, b'{"a":' * 100_000, b"9" * 5000, b"1e999",
-          b"NaN", b"-Infinity", b"\\u0000", b"\\ud800", b'"', b"'", b"=", b"a." * 3000, b"0x" + b"f" * 5000,
-          b"\r", b"\n\n[", b"]]", b"PK\3\4", b"\x80\x02", b"."]  # fmt: skip
+]
+BROKEN = [
+    b"\0",
+    b"\xff",
+    b"\xed\xa0\x80",
+    b"[" * 100_000,
+    b"{" * 3,
+    b'{"a":' * 100_000,
+    b"9" * 5000,
+    b"1e999",
+    b"NaN",
+    b"-Infinity",
+    b"\\u0000",
+    b"\\ud800",
+    b'"',
+    b"'",
+    b"=",
+    b"a." * 3000,
+    b"0x" + b"f" * 5000,
+    b"\r",
+    b"\n\n[",
+    b"]]",
+    b"PK\3\4",
+    b"\x80\x02",
+    b".",
+]
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -136,8 +198,20 @@ def inline(value: Any) -> str:
     return {"NaN": "nan", "Infinity": "inf", "null": "nil"}.get(text := json.dumps(value), text)
 
 
-KINDS = ("safetensors", "shard index", "zip checkpoint", "old checkpoint", "pool.json", "sparse delta", "adapter",
-         "grid", "scene", "indices", "card", "image")  # fmt: skip
+KINDS = (
+    "safetensors",
+    "shard index",
+    "zip checkpoint",
+    "old checkpoint",
+    "pool.json",
+    "sparse delta",
+    "adapter",
+    "grid",
+    "scene",
+    "indices",
+    "card",
+    "image",
+)
 
 
 class Stand:
@@ -160,8 +234,20 @@ class Stand:
         self.delta, self.unlearned = folder / "delta.safetensors", folder / "u.safetensors"
         self.run("merge", self.base, self.candidate, "--out", self.unlearned, "--delta-out", self.delta)
         self.card = json.loads((Path(__file__).parents[1] / "cases" / "card.json").read_text())
-        makers = (self.safetensors, self.index, self.zipped, self.old, self.pool, self.sparse, self.adapter, self.grid,
-                  self.scene, self.indices, self.a_card, self.image)  # fmt: skip
+        makers = (
+            self.safetensors,
+            self.index,
+            self.zipped,
+            self.old,
+            self.pool,
+            self.sparse,
+            self.adapter,
+            self.grid,
+            self.scene,
+            self.indices,
+            self.a_card,
+            self.image,
+        )
         self.kinds: dict[str, Callable[[random.Random], Callable[[], object]]] = dict(zip(KINDS, makers, strict=True))
 
     def _sharded(self, weights: dict[str, torch.Tensor]) -> None:
@@ -180,8 +266,16 @@ class Stand:
         factors = {f"base_model.model.a.lora_{x}.weight": torch.ones(shape) for x, shape in shapes.items()}
         save_checkpoint(self.adapted / "adapter_model.safetensors", factors.items(), like=factors)
         self.factors = parted(self.adapted / "adapter_model.safetensors")
-        self.config = {"peft_type": "LORA", "lora_alpha": 4, "r": 2, "alpha_pattern": {"a": 8}, "use_rslora": False,
-                       "rank_pattern": {}, "init_lora_weights": True, "fan_in_fan_out": False}  # fmt: skip
+        self.config = {
+            "peft_type": "LORA",
+            "lora_alpha": 4,
+            "r": 2,
+            "alpha_pattern": {"a": 8},
+            "use_rslora": False,
+            "rank_pattern": {},
+            "init_lora_weights": True,
+            "fan_in_fan_out": False,
+        }
 
     def _pool(self, base: dict[str, torch.Tensor]) -> None:
         self.pooled = self.folder / "pool"
@@ -193,16 +287,37 @@ class Stand:
         images = [{"name": "digits", "split": split, "n": 2, "fingerprint": "ab"} for split in ("train", "val")]
         self.record = {
             "schema": 1,
-            "scene": {"name": "tiny:digits", "model": "tiny", "mode": "standard", "forget": "digits",
-                      "retain": ["shapes"], "sets": images},
+            "scene": {
+                "name": "tiny:digits",
+                "model": "tiny",
+                "mode": "standard",
+                "forget": "digits",
+                "retain": ["shapes"],
+                "sets": images,
+            },
             "base": {"file": "base.safetensors", "sha256": sha256_file(self.pooled / "base.safetensors")},
             "heads": {"file": "heads.safetensors", "sha256": sha256_file(self.pooled / "heads.safetensors")},
-            "candidates": [{"id": "a", "file": "c.safetensors", "sha256": sha256_file(self.candidate),
-                            "seconds": 1.0, "status": "done",
-                            "recipe": {"lr": 0.001, "epochs": 4, "seed": 0}, "losses": [0.5], "rates": [0.1],
-                            "scores": {"status": "ok", "keep": 0.95, "scale": 1.0, "forget": score, "retain": score,
-                                       "kept": 0.9}}],
-        }  # fmt: skip
+            "candidates": [
+                {
+                    "id": "a",
+                    "file": "c.safetensors",
+                    "sha256": sha256_file(self.candidate),
+                    "seconds": 1.0,
+                    "status": "done",
+                    "recipe": {"lr": 0.001, "epochs": 4, "seed": 0},
+                    "losses": [0.5],
+                    "rates": [0.1],
+                    "scores": {
+                        "status": "ok",
+                        "keep": 0.95,
+                        "scale": 1.0,
+                        "forget": score,
+                        "retain": score,
+                        "kept": 0.9,
+                    },
+                }
+            ],
+        }
 
     def run(self, *words: object) -> int:
         """A verb; what it says must be one line where it refuses."""
@@ -280,18 +395,36 @@ class Stand:
         return lambda: self.run("merge", self.base, self.adapted, "--out", self.folder / "o.safetensors")
 
     def grid(self, rng: random.Random) -> Callable[[], object]:
-        good = {"title": "t", "source": "s", "steps": 100, "recipe": {"lr": 0.001, "epochs": 2, "batch_size": 8},
-                "epochs": {"cars": 3}, "vary": {"lr": [0.1, 0.2], "epochs_times": [1, 2]}, "runs": [{"lr": 0.5}]}
+        good = {
+            "title": "t",
+            "source": "s",
+            "steps": 100,
+            "recipe": {"lr": 0.001, "epochs": 2, "batch_size": 8},
+            "epochs": {"cars": 3},
+            "vary": {"lr": [0.1, 0.2], "epochs_times": [1, 2]},
+            "runs": [{"lr": 0.5}],
+        }
         path = self.write("g.toml", toml(changed(good, rng), rng))
         return lambda: grid(path, data=rng.choice([None, "cars"]), images=rng.choice([None, 50]))
 
     def scene(self, rng: random.Random) -> Callable[[], object]:
-        good = rng.choice([
-            {"model": "tiny", "forget": "digits", "retain": ["shapes"], "mode": "standard", "corrupt": "refuse"},
-            {"model": {"arch": "negmerge-tiny", "pretrained": "base.safetensors"}, "forget": "folder:x", "retain": "x"},
-            {"model": "classifier:tiny", "data": "scans", "forget": {"share": 0.1, "seed": 2}, "training": {"lr": 0.1}},
-            {"model": "classifier:tiny", "data": "scans", "forget": {"indices": "g.txt"}},
-        ])  # fmt: skip
+        good = rng.choice(
+            [
+                {"model": "tiny", "forget": "digits", "retain": ["shapes"], "mode": "standard", "corrupt": "refuse"},
+                {
+                    "model": {"arch": "negmerge-tiny", "pretrained": "base.safetensors"},
+                    "forget": "folder:x",
+                    "retain": "x",
+                },
+                {
+                    "model": "classifier:tiny",
+                    "data": "scans",
+                    "forget": {"share": 0.1, "seed": 2},
+                    "training": {"lr": 0.1},
+                },
+                {"model": "classifier:tiny", "data": "scans", "forget": {"indices": "g.txt"}},
+            ]
+        )
         self.write("g.txt", b"3\n4\n")
         path = self.write("s.toml", toml(changed(good, rng), rng))
         return lambda: open_scene(path).sources

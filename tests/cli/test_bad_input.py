@@ -234,16 +234,32 @@ def test_scalars_empty_tensors_and_a_single_candidate_are_nothing_bad(capsys, fo
         words = ["merge", *files(folder, "base", *"abc"[:count]), "--out", out, "--scale", "0.5", "--json"]
         assert main([str(word) for word in words]) == 0
         told = json.loads(capsys.readouterr().out)
-        assert set(told) == {"rule", "params", "candidates", "elements", "moved", "kept", "kept_fraction",
-                             "kept_of_moved", "scale", "seconds", "out", "delta_out", "notes",
-                             "below_half_step"}  # fmt: skip
+        assert set(told) == {
+            "rule",
+            "params",
+            "candidates",
+            "elements",
+            "moved",
+            "kept",
+            "kept_fraction",
+            "kept_of_moved",
+            "scale",
+            "seconds",
+            "out",
+            "delta_out",
+            "notes",
+            "below_half_step",
+        }
         expected = dict(unlearn(base, candidates[:count], scale=0.5))
         found = open_checkpoint(out)
         assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
         merged = merge(base, candidates[:count])
         dict(merged)
         assert (told["elements"], told["moved"], told["kept"]) == (
-            merged.counts.elements, merged.counts.moved, merged.counts.kept)  # fmt: skip
+            merged.counts.elements,
+            merged.counts.moved,
+            merged.counts.kept,
+        )
 
 
 @pytest.mark.parametrize("engine", ["auto", "plain", "fused"])

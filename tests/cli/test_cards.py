@@ -154,8 +154,13 @@ def zero(score):
 def lie_about_the_search(r):
     zero(point(r, r["scale"])["forget"])
     r["search"].update(ended="chance")
-    r.update(chosen="search that no one can beat", finding="Certified: nothing is left.", limits="Proof of deletion.",
-             operation="retrained", kept_fraction=0.0)  # fmt: skip
+    r.update(
+        chosen="search that no one can beat",
+        finding="Certified: nothing is left.",
+        limits="Proof of deletion.",
+        operation="retrained",
+        kept_fraction=0.0,
+    )
 
 
 def lie_about_the_base(r):
@@ -173,12 +178,15 @@ def lie_about_costs(r):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("change", "caught"), [
-    (lie_about_the_search, {"curve", "range", "chosen", "finding", "limits", "operation", "counts"}),
-    (lie_about_the_base, {"curve", "range", "chosen", "counts"}),
-    (lie_about_training, set()),
-    (lie_about_costs, {"origin of the candidates"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "caught"),
+    [
+        (lie_about_the_search, {"curve", "range", "chosen", "finding", "limits", "operation", "counts"}),
+        (lie_about_the_base, {"curve", "range", "chosen", "counts"}),
+        (lie_about_training, set()),
+        (lie_about_costs, {"origin of the candidates"}),
+    ],
+)
 def test_a_card_its_page_and_its_weights_forged_alike_are_caught(capsys, folder, tiny_pool, change, caught):
     path = forged(folder, change)
     code, claims, _ = verified(capsys, path, "--pool", tiny_pool)
@@ -187,17 +195,20 @@ def test_a_card_its_page_and_its_weights_forged_alike_are_caught(capsys, folder,
     assert claims["weights"] and claims["record inside the weights"] and claims["the page"]
 
 
-@pytest.mark.parametrize(("change", "entry"), [
-    (lambda r: r.update(certified=True), "certified"),
-    (lambda r: r["scores"].update(certified={"forget": None}), "scores.certified"),
-    (lambda r: r["scores"]["test"]["forget"].update(certified=True), "scores.test.forget.certified"),
-    (lambda r: r["search"].update(certified=True), "search.certified"),
-    (lambda r: r["search"]["curve"][1].update(certified=True), r"search.curve\[1\].certified"),
-    (lambda r: r["candidates"][0].update(certified=True), r"candidates\[0\].certified"),
-    (lambda r: r["versions"].update(certified="yes"), "versions.certified"),
-    (lambda r: r["costs"].update(certified=1), "costs.certified"),
-    (lambda r: r["base"].update(certified=True), "base.certified"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "entry"),
+    [
+        (lambda r: r.update(certified=True), "certified"),
+        (lambda r: r["scores"].update(certified={"forget": None}), "scores.certified"),
+        (lambda r: r["scores"]["test"]["forget"].update(certified=True), "scores.test.forget.certified"),
+        (lambda r: r["search"].update(certified=True), "search.certified"),
+        (lambda r: r["search"]["curve"][1].update(certified=True), r"search.curve\[1\].certified"),
+        (lambda r: r["candidates"][0].update(certified=True), r"candidates\[0\].certified"),
+        (lambda r: r["versions"].update(certified="yes"), "versions.certified"),
+        (lambda r: r["costs"].update(certified=1), "costs.certified"),
+        (lambda r: r["base"].update(certified=True), "base.certified"),
+    ],
+)
 def test_an_entry_that_no_card_has_is_refused(folder, change, entry):
     path = folder / "u.card.json"
     record = json.loads(path.read_text())
@@ -219,7 +230,6 @@ def test_what_is_only_on_the_page_or_in_open_tables_is_named(capsys, folder, tin
         path = forged(copy, lambda r, e=entry: (r["scene"] if e == "scene" else r["candidates"][0][e]).update(own=1))
         code, claims, _ = verified(capsys, path, "--pool", tiny_pool)
         assert code == 2 and False in claims.values() and claims["merge"] is None
-
 
 
 def test_a_changed_candidate_is_found_and_nothing_is_merged_from_it(capsys, folder, own_pool):

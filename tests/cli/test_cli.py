@@ -59,9 +59,26 @@ def test_search_prints_the_contract(capsys, tiny_pool):
     found = result(capsys, "search", tiny_pool, "--exhaustive")
     assert set(found) == {
         "choose",
-        "rule", "params", "status", "scale", "keep", "base", "forget", "retain", "kept_fraction", "curve", "test",
-        "seconds", "failing", "method", "monotone", "range", "ended", "outcome", "remedy",
-    }  # fmt: skip
+        "rule",
+        "params",
+        "status",
+        "scale",
+        "keep",
+        "base",
+        "forget",
+        "retain",
+        "kept_fraction",
+        "curve",
+        "test",
+        "seconds",
+        "failing",
+        "method",
+        "monotone",
+        "range",
+        "ended",
+        "outcome",
+        "remedy",
+    }
     assert [point["scale"] for point in found["curve"]] == [round(i * 0.05, 2) for i in range(21)]
     assert all(point["stopped"] is None and set(point["forget"]) == SCORE for point in found["curve"])
     early = result(capsys, "search", tiny_pool)
@@ -182,7 +199,10 @@ def test_wrong_input_is_one_clear_line(capsys, tiny_pool, tmp_path, monkeypatch,
 def test_a_verb_that_is_gone_says_what_to_type_instead(capsys):
     for words in ([], ["merge", "--json"], ["--help"]):
         assert run(capsys, "bench", *words) == (
-            2, "", "negmerge bench is gone: run `python -m benchmarks merge` in a checkout of the repository.\n")
+            2,
+            "",
+            "negmerge bench is gone: run `python -m benchmarks merge` in a checkout of the repository.\n",
+        )
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -53,9 +53,18 @@ def test_compare_prints_the_contract(capsys, compared, tmp_path):
     assert [row["rule"] for row in told["rows"]] == ["negmerge", "uniform", "random-mask"]
     for row in told["rows"]:
         assert {
-            "rule", "params", "status", "scale", "validation", "test", "matched", "kept_fraction", "evaluations",
-            "seconds", "peak_memory",
-        } <= set(row)  # fmt: skip
+            "rule",
+            "params",
+            "status",
+            "scale",
+            "validation",
+            "test",
+            "matched",
+            "kept_fraction",
+            "evaluations",
+            "seconds",
+            "peak_memory",
+        } <= set(row)
         for which, split in (("validation", "val"), ("test", "test"), ("matched", "test")):
             for side in ("forget", "retain"):
                 assert set(row[which][side]) == SCORE and row[which][side]["split"] == split
@@ -88,8 +97,9 @@ def test_only_the_named_candidates_are_compared(capsys, compared):
     rows = {row["rule"]: row for row in few["rows"]}
     assert rows["uniform"]["candidates"] == ids[:2] and set(rows["single"]["candidates"]) < set(ids[:2])
     kept = [json.loads(file.read_text()) for file in (compared / "comparisons").iterdir()]
-    assert any(len(record["made_from"]["candidates"]) == 2 and record["made_from"]["rule"] == "uniform"
-               for record in kept)  # fmt: skip
+    assert any(
+        len(record["made_from"]["candidates"]) == 2 and record["made_from"]["rule"] == "uniform" for record in kept
+    )
     for wrong, says in ((ids[0], "at least two"), (f"{ids[0]},{ids[0]}", "each one once"), (f"{ids[0]},nope", "nope")):
         code, _, err = run(capsys, *words, "--candidates", wrong)
         assert code == 2 and says in err

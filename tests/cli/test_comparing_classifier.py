@@ -71,9 +71,18 @@ def test_compare_prints_the_contract_and_metrics(capsys, compared, monkeypatch, 
     assert list(rows) == ["base", "retrain", "gradient-ascent", "single", "negmerge", "uniform"]
     for name, row in rows.items():
         assert {
-            "rule", "params", "status", "scale", "validation", "test", "matched", "kept_fraction", "evaluations",
-            "seconds", "peak_memory",
-        } <= set(row)  # fmt: skip
+            "rule",
+            "params",
+            "status",
+            "scale",
+            "validation",
+            "test",
+            "matched",
+            "kept_fraction",
+            "evaluations",
+            "seconds",
+            "peak_memory",
+        } <= set(row)
         assert list(row["metrics"]) == list(METRICS)
         for metric, score in row["metrics"].items():
             assert SCORE <= set(score) and score["value"] is not None, (name, metric, score)
@@ -217,8 +226,9 @@ def test_running_statistics_are_merged_or_recalibrated_and_rows_are_kept_apart(c
         assert ("variances would be negative" in err) == (buffers == "merge")
         base, *merged = found[buffers]["rows"]
         assert base["test"] == found["keep"]["rows"][0]["test"]
-        assert buffers == "keep" or all(row["curve"] != kept["curve"] for row, kept in
-                                        zip(merged, found["keep"]["rows"][1:], strict=True))  # fmt: skip
+        assert buffers == "keep" or all(
+            row["curve"] != kept["curve"] for row, kept in zip(merged, found["keep"]["rows"][1:], strict=True)
+        )
     # One file for the base, and one for each of the two rows under each policy.
     assert len(list((folder / "comparisons").iterdir())) == 1 + 2 * 3
     bench, row = Workbench(open_pool(folder), device="cpu"), found["recalibrate"]["rows"][2]
@@ -274,8 +284,12 @@ def test_a_retrained_model_of_another_base_is_not_taken(capsys, made, tmp_path):
     other = Path(shutil.copytree(made, tmp_path / "pool"))
     weights = open_pool(other).base
     key = {"base": "0" * 64, "recipe": {"seed": 0}}
-    save_checkpoint(other / "retrained-0123456789abcdef.safetensors", weights.items(), like=weights,
-                    metadata={MADE_FROM: "0" * 64, "seconds": 1.0, "retraining": key})  # fmt: skip
+    save_checkpoint(
+        other / "retrained-0123456789abcdef.safetensors",
+        weights.items(),
+        like=weights,
+        metadata={MADE_FROM: "0" * 64, "seconds": 1.0, "retraining": key},
+    )
     code, _, err = run(capsys, "search", other, "--choose", "gap")
     assert code == 2 and "has no retrained model" in err
 
@@ -285,8 +299,21 @@ def test_every_seed_has_a_retrained_model_of_its_own(capsys, compared, tmp_path)
     run(capsys, *words, "--json")
     folder = Path(shutil.copytree(folder, tmp_path / "pool"))
     only = ("--rules", "none", "--baselines", "retrain", "--device", "cpu", "--json")
-    code, _, err = run(capsys, "compare", folder, "--choose", "gap", "--rules", "negmerge", "--baselines", "none",
-                       "--seed", "1", "--device", "cpu")  # fmt: skip
+    code, _, err = run(
+        capsys,
+        "compare",
+        folder,
+        "--choose",
+        "gap",
+        "--rules",
+        "negmerge",
+        "--baselines",
+        "none",
+        "--seed",
+        "1",
+        "--device",
+        "cpu",
+    )
     assert code == 2 and "no retrained model of seed 2" in err and "--seed 2" in err  # the one that chooses
     rows = {}
     for seed in (1, 0):
@@ -348,7 +375,8 @@ def test_a_quick_look_by_the_gap_has_retrained_models_of_its_own(capsys, made, t
         seen[epochs] = {row["rule"]: row for row in told["rows"]}
         assert code == 0 and told["choose"] == "gap" and told["epochs"] == (1 if epochs else None), err
         assert {row["params"]["epochs"] for name, row in seen[epochs].items() if "retrain" in name} == {
-            1 if epochs else TRAINING["epochs"]}  # fmt: skip
+            1 if epochs else TRAINING["epochs"]
+        }
     quick, full = seen.values()
     assert quick["gradient-ascent"]["params"]["epochs"] == 1
     for rule in ("base", "negmerge"):  # another judge, another gap
@@ -383,16 +411,48 @@ def test_what_every_row_needs_is_made_before_the_rows_are_spread(capsys, made, t
         assert last == "last rule"
         models.extend(path.stat().st_ino for path in folder.glob("retrained-*.safetensors"))
         assert [job.anew for job in jobs] == [options.anew and job.entrant.rule != "retrain" for job in jobs]
-        there.extend([len(jobs), len(list((folder / "shadows").glob("*.safetensors"))),
-                      len(list(folder.glob("retrained-*.safetensors")))])  # fmt: skip
+        there.extend(
+            [
+                len(jobs),
+                len(list((folder / "shadows").glob("*.safetensors"))),
+                len(list(folder.glob("retrained-*.safetensors"))),
+            ]
+        )
 
     monkeypatch.setattr(comparing, "spread", spread)
-    code, _, err = run(capsys, "compare", folder, "--rules", "none", "--baselines", "retrain", "--shadows", "4",
-                       "--executor", "process", "--device", "cpu", "--json")  # fmt: skip
+    code, _, err = run(
+        capsys,
+        "compare",
+        folder,
+        "--rules",
+        "none",
+        "--baselines",
+        "retrain",
+        "--shadows",
+        "4",
+        "--executor",
+        "process",
+        "--device",
+        "cpu",
+        "--json",
+    )
     assert code == 0 and there == [2, 4, 1], (there, err)
     # Made anew it is made once, before the rows, and by nobody after them.
-    code, _, err = run(capsys, "compare", folder, "--rules", "none", "--baselines", "retrain", "--anew",
-                       "--executor", "process", "--device", "cpu", "--json")  # fmt: skip
+    code, _, err = run(
+        capsys,
+        "compare",
+        folder,
+        "--rules",
+        "none",
+        "--baselines",
+        "retrain",
+        "--anew",
+        "--executor",
+        "process",
+        "--device",
+        "cpu",
+        "--json",
+    )
     (last,) = (path.stat().st_ino for path in folder.glob("retrained-*.safetensors"))
     assert code == 0 and len(models) == 2 and models[0] != models[1] == last, err
 
@@ -401,8 +461,10 @@ def test_a_reference_made_anew_is_measured_anew(made, tmp_path):
     folder = Path(shutil.copytree(made, tmp_path / "pool"))
     bench = Workbench(open_pool(folder), device="cpu")
     yardstick = Yardstick(bench)
-    scaled = [{name: tensor * factor if tensor.is_floating_point() else tensor for name, tensor in
-               bench.pool.base.items()} for factor in (1.0, 0.01)]  # fmt: skip
+    scaled = [
+        {name: tensor * factor if tensor.is_floating_point() else tensor for name, tensor in bench.pool.base.items()}
+        for factor in (1.0, 0.01)
+    ]
     seen = []
     for weights in scaled:
         keep_retrained(bench.pool, weights.items(), {"seconds": 1.0}, Wanted(seed=0, device="cpu"))

@@ -73,8 +73,9 @@ def test_a_hub_set_tells_commit_and_destination_first(capsys, pets, tmp_path, mo
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    hub_repository(tmp_path / "hub", "owner/cats",
-                   lambda folder: write_parquet(folder / "data/train-00000-of-00001.parquet", 30))
+    hub_repository(
+        tmp_path / "hub", "owner/cats", lambda folder: write_parquet(folder / "data/train-00000-of-00001.parquet", 30)
+    )
     code, out, _ = run(capsys, "prepare", "hf:owner/cats", "--size", "16")
     assert code == 0 and COMMIT in out and "nothing, all files are there" in out and str(tmp_path / "hub") in out
     assert out.index("licence") < out.index("24 images")
@@ -84,15 +85,18 @@ def test_a_hub_set_tells_commit_and_destination_first(capsys, pets, tmp_path, mo
     assert code == 2 and "is not prepared at 20 x 20" in err
 
 
-@pytest.mark.parametrize(("words", "told"), [
-    ((), "say what to do with data: list, prepare or verify"),
-    (("fetch",), "say what to do with data"),
-    (("prepare", "numbers"), "data 'numbers' is not known: choose one of cars, dtd"),
-    (("prepare", "digits", "--splits", "pretrain"), "choose one of train, val, test"),
-    (("prepare", "digits", "--size", "0"), "cannot be made"),
-    (("prepare", "digits", "--model", "nope"), "'nope' is neither a file nor an open_clip architecture"),
-    (("verify", "hf:a/b/c/d"), "is not known"),
-])
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "say what to do with data: list, prepare or verify"),
+        (("fetch",), "say what to do with data"),
+        (("prepare", "numbers"), "data 'numbers' is not known: choose one of cars, dtd"),
+        (("prepare", "digits", "--splits", "pretrain"), "choose one of train, val, test"),
+        (("prepare", "digits", "--size", "0"), "cannot be made"),
+        (("prepare", "digits", "--model", "nope"), "'nope' is neither a file nor an open_clip architecture"),
+        (("verify", "hf:a/b/c/d"), "is not known"),
+    ],
+)
 def test_wrong_input_is_one_line(capsys, words, told):
     code, _, err = run(capsys, *words)
     assert code == 2 and told in err and err.count("\n") == 1

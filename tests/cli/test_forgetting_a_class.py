@@ -34,8 +34,16 @@ def run(capsys, *words):
 def sevens():
     """Every image of the class, by split, as the data have them."""
     splits = {split: find_data("scans").images(split, image_size=8) for split in ("train", "val", "test")}
-    return {split: replace(images, name="forgotten", images=images.images[images.labels == 7],
-                           labels=images.labels[images.labels == 7], known=None) for split, images in splits.items()}
+    return {
+        split: replace(
+            images,
+            name="forgotten",
+            images=images.images[images.labels == 7],
+            labels=images.labels[images.labels == 7],
+            known=None,
+        )
+        for split, images in splits.items()
+    }
 
 
 @pytest.mark.slow
@@ -43,11 +51,24 @@ def test_from_a_scenes_file_to_the_table(tmp_path, capsys, sevens):
     (tmp_path / "seven.toml").write_text(SCENE)
     (tmp_path / "grid.toml").write_text(GRID)
     folder, here = tmp_path / "pool", ("--device", "cpu", "--json")
-    swept = run(capsys, "sweep", "--scene", tmp_path / "seven.toml", "--grid", tmp_path / "grid.toml", "--out", folder,
-                *here)  # fmt: skip
+    swept = run(
+        capsys, "sweep", "--scene", tmp_path / "seven.toml", "--grid", tmp_path / "grid.toml", "--out", folder, *here
+    )
     assert len(swept["candidates"]) == 2 and swept["failed"] == []
-    told = run(capsys, "compare", folder, "--choose", "gap", "--rules", "negmerge,uniform", "--baselines", "retrain",
-               "--scales", "0:2:0.5", *here)  # fmt: skip
+    told = run(
+        capsys,
+        "compare",
+        folder,
+        "--choose",
+        "gap",
+        "--rules",
+        "negmerge,uniform",
+        "--baselines",
+        "retrain",
+        "--scales",
+        "0:2:0.5",
+        *here,
+    )
     assert told["warnings"] == []
 
     pool, sizes = open_pool(folder), {split: len(images) for split, images in sevens.items()}
@@ -64,8 +85,12 @@ def test_from_a_scenes_file_to_the_table(tmp_path, capsys, sevens):
     for name, row in rows.items():
         n = {metric: row["metrics"][metric]["n"] for metric in ("forget", "retain", "unseen", "mia")}
         # One half of what the base has seen chose, the other half reports.
-        assert n == {"forget": sizes["train"] // 2, "retain": (whole["train"] - sizes["train"]) // 2,
-                     "unseen": whole["test"] - sizes["test"], "mia": sizes["train"] // 2}, name  # fmt: skip
+        assert n == {
+            "forget": sizes["train"] // 2,
+            "retain": (whole["train"] - sizes["train"]) // 2,
+            "unseen": whole["test"] - sizes["test"],
+            "mia": sizes["train"] // 2,
+        }, name
         assert row["test"]["retain"]["n"] == n["retain"] + n["unseen"]
         assert row["validation"]["retain"]["n"] == n["retain"] + whole["val"] - sizes["val"]
     value = {name: {metric: score["value"] for metric, score in row["metrics"].items()} for name, row in rows.items()}
@@ -75,8 +100,18 @@ def test_from_a_scenes_file_to_the_table(tmp_path, capsys, sevens):
     assert value["base"]["gap"] > value["negmerge"]["gap"] > 0 and rows["negmerge"]["scale"] > 0
 
     # The class is forgotten, not only its training images: none of the table's sets holds a new 7.
-    made = run(capsys, "unlearn", folder, "--choose", "gap", "--scales", "0.5:2:0.5", "--out",
-               tmp_path / "without.safetensors", *here)  # fmt: skip
+    made = run(
+        capsys,
+        "unlearn",
+        folder,
+        "--choose",
+        "gap",
+        "--scales",
+        "0.5:2:0.5",
+        "--out",
+        tmp_path / "without.safetensors",
+        *here,
+    )
     assert made["scale"] == rows["negmerge"]["scale"]
     model = load_model(f"classifier:tiny/{tmp_path / 'without.safetensors'}", device="cpu")
     known = {"negmerge": evaluate(model, sevens["test"]).value}
@@ -91,8 +126,12 @@ class Stand:
 
     def __init__(self, of_class, **labels):
         self.pool = SimpleNamespace(repeats=[], scene={"forgetting": {"of_class": of_class}})
-        self.sets = [ImageSet(name, torch.zeros(len(found), 3, 1, 1, dtype=torch.uint8), torch.tensor(found),
-                              ("a", "b", "c"), "val") for name, found in labels.items()]  # fmt: skip
+        self.sets = [
+            ImageSet(
+                name, torch.zeros(len(found), 3, 1, 1, dtype=torch.uint8), torch.tensor(found), ("a", "b", "c"), "val"
+            )
+            for name, found in labels.items()
+        ]
 
     def images(self, split):
         return self.sets
@@ -103,6 +142,7 @@ def test_a_class_that_is_missing_by_accident_is_warned_of():
     for name, found, lacking in (("unseen", [2], "a"), ("remaining", [0, 0], "c"), ("forgotten", [0], "b")):
         sets = {"forgotten": [1], "remaining": [0, 2], "unseen": [0, 2]} | {name: found}
         warnings = doubts(Stand("b", **sets))
-        assert len(warnings) == 2 and all(f"{name} has no" in told and f"image of {lacking}:" in told
-                                          for told in warnings)  # fmt: skip
+        assert len(warnings) == 2 and all(
+            f"{name} has no" in told and f"image of {lacking}:" in told for told in warnings
+        )
     assert len(doubts(Stand(None, forgotten=[1], remaining=[0, 1, 2], unseen=[0, 2]))) == 4

@@ -68,8 +68,14 @@ def places(folder):
     """Paths that cannot be read: a pipe, a device, links in a circle, names too long, one that is not UTF-8."""
     os.mkfifo(folder / "pipe.safetensors")
     (folder / "circle.safetensors").symlink_to(folder / "circle.safetensors")
-    return [folder / "pipe.safetensors", Path("/dev/zero"), folder / "circle.safetensors", folder / ("n" * 300),
-            folder / ("n/" * 3000), folder / os.fsdecode(b"\xff.safetensors")]  # fmt: skip
+    return [
+        folder / "pipe.safetensors",
+        Path("/dev/zero"),
+        folder / "circle.safetensors",
+        folder / ("n" * 300),
+        folder / ("n/" * 3000),
+        folder / os.fsdecode(b"\xff.safetensors"),
+    ]
 
 
 def test_pipes_circles_and_names_that_no_file_has(tmp_path, capsys):
@@ -78,12 +84,21 @@ def test_pipes_circles_and_names_that_no_file_has(tmp_path, capsys):
     for bad in places(tmp_path):
         before = before or sorted(path.name for path in tmp_path.iterdir())
         for words in (
-            ("merge", base, bad, "--out", out), ("merge", bad, base, "--out", out), ("agreement", base, base, bad),
-            ("apply", base, bad, "--scale", "1", "--out", out), ("undo", bad, base, "--scale", "1", "--out", out),
-            ("convert", bad, "--out", tmp_path / "converted"), ("pool", "show", bad), ("pool", "verify", bad),
-            ("search", bad), ("verify", bad), ("evaluate", bad, base), ("compare", bad), ("audit", bad),
+            ("merge", base, bad, "--out", out),
+            ("merge", bad, base, "--out", out),
+            ("agreement", base, base, bad),
+            ("apply", base, bad, "--scale", "1", "--out", out),
+            ("undo", bad, base, "--scale", "1", "--out", out),
+            ("convert", bad, "--out", tmp_path / "converted"),
+            ("pool", "show", bad),
+            ("pool", "verify", bad),
+            ("search", bad),
+            ("verify", bad),
+            ("evaluate", bad, base),
+            ("compare", bad),
+            ("audit", bad),
             ("sweep", "--scene", f"{bad}.toml", "--grid", "tiny", "--out", tmp_path / "p"),
-        ):  # fmt: skip
+        ):
             refused(capsys, *words)
         for call in (lambda bad=bad: grid(bad), lambda bad=bad: read_indices(bad), lambda bad=bad: open_scene(bad)):
             with pytest.raises(NegmergeError):
@@ -119,9 +134,17 @@ def test_nobody_writes_what_nobody_can_read(tmp_path):
 
 
 DEEP = "[" * 100_000
-VALUES = {"deep": DEEP, "deep tables": '{"a":' * 100_000, "a long number": "9" * 5000, "not a number": "NaN",
-          "infinite": "1e999", "half a pair": '"\\ud800"', "NUL": '"\\u0000"', "twice": '{"a": 1, "a": 2}',
-          "a long name": '{"' + "n" * 5000 + '": 1}'}  # fmt: skip
+VALUES = {
+    "deep": DEEP,
+    "deep tables": '{"a":' * 100_000,
+    "a long number": "9" * 5000,
+    "not a number": "NaN",
+    "infinite": "1e999",
+    "half a pair": '"\\ud800"',
+    "NUL": '"\\u0000"',
+    "twice": '{"a": 1, "a": 2}',
+    "a long name": '{"' + "n" * 5000 + '": 1}',
+}
 
 
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
@@ -137,9 +160,16 @@ def test_json_that_nothing_can_hold(value, tmp_path, capsys):
     assert len([*tmp_path.iterdir()]) == 3
 
 
-TOML = {"deep": f"a = {DEEP}", "deep names": "a" + ".a" * 3000 + " = 1", "a long number": "steps = " + "9" * 5000,
-        "a long hexadecimal": "steps = 0x" + "f" * 5000, "not a number": "steps = nan", "NUL": 'title = "\\u0000"',
-        "not UTF-8": b'title = "\xff"', "no TOML": "]"}  # fmt: skip
+TOML = {
+    "deep": f"a = {DEEP}",
+    "deep names": "a" + ".a" * 3000 + " = 1",
+    "a long number": "steps = " + "9" * 5000,
+    "a long hexadecimal": "steps = 0x" + "f" * 5000,
+    "not a number": "steps = nan",
+    "NUL": 'title = "\\u0000"',
+    "not UTF-8": b'title = "\xff"',
+    "no TOML": "]",
+}
 
 
 @pytest.mark.parametrize("text", TOML.values(), ids=TOML)
@@ -162,8 +192,12 @@ def test_files_of_values_have_a_size(tmp_path):
 def test_a_grid_is_counted_before_it_is_built(tmp_path):
     numbers = ", ".join(map(str, range(1, 1001)))
     path = tmp_path / "g.toml"
-    path.write_text("\n".join(["[recipe]", "lr = 0.1", "[vary]"] + [f"{name} = [{numbers}]" for name in
-                    ("epochs", "batch_size", "warmup", "seed")]))  # fmt: skip
+    path.write_text(
+        "\n".join(
+            ["[recipe]", "lr = 0.1", "[vary]"]
+            + [f"{name} = [{numbers}]" for name in ("epochs", "batch_size", "warmup", "seed")]
+        )
+    )
     start = time.monotonic()
     with pytest.raises(ParameterError, match=r"1,000,000,000,000 candidates"):
         grid(path)
@@ -264,7 +298,13 @@ def test_schemas_name_the_entry_and_the_value():
     kind = {"a": int, "b?": [str], "c": {...: (int, float)}, "d?": lambda found: found == 3}
     assert checked({"a": 1, "c": {"x": 1.5}}, kind)
     good = {"a": 1, "c": {}}
-    for found, says in [({}, "'a' is missing"), (good | {"a": True}, "'a' is True"), (good | {"c": {"x": ""}}, r"c\.x"),
-                        (good | {"b": [1]}, r"b\[0\]"), (good | {"d": 4}, "'d' is 4"), ([], "no such")]:  # fmt: skip
+    for found, says in [
+        ({}, "'a' is missing"),
+        (good | {"a": True}, "'a' is True"),
+        (good | {"c": {"x": ""}}, r"c\.x"),
+        (good | {"b": [1]}, r"b\[0\]"),
+        (good | {"d": 4}, "'d' is 4"),
+        ([], "no such"),
+    ]:
         with pytest.raises(ValueError, match=says):
             checked(found, kind)

@@ -20,7 +20,7 @@ def run(capsys, line):
     code = main(words)
     shown = capsys.readouterr()
     assert code == 0, f"{line}\n{shown.err}"
-    took, *following = shown.out.splitlines()[-1 - shown.out.count(": negmerge "):]
+    took, *following = shown.out.splitlines()[-1 - shown.out.count(": negmerge ") :]
     assert re.fullmatch(r"took [\d.]+ m?s", took), shown.out
     assert [line[:6] for line in following] == ["next: "] * len(following)
     return shown.out, [line[6:] for line in following]
@@ -40,12 +40,16 @@ GRID = "[recipe]\nlr = 1e-3\nepochs = 1\n[vary]\nweight_decay = [0.1, 0.2]\n"
 @pytest.mark.slow
 def test_from_a_sweep_to_a_card_by_the_printed_commands_alone(capsys, pool):
     Path("one grid.toml").write_text(GRID)
-    _, (sweep,) = run(capsys, "negmerge sweep --scene tiny:arrows --grid 'one grid.toml' --out 'new pool' "
-                              "--device cpu --dry-run --tflops 1")  # fmt: skip
+    _, (sweep,) = run(
+        capsys,
+        "negmerge sweep --scene tiny:arrows --grid 'one grid.toml' --out 'new pool' --device cpu --dry-run --tflops 1",
+    )
     assert sweep == "negmerge sweep --scene tiny:arrows --grid 'one grid.toml' --out 'new pool' --device cpu"
     _, following = run(capsys, sweep)
-    assert following == [f"negmerge {words} --device cpu" for words in
-                         ("search 'new pool'", "compare 'new pool'", "demo --pool 'new pool'")]  # fmt: skip
+    assert following == [
+        f"negmerge {words} --device cpu"
+        for words in ("search 'new pool'", "compare 'new pool'", "demo --pool 'new pool'")
+    ]
     _, (unlearn,) = run(capsys, following[0])
     assert unlearn == "negmerge unlearn 'new pool' --device cpu --out 'new pool-unlearned.safetensors'"
     _, (verify,) = run(capsys, unlearn)
@@ -57,10 +61,13 @@ def test_from_a_sweep_to_a_card_by_the_printed_commands_alone(capsys, pool):
 
 @pytest.mark.slow
 def test_what_was_chosen_goes_on_to_the_next_command(capsys, pool):
-    _, (unlearn,) = run(capsys, f"negmerge search '{pool}' --rule ties --density 0.3 --keep 0.9 --test --scales "
-                                "0:1:0.1")  # fmt: skip
-    assert unlearn == ("negmerge unlearn 'my pool' --keep 0.9 --scales 0:1:0.1 --rule ties --density 0.3 "
-                       "--out 'my pool-unlearned.safetensors'")  # fmt: skip
+    _, (unlearn,) = run(
+        capsys, f"negmerge search '{pool}' --rule ties --density 0.3 --keep 0.9 --test --scales 0:1:0.1"
+    )
+    assert unlearn == (
+        "negmerge unlearn 'my pool' --keep 0.9 --scales 0:1:0.1 --rule ties --density 0.3 "
+        "--out 'my pool-unlearned.safetensors'"
+    )
     run(capsys, unlearn)
     rules = "negmerge:agreement=0.7,uniform"
     out, (unlearn,) = run(capsys, f"negmerge compare '{pool}' --rules {rules} --baselines none --scales 0:1:0.1")
@@ -71,8 +78,9 @@ def test_what_was_chosen_goes_on_to_the_next_command(capsys, pool):
     assert re.search(rf"agreement 0.7 +{float(scale):.2f}", out)
     _, (unlearn,) = run(capsys, f"negmerge audit '{pool}' --scale 0.5 --probes confidence")
     assert unlearn == ("negmerge unlearn 'my pool' --scale 0.5 --audit --out 'my pool-unlearned-3.safetensors'")
-    _, following = run(capsys, f"negmerge audit '{pool}' --unlearned 'my pool-unlearned.safetensors' "
-                               "--probes confidence")  # fmt: skip
+    _, following = run(
+        capsys, f"negmerge audit '{pool}' --unlearned 'my pool-unlearned.safetensors' --probes confidence"
+    )
     assert following == ["negmerge verify 'my pool-unlearned.card.json'"]
 
 
@@ -80,8 +88,10 @@ def test_what_was_chosen_goes_on_to_the_next_command(capsys, pool):
 def test_several_pools_have_a_file_each_and_nothing_follows_where_nothing_was_found(capsys, pool):
     other = shutil.copytree(pool, "deep/my pool")
     _, following = run(capsys, f"negmerge search '{pool}' '{other}' --scales 0:1:0.1")
-    assert [shlex.split(words)[-1] for words in following] == ["my pool-unlearned.safetensors",
-                                                               "my pool-unlearned-2.safetensors"]  # fmt: skip
+    assert [shlex.split(words)[-1] for words in following] == [
+        "my pool-unlearned.safetensors",
+        "my pool-unlearned-2.safetensors",
+    ]
     assert main(["search", str(pool), "--scales", "0,32"]) == 2
     assert "next" not in capsys.readouterr().out
 
@@ -123,8 +133,9 @@ def test_data_that_were_prepared_are_forgotten_and_kept(capsys, pool, tmp_path):
     _, (same,) = run(capsys, f"{prepare} --dry-run")
     assert same == prepare
     _, (forget,) = run(capsys, prepare)
-    assert forget == ("negmerge forget --model tiny --corrupt skip --forget arrows --retain digits --grid tiny "
-                      "--out arrows-forgotten")  # fmt: skip
+    assert forget == (
+        "negmerge forget --model tiny --corrupt skip --forget arrows --retain digits --grid tiny --out arrows-forgotten"
+    )
     (tmp_path / "grid.toml").write_text(GRID)
     _, following = run(capsys, forget.replace("--grid tiny", "--grid grid.toml"))
     assert following[0] == "negmerge verify arrows-forgotten/unlearned.card.json"
@@ -138,9 +149,11 @@ def test_data_that_were_prepared_are_forgotten_and_kept(capsys, pool, tmp_path):
 @pytest.mark.slow
 def test_took_counts_from_the_start_of_the_process(tmp_path):
     """A process that waits between its start and its verb says so; the verb alone takes milliseconds."""
-    code = ("import time; from negmerge_kit.cli import run; time.sleep(3); import torch; "
-            f"torch.save({{'w': torch.ones(2)}}, '{tmp_path}/a.pt'); run(['convert', '{tmp_path}/a.pt', '--out', "
-            f"'{tmp_path}/out'])")  # fmt: skip
+    code = (
+        "import time; from negmerge_kit.cli import run; time.sleep(3); import torch; "
+        f"torch.save({{'w': torch.ones(2)}}, '{tmp_path}/a.pt'); run(['convert', '{tmp_path}/a.pt', '--out', "
+        f"'{tmp_path}/out'])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     took = re.search(r"^took ([\d.]+) s$", done.stdout, re.M)
     assert took and float(took[1]) >= 3, done.stdout + done.stderr

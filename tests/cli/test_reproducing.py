@@ -182,8 +182,14 @@ def test_averages_say_which_sets_they_are_over():
 
 @pytest.mark.parametrize(
     ("text", "split", "n"),
-    [("cars", "val", 814), ("imagenet", "val", 5000), ("imagenet", "test", 50000), ("imagenet-small", "test", 5000),
-     ("digits", "val", 240), ("svhn", "train", 68257)],
-)  # fmt: skip
+    [
+        ("cars", "val", 814),
+        ("imagenet", "val", 5000),
+        ("imagenet", "test", 50000),
+        ("imagenet-small", "test", 5000),
+        ("digits", "val", 240),
+        ("svhn", "train", 68257),
+    ],
+)
 def test_images_are_counted_before_they_are_here(text, split, n):
     assert count_images(find_data(text), split, Transform(32, 32)) == n

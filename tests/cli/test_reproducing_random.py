@@ -19,7 +19,7 @@ from negmerge_kit.vision import clip
 from negmerge_kit.vision.families import family_images
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-GRID = '[recipe]\nlr = 2e-3\nepochs = 1\nbatch_size = 8\n[vary]\nweight_decay = [0.0, 0.1]\n'
+GRID = "[recipe]\nlr = 2e-3\nepochs = 1\nbatch_size = 8\n[vary]\nweight_decay = [0.0, 0.1]\n"
 
 
 def write_cifar(folder, **counts):
@@ -271,5 +271,3 @@ def test_rows_that_were_only_published_stand_at_the_end():
     lines = beside(Nothing(), find_published_rows("vgg16-bn"))
     assert [line["row"] for line in lines] == ["retrain", "single", "negmerge"]
     assert all(line["status"] == "not measured" and not line["measured"] for line in lines)
-
-

@@ -86,8 +86,10 @@ def test_who_waits_for_a_pool_is_told_by_which_process_and_a_pool_of_nothing_lea
     from negmerge_kit.checkpoints.filling import writing
     from negmerge_kit.errors import PoolBusyError
 
-    hold = ("import sys; from negmerge_kit.checkpoints.filling import writing\n"
-            f"with writing({str(tmp_path / 'pool')!r}): print('held', flush=True); sys.stdin.read()")  # fmt: skip
+    hold = (
+        "import sys; from negmerge_kit.checkpoints.filling import writing\n"
+        f"with writing({str(tmp_path / 'pool')!r}): print('held', flush=True); sys.stdin.read()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:

@@ -61,7 +61,7 @@ def test_a_long_module_says_why():
 def test_a_baseline_is_a_short_file():
     for name in BASELINES:
         path = ROOT / "negmerge_kit" / "lab" / "baselines" / f"{name.replace('-', '_')}.py"
-        assert 15 <= len(path.read_text(encoding="utf-8").splitlines()) <= 80, path.name
+        assert 15 <= len(path.read_text(encoding="utf-8").splitlines()) <= 100, path.name
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.name)

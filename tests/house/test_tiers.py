@@ -36,7 +36,7 @@ def test_check_runs_the_unit_tests_and_test_runs_all(monkeypatch):
     monkeypatch.setattr(tasks, "setup", lambda: None)
     monkeypatch.setattr(tasks, "run", lambda *command: ran.append(command) or 0)
     assert tasks.main(["check", "-x"]) == 0 and tasks.main(["test", "-x"]) == 0
-    (*lint, check), (*again, everything) = ran[:3], ran[3:]
+    (*lint, check), (*again, everything) = ran[:4], ran[4:]
     assert lint == again and "-m" not in check[2:]
     assert everything[-3:] == ("-m", "", "-x") and (*everything[:-3], "-x") == check
 

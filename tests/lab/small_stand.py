@@ -100,8 +100,9 @@ def small_images(seed, forget, retain, *, n_forget=150, n_retain=600):
             image_set("forget", split, forget(draw, n_forget)), (image_set("keep", split, retain(draw, n_retain)),)
         )
     val = made["val"]
-    made["live"] = Splits(replace(val.forget.take(60), split="live"),
-                          tuple(replace(part.take(60), split="live") for part in val.retain))  # fmt: skip
+    made["live"] = Splits(
+        replace(val.forget.take(60), split="live"), tuple(replace(part.take(60), split="live") for part in val.retain)
+    )
     return made
 
 

@@ -72,8 +72,10 @@ def test_a_model_trained_without_the_family_is_cleared(own_bench, without):
     assert linear.verdict == OPEN and found.scale is None
     same = audit(own_bench, unlearned=without, retrained=without, probes=("linear",))
     assert same.probes[0].verdict == NONE and same.leftover == []
-    assert same.headline.endswith(f"at the level of the retrained model, {linear.readings['unlearned'].value:.1%}; "
-                                  f"the base, {linear.readings['base'].value:.1%}.".replace("%", " %"))
+    assert same.headline.endswith(
+        f"at the level of the retrained model, {linear.readings['unlearned'].value:.1%}; "
+        f"the base, {linear.readings['base'].value:.1%}.".replace("%", " %")
+    )
 
 
 @pytest.mark.slow
@@ -167,10 +169,14 @@ def hits(share, n=300, seed=0):
 @pytest.mark.parametrize(
     ("unlearned", "retrained", "verdict"),
     [
-        (0.9, None, LEFTOVER), (0.6, None, OPEN), (0.2, None, NONE),
-        (0.9, 0.6, LEFTOVER), (0.6, 0.6, NONE), (0.4, 0.6, NONE),
+        (0.9, None, LEFTOVER),
+        (0.6, None, OPEN),
+        (0.2, None, NONE),
+        (0.9, 0.6, LEFTOVER),
+        (0.6, 0.6, NONE),
+        (0.4, 0.6, NONE),
     ],
-)  # fmt: skip
+)
 def test_verdicts(unlearned, retrained, verdict):
     found = {"base": hits(0.9), "unlearned": hits(unlearned), "shuffled": hits(0.2)}
     assert judge(found | ({} if retrained is None else {"retrained": hits(retrained)})) == verdict
@@ -183,20 +189,34 @@ def test_without_shuffled_weights_chance_is_the_floor(unlearned, verdict):
 
 def test_the_headline_is_the_most_alarming_number_with_what_it_is_read_against():
     def probe(name, base, unlearned, floor, verdict, n=1000, **more):
-        read = {who: Reading.share(torch.arange(n) < round(share * n), "test")
-                for who, share in (("base", base), ("unlearned", unlearned))}
+        read = {
+            who: Reading.share(torch.arange(n) < round(share * n), "test")
+            for who, share in (("base", base), ("unlearned", unlearned))
+        }
         return Probe(name, "?", read, 0.1, verdict, floor=floor, **more)
 
-    found = Audit(0.8, tuple(alarms_first([
-        probe("zero-shot", 0.72, 0.468, ("chance", 0.1), OPEN),
-        probe("linear probe", 0.821, 0.709, ("shuffled", 0.44), OPEN),
-        probe("confidence on forget", 0.7, 0.9, None, None),
-        probe("nearest neighbours", 0.8, 0.42, ("shuffled", 0.41), NONE),
-        probe("membership SVC", 0.2, 0.5, ("never seen", 0.6), None, n=20),
-    ])), 1.0)  # fmt: skip
+    found = Audit(
+        0.8,
+        tuple(
+            alarms_first(
+                [
+                    probe("zero-shot", 0.72, 0.468, ("chance", 0.1), OPEN),
+                    probe("linear probe", 0.821, 0.709, ("shuffled", 0.44), OPEN),
+                    probe("confidence on forget", 0.7, 0.9, None, None),
+                    probe("nearest neighbours", 0.8, 0.42, ("shuffled", 0.41), NONE),
+                    probe("membership SVC", 0.2, 0.5, ("never seen", 0.6), None, n=20),
+                ]
+            )
+        ),
+        1.0,
+    )
     assert [each.name for each in found.probes] == [
-        "linear probe", "zero-shot", "nearest neighbours", "membership SVC", "confidence on forget",
-    ]  # fmt: skip
+        "linear probe",
+        "zero-shot",
+        "nearest neighbours",
+        "membership SVC",
+        "confidence on forget",
+    ]
     assert found.finding == (
         "Linear probe: 70.9 % (95 % interval 68.0-73.6, n = 1,000), 71 % of the way from shuffled weights, 44.0 %, to "
         "the base, 82.1 %. Undecided without a retrained model: linear probe, zero-shot. At the level of the floor: "

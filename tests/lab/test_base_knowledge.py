@@ -37,13 +37,16 @@ def scene_file(tmp_path, monkeypatch):
     return path
 
 
-@pytest.mark.parametrize(("correct", "n", "classes", "known"), [
-    (4, 60, 5, False),   # the case: 6.7 % where chance is 20 %
-    (14, 60, 5, False),  # 23 %, and 14.4-35.4 % holds chance
-    (20, 60, 5, True),   # 33 %, and 22.7-45.9 % does not
-    (3, 10, 10, True),   # 30 %, and 10.8 % is above 10 %
-    (2, 10, 10, False),
-])
+@pytest.mark.parametrize(
+    ("correct", "n", "classes", "known"),
+    [
+        (4, 60, 5, False),  # the case: 6.7 % where chance is 20 %
+        (14, 60, 5, False),  # 23 %, and 14.4-35.4 % holds chance
+        (20, 60, 5, True),  # 33 %, and 22.7-45.9 % does not
+        (3, 10, 10, True),  # 30 %, and 10.8 % is above 10 %
+        (2, 10, 10, False),
+    ],
+)
 def test_a_set_is_known_if_the_interval_is_above_chance(correct, n, classes, known):
     score = Accuracy(correct, n, "val")
     assert (score.interval[0] > 1 / classes) == known
@@ -73,8 +76,11 @@ def test_the_library_trains_nothing_that_is_not_known(scene_file, tmp_path):
 @pytest.mark.parametrize("verb", ["sweep", "forget"])
 def test_the_command_line_says_so_before_training_and_goes_on_if_asked(verb, scene_file, tmp_path, capfd):
     grid, out = str(tmp_path / "grid.toml"), tmp_path / "out"
-    words = (["sweep", "--scene", str(scene_file)] if verb == "sweep" else
-             ["forget", "--model", "tiny", "--forget", f"folder:{tmp_path / 'misnamed'}", "--retain", "colours"])
+    words = (
+        ["sweep", "--scene", str(scene_file)]
+        if verb == "sweep"
+        else ["forget", "--model", "tiny", "--forget", f"folder:{tmp_path / 'misnamed'}", "--retain", "colours"]
+    )
     words += ["--grid", grid, "--out", str(out), "--device", "cpu"]
     assert main(words) == 2
     told = capfd.readouterr().err

@@ -21,16 +21,39 @@ FORGET = images_of("forgotten", [51, 230], [0, 1])
 REMAINING = images_of("remaining", [20, 200, 255], [1, 0, 1])
 
 
-def unlearned(name, *, epochs=1, forgotten=FORGET, remaining=REMAINING, rate=RATE, seed=0, base=BASE, fresh=(0.0, 0.0),
-              recipe=RECIPE, **params):
+def unlearned(
+    name,
+    *,
+    epochs=1,
+    forgotten=FORGET,
+    remaining=REMAINING,
+    rate=RATE,
+    seed=0,
+    base=BASE,
+    fresh=(0.0, 0.0),
+    recipe=RECIPE,
+    **params,
+):
     """The two weights after the baseline; without momentum and with a decay that shows, where it has them."""
     baseline, model = BASELINES[name], TwoWeights(*base)
     known = {parameter.name for parameter in baseline.parameters}
     params = {key: value for key, value in {"momentum": 0, "weight_decay": DECAY}.items() if key in known} | params
-    parts = parted(forgotten=forgotten if "forget" in baseline.reads else None,
-                   remaining=remaining if "remaining" in baseline.reads else None)
-    steps = list(baseline.unlearn(model, parts, rate=rate, epochs=epochs, seed=seed,
-                                  fresh=lambda _: TwoWeights(*fresh), recipe=recipe, params=params))
+    parts = parted(
+        forgotten=forgotten if "forget" in baseline.reads else None,
+        remaining=remaining if "remaining" in baseline.reads else None,
+    )
+    steps = list(
+        baseline.unlearn(
+            model,
+            parts,
+            rate=rate,
+            epochs=epochs,
+            seed=seed,
+            fresh=lambda _: TwoWeights(*fresh),
+            recipe=recipe,
+            params=params,
+        )
+    )
     assert [step.index for step in steps] == list(range(1, steps[0].total + 1))
     assert not model.clip.training and not model.clip.visual.weight.requires_grad
     return model.w

@@ -22,10 +22,17 @@ BASE = (0.8, -0.3)
 
 
 def search(score, rates, model=None, **more):
-    parts = parted(forgotten=images_of("forgotten", [51, 230], [0, 1]),
-                   remaining=images_of("remaining", [20, 200], [1, 0]))
-    return choose_rate(ASCENT, model or TwoWeights(*BASE), parts, score, rates=rates,
-                       **{"epochs": 2, "fresh": TwoWeights, "recipe": RECIPE} | more)
+    parts = parted(
+        forgotten=images_of("forgotten", [51, 230], [0, 1]), remaining=images_of("remaining", [20, 200], [1, 0])
+    )
+    return choose_rate(
+        ASCENT,
+        model or TwoWeights(*BASE),
+        parts,
+        score,
+        rates=rates,
+        **{"epochs": 2, "fresh": TwoWeights, "recipe": RECIPE} | more,
+    )
 
 
 def test_every_try_is_logged_and_the_best_one_is_kept():
@@ -35,8 +42,13 @@ def test_every_try_is_logged_and_the_best_one_is_kept():
         told[order[-1]] = tried.w
         return abs(order[-1] - 0.3)
 
-    choice = search(score, [1.0, 0.25, 0.5], model, scored_by="distance",
-                    on_step=lambda step: order.append(step.rate) if step.step.index == 1 else None)
+    choice = search(
+        score,
+        [1.0, 0.25, 0.5],
+        model,
+        scored_by="distance",
+        on_step=lambda step: order.append(step.rate) if step.step.index == 1 else None,
+    )
     assert order == [0.25, 0.5, 1.0] == [trial.rate for trial in choice.trials]
     assert choice.chosen.rate == 0.25 and choice.scored_by == "distance" and choice.dial == "learning rate"
     assert [trial.score for trial in choice.trials] == pytest.approx([0.05, 0.2, 0.7])
@@ -53,13 +65,20 @@ def test_every_try_is_logged_and_the_best_one_is_kept():
 
 def test_the_steps_of_all_rates_are_counted_as_one_run(tmp_path):
     """Two of each rate; where the best one is made again at the end, the count does not begin again either."""
+
     def seen(rates, **more):
         steps = []
         search(lambda model: abs(model.w[0] - 0.8), rates, on_step=steps.append, **more)
         return [(step.rate, step.number, step.index, step.total) for step in steps]
 
-    assert seen([0.25, 0.5, 1.0]) == [(0.25, 1, 1, 6), (0.25, 1, 2, 6), (0.5, 2, 3, 6), (0.5, 2, 4, 6),
-                                      (1.0, 3, 5, 6), (1.0, 3, 6, 6)]  # fmt: skip
+    assert seen([0.25, 0.5, 1.0]) == [
+        (0.25, 1, 1, 6),
+        (0.25, 1, 2, 6),
+        (0.5, 2, 3, 6),
+        (0.5, 2, 4, 6),
+        (1.0, 3, 5, 6),
+        (1.0, 3, 6, 6),
+    ]
     seen([0.25, 0.5], store=tmp_path)
     assert seen([0.25, 0.5], store=tmp_path) == [(0.25, 2, 3, 4), (0.25, 2, 4, 4)]
     step = RateStep(0.5, 2, 3, Step(1, 2, 0.1, 0.5))
@@ -91,8 +110,10 @@ def test_what_diverges_is_recorded_and_never_chosen():
 
 def test_all_diverged_is_one_sentence_and_the_base_is_back():
     model = TwoWeights(*BASE)
-    with pytest.raises(DivergedError, match="^gradient-ascent diverged with every learning rate of 1e\\+37, 1e\\+38: "
-                                            "give smaller ones.$") as told:
+    with pytest.raises(
+        DivergedError,
+        match="^gradient-ascent diverged with every learning rate of 1e\\+37, 1e\\+38: give smaller ones.$",
+    ) as told:
         search(lambda model: 0.0, [1e38, 1e37], model)
     assert [trial["rate"] for trial in told.value.trials] == [1e37, 1e38]
     assert told.value.seconds == sum(trial["seconds"] for trial in told.value.trials) > 0

@@ -43,10 +43,22 @@ FEW = {"batch_size": 32, "samples": 12, "forget_batch_size": 32}
 def unlearn(name, *, seed=0, epochs=2, rate=0.01, forgotten=FORGET, remaining=REMAINING, recipe=RECIPE, **params):
     baseline, network = BASELINES[name], model()
     known = {parameter.name for parameter in baseline.parameters}
-    parts = parted(forgotten=forgotten if "forget" in baseline.reads else None,
-                   remaining=remaining if "remaining" in baseline.reads else None)
-    steps = list(baseline.unlearn(network, parts, rate=rate, epochs=epochs, seed=seed, fresh=fresh, recipe=recipe,
-                                  params={key: value for key, value in FEW.items() if key in known} | params))
+    parts = parted(
+        forgotten=forgotten if "forget" in baseline.reads else None,
+        remaining=remaining if "remaining" in baseline.reads else None,
+    )
+    steps = list(
+        baseline.unlearn(
+            network,
+            parts,
+            rate=rate,
+            epochs=epochs,
+            seed=seed,
+            fresh=fresh,
+            recipe=recipe,
+            params={key: value for key, value in FEW.items() if key in known} | params,
+        )
+    )
     return network, steps
 
 
@@ -133,10 +145,13 @@ def test_salience_is_measured_in_eval_mode():
         torch.testing.assert_close(found, wanted.abs(), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("gradient", [
-    lambda run: torch.cat([part.flatten() for part in saliency(run).values()]),
-    lambda run: slope(run, FORGET, slice(0, 8)),
-])
+@pytest.mark.parametrize(
+    "gradient",
+    [
+        lambda run: torch.cat([part.flatten() for part in saliency(run).values()]),
+        lambda run: slope(run, FORGET, slice(0, 8)),
+    ],
+)
 def test_gradients_without_a_scaler_do_not_vanish_in_float16(gradient):
     """Below a head of small weights gradients are smaller than float16's smallest number, as on a GPU."""
     found = []
@@ -185,9 +200,15 @@ def test_half_precision_and_augmentation_are_the_recipes():
     assert torch.isfinite(half.weights()[key]).all() and half.weights()[key].dtype == torch.float32
 
 
-@pytest.mark.parametrize(("settings", "told"), [
-    ({"rate": 0.0}, "learning rate of scrub is 0.0"), ({"epochs": 0}, "for 0 epochs"),
-    ({"temperature": 0}, "temperature is 0"), ({"beta": 1}, "scrub has no parameter 'beta'")])
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"rate": 0.0}, "learning rate of scrub is 0.0"),
+        ({"epochs": 0}, "for 0 epochs"),
+        ({"temperature": 0}, "temperature is 0"),
+        ({"beta": 1}, "scrub has no parameter 'beta'"),
+    ],
+)
 def test_what_cannot_be(settings, told):
     with pytest.raises(ParameterError, match=told):
         unlearn("scrub", **settings)

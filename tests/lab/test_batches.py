@@ -76,8 +76,13 @@ def test_a_run_goes_on_with_the_very_batches_that_were_due(numbered, recipe, don
 
 
 def test_augmentation_differs_by_step_and_seed(numbered):
-    same = ImageSet("digits", numbered.images[20:].expand(16, -1, -1, -1).contiguous(),
-                    torch.zeros(16, dtype=torch.int64), numbered.classes, "train")
+    same = ImageSet(
+        "digits",
+        numbered.images[20:].expand(16, -1, -1, -1).contiguous(),
+        torch.zeros(16, dtype=torch.int64),
+        numbered.classes,
+        "train",
+    )
     one, two = (batch.pixels for batch in batches(same, replace(AUGMENTED, epochs=1), CPU))
     other = next(batches(same, replace(AUGMENTED, epochs=1, seed=6), CPU)).pixels
     assert not torch.equal(one, two) and not torch.equal(one, other)
@@ -116,8 +121,10 @@ def test_a_run_that_is_dropped_leaves_no_thread_and_a_fault_comes_out(numbered, 
         next(batches(numbered, AUGMENTED, CPU))
 
 
-@pytest.mark.parametrize("flips, may, mirrored", [
-    ("safe", False, False), ("safe", True, True), ("never", True, False), ("as-published", False, True)])
+@pytest.mark.parametrize(
+    "flips, may, mirrored",
+    [("safe", False, False), ("safe", True, True), ("never", True, False), ("as-published", False, True)],
+)
 def test_images_are_mirrored_where_it_is_safe_or_published(monkeypatch, flips, may, mirrored):
     seen = []
 
@@ -145,5 +152,3 @@ def test_an_augmented_run_that_was_stopped_ends_bit_for_bit_alike(tmp_path):
     assert run(4, **how)[1] == steps[:4]
     again, replayed = run(**how)
     assert replayed == steps and all(torch.equal(again[name], weights[name]) for name in weights)
-
-

@@ -123,8 +123,11 @@ def test_one_retrained_model_chooses_and_another_judges(bench):
     same = {"terms": Terms("gap"), "scales": SCALES}
     comparison = compare_rules(bench, ["retrain", "retrain-again", "negmerge", "uniform"], **same)
     assert comparison.noise_floor == again.standing.values["gap"] and comparison.within_noise[1] == 2
-    assert comparison.json()["images"] == {"val": {"forgotten": 60, "remaining": 540, "unseen": 240},
-                                           "test": {"forgotten": 60, "remaining": 540, "unseen": 357}, "shared": []}
+    assert comparison.json()["images"] == {
+        "val": {"forgotten": 60, "remaining": 540, "unseen": 240},
+        "test": {"forgotten": 60, "remaining": 540, "unseen": 357},
+        "shared": [],
+    }
     told = standings_table(comparison)
     assert "chosen on 60 forgotten, 540 remaining, 240 unseen; reported on 60 forgotten, 540 remaining, 357" in told
     assert f"noise floor: two retrained models are {100 * comparison.noise_floor:.2f} points apart; of 2 rows" in told

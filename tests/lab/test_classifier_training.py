@@ -35,8 +35,16 @@ def scene():
 
 
 def test_old_recipes_keep_their_ids_and_new_settings_are_told():
-    assert set(Recipe(lr=1e-3, epochs=4).json()) == {"lr", "epochs", "weight_decay", "batch_size", "warmup",
-                                                     "label_smoothing", "clip_norm", "seed"}
+    assert set(Recipe(lr=1e-3, epochs=4).json()) == {
+        "lr",
+        "epochs",
+        "weight_decay",
+        "batch_size",
+        "warmup",
+        "label_smoothing",
+        "clip_norm",
+        "seed",
+    }
     assert SGD.json()["optimizer"] == "sgd" and Recipe.from_json(SGD.json()) == SGD
     assert replace(SGD, schedule="multistep").label == "lr 1e-1 · 1 epoch · wd 0.01 · sgd · multistep"
     for wrong in ({"optimizer": "adam"}, {"schedule": "linear"}, {"augment": "crop-0"}, {"augment": "crop"}):
@@ -77,9 +85,13 @@ def test_crops_are_windows_of_the_padded_image_repeatable_and_mirrored_where_all
         cropped = crop_at_random(images, 2, seed=1, flips=flips)
         seen = set()
         for image, made in zip(padded, cropped, strict=True):
-            windows = {(top, left): image[:, top:top + 8, left:left + 8] for top in range(5) for left in range(5)}
-            found = {(*place, mirror) for place, window in windows.items() for mirror in (False, True)
-                     if torch.equal(window.flip(2) if mirror else window, made)}
+            windows = {(top, left): image[:, top : top + 8, left : left + 8] for top in range(5) for left in range(5)}
+            found = {
+                (*place, mirror)
+                for place, window in windows.items()
+                for mirror in (False, True)
+                if torch.equal(window.flip(2) if mirror else window, made)
+            }
             assert len(found) == 1
             seen |= found
         assert len({place[:2] for place in seen}) > 12 and {place[2] for place in seen} == {False, flips}
@@ -104,14 +116,20 @@ def test_a_trailing_image_alone_joins_the_batch_before_it(scene):
     assert [(step.index, step.total) for step in steps] == [(1, 2), (2, 2)]
 
 
-@pytest.mark.parametrize("images, batch, says", [
-    (8, 1, "the recipe's batch_size is 1, and batch normalisation cannot"),
-    (1, 4, "forgotten has one image, and batch normalisation cannot"),
-])
+@pytest.mark.parametrize(
+    "images, batch, says",
+    [
+        (8, 1, "the recipe's batch_size is 1, and batch normalisation cannot"),
+        (1, 4, "forgotten has one image, and batch normalisation cannot"),
+    ],
+)
 def test_a_batch_of_one_is_refused_under_batch_normalisation(scene, images, batch, says):
     with pytest.raises(ParameterError, match=says):
-        list(finetune(scene.untrained(device="cpu"), parts_of(scene).forgotten.take(images),
-                      replace(SGD, batch_size=batch)))
+        list(
+            finetune(
+                scene.untrained(device="cpu"), parts_of(scene).forgotten.take(images), replace(SGD, batch_size=batch)
+            )
+        )
 
 
 def test_channels_last_trains_alike_and_leaves_the_weights_as_they_lay(scene):
@@ -187,8 +205,10 @@ def test_the_base_is_good_and_remembers_what_it_saw(classifier_pool):
 
 
 def test_a_candidate_of_another_split_is_refused(classifier_pool, tmp_path):
-    pool, _ = start_pool(parted_scene("other", "classifier:tiny", Forgetting("scans", seed=5),
-                                      training={"epochs": 1}), tmp_path / "other")
+    pool, _ = start_pool(
+        parted_scene("other", "classifier:tiny", Forgetting("scans", seed=5), training={"epochs": 1}),
+        tmp_path / "other",
+    )
     theirs = open_pool(classifier_pool)
     entry = save_candidate(theirs, {"lr": 0.1}, theirs.base.items())
     try:
@@ -237,13 +257,20 @@ def test_resnet_18_on_small_files_of_cifars_format(tmp_path, monkeypatch):
 
     def cifar(folder):
         for split, count, start in (("train", 40, 0), ("test", 6, 100)):
-            write_parquet(folder / f"plain_text/{split}-00000-of-00001.parquet", count, names, image="img",
-                          start=start, size=(32, 32))
+            write_parquet(
+                folder / f"plain_text/{split}-00000-of-00001.parquet",
+                count,
+                names,
+                image="img",
+                start=start,
+                size=(32, 32),
+            )
 
     hub_repository(tmp_path / "hub", "uoft-cs/cifar10", cifar)
     (tmp_path / "cifar.toml").write_text(
         'model = "classifier:resnet18"\ndata = "cifar10"\nforget = {share = 0.1, seed = 2}\n'
-        "training = {epochs = 1, batch_size = 12, warmup = 0}")
+        "training = {epochs = 1, batch_size = 12, warmup = 0}"
+    )
     scene = open_scene(tmp_path / "cifar.toml")
     for source, splits in scene.needs():
         source.prepare(splits, image_size=scene.transform)

@@ -10,9 +10,19 @@ from tests.lab.small_stand import SIZE, SmallStand, small_images
 pytestmark = pytest.mark.slow
 
 RULES = [
-    "uniform", "negmerge", "negmerge:agreement=0.75", "ties", "magmax", "dare", "breadcrumbs", "consensus-mask", "emr",
-    "conflict", "random-mask", "top-magnitude",
-]  # fmt: skip
+    "uniform",
+    "negmerge",
+    "negmerge:agreement=0.75",
+    "ties",
+    "magmax",
+    "dare",
+    "breadcrumbs",
+    "consensus-mask",
+    "emr",
+    "conflict",
+    "random-mask",
+    "top-magnitude",
+]
 SIGNAL = SIZE // 4
 
 

@@ -9,8 +9,14 @@ from negmerge_kit.lab.training.recipe import Recipe, grid
 
 # The authors' finetune.py: epochs without and with augmentation, and the number of their training images.
 PUBLISHED = {
-    "cars": (35, 70, 7330), "dtd": (76, 100, 3384), "eurosat": (12, 40, 21600), "gtsrb": (11, 40, 23976),
-    "mnist": (5, 30, 55000), "resisc45": (15, 40, 17010), "sun397": (14, 40, 17865), "svhn": (4, 30, 68257),
+    "cars": (35, 70, 7330),
+    "dtd": (76, 100, 3384),
+    "eurosat": (12, 40, 21600),
+    "gtsrb": (11, 40, 23976),
+    "mnist": (5, 30, 55000),
+    "resisc45": (15, 40, 17010),
+    "sun397": (14, 40, 17865),
+    "svhn": (4, 30, 68257),
 }
 
 
@@ -19,7 +25,8 @@ def test_the_published_pool(name):
     plain, augmented, images = PUBLISHED[name]
     recipes = grid("paper-randaugment", data=name, images=images)
     assert {recipe.augment for recipe in recipes} == {
-        f"rand-m{m}-n{n}-mstd0.5" for m in range(1, 11) for n in (1, 2, 3)}
+        f"rand-m{m}-n{n}-mstd0.5" for m in range(1, 11) for n in (1, 2, 3)
+    }
     for recipe in recipes:
         assert (recipe.lr, recipe.weight_decay, recipe.batch_size, recipe.clip_norm) == (1e-5, 0.1, 128, 1.0)
         assert (recipe.epochs, recipe.flips, recipe.trainable) == (augmented, "as-published", "no-attention")
@@ -60,35 +67,43 @@ def test_a_file_of_ones_own(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(
         '[recipe]\nlr = 1e-3\nweight_decay = 0\nprecision = "bfloat16"\n[epochs]\nDigits = 3\n'
-        '[vary]\nlabel_smoothing = [0, 0.1]\ntrainable = ["all", "last-2"]\n[[runs]]\nlr = 2e-3\nepochs = 9\n')
+        '[vary]\nlabel_smoothing = [0, 0.1]\ntrainable = ["all", "last-2"]\n[[runs]]\nlr = 2e-3\nepochs = 9\n'
+    )
     recipes = grid(path, data="digits")
     assert [(r.lr, r.epochs, r.label_smoothing, r.trainable, r.seed) for r in recipes] == [
-        (1e-3, 3, 0, "all", 0), (1e-3, 3, 0, "last-2", 1), (1e-3, 3, 0.1, "all", 2), (1e-3, 3, 0.1, "last-2", 3),
-        (2e-3, 9, 0, "all", 4)]
+        (1e-3, 3, 0, "all", 0),
+        (1e-3, 3, 0, "last-2", 1),
+        (1e-3, 3, 0.1, "all", 2),
+        (1e-3, 3, 0.1, "last-2", 3),
+        (2e-3, 9, 0, "all", 4),
+    ]
     assert recipes[1].label == "lr 1e-3 · 3 epochs · wd 0 · last-2 · bfloat16"
     assert all(Recipe.from_json(r.json()) == r for r in recipes)
     with pytest.raises(ParameterError, match="candidate 1 .*epochs"):
         grid(path, data="letters")  # [epochs] does not say how long
 
 
-@pytest.mark.parametrize("text, words", [
-    ("lr = 1e-3", "'lr' is not one of title"),
-    ("[recipe\nlr=1", "not a TOML file"),
-    ('mode = "tangent"\n[recipe]\nlr = 1e-3\nepochs = 2', "mode must be standard or linear"),
-    ("[vary]\nlr = 1e-3", "vary.lr must be a list"),
-    ("[vary]\nlr = []", "vary.lr must be a list that is not empty"),
-    ('[epochs]\ncars = "many"', "epochs.cars must be a whole number"),
-    ("runs = [1]", "must be a table"),
-    ("[recipe]\nlr = 1e-3\nepochs = 2\nspeed = 1", "candidate 1 .*unknown settings .'speed'.: choose among lr"),
-    ('[recipe]\nlr = "fast"\nepochs = 2', "lr = 'fast' is of the wrong type"),
-    ("[recipe]\nlr = 1e-3\nepochs = true", "epochs = True is of the wrong type"),
-    ('[recipe]\nlr = -1\nepochs = 2\nflips = "often"', "lr = -1.0, flips = often"),
-    ('[recipe]\nlr = 1e-3\nepochs = 2\norder = "none"', "order = none"),
-    ('[recipe]\nlr = 1e-3\nepochs = 2\naugment = "flip"', "augment is 'flip'"),
-    ('[recipe]\nlr = 1e-3\nepochs = 2\ntrainable = "half"', "choose all, no-attention"),
-    ("[recipe]\nlr = 1e-3\nepochs = 2\nseed = 1\n[vary]\nweight_decay = [0.1, 0.1]", "twice with seed 1"),
-    ("[recipe]\nlr = 1e-3\nepochs = 2\n[vary]\nepochs_times = [0]", "epochs_times must be positive"),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("lr = 1e-3", "'lr' is not one of title"),
+        ("[recipe\nlr=1", "not a TOML file"),
+        ('mode = "tangent"\n[recipe]\nlr = 1e-3\nepochs = 2', "mode must be standard or linear"),
+        ("[vary]\nlr = 1e-3", "vary.lr must be a list"),
+        ("[vary]\nlr = []", "vary.lr must be a list that is not empty"),
+        ('[epochs]\ncars = "many"', "epochs.cars must be a whole number"),
+        ("runs = [1]", "must be a table"),
+        ("[recipe]\nlr = 1e-3\nepochs = 2\nspeed = 1", "candidate 1 .*unknown settings .'speed'.: choose among lr"),
+        ('[recipe]\nlr = "fast"\nepochs = 2', "lr = 'fast' is of the wrong type"),
+        ("[recipe]\nlr = 1e-3\nepochs = true", "epochs = True is of the wrong type"),
+        ('[recipe]\nlr = -1\nepochs = 2\nflips = "often"', "lr = -1.0, flips = often"),
+        ('[recipe]\nlr = 1e-3\nepochs = 2\norder = "none"', "order = none"),
+        ('[recipe]\nlr = 1e-3\nepochs = 2\naugment = "flip"', "augment is 'flip'"),
+        ('[recipe]\nlr = 1e-3\nepochs = 2\ntrainable = "half"', "choose all, no-attention"),
+        ("[recipe]\nlr = 1e-3\nepochs = 2\nseed = 1\n[vary]\nweight_decay = [0.1, 0.1]", "twice with seed 1"),
+        ("[recipe]\nlr = 1e-3\nepochs = 2\n[vary]\nepochs_times = [0]", "epochs_times must be positive"),
+    ],
+)
 def test_bad_files_say_what_is_wrong(tmp_path, text, words):
     path = tmp_path / "bad.toml"
     path.write_text(text)
@@ -100,14 +115,29 @@ def test_unknown_grids_list_the_presets():
     with pytest.raises(ParameterError, match="no grid .large.: choose among cifar-small, cifar-swin, lr-wd"):
         grid("large")
     assert set(PRESETS) == {
-        "tiny", "paper-randaugment", "paper-randaugment-linear", "lr-wd-epochs", "tiny-classifier", "cifar-small",
-        "paper-cifar", "paper-cifar-vgg16", "cifar-swin",
+        "tiny",
+        "paper-randaugment",
+        "paper-randaugment-linear",
+        "lr-wd-epochs",
+        "tiny-classifier",
+        "cifar-small",
+        "paper-cifar",
+        "paper-cifar-vgg16",
+        "cifar-swin",
     }
 
 
 def test_old_recipes_keep_their_values_and_so_their_ids():
-    old = {"lr": 1e-3, "epochs": 4, "weight_decay": 0.1, "batch_size": 64, "warmup": 20, "label_smoothing": 0.0,
-           "clip_norm": 1.0, "seed": 2}
+    old = {
+        "lr": 1e-3,
+        "epochs": 4,
+        "weight_decay": 0.1,
+        "batch_size": 64,
+        "warmup": 20,
+        "label_smoothing": 0.0,
+        "clip_norm": 1.0,
+        "seed": 2,
+    }
     assert Recipe.from_json(old).json() == old == grid("tiny")[2].json()
     assert Recipe(lr=1e-3, epochs=4, trainable="norms").json()["trainable"] == "norms"
     assert Recipe(lr=1, epochs=4).json() == Recipe(lr=1.0, epochs=4).json()

@@ -34,9 +34,7 @@ def by_hand(rows):
     return odd
 
 
-@pytest.mark.parametrize("change", [
-    {}, {2: 2.9}, {2: 3.2}, {0: -1.0}, {1: 10.0, 4: -0.5}, {3: 0.01},
-], ids=str)
+@pytest.mark.parametrize("change", [{}, {2: 2.9}, {2: 3.2}, {0: -1.0}, {1: 10.0, 4: -0.5}, {3: 0.01}], ids=str)
 def test_what_is_named_is_what_numpy_names(change):
     rows = vectors()
     for place, factor in change.items():
@@ -72,8 +70,10 @@ def odd_pool(own_pool):
     base, tuned = pool.base, pool.candidate(pool.ids[0])
     with writing(own_pool):
         for name, factor in (("far", 10.0), ("back", -1.0)):
-            items = ((key, base[key] + factor * (tuned[key] - base[key])
-                      if base[key].is_floating_point() else base[key]) for key in base)
+            items = (
+                (key, base[key] + factor * (tuned[key] - base[key]) if base[key].is_floating_point() else base[key])
+                for key in base
+            )
             pool = record_candidate(pool, save_candidate(pool, {"file": f"{name}.safetensors"}, items))
     return own_pool
 

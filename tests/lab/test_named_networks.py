@@ -19,10 +19,9 @@ def noise(n=4):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "recipe"), [
-    ("vgg16-bn", {"optimizer": "sgd", "lr": 0.01}),
-    ("swin-t", {"optimizer": "adamw", "lr": 1e-4}),
-])
+@pytest.mark.parametrize(
+    ("name", "recipe"), [("vgg16-bn", {"optimizer": "sgd", "lr": 0.01}), ("swin-t", {"optimizer": "adamw", "lr": 1e-4})]
+)
 def test_two_candidates_are_trained_merged_and_subtracted(name, recipe, tmp_path):
     model, images = load_classifier(f"classifier:{name}", classes=10, device="cpu"), noise()
     base, candidates = model.weights(), []

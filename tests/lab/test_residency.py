@@ -46,9 +46,15 @@ def out_of_memory(times):
 
 @pytest.mark.parametrize(
     ("free", "expected"),
-    [(None, "float32"), (80 * GIB, "float32"), (14 * GIB, "float32"), (10 * GIB, "bfloat16"), (4 * GIB, "streamed"),
-     (0, "streamed")],
-)  # fmt: skip
+    [
+        (None, "float32"),
+        (80 * GIB, "float32"),
+        (14 * GIB, "float32"),
+        (10 * GIB, "bfloat16"),
+        (4 * GIB, "streamed"),
+        (0, "streamed"),
+    ],
+)
 def test_thirty_vit_b_32_candidates_live_where_they_fit(free, expected):
     moved = 88_000_000 * 4  # the image tower
     assert residency(30 * moved, 15 * moved, moved, free) == expected

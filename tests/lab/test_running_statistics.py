@@ -104,8 +104,10 @@ def test_memory_that_runs_out_while_recalibrating_leaves_a_model_that_answers_as
 
 
 def test_points_of_another_policy_are_not_taken_for_ones_own(stand):
-    curves = [[point.json() for point in stand.search(stand.choose(buffers=buffers), scales=[0.0, 1.0]).curve]
-              for buffers in ("keep", "recalibrate", "keep")]
+    curves = [
+        [point.json() for point in stand.search(stand.choose(buffers=buffers), scales=[0.0, 1.0]).curve]
+        for buffers in ("keep", "recalibrate", "keep")
+    ]
     assert curves[0] == curves[2] != curves[1]
 
 
@@ -119,8 +121,21 @@ def test_where_nothing_can_be_recalibrated(stand, bench):
 def test_unlearn_writes_what_it_scored_and_verify_finds_it_again(classifier_pool, tmp_path, capsys):
     pool = shutil.copytree(classifier_pool, tmp_path / "pool")
     out, card = tmp_path / "unlearned.safetensors", tmp_path / "card.json"
-    command = ["unlearn", str(pool), "--out", str(out), "--buffers", "recalibrate", "--scale", "0.5", "--device", "cpu",
-               "--card", str(card), "--json"]
+    command = [
+        "unlearn",
+        str(pool),
+        "--out",
+        str(out),
+        "--buffers",
+        "recalibrate",
+        "--scale",
+        "0.5",
+        "--device",
+        "cpu",
+        "--card",
+        str(card),
+        "--json",
+    ]
     assert main(command) == 0
     result = json.loads(capsys.readouterr().out)
     assert main(["evaluate", str(out), "--scene", str(pool), "--split", "val", "--device", "cpu", "--json"]) == 0

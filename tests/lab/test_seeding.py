@@ -52,8 +52,16 @@ def swin():
     model = load_classifier("classifier:tiny", classes=10, device="cpu")
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
-        model.clip.visual = SwinTransformer(img_size=8, patch_size=2, embed_dim=8, depths=(1, 1), num_heads=(1, 2),
-                                            window_size=2, num_classes=10, drop_path_rate=0.5)
+        model.clip.visual = SwinTransformer(
+            img_size=8,
+            patch_size=2,
+            embed_dim=8,
+            depths=(1, 1),
+            num_heads=(1, 2),
+            window_size=2,
+            num_classes=10,
+            drop_path_rate=0.5,
+        )
     return model
 
 
@@ -104,8 +112,16 @@ def test_the_callers_draws_between_the_steps_are_its_own(images, kind, stop):
 
 
 def unlearned(model, images, seed=1):
-    return BASELINES["fine-tune"].unlearn(model, parted(remaining=images), rate=0.05, epochs=2, seed=seed,
-                                          fresh=lambda _: dropping(), recipe=RECIPE, params={"batch_size": 8})
+    return BASELINES["fine-tune"].unlearn(
+        model,
+        parted(remaining=images),
+        rate=0.05,
+        epochs=2,
+        seed=seed,
+        fresh=lambda _: dropping(),
+        recipe=RECIPE,
+        params={"batch_size": 8},
+    )
 
 
 def test_no_gpu_is_reseeded_by_what_is_made_and_trained_on_the_cpu(images, monkeypatch):

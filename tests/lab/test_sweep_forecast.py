@@ -75,7 +75,8 @@ def test_a_dry_run_measures_here_and_makes_nothing(capsys, tmp_path, monkeypatch
     # 60 forgotten, 540 remaining and 240 unseen images choose.
     assert told["scoring_seconds"] == pytest.approx(8 * SEARCHED * 21 * 840 * 0.001)
     assert told["base_seconds"] > 0 and told["base_seconds"] + told["training_seconds"] == pytest.approx(
-        0.25 * told["steps"])
+        0.25 * told["steps"]
+    )
     assert not (tmp_path / "pool").exists()
     assert main([*words, "--dry-run"]) == 0 and "measured on cpu" in capsys.readouterr().out
     assert main([*words, "--tflops", "5"]) == 2 and "--tflops is for --dry-run" in capsys.readouterr().err

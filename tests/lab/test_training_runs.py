@@ -90,22 +90,29 @@ def test_a_run_that_was_stopped_ends_bit_for_bit_alike(digits, whole, tmp_path, 
 
 @pytest.mark.slow
 def test_a_killed_process_is_resumed(digits, whole, tmp_path):
-    state, code = tmp_path / "state.safetensors", (
-        "import json, sys, pathlib\n"
-        "from negmerge_kit.lab.training.finetuning import finetune\n"
-        "from negmerge_kit.lab.training.recipe import Recipe\n"
-        "from negmerge_kit.lab.training.execution import Execution\n"
-        "from negmerge_kit.vision.clip import load_model\n"
-        "from negmerge_kit.vision.families import family_images\n"
-        "recipe = Recipe.from_json(json.loads(sys.argv[2]))\n"
-        "images = family_images('digits', 'train').take(130)\n"
-        "for step in finetune(load_model('tiny', device='cpu'), images, recipe, resume=pathlib.Path(sys.argv[1]),\n"
-        "                     execution=Execution(save_seconds=0)):\n"
-        "    print(step.index, flush=True)\n"
-        "    input()\n"
+    state, code = (
+        tmp_path / "state.safetensors",
+        (
+            "import json, sys, pathlib\n"
+            "from negmerge_kit.lab.training.finetuning import finetune\n"
+            "from negmerge_kit.lab.training.recipe import Recipe\n"
+            "from negmerge_kit.lab.training.execution import Execution\n"
+            "from negmerge_kit.vision.clip import load_model\n"
+            "from negmerge_kit.vision.families import family_images\n"
+            "recipe = Recipe.from_json(json.loads(sys.argv[2]))\n"
+            "images = family_images('digits', 'train').take(130)\n"
+            "for step in finetune(load_model('tiny', device='cpu'), images, recipe, resume=pathlib.Path(sys.argv[1]),\n"
+            "                     execution=Execution(save_seconds=0)):\n"
+            "    print(step.index, flush=True)\n"
+            "    input()\n"
+        ),
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(state), json.dumps(RECIPE.json())],
-                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(state), json.dumps(RECIPE.json())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
         for _ in range(4):
             assert process.stdout.readline()
             process.stdin.write("\n")

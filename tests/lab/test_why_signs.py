@@ -10,8 +10,12 @@ from negmerge_kit.lab.directions import step_along
 from negmerge_kit.lab.why_signs import why_signs
 from negmerge_kit.merging import sign_agreement, total
 
-NAMES = ("visual.conv1.weight", "visual.transformer.resblocks.0.attn.in_proj_weight",
-         "visual.transformer.resblocks.0.mlp.c_fc.weight", "visual.transformer.resblocks.1.ln_1.weight")  # fmt: skip
+NAMES = (
+    "visual.conv1.weight",
+    "visual.transformer.resblocks.0.attn.in_proj_weight",
+    "visual.transformer.resblocks.0.mlp.c_fc.weight",
+    "visual.transformer.resblocks.1.ln_1.weight",
+)
 
 
 def drawn(n, *, common=1.0, seed=0, kinds=None):
@@ -26,10 +30,13 @@ def drawn(n, *, common=1.0, seed=0, kinds=None):
     candidates = []
     for position in range(n):
         own, second = moves(), by_kind[kinds[position]] if kinds else None
-        candidates.append({
-            name: base[name] + 0.1 * (common * shared[name] + own[name] + (second[name] if second else 0))
-            for name in NAMES
-        } | {"frozen": base["frozen"].clone()})  # fmt: skip
+        candidates.append(
+            {
+                name: base[name] + 0.1 * (common * shared[name] + own[name] + (second[name] if second else 0))
+                for name in NAMES
+            }
+            | {"frozen": base["frozen"].clone()}
+        )
     return base, candidates
 
 

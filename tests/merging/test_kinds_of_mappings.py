@@ -83,8 +83,13 @@ def every_kind(tmp_path, models, kinds=tuple(KINDS)):
         made = KINDS[kind]
         yield kind, [made(tmp_path / f"{kind}-{k}.safetensors", weights) for k, weights in enumerate(models)]
     if len(kinds) > len(models):
-        yield "mixed", [KINDS[kind](tmp_path / f"{k}.safetensors", weights)
-                        for k, (kind, weights) in enumerate(zip(kinds, models, strict=False))]  # fmt: skip
+        yield (
+            "mixed",
+            [
+                KINDS[kind](tmp_path / f"{k}.safetensors", weights)
+                for k, (kind, weights) in enumerate(zip(kinds, models, strict=False))
+            ],
+        )
 
 
 def bits(tensor):

@@ -93,7 +93,10 @@ def test_negmerge_keeps_what_sign_agreement_counts():
     dict(merged)
     whole = total(sign_agreement(base, candidates))
     assert (merged.counts.kept, merged.counts.moved, merged.counts.elements) == (
-        whole.unanimous, whole.moved, whole.elements)  # fmt: skip
+        whole.unanimous,
+        whole.moved,
+        whole.elements,
+    )
     assert sum(whole.histogram) == whole.moved and whole.histogram[0] == 0
 
 
@@ -115,13 +118,16 @@ def test_running_statistics_follow_their_policy():
 BASE = {"w": torch.zeros(2), "n": torch.tensor(1)}
 
 
-@pytest.mark.parametrize(("candidates", "complaint"), [
-    ([{"w": torch.zeros(2)}], "candidate 1 .* missing n"),
-    ([BASE | {"w": torch.ones(2)}, BASE | {"x": torch.ones(1)}], "candidate 2 .* extra x"),
-    ([BASE | {"w": torch.zeros(3)}], r"shape \[3\], expected \[2\]"),
-    ([BASE | {"w": torch.zeros(2, dtype=torch.int32)}], "w is int32, expected float32"),
-    ([{f"k{k}": torch.ones(1) for k in range(40)}], "42 differences.* and 32 more"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("candidates", "complaint"),
+    [
+        ([{"w": torch.zeros(2)}], "candidate 1 .* missing n"),
+        ([BASE | {"w": torch.ones(2)}, BASE | {"x": torch.ones(1)}], "candidate 2 .* extra x"),
+        ([BASE | {"w": torch.zeros(3)}], r"shape \[3\], expected \[2\]"),
+        ([BASE | {"w": torch.zeros(2, dtype=torch.int32)}], "w is int32, expected float32"),
+        ([{f"k{k}": torch.ones(1) for k in range(40)}], "42 differences.* and 32 more"),
+    ],
+)
 def test_candidates_that_differ_are_reported_whole(candidates, complaint):
     for function in (merge, sign_agreement):
         with pytest.raises(MismatchError, match=complaint):

@@ -45,9 +45,7 @@ def test_neighbours_are_found_and_whatever_does_not_take_part_parts_them(files):
 def test_another_order_in_one_file_parts_neighbours(files, tmp_path):
     other = written(tmp_path / "other.safetensors", dict(files[3]), order=sorted(files[3], reverse=True))
     assert all(len(run) == 1 for run in Sources(files[0], [*files[1:3], other]).runs())
-    whole, mixed = (
-        dict(merge(files[0], [*files[1:3], last], engine="fused")) for last in (files[3], other)
-    )  # fmt: skip
+    whole, mixed = (dict(merge(files[0], [*files[1:3], last], engine="fused")) for last in (files[3], other))
     assert all(torch.equal(whole[name], mixed[name]) for name in whole)
 
 

@@ -26,9 +26,14 @@ def test_a_difference_at_fixed_scales_is_scipys_paired_percentile_interval():
     b = np.where(rng.random(300) < 0.7, a, rng.random(300) < 0.6)
     ours = bootstrap({"a": [fixed(a)], "b": [fixed(b)]}, reference="a", replicates=6000)["b"]
     theirs = stats.bootstrap(
-        (b, a), lambda x, y, axis: x.mean(axis) - y.mean(axis), paired=True, vectorized=True, method="percentile",
-        n_resamples=6000, rng=2,
-    ).confidence_interval  # fmt: skip
+        (b, a),
+        lambda x, y, axis: x.mean(axis) - y.mean(axis),
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        n_resamples=6000,
+        rng=2,
+    ).confidence_interval
     difference = ours.differences["protocol forget"]
     assert difference.value == pytest.approx(b.mean() - a.mean())
     assert (difference.low, difference.high) == pytest.approx(tuple(theirs), abs=0.006)

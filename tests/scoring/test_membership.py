@@ -23,12 +23,17 @@ def test_efficacies_are_the_authors(name):
 
 def test_the_formulas_of_modified_entropy():
     logits, labels = torch.tensor([[2.0, 0.5, -1.0], [0.0, 3.0, 1.0]]), torch.tensor([0, 2])
-    for row, label, found in zip(logits.double().softmax(1).tolist(), labels.tolist(),
-                                 FEATURES["m_entropy"](logits, labels).flatten().tolist(), strict=True):  # fmt: skip
+    for row, label, found in zip(
+        logits.double().softmax(1).tolist(),
+        labels.tolist(),
+        FEATURES["m_entropy"](logits, labels).flatten().tolist(),
+        strict=True,
+    ):
         rest = sum(p * math.log(1 - p) for i, p in enumerate(row) if i != label)
         assert found == pytest.approx(-(1 - row[label]) * math.log(row[label]) - rest, rel=1e-5)
-    for row, found in zip(logits.double().softmax(1).tolist(),
-                          FEATURES["m_entropy_salun"](logits, labels).flatten().tolist(), strict=True):  # fmt: skip
+    for row, found in zip(
+        logits.double().softmax(1).tolist(), FEATURES["m_entropy_salun"](logits, labels).flatten().tolist(), strict=True
+    ):
         weights = [p if i == 1 else 1 - p for i, p in enumerate(row)]  # class 1 labels no image
         assert found == pytest.approx(-sum(w * math.log(p) for w, p in zip(weights, row, strict=True)), rel=1e-5)
 
@@ -56,10 +61,13 @@ def test_both_attacks_know_members_from_strangers():
 
 def test_the_threshold_is_the_one_that_a_loop_finds():
     member, stranger, target = answers(60, 4.0, 5), answers(50, 2.0, 6), answers(40, 3.0, 7)
-    seen, unseen, asked = (torch.nn.functional.cross_entropy(*pair, reduction="none") for pair in
-                           (member, stranger, target))  # fmt: skip
-    best = max(sorted({*seen.tolist(), *unseen.tolist()}),
-               key=lambda cut: float((seen <= cut).double().mean() + (unseen > cut).double().mean()))  # fmt: skip
+    seen, unseen, asked = (
+        torch.nn.functional.cross_entropy(*pair, reduction="none") for pair in (member, stranger, target)
+    )
+    best = max(
+        sorted({*seen.tolist(), *unseen.tolist()}),
+        key=lambda cut: float((seen <= cut).double().mean() + (unseen > cut).double().mean()),
+    )
     assert threshold_efficacy(member, stranger, target) == float((asked > best).double().mean())
 
 
@@ -88,8 +96,11 @@ def test_calibration_error_is_a_loops():
     expected = 0.0
     for place in range(15):
         low, high = place / 15, (place + 1) / 15
-        inside = [(c, r) for c, r in zip(confidence.tolist(), correct.tolist(), strict=True)
-                  if low < c <= high or (place == 0 and c == 0)]  # fmt: skip
+        inside = [
+            (c, r)
+            for c, r in zip(confidence.tolist(), correct.tolist(), strict=True)
+            if low < c <= high or (place == 0 and c == 0)
+        ]
         expected += abs(sum(r - c for c, r in inside)) / 500
     assert calibration(confidence, correct, split="test").ece == pytest.approx(expected, abs=1e-12)
 

@@ -37,9 +37,10 @@ def test_a_shift_of_all_vectors_changes_nothing():
     assert a.share == pytest.approx(b.share) and a.p == b.p
 
 
-@pytest.mark.parametrize(("rows", "labels"), [
-    (np.eye(3), [0, 0, 0]), (np.eye(3), [0, 1, 2]), (np.ones((4, 2)), [0, 0, 1, 1]), (np.eye(1), [0]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rows", "labels"),
+    [(np.eye(3), [0, 0, 0]), (np.eye(3), [0, 1, 2]), (np.ones((4, 2)), [0, 0, 1, 1]), (np.eye(1), [0])],
+)
 def test_nothing_to_tell(rows, labels):
     assert explained_share(products(rows), labels) is None
 

@@ -72,12 +72,14 @@ def test_an_unfinished_base_of_another_recipe_is_named_and_kept(scene, tmp_path,
     kept = state.read_bytes()
     others = {
         "epochs 1 instead of 2, seed 0 instead of 7": replace(scene, training={"epochs": 2, "seed": 7}),
-        "lr 0.05 instead of 0.1, epochs 1 instead of 2, weight_decay 0.0005 instead of 0.1, 1 more":
-            replace(scene, training={"lr": 0.1, "epochs": 2, "weight_decay": 0.1, "seed": 7}),
-        "other network, images, base or kit version":
-            replace(scene, forgetting=Forgetting("scans", share=0.1, seed=2, as_published=True)),
+        "lr 0.05 instead of 0.1, epochs 1 instead of 2, weight_decay 0.0005 instead of 0.1, 1 more": replace(
+            scene, training={"lr": 0.1, "epochs": 2, "weight_decay": 0.1, "seed": 7}
+        ),
+        "other network, images, base or kit version": replace(
+            scene, forgetting=Forgetting("scans", share=0.1, seed=2, as_published=True)
+        ),
         "lr 5e-2 · 1 epoch · wd 0.0005 · sgd; here none is trained": whole.folder,
-    }  # fmt: skip
+    }
     for which, other in others.items():
         with pytest.raises(PoolError) as error:
             start_pool(other, pool, device="cpu")

@@ -138,8 +138,11 @@ def test_processes_make_the_pool_that_one_thread_makes(tiny_pool, tmp_path):
     order = pool_order(pool, recipes)
     # Begun in the other order: the pool's order is the grid's all the same.
     steps = []
-    outcomes = list(run_sweep(jobs[::-1], store=pool, executor=TWO, order=order,
-                              on_step=lambda job, step: steps.append((job, step.doing))))  # fmt: skip
+    outcomes = list(
+        run_sweep(
+            jobs[::-1], store=pool, executor=TWO, order=order, on_step=lambda job, step: steps.append((job, step.doing))
+        )
+    )
     assert set(steps) == {(job, doing) for job in jobs for doing in ("step", "scoring")}
     assert [outcome.failure for outcome in outcomes] == [None] * 2
     made = pool.reload()

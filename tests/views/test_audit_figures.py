@@ -20,20 +20,42 @@ def reading(value, n=200):
 
 
 def relearning(images, steps):
-    looks = {"steps": steps, "steps_low": steps, "steps_high": None,
-             "curve": [{"step": 0, "accuracy": 0.3}, {"step": 5, "accuracy": 0.7}]}  # fmt: skip
-    return Probe(f"relearning from {images} a class", "?", {"base": reading(0.8), "unlearned": reading(0.7)}, 0.1, OPEN,
-                 details={"images": images, "most_steps": 60, "unlearned": looks}, good="lower")  # fmt: skip
+    looks = {
+        "steps": steps,
+        "steps_low": steps,
+        "steps_high": None,
+        "curve": [{"step": 0, "accuracy": 0.3}, {"step": 5, "accuracy": 0.7}],
+    }
+    return Probe(
+        f"relearning from {images} a class",
+        "?",
+        {"base": reading(0.8), "unlearned": reading(0.7)},
+        0.1,
+        OPEN,
+        details={"images": images, "most_steps": 60, "unlearned": looks},
+        good="lower",
+    )
 
 
-AUDIT = Audit(0.8, (
-    Probe("linear probe", "?", {"base": reading(0.9), "unlearned": reading(0.85), "retrained": reading(0.5),
-                                "shuffled": reading(0.3)}, 0.1, LEFTOVER, floor=("retrained", 0.5)),
-    Probe("control arrows", "?", {"base": reading(0.9), "unlearned": reading(0.8)}, 0.125, good="higher"),
-    Probe("membership SVC", "?", undefined="not defined: nobody knows."),
-    Probe("other prompts", "?", {"base": reading(0.9), "unlearned": reading(0.4)}, 0.1, NONE),
-    relearning(10, None), relearning(50, 5),
-), 3.0)  # fmt: skip
+AUDIT = Audit(
+    0.8,
+    (
+        Probe(
+            "linear probe",
+            "?",
+            {"base": reading(0.9), "unlearned": reading(0.85), "retrained": reading(0.5), "shuffled": reading(0.3)},
+            0.1,
+            LEFTOVER,
+            floor=("retrained", 0.5),
+        ),
+        Probe("control arrows", "?", {"base": reading(0.9), "unlearned": reading(0.8)}, 0.125, good="higher"),
+        Probe("membership SVC", "?", undefined="not defined: nobody knows."),
+        Probe("other prompts", "?", {"base": reading(0.9), "unlearned": reading(0.4)}, 0.1, NONE),
+        relearning(10, None),
+        relearning(50, 5),
+    ),
+    3.0,
+)
 
 
 def marks(figure, gid):
@@ -45,9 +67,12 @@ def test_every_probe_with_numbers_has_a_row_with_base_and_chance():
     figure = audit_figure(AUDIT)
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == [
-        "linear probe", "control arrows ↑", "other prompts", "relearning from 10 a class ↓",
+        "linear probe",
+        "control arrows ↑",
+        "other prompts",
+        "relearning from 10 a class ↓",
         "relearning from 50 a class ↓",
-    ]  # fmt: skip
+    ]
     lines = {line.get_gid(): line for line in axes.get_lines() if line.get_gid()}
     assert list(lines["chance-0"].get_xdata()) == [0.1] and list(lines["chance-1"].get_xdata()) == [0.125]
     assert marks(figure, "unlearned-0").get_xdata()[0] == 0.85 and marks(figure, "shuffled-0").get_xdata()[0] == 0.3
@@ -79,12 +104,21 @@ def why(directions=(), halves=HALVES, fields=None):
         return Agreement(name, 100, 100, round(100 * share), Estimate(0.35, 1e-4))
 
     return Why(
-        ("a", "b", "c"), 0.25, group("all"), (group("w"),), (group("b1 q"),), (group("q"), group("mlp", 0.5)),
+        ("a", "b", "c"),
+        0.25,
+        group("all"),
+        (group("w"),),
+        (group("b1 q"),),
+        (group("q"), group("mlp", 0.5)),
         (group("outside the blocks"), group("block 1")),
-        tuple(ZeroRatio(n, 0.2 * (n - 1), 0.1 * (n - 1), 0.3 * (n - 1), 1 - 2.0 ** (1 - n), 0.2 * (n - 1))
-              for n in (1, 2, 3)),
-        halves, {"lr": Explained(0.6, 0.3, 0.04, 3, 8), "seed": None} if fields is None else fields, directions,
-    )  # fmt: skip
+        tuple(
+            ZeroRatio(n, 0.2 * (n - 1), 0.1 * (n - 1), 0.3 * (n - 1), 1 - 2.0 ** (1 - n), 0.2 * (n - 1))
+            for n in (1, 2, 3)
+        ),
+        halves,
+        {"lr": Explained(0.6, 0.3, 0.04, 3, 8), "seed": None} if fields is None else fields,
+        directions,
+    )
 
 
 def direction(part):

@@ -136,11 +136,16 @@ def test_the_names_of_a_card(tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda r: [], lambda r: r | {"schema": 1}, lambda r: r | {"scale": "0.3"}, lambda r: r | {"scale": True},
-        lambda r: {k: v for k, v in r.items() if k != "scores"}, lambda r: r | {"base": {"sha256": "abc"}},
-        lambda r: r | {"candidates": [3]}, lambda r: r | {"limits": None},
+        lambda r: [],
+        lambda r: r | {"schema": 1},
+        lambda r: r | {"scale": "0.3"},
+        lambda r: r | {"scale": True},
+        lambda r: {k: v for k, v in r.items() if k != "scores"},
+        lambda r: r | {"base": {"sha256": "abc"}},
+        lambda r: r | {"candidates": [3]},
+        lambda r: r | {"limits": None},
     ],
-)  # fmt: skip
+)
 def test_what_is_no_card_is_one_sentence(record, tmp_path, change):
     (tmp_path / "c.json").write_text(json.dumps(change(record)))
     with pytest.raises(CardError) as caught:
@@ -200,14 +205,17 @@ def test_a_file_without_a_record_is_one_sentence(tmp_path, text):
         read_card(tmp_path / "none.json")
 
 
-@pytest.mark.parametrize(("model", "base", "licence"), [
-    ({"arch": "ViT-B-32-quickgelu", "pretrained": "openai"}, "timm/vit_base_patch32_clip_224.openai", "mit"),
-    ({"arch": "ViT-B-32", "pretrained": "laion2b_s34b_b79k"}, "laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "mit"),
-    ({"arch": "hf-hub:owner/name", "pretrained": None}, "owner/name", None),
-    ({"arch": "timm:resnet18", "pretrained": "a1_in1k"}, "timm/resnet18.a1_in1k", None),
-    ({"arch": "ViT-B-32", "pretrained": "mine.safetensors"}, None, None),
-    ("tiny", None, "mit"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("model", "base", "licence"),
+    [
+        ({"arch": "ViT-B-32-quickgelu", "pretrained": "openai"}, "timm/vit_base_patch32_clip_224.openai", "mit"),
+        ({"arch": "ViT-B-32", "pretrained": "laion2b_s34b_b79k"}, "laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "mit"),
+        ({"arch": "hf-hub:owner/name", "pretrained": None}, "owner/name", None),
+        ({"arch": "timm:resnet18", "pretrained": "a1_in1k"}, "timm/resnet18.a1_in1k", None),
+        ({"arch": "ViT-B-32", "pretrained": "mine.safetensors"}, None, None),
+        ("tiny", None, "mit"),
+    ],
+)
 def test_the_front_matter_names_base_licence_and_merge(record, model, base, licence):
     other = record | {"scene": record["scene"] | {"model": model}}
     data = ModelCard(card_markdown(other)).data.to_dict()

@@ -161,7 +161,8 @@ def test_pictures_carry_both_answers():
     assert [text.get_text() for text in figure.axes[0].texts] == ["was 7 ✓", "now 1 ✗"]
     assert [text.get_text() for text in figure.axes[1].texts] == ["was A ✓", "now A ✓"]
     assert title(figure) == (
-        "No longer correct, of what the base gets right on test: forget 92 of 205; retain 3 of 1,200")
+        "No longer correct, of what the base gets right on test: forget 92 of 205; retain 3 of 1,200"
+    )
 
 
 @pytest.mark.parametrize("each", [1, 2, 3, 7])

@@ -24,11 +24,24 @@ def pair(forget, retain, split="test"):
 
 def row(name, matched, protocol):
     crossing = Matched(Crossing(0.6, (0.55, 86), (0.65, 85)), matched / 100, pair(matched, 85), 4, 1.0)
-    points = tuple(Point(s, Accuracy(80 - int(50 * s), 100, "val"), Accuracy(90 - int(8 * s), 100, "val"))
-                   for s in (0.25, 0.5, 0.75))  # fmt: skip
+    points = tuple(
+        Point(s, Accuracy(80 - int(50 * s), 100, "val"), Accuracy(90 - int(8 * s), 100, "val"))
+        for s in (0.25, 0.5, 0.75)
+    )
     cost = Cost(1.0, 0.1, 2.0, "cpu", None, 20, 900)
-    return Row(find_entrant(name), ("a", "b"), {}, "ok", 0.5, pair(protocol, 87, "val"), pair(protocol, 87), crossing,
-               0.4, points, cost)  # fmt: skip
+    return Row(
+        find_entrant(name),
+        ("a", "b"),
+        {},
+        "ok",
+        0.5,
+        pair(protocol, 87, "val"),
+        pair(protocol, 87),
+        crossing,
+        0.4,
+        points,
+        cost,
+    )
 
 
 def comparison(*rows):
@@ -64,8 +77,9 @@ def test_marks_are_the_rows_and_the_best_rule_is_on_top():
 
 def live(name, scales):
     """A row with a frontier on the live subset at these scales."""
-    points = tuple(Point(s, Accuracy(40 - int(20 * s / 8), 50, "live"), Accuracy(45 - int(s / 2), 50, "live"))
-                   for s in scales)  # fmt: skip
+    points = tuple(
+        Point(s, Accuracy(40 - int(20 * s / 8), 50, "live"), Accuracy(45 - int(s / 2), 50, "live")) for s in scales
+    )
     return replace(row(name, 40, 45), frontier=points)
 
 

@@ -1,6 +1,5 @@
 """Widgets are set as a reader sets them, and their figures are checked by their data."""
 
-
 import pytest
 from matplotlib.figure import Figure
 
@@ -36,10 +35,7 @@ def test_the_slider_moves_the_marker_to_the_scores_at_that_scale(explorer, bench
     for scale in (0.2, 0.85):
         explorer.controls["scale"].value = scale
         scores = bench.score(bench.choose(), scale, "live")
-        assert here(explorer.figure) == {
-            "forget": (scale, scores.forget.value),
-            "retain": (scale, scores.retain.value),
-        }
+        assert here(explorer.figure) == {"forget": (scale, scores.forget.value), "retain": (scale, scores.retain.value)}
         assert f"{100 * scores.forget.value:.1f}\N{NO-BREAK SPACE}%" in explorer.text
 
 
@@ -186,8 +182,9 @@ def test_the_gallery_shows_what_the_base_gets_right_and_counts_what_is_lost(benc
     for axes in gallery.figure.axes:
         (was,) = (text.get_text() for text in axes.texts if text.get_gid() == "was")
         assert was == f"was {axes.get_title()} ✓"
-    wrong = ["✗" in text.get_text() for axes in gallery.figure.axes[:4] for text in axes.texts
-             if text.get_gid() == "now"]
+    wrong = [
+        "✗" in text.get_text() for axes in gallery.figure.axes[:4] for text in axes.texts if text.get_gid() == "now"
+    ]
     assert wrong == sorted(wrong, reverse=True), "those that are lost come first"
     gallery.controls["scale"].value = 0.0
     assert all("✓" in text.get_text() for axes in gallery.figure.axes for text in axes.texts)

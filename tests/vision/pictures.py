@@ -36,8 +36,10 @@ def write_parquet(path, count, names=CLASSES, image="image", label="label", star
     labels = datasets.ClassLabel(names=list(names)) if names else datasets.Value("int64")
     total = len(names) if names else 3
     rows = {
-        image: [{"bytes": b"not an image" if i in broken else encoded(start + i, size), "path": f"{i}.png"}
-                for i in range(count)],
+        image: [
+            {"bytes": b"not an image" if i in broken else encoded(start + i, size), "path": f"{i}.png"}
+            for i in range(count)
+        ],
         label: [i % total for i in range(count)],
     }
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,8 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 @contextmanager
 def small_hub(repo, folder, commit, *, stop_after=None):
     """Serve the files of `folder` as `repo`; after `stop_after` downloads all break off, until /heal is asked."""
-    files = {str(path.relative_to(folder).as_posix()): path.read_bytes()
-             for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = {
+        str(path.relative_to(folder).as_posix()): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
     served = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -40,13 +43,23 @@ def small_hub(repo, folder, commit, *, stop_after=None):
                 stop_after = None
                 return self.answer(b"")
             if path.startswith(f"/api/datasets/{repo}/tree/"):
-                told = [{"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                        for name, data in files.items()]
+                told = [
+                    {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                    for name, data in files.items()
+                ]
                 return self.answer(json.dumps(told).encode(), Content_Type="application/json")
             if path.startswith(f"/api/datasets/{repo}"):
-                told = {"id": repo, "sha": commit, "private": False, "gated": False, "disabled": False, "tags": [],
-                        "downloads": 0, "likes": 0,
-                        "siblings": [{"rfilename": name, "size": len(data)} for name, data in files.items()]}
+                told = {
+                    "id": repo,
+                    "sha": commit,
+                    "private": False,
+                    "gated": False,
+                    "disabled": False,
+                    "tags": [],
+                    "downloads": 0,
+                    "likes": 0,
+                    "siblings": [{"rfilename": name, "size": len(data)} for name, data in files.items()],
+                }
                 return self.answer(json.dumps(told).encode(), Content_Type="application/json")
             if path.startswith("/api/datasets/"):
                 return self.answer(b"{}", code=404, X_Error_Code="RepoNotFound")

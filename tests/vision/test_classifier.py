@@ -64,8 +64,10 @@ def test_heads_equal_an_independent_computation(model, name):
 
 def _attend(attention, x, mask):
     q, k, v = (x @ attention.in_proj_weight.T + attention.in_proj_bias).chunk(3, dim=-1)
-    heads = [torch.softmax(a @ b.T / a.shape[-1] ** 0.5 + mask, -1) @ c for a, b, c in zip(
-        *(t.chunk(attention.num_heads, dim=-1) for t in (q, k, v)), strict=True)]
+    heads = [
+        torch.softmax(a @ b.T / a.shape[-1] ** 0.5 + mask, -1) @ c
+        for a, b, c in zip(*(t.chunk(attention.num_heads, dim=-1) for t in (q, k, v)), strict=True)
+    ]
     return attention.out_proj(torch.cat(heads, dim=-1))
 
 

@@ -12,8 +12,12 @@ from negmerge_kit.vision.model_spec import ModelSpec, find_model
 from negmerge_kit.vision.networks import has_batch_norm
 from negmerge_kit.vision.scene import open_scene
 
-SIZES = {"tiny": (57_130, 8, True), "resnet18": (11_173_962, 32, True), "vgg16-bn": (14_728_266, 32, True),
-         "swin-t": (27_505_108, 32, False)}
+SIZES = {
+    "tiny": (57_130, 8, True),
+    "resnet18": (11_173_962, 32, True),
+    "vgg16-bn": (14_728_266, 32, True),
+    "swin-t": (27_505_108, 32, False),
+}
 
 
 def noise(model, n=3):
@@ -74,13 +78,16 @@ def test_weights_come_back_from_a_file_with_as_many_classes_as_its_head(tmp_path
         load_classifier(f"classifier:tiny/{file}", device="cpu")
 
 
-@pytest.mark.parametrize("spec, error, says", [
-    ("classifier:tiny", SceneError, "untrained, so it needs a number of classes"),
-    ("classifier:resnet81", CheckpointError, "choose one of tiny, resnet18"),
-    ("classifier:tiny/nowhere.safetensors", CheckpointError, "is not a file"),
-    ("classifier:timm/no_such_net", CheckpointError, "not known to timm"),
-    ("classifier:timm/resnet18/no-such-tag", CheckpointError, "neither a file nor a tag"),
-])
+@pytest.mark.parametrize(
+    "spec, error, says",
+    [
+        ("classifier:tiny", SceneError, "untrained, so it needs a number of classes"),
+        ("classifier:resnet81", CheckpointError, "choose one of tiny, resnet18"),
+        ("classifier:tiny/nowhere.safetensors", CheckpointError, "is not a file"),
+        ("classifier:timm/no_such_net", CheckpointError, "not known to timm"),
+        ("classifier:timm/resnet18/no-such-tag", CheckpointError, "neither a file nor a tag"),
+    ],
+)
 def test_specs_that_cannot_be(spec, error, says):
     with pytest.raises(error, match=says):
         load_model(spec, device="cpu")

@@ -49,7 +49,8 @@ def test_a_plain_folder_is_torchvisions_image_folder_split_by_the_rule(tmp_path)
         images = source.images(split, image_size=16)
         assert images.split == split and images.labels.tolist() == [theirs[row][1] for row in rows]
         assert [image.numpy().tobytes() for image in images.images] == [
-            transform(theirs[row][0]).tobytes() for row in rows]
+            transform(theirs[row][0]).tobytes() for row in rows
+        ]
         assert images.fingerprint() == replace(images, known=None).fingerprint()
         assert images.take(2).fingerprint() == replace(images.take(2), known=None).fingerprint()
     described = json.loads(json.dumps(source.described("val", image_size=16)))

@@ -93,8 +93,10 @@ def test_configurations_of_the_readme_are_understood(hub):
     def two(folder):
         write_parquet(folder / "small/train-00000-of-00001.parquet", 20)
         write_parquet(folder / "large/train-00000-of-00001.parquet", 40)
-        configs = "".join(f"- config_name: {name}\n  data_files:\n  - split: train\n    path: {name}/train-*\n"
-                          for name in ("small", "large"))
+        configs = "".join(
+            f"- config_name: {name}\n  data_files:\n  - split: train\n    path: {name}/train-*\n"
+            for name in ("small", "large")
+        )
         (folder / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
 
     hub_repository(hub, "owner/two", two)
@@ -150,11 +152,14 @@ def test_labels_in_another_order_are_refused_by_name(hub):
     assert not pin_file("uoft-cs/cifar10", "cifar10").exists()
 
 
-@pytest.mark.parametrize(("found", "told"), [
-    (["cat"] * 3, "has 3 classes, 10 were expected"),
-    ([f"thing {i}" for i in "abcdefghij"], "names other classes"),
-    ([str(i) for i in (0, 2, 1, 3, 4, 5, 6, 7, 8, 9)], "class 1 is '2' there"),
-])
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (["cat"] * 3, "has 3 classes, 10 were expected"),
+        ([f"thing {i}" for i in "abcdefghij"], "names other classes"),
+        ([str(i) for i in (0, 2, 1, 3, 4, 5, 6, 7, 8, 9)], "class 1 is '2' there"),
+    ],
+)
 def test_other_classes_are_refused(found, told):
     with pytest.raises(SceneError, match=told):
         check_order(class_names("cifar10"), found, "here")
@@ -258,8 +263,9 @@ def test_a_download_that_was_cut_off_is_not_taken_for_whole(hub):
 
 
 def test_damaged_and_foreign_files(hub):
-    hub_repository(hub, "owner/bad", lambda folder: write_parquet(
-        folder / "data/train-00000-of-00001.parquet", 30, broken=(4, 5)))
+    hub_repository(
+        hub, "owner/bad", lambda folder: write_parquet(folder / "data/train-00000-of-00001.parquet", 30, broken=(4, 5))
+    )
     source = fetched("hf:owner/bad")
     record = source.decode("train", image_size=8, corrupt="skip")
     others = source.decode("val", image_size=8, corrupt="skip"), source.decode("test", image_size=8, corrupt="skip")
@@ -283,10 +289,18 @@ def test_damaged_and_foreign_files(hub):
 
 
 def run(code, tmp_path, endpoint):
-    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home"),
-                   "HF_HUB_DISABLE_XET": "1", "NEGMERGE_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True,
-                          text=True, check=True).stdout.splitlines()
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": endpoint,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_DISABLE_XET": "1",
+        "NEGMERGE_CACHE": str(tmp_path / "cache"),
+        "PYTHONPATH": str(ROOT),
+    }
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
 
 
 @pytest.mark.slow

@@ -24,8 +24,9 @@ def picture(width, height, mode="RGB"):
 def test_pixels_are_those_of_open_clip(size, resize, mode):
     from open_clip.transform import image_transform
 
-    theirs = image_transform(32, is_train=False, mean=(0, 0, 0), std=(1, 1, 1), resize_mode=resize,
-                             interpolation="bicubic", fill_color=7)(picture(*size, mode))
+    theirs = image_transform(
+        32, is_train=False, mean=(0, 0, 0), std=(1, 1, 1), resize_mode=resize, interpolation="bicubic", fill_color=7
+    )(picture(*size, mode))
     ours = Transform(32, 32, resize=resize, fill=7)(picture(*size, mode))
     assert ours.dtype == np.uint8 and ours.shape == (3, 32, 32)
     np.testing.assert_array_equal(ours, (theirs * 255).round().to(torch.uint8).numpy())
@@ -46,12 +47,15 @@ def test_palettes_and_transparency_become_rgb_before_they_are_resized():
     np.testing.assert_array_equal(Transform(16, 16)(smooth), Transform(16, 16)(smooth.convert("RGB")))
 
 
-@pytest.mark.parametrize(("spec", "expected"), [
-    ("tiny", Transform(32, 32)),
-    ("ViT-B-32/openai", Transform(224, 224)),
-    ("ViT-B-16-SigLIP/webli", Transform(224, 224, resize="squash")),
-    ("timm:test_vit/r160_in1k", Transform(160, 160, "bicubic", crop=0.95)),
-])
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("tiny", Transform(32, 32)),
+        ("ViT-B-32/openai", Transform(224, 224)),
+        ("ViT-B-16-SigLIP/webli", Transform(224, 224, resize="squash")),
+        ("timm:test_vit/r160_in1k", Transform(160, 160, "bicubic", crop=0.95)),
+    ],
+)
 def test_models_say_what_they_want_without_their_weights(spec, expected):
     assert transform_of(spec) == expected
 

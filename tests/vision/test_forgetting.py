@@ -52,42 +52,54 @@ def test_index_files_in_both_forms(tmp_path):
         assert parts_of(scene).indices == [4, 9, 700] and scene.forgetting.label == "3 chosen images"
 
 
-@pytest.mark.parametrize("text, says", [
-    ("", "is empty: give at least one index"),
-    ("3\n3\n", "index 3 is in the list of images to forget twice"),
-    ("9\n1797\n", "index 1797 is not among the 1797 images of scans: number them from 0 to 1796, in the order of the "),
-    ("[-1]", "index -1 is not among"),
-    ("-1\n", "holds '-1', which is no index"),
-    ("one\n", "holds 'one', which is no index: write whole numbers in plain digits, from 0"),
-    ("1_0\n", "holds '1_0', which is no index"),
-    ("+1\n", "holds '\\+1', which is no index"),
-    ("1.0\n", "holds '1.0', which is no index"),
-    ("\uff11\n", "holds '\uff11', which is no index"),  # a full-width one
-    ("[1_0]", "is not understood"),
-    ("[1.5]", "holds 1.5, which is no index"),
-    ("[true]", "holds True, which is no index"),
-    (str(find_data("scans").numbering(image_size=8).splits["train"]), "1200 chosen images of 1200 training images is "),
-])
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("", "is empty: give at least one index"),
+        ("3\n3\n", "index 3 is in the list of images to forget twice"),
+        (
+            "9\n1797\n",
+            "index 1797 is not among the 1797 images of scans: number them from 0 to 1796, in the order of the ",
+        ),
+        ("[-1]", "index -1 is not among"),
+        ("-1\n", "holds '-1', which is no index"),
+        ("one\n", "holds 'one', which is no index: write whole numbers in plain digits, from 0"),
+        ("1_0\n", "holds '1_0', which is no index"),
+        ("+1\n", "holds '\\+1', which is no index"),
+        ("1.0\n", "holds '1.0', which is no index"),
+        ("\uff11\n", "holds '\uff11', which is no index"),  # a full-width one
+        ("[1_0]", "is not understood"),
+        ("[1.5]", "holds 1.5, which is no index"),
+        ("[true]", "holds True, which is no index"),
+        (
+            str(find_data("scans").numbering(image_size=8).splits["train"]),
+            "1200 chosen images of 1200 training images is ",
+        ),
+    ],
+)
 def test_bad_index_files(tmp_path, text, says):
     (tmp_path / "indices").write_text(text)
     with pytest.raises(SceneError, match=says):
         parts_of(open_scene(scene_file(tmp_path, 'forget = {indices = "indices"}')))
 
 
-@pytest.mark.parametrize("forget, says", [
-    ("{share = 0.0}", "a share of 0.0 forgets nothing"),
-    ("{share = 1.0}", "a share of 1.0 forgets everything"),
-    ("{share = 0.0001}", "random 0.01 % from seed 0 of 1200 training images is nothing"),
-    ('{class = "eel"}', "class 'eel' is not among the data's: choose one of 0, 1, 2"),
-    ('{class = "3", share = 0.1}', "in more than one way"),
-    ('{class = "3", as_published = true}', "the published protocol forgets a random share"),
-    ("{share = 0.1, seed = 0, as_published = true}", "seed 0 cannot be drawn from"),
-    ("{seed = -1}", "seed -1 cannot be drawn from"),
-    ("{shares = 0.1}", "tells shares in a way that is not understood"),
-    ('{share = "much"}', "forget.share = 'much', which is of the wrong type"),
-    ('{indices = "nowhere"}', "nowhere cannot be read"),
-    ('"digits"', "tells forget in a way"),
-])
+@pytest.mark.parametrize(
+    "forget, says",
+    [
+        ("{share = 0.0}", "a share of 0.0 forgets nothing"),
+        ("{share = 1.0}", "a share of 1.0 forgets everything"),
+        ("{share = 0.0001}", "random 0.01 % from seed 0 of 1200 training images is nothing"),
+        ('{class = "eel"}', "class 'eel' is not among the data's: choose one of 0, 1, 2"),
+        ('{class = "3", share = 0.1}', "in more than one way"),
+        ('{class = "3", as_published = true}', "the published protocol forgets a random share"),
+        ("{share = 0.1, seed = 0, as_published = true}", "seed 0 cannot be drawn from"),
+        ("{seed = -1}", "seed -1 cannot be drawn from"),
+        ("{shares = 0.1}", "tells shares in a way that is not understood"),
+        ('{share = "much"}', "forget.share = 'much', which is of the wrong type"),
+        ('{indices = "nowhere"}', "nowhere cannot be read"),
+        ('"digits"', "tells forget in a way"),
+    ],
+)
 def test_bad_ways_to_forget(tmp_path, forget, says):
     with pytest.raises(SceneError, match=says):
         parts_of(open_scene(scene_file(tmp_path, f"forget = {forget}")))
@@ -97,9 +109,7 @@ def test_a_scene_comes_back_from_its_description_with_its_indices():
     scene = parted_scene("mine", "classifier:tiny", Forgetting("scans", indices=(9, 4)), training={"epochs": 3})
     told = json.loads(json.dumps(scene.describe()))
     assert Scene.from_json(told).describe() == told
-    assert told["forgetting"] == {
-        "data": "scans", "indices": "9 4", "seed": 0, "numbering": "source", "halved": True,
-    }  # fmt: skip
+    assert told["forgetting"] == {"data": "scans", "indices": "9 4", "seed": 0, "numbering": "source", "halved": True}
     trained = next(images for images in told["sets"] if images["split"] == "train")
     assert (trained["name"], trained["indices"], trained["n"]) == ("forgotten", "4 9", 2)
     assert trained["numbering"] == "source"
@@ -136,8 +146,10 @@ def test_pools_of_before_and_the_published_split_choose_on_what_they_report():
 
 def test_splits_of_a_scene():
     scene = open_scene("tiny-classifier")
-    sizes = {split: [(images.name, images.split, len(images)) for images in scene.images(split)]
-             for split in ("train", "val", "test", "live")}
+    sizes = {
+        split: [(images.name, images.split, len(images)) for images in scene.images(split)]
+        for split in ("train", "val", "test", "live")
+    }
     assert sizes["train"] == [("forgotten", "train", 120)]
     for split, unseen in (("val", 240), ("test", 357)):
         assert sizes[split] == [("forgotten", split, 60), ("remaining", split, 540), ("unseen", split, unseen)]
@@ -180,11 +192,14 @@ def test_a_scene_is_of_one_kind():
         parts_of(open_scene("tiny:digits"))
 
 
-@pytest.mark.parametrize("text, says", [
-    ('retain = ["digits"]', "says retain, which scenes with data"),
-    ("corrupt = 3", "tells corrupt in a way"),
-    ("training = 3", "tells training in a way"),
-])
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ('retain = ["digits"]', "says retain, which scenes with data"),
+        ("corrupt = 3", "tells corrupt in a way"),
+        ("training = 3", "tells training in a way"),
+    ],
+)
 def test_bad_scene_files(tmp_path, text, says):
     with pytest.raises(SceneError, match=says):
         open_scene(scene_file(tmp_path, text))

@@ -41,8 +41,15 @@ def test_the_image_tower_reads_from_pixels_to_projection(weights):
     random.Random(0).shuffle(names)
     labels = [label for label, _ in itertools.groupby(map(layer_of, reading_order(names)))]
     block = ["ln", "q", "k", "v", "out", "mlp"]
-    assert labels == ["patch", "class", "pos", "ln in", *(f"b{k} {kind}" for k in (1, 2, 3, 4) for kind in block),
-                      "ln out", "proj"]
+    assert labels == [
+        "patch",
+        "class",
+        "pos",
+        "ln in",
+        *(f"b{k} {kind}" for k in (1, 2, 3, 4) for kind in block),
+        "ln out",
+        "proj",
+    ]
 
 
 def test_the_text_tower_comes_second_and_says_so(weights):
@@ -60,8 +67,14 @@ def test_timms_names_are_read_alone_and_inside_a_clip():
     for before in ("", "visual.trunk."):
         labels = [label for label, _ in itertools.groupby(map(layer_of, reading_order(before + n for n in names)))]
         block = ["ln", "qkv", "out", "mlp"]
-        assert labels == ["patch", "class", "pos", *(f"b{k} {kind}" for k in range(1, 13) for kind in block),
-                          "ln out", "proj"]
+        assert labels == [
+            "patch",
+            "class",
+            "pos",
+            *(f"b{k} {kind}" for k in range(1, 13) for kind in block),
+            "ln out",
+            "proj",
+        ]
 
 
 def test_labels_do_not_mix_blocks_or_towers(weights):

@@ -17,8 +17,11 @@ def base():
 
 def _delta(base, size=0.02):
     noise = torch.Generator().manual_seed(1)
-    return {name: size * torch.randn(tensor.shape, generator=noise) * tensor.std().nan_to_num(1)
-            for name, tensor in base.weights().items() if name.startswith("visual.")}
+    return {
+        name: size * torch.randn(tensor.shape, generator=noise) * tensor.std().nan_to_num(1)
+        for name, tensor in base.weights().items()
+        if name.startswith("visual.")
+    }
 
 
 def _moved(linear, base, delta, scale):
@@ -43,8 +46,12 @@ def test_the_change_is_the_derivative_of_the_features(base):
     change = _moved(linear, base, delta, 1.0) - _moved(linear, base, delta, 0.0)
     pixels, step, ends = base.pixels(IMAGES).double(), 1e-4, []
     for sign in (1, -1):
-        plain.load_state_dict({name: tensor.double() + (sign * step * delta[name] if name in delta else 0)
-                               for name, tensor in base.weights().items()})
+        plain.load_state_dict(
+            {
+                name: tensor.double() + (sign * step * delta[name] if name in delta else 0)
+                for name, tensor in base.weights().items()
+            }
+        )
         with torch.no_grad():
             ends.append(plain.encode_image(pixels))
     torch.testing.assert_close(change.double(), (ends[0] - ends[1]) / (2 * step), rtol=1e-3, atol=1e-4)

@@ -57,6 +57,7 @@ def pets(folder, **more):
 
 def cifar(order):
     """Small files of CIFAR-10's kind, of five batches of 40; picture n is the original's image n."""
+
     def fill(folder):
         names = class_names("cifar10").classes
         at, labels = folder / "plain_text", original_labels()
@@ -145,10 +146,14 @@ def test_an_index_of_the_scans_is_scikit_learns():
     train = find_data("scans").numbering(image_size=8).splits["train"]
     assert len(train) == 1200 == len(set(train))
     parts = Forgetting("scans", indices=tuple(train[5::100])).parts(AT)
-    grey = {np.round(digits.images[number] * 255 / 16).astype(np.uint8).tobytes(): int(digits.target[number])
-            for number in train[5::100]}
-    assert {image[0].numpy().tobytes(): int(label)
-            for image, label in zip(parts.forgotten.images, parts.forgotten.labels, strict=True)} == grey
+    grey = {
+        np.round(digits.images[number] * 255 / 16).astype(np.uint8).tobytes(): int(digits.target[number])
+        for number in train[5::100]
+    }
+    assert {
+        image[0].numpy().tobytes(): int(label)
+        for image, label in zip(parts.forgotten.images, parts.forgotten.labels, strict=True)
+    } == grey
 
 
 # --- held out, absent, left out -------------------------------------------------------------------
@@ -168,9 +173,15 @@ def test_indices_that_are_held_out_are_refused_and_counted(hub):
         Forgetting(data, indices=(train, 60)).parts(AT)
 
 
-@pytest.mark.parametrize("given, held", [
-    ((), ("val", "test")), (("train", "test"), ("val",)), (("train", "val"), ("test",)), (("train", "val", "test"), ()),
-])
+@pytest.mark.parametrize(
+    "given, held",
+    [
+        ((), ("val", "test")),
+        (("train", "test"), ("val",)),
+        (("train", "val"), ("test",)),
+        (("train", "val", "test"), ()),
+    ],
+)
 def test_what_a_folder_does_not_bring_is_held_out_of_its_training_files(tmp_path, monkeypatch, given, held):
     monkeypatch.setenv("NEGMERGE_CACHE", str(tmp_path / "cache"))
     for number, split in enumerate(given or ("",)):

@@ -33,8 +33,10 @@ def test_the_last_blocks_and_what_follows_them(towers):
 
     assert heads(trained_parameters(towers["vit"], "last-2")) == {"10", "11", "ln_post", "proj"}
     assert set(trained_parameters(towers["vit"], "last-12")) == {
-        name for name, _ in towers["vit"].named_parameters()
-        if not name.startswith(("class_emb", "positional", "conv1", "ln_pre"))}
+        name
+        for name, _ in towers["vit"].named_parameters()
+        if not name.startswith(("class_emb", "positional", "conv1", "ln_pre"))
+    }
     names = trained_parameters(towers["resnet"], "last-1")
     assert {name.split(".")[0] for name in names} == {"layer4", "fc"} and not any("layer4.0" in name for name in names)
     names = trained_parameters(towers["swin"], "last-3")  # the last stage has two blocks, after a downsampling

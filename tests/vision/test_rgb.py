@@ -57,10 +57,16 @@ def big_endian_tiff(values, **tags):
 # --- ranges ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("data", [
-    saved(Image.fromarray(RAMP), "PNG"), saved(Image.fromarray(RAMP), "TIFF"), big_endian_tiff(RAMP),
-    saved(Image.fromarray(RAMP), "PPM"),
-], ids=["PNG", "TIFF", "TIFF big-endian", "PGM"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        saved(Image.fromarray(RAMP), "PNG"),
+        saved(Image.fromarray(RAMP), "TIFF"),
+        big_endian_tiff(RAMP),
+        saved(Image.fromarray(RAMP), "PPM"),
+    ],
+    ids=["PNG", "TIFF", "TIFF big-endian", "PGM"],
+)
 def test_16_bit_grey_is_read_by_its_high_byte(data):
     assert grey(data) == HIGH_BYTES
 
@@ -73,7 +79,8 @@ def test_16_bit_grey_is_what_16_bit_colour_is():
     rows = b"".join(b"\0" + np.repeat(row[:, None], 3, 1).astype(">u2").tobytes() for row in RAMP)
     parts = ((b"IHDR", struct.pack(">IIBBBBB", 3, 2, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
     data = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in parts)
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in parts
+    )
     assert grey(data) == HIGH_BYTES
 
 
@@ -93,22 +100,28 @@ def test_12_bits_are_read_by_their_own_range():
     assert np.asarray(as_rgb(image))[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
-@pytest.mark.parametrize(("kind", "values", "expected"), [
-    (np.float32, [0.0, 0.5, 1.0], [0, 128, 255]),
-    (np.float32, [0.0, 100.4, 255.0], [0, 100, 255]),
-    (np.int32, [0, 7, 255], [0, 7, 255]),
-])
+@pytest.mark.parametrize(
+    ("kind", "values", "expected"),
+    [
+        (np.float32, [0.0, 0.5, 1.0], [0, 128, 255]),
+        (np.float32, [0.0, 100.4, 255.0], [0, 100, 255]),
+        (np.int32, [0, 7, 255], [0, 7, 255]),
+    ],
+)
 def test_32_bits_are_read_where_their_range_is_clear(kind, values, expected):
     assert grey(saved(Image.fromarray(np.array([values], dtype=kind)), "TIFF")) == [expected]
 
 
-@pytest.mark.parametrize(("kind", "values", "told"), [
-    (np.float32, [0.0, 812.0], "float samples run from 0 to 812"),
-    (np.float32, [-1.0, 1.0], "float samples run from -1 to 1"),
-    (np.float32, [0.0, np.nan], "float samples run from nan to nan"),
-    (np.int32, [0, 4095], "32-bit samples run from 0 to 4095"),
-    (np.int32, [-5, 200], "32-bit samples run from -5 to 200"),
-])
+@pytest.mark.parametrize(
+    ("kind", "values", "told"),
+    [
+        (np.float32, [0.0, 812.0], "float samples run from 0 to 812"),
+        (np.float32, [-1.0, 1.0], "float samples run from -1 to 1"),
+        (np.float32, [0.0, np.nan], "float samples run from nan to nan"),
+        (np.int32, [0, 4095], "32-bit samples run from 0 to 4095"),
+        (np.int32, [-5, 200], "32-bit samples run from -5 to 200"),
+    ],
+)
 def test_32_bits_of_an_unclear_range_are_refused_with_the_range(kind, values, told):
     data = saved(Image.fromarray(np.array([values], dtype=kind)), "TIFF")
     with pytest.raises(UnclearRangeError, match=told):
@@ -122,18 +135,21 @@ def test_32_bits_of_an_unclear_range_are_refused_with_the_range(kind, values, to
 RED = (255, 0, 0)
 
 
-@pytest.mark.parametrize(("mode", "colour", "kind", "expected"), [
-    ("1", 1, "PNG", (255, 255, 255)),
-    ("1", 0, "TIFF", (0, 0, 0)),
-    ("L", 77, "PNG", (77, 77, 77)),
-    ("RGB", (1, 2, 3), "BMP", (1, 2, 3)),
-    ("CMYK", (0, 255, 255, 0), "TIFF", RED),
-    ("CMYK", (0, 0, 0, 255), "TIFF", (0, 0, 0)),
-    ("YCbCr", (76, 85, 255), "JPEG", (254, 0, 0)),
-    ("LAB", (255, 128, 128), "TIFF", (255, 255, 255)),
-    ("LAB", (0, 128, 128), "TIFF", (0, 0, 0)),
-    ("LAB", (138, 209, 198), "TIFF", RED),
-])
+@pytest.mark.parametrize(
+    ("mode", "colour", "kind", "expected"),
+    [
+        ("1", 1, "PNG", (255, 255, 255)),
+        ("1", 0, "TIFF", (0, 0, 0)),
+        ("L", 77, "PNG", (77, 77, 77)),
+        ("RGB", (1, 2, 3), "BMP", (1, 2, 3)),
+        ("CMYK", (0, 255, 255, 0), "TIFF", RED),
+        ("CMYK", (0, 0, 0, 255), "TIFF", (0, 0, 0)),
+        ("YCbCr", (76, 85, 255), "JPEG", (254, 0, 0)),
+        ("LAB", (255, 128, 128), "TIFF", (255, 255, 255)),
+        ("LAB", (0, 128, 128), "TIFF", (0, 0, 0)),
+        ("LAB", (138, 209, 198), "TIFF", RED),
+    ],
+)
 def test_colours_of_every_mode(mode, colour, kind, expected):
     data = saved(Image.new(mode, (2, 2), colour), kind)
     assert Image.open(io.BytesIO(data)).mode in (mode, "RGB")  # Pillow itself makes RGB of a YCbCr file
@@ -177,12 +193,17 @@ BLACK_THEN = [[0, 0, 0], [200, 100, 0]]
 WHITE_THEN = [[255, 255, 255], [200, 100, 0]]
 
 
-@pytest.mark.parametrize("data", [
-    palette(0), palette(bytes([0, 255])),
-    saved(pixels_of("RGBA", (0, 0, 0, 0), (200, 100, 0, 255)), "PNG"),
-    saved(pixels_of("RGBA", (0, 0, 0, 0), (200, 100, 0, 255)), "TIFF"),
-    saved(pixels_of("RGB", (0, 0, 0), (200, 100, 0)), "PNG", transparency=(0, 0, 0)),
-], ids=["P, one colour", "P, alphas", "RGBA PNG", "RGBA TIFF", "RGB, a key colour"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        palette(0),
+        palette(bytes([0, 255])),
+        saved(pixels_of("RGBA", (0, 0, 0, 0), (200, 100, 0, 255)), "PNG"),
+        saved(pixels_of("RGBA", (0, 0, 0, 0), (200, 100, 0, 255)), "TIFF"),
+        saved(pixels_of("RGB", (0, 0, 0), (200, 100, 0)), "PNG", transparency=(0, 0, 0)),
+    ],
+    ids=["P, one colour", "P, alphas", "RGBA PNG", "RGBA TIFF", "RGB, a key colour"],
+)
 def test_transparent_pixels_are_as_stored_or_laid_onto_a_colour(data):
     """As torchvision, a black drawing on black nothing is black; laid onto white it is seen."""
     assert read(data)[0].tolist() == BLACK_THEN
@@ -210,8 +231,16 @@ def test_an_alpha_channel_that_hides_nothing_is_no_transparency():
 # --- orientation ----------------------------------------------------------------------------------
 
 UPRIGHT = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
-STORED = {1: UPRIGHT, 2: UPRIGHT[:, ::-1], 3: UPRIGHT[::-1, ::-1], 4: UPRIGHT[::-1], 5: UPRIGHT.T,
-          6: np.rot90(UPRIGHT), 7: np.rot90(UPRIGHT, 2).T, 8: np.rot90(UPRIGHT, -1)}
+STORED = {
+    1: UPRIGHT,
+    2: UPRIGHT[:, ::-1],
+    3: UPRIGHT[::-1, ::-1],
+    4: UPRIGHT[::-1],
+    5: UPRIGHT.T,
+    6: np.rot90(UPRIGHT),
+    7: np.rot90(UPRIGHT, 2).T,
+    8: np.rot90(UPRIGHT, -1),
+}
 """How a camera stores one picture under each orientation of EXIF (figure 5 of its specification)."""
 
 
@@ -305,7 +334,7 @@ def test_what_an_earlier_version_decoded_is_decoded_again(photographs, tmp_path)
     """Its 16-bit greys were white."""
     source = find_data(photographs)
     source.images("val", image_size=16)
-    record, = tmp_path.rglob("val.json")
+    (record,) = tmp_path.rglob("val.json")
     pixels = record.with_suffix(".u8")
     told = json.loads(record.read_text())
     record.write_text(json.dumps({**told, "schema": 1}))

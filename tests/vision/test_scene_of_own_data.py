@@ -123,8 +123,10 @@ def test_a_tower_without_text_gets_heads_from_training_images(toml, tmp_path):
 
     torch.manual_seed(0)
     save_file(timm.create_model("test_vit", num_classes=3).state_dict(), tmp_path / "vit.safetensors")
-    toml.write_text(f'model = "timm:test_vit/{tmp_path / "vit.safetensors"}"\nforget = "folder:my_arrows"\n'
-                    'retain = "folder:my_shapes"\n')
+    toml.write_text(
+        f'model = "timm:test_vit/{tmp_path / "vit.safetensors"}"\nforget = "folder:my_arrows"\n'
+        'retain = "folder:my_shapes"\n'
+    )
     scene = open_scene(toml)
     assert scene.transform.size == (160, 160) and scene.images("val").forget.images.shape[1:] == (3, 160, 160)
     model = scene.load(device="cpu")
@@ -132,8 +134,14 @@ def test_a_tower_without_text_gets_heads_from_training_images(toml, tmp_path):
     assert Scene.from_json(json.loads(json.dumps(scene.describe()))).require(scene.describe()) is None
 
 
-@pytest.mark.parametrize("model", ['"base.safetensors"', '"negmerge-tiny/base.safetensors"',
-                                   '{arch = "negmerge-tiny", pretrained = "base.safetensors"}'])
+@pytest.mark.parametrize(
+    "model",
+    [
+        '"base.safetensors"',
+        '"negmerge-tiny/base.safetensors"',
+        '{arch = "negmerge-tiny", pretrained = "base.safetensors"}',
+    ],
+)
 def test_weights_beside_the_file_are_found_from_anywhere(tmp_path, monkeypatch, model):
     save_file(tiny_weights(), tmp_path / "base.safetensors")
     (tmp_path / "s.toml").write_text(f'model = {model}\nforget = "digits"\nretain = "arrows"\n')
@@ -143,17 +151,23 @@ def test_weights_beside_the_file_are_found_from_anywhere(tmp_path, monkeypatch, 
     Scene.from_json(described).require(described)
 
 
-@pytest.mark.parametrize(("text", "told"), [
-    ("not toml", "cannot be read"),
-    ('model = "tiny"\nforget = "digits"', "does not say retain"),
-    ('model = "tiny"\nforget = "digits"\nretain = []', "nothing to keep"),
-    ('model = "tiny"\nforget = "digits"\nretain = "digits"', "two sets called 'digits'"),
-    ('model = "tiny"\nforget = "digits"\nretain = ["shapes"]\nmode = "cubic"', "'cubic' .* choose standard or linear"),
-    ('model = "tiny"\nforget = "digits"\nretain = ["shapes"]\nmodels = 3', "says models"),
-    ('model = 3\nforget = "digits"\nretain = ["shapes"]', "something else than text"),
-    ('model = "tiny"\nforget = "digits"\nretain = [1]', "something else than text"),
-    ('model = "tiny"\nforget = "numbers"\nretain = ["shapes"]', "data 'numbers' is not known: choose one of cars"),
-])
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("not toml", "cannot be read"),
+        ('model = "tiny"\nforget = "digits"', "does not say retain"),
+        ('model = "tiny"\nforget = "digits"\nretain = []', "nothing to keep"),
+        ('model = "tiny"\nforget = "digits"\nretain = "digits"', "two sets called 'digits'"),
+        (
+            'model = "tiny"\nforget = "digits"\nretain = ["shapes"]\nmode = "cubic"',
+            "'cubic' .* choose standard or linear",
+        ),
+        ('model = "tiny"\nforget = "digits"\nretain = ["shapes"]\nmodels = 3', "says models"),
+        ('model = 3\nforget = "digits"\nretain = ["shapes"]', "something else than text"),
+        ('model = "tiny"\nforget = "digits"\nretain = [1]', "something else than text"),
+        ('model = "tiny"\nforget = "numbers"\nretain = ["shapes"]', "data 'numbers' is not known: choose one of cars"),
+    ],
+)
 def test_scene_files_that_make_no_scene(tmp_path, text, told):
     path = tmp_path / "s.toml"
     path.write_text(text)
@@ -166,7 +180,10 @@ def test_a_scene_says_what_it_needs_and_prepares_it_once(toml, capsys):
 
     scene = open_scene(toml)
     assert [(source.name, splits) for source, splits in scene.needs()] == [
-        ("my_arrows", ("train", "val", "test")), ("my_shapes", ("val", "test")), ("digits", ("val", "test"))]
+        ("my_arrows", ("train", "val", "test")),
+        ("my_shapes", ("val", "test")),
+        ("digits", ("val", "test")),
+    ]
     prepare_scene(scene)
     told = capsys.readouterr()
     assert "my_shapes test" in told.err and "\n" not in told.err and told.out == ""

@@ -31,7 +31,8 @@ def test_the_token_embedding_is_pinned():
 def test_the_whole_state_dict_is_materialised():
     weights, clip = tiny.tiny_weights(), tiny.fresh_clip()
     assert {name: tensor.shape for name, tensor in weights.items()} == {
-        name: tensor.shape for name, tensor in clip.state_dict().items()}
+        name: tensor.shape for name, tensor in clip.state_dict().items()
+    }
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
 
@@ -65,11 +66,15 @@ def test_a_saved_file_opens_in_open_clip_with_the_same_features(saved):
     assert not torch.equal(theirs, load_model("tiny", device="cpu").features(images))
 
 
-@pytest.mark.parametrize("spec", [
-    lambda path: str(path),
-    lambda path: f"negmerge-tiny/{path}",
-    lambda path: {"arch": "negmerge-tiny", "pretrained": str(path)},
-], ids=["file", "ARCH/FILE", "dict"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        lambda path: str(path),
+        lambda path: f"negmerge-tiny/{path}",
+        lambda path: {"arch": "negmerge-tiny", "pretrained": str(path)},
+    ],
+    ids=["file", "ARCH/FILE", "dict"],
+)
 def test_every_way_to_name_a_file(saved, spec):
     model = load_model(spec(saved), device="cpu")
     assert torch.equal(model.weights()["visual.proj"], load_file(saved)["visual.proj"])
@@ -83,15 +88,18 @@ def test_embedded_specs_agree():
     assert find_model("tiny").as_json() == "tiny" == str(find_model("tiny"))
 
 
-@pytest.mark.parametrize(("spec", "told"), [
-    ("huge", "neither a file nor an open_clip architecture"),
-    ("ViT-B-32", "neither a file nor an open_clip architecture"),
-    ("ViT-B-32/nope", "neither a file nor a tag of ViT-B-32: choose one of openai"),
-    ({"arch": "ViT-B-32", "pretrained": None}, "a random model is never used"),
-    ({"arch": "ViT-Z", "pretrained": "openai"}, "'ViT-Z' is not known"),
-    ({"pretrained": "openai"}, "not understood"),
-    ({"arch": "tiny", "weights": "x"}, "not understood"),
-])
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ("huge", "neither a file nor an open_clip architecture"),
+        ("ViT-B-32", "neither a file nor an open_clip architecture"),
+        ("ViT-B-32/nope", "neither a file nor a tag of ViT-B-32: choose one of openai"),
+        ({"arch": "ViT-B-32", "pretrained": None}, "a random model is never used"),
+        ({"arch": "ViT-Z", "pretrained": "openai"}, "'ViT-Z' is not known"),
+        ({"pretrained": "openai"}, "not understood"),
+        ({"arch": "tiny", "weights": "x"}, "not understood"),
+    ],
+)
 def test_what_cannot_be_found_is_told(spec, told):
     with pytest.raises(CheckpointError, match=told):
         find_model(spec)
@@ -161,6 +169,8 @@ def test_shipping_gives_the_same_bytes_and_the_same_weights(tmp_path):
 
 @pytest.mark.slow
 def test_the_room_opens_without_open_clip():
-    code = ("import sys\nfrom negmerge_kit.vision import clip, families, layers, prompts, scene, tiny\n"
-            "sys.exit('open_clip' in sys.modules or 'torchvision' in sys.modules)")
+    code = (
+        "import sys\nfrom negmerge_kit.vision import clip, families, layers, prompts, scene, tiny\n"
+        "sys.exit('open_clip' in sys.modules or 'torchvision' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

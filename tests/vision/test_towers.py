@@ -89,8 +89,13 @@ def test_a_clip_whose_image_tower_is_timms(tmp_path):
 
     config = {
         "embed_dim": 32,
-        "vision_cfg": {"timm_model_name": "test_vit", "timm_model_pretrained": False, "timm_pool": "",
-                       "timm_proj": "linear", "image_size": 160},
+        "vision_cfg": {
+            "timm_model_name": "test_vit",
+            "timm_model_pretrained": False,
+            "timm_pool": "",
+            "timm_proj": "linear",
+            "image_size": 160,
+        },
         "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
         "custom_text": True,
     }
@@ -102,8 +107,8 @@ def test_a_clip_whose_image_tower_is_timms(tmp_path):
     model.add_head("toys", ("cat", "dog"), ("a {}.",))
     assert model.logits(_images().images, "toys").shape == (9, 2)
     tower = model.clip.visual
-    assert all(name.startswith(("trunk.blocks", "trunk.norm", "head"))
-               for name in trained_parameters(tower, "last-1"))
+    assert all(name.startswith(("trunk.blocks", "trunk.norm", "head")) for name in trained_parameters(tower, "last-1"))
     assert not any(".attn." in name for name in trained_parameters(tower, "no-attention"))
-    torch.testing.assert_close(linearize(model).features(_images().images[:1]), model.features(_images().images[:1]),
-                               rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        linearize(model).features(_images().images[:1]), model.features(_images().images[:1]), rtol=1e-4, atol=1e-5
+    )

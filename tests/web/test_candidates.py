@@ -31,8 +31,10 @@ def test_a_line_tells_recipe_and_own_scores(pool):
 def test_candidates_that_differ_in_smoothing_alone_look_different(pool):
     told = ({}, {"label_smoothing": 0.02}, {"label_smoothing": 0.02, "augment": "rand-m3-n2-mstd0.5"})
     recipe = pool.entries[0].recipe
-    same = [replace(entry, recipe=recipe | {"optimizer": "sgd"} | further)
-            for entry, further in zip(pool.entries, told, strict=True)]  # fmt: skip
+    same = [
+        replace(entry, recipe=recipe | {"optimizer": "sgd"} | further)
+        for entry, further in zip(pool.entries, told, strict=True)
+    ]
     varied = replace(pool, entries=same)
     ends = [text.partition(" ")[2].replace(candidates.SPACE, " ") for text, _ in candidates.choices(varied)]
     assert ends == ["", "smoothing 0.02", "smoothing 0.02 · rand-m3-n2"]  # all have sgd, so it tells nothing

@@ -56,8 +56,17 @@ def test_the_base_is_pinned_and_nothing_is_fetched_by_address():
     assert bases and all(re.fullmatch(r"[\w./-]+:\d+\.\d+\.\d+-[\w-]+", base) for base in bases)
     assert len(set(bases)) == 1, "what was built on one base may not run on another"
     assert {name for name, _ in instructions()} <= {
-        "FROM", "ARG", "ENV", "WORKDIR", "RUN", "COPY", "USER", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT",
-    }  # fmt: skip
+        "FROM",
+        "ARG",
+        "ENV",
+        "WORKDIR",
+        "RUN",
+        "COPY",
+        "USER",
+        "EXPOSE",
+        "HEALTHCHECK",
+        "ENTRYPOINT",
+    }
     assert not [rest for rest in said("RUN", instructions()) if re.search(r"curl|wget|https?:|\bgit\b|sudo", rest)]
 
 
@@ -185,9 +194,14 @@ def test_the_entry_point_serves_as_another_user_is_healthy_and_leaves_nothing(pl
             os.chown(folder, user_of_the_image(), user_of_the_image())
     port = str(free_port())
     environment = command(place, f'exec "{sys.executable}" -m negmerge_kit.cli "$@"') | {
-        "HOME": str(home), "TMPDIR": str(temporary), "PORT": port, "NEGMERGE_POOL": str(pool),
-        "PYTHONPATH": str(package.parent), "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1",
-    }  # fmt: skip
+        "HOME": str(home),
+        "TMPDIR": str(temporary),
+        "PORT": port,
+        "NEGMERGE_POOL": str(pool),
+        "PYTHONPATH": str(package.parent),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
     before = {path: path.stat().st_mtime_ns for path in (*pool.rglob("*"), *package.rglob("*"))}
     (healthy,) = said("HEALTHCHECK", last_stage())
     check = json.loads(healthy.partition("CMD")[2])

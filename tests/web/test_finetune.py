@@ -253,19 +253,39 @@ def test_the_table_and_the_recipes_are_the_same():
     # Of the order of the images, too.
     row = preset_rows(next(iter(PRESETS)), 700)[0]
     column = COLUMNS.index("order")
-    rows = [[*row[:column], order, *row[column + 1:]] for order in ("own", " shared ", "fixed")]
+    rows = [[*row[:column], order, *row[column + 1 :]] for order in ("own", " shared ", "fixed")]
     assert [recipe.order for recipe in recipes_of(rows)] == ["own", "shared", "fixed"]
     assert [again[column] for again in rows_of(recipes_of(rows))] == ["own", "shared", "fixed"]
-    assert recipes_of([[*row[:column], "", *row[column + 1:]]])[0].order == "own"
+    assert recipes_of([[*row[:column], "", *row[column + 1 :]]])[0].order == "own"
     with pytest.raises(ParameterError, match="row 1 of the grid: order is 'random': write own, shared or fixed"):
-        recipes_of([[*row[:column], "random", *row[column + 1:]]])
+        recipes_of([[*row[:column], "random", *row[column + 1 :]]])
 
 
 @pytest.mark.parametrize(
     ("cell", "value"),
-    [(0, "fast"), (0, 0), (0, "nan"), (0, 1e400), (0, True), (1, 0), (1, 2.5), (1, 10**9), (1, ""), (2, -1), (3, 1),
-     (4, "rand-x"), (4, "x" * 99), (4, 7), (5, "random"), (5, 1), (6, "one"), (6, [1]), (0, {"a": 1}), (2, "\ud800")],
-)  # fmt: skip
+    [
+        (0, "fast"),
+        (0, 0),
+        (0, "nan"),
+        (0, 1e400),
+        (0, True),
+        (1, 0),
+        (1, 2.5),
+        (1, 10**9),
+        (1, ""),
+        (2, -1),
+        (3, 1),
+        (4, "rand-x"),
+        (4, "x" * 99),
+        (4, 7),
+        (5, "random"),
+        (5, 1),
+        (6, "one"),
+        (6, [1]),
+        (0, {"a": 1}),
+        (2, "\ud800"),
+    ],
+)
 def test_a_wrong_cell_is_named(cell, value):
     rows = preset_rows(next(iter(PRESETS)), 700)
     rows[1][cell] = value
@@ -325,8 +345,10 @@ def test_every_handler_of_the_page_refuses_what_it_cannot_use_in_a_sentence(home
     calls = {
         "own": (lambda *values: list(page.choose("me", *values)), [OWN, None, None, None, "x", ["colours"], "digits"]),
         "family": (lambda *values: list(page.choose("me", FAMILY, *values)), [None, None, None, "x", [], "nobody"]),
-        "weights": (lambda *values: list(page.choose("me", FAMILY, None, None, None, "", [], *values)),
-                    ["nobody", str(secret), None, "negmerge-tiny"]),
+        "weights": (
+            lambda *values: list(page.choose("me", FAMILY, None, None, None, "", [], *values)),
+            ["nobody", str(secret), None, "negmerge-tiny"],
+        ),
         "preset": (page.preset, [plan.id, next(iter(PRESETS))]),
         "more": (another_row, [rows]),
         "fewer": (one_less, [rows]),
@@ -335,7 +357,7 @@ def test_every_handler_of_the_page_refuses_what_it_cannot_use_in_a_sentence(home
         "resume": (page.resume, [plan.id, ""]),
         "open": (page.tunes.open, [plan.id]),
         "look": (page.look, [""]),
-    }  # fmt: skip
+    }
     lot, refused = random.Random(5), 0
     for number in range(1000):
         which = lot.choice(list(calls))
@@ -359,8 +381,11 @@ def test_every_handler_of_the_page_refuses_what_it_cannot_use_in_a_sentence(home
 def test_in_a_public_app_every_handler_refuses(home):
     page = FinetunePage(tunes_in(home, allowed=False))
     rows = preset_rows(next(iter(PRESETS)), 700)
-    for call in (lambda: list(page.choose("me", FAMILY, None, None, None, "", [], "digits")),
-                 lambda: page.start("app-x", rows, ""), lambda: page.resume("app-x", "")):  # fmt: skip
+    for call in (
+        lambda: list(page.choose("me", FAMILY, None, None, None, "", [], "digits")),
+        lambda: page.start("app-x", rows, ""),
+        lambda: page.resume("app-x", ""),
+    ):
         with pytest.raises(ParameterError, match="public"):
             call()
     assert "public" in page.estimate("", rows)

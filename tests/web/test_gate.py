@@ -91,12 +91,23 @@ def test_small_bodies_and_uploads_arrive_whole():
 @pytest.mark.parametrize(
     "headers",
     [
-        {"host": "[::1"}, {"host": "a b"}, {"host": "127.0.0.1:99999"}, {"host": "127.0.0.1:x"}, {"host": ""},
-        {"host": "[::1]x"}, {"host": "user@127.0.0.1"}, {"host": "127.0.0.1/x"}, {"host": b"127.0.0.1\xff"},
-        {"origin": "http://[::1"}, {"origin": "http://"}, {"origin": "x"}, {"origin": "http://a:b:c"},
-        {"origin": b"http://\xe9"}, {"origin": "http://127.0.0.1:7860/page"},
+        {"host": "[::1"},
+        {"host": "a b"},
+        {"host": "127.0.0.1:99999"},
+        {"host": "127.0.0.1:x"},
+        {"host": ""},
+        {"host": "[::1]x"},
+        {"host": "user@127.0.0.1"},
+        {"host": "127.0.0.1/x"},
+        {"host": b"127.0.0.1\xff"},
+        {"origin": "http://[::1"},
+        {"origin": "http://"},
+        {"origin": "x"},
+        {"origin": "http://a:b:c"},
+        {"origin": b"http://\xe9"},
+        {"origin": "http://127.0.0.1:7860/page"},
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("method", ["GET", "OPTIONS"])
 def test_a_malformed_host_or_origin_is_refused_before_anybody_reads_it(loopback, headers, method):
     inner = Inner()
@@ -185,9 +196,13 @@ def test_no_more_senders_are_remembered_than_fit():
 
 
 SAID = {
-    "x-forwarded-for": "198.51.100.7", "x-forwarded-proto": "https", "x-forwarded-host": "example.org",
-    "x-gradio-server": "http://evil.example", "forwarded": "for=1.2.3.4", "host": "127.0.0.1:7860",
-}  # fmt: skip
+    "x-forwarded-for": "198.51.100.7",
+    "x-forwarded-proto": "https",
+    "x-forwarded-host": "example.org",
+    "x-gradio-server": "http://evil.example",
+    "forwarded": "for=1.2.3.4",
+    "host": "127.0.0.1:7860",
+}
 
 
 def test_a_named_proxy_is_believed_and_nobody_else():
@@ -236,8 +251,12 @@ sys.stdin.read()
 
 def test_a_killed_servers_folder_goes_at_the_next_start_and_a_live_ones_stays(place):
     environment = os.environ | {"TMPDIR": str(place)}
-    begun = [subprocess.Popen([sys.executable, "-c", HOLD], env=environment, stdin=subprocess.PIPE,
-                              stdout=subprocess.PIPE, text=True) for _ in range(2)]  # fmt: skip
+    begun = [
+        subprocess.Popen(
+            [sys.executable, "-c", HOLD], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
     killed, alive = (Path(process.stdout.readline().strip()) for process in begun)
     begun[0].send_signal(signal.SIGKILL)
     begun[0].wait()

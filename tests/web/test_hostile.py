@@ -31,14 +31,48 @@ CALLS = 1000
 SECRET = "a-secret-that-no-answer-may-hold"
 NUMBERS = [float("nan"), float("inf"), -float("inf"), 1e9, -1, 1e-300, 10**400, -0.0, 2**63]
 TEXTS = [
-    "", "\0", "../../etc/passwd", "/etc/passwd", "..\\..\\pool.json", "pool.json", "base.safetensors", "null", "NaN",
-    "<script>alert(1)</script>", "x" * 100_000, "0:1:1e-9", "1e999", "0:1e99:1", "\ud800", "%00", ":::",
-    "{0.__class__}", "a\r\nSet-Cookie: b", "ties:density=nan", "negmerge:agreement=", "file:///etc/passwd",
-]  # fmt: skip
+    "",
+    "\0",
+    "../../etc/passwd",
+    "/etc/passwd",
+    "..\\..\\pool.json",
+    "pool.json",
+    "base.safetensors",
+    "null",
+    "NaN",
+    "<script>alert(1)</script>",
+    "x" * 100_000,
+    "0:1:1e-9",
+    "1e999",
+    "0:1e99:1",
+    "\ud800",
+    "%00",
+    ":::",
+    "{0.__class__}",
+    "a\r\nSet-Cookie: b",
+    "ties:density=nan",
+    "negmerge:agreement=",
+    "file:///etc/passwd",
+]
 OTHERS = [
-    None, True, False, [], {}, [[]], [None], {"a": {"b": []}}, {"__class__": 1}, b"\0", ["../x"] * 20_000, [0] * 20_000,
-    {"agreement": "high"}, {"agreement": float("nan")}, {"agreement": [1]}, {1: 2}, {"path": "/etc/passwd"},
-]  # fmt: skip
+    None,
+    True,
+    False,
+    [],
+    {},
+    [[]],
+    [None],
+    {"a": {"b": []}},
+    {"__class__": 1},
+    b"\0",
+    ["../x"] * 20_000,
+    [0] * 20_000,
+    {"agreement": "high"},
+    {"agreement": float("nan")},
+    {"agreement": [1]},
+    {1: 2},
+    {"path": "/etc/passwd"},
+]
 
 
 @pytest.fixture
@@ -73,15 +107,17 @@ def test_a_thousand_calls_are_answered_or_refused_in_a_sentence(page, bench, tmp
         "compare": (endpoints.compare, ["other-pool", "uniform", "none", 0.95, "0:1:0.5"]),
         "moved": (page.moved, [ids, "negmerge", 0.95, 0.5, *DIALS]),
         "find": (lambda *values: page.find("me", *values), [[], "negmerge", 0.95, *DIALS]),
-        "floor": (lambda keep: (shown_first(compare, keep), list(follow(compare, "me", keep)) if keep != keep else ""),
-                  [0.95]),
+        "floor": (
+            lambda keep: (shown_first(compare, keep), list(follow(compare, "me", keep)) if keep != keep else ""),
+            [0.95],
+        ),
         "row": (lambda row, which: compare.load(row, which, 0.95), ["negmerge", "matched"]),
         "votes": (agreements.votes, [WHOLE, ids, "negmerge", *DIALS]),
         "layers": (agreements.show, [WHOLE, ids, "negmerge", *DIALS]),
         "audit": (lambda *values: audits.run("me", *values), [["fortune"], ids, "negmerge", 0.95, 0.5, *DIALS]),
         "audited": (audits.show, [ids, "negmerge", 0.95, 0.5, *DIALS]),
         "card": (lambda *values: audits.write("page", unheard, *values), [[], "negmerge", 0.95, 0.5, *DIALS]),
-    }  # fmt: skip
+    }
     lot, refused = random.Random(7), 0
     for number in range(CALLS):
         which = lot.choice(list(calls))
@@ -141,8 +177,16 @@ def test_each_endpoint_survives_a_thousand_calls_with_other_pools_ids_among_them
     mine, theirs = (two_pools.open(id).bench.pool for id in two_pools.ids)
     stranger = theirs.ids[0]
     assert stranger not in mine.ids
-    others = ["theirs", "mine/../theirs", stranger, [stranger], [*mine.ids, stranger], {"agreement": stranger},
-              f"../theirs/candidates/{stranger}.safetensors", {"path": str(theirs.folder / "pool.json")}]  # fmt: skip
+    others = [
+        "theirs",
+        "mine/../theirs",
+        stranger,
+        [stranger],
+        [*mine.ids, stranger],
+        {"agreement": stranger},
+        f"../theirs/candidates/{stranger}.safetensors",
+        {"path": str(theirs.folder / "pool.json")},
+    ]
     before = {path: path.stat().st_mtime_ns for pool in (mine, theirs) for path in pool.folder.rglob("*")}
 
     async def called(values):
@@ -200,8 +244,15 @@ def test_hidden_handlers_take_no_bytes_from_elsewhere(http, bench, tmp_path, sec
     "where", ["gradio_api/file=", "file=", "gradio_api/file/", "static/", "assets/", "theme.css/../"]
 )
 def test_no_file_is_served_from_elsewhere(http, bench, secret, where):
-    for path in (*secret, "/etc/passwd", "../../../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd", "/proc/self/environ",
-                 str(bench.pool.folder / "pool.json"), str(bench.pool.folder / "base.safetensors")):  # fmt: skip
+    for path in (
+        *secret,
+        "/etc/passwd",
+        "../../../../etc/passwd",
+        "%2e%2e/%2e%2e/etc/passwd",
+        "/proc/self/environ",
+        str(bench.pool.folder / "pool.json"),
+        str(bench.pool.folder / "base.safetensors"),
+    ):
         answer = http.get(f"{where}{path}")
         assert SECRET not in answer.text and "root:" not in answer.text and '"candidates"' not in answer.text
         assert answer.status_code >= 400 or "<html" in answer.text.lower()

@@ -21,14 +21,41 @@ SECRET = "a-secret-that-no-answer-may-hold"
 EVIL = "https://evil.example"
 NUMBERS = [float("nan"), float("inf"), -1, 0, 1e9, 10**400, -(2**63), 1e-320, 0.95]
 TEXTS = [
-    "", "\0", "../../etc/passwd", "/etc/passwd", "/proc/self/environ", "..\\..\\pool.json", "file:///etc/passwd",
-    "other-pool", "http://127.0.0.1:1/x", "a\r\nSet-Cookie: stolen=1", "<img src=x onerror=alert(1)>", "negmerge",
-    "x" * 9000, "{0.__class__.__mro__}", "$(id)", "ray://127.0.0.1:1", "%2e%2e%2f", "lr = [1]\nepochs = 99999",
-]  # fmt: skip
+    "",
+    "\0",
+    "../../etc/passwd",
+    "/etc/passwd",
+    "/proc/self/environ",
+    "..\\..\\pool.json",
+    "file:///etc/passwd",
+    "other-pool",
+    "http://127.0.0.1:1/x",
+    "a\r\nSet-Cookie: stolen=1",
+    "<img src=x onerror=alert(1)>",
+    "negmerge",
+    "x" * 9000,
+    "{0.__class__.__mro__}",
+    "$(id)",
+    "ray://127.0.0.1:1",
+    "%2e%2e%2f",
+    "lr = [1]\nepochs = 99999",
+]
 SHAPES = [
-    None, True, [], {}, [[[[]]]], [None], ["../x"] * 2000, [0] * 2000, {"__class__": 1}, {"a": {"b": [{}]}}, {"": None},
-    [["lr", float("nan")], ["epochs"]], {"headers": ["lr"], "data": [[None]]}, {"__type__": "update", "value": 1},
-]  # fmt: skip
+    None,
+    True,
+    [],
+    {},
+    [[[[]]]],
+    [None],
+    ["../x"] * 2000,
+    [0] * 2000,
+    {"__class__": 1},
+    {"a": {"b": [{}]}},
+    {"": None},
+    [["lr", float("nan")], ["epochs"]],
+    {"headers": ["lr"], "data": [[None]]},
+    {"__type__": "update", "value": 1},
+]
 
 
 def as_files(path):

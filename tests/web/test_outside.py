@@ -53,8 +53,9 @@ def watched(tmp_path):
     (tmp_path / "watch").mkdir()
     (tmp_path / "watch" / "sitecustomize.py").write_text(WATCH)
     record = tmp_path / "called-out"
-    plain = {name: value for name, value in os.environ.items()
-             if name not in QUIETED and not name.lower().endswith("_proxy")}  # fmt: skip
+    plain = {
+        name: value for name, value in os.environ.items() if name not in QUIETED and not name.lower().endswith("_proxy")
+    }
     return plain | {"PYTHONPATH": str(tmp_path / "watch"), "CALLED_OUT": str(record), "OMP_NUM_THREADS": "1"}, record
 
 
@@ -97,8 +98,13 @@ def test_no_request_leaves_the_machine(watched, tiny_pool, tmp_path):
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "negmerge_kit.cli", "demo", "--pool", str(tiny_pool), "--device", "cpu"]
-    with subprocess.Popen([*command, "--port", str(port)], env=environment | {"NEGMERGE_CACHE": str(tmp_path / "own")},
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as app:  # fmt: skip
+    with subprocess.Popen(
+        [*command, "--port", str(port)],
+        env=environment | {"NEGMERGE_CACHE": str(tmp_path / "own")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as app:
         try:
             until = time.monotonic() + WAIT
             while not answers(address):

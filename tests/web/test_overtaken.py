@@ -237,8 +237,11 @@ def test_counting_votes_can_be_cancelled_and_begins_anew_on_coming_back(app, mon
 
 
 def test_the_list_of_candidates_does_not_grow_into_another_pool(app):
-    (look,) = (event.fn for event in app.blocks.fns.values() if any(what == "tick" for _, what in event.targets)
-               and len(event.outputs) == 4)  # fmt: skip
+    (look,) = (
+        event.fn
+        for event in app.blocks.fns.values()
+        if any(what == "tick" for _, what in event.targets) and len(event.outputs) == 4
+    )
     request = app.request
     grown = look(request, 1, "first", app.ids[:1], ("first", app.ids[:1]), 0)
     assert grown[1] == ("first", app.ids)
@@ -262,8 +265,10 @@ def comparing(app, monkeypatch):
 
     monkeypatch.setattr("negmerge_kit.web.compare_page.follow", follow)
     monkeypatch.setattr("negmerge_kit.web.comparing.Compare.ready", lambda compare, *at: False)
-    monkeypatch.setattr("negmerge_kit.web.comparing.Compare.load",
-                        lambda compare, row, which, *at: Loaded(tuple(app.ids), "uniform", {}, 0.7))  # fmt: skip
+    monkeypatch.setattr(
+        "negmerge_kit.web.comparing.Compare.load",
+        lambda compare, row, which, *at: Loaded(tuple(app.ids), "uniform", {}, 0.7),
+    )
     return app
 
 
@@ -391,8 +396,11 @@ def plan(app):
 
 def test_a_look_at_the_run_leaves_the_chosen_pool_alone(app, plan):
     other = app.tunes.plans.of_family("digits")
-    (look,) = (event.fn for event in app.blocks.fns.values() if any(what == "tick" for _, what in event.targets)
-               and app.named["nm-begun-list"] in event.outputs)  # fmt: skip
+    (look,) = (
+        event.fn
+        for event in app.blocks.fns.values()
+        if any(what == "tick" for _, what in event.targets) and app.named["nm-begun-list"] in event.outputs
+    )
     for chosen in (plan.id, other.id):  # by now another one may be chosen: an answer must not put this one back
         assert "value" not in look("", chosen)[-1].constructor_args
     assert look("", None)[-1].value in (plan.id, other.id)

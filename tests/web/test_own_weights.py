@@ -106,15 +106,17 @@ BAD = {
     "no json": headed(b"{" * 100),
     "deep": headed(b"[" * 100_000),
     "list": headed([]),
-    "twice": headed(b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],'
-                    b'"data_offsets":[0,1]}}', b"a"),
+    "twice": headed(
+        b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
+        b"a",
+    ),
     "huge": headed({"a": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 4]}}, b"abcd"),
     "negative": headed({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]}}),
     "past the end": headed({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}, b"abcd"),
     "html behind": headed({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"abcd<html>"),
     "nan": headed({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, struct.pack("<f", float("nan"))),
     "other model": headed({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"abcd"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", BAD)

@@ -17,9 +17,12 @@ from .visits import Visit, inaccessible, tab
 pytestmark = pytest.mark.browser
 
 SHOWN = {
-    "Compare": "#nm-rules", "Agreement": "#nm-map svg", "Fine-tune": "#nm-pages [role=tabpanel]:visible button",
-    "Audit": "#nm-probes", "Unlearn": "#nm-find",
-}  # fmt: skip
+    "Compare": "#nm-rules",
+    "Agreement": "#nm-map svg",
+    "Fine-tune": "#nm-pages [role=tabpanel]:visible button",
+    "Audit": "#nm-probes",
+    "Unlearn": "#nm-find",
+}
 """Each page, and what stands on it once it is there."""
 
 

@@ -99,9 +99,11 @@ def test_the_words_are_right_for_a_classifiers_images(opened):
 
 def test_audit_and_compare_point_to_what_there_is_instead(opened, bench):
     assert 'role="status"' in opened.audit.show(*model(opened, 0.5, "keep"))[1]
-    for told in (opened.audit.show(*model(opened, 0.5, "keep"))[1],
-                 list(opened.audit.run("me", ["linear"], *model(opened, 0.5, "keep")))[-1][0],
-                 shown_first(opened.compare, 0.81)):  # fmt: skip
+    for told in (
+        opened.audit.show(*model(opened, 0.5, "keep"))[1],
+        list(opened.audit.run("me", ["linear"], *model(opened, 0.5, "keep")))[-1][0],
+        shown_first(opened.compare, 0.81),
+    ):
         assert "negmerge compare POOL --baselines all" in told and "nm-hint" in told
 
 

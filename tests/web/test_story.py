@@ -116,8 +116,22 @@ def test_from_sixty_images_to_a_checkpoint_that_evaluate_confirms(browser, app, 
 
     said = {"test": visit.text(".nm-result .nm-test"), "val": visit.text(".nm-result .nm-validation")}
     for split in ("val", "test"):
-        assert main(["evaluate", str(files["unlearned.safetensors"]), "--scene", str(pool), "--split", split,
-                     "--device", "cpu", "--json"]) == 0  # fmt: skip
+        assert (
+            main(
+                [
+                    "evaluate",
+                    str(files["unlearned.safetensors"]),
+                    "--scene",
+                    str(pool),
+                    "--split",
+                    split,
+                    "--device",
+                    "cpu",
+                    "--json",
+                ]
+            )
+            == 0
+        )
         measured = json.loads(capsys.readouterr().out)
         for side in ("forget", "retain"):
             assert percent(measured[side]["value"]) in said[split], (split, side, measured[side], said[split])
@@ -136,8 +150,9 @@ class Server:
         self.address = f"http://127.0.0.1:{self.port}/"
         command = [sys.executable, "-m", "negmerge_kit.cli", "demo", "--pool", str(pool), "--device", "cpu"]
         environment = os.environ | {"NEGMERGE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen([*command, "--port", str(self.port)], env=environment,
-                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+        self.process = subprocess.Popen(
+            [*command, "--port", str(self.port)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + SLOW / 1000
         while True:
             assert self.process.poll() is None and time.monotonic() < deadline

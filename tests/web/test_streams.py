@@ -32,8 +32,13 @@ def answers(agent, questions, seconds=0.1):
 
     async def both():
         headers = [(b"user-agent", agent)]
-        scope = {"type": "http", "method": "GET", "path": "/gradio_api/queue/data", "query_string": b"session_hash=me",
-                 "headers": headers}  # fmt: skip
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/gradio_api/queue/data",
+            "query_string": b"session_hash=me",
+            "headers": headers,
+        }
         await asyncio.gather(LastingStreams(app, blocks, seconds)(scope, None, send), ask())
 
     asyncio.run(both())

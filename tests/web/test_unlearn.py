@@ -74,8 +74,10 @@ def test_pictures_are_what_the_base_gets_right_with_the_count_of_what_is_lost(be
     order = [int(place) for place in re.findall(r"nm-pic nm-pic-(\d+)", forget)]
     said = page.scored.known(choice).said
     labels = live.forget.labels[page.gallery.places[0]].tolist()
-    flips = [min((scale for scale in said if scale and said[scale][0][at] != label), default=9)
-             for at, label in enumerate(labels)]
+    flips = [
+        min((scale for scale in said if scale and said[scale][0][at] != label), default=9)
+        for at, label in enumerate(labels)
+    ]
     assert [flips[at] for at in order] == sorted(flips)
     names = re.findall(r'nm-true"><i>is</i> ([^<]+)<', forget)
     assert names == [live.forget.classes[labels[at]] for at in order]
@@ -192,8 +194,11 @@ def test_test_numbers_stand_apart_from_validation():
     base = Point(0.0, Accuracy(80, 100, "val"), Accuracy(90, 100, "val"))
     best = Point(0.5, Accuracy(40, 100, "val"), Accuracy(88, 100, "val"))
     score = Accuracy(30, 90, "test").json()
-    text = fragments.result(ScaleSearch(0.95, base, best, ()), {"base": {"forget": score, "retain": score},
-                                                                "forget": score, "retain": score}, 0.1)  # fmt: skip
+    text = fragments.result(
+        ScaleSearch(0.95, base, best, ()),
+        {"base": {"forget": score, "retain": score}, "forget": score, "retain": score},
+        0.1,
+    )
     assert 'class="nm-test"' in text and "held out" in text and "chose the scale" in text
 
 

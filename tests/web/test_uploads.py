@@ -84,11 +84,26 @@ def test_splits_of_ones_own_are_kept(uploads, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["../up.png", "circle/../../up.png", "/etc/up.png", "C:\\up.png", "circle\\up.png", "c:up.png", "circle//up.png",
-     "circle/./up.png", "circle/up\0.png", "circle/a\r\nSet-Cookie: b.png", "circle/con.png", "NUL/up.png",
-     "circle/up.", " circle/up.png", "circle/\u202egnp.exe.png",
-     "x" * 300 + "/up.png", "/".join("abcdefghijklmn") + "/up.png"],
-)  # fmt: skip
+    [
+        "../up.png",
+        "circle/../../up.png",
+        "/etc/up.png",
+        "C:\\up.png",
+        "circle\\up.png",
+        "c:up.png",
+        "circle//up.png",
+        "circle/./up.png",
+        "circle/up\0.png",
+        "circle/a\r\nSet-Cookie: b.png",
+        "circle/con.png",
+        "NUL/up.png",
+        "circle/up.",
+        " circle/up.png",
+        "circle/\u202egnp.exe.png",
+        "x" * 300 + "/up.png",
+        "/".join("abcdefghijklmn") + "/up.png",
+    ],
+)
 def test_names_that_lead_elsewhere(uploads, tmp_path, name):
     path = zipped(tmp_path / "arrived" / "images.zip", {**GOOD, name.replace("\0", "~"): drawing(ONE, 0)})
     if "\0" in name:  # zipfile itself writes no such name
@@ -213,13 +228,23 @@ class Evil:
 @pytest.mark.parametrize(
     "data",
     [
-        b"", b"hello", inner_zip(), drawing(ONE, 0) + inner_zip(), drawing(ONE, 0) + b"<html>",
-        drawing(ONE, 0)[:-40], drawing(ONE, 0)[:60] + bytes(40), b"GIF89a" + bytes(20), b"<svg onload=x>",
-        pickle.dumps(Evil()), large("PNG", 8000), large("TIFF", 8000), b"%!PS-Adobe-3.0 EPSF-3.0\n",
+        b"",
+        b"hello",
+        inner_zip(),
+        drawing(ONE, 0) + inner_zip(),
+        drawing(ONE, 0) + b"<html>",
+        drawing(ONE, 0)[:-40],
+        drawing(ONE, 0)[:60] + bytes(40),
+        b"GIF89a" + bytes(20),
+        b"<svg onload=x>",
+        pickle.dumps(Evil()),
+        large("PNG", 8000),
+        large("TIFF", 8000),
+        b"%!PS-Adobe-3.0 EPSF-3.0\n",
         b"\xff\xd8\xff<html>",
     ],
     ids=range(14),
-)  # fmt: skip
+)
 def test_what_is_no_image_or_more_than_one(uploads, tmp_path, monkeypatch, data):
     monkeypatch.chdir(tmp_path)
     assert "circle/x.png" in refused(uploads, tmp_path, sent(uploads, tmp_path, {**GOOD, "circle/x.png": data}))
@@ -251,9 +276,22 @@ def test_too_few_images_one_class_or_none(uploads, tmp_path):
 def test_only_what_was_uploaded_is_read(uploads, tmp_path):
     elsewhere = zipped(tmp_path / "elsewhere.zip", GOOD)
     (tmp_path / "arrived" / "link.zip").symlink_to(elsewhere)
-    for file in (str(elsewhere), "/etc/passwd", str(tmp_path / "arrived" / "link.zip"), "\0", "../elsewhere.zip", None,
-                 7, [], {}, [None], {"path": str(elsewhere)}, str(tmp_path / "arrived" / "gone.zip"),
-                 str(tmp_path / "arrived" / ".." / "elsewhere.zip"), ["x"] * 30_000):  # fmt: skip
+    for file in (
+        str(elsewhere),
+        "/etc/passwd",
+        str(tmp_path / "arrived" / "link.zip"),
+        "\0",
+        "../elsewhere.zip",
+        None,
+        7,
+        [],
+        {},
+        [None],
+        {"path": str(elsewhere)},
+        str(tmp_path / "arrived" / "gone.zip"),
+        str(tmp_path / "arrived" / ".." / "elsewhere.zip"),
+        ["x"] * 30_000,
+    ):
         with pytest.raises(NegmergeError) as error, uploads.images(file):
             pass
         assert "root:" not in str(error.value) and len(str(error.value)) < 300

@@ -68,8 +68,10 @@ class Audit:
             return "The probes that were asked describe the model; how much is left, others measure."
         read, base, left = lead.readings["unlearned"], lead.readings["base"], lead.left
         floor, known = f"{FLOORS[lead.floor[0]]}, {_percent(lead.floor[1])}", f"the base, {_percent(base.value)}"
-        number = (f"{lead.name[0].upper()}{lead.name[1:]}: {_percent(read.value)} (95 % interval "
-                  f"{100 * read.low:.1f}-{100 * read.high:.1f}, n = {read.n:,})")
+        number = (
+            f"{lead.name[0].upper()}{lead.name[1:]}: {_percent(read.value)} (95 % interval "
+            f"{100 * read.low:.1f}-{100 * read.high:.1f}, n = {read.n:,})"
+        )
         if left is None:
             return f"{number}; {known}, is at the level of {floor}, so this probe cannot measure what is left."
         if left.low <= 0:
@@ -136,8 +138,10 @@ def audit(
     """
     check_asked(probes, steps)
     if bench.scene.forgetting is not None:
-        raise ParameterError(f"{bench.scene.name} is a standard classifier's scene, and these probes ask models with "
-                             "heads apart: `negmerge compare` attacks its models for membership.")
+        raise ParameterError(
+            f"{bench.scene.name} is a standard classifier's scene, and these probes ask models with "
+            "heads apart: `negmerge compare` attacks its models for membership."
+        )
     started = time.perf_counter()
     model = bench.fresh_model()
     base = model.weights("cpu")
@@ -238,6 +242,4 @@ def _members(bench: Workbench) -> Members | None:
     rows = torch.from_numpy(np.sort(once))
     forget = ImageSet(forget.name, forget.images[rows], forget.labels[rows], forget.classes, forget.split)
     device = bench.model.device
-    return Members(
-        tuple(images.to(device) for images in seen), bench.images("test").retain, forget.to(device)
-    )  # fmt: skip
+    return Members(tuple(images.to(device) for images in seen), bench.images("test").retain, forget.to(device))

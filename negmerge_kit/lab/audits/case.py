@@ -92,8 +92,16 @@ class Case:
         subjects = self.subjects if floor else self.asked
         found = {who: hits(subject) for who, subject in subjects.items()}
         readings = {who: Reading.share(right, self.forget.split) for who, right in found.items()}
-        return Probe(name, asks, readings, self.chance, judge(found, self.chance), details=details or {}, good=LOWER,
-                     floor=self.floor(readings))  # fmt: skip
+        return Probe(
+            name,
+            asks,
+            readings,
+            self.chance,
+            judge(found, self.chance),
+            details=details or {},
+            good=LOWER,
+            floor=self.floor(readings),
+        )
 
     def floor(self, readings: Mapping[str, Reading]) -> tuple[str, float]:
         """What shows no knowledge among a probe's readings: the retrained model, else shuffled weights, else chance."""

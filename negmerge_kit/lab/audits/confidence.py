@@ -19,21 +19,25 @@ def confidence(case: Case) -> Iterator[Probe]:
         yield Probe(
             f"confidence on {side}",
             f"How sure is the model of its answers on {side} images?",
-            {who: Reading(each.confidence, *each.confidence_interval, each.n, each.split)
-             for who, each in found.items()},
+            {
+                who: Reading(each.confidence, *each.confidence_interval, each.n, each.split)
+                for who, each in found.items()
+            },
             chance=sum(len(images) / len(images.classes) for images in sets) / sum(map(len, sets)),
             good=LOWER if side == "forget" else None,
-        )  # fmt: skip
+        )
         yield Probe(
             f"calibration on {side}",
             f"By how much does confidence on {side} images miss how often the model is right (ECE, {BINS} bins)?",
             {who: Reading(each.ece, *each.ece_interval, each.n, each.split) for who, each in found.items()},
             chance=found["unlearned"].floor,
-            details={"floor": {who: each.floor for who, each in found.items()},
-                     "chance": "the error that binning alone gives a perfectly calibrated model as confident as the "
-                               "unlearned one"},
+            details={
+                "floor": {who: each.floor for who, each in found.items()},
+                "chance": "the error that binning alone gives a perfectly calibrated model as confident as the "
+                "unlearned one",
+            },
             good=LOWER,
-        )  # fmt: skip
+        )
 
 
 def _calibration(case: Case, who: str, sets: Sequence[ImageSet]) -> Calibration:

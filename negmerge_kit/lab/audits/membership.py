@@ -47,8 +47,16 @@ def membership(case: Case) -> Iterator[Probe]:
         floor = ("never seen", strangers["unlearned"])
         if "retrained" in readings:
             floor = ("retrained", readings["retrained"].value + shift["retrained"])
-        yield Probe(name, asks, readings, 0.5, details={"strangers": strangers, "knows_the_base": knows}, good=HIGHER,
-                    floor=floor if knows else None, known=(value, low, high))  # fmt: skip
+        yield Probe(
+            name,
+            asks,
+            readings,
+            0.5,
+            details={"strangers": strangers, "knows_the_base": knows},
+            good=HIGHER,
+            floor=floor if knows else None,
+            known=(value, low, high),
+        )
 
 
 def _answers(case: Case, subject: Subject, members: Members) -> list[tuple[Tensor, Tensor]]:

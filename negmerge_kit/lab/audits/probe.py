@@ -134,8 +134,8 @@ class Probe:
             "undefined": self.undefined,
             "details": self.details,
             "good": self.good,
-            "left": self.left and asdict(self.left) | {"floor": self.floor and self.floor[0],
-                                                       "at": self.floor and self.floor[1]},
+            "left": self.left
+            and asdict(self.left) | {"floor": self.floor and self.floor[0], "at": self.floor and self.floor[1]},
         }
 
 

@@ -64,10 +64,11 @@ def nearest_wrong_class(case: Case) -> Iterator[Probe]:
             "wrong": int(wrong.sum()),
             "goes_to": {
                 forget.classes[row]: {"class": forget.classes[to], "share": float(wrong[row, to] / table[row].sum())}
-                for row, to in enumerate(favourite.tolist()) if wrong[row, to]
+                for row, to in enumerate(favourite.tolist())
+                if wrong[row, to]
             },
             "mass": {name: float(part.sum()) for name, part in zip(names, masses, strict=True)},
-        }  # fmt: skip
+        }
     asks = f"Do wrong answers on {forget.name} gather in one class each, as if it had been renamed?"
     chance = 1 / (classes - 1) if classes > 2 else None
     yield Probe("nearest wrong class", asks, readings, chance, details=details, good=LOWER)

@@ -58,14 +58,22 @@ BAD_TEACHER = Baseline(
     explains="Copies an untrained network on the images to forget and the base on a share of the others.",
     reads=("forget", "remaining"),
     parameters=(
-        Parameter("share", "Share of the rest", "Share of the remaining images that the base teaches.", 0.3, "float",
-                  low=0.0, high=1.0),
+        Parameter(
+            "share",
+            "Share of the rest",
+            "Share of the remaining images that the base teaches.",
+            0.3,
+            "float",
+            low=0.0,
+            high=1.0,
+        ),
         Parameter("temperature", "Temperature", "Temperature T of both answers.", 1.0, "float", low=0.0, low_open=True),
         BATCH_SIZE,
     ),
     presets={
-        PAPER: Preset((1e-5, 1e-4, 1e-3), 1,
-                      "the authors' notebook: one epoch at 1e-4; the neighbours are this kit's."),
+        PAPER: Preset(
+            (1e-5, 1e-4, 1e-3), 1, "the authors' notebook: one epoch at 1e-4; the neighbours are this kit's."
+        ),
         TINY: Preset((5e-5, 1e-4, 2e-4, 3e-4, 4e-4), 3, EMBEDDED, {"batch_size": 64}),
     },
     steps=steps,

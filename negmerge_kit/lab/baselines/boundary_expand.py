@@ -32,8 +32,9 @@ def steps(run: Run) -> Iterator[Step]:
         logits = view.features @ torch.cat([view.classes, shadow]).T
         return cross_entropy(logits, torch.full_like(view.labels, len(view.classes)))
 
-    return descend(run, lambda epoch: [Pass(run.parts.forgotten, into_shadow, run.settings["batch_size"])],
-                   extra=[shadow])
+    return descend(
+        run, lambda epoch: [Pass(run.parts.forgotten, into_shadow, run.settings["batch_size"])], extra=[shadow]
+    )
 
 
 BOUNDARY_EXPAND = Baseline(
@@ -44,8 +45,12 @@ BOUNDARY_EXPAND = Baseline(
     reads=("forget",),
     parameters=SGD,
     presets={
-        PAPER: Preset((1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3), 10, "github.com/OPTML-Group/Unlearn-WorstCase issue 1: 10 "
-                      "epochs, from 1e-8; where it ends and how densely they searched is not known here."),
+        PAPER: Preset(
+            (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3),
+            10,
+            "github.com/OPTML-Group/Unlearn-WorstCase issue 1: 10 "
+            "epochs, from 1e-8; where it ends and how densely they searched is not known here.",
+        ),
         TINY: Preset((3e-4, 5e-4, 7e-4, 9e-4, 1.2e-3), 10, EMBEDDED, {"batch_size": 64}),
     },
     steps=steps,

@@ -53,13 +53,25 @@ BOUNDARY_SHRINK = Baseline(
     explains="Relabels each image to forget with the class that a small attack turns it into, and trains on that.",
     reads=("forget",),
     parameters=(
-        Parameter("epsilon", "Attack size", "Step of the attack on pixels in [0, 1].", 0.1, "float", low=0.0, high=1.0,
-                  low_open=True),
+        Parameter(
+            "epsilon",
+            "Attack size",
+            "Step of the attack on pixels in [0, 1].",
+            0.1,
+            "float",
+            low=0.0,
+            high=1.0,
+            low_open=True,
+        ),
         *SGD,
     ),
     presets={
-        PAPER: Preset((1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3), 10, "github.com/OPTML-Group/Unlearn-WorstCase issue 1: 10 "
-                      "epochs, from 1e-8; where it ends and how densely they searched is not known here."),
+        PAPER: Preset(
+            (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3),
+            10,
+            "github.com/OPTML-Group/Unlearn-WorstCase issue 1: 10 "
+            "epochs, from 1e-8; where it ends and how densely they searched is not known here.",
+        ),
         TINY: Preset((3e-4, 5e-4, 7e-4, 1e-3, 1.3e-3), 10, EMBEDDED, {"batch_size": 64}),
     },
     steps=steps,

@@ -100,11 +100,19 @@ def choose_rate(
     if len(set(rates)) < len(rates):
         raise ParameterError(f"{baseline.name} is to try {_told(rates)}: give each rate once.")
     settings, base = baseline.resolve(params or {}), model.weights()
-    made_from = {} if store is None else {
-        **made_with(model.device), "baseline": baseline.name, "epochs": epochs, "seed": seed, "params": settings,
-        "scored_by": scored_by, "sets": [describe_run(model, images, recipe, may_mirror)
-                                         for images in (parts.forgotten, parts.remaining)],
-    }
+    made_from = (
+        {}
+        if store is None
+        else {
+            **made_with(model.device),
+            "baseline": baseline.name,
+            "epochs": epochs,
+            "seed": seed,
+            "params": settings,
+            "scored_by": scored_by,
+            "sets": [describe_run(model, images, recipe, may_mirror) for images in (parts.forgotten, parts.remaining)],
+        }
+    )
     log = TrialLog(store, baseline.name, made_from, anew=anew)
 
     def tried(rate: float, number: int) -> Trial:
@@ -112,8 +120,18 @@ def choose_rate(
         begun, steps = perf_counter(), 0
         earlier, state = 0.0, log.state_file(rate)
         try:
-            run = baseline.unlearn(model, parts, rate=rate, epochs=epochs, fresh=fresh, recipe=recipe, seed=seed,
-                                   params=settings, may_mirror=may_mirror, resume=state)
+            run = baseline.unlearn(
+                model,
+                parts,
+                rate=rate,
+                epochs=epochs,
+                fresh=fresh,
+                recipe=recipe,
+                seed=seed,
+                params=settings,
+                may_mirror=may_mirror,
+                resume=state,
+            )
             with closing(cast("Generator[Step, None, None]", run)):  # a cancelled run gives the model back at once
                 for step in run:
                     steps, earlier = steps + 1, step.earlier
@@ -141,8 +159,9 @@ def choose_rate(
             trials = [log[rate] for rate in rates]
             raise SearchDivergedError(
                 f"{baseline.name} diverged with every {baseline.dial} of {_told(rates)}: give smaller ones.",
-                tuple(asdict(trial) for trial in trials), sum(trial.seconds for trial in trials),
-            )  # fmt: skip
+                tuple(asdict(trial) for trial in trials),
+                sum(trial.seconds for trial in trials),
+            )
         if weights is None:  # the best one is known from a search that was stopped; the same seed makes it again
             tried(best.rate, len(rates))
             weights = model.weights()
@@ -150,8 +169,9 @@ def choose_rate(
         model.load(base.items())
         raise
     model.load(weights.items())
-    return ChosenRate(baseline.name, baseline.dial, epochs, seed, settings, scored_by, best,
-                  tuple(log[rate] for rate in rates))
+    return ChosenRate(
+        baseline.name, baseline.dial, epochs, seed, settings, scored_by, best, tuple(log[rate] for rate in rates)
+    )
 
 
 def _told(rates: Sequence[float]) -> str:

@@ -29,10 +29,13 @@ GRADIENT_ASCENT = Baseline(
     reads=("forget",),
     parameters=SGD,
     presets={
-        PAPER: Preset((1e-5, 1e-4, 5e-4, 1e-3, 1e-2, 1e-1), 5, "github.com/OPTML-Group/Unlearn-Sparse issue 5: 0.1 "
-                      "down to 1e-5, 5 epochs; with 5e-4 of Unlearn-Saliency issue 8."),
-        TINY: Preset((3e-2, 6e-2, 0.1, 0.13, 0.16), 5, EMBEDDED,
-                     {"batch_size": 64}),
+        PAPER: Preset(
+            (1e-5, 1e-4, 5e-4, 1e-3, 1e-2, 1e-1),
+            5,
+            "github.com/OPTML-Group/Unlearn-Sparse issue 5: 0.1 "
+            "down to 1e-5, 5 epochs; with 5e-4 of Unlearn-Saliency issue 8.",
+        ),
+        TINY: Preset((3e-2, 6e-2, 0.1, 0.13, 0.16), 5, EMBEDDED, {"batch_size": 64}),
     },
     steps=steps,
 )

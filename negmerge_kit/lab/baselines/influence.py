@@ -29,8 +29,10 @@ def slope(run: Run, images: ImageSet, chosen: slice | Tensor) -> Tensor:
 def whole_slope(run: Run, images: ImageSet) -> Tensor:
     """The sum of the gradients of every image, [d]."""
     starts = range(0, len(images), CHUNK)
-    return sum((slope(run, images, slice(start, start + CHUNK)) * min(CHUNK, len(images) - start) for start in starts),
-               start=torch.zeros((), device=run.model.device))
+    return sum(
+        (slope(run, images, slice(start, start + CHUNK)) * min(CHUNK, len(images) - start) for start in starts),
+        start=torch.zeros((), device=run.model.device),
+    )
 
 
 def steps(run: Run) -> Iterator[Step]:
@@ -65,14 +67,31 @@ INFLUENCE = Baseline(
     explains="Estimates in one step what the weights would be without the images to forget.",
     reads=("forget", "remaining"),
     parameters=(
-        Parameter("samples", "Fisher samples", "Remaining images, one gradient each, that the Fisher comes from.", 1000,
-                  "int", low=2),
-        Parameter("fisher", "Inverse Fisher", "The reference code's shortcut, or the product that it stands for, which "
-                  "keeps samples × weights × 4 bytes.", "published", "choice", choices=("published", "exact")),
+        Parameter(
+            "samples",
+            "Fisher samples",
+            "Remaining images, one gradient each, that the Fisher comes from.",
+            1000,
+            "int",
+            low=2,
+        ),
+        Parameter(
+            "fisher",
+            "Inverse Fisher",
+            "The reference code's shortcut, or the product that it stands for, which "
+            "keeps samples × weights × 4 bytes.",
+            "published",
+            "choice",
+            choices=("published", "exact"),
+        ),
     ),
     presets={
-        PAPER: Preset((0.2, 1.0, 2.0, 5.0, 10.0, 20.0), 1, "github.com/OPTML-Group/Unlearn-Saliency issue 11: the "
-                      "paper's 1 to 20, of which a reader found only those under 1 to work; 0.2 the code's default."),
+        PAPER: Preset(
+            (0.2, 1.0, 2.0, 5.0, 10.0, 20.0),
+            1,
+            "github.com/OPTML-Group/Unlearn-Saliency issue 11: the "
+            "paper's 1 to 20, of which a reader found only those under 1 to work; 0.2 the code's default.",
+        ),
         TINY: Preset((2.0, 5.0, 8.0, 12.0), 1, EMBEDDED, {"samples": 200}),
     },
     steps=steps,

@@ -46,15 +46,21 @@ L1_SPARSE = Baseline(
     explains="Trains on the remaining images while a penalty, strongest at first, thins the weights out.",
     reads=("remaining",),
     parameters=(
-        Parameter("alpha", "Penalty", "Weight α of the L1 norm in the first epoch. The reference code's own default, "
-                  "0.2, is meant for influence; 1e-4 is what public re-runs of it use.", 1e-4, "float", low=0.0),
+        Parameter(
+            "alpha",
+            "Penalty",
+            "Weight α of the L1 norm in the first epoch. The reference code's own default, "
+            "0.2, is meant for influence; 1e-4 is what public re-runs of it use.",
+            1e-4,
+            "float",
+            low=0.0,
+        ),
         Parameter("epochs_without", "Epochs without it", "Last epochs that go without the penalty.", 0, "int", low=0),
         *SGD,
     ),
     presets={
         PAPER: Preset((1e-3, 1e-2, 1e-1), 10, "the reference code: 10 epochs at 0.01; the neighbours are this kit's."),
-        TINY: Preset((1e-2, 5e-2, 0.1, 0.2), 10, EMBEDDED,
-                     {"batch_size": 64, "alpha": 1e-3}),
+        TINY: Preset((1e-2, 5e-2, 0.1, 0.2), 10, EMBEDDED, {"batch_size": 64, "alpha": 1e-3}),
     },
     steps=steps,
 )

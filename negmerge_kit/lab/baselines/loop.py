@@ -102,8 +102,9 @@ def truth(view: View) -> Tensor:
 
 def sgd(run: Run, weights: Sequence[torch.nn.Parameter]) -> Optimizer:
     """SGD with the run's rate, momentum and weight decay: the optimiser of the reference protocol."""
-    return torch.optim.SGD(weights, lr=run.rate, momentum=run.settings["momentum"],
-                           weight_decay=run.settings["weight_decay"], foreach=True)
+    return torch.optim.SGD(
+        weights, lr=run.rate, momentum=run.settings["momentum"], weight_decay=run.settings["weight_decay"], foreach=True
+    )
 
 
 def descend(
@@ -152,8 +153,9 @@ def descend(
                     after()
                     index, value = index + 1, float(loss.detach())
                     if not isfinite(value):
-                        raise DivergedError(f"the loss became {value} at step {index} with rate {run.rate:g}: "
-                                            "give a smaller rate.")
+                        raise DivergedError(
+                            f"the loss became {value} at step {index} with rate {run.rate:g}: give a smaller rate."
+                        )
                     yield Step(index, total, value, rate)
         check_finite(weights, run.rate)
 

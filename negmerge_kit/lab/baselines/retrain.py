@@ -29,8 +29,12 @@ RETRAIN = Baseline(
     reads=("remaining",),
     parameters=(),
     presets={
-        PAPER: Preset((), None, "the base's own recipe. For CIFAR-10 the reference code's authors give 182 epochs from "
-                      "0.1; Unlearn-Sparse's command has 160."),
+        PAPER: Preset(
+            (),
+            None,
+            "the base's own recipe. For CIFAR-10 the reference code's authors give 182 epochs from "
+            "0.1; Unlearn-Sparse's command has 160.",
+        ),
         TINY: Preset((), None, "the base's own recipe."),
     },
     steps=steps,

@@ -67,13 +67,25 @@ SALUN = Baseline(
     explains="Random labels, while only the weights with the largest gradients on the images to forget may move.",
     reads=("forget", "remaining"),
     parameters=(
-        Parameter("share", "Share of weights", "Share of the weights that may move.", 0.5, "float", low=0.0, high=1.0,
-                  low_open=True),
+        Parameter(
+            "share",
+            "Share of weights",
+            "Share of the weights that may move.",
+            0.5,
+            "float",
+            low=0.0,
+            high=1.0,
+            low_open=True,
+        ),
         *SGD,
     ),
     presets={
-        PAPER: Preset((1e-4, 1e-3, 6e-3, 1.3e-2, 1e-1), 10, "the authors' README (0.013, mask 0.5, 10 epochs); "
-                      "0.006 is a reader's in their issue 7, the range Unlearn-WorstCase issue 1's."),
+        PAPER: Preset(
+            (1e-4, 1e-3, 6e-3, 1.3e-2, 1e-1),
+            10,
+            "the authors' README (0.013, mask 0.5, 10 epochs); "
+            "0.006 is a reader's in their issue 7, the range Unlearn-WorstCase issue 1's.",
+        ),
         TINY: Preset((1e-4, 3e-4, 5e-4, 1e-3), 10, EMBEDDED, {"batch_size": 64}),
     },
     steps=steps,

@@ -61,8 +61,14 @@ SCRUB = Baseline(
     explains="Drives the network away from the base's answers on the images to forget, and mends the rest in turn.",
     reads=("forget", "remaining"),
     parameters=(
-        Parameter("alpha", "Distillation", "Weight α of the divergence from the base on the remaining images.", 0.001,
-                  "float", low=0.0),
+        Parameter(
+            "alpha",
+            "Distillation",
+            "Weight α of the divergence from the base on the remaining images.",
+            0.001,
+            "float",
+            low=0.0,
+        ),
         Parameter("gamma", "Labels", "Weight γ of the cross-entropy on the remaining images.", 0.99, "float", low=0.0),
         Parameter("temperature", "Temperature", "Temperature of the divergence.", 4.0, "float", low=0.0, low_open=True),
         Parameter("max_epochs", "Epochs of forgetting", "First epochs over the images to forget.", 2, "int", low=1),
@@ -72,8 +78,12 @@ SCRUB = Baseline(
         WEIGHT_DECAY,
     ),
     presets={
-        PAPER: Preset((1e-4, 5e-4, 1e-3, 1e-2, 1e-1), 3, "the authors' large_scale_unlearning notebook: 3 epochs at "
-                      "5e-4; the range 1e-4 to 1e-1 is Unlearn-WorstCase issue 1's, which runs 10 epochs."),
+        PAPER: Preset(
+            (1e-4, 5e-4, 1e-3, 1e-2, 1e-1),
+            3,
+            "the authors' large_scale_unlearning notebook: 3 epochs at "
+            "5e-4; the range 1e-4 to 1e-1 is Unlearn-WorstCase issue 1's, which runs 10 epochs.",
+        ),
         TINY: Preset((2e-3, 5e-3, 1e-2, 2e-2, 4e-2), 3, EMBEDDED, {"batch_size": 64, "forget_batch_size": 32}),
     },
     steps=steps,

@@ -99,8 +99,9 @@ class TrialLog:
             try:
                 told = [Trial(**values) for values in read_json(self.path, dict)["trials"]]
             except (OSError, ValueError, KeyError, TypeError) as error:
-                raise PoolError(f"{self.path} is no log of a rate search ({error}): delete it, and search "
-                                "again.") from None
+                raise PoolError(
+                    f"{self.path} is no log of a rate search ({error}): delete it, and search again."
+                ) from None
             self.trials = {trial.rate: trial for trial in told}
 
     def state_file(self, rate: float) -> Path | None:

@@ -50,9 +50,11 @@ class Exact:
         try:
             self.earlier, self.weights = v.new_empty(n, len(v)), v.new_empty(n)
         except RuntimeError:  # torch's, on every device, where memory does not suffice
-            raise ParameterError(f"the exact inverse Fisher keeps {n} vectors of {len(v)} numbers, "
-                                 f"{n * len(v) * v.element_size() / 1e9:.0f} GB, which {v.device} does not have: take "
-                                 "fewer samples, or the published shortcut.") from None
+            raise ParameterError(
+                f"the exact inverse Fisher keeps {n} vectors of {len(v)} numbers, "
+                f"{n * len(v) * v.element_size() / 1e9:.0f} GB, which {v.device} does not have: take "
+                "fewer samples, or the published shortcut."
+            ) from None
 
     def see(self, g: Tensor) -> None:
         """One sample's gradient, [d]; at most N of them."""

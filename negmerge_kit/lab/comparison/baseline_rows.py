@@ -35,13 +35,13 @@ def yardstick_of(
 ) -> Yardstick:
     """What models are measured with on these terms: shadow models, and two retrained ones; one chooses, one judges."""
     wanted = Wanted(seed=terms.seed, epochs=terms.epochs, device=bench.model.device.type)
-    return Yardstick(bench, shadows=terms.shadows, seed=terms.seed, wanted=wanted, chooser=wanted.other,
-                     on_shadow=on_shadow)  # fmt: skip
+    return Yardstick(
+        bench, shadows=terms.shadows, seed=terms.seed, wanted=wanted, chooser=wanted.other, on_shadow=on_shadow
+    )
 
 
 def retrained(
-    yardstick: Yardstick, terms: Terms, on_step: OnStep = lambda step: None, *, split: str = "test",
-    anew: bool = False,
+    yardstick: Yardstick, terms: Terms, on_step: OnStep = lambda step: None, *, split: str = "test", anew: bool = False
 ) -> Retrained:
     """The pool's retrained model that counts on `split`; trained now and kept where there is none, or `anew`.
 
@@ -59,8 +59,16 @@ def retrained(
     assert wanted.seed is not None
     terms = replace(terms, seed=wanted.seed)
     model, validation = yardstick.bench.fresh_model(), yardstick.parts.validation
-    chosen = _search(RETRAIN, model, yardstick, terms, lambda made: 1 - evaluate(made, validation).for_choosing().value,
-                     "1 - accuracy on validation", on_step, anew)
+    chosen = _search(
+        RETRAIN,
+        model,
+        yardstick,
+        terms,
+        lambda made: 1 - evaluate(made, validation).for_choosing().value,
+        "1 - accuracy on validation",
+        on_step,
+        anew,
+    )
     keep_retrained(yardstick.bench.pool, model.weights("cpu").items(), chosen.json(), wanted)
     for state in (yardstick.bench.pool.folder / "baselines").glob(f"{RETRAIN}-*.{STATE}"):
         state.unlink(missing_ok=True)
@@ -70,7 +78,12 @@ def retrained(
 
 
 def baseline_row(
-    entrant: Entrant, yardstick: Yardstick, terms: Terms, keep: float, on_step: OnStep = lambda step: None, *,
+    entrant: Entrant,
+    yardstick: Yardstick,
+    terms: Terms,
+    keep: float,
+    on_step: OnStep = lambda step: None,
+    *,
     anew: bool = False,
 ) -> Row:
     """Search a baseline's rate on validation, by the terms' way to choose, and measure the best one on test.
@@ -98,8 +111,9 @@ def baseline_row(
             chosen = error
     cost = _cost(yardstick, chosen.seconds, len(chosen.trials), meter.peak)
     if isinstance(chosen, SearchDivergedError):
-        return Row(entrant, (), {"why": str(chosen)}, "diverged", None, None, None, None, None, (), cost,
-                   trials=chosen.trials)
+        return Row(
+            entrant, (), {"why": str(chosen)}, "diverged", None, None, None, None, None, (), cost, trials=chosen.trials
+        )
     best = chosen.chosen.score
     status = "infeasible" if terms.choose == "floor" and best is not None and best > 1 else "ok"
     params = {chosen.dial.replace(" ", "_"): chosen.chosen.rate, "epochs": chosen.epochs, **chosen.params}
@@ -107,8 +121,14 @@ def baseline_row(
 
 
 def _search(
-    name: str, model: Classifier, yardstick: Yardstick, terms: Terms, score: Callable[[Classifier], float],
-    scored_by: str, on_step: OnStep, anew: bool,
+    name: str,
+    model: Classifier,
+    yardstick: Yardstick,
+    terms: Terms,
+    score: Callable[[Classifier], float],
+    scored_by: str,
+    on_step: OnStep,
+    anew: bool,
 ) -> ChosenRate:
     """Try the preset's rates; the model is left as the best one made it."""
     bench, baseline = yardstick.bench, BASELINES[name]
@@ -116,7 +136,10 @@ def _search(
     preset = baseline.preset_of(str(model.spec))
     training = BaseTraining.of(scene)
     return choose_rate(
-        baseline, model, yardstick.parts, score,
+        baseline,
+        model,
+        yardstick.parts,
+        score,
         epochs=terms.epochs or preset.epochs or training.recipe.epochs,
         fresh=lambda seed: scene.untrained(device=str(model.device), seed=seed),
         recipe=training.recipe,
@@ -159,12 +182,19 @@ def _by_floor(yardstick: Yardstick, keep: float) -> tuple[Callable[[Classifier],
 
 
 def _row(
-    entrant: Entrant, yardstick: Yardstick, model: Classifier, status: str, cost: Cost, params: Json,
+    entrant: Entrant,
+    yardstick: Yardstick,
+    model: Classifier,
+    status: str,
+    cost: Cost,
+    params: Json,
     trials: tuple[Json, ...],
 ) -> Row:
     standing = yardstick.standing(model, "test", cost.wall)
-    forget, *kept = (Accuracy(round(score["value"] * score["n"]), score["n"], standing.split)
-                     for score in (standing.scores[name] for name in ("forget", "retain", "unseen")))
+    forget, *kept = (
+        Accuracy(round(score["value"] * score["n"]), score["n"], standing.split)
+        for score in (standing.scores[name] for name in ("forget", "retain", "unseen"))
+    )
     test = Pair(forget, pool_accuracies(kept))
     scores = evaluate_splits(model, yardstick.bench.images("val"))
     validation = Pair(scores.forget, scores.retain)

@@ -196,14 +196,31 @@ def compare_rules(
     warnings = (*doubts(workbench), *([MERGED_STATISTICS] if buffers == "merge" else []))
     told = terms if isinstance(contest, ClassifierContest) else None
     return Comparison(
-        str(pool.folder), ids, keep, grid, base, tuple(rows), warnings, forced, contest, told, buffers,
-        beyond=scales is None, images=parts_used(pool.scene) if told else None,
-    )  # fmt: skip
+        str(pool.folder),
+        ids,
+        keep,
+        grid,
+        base,
+        tuple(rows),
+        warnings,
+        forced,
+        contest,
+        told,
+        buffers,
+        beyond=scales is None,
+        images=parts_used(pool.scene) if told else None,
+    )
 
 
 def _contest(
-    stand: PoolStand, keep: float, scales: Scales, buffers: str, terms: Terms, entrants: Sequence[Entrant],
-    on_step: OnStep, anew: bool,
+    stand: PoolStand,
+    keep: float,
+    scales: Scales,
+    buffers: str,
+    terms: Terms,
+    entrants: Sequence[Entrant],
+    on_step: OnStep,
+    anew: bool,
 ) -> Contest:
     if isinstance(stand, Workbench) and is_classifier(stand.pool):
         contest = ClassifierContest(
@@ -232,8 +249,9 @@ def parts_used(scene: Json) -> Json:
     {'forgotten': 60, 'remaining': 540, 'unseen': 240}
     """
     sets = {(entry["name"], entry["split"]): entry for entry in scene["sets"]}
-    used: Json = {split: {name: entry["n"] for (name, on), entry in sets.items() if on == split}
-                  for split in ("val", "test")}  # fmt: skip
+    used: Json = {
+        split: {name: entry["n"] for (name, on), entry in sets.items() if on == split} for split in ("val", "test")
+    }
     shared = [name for name in used["val"] if sets[name, "val"]["fingerprint"] == sets[name, "test"]["fingerprint"]]
     return used | {"shared": shared}
 

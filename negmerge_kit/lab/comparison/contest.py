@@ -67,9 +67,7 @@ class Contest:
         buffers: what becomes of running statistics in every row that merges.
     """
 
-    def __init__(
-        self, stand: PoolStand, *, keep: float = KEEP, scales: Scales = None, buffers: str = "keep"
-    ) -> None:
+    def __init__(self, stand: PoolStand, *, keep: float = KEEP, scales: Scales = None, buffers: str = "keep") -> None:
         self.stand = stand
         self.keep = keep
         self.scales = scales

@@ -139,8 +139,10 @@ class Examiner:
                 if not any(len(images) for images in sets):
                     raise SceneError(f"split {split} has no {what} images: a comparison needs both sides.")
                 if read := {images.split for images in sets} - {split}:
-                    raise SplitError(f"{what} images asked for as {split} are {', '.join(read)} images: nothing is "
-                                     "chosen or measured by them; build the pool anew.")
+                    raise SplitError(
+                        f"{what} images asked for as {split} are {', '.join(read)} images: nothing is "
+                        "chosen or measured by them; build the pool anew."
+                    )
             self._sides[split] = (
                 _Asked(Side((splits.forget,), surest_first=True, between=self.stand.give_way)),
                 _Asked(Side(splits.retain, surest_first=False, between=self.stand.give_way)),

@@ -52,8 +52,9 @@ class Execution:
             "ahead": self.ahead >= 1,
             "save_seconds": self.save_seconds >= 0,
         }
-        if wrong := [f"{item.name} = {getattr(self, item.name)}" for item in fields(self)
-                     if not rules.get(item.name, True)]:
+        if wrong := [
+            f"{item.name} = {getattr(self, item.name)}" for item in fields(self) if not rules.get(item.name, True)
+        ]:
             raise ParameterError(f"training cannot be run so: {', '.join(wrong)} is out of range.")
 
     def check(self, model: Classifier, recipe: Recipe) -> None:
@@ -64,14 +65,17 @@ class Execution:
                 normalisation, whose statistics would be another batch's.
         """
         if recipe.precision == "float16" and model.device.type != "cuda":
-            raise ParameterError(f"precision float16 needs a CUDA device, and this is {model.device.type}: use "
-                                 "bfloat16 or float32.")
+            raise ParameterError(
+                f"precision float16 needs a CUDA device, and this is {model.device.type}: use bfloat16 or float32."
+            )
         if self.compile and model.mode == "linear":
             raise ParameterError("a linear model cannot be compiled: leave compile out.")
         parts = (self.micro_batch or recipe.batch_size) < recipe.batch_size
         if parts and model.mode == "standard" and has_batch_norm(model.clip.visual):
-            raise ParameterError("this image tower has batch normalisation, which sees parts of a batch as other "
-                                 "batches: leave micro_batch out.")
+            raise ParameterError(
+                "this image tower has batch normalisation, which sees parts of a batch as other "
+                "batches: leave micro_batch out."
+            )
 
     def memory_format(self, model: Classifier) -> torch.memory_format:
         """How the tower's weights lie in memory while it trains."""

@@ -96,8 +96,16 @@ def finetune(
     done = len(training.losses)
     encode: Callable[[Tensor], Tensor] = torch.compile(model.encode) if execution.compile else model.encode
     with _training(model, weights, execution.memory_format(model)):
-        for batch in batches(images, recipe, model.device, done=done, order=training.order, mirror=mirror,
-                             ahead=execution.ahead, least=least):
+        for batch in batches(
+            images,
+            recipe,
+            model.device,
+            done=done,
+            order=training.order,
+            mirror=mirror,
+            ahead=execution.ahead,
+            least=least,
+        ):
             lr = rate(recipe, len(training.losses), total)
             for group in optimizer.param_groups:
                 group["lr"] = lr
@@ -168,7 +176,8 @@ def _gradient(
             with torch.autocast(device.type, precision, enabled=recipe.precision != "float32"):
                 features = encode(model.pixels(pixels))
             loss = torch.nn.functional.cross_entropy(
-                features.float() @ model.head(head).T, labels.to(device, non_blocking=True),
+                features.float() @ model.head(head).T,
+                labels.to(device, non_blocking=True),
                 label_smoothing=recipe.label_smoothing,
             ) * (len(labels) / whole)
             scaler.scale(loss).backward()
@@ -177,9 +186,7 @@ def _gradient(
 
 
 @contextmanager
-def _training(
-    model: Classifier, weights: Sequence[torch.nn.Parameter], layout: torch.memory_format
-) -> Iterator[None]:
+def _training(model: Classifier, weights: Sequence[torch.nn.Parameter], layout: torch.memory_format) -> Iterator[None]:
     """Gradients for these weights, and back; a small tower trains on one CPU thread, which is many times faster."""
     for parameter in model.clip.parameters():
         parameter.requires_grad_(False)

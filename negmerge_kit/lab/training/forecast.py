@@ -132,9 +132,7 @@ def count_images(source: DataSource, split: str, transform: Transform) -> int:
     return drawn if split == "val" else max(0, train - drawn)
 
 
-def predicted_seconds(
-    model: Classifier, recipes: Sequence[Recipe], *, images: int, scored: int
-) -> tuple[float, float]:
+def predicted_seconds(model: Classifier, recipes: Sequence[Recipe], *, images: int, scored: int) -> tuple[float, float]:
     """(training, scoring): seconds for these recipes where the model is, at the speed of forward passes timed now.
 
     TRAINING · epochs · images, and SEARCHED · scales · scored for each recipe, times the seconds of one image's forward

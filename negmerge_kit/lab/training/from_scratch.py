@@ -18,8 +18,17 @@ from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.model_spec import CLASSIFIER, find_model
 from negmerge_kit.vision.scene import Scene
 
-PUBLISHED = Recipe(lr=0.1, epochs=182, weight_decay=5e-4, batch_size=256, warmup=0, clip_norm=0.0, augment="crop-4",
-                   optimizer="sgd", schedule="multistep")
+PUBLISHED = Recipe(
+    lr=0.1,
+    epochs=182,
+    weight_decay=5e-4,
+    batch_size=256,
+    warmup=0,
+    clip_norm=0.0,
+    augment="crop-4",
+    optimizer="sgd",
+    schedule="multistep",
+)
 """The original model of the published protocol (SalUn, https://arxiv.org/abs/2310.12508): 182 epochs, a tenth of the
 rate after 91 and 136 of them, which are 50 % and 75 %."""
 
@@ -27,8 +36,9 @@ BASES: dict[str, Recipe] = {
     "tiny": Recipe(lr=0.05, epochs=15, weight_decay=5e-4, batch_size=60, warmup=20, clip_norm=0.0, optimizer="sgd"),
     "resnet18": PUBLISHED,
     "vgg16-bn": PUBLISHED,
-    "swin-t": Recipe(lr=5e-4, epochs=100, weight_decay=0.05, batch_size=128, warmup=2000, clip_norm=1.0,
-                     augment="crop-4"),
+    "swin-t": Recipe(
+        lr=5e-4, epochs=100, weight_decay=0.05, batch_size=128, warmup=2000, clip_norm=1.0, augment="crop-4"
+    ),
 }
 """How each network is trained where a scene does not say; `timm/NAME` as published; Swin-T's is the kit's own."""
 

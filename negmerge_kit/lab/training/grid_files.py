@@ -30,7 +30,14 @@ MOST = 10_000
 """Candidates of a grid."""
 
 _TABLES: dict[str, type] = {
-    "title": str, "source": str, "mode": str, "steps": int, "recipe": dict, "epochs": dict, "vary": dict, "runs": list,
+    "title": str,
+    "source": str,
+    "mode": str,
+    "steps": int,
+    "recipe": dict,
+    "epochs": dict,
+    "vary": dict,
+    "runs": list,
 }
 
 
@@ -56,8 +63,9 @@ def read_grid(
     content = _parse(PRESETS.get(str(name_or_file), Path(name_or_file)))
     meant = content.get("mode")
     if mode is not None and meant not in (None, mode):
-        raise ParameterError(f"grid '{name_or_file}' is for {meant} models, and mode is {mode}: choose mode {meant}, "
-                             "or another grid.")
+        raise ParameterError(
+            f"grid '{name_or_file}' is for {meant} models, and mode is {mode}: choose mode {meant}, or another grid."
+        )
     shared, vary = dict(content.get("recipe", {})), dict(content.get("vary", {}))
     if "epochs" in content or "steps" in content:
         shared |= _length(content, shared, data, images)
@@ -76,27 +84,46 @@ def _parse(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = read_toml(path, dict)
     except OSError as error:
-        raise ParameterError(f"there is no grid '{path}': choose among {', '.join(PRESETS)}, or give a TOML file "
-                             f"({error.strerror or error}).") from None
+        raise ParameterError(
+            f"there is no grid '{path}': choose among {', '.join(PRESETS)}, or give a TOML file "
+            f"({error.strerror or error})."
+        ) from None
     except ValueError as error:
         raise ParameterError(f"{path} is not a TOML file ({error}): see lab/training/grids/ for examples.") from None
     faults = [f"{shortened(key)} is not one of {', '.join(_TABLES)}" for key in content if key not in _TABLES]
-    faults += [f"{key!r} must be a {kind.__name__}" for key, kind in _TABLES.items()
-               if key in content and not isinstance(content[key], kind)]
+    faults += [
+        f"{key!r} must be a {kind.__name__}"
+        for key, kind in _TABLES.items()
+        if key in content and not isinstance(content[key], kind)
+    ]
     if not faults:
-        faults = [f"vary.{key[:60]} must be a list that is not empty" for key, values in content.get("vary", {}).items()
-                  if not isinstance(values, list) or not values]
+        faults = [
+            f"vary.{key[:60]} must be a list that is not empty"
+            for key, values in content.get("vary", {}).items()
+            if not isinstance(values, list) or not values
+        ]
         faults += ["each of [[runs]] must be a table" for run in content.get("runs", []) if not isinstance(run, dict)]
-        faults += [f"epochs.{key[:60]} must be a whole number" for key, value in content.get("epochs", {}).items()
-                   if type(value) is not int]
+        faults += [
+            f"epochs.{key[:60]} must be a whole number"
+            for key, value in content.get("epochs", {}).items()
+            if type(value) is not int
+        ]
         if content.get("mode", MODES[0]) not in MODES:
             faults.append(f"mode must be {' or '.join(MODES)}")
         varied = content.get("vary", {}).get("epochs_times")
-        factors = [*(varied if isinstance(varied, list) else ()), *(
-            table["epochs_times"] for table in (content.get("recipe", {}), *content.get("runs", []))
-            if isinstance(table, dict) and "epochs_times" in table)]
-        faults += ["epochs_times must be positive numbers" for value in factors
-                   if not isinstance(value, int | float) or not value > 0]
+        factors = [
+            *(varied if isinstance(varied, list) else ()),
+            *(
+                table["epochs_times"]
+                for table in (content.get("recipe", {}), *content.get("runs", []))
+                if isinstance(table, dict) and "epochs_times" in table
+            ),
+        ]
+        faults += [
+            "epochs_times must be positive numbers"
+            for value in factors
+            if not isinstance(value, int | float) or not value > 0
+        ]
     if not faults:  # counted before any is built: two lines of a file can multiply to thousands of millions
         count = math.prod(map(len, content.get("vary", {}).values())) + len(content.get("runs", []))
         faults = [f"it has {count:,} candidates, and {MOST:,} are the most"] if count > MOST else []

@@ -53,8 +53,10 @@ def pretraining_images(epoch: int, families: Sequence[str] = tuple(FAMILIES)) ->
 
     sets = [draw_images(name, "pretrain", epoch) for name in families]
     first = [0, *accumulate(len(images.classes) for images in sets)]
-    return (torch.cat([images.images for images in sets]),
-            torch.cat([images.labels + start for images, start in zip(sets, first, strict=False)]))
+    return (
+        torch.cat([images.images for images in sets]),
+        torch.cat([images.labels + start for images, start in zip(sets, first, strict=False)]),
+    )
 
 
 def pretrain_tiny(
@@ -80,8 +82,9 @@ def pretrain_tiny(
     texts = _prompts(families).to(device)
     every_class = torch.arange(texts.shape[1])
     generator = torch.Generator().manual_seed(recipe.seed)
-    optimizer = torch.optim.AdamW([weight for weight in clip.parameters() if weight.requires_grad], lr=recipe.lr,
-                                  weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.AdamW(
+        [weight for weight in clip.parameters() if weight.requires_grad], lr=recipe.lr, weight_decay=recipe.weight_decay
+    )
     batches = sum(FAMILIES[name].pretrain for name in families) // recipe.batch
     steps = batches * recipe.epochs
     clip.train()
@@ -112,7 +115,15 @@ def _prompts(families: Sequence[str]) -> Tensor:
     from negmerge_kit.vision.tiny import register
 
     tokenizer = open_clip.get_tokenizer(register())
-    return torch.stack([
-        tokenizer([family.templates[k].format(name) for family in map(FAMILIES.__getitem__, families)
-                   for name in family.classes])
-        for k in range(3)])
+    return torch.stack(
+        [
+            tokenizer(
+                [
+                    family.templates[k].format(name)
+                    for family in map(FAMILIES.__getitem__, families)
+                    for name in family.classes
+                ]
+            )
+            for k in range(3)
+        ]
+    )

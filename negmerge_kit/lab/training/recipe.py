@@ -87,11 +87,18 @@ class Recipe:
         for item in fields(self):
             if item.type == "float" and type(getattr(self, item.name)) is int:  # 1 and 1.0 are one recipe, one id
                 object.__setattr__(self, item.name, float(getattr(self, item.name)))
-        odd = [item.name for item in fields(self) if isinstance(getattr(self, item.name), bool)
-               or not isinstance(getattr(self, item.name), kinds[str(item.type)])]
+        odd = [
+            item.name
+            for item in fields(self)
+            if isinstance(getattr(self, item.name), bool)
+            or not isinstance(getattr(self, item.name), kinds[str(item.type)])
+        ]
         if odd:
-            raise ParameterError("this recipe cannot be read: " + ", ".join(
-                f"{name} = {shortened(getattr(self, name))}" for name in odd) + " is of the wrong type.")
+            raise ParameterError(
+                "this recipe cannot be read: "
+                + ", ".join(f"{name} = {shortened(getattr(self, name))}" for name in odd)
+                + " is of the wrong type."
+            )
         rules = {
             "lr": isfinite(self.lr) and self.lr > 0,
             "epochs": self.epochs >= 1,
@@ -134,8 +141,7 @@ class Recipe:
         Settings added since the first pools were written are told where they differ from their defaults, which will
         therefore never change: old candidates keep their ids.
         """
-        return {name: value for name, value in asdict(self).items()
-                if name not in _LATER or value != _LATER[name]}
+        return {name: value for name, value in asdict(self).items() if name not in _LATER or value != _LATER[name]}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Recipe:
@@ -164,9 +170,11 @@ def recipe_line(recipe: Json) -> str:
     return Recipe.from_json(recipe).label if "lr" in recipe else str(recipe.get("file", "fine-tuned elsewhere"))
 
 
-_LATER = {item.name: item.default for item in fields(Recipe)
-          if item.name in ("trainable", "augment", "flips", "precision", "warmup_share", "optimizer", "schedule",
-                            "order")}
+_LATER = {
+    item.name: item.default
+    for item in fields(Recipe)
+    if item.name in ("trainable", "augment", "flips", "precision", "warmup_share", "optimizer", "schedule", "order")
+}
 
 
 def grid(
@@ -198,8 +206,10 @@ def grid(
             raise ParameterError(f"candidate {k} of grid '{name_or_file}': {error}") from None
     if len(set(recipes)) < len(recipes):
         twice = next(recipe for recipe in recipes if recipes.count(recipe) > 1)
-        raise ParameterError(f"grid '{name_or_file}' holds {twice.label} twice with seed {twice.seed}: leave seed out, "
-                             "and every candidate gets its own.")
+        raise ParameterError(
+            f"grid '{name_or_file}' holds {twice.label} twice with seed {twice.seed}: leave seed out, "
+            "and every candidate gets its own."
+        )
     return tuple(recipes)
 
 

@@ -83,8 +83,13 @@ class StateFile:
         if self._path is None or (not last and started - self._saved < wait):
             return
         layout = dict(training.tensors())
-        record: Json = {"run": self._run, "recipe": self._recipe.json(), "losses": training.losses,
-                        "scaler": training.scaler.state_dict(), "seconds": training.earlier + started - self._began}
+        record: Json = {
+            "run": self._run,
+            "recipe": self._recipe.json(),
+            "losses": training.losses,
+            "scaler": training.scaler.state_dict(),
+            "seconds": training.earlier + started - self._began,
+        }
         items = ((name, tensor.cpu()) for name, tensor in layout.items())
         save_checkpoint(self._path, items, like=layout, metadata=record)
         self._saved = time.monotonic()
@@ -104,15 +109,19 @@ class StateFile:
         record = stored.metadata
         if record.get("run") != self._run:
             what = _difference(_recipe_in(record), self._recipe)
-            raise OtherRunError(f"{self._path} is the state of another run ({what}): delete it to start afresh, or "
-                                "name another file.", what)  # fmt: skip
+            raise OtherRunError(
+                f"{self._path} is the state of another run ({what}): delete it to start afresh, or name another file.",
+                what,
+            )
         for name, parameter in training.moving.items():
             parameter.copy_(stored[f"weight/{name}"])
             prefix = "optimizer/"
             training.optimizer.state[parameter] = {
                 key: _placed(stored[full], key, parameter)
-                for full in stored if full.startswith(prefix)
-                for key, _, owner in [full.removeprefix(prefix).partition("/")] if owner == name
+                for full in stored
+                if full.startswith(prefix)
+                for key, _, owner in [full.removeprefix(prefix).partition("/")]
+                if owner == name
             }
         for name, buffer in training.tower.named_buffers():
             buffer.copy_(stored[f"buffer/{name}"])
@@ -142,8 +151,9 @@ def _difference(theirs: Recipe | None, ours: Recipe) -> str:
     if theirs is None or theirs == ours:
         return f"other {'recipe, ' if theirs is None else ''}network, images, base or kit version"
     wanted = asdict(ours)
-    parts = [f"{name} {value} instead of {wanted[name]}" for name, value in asdict(theirs).items()
-            if value != wanted[name]]
+    parts = [
+        f"{name} {value} instead of {wanted[name]}" for name, value in asdict(theirs).items() if value != wanted[name]
+    ]
     return ", ".join(parts[:MOST_NAMED] + [f"{len(parts) - MOST_NAMED} more"] * (len(parts) > MOST_NAMED))
 
 

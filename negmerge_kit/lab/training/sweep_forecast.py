@@ -26,8 +26,13 @@ Clock = Callable[[], float]
 
 
 def measured_seconds(
-    model: Classifier, images: ImageSet, recipes: Sequence[Recipe], *, scored: int,
-    base: tuple[ImageSet, Recipe] | None = None, kinds: dict[Recipe, float] | None = None,
+    model: Classifier,
+    images: ImageSet,
+    recipes: Sequence[Recipe],
+    *,
+    scored: int,
+    base: tuple[ImageSet, Recipe] | None = None,
+    kinds: dict[Recipe, float] | None = None,
     clock: Clock = time.perf_counter,
 ) -> Json:
     """Seconds for these recipes where the model is, at the speed of steps that are taken now and undone again.
@@ -60,12 +65,22 @@ def measured_seconds(
         steps += steps_of(recipe, len(seen))
     looked = len(recipes) * SEARCHED * len(DEFAULT_SCALES) * scored
     scoring = looked * seconds_of_an_image(model, clock=clock)
-    return {"base_seconds": before, "training_seconds": total, "scoring_seconds": scoring,
-            "seconds": before + total + scoring, "steps": steps}  # fmt: skip
+    return {
+        "base_seconds": before,
+        "training_seconds": total,
+        "scoring_seconds": scoring,
+        "seconds": before + total + scoring,
+        "steps": steps,
+    }
 
 
 def assumed_seconds(
-    model: Classifier, images: int, recipes: Sequence[Recipe], *, scored: int, base: tuple[int, Recipe] | None = None,
+    model: Classifier,
+    images: int,
+    recipes: Sequence[Recipe],
+    *,
+    scored: int,
+    base: tuple[int, Recipe] | None = None,
     tflops: float = SUSTAINED,
 ) -> Json:
     """As `measured_seconds`, for a device that sustains so many tera floating-point operations a second."""
@@ -74,8 +89,13 @@ def assumed_seconds(
     before = 0.0 if base is None else TRAINING * each * base[0] * base[1].epochs
     scoring = len(recipes) * SEARCHED * len(DEFAULT_SCALES) * scored * each
     steps = sum(steps_of(recipe, images) for recipe in recipes) + (0 if base is None else steps_of(base[1], base[0]))
-    return {"base_seconds": before, "training_seconds": training, "scoring_seconds": scoring,
-            "seconds": before + training + scoring, "steps": steps}  # fmt: skip
+    return {
+        "base_seconds": before,
+        "training_seconds": training,
+        "scoring_seconds": scoring,
+        "seconds": before + training + scoring,
+        "steps": steps,
+    }
 
 
 def steps_of(recipe: Recipe, images: int) -> int:

@@ -72,13 +72,21 @@ def agreement_explorer(bench: Workbench, *, interactive: bool = True) -> Explore
         # A list that is always open would lose its arrow keys to JupyterLab, which moves between cells with them.
         "where": widgets.Dropdown(
             options=[(f"{INDENT * branch.depth}{branch.name}", place) for place, branch in enumerate(tree)],
-            value=0, description="tensor tree", style=LABELS, layout=widgets.Layout(width="36em"),
+            value=0,
+            description="tensor tree",
+            style=LABELS,
+            layout=widgets.Layout(width="36em"),
         ),
         "votes": widgets.IntSlider(
-            n, min=votes_needed(n, 0.5 + 1e-6), max=n, description=f"votes of {n}", continuous_update=False,
-            style=LABELS, layout=widgets.Layout(width="27em"),
+            n,
+            min=votes_needed(n, 0.5 + 1e-6),
+            max=n,
+            description=f"votes of {n}",
+            continuous_update=False,
+            style=LABELS,
+            layout=widgets.Layout(width="27em"),
         ),
-    }  # fmt: skip
+    }
 
     def draw() -> Drawn:
         branch, votes = tree[controls["where"].value], controls["votes"].value

@@ -35,11 +35,7 @@ class Explorer:
     """
 
     def __init__(
-        self,
-        controls: Mapping[str, Any],
-        draw: Callable[[], Drawn],
-        *,
-        buttons: Mapping[str, Any] | None = None,
+        self, controls: Mapping[str, Any], draw: Callable[[], Drawn], *, buttons: Mapping[str, Any] | None = None
     ) -> None:
         self.controls = dict(controls)
         self.buttons = dict(buttons or {})
@@ -99,6 +95,12 @@ class Explorer:
 def slider(title: str, value: float, *, high: float, low: float = 0.0, step: float = 0.05) -> Any:
     """A slider that reports its value when it is let go; the arrow keys move it a step."""
     return widgets.FloatSlider(
-        value, min=low, max=high, step=step, description=title, continuous_update=False, style=LABELS,
+        value,
+        min=low,
+        max=high,
+        step=step,
+        description=title,
+        continuous_update=False,
+        style=LABELS,
         layout=widgets.Layout(width="27em"),
-    )  # fmt: skip
+    )

@@ -29,8 +29,10 @@ def negation_explorer(bench: Workbench, *, keep: float = KEEP, interactive: bool
     controls: dict[str, Any] = {
         "candidate": widgets.Dropdown(
             options=[(candidate_line(entry), entry.id) for entry in bench.pool.entries],
-            description="candidate", style=LABELS, layout=widgets.Layout(width="34em"),
+            description="candidate",
+            style=LABELS,
+            layout=widgets.Layout(width="34em"),
         ),
         "scale": slider("scale λ", 0.5, high=LARGEST_SCALE),
-    }  # fmt: skip
+    }
     return Explorer(controls, lambda: Drawn(figure(controls["candidate"].value, controls["scale"].value)))

@@ -50,9 +50,10 @@ def unlearn_explorer(
         "keep": slider("keep at least", keep, low=0.5, high=1.0, step=0.01),
     }
     find = widgets.Button(
-        description="find the best scale", tooltip="search the scale on the whole validation split",
+        description="find the best scale",
+        tooltip="search the scale on the whole validation split",
         layout=widgets.Layout(width="14em", margin="4px 0 4px 9.5em"),
-    )  # fmt: skip
+    )
 
     def chosen() -> Choice:
         name, params = controls["rule"].value

@@ -43,8 +43,10 @@ def check_augment(spec: str) -> str:
     'rand-m2-n1-mstd0.5'
     """
     if spec != NONE and not _SPEC.fullmatch(spec) and not CROP_AT_RANDOM.fullmatch(spec):
-        raise ParameterError(f"augment is {spec!r}: give none, timm's rand-m{{m}}-n{{n}}-mstd0.5 (the paper: m 1 to "
-                             "10, n 1 to 3), or crop-4.")
+        raise ParameterError(
+            f"augment is {spec!r}: give none, timm's rand-m{{m}}-n{{n}}-mstd0.5 (the paper: m 1 to "
+            "10, n 1 to 3), or crop-4."
+        )
     return spec
 
 
@@ -81,8 +83,10 @@ def augment(images: Tensor, spec: str, *, seed: int, flips: bool = False, crop: 
 
     check_augment(spec)
     if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8 or images.device.type != "cpu":
-        raise ParameterError(f"images to augment are {images.dtype} {list(images.shape)} on {images.device}: give "
-                             "uint8 [n, 3, H, W] on the CPU.")
+        raise ParameterError(
+            f"images to augment are {images.dtype} {list(images.shape)} on {images.device}: give "
+            "uint8 [n, 3, H, W] on the CPU."
+        )
     if cropped := CROP_AT_RANDOM.fullmatch(spec):
         return crop_at_random(images, int(cropped[1]), seed=seed, flips=flips)
     if not len(images) or (spec == NONE and not flips):
@@ -110,8 +114,17 @@ def _plans(n: int, spec: str, size: tuple[int, int], flips: bool, crop: bool) ->
         planned.clear()
         if randaugment is not None and crop:
             top, left, tall, wide = cropper.get_params(blank, cropper.scale, cropper.ratio)
-            planned.append(partial(functional.resized_crop, top=top, left=left, height=tall, width=wide,
-                                   size=[height, width], interpolation=random.choice(cropper.interpolation)))
+            planned.append(
+                partial(
+                    functional.resized_crop,
+                    top=top,
+                    left=left,
+                    height=tall,
+                    width=wide,
+                    size=[height, width],
+                    interpolation=random.choice(cropper.interpolation),
+                )
+            )
         if flips and random.random() < 0.5:
             planned.append(functional.hflip)
         if randaugment is not None:
@@ -127,16 +140,19 @@ def _recording(spec: str, size: tuple[int, int], planned: list[Step]) -> Any:
     """
     from timm.data.auto_augment import rand_augment_transform
 
-    hparams = {"translate_const": int(min(size) * 0.45),
-               "img_mean": tuple(min(255, round(255 * mean)) for mean in OPENAI_MEAN)}
+    hparams = {
+        "translate_const": int(min(size) * 0.45),
+        "img_mean": tuple(min(255, round(255 * mean)) for mean in OPENAI_MEAN),
+    }
     transform = rand_augment_transform(spec, hparams)
     for operation in transform.ops:
         operation.aug_fn = partial(_record, planned, operation.aug_fn, operation.name.startswith(_MOVES))
     return transform
 
 
-def _record(planned: list[Step], function: Callable[..., Image], moves: bool, image: Image, *levels: Any,
-            **settings: Any) -> Image:
+def _record(
+    planned: list[Step], function: Callable[..., Image], moves: bool, image: Image, *levels: Any, **settings: Any
+) -> Image:
     resample = settings.get("resample")
     if isinstance(resample, tuple) and moves:
         settings["resample"] = random.choice(resample)

@@ -1,7 +1,7 @@
 """Decoded images on disk: one file of uint8 pixels a split, with a record of labels, rows and fingerprint beside it.
 
-    CACHE/images/NAME-<data>/HxW-<transform>/SPLIT.u8        [n, 3, H, W], memory-mapped when opened
-    CACHE/images/NAME-<data>/HxW-<transform>/SPLIT.json      written last: without it the pixels are not whole
+CACHE/images/NAME-<data>/HxW-<transform>/SPLIT.u8        [n, 3, H, W], memory-mapped when opened
+CACHE/images/NAME-<data>/HxW-<transform>/SPLIT.json      written last: without it the pixels are not whole
 """
 
 from __future__ import annotations
@@ -118,8 +118,11 @@ def problem(folder: Path, split: str) -> str | None:
         found = fingerprint_of(record.labels, folder / f"{split}.u8")
     except OSError as error:
         return f"{folder / split}.u8 cannot be read ({error.strerror or error}): {remedy}."
-    return None if found == record.fingerprint else (
-        f"{folder / split}.u8 is not what was decoded (its SHA-256 differs): {remedy}.")
+    return (
+        None
+        if found == record.fingerprint
+        else (f"{folder / split}.u8 is not what was decoded (its SHA-256 differs): {remedy}.")
+    )
 
 
 def refuse_corrupt(record: Record) -> None:
@@ -129,8 +132,10 @@ def refuse_corrupt(record: Record) -> None:
         SceneError: naming the first of them.
     """
     if record.corrupt:
-        raise SceneError(f"{record.source} ({record.split}) has {len(record.corrupt)} images that cannot be decoded, "
-                         f"{record.corrupt[0]} first: mend or remove them, or ask for corrupt = \"skip\".")
+        raise SceneError(
+            f"{record.source} ({record.split}) has {len(record.corrupt)} images that cannot be decoded, "
+            f'{record.corrupt[0]} first: mend or remove them, or ask for corrupt = "skip".'
+        )
 
 
 def _count(shape: tuple[int, ...]) -> int:

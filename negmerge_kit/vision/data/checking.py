@@ -46,8 +46,9 @@ def checked_image(name: str, data: bytes) -> tuple[str, Noticed]:
     from PIL import Image, UnidentifiedImageError
 
     if len(data) > LARGEST_IMAGE:
-        raise SceneError(f"{name} has {len(data) / 2**20:.0f} MB, and an image may have {LARGEST_IMAGE >> 20}: make it "
-                         "smaller.")
+        raise SceneError(
+            f"{name} has {len(data) / 2**20:.0f} MB, and an image may have {LARGEST_IMAGE >> 20}: make it smaller."
+        )
     _check_single(name, data)
     try:
         with warnings.catch_warnings():
@@ -55,20 +56,35 @@ def checked_image(name: str, data: bytes) -> tuple[str, Noticed]:
             with Image.open(io.BytesIO(data), formats=tuple(FORMATS)) as image:
                 wide, high = image.size
                 if wide * high > MOST_PIXELS:
-                    raise SceneError(f"{name} has {wide:,} x {high:,} pixels, and an image may have {MOST_PIXELS:,}: "
-                                     "make it smaller.")
+                    raise SceneError(
+                        f"{name} has {wide:,} x {high:,} pixels, and an image may have {MOST_PIXELS:,}: "
+                        "make it smaller."
+                    )
                 kind = str(image.format)
                 noticed = notice(image)
                 as_rgb(image)
     except UnclearRangeError as error:
         raise SceneError(f"{name} cannot be used: {error}.") from None
     except UnidentifiedImageError:
-        raise SceneError(f"{name} is no image of {', '.join(FORMATS)}: save it as one of these, a phone's HEIC as "
-                         "JPEG, or leave it out.") from None
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, OverflowError, MemoryError, struct.error,
-            zlib.error, Image.DecompressionBombError) as error:
-        raise SceneError(f"{name} cannot be decoded ({str(error)[:120] or type(error).__name__}): mend it or leave it "
-                         "out.") from None
+        raise SceneError(
+            f"{name} is no image of {', '.join(FORMATS)}: save it as one of these, a phone's HEIC as "
+            "JPEG, or leave it out."
+        ) from None
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        IndexError,
+        OverflowError,
+        MemoryError,
+        struct.error,
+        zlib.error,
+        Image.DecompressionBombError,
+    ) as error:
+        raise SceneError(
+            f"{name} cannot be decoded ({str(error)[:120] or type(error).__name__}): mend it or leave it out."
+        ) from None
     return FORMATS.get(kind, ".jpg"), noticed  # MPO, a camera's JPEG with a second picture
 
 

@@ -36,13 +36,19 @@ def original_numbers(labels: Sequence[int]) -> list[int]:
     size = len(labels) // len(BATCHES)
     found = [_batch(labels[start : start + len(BATCHES[0])]) for start in range(0, size * len(BATCHES), max(size, 1))]
     if sorted(found) != list(range(len(BATCHES))) or len(labels) != size * len(BATCHES):
-        raise SceneError("the training rows of cifar10 are not its five batches, so its images cannot be told by their "
-                         "numbers: use hf:uoft-cs/cifar10, of which the rows of the Hub's file are counted.")
+        raise SceneError(
+            "the training rows of cifar10 are not its five batches, so its images cannot be told by their "
+            "numbers: use hf:uoft-cs/cifar10, of which the rows of the Hub's file are counted."
+        )
     return [batch * size + row for batch in found for row in range(size)]
 
 
 def _batch(begins: Sequence[int]) -> int:
     """Which batch has these first labels; -1 if none has."""
-    fits = [number for number, batch in enumerate(BATCHES) if len(begins) == len(batch)
-            and all(label in (-1, int(known)) for label, known in zip(begins, batch, strict=True))]
+    fits = [
+        number
+        for number, batch in enumerate(BATCHES)
+        if len(begins) == len(batch)
+        and all(label in (-1, int(known)) for label, known in zip(begins, batch, strict=True))
+    ]
     return fits[0] if len(fits) == 1 else -1

@@ -36,8 +36,10 @@ def open_repository(
                 parts = datasets.load_dataset(str(folder), name=subset or None, streaming=True, **only)
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".: ")
-        raise SceneError(f"the files in {folder} cannot be read as images with labels ({first}): give parquet files or "
-                         "one folder a class, as the Hub lays them out.") from error
+        raise SceneError(
+            f"the files in {folder} cannot be read as images with labels ({first}): give parquet files or "
+            "one folder a class, as the Hub lays them out."
+        ) from error
     return dict(parts)
 
 
@@ -51,12 +53,20 @@ def find_columns(features: Any, where: str) -> tuple[str, str, tuple[str, ...]]:
 
     columns = dict(features or {})
     # A parquet file that another library wrote does not say that such a column holds images.
-    image = next((name for name, kind in columns.items()
-                  if isinstance(kind, Image) or (isinstance(kind, dict) and {"bytes", "path"} <= set(kind))), None)
+    image = next(
+        (
+            name
+            for name, kind in columns.items()
+            if isinstance(kind, Image) or (isinstance(kind, dict) and {"bytes", "path"} <= set(kind))
+        ),
+        None,
+    )
     label = next((name for name, kind in columns.items() if isinstance(kind, ClassLabel)), None)
     if image is None:
-        raise SceneError(f"{where} has no column of images (it has {', '.join(columns) or 'none'}): choose an image "
-                         "classification data set.")
+        raise SceneError(
+            f"{where} has no column of images (it has {', '.join(columns) or 'none'}): choose an image "
+            "classification data set."
+        )
     return image, label or "", tuple(columns[label].names) if label else ()
 
 
@@ -78,8 +88,11 @@ class HubRows:
         if self.image in part.features:
             part = self._undecoded(part)
         with _reading(self.folder):
-            return [int(label) for batch in part.select_columns([self.label]).iter(batch_size=4096)
-                    for label in batch[self.label]]
+            return [
+                int(label)
+                for batch in part.select_columns([self.label]).iter(batch_size=4096)
+                for label in batch[self.label]
+            ]
 
     def read(self, wanted: Sequence[int]) -> Iterator[tuple[str, Callable[[], bytes]]]:
         """Encoded images of rows in ascending order; all rows before and between are passed over."""
@@ -152,5 +165,7 @@ class _reading:
         import pyarrow
 
         if isinstance(error, pyarrow.ArrowException):
-            raise SceneError(f"a file in {self._folder} is damaged ({str(error).splitlines()[0]}): delete it and "
-                             "prepare the data again.") from error
+            raise SceneError(
+                f"a file in {self._folder} is damaged ({str(error).splitlines()[0]}): delete it and "
+                "prepare the data again."
+            ) from error

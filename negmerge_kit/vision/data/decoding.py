@@ -99,9 +99,11 @@ def decode_split(
                 if record is None:
                     record = _decode(request, *rows(), corrupt, on_images)
         except OSError as error:
-            raise SceneError(f"the decoded images of {request.source} cannot be written to {request.folder} "
-                             f"({error.strerror or error}): free some space, or set NEGMERGE_CACHE to another disk; "
-                             "what is decoded is kept.") from error
+            raise SceneError(
+                f"the decoded images of {request.source} cannot be written to {request.folder} "
+                f"({error.strerror or error}): free some space, or set NEGMERGE_CACHE to another disk; "
+                "what is decoded is kept."
+            ) from error
     if corrupt == "refuse":
         refuse_corrupt(record)
     return record
@@ -126,8 +128,10 @@ def _decode(request: Request, rows: Rows, indices: Sequence[int], corrupt: str, 
         for todo, answers in _in_chunks(rows, ascending[done:], request.transform, pool):
             fresh = {str(row): name for row, (name, pixels, _) in zip(todo, answers, strict=True) if pixels is None}
             if fresh and corrupt == "refuse":
-                raise SceneError(f"{next(iter(fresh.values()))} of {request.source} cannot be decoded: mend or remove "
-                                 "it, or leave such images out with corrupt = \"skip\" (--corrupt skip).")
+                raise SceneError(
+                    f"{next(iter(fresh.values()))} of {request.source} cannot be decoded: mend or remove "
+                    'it, or leave such images out with corrupt = "skip" (--corrupt skip).'
+                )
             for row, (_, pixels, _) in zip(todo, answers, strict=True):
                 if pixels is not None:
                     file.seek(place[row] * size)
@@ -163,20 +167,31 @@ def _in_chunks(
         yield rows_done, list(answers)
 
 
-def _finish(
-    request: Request, rows: Rows, indices: Sequence[int], bad: dict[str, str], noticed: Counter[str]
-) -> Record:
+def _finish(request: Request, rows: Rows, indices: Sequence[int], bad: dict[str, str], noticed: Counter[str]) -> Record:
     kept = [row for row in indices if str(row) not in bad]
     if not kept:
-        raise SceneError(f"none of the {len(indices)} {request.split} images of {request.source} can be decoded: give "
-                         "JPEG, PNG or another format that Pillow reads.")
+        raise SceneError(
+            f"none of the {len(indices)} {request.split} images of {request.source} can be decoded: give "
+            "JPEG, PNG or another format that Pillow reads."
+        )
     if bad:
         _close_gaps(request, [number for number, row in enumerate(indices) if str(row) not in bad])
     labels = [int(rows.labels[row]) for row in kept]
     fingerprint = fingerprint_of(labels, request.part)
     request.part.replace(request.pixels)
-    record = Record(request.source, request.split, request.identity, request.transform.json(), request.classes, labels,
-                    kept, len(rows.labels), fingerprint, tuple(bad.values()), dict(noticed))
+    record = Record(
+        request.source,
+        request.split,
+        request.identity,
+        request.transform.json(),
+        request.classes,
+        labels,
+        kept,
+        len(rows.labels),
+        fingerprint,
+        tuple(bad.values()),
+        dict(noticed),
+    )
     record.write(request.folder)
     request.journal.unlink()
     return record
@@ -228,9 +243,11 @@ def _resume(request: Request, total: int) -> tuple[int, dict[str, str], Counter[
 def _check_space(request: Request, needed: int) -> None:
     free = shutil.disk_usage(request.folder).free
     if free < needed:
-        raise SceneError(f"the decoded {request.split} images of {request.source} need {needed / 1e9:.2f} GB, but "
-                         f"{request.folder} has {free / 1e9:.2f} GB left: free some space, or set NEGMERGE_CACHE to "
-                         "another disk.")
+        raise SceneError(
+            f"the decoded {request.split} images of {request.source} need {needed / 1e9:.2f} GB, but "
+            f"{request.folder} has {free / 1e9:.2f} GB left: free some space, or set NEGMERGE_CACHE to "
+            "another disk."
+        )
 
 
 def cores() -> int:
@@ -253,4 +270,3 @@ def _decoder(transform: Transform) -> Callable[[tuple[str, Callable[[], bytes]]]
             return name, None, ()
 
     return decode
-

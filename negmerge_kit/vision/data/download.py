@@ -26,16 +26,22 @@ def resolve(repo: str, revision: str | None, patterns: Sequence[str]) -> tuple[s
 
     with _telling(repo, revision):
         told = HfApi().dataset_info(repo, revision=revision, timeout=TIMEOUT, files_metadata=True)
-    return str(told.sha), {file.rfilename: file.size or 0 for file in told.siblings or ()
-                           if not patterns or any(fnmatch(file.rfilename, pattern) for pattern in patterns)}
+    return str(told.sha), {
+        file.rfilename: file.size or 0
+        for file in told.siblings or ()
+        if not patterns or any(fnmatch(file.rfilename, pattern) for pattern in patterns)
+    }
 
 
 def bytes_missing(repo: str, commit: str, files: dict[str, int]) -> int:
     """How much of a repository's files is not in the local Hub cache."""
     from huggingface_hub import try_to_load_from_cache
 
-    return sum(size for name, size in files.items()
-               if not isinstance(try_to_load_from_cache(repo, name, repo_type="dataset", revision=commit), str))
+    return sum(
+        size
+        for name, size in files.items()
+        if not isinstance(try_to_load_from_cache(repo, name, repo_type="dataset", revision=commit), str)
+    )
 
 
 def local_files(repo: str, revision: str | None, patterns: Sequence[str]) -> Path | None:
@@ -48,8 +54,15 @@ def local_files(repo: str, revision: str | None, patterns: Sequence[str]) -> Pat
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(repo, repo_type="dataset", revision=revision, local_files_only=True,
-                                        allow_patterns=list(patterns) or None))
+        folder = Path(
+            snapshot_download(
+                repo,
+                repo_type="dataset",
+                revision=revision,
+                local_files_only=True,
+                allow_patterns=list(patterns) or None,
+            )
+        )
     except (LocalEntryNotFoundError, HFValidationError):
         return None
     files = sorted(str(path.relative_to(folder).as_posix()) for path in folder.rglob("*") if path.is_file())
@@ -73,8 +86,15 @@ def download(repo: str, revision: str, patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     with _telling(repo, revision):
-        return Path(snapshot_download(
-            repo, repo_type="dataset", revision=revision, allow_patterns=list(patterns) or None, etag_timeout=TIMEOUT))
+        return Path(
+            snapshot_download(
+                repo,
+                repo_type="dataset",
+                revision=revision,
+                allow_patterns=list(patterns) or None,
+                etag_timeout=TIMEOUT,
+            )
+        )
 
 
 @contextmanager
@@ -87,21 +107,28 @@ def _telling(repo: str, revision: str | None) -> Iterator[None]:
     try:
         yield
     except errors.OfflineModeIsEnabled as error:
-        raise SceneError(f"{at} is not (wholly) in the local Hub cache and HF_HUB_OFFLINE is set: unset it and prepare "
-                         "the data once with a network, or copy the Hub cache of a machine that has them.") from error
+        raise SceneError(
+            f"{at} is not (wholly) in the local Hub cache and HF_HUB_OFFLINE is set: unset it and prepare "
+            "the data once with a network, or copy the Hub cache of a machine that has them."
+        ) from error
     except errors.GatedRepoError as error:
-        raise SceneError(f"{at} wants a login: accept its terms on the Hub, then run `hf auth login` or set "
-                         "HF_TOKEN; or name a local copy, e.g. imagenet:/data/imagenet.") from error
+        raise SceneError(
+            f"{at} wants a login: accept its terms on the Hub, then run `hf auth login` or set "
+            "HF_TOKEN; or name a local copy, e.g. imagenet:/data/imagenet."
+        ) from error
     except errors.RevisionNotFoundError as error:
         raise SceneError(f"{repo} has no revision {revision}: give a commit or a branch of it.") from error
     except errors.RepositoryNotFoundError as error:
-        raise SceneError(f"there is no data set {repo} on the Hub, or it is private: check its name, or run "
-                         "`hf auth login`.") from error
+        raise SceneError(
+            f"there is no data set {repo} on the Hub, or it is private: check its name, or run `hf auth login`."
+        ) from error
     except errors.HFValidationError as error:
         raise SceneError(f"{repo!r} is not a name on the Hub: give hf:OWNER/NAME[/CONFIG][@REVISION].") from error
     except network as error:
-        raise SceneError(f"the Hub cannot be reached for {at} ({_first_line(error)}): check the network, or prepare "
-                         "the data from a local copy (NAME:PATH or folder:PATH).") from error
+        raise SceneError(
+            f"the Hub cannot be reached for {at} ({_first_line(error)}): check the network, or prepare "
+            "the data from a local copy (NAME:PATH or folder:PATH)."
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -44,9 +44,7 @@ class DrawnSource(DataSource):
         """The family's prompts."""
         return self.family.templates
 
-    def images(
-        self, split: str, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse"
-    ) -> ImageSet:
+    def images(self, split: str, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse") -> ImageSet:
         """The drawings of a split, resized if they are wanted at another size than 32 x 32."""
         self.check_split(split)
         check_corrupt(corrupt)
@@ -56,8 +54,13 @@ class DrawnSource(DataSource):
     def described(self, split: str, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse") -> Json:
         """Name, split, the seed that draws it, n and fingerprint."""
         images = self.images(split, image_size=image_size, corrupt=corrupt)
-        return {"name": self.name, "split": split, "seed": self.family.seed(split), "n": len(images),
-                "fingerprint": images.fingerprint()}
+        return {
+            "name": self.name,
+            "split": split,
+            "seed": self.family.seed(split),
+            "n": len(images),
+            "fingerprint": images.fingerprint(),
+        }
 
 
 @lru_cache(maxsize=16)

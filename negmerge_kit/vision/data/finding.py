@@ -48,6 +48,8 @@ def find_data(text: str) -> DataSource:
         from negmerge_kit.vision.data.hub import NamedSource
 
         return NamedSource(name, revision or None)
-    raise SceneError(f"data {shortened(text)} is not known: choose one of {', '.join((*DATASETS, *FAMILIES, SCANS))}; "
-                     "or give NAME:PATH for a local copy of a named set, folder:PATH for your own images, or "
-                     "hf:OWNER/NAME.")
+    raise SceneError(
+        f"data {shortened(text)} is not known: choose one of {', '.join((*DATASETS, *FAMILIES, SCANS))}; "
+        "or give NAME:PATH for a local copy of a named set, folder:PATH for your own images, or "
+        "hf:OWNER/NAME."
+    )

@@ -78,8 +78,9 @@ class FolderSource(StoredSource):
                 try:
                     state = (root / file).stat()
                 except OSError as error:
-                    raise SceneError(f"{root / file} cannot be read ({error.strerror}): put it back, or remove it and "
-                                     "begin anew.") from error
+                    raise SceneError(
+                        f"{root / file} cannot be read ({error.strerror}): put it back, or remove it and begin anew."
+                    ) from error
                 total += state.st_size
                 sha.update(f"{folder}/{file}\0{state.st_size}\0{state.st_mtime_ns}\0".encode())
         self.bytes = total
@@ -103,8 +104,9 @@ class FolderSource(StoredSource):
 
     def count(self, splits: Sequence[str]) -> int:
         """All the files that these splits, and what is drawn beside them, are taken from."""
-        return sum(len(self._listed(folder).files) for folder, (_, taken) in self._parts.items()
-                   if set(taken) & set(splits))
+        return sum(
+            len(self._listed(folder).files) for folder, (_, taken) in self._parts.items() if set(taken) & set(splits)
+        )
 
     @cached_property
     def _parts(self) -> dict[str, tuple[Path, tuple[str, ...]]]:
@@ -115,8 +117,10 @@ class FolderSource(StoredSource):
         if not given:
             return {".": (self.path, SPLITS)}
         if "train" not in given:
-            raise SceneError(f"{self.path} has {', '.join(given)} but no train: add a folder train, or put the classes "
-                             "straight into the folder and let the splits be drawn.")
+            raise SceneError(
+                f"{self.path} has {', '.join(given)} but no train: add a folder train, or put the classes "
+                "straight into the folder and let the splits be drawn."
+            )
         drawn = tuple(split for split in SPLITS if split == "train" or split not in given)
         return {split: (self.path / split, drawn if split == "train" else (split,)) for split in given}
 
@@ -167,8 +171,10 @@ class LocalSource(FolderSource):
     def _parts(self) -> dict[str, tuple[Path, tuple[str, ...]]]:
         test = next((name for name in TEST_FOLDERS if (self.path / name).is_dir()), None)
         if test is None or (self._entry.train and not (self.path / "train").is_dir()):
-            raise SceneError(f"{self.path} is not a copy of {self.title}: give a folder with train and test (or val), "
-                             "and in each a sub-folder of images for each class.")
+            raise SceneError(
+                f"{self.path} is not a copy of {self.title}: give a folder with train and test (or val), "
+                "and in each a sub-folder of images for each class."
+            )
         if not self._entry.train:
             return {test: (self.path / test, ("train", "val", "test"))}
         return {"train": (self.path / "train", ("train", "val")), test: (self.path / test, ("test",))}
@@ -187,8 +193,10 @@ def list_images(root: Path, labels: Sequence[str], *, complete: bool) -> FolderR
         SceneError: a class folder that is not among the labels, no image, or, if `complete`, a class without one.
     """
     if strange := sorted(set(_class_folders(root)) - set(labels)):
-        raise SceneError(f"{root} has a class {strange[0]!r} that the training images do not have: rename the folder, "
-                         f"or use {', '.join(labels[:5])}{' …' if len(labels) > 5 else ''}.")
+        raise SceneError(
+            f"{root} has a class {strange[0]!r} that the training images do not have: rename the folder, "
+            f"or use {', '.join(labels[:5])}{' …' if len(labels) > 5 else ''}."
+        )
     files: list[str] = []
     numbers: list[int] = []
     for number, label in enumerate(labels):
@@ -197,8 +205,9 @@ def list_images(root: Path, labels: Sequence[str], *, complete: bool) -> FolderR
         numbers += [number] * len(found)
     counts = Counter(numbers)
     if not files:
-        raise SceneError(f"{root} has no images: put {', '.join(sorted(EXTENSIONS)[:4])} … files into a sub-folder for "
-                         "each class.")
+        raise SceneError(
+            f"{root} has no images: put {', '.join(sorted(EXTENSIONS)[:4])} … files into a sub-folder for each class."
+        )
     if complete and (empty := next((label for number, label in enumerate(labels) if not counts[number]), None)):
         raise SceneError(f"class {empty!r} in {root} has no image: add some, or remove the folder.")
     return FolderRows(root, tuple(files), tuple(numbers))
@@ -224,4 +233,3 @@ def _files(folder: Path, below: str, above: tuple[str, ...] = ()) -> Iterator[st
             if Path(entry.path).exists() and not entry.is_file():  # a link to nothing is named when it is read
                 continue
             yield f"{below}/{entry.name}"
-

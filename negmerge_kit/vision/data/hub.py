@@ -80,8 +80,10 @@ class HubSource(StoredSource):
         """
         pin = read_pin(self.repo, self.config)
         if pin is None:
-            raise SceneError(f"{self.stem} is not prepared ({self._size()} to download): run "
-                             f"`negmerge data prepare {self.asked}` first.")
+            raise SceneError(
+                f"{self.stem} is not prepared ({self._size()} to download): run "
+                f"`negmerge data prepare {self.asked}` first."
+            )
         if self.wanted is not None and COMMIT.fullmatch(self.wanted):
             check_pin(pin, self.wanted, self.stem)
         return pin
@@ -97,8 +99,10 @@ class HubSource(StoredSource):
         folder = None if missing else local_files(self.repo, commit, self.patterns)
         fresh = self.inspect(folder or download(self.repo, commit, self.patterns))
         if pin is not None and pin != fresh:
-            raise SceneError(f"{self.text} is no longer what was prepared: its classes, columns or splits changed; "
-                             "fetch it into the Hub cache again.")
+            raise SceneError(
+                f"{self.text} is no longer what was prepared: its classes, columns or splits changed; "
+                "fetch it into the Hub cache again."
+            )
         fresh.write()
 
     def resolved(self) -> tuple[str, int]:
@@ -139,8 +143,10 @@ class HubSource(StoredSource):
     def check_names(self, names: Sequence[str]) -> None:
         """Refuse a label column that cannot be used."""
         if not names:
-            raise SceneError(f"{self.stem} has no column of class labels with names: choose another data set, or make "
-                             "a folder with one sub-folder a class and use folder:PATH.")
+            raise SceneError(
+                f"{self.stem} has no column of class labels with names: choose another data set, or make "
+                "a folder with one sub-folder a class and use folder:PATH."
+            )
 
     def files(self, folder: Path) -> dict[str, list[str]]:
         """Split -> files, where a pattern says so; empty where the repository's own layout does."""
@@ -156,14 +162,18 @@ class HubSource(StoredSource):
         pin = self.pin()
         folder = local_files(self.repo, pin.revision, self.patterns)
         if folder is None:
-            raise SceneError(f"the files of {self.text} are no longer in the Hub cache ({self._size()} to download): "
-                             f"run `negmerge data prepare {self.asked}` again.")
+            raise SceneError(
+                f"the files of {self.text} are no longer in the Hub cache ({self._size()} to download): "
+                f"run `negmerge data prepare {self.asked}` again."
+            )
         there, splits = self.taken_from(split, pin.splits)
         rows = HubRows(folder, self.subset, self.files(folder), there, pin.image, pin.label)
         if rows.labels and not 0 <= min(rows.labels) <= max(rows.labels) < len(self.classes):
-            raise SceneError(f"the {there} split of {self.text} has labels from {min(rows.labels)} to "
-                             f"{max(rows.labels)} for {len(self.classes)} classes: it is not labelled, or not the data "
-                             "set that was expected.")
+            raise SceneError(
+                f"the {there} split of {self.text} has labels from {min(rows.labels)} to "
+                f"{max(rows.labels)} for {len(self.classes)} classes: it is not labelled, or not the data "
+                "set that was expected."
+            )
         if splits == (split,):
             return rows, draw_all(len(rows.labels))
         return rows, draw_splits(len(rows.labels), splits[1:], name=self.name)[split]
@@ -177,8 +187,10 @@ class HubSource(StoredSource):
         """The Hub split that a split is taken from, and all splits that are taken from that one."""
         train = next((name for name in TRAIN_NAMES if name in there), None)
         if train is None:
-            raise SceneError(f"{self.text} has no split called train (it has {', '.join(there)}): use another data "
-                             "set, or make a folder of its images and use folder:PATH.")
+            raise SceneError(
+                f"{self.text} has no split called train (it has {', '.join(there)}): use another data "
+                "set, or make a folder of its images and use folder:PATH."
+            )
         own_test = next((name for name in TEST_NAMES if name in there), None)
         own_val = next((name for name in VALIDATION_NAMES if name in there), None)
         if own_test is None:
@@ -232,21 +244,27 @@ class NamedSource(HubSource):
     def files(self, folder: Path) -> dict[str, list[str]]:
         """The parquet files of each split; other files of the repository are left alone."""
         patterns = {"train": self.entry.train, "test": self.entry.test}
-        return {split: found for split, pattern in patterns.items() if pattern
-                and (found := sorted(str(path) for path in folder.glob(pattern) if path.suffix == ".parquet"))}
+        return {
+            split: found
+            for split, pattern in patterns.items()
+            if pattern and (found := sorted(str(path) for path in folder.glob(pattern) if path.suffix == ".parquet"))
+        }
 
     def inspect(self, folder: Path) -> Pin:
         """What the files say of themselves, held against the registry: columns, and labels in the same order."""
         parts = open_repository(folder, self.subset, self.files(folder))
         features: Any = next(iter(parts.values())).features
         if absent := {self.entry.image, self.entry.label} - set(features):
-            raise SceneError(f"{self.stem} ({self.repo}) has no column {' or '.join(sorted(absent))}: it has "
-                             f"{', '.join(features)}; it is another version of the data set.")
+            raise SceneError(
+                f"{self.stem} ({self.repo}) has no column {' or '.join(sorted(absent))}: it has "
+                f"{', '.join(features)}; it is another version of the data set."
+            )
         found = getattr(features[self.entry.label], "names", None)
         if found:
             check_order(class_names(self.entry.classes or self.name), found, f"{self.stem} ({self.repo})")
-        return Pin(self.repo, self.config, folder.name, tuple(found or ()), self.entry.image, self.entry.label,
-                   tuple(parts))
+        return Pin(
+            self.repo, self.config, folder.name, tuple(found or ()), self.entry.image, self.entry.label, tuple(parts)
+        )
 
     def check_names(self, names: Sequence[str]) -> None:
         """Names come from the registry."""
@@ -255,8 +273,10 @@ class NamedSource(HubSource):
         """Validation is drawn from train; a small control's from its test files."""
         test = next((name for name in (*TEST_NAMES, *VALIDATION_NAMES) if name in there), None)
         if test is None or (self.entry.train and "train" not in there):
-            raise SceneError(f"{self.text} has the splits {', '.join(there)}, but train and test were expected: it is "
-                             "another version of the data set.")
+            raise SceneError(
+                f"{self.text} has the splits {', '.join(there)}, but train and test were expected: it is "
+                "another version of the data set."
+            )
         if not self.entry.train:
             return test, SPLITS
         return (test, ("test",)) if split == "test" else ("train", ("train", "val"))

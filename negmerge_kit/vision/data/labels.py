@@ -40,9 +40,12 @@ def class_names(name: str) -> ClassNames:
         from timm.data.imagenet_info import ImageNetInfo
 
         info = ImageNetInfo()
-        return ClassNames(names_source(name), tuple(IMAGENET_CLASSNAMES),
-                          tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES),
-                          (tuple(info.label_names()), tuple(info.label_descriptions())))
+        return ClassNames(
+            names_source(name),
+            tuple(IMAGENET_CLASSNAMES),
+            tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES),
+            (tuple(info.label_names()), tuple(info.label_descriptions())),
+        )
     told = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     labels = (tuple(told["labels"]),) if "labels" in told else ()
     return ClassNames(told["source"], tuple(told["classes"]), tuple(told["templates"]), labels)
@@ -73,8 +76,10 @@ def check_order(known: ClassNames, found: Sequence[str], where: str) -> None:
     """
     count = len(known.classes)
     if len(found) != count:
-        raise SceneError(f"{where} has {len(found)} classes, {count} were expected "
-                         f"({known.classes[0]!r} … {known.classes[-1]!r}): it is another data set or version.")
+        raise SceneError(
+            f"{where} has {len(found)} classes, {count} were expected "
+            f"({known.classes[0]!r} … {known.classes[-1]!r}): it is another data set or version."
+        )
     places: dict[str, set[int]] = {}
     for names in (known.classes, *known.labels):
         for place, name in enumerate(names):
@@ -85,13 +90,17 @@ def check_order(known: ClassNames, found: Sequence[str], where: str) -> None:
         if not own:
             unknown.append(name)
         elif place not in own:
-            raise SceneError(f"{where} has its labels in another order: class {place} is {name!r} there, but "
-                             f"{known.classes[place]!r} was expected ({name!r} is class {min(own)}); every score would "
-                             "be wrong. Use the revision that was prepared before, or another copy.")
+            raise SceneError(
+                f"{where} has its labels in another order: class {place} is {name!r} there, but "
+                f"{known.classes[place]!r} was expected ({name!r} is class {min(own)}); every score would "
+                "be wrong. Use the revision that was prepared before, or another copy."
+            )
     if len(unknown) > count // 2:
-        raise SceneError(f"{where} names other classes ({', '.join(map(repr, unknown[:3]))} …) than expected "
-                         f"({', '.join(map(repr, known.classes[:3]))} …): it is another data set; name it by hf: or "
-                         "folder: to use its own class names.")
+        raise SceneError(
+            f"{where} names other classes ({', '.join(map(repr, unknown[:3]))} …) than expected "
+            f"({', '.join(map(repr, known.classes[:3]))} …): it is another data set; name it by hf: or "
+            "folder: to use its own class names."
+        )
 
 
 def said(label: str) -> str:

@@ -38,16 +38,22 @@ class Numbering:
             SceneError: a number that the source does not have, that is held out, or whose image was left out.
         """
         if wrong := [number for number in numbers if not 0 <= number < self.total]:
-            raise SceneError(f"index {wrong[0]} is not among the {self.total} images of {self.name}: number them from "
-                             f"0 to {self.total - 1}, in the order of the training files.")
+            raise SceneError(
+                f"index {wrong[0]} is not among the {self.total} images of {self.name}: number them from "
+                f"0 to {self.total - 1}, in the order of the training files."
+            )
         place = {number: place for place, number in enumerate(self.splits["train"])}
         for split, purpose in HELD_FOR.items():
             there = set(self.splits.get(split, ()))
             if held := [number for number in numbers if number in there]:
                 told = f"{', '.join(map(str, held[:FEW]))}{' …' if len(held) > FEW else ''}"
-                raise SceneError(f"{len(held)} of the {len(numbers)} images to forget are held out for {purpose} "
-                                 f"(indices {told}): remove them from the list.")
+                raise SceneError(
+                    f"{len(held)} of the {len(numbers)} images to forget are held out for {purpose} "
+                    f"(indices {told}): remove them from the list."
+                )
         if lost := [number for number in numbers if number not in place]:
-            raise SceneError(f"index {lost[0]} of {self.name} is an image that cannot be decoded: remove it from the "
-                             "list, or mend the image.")
+            raise SceneError(
+                f"index {lost[0]} of {self.name} is an image that cannot be decoded: remove it from the "
+                "list, or mend the image."
+            )
         return [place[number] for number in numbers]

@@ -73,6 +73,8 @@ def check_pin(pin: Pin | None, wanted: str | None, text: str) -> None:
         SceneError: naming both, and the file to delete.
     """
     if pin is not None and wanted is not None and pin.revision != wanted:
-        raise SceneError(f"{text} was prepared at commit {pin.revision[:12]}, but {wanted[:12]} is asked for: results "
-                         f"of the two cannot be compared; delete {pin_file(pin.repo, pin.config)} to change it on "
-                         "purpose.")
+        raise SceneError(
+            f"{text} was prepared at commit {pin.revision[:12]}, but {wanted[:12]} is asked for: results "
+            f"of the two cannot be compared; delete {pin_file(pin.repo, pin.config)} to change it on "
+            "purpose."
+        )

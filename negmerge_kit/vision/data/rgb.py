@@ -1,13 +1,13 @@
 """Any picture that Pillow opens as 8-bit RGB: the one place that decides on modes, ranges, turning and transparency.
 
-    mode                     as RGB
-    1 L P RGB                as they are; a palette by its colours
-    LA PA RGBA, tRNS         the stored colours without the transparency, or onto white or black
-    CMYK YCbCr               Pillow's own conversion, no ICC profile applied
-    LAB                      to sRGB by littleCMS
-    I;16 (grey, 16 bits)     the high byte, as Pillow reads 16-bit RGB; TIFF's 12 bits by their own range
-    I (grey, signed)         PGM: 16 bits; else 0 to 255 as they are, and refused beyond
-    F (grey, float)          0 to 1 as black to white, up to 255 as they are, refused beyond
+mode                     as RGB
+1 L P RGB                as they are; a palette by its colours
+LA PA RGBA, tRNS         the stored colours without the transparency, or onto white or black
+CMYK YCbCr               Pillow's own conversion, no ICC profile applied
+LAB                      to sRGB by littleCMS
+I;16 (grey, 16 bits)     the high byte, as Pillow reads 16-bit RGB; TIFF's 12 bits by their own range
+I (grey, signed)         PGM: 16 bits; else 0 to 255 as they are, and refused beyond
+F (grey, float)          0 to 1 as black to white, up to 255 as they are, refused beyond
 """
 
 from __future__ import annotations
@@ -28,8 +28,15 @@ TRANSPARENCY = ("stored", "white", "black")
 """The stored colours of transparent pixels, as torchvision, open_clip and timm; or the picture laid onto a colour."""
 
 ORIENTATION_TAG = 0x0112
-TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
-         8: "ROTATE_90"}
+TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
 """EXIF orientation -> what makes the picture upright, by Pillow's name."""
 
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
@@ -80,8 +87,10 @@ def notice(image: Image) -> Noticed:
     Noticed(turned=False, transparent=True)
     """
     image.load()
-    return Noticed(_orientation(image) in TURNS,
-                   image.has_transparency_data and _with_alpha(image).getchannel("A").getextrema()[0] != 255)
+    return Noticed(
+        _orientation(image) in TURNS,
+        image.has_transparency_data and _with_alpha(image).getchannel("A").getextrema()[0] != 255,
+    )
 
 
 def left_out(noticed: Mapping[str, int], orientation: str, transparency: str) -> list[str]:
@@ -93,11 +102,15 @@ def left_out(noticed: Mapping[str, int], orientation: str, transparency: str) ->
     turned, transparent = noticed.get("turned", 0), noticed.get("transparent", 0)
     told = []
     if turned and orientation == "stored":
-        told.append(f"{_images(turned, 'carries', 'carry')} an EXIF turn that is not applied (as in torchvision): "
-                    'orientation = "exif" turns them upright.')
+        told.append(
+            f"{_images(turned, 'carries', 'carry')} an EXIF turn that is not applied (as in torchvision): "
+            'orientation = "exif" turns them upright.'
+        )
     if transparent and transparency == "stored":
-        told.append(f"{_images(transparent, 'has', 'have')} transparent pixels, whose stored colours are used (as in "
-                    'torchvision): transparency = "white" or "black" lays them onto that colour.')
+        told.append(
+            f"{_images(transparent, 'has', 'have')} transparent pixels, whose stored colours are used (as in "
+            'torchvision): transparency = "white" or "black" lays them onto that colour.'
+        )
     return told
 
 
@@ -189,7 +202,9 @@ def _unscaled(image: Image) -> Image:
     low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= 255):  # NaN, too
         kind = "float" if image.mode == "F" else "signed or 32-bit"
-        raise UnclearRangeError(f"its {kind} samples run from {low:g} to {high:g}, and nothing says what is white: "
-                                "save it with 8 or 16 bits, or as floats from 0 to 1")
+        raise UnclearRangeError(
+            f"its {kind} samples run from {low:g} to {high:g}, and nothing says what is white: "
+            "save it with 8 or 16 bits, or as floats from 0 to 1"
+        )
     scaled = values * 255 if image.mode == "F" and high <= 1 else values
     return pil.fromarray(scaled.round().astype(np.uint8)).convert("RGB")

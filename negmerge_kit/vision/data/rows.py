@@ -45,12 +45,13 @@ def draw_splits(n: int, held: Sequence[str] = ("val",), *, name: str) -> dict[st
     """
     size = min(int(n * VALIDATION_SHARE), VALIDATION_AT_MOST)
     if size < 1:
-        raise SceneError(f"{name} has {n} images, of which a tenth cannot be held out for validation: give at least "
-                         "10, or sub-folders train, val and test.")
+        raise SceneError(
+            f"{name} has {n} images, of which a tenth cannot be held out for validation: give at least "
+            "10, or sub-folders train, val and test."
+        )
     order = draw_all(n)
     ends = {split: n - size * number for number, split in enumerate(held)}
-    return {"train": order[: n - size * len(held)],
-            **{split: order[end - size : end] for split, end in ends.items()}}
+    return {"train": order[: n - size * len(held)], **{split: order[end - size : end] for split, end in ends.items()}}
 
 
 def draw_all(n: int) -> list[int]:

@@ -47,9 +47,7 @@ class ScansSource(DataSource):
         """One plain prompt."""
         return ("a photo of the digit {}.",)
 
-    def images(
-        self, split: str, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse"
-    ) -> ImageSet:
+    def images(self, split: str, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse") -> ImageSet:
         """The scans of a split, resized if they are wanted at another size than 8 x 8."""
         self.check_split(split)
         check_corrupt(corrupt)

@@ -62,9 +62,7 @@ class DataSource(ABC):
         """Prompt templates with one `{}` each."""
 
     @abstractmethod
-    def images(
-        self, split: str, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse"
-    ) -> ImageSet:
+    def images(self, split: str, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse") -> ImageSet:
         """The images of a split at a size: uint8, memory-mapped where they are many.
 
         Args:

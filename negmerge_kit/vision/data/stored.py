@@ -78,9 +78,7 @@ class StoredSource(DataSource):
         request = self.request(split, as_transform(image_size))
         return decode_split(request, lambda: self.rows(split), corrupt=corrupt, on_images=on_images)
 
-    def images(
-        self, split: str, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse"
-    ) -> ImageSet:
+    def images(self, split: str, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse") -> ImageSet:
         """The split's images, mapped from the cache."""
         record = self.decode(split, image_size=image_size, corrupt=corrupt)
         return open_images(self.request(split, as_transform(image_size)).folder, record, self.name)
@@ -100,15 +98,19 @@ class StoredSource(DataSource):
 
     def numbering(self, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse") -> Numbering:
         """Row n of the training files is number n, whatever the order and the split in which the kit has it."""
-        records = {split: self.decode(split, image_size=image_size, corrupt=corrupt)
-                   for split in ("train", *self.drawn)}
+        records = {
+            split: self.decode(split, image_size=image_size, corrupt=corrupt) for split in ("train", *self.drawn)
+        }
         labels = [-1] * records["train"].rows
         for record in records.values():
             for row, label in zip(record.indices, record.labels, strict=True):
                 labels[row] = label
         numbers = self.numbers(labels)
-        return Numbering(self.name, len(labels),
-                         {split: [numbers[row] for row in record.indices] for split, record in records.items()})
+        return Numbering(
+            self.name,
+            len(labels),
+            {split: [numbers[row] for row in record.indices] for split, record in records.items()},
+        )
 
     def described(self, split: str, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse") -> Json:
         """Name, split, seed, n, fingerprint, and how to find the very images again.
@@ -119,10 +121,19 @@ class StoredSource(DataSource):
         record = self.decode(split, image_size=image_size, corrupt=corrupt)
         told = " ".join(map(str, record.indices))
         rows = {"indices": told} if split != "train" else {}
-        return {"name": self.name, "split": split, "seed": SEED, "n": len(record.labels),
-                "fingerprint": record.fingerprint, "data": record.identity, "transform": record.transform,
-                "rows": record.rows, "indices_sha256": hashlib.sha256(told.encode()).hexdigest(), **rows,
-                "corrupt": list(record.corrupt)}
+        return {
+            "name": self.name,
+            "split": split,
+            "seed": SEED,
+            "n": len(record.labels),
+            "fingerprint": record.fingerprint,
+            "data": record.identity,
+            "transform": record.transform,
+            "rows": record.rows,
+            "indices_sha256": hashlib.sha256(told.encode()).hexdigest(),
+            **rows,
+            "corrupt": list(record.corrupt),
+        }
 
     def noticed(
         self, split: str, *, image_size: int | tuple[int, int] | Transform, corrupt: str = "refuse"
@@ -134,5 +145,4 @@ class StoredSource(DataSource):
         """For every split that is decoded at this size: what is wrong with it, or None. Reads every pixel."""
         transform = as_transform(image_size)
         requests = {split: self.request(split, transform) for split in self.splits}
-        return {split: problem(request.folder, split) for split, request in requests.items()
-                if request.pixels.exists()}
+        return {split: problem(request.folder, split) for split, request in requests.items() if request.pixels.exists()}

@@ -56,11 +56,15 @@ class Transform:
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1 or not 0 < self.crop <= 1:
-            raise SceneError(f"images of {self.height} x {self.width} with a crop of {self.crop} cannot be made: "
-                             "give positive sizes and a crop of more than 0, at most 1.")
+            raise SceneError(
+                f"images of {self.height} x {self.width} with a crop of {self.crop} cannot be made: "
+                "give positive sizes and a crop of more than 0, at most 1."
+            )
         if self.resize not in RESIZES or self.interpolation not in INTERPOLATIONS:
-            raise SceneError(f"resizing by {self.resize}, {self.interpolation} is not known: choose among "
-                             f"{', '.join(RESIZES)} and {', '.join(INTERPOLATIONS)}.")
+            raise SceneError(
+                f"resizing by {self.resize}, {self.interpolation} is not known: choose among "
+                f"{', '.join(RESIZES)} and {', '.join(INTERPOLATIONS)}."
+            )
         check_reading(self.orientation, self.transparency)
 
     @property
@@ -76,9 +80,15 @@ class Transform:
     def json(self) -> Json:
         """Plain values that name the transform; how a picture is read only where that is not as stored."""
         reading = {"orientation": self.orientation, "transparency": self.transparency}
-        return {"height": self.height, "width": self.width, "interpolation": self.interpolation,
-                "resize": self.resize, "crop": self.crop, "fill": self.fill,
-                **{name: value for name, value in reading.items() if value != "stored"}}
+        return {
+            "height": self.height,
+            "width": self.width,
+            "interpolation": self.interpolation,
+            "resize": self.resize,
+            "crop": self.crop,
+            "fill": self.fill,
+            **{name: value for name, value in reading.items() if value != "stored"},
+        }
 
     def __call__(self, image: Image) -> NDArray[np.uint8]:
         """The image as uint8 [3, height, width], converted to RGB (see `as_rgb`) before it is resized.
@@ -99,8 +109,11 @@ class Transform:
             to = (inner_wide, inner_high)
         elif self.resize == "shortest" and inner_high == inner_wide:
             # The longer side is truncated, as torchvision does.
-            to = (inner_wide, int(inner_wide * high / wide)) if wide <= high else (
-                int(inner_high * wide / high), inner_high)
+            to = (
+                (inner_wide, int(inner_wide * high / wide))
+                if wide <= high
+                else (int(inner_high * wide / high), inner_high)
+            )
         else:
             ratios = wide / inner_wide, high / inner_high
             ratio = max(ratios) if self.resize == "longest" else min(ratios)
@@ -165,8 +178,13 @@ def _resolved(arch: str, pretrained: str | None) -> Transform:
     tag: dict[str, Any] = get_pretrained_cfg(arch, pretrained) if pretrained else {}
     size = vision.get("image_size", 224)
     height, width = (size, size) if isinstance(size, int) else size
-    return Transform(height, width, tag.get("interpolation", "bicubic"), tag.get("resize_mode", "shortest"),
-                     fill=int(tag.get("fill_color", 0)))
+    return Transform(
+        height,
+        width,
+        tag.get("interpolation", "bicubic"),
+        tag.get("resize_mode", "shortest"),
+        fill=int(tag.get("fill_color", 0)),
+    )
 
 
 def _timm(arch: str, pretrained: str | None) -> Transform:

@@ -38,5 +38,6 @@ def paints(labels: NDArray[np.int64], rng: np.random.RandomState) -> Floats:
     """RGB in 0..255 of a paint that strays around the colour it is called: [n, 3]."""
     hue, paleness = np.array(list(WHEEL.values()), dtype=np.float32)[labels].T
     n = len(labels)
-    return hue_colours(hue + uniform(rng, -0.03, 0.03, n), uniform(rng, 0.7, 1.0, n) - paleness,
-                       uniform(rng, 0.8, 1.0, n))
+    return hue_colours(
+        hue + uniform(rng, -0.03, 0.03, n), uniform(rng, 0.7, 1.0, n) - paleness, uniform(rng, 0.8, 1.0, n)
+    )

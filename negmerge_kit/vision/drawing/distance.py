@@ -32,8 +32,10 @@ def rounded(values: NDArray[np.float64]) -> NDArray[np.float32]:
 def arc(x: float, y: float, rx: float, ry: float, start: float, end: float, points: int = 13) -> Points:
     """Points on an ellipse from `start` to `end` degrees; 0 is right, 90 is down."""
     angles = np.deg2rad(np.linspace(start, end, points))
-    return [(float(a), float(b)) for a, b in zip(rounded(x + rx * np.cos(angles)), rounded(y + ry * np.sin(angles)),
-                                                 strict=True)]
+    return [
+        (float(a), float(b))
+        for a, b in zip(rounded(x + rx * np.cos(angles)), rounded(y + ry * np.sin(angles)), strict=True)
+    ]
 
 
 def regular(corners: int, radius: float = 1.0, turn: float = -90.0, inner: float | None = None) -> Points:

@@ -63,8 +63,12 @@ def _catmull_rom(size: int) -> NDArray[np.float64]:
         position = (row + 0.5) / _ENLARGE - 0.5
         first = int(np.floor(position))
         t = position - first
-        taps = (((-t + 2) * t - 1) * t / 2, ((3 * t - 5) * t * t + 2) / 2, ((-3 * t + 4) * t + 1) * t / 2,
-                (t - 1) * t * t / 2)
+        taps = (
+            ((-t + 2) * t - 1) * t / 2,
+            ((3 * t - 5) * t * t + 2) / 2,
+            ((-3 * t + 4) * t + 1) * t / 2,
+            (t - 1) * t * t / 2,
+        )
         for k, tap in enumerate(taps):
             matrix[row, min(max(first - 1 + k, 0), size - 1)] += tap
     if matrix.shape[0] != GRID:

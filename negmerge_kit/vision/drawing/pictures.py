@@ -11,16 +11,7 @@ from numpy.typing import NDArray
 from negmerge_kit.vision.drawing.blots import COLOURS, blot_ink, paints
 from negmerge_kit.vision.drawing.handwriting import digit_rows, handwriting_fields, scans
 from negmerge_kit.vision.drawing.letters import letter_fields
-from negmerge_kit.vision.drawing.render import (
-    Floats,
-    Pen,
-    Pixels,
-    Pose,
-    bright,
-    coverage,
-    dark,
-    paint,
-)
+from negmerge_kit.vision.drawing.render import Floats, Pen, Pixels, Pose, bright, coverage, dark, paint
 from negmerge_kit.vision.drawing.shapes import arrow_fields, shape_fields
 from negmerge_kit.vision.drawing.symbols import symbol_fields
 from negmerge_kit.vision.drawing.textures import TEXTURES, texture_ink

@@ -81,8 +81,9 @@ def coverage(fields: Floats, which: NDArray[np.int64], rng: np.random.RandomStat
     return ink
 
 
-def paint(ink: Floats, front: Floats, back: Floats, rng: np.random.RandomState,
-          grain: tuple[float, float] = (3.0, 18.0)) -> Pixels:
+def paint(
+    ink: Floats, front: Floats, back: Floats, rng: np.random.RandomState, grain: tuple[float, float] = (3.0, 18.0)
+) -> Pixels:
     """Mix two colours [n, 3] in 0..255 by the ink, add grain of a random strength, round: uint8 [n, 3, 32, 32].
 
     The grain of a pixel is a sum of four random bytes, close to normal (Irwin-Hall) and exact on every machine.

@@ -14,8 +14,20 @@ SHAPES = ("circle", "oval", "triangle", "square", "diamond", "pentagon", "hexago
 ARROWS = ("right", "lower right", "down", "lower left", "left", "upper left", "up", "upper right")
 """Clockwise by 45 degrees, beginning at the right."""
 
-_CROSS: Points = [(-0.32, -0.95), (0.32, -0.95), (0.32, -0.32), (0.95, -0.32), (0.95, 0.32), (0.32, 0.32),
-                  (0.32, 0.95), (-0.32, 0.95), (-0.32, 0.32), (-0.95, 0.32), (-0.95, -0.32), (-0.32, -0.32)]
+_CROSS: Points = [
+    (-0.32, -0.95),
+    (0.32, -0.95),
+    (0.32, -0.32),
+    (0.95, -0.32),
+    (0.95, 0.32),
+    (0.32, 0.32),
+    (0.32, 0.95),
+    (-0.32, 0.95),
+    (-0.32, 0.32),
+    (-0.95, 0.32),
+    (-0.95, -0.32),
+    (-0.32, -0.32),
+]
 
 
 @cache
@@ -39,8 +51,11 @@ def shape_fields() -> NDArray[np.float32]:
 @cache
 def arrow_fields() -> NDArray[np.float32]:
     """Each direction in three builds (slim, block, wedge): [8, 3, GRID, GRID]."""
-    builds = [_arrow(shaft=0.14, head=0.55, neck=0.25), _arrow(shaft=0.3, head=0.8, neck=0.0),
-              _arrow(shaft=0.2, head=0.7, neck=0.35)]
+    builds = [
+        _arrow(shaft=0.14, head=0.55, neck=0.25),
+        _arrow(shaft=0.3, head=0.8, neck=0.0),
+        _arrow(shaft=0.2, head=0.7, neck=0.35),
+    ]
     return np.stack([np.stack([polygon(_turn(build, 45 * k)) for build in builds]) for k in range(len(ARROWS))])
 
 

@@ -94,8 +94,9 @@ TEXTURES = tuple(PATTERNS)
 def texture_ink(labels: NDArray[np.int64], rng: np.random.RandomState) -> Floats:
     """Ink in [0, 1] of one texture per image, with a period of 6 to 10 pixels, slightly turned: [n, 32, 32]."""
     n = len(labels)
-    period, shift, drop, duty = (uniform(rng, low, high, n)[:, None, None]
-                                 for low, high in ((6.0, 10.0), (0, 1), (0, 1), (0.4, 0.6)))
+    period, shift, drop, duty = (
+        uniform(rng, low, high, n)[:, None, None] for low, high in ((6.0, 10.0), (0, 1), (0, 1), (0.4, 0.6))
+    )
     angle = np.deg2rad(rng.uniform(-7, 7, n))
     cos, sin = rounded(np.cos(angle))[:, None, None], rounded(np.sin(angle))[:, None, None]
     lean = np.where(uniform(rng, 0, 1, n) < 0.5, np.float32(0.7071), np.float32(-0.7071))[:, None, None]
