@@ -28,7 +28,7 @@ from negmerge_kit.scoring.curve import Least
 from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, METHODS, Method
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.types import Json, Weights
-from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.classifier import Classifier
 from negmerge_kit.vision.data.transform import Transform
 from negmerge_kit.vision.scene import Splits
 

@@ -25,7 +25,7 @@ from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.types import Json, Weights
 from negmerge_kit.vision.images import ImageSet
-from negmerge_kit.vision.scene import open_scene
+from negmerge_kit.vision.scenes import open_scene
 
 LIMIT_MS = 300.0
 """What the 95th percentile must stay under on two cores, and for a scale moved on random weights on a GPU."""

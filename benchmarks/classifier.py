@@ -28,7 +28,7 @@ from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.sweeps.jobs import missing_jobs
 from negmerge_kit.sweeps.local import run_sweep
-from negmerge_kit.vision.scene import open_scene
+from negmerge_kit.vision.scenes import open_scene
 
 README = Path(__file__).parents[1] / "README.md"
 SCENE = "tiny-classifier"

@@ -13,6 +13,7 @@ from negmerge_kit.cli.flags import rule_params
 from negmerge_kit.cli.sweeping import add_executor_flags, add_training_flags, begin_pool, executor_of, fill, scene_grid
 from negmerge_kit.cli.unlearning import grid_and_floor, places, scale_by_hand, unlearn_parser, write_unlearned
 from negmerge_kit.errors import NegmergeError
+from negmerge_kit.vision.zero_shot import ZeroShotScene
 
 if TYPE_CHECKING:
     from negmerge_kit.sweeps.protocol import Executor
@@ -31,14 +32,13 @@ def forget(arguments: list[str]) -> int:
     from negmerge_kit.checkpoints.outputs import make_folder
     from negmerge_kit.lab.training.recipe import grid
     from negmerge_kit.vision.data import find_data
-    from negmerge_kit.vision.scene import Scene
 
     # What is misspelt is told before hours are spent.
     executor, _ = executor_of(options), grid(options.grid, mode=options.mode)
     grid_and_floor(options), scale_by_hand(options.scale), rule_params(options)
     model = {"arch": options.model, "pretrained": options.pretrained} if options.pretrained else options.model
     name = f"{find_data(options.forget).name} from {options.model}"
-    scene = Scene(name, model, options.forget, tuple(options.retain), options.mode, **reading_of(options))
+    scene = ZeroShotScene(name, model, options.forget, tuple(options.retain), options.mode, **reading_of(options))
     made = not options.out.exists()
     make_folder(options.out)
     try:

@@ -65,7 +65,7 @@ def build(arguments: list[str]) -> int:
     from negmerge_kit.cli.progress import progress_bar
     from negmerge_kit.lab.training.recipe import grid
     from negmerge_kit.sweeps.embedded import pretrained_base
-    from negmerge_kit.vision.scene import open_scene
+    from negmerge_kit.vision.scenes import open_scene
 
     options.grid = options.grid or options.scene
     # What is misspelt is told before anything is made.

@@ -12,6 +12,7 @@ from negmerge_kit.cli.reproducing_random import TABLE, check_result, reproduce_r
 from negmerge_kit.cli.sweeping import add_executor_flags, add_training_flags, begin_pool, executor_of, fill, scene_grid
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import MODES, Json
+from negmerge_kit.vision.zero_shot import ZeroShotScene
 
 if TYPE_CHECKING:
     from negmerge_kit.lab.reproduction import Published
@@ -68,7 +69,6 @@ def reproduce(arguments: list[str]) -> int:
     from negmerge_kit.sweeps.jobs import pool_order
     from negmerge_kit.vision.data import find_data
     from negmerge_kit.vision.model_spec import find_model
-    from negmerge_kit.vision.scene import Scene
 
     # What is misspelt is told before hours are spent.
     spec, published = find_model(options.model), find_published(str(find_model(options.model)), options.mode)
@@ -91,7 +91,7 @@ def reproduce(arguments: list[str]) -> int:
     parts: list[Json] = []
     for text, source in zip(texts, sources, strict=True):
         name = f"{source.name} from {spec}{suffix and ', ' + options.mode}"
-        scene = Scene(name, spec.as_json(), text, (options.control,), options.mode)
+        scene = ZeroShotScene(name, spec.as_json(), text, (options.control,), options.mode)
         store, damaged = begin_pool(scene, options.out / f"{source.name}{suffix}", options.device)
         recipes = scene_grid(store, options.grid, options.precision)
         swept = fill("reproduce", store, recipes, options, executor, damaged)
@@ -130,9 +130,9 @@ def reproduce(arguments: list[str]) -> int:
 def _dry_run(options: argparse.Namespace, texts: list[str], rows: list[str]) -> int:
     from negmerge_kit.lab.training.forecast import SUSTAINED, forecast
     from negmerge_kit.lab.training.recipe import Recipe, grid
-    from negmerge_kit.vision.clip import untrained
     from negmerge_kit.vision.data import find_data, transform_of
     from negmerge_kit.vision.linearized import linearize
+    from negmerge_kit.vision.load import untrained
     from negmerge_kit.vision.model_spec import TIMM, find_model
 
     spec = find_model(options.model)

@@ -14,6 +14,7 @@ from negmerge_kit.cli.flags import Parser, add_gone_flag, print_json, seconds
 from negmerge_kit.cli.last_lines import print_end, same_flags
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
+from negmerge_kit.vision.scenes import scene_from_json
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -55,7 +56,7 @@ def sweep(arguments: list[str]) -> int:
 
     from negmerge_kit.cli.data import prepare_scene
     from negmerge_kit.lab.training.recipe import grid
-    from negmerge_kit.vision.scene import open_scene
+    from negmerge_kit.vision.scenes import open_scene
 
     executor, scene = executor_of(options), open_scene(options.scene)
     grid(options.grid, mode=scene.mode)  # what is misspelt is told before anything is made
@@ -69,17 +70,15 @@ def sweep(arguments: list[str]) -> int:
 
 def _dry_run(scene: Scene, options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Say how long the sweep takes, from a few steps that are taken now, or from what a device is assumed to do."""
-    from negmerge_kit.lab.base_knowledge import is_untrained
     from negmerge_kit.lab.training.forecast import SUSTAINED, check_tflops, count_images
     from negmerge_kit.lab.training.from_scratch import base_recipe
     from negmerge_kit.lab.training.recipe import grid
     from negmerge_kit.lab.training.sweep_forecast import assumed_seconds, measured_seconds
-    from negmerge_kit.vision.clip import untrained
-    from negmerge_kit.vision.forgetting import parts_of
+    from negmerge_kit.vision.load import untrained
     from negmerge_kit.vision.model_spec import find_model
 
     tflops = SUSTAINED if options.tflops is None else check_tflops(options.tflops)
-    own, why, model = is_untrained(scene), None, None
+    own, why, model = scene.trains_base, None, None
     if all(source.is_ready(splits, image_size=scene.transform) for source, splits in scene.needs()):
         try:
             model = scene.untrained(device=options.device) if own else scene.load(device=options.device)
@@ -95,9 +94,9 @@ def _dry_run(scene: Scene, options: argparse.Namespace, parser: argparse.Argumen
     if model is not None:
         images, val = scene.images("train").forget, scene.images("val")
         runs, scored = recipes(len(images)), len(val.forget) + sum(len(each) for each in val.retain)
-        base = (parts_of(scene).seen, base_recipe(scene)) if own else None
+        base = (scene.parts.seen, base_recipe(scene)) if own else None
         told = measured_seconds(model, images, runs, scored=scored, base=base)
-    elif scene.forgetting is not None:
+    elif scene.own_head:
         raise ParameterError(
             f"the time of {scene.name} cannot be forecast: {why}; prepare the data first, with `negmerge data prepare`."
         )
@@ -301,10 +300,9 @@ def fill(
 def _look_at_base(verb: str, store: Pool, options: argparse.Namespace) -> None:
     """Before anything is trained: whether the base knows what it should forget, or how a trained one fits."""
     from negmerge_kit.errors import UnknownSetError
-    from negmerge_kit.lab.base_knowledge import fit_of, is_untrained, require_known
-    from negmerge_kit.vision.scene import Scene
+    from negmerge_kit.lab.base_knowledge import fit_of, require_known
 
-    if is_untrained(Scene.from_json(store.scene)):
+    if scene_from_json(store.scene).trains_base:
         if not store.entries:
             print(f"negmerge {verb}: {fit_of(store, device=options.device).sentence()}", file=sys.stderr)
         return

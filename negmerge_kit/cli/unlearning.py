@@ -15,6 +15,7 @@ from negmerge_kit.errors import ParameterError, SceneError
 from negmerge_kit.scoring.floors import KEEP, keep_text, parse_keep
 from negmerge_kit.scoring.grid import AUTO, check_scale, parse_scales
 from negmerge_kit.types import Json
+from negmerge_kit.vision.scenes import scene_from_json
 
 if TYPE_CHECKING:
     from negmerge_kit.lab.resident import Choice
@@ -135,12 +136,12 @@ def evaluate(arguments: list[str]) -> int:
     from negmerge_kit.checkpoints.pool import open_pool
     from negmerge_kit.checkpoints.reader import open_checkpoint
     from negmerge_kit.lab.evaluation import evaluate_splits
-    from negmerge_kit.vision.scene import Scene, open_scene
+    from negmerge_kit.vision.scenes import open_scene
 
     weights = open_checkpoint(options.file)
     if (Path(options.scene) / "pool.json").exists():
         pool = open_pool(options.scene)
-        scene = Scene.from_json(pool.scene)
+        scene = scene_from_json(pool.scene)
         scene.require(pool.scene)
         model = scene.load(device=options.device, heads=pool.heads)
         model.load(pool.base.items())

@@ -12,7 +12,7 @@ from negmerge_kit.errors import NotFiniteError
 from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
 from negmerge_kit.scoring.curve import Point
 from negmerge_kit.types import Json
-from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.classifier import Classifier
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.scene import Splits
 
@@ -48,7 +48,7 @@ def evaluate(model: Classifier, images: ImageSet) -> Accuracy:
         SceneError: if the model has no head for the set; load the scene that the images belong to.
         NotFiniteError: if the model answers with NaN or infinity; its weights are damaged.
 
-    >>> from negmerge_kit.vision.clip import load_model
+    >>> from negmerge_kit.vision.load import load_model
     >>> from negmerge_kit.vision.families import family_images
     >>> evaluate(load_model("tiny", device="cpu"), family_images("arrows", "val")).n
     240

@@ -11,7 +11,7 @@ from negmerge_kit.errors import SceneError
 from negmerge_kit.lab.evaluation import Scores, logits_of
 from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
 from negmerge_kit.scoring.curve import Least, Point, stop_early
-from negmerge_kit.vision.clip import BATCH, Classifier
+from negmerge_kit.vision.classifier import BATCH, Classifier
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.scene import Splits
 

@@ -10,7 +10,7 @@ from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.lab.resident import Choice, ResidentDeltas
 from negmerge_kit.lab.running_statistics import RunningStatistics
 from negmerge_kit.merging import subtract
-from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.classifier import Classifier
 
 
 class Place(NamedTuple):

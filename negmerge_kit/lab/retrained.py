@@ -19,7 +19,7 @@ from negmerge_kit.lab.provenance import made_with, short_digest
 from negmerge_kit.lab.training.from_scratch import BaseTraining
 from negmerge_kit.lab.training.recipe import SEEDS
 from negmerge_kit.types import Items, Json, Weights
-from negmerge_kit.vision.scene import Scene
+from negmerge_kit.vision.scenes import scene_from_json
 
 RETRAINING = "retraining"
 """Where a file's metadata tell what it was made from."""
@@ -86,7 +86,7 @@ def retraining(pool: Pool, seed: int, epochs: int | None = None) -> Json:
 
     The recipe's seed is the one that `BaseTraining.retrained` makes of the seed asked for.
     """
-    training = BaseTraining.of(Scene.from_json(pool.scene))
+    training = BaseTraining.of(scene_from_json(pool.scene))
     training = training.but(epochs=epochs or training.recipe.epochs).retrained(seed)
     remaining = {entry["fingerprint"] for entry in pool.scene["sets"] if entry["name"] == "remaining"}
     return {

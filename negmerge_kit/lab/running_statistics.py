@@ -11,8 +11,7 @@ from negmerge_kit.lab.resident import Choice
 from negmerge_kit.merging import subtract
 from negmerge_kit.merging.alike import BUFFERS, check_buffers
 from negmerge_kit.types import Items, Weights
-from negmerge_kit.vision.clip import Classifier
-from negmerge_kit.vision.forgetting import parts_of
+from negmerge_kit.vision.classifier import Classifier
 from negmerge_kit.vision.networks import has_batch_norm
 from negmerge_kit.vision.scene import Scene
 
@@ -34,9 +33,9 @@ class RunningStatistics:
     @property
     def policies(self) -> tuple[str, ...]:
         """What there is to choose from: `keep` alone without batch normalisation; recalibration wants images for it."""
-        if not has_batch_norm(self._model.clip.visual):
+        if not has_batch_norm(self._model.tower):
             return BUFFERS[:1]
-        return BUFFERS if self._scene.forgetting is not None else BUFFERS[:2]
+        return BUFFERS if self._scene.own_head else BUFFERS[:2]
 
     def check(self, buffers: str) -> str:
         """The policy, checked against the model and its scene.
@@ -45,9 +44,9 @@ class RunningStatistics:
             ParameterError: an unknown policy, one for a model without running statistics, or `recalibrate` where
                 there is nothing to re-estimate them on.
         """
-        if check_buffers(buffers) != "keep" and not has_batch_norm(self._model.clip.visual):
+        if check_buffers(buffers) != "keep" and not has_batch_norm(self._model.tower):
             raise ParameterError(f'{self._model.spec} has no batch normalisation to {buffers}: use buffers "keep".')
-        if buffers == "recalibrate" and self._scene.forgetting is None:
+        if buffers == "recalibrate" and not self._scene.own_head:
             raise ParameterError(
                 f"scene {self._scene.name} has no remaining training images to recalibrate on: "
                 'use buffers "keep" or "merge".'
@@ -58,7 +57,7 @@ class RunningStatistics:
         """The names of the tensors that `settle` changes in place."""
         if choice is None or choice.buffers != "recalibrate":
             return set()
-        return {name for name, _ in self._model.clip.visual.named_buffers()}
+        return {name for name, _ in self._model.tower.named_buffers()}
 
     def settle(self, choice: Choice | None, base: Weights, delta: Weights, scale: float) -> None:
         """What is left to do once the weights are placed.
@@ -94,17 +93,17 @@ def recalibrate(model: Classifier, scene: Scene) -> None:
     averaged weights, https://arxiv.org/abs/1803.05407), without a random draw, so the same weights get the same
     statistics. The images are parted evenly, because every batch counts alike.
     """
-    images = parts_of(scene).remaining.take(RECALIBRATED_ON).images
+    images = scene.parts.remaining.take(RECALIBRATED_ON).images
     parts = images.tensor_split(-(-len(images) // _BATCH))
-    norms = [module for module in model.clip.visual.modules() if hasattr(module, "momentum")]
+    norms = [module for module in model.tower.modules() if hasattr(module, "momentum")]
     momenta = [module.momentum for module in norms]
     try:
-        update_bn((model.pixels(part) for part in parts), model.clip.visual)
+        update_bn((model.pixels(part) for part in parts), model.tower)
     finally:
         # torch puts both back only where nothing went wrong, and memory may run out on the way.
         for module, momentum in zip(norms, momenta, strict=True):
             module.momentum = momentum
-        model.clip.eval()
+        model.network.eval()
 
 
 def largest_scale(base: Weights, delta: Weights) -> float:

@@ -25,7 +25,7 @@ from negmerge_kit.types import Json
 from negmerge_kit.vision.images import ImageSet
 
 if TYPE_CHECKING:
-    from negmerge_kit.vision.clip import Classifier
+    from negmerge_kit.vision.classifier import Classifier
     from negmerge_kit.vision.forgetting import Parts
 
 SCHEMA = 2

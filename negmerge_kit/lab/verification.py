@@ -23,7 +23,7 @@ from negmerge_kit.lab.verified_search import check_search, nearest_to
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging.rules import find_rule
 from negmerge_kit.types import Items, Json
-from negmerge_kit.vision.scene import Scene
+from negmerge_kit.vision.scenes import scene_from_json
 
 if TYPE_CHECKING:
     from negmerge_kit.lab.resident import Choice
@@ -204,7 +204,7 @@ def _opened(pool: Pool, record: Json, device: str) -> tuple[Workbench | None, Fi
 def _drawn(pool: Pool) -> bool:
     """Whether the scene's images are here at all: only then can they differ; images that are not here are no fault."""
     try:
-        Scene.from_json(pool.scene).describe()
+        scene_from_json(pool.scene).describe()
     except SceneError:
         return False
     return True

@@ -25,8 +25,9 @@ from negmerge_kit.lab.turns import Turns
 from negmerge_kit.merging import LayerAgreement, find_rule, subtract
 from negmerge_kit.scoring.scale import KEEP, Keep, Least, Method, Point, Scales, ScaleSearch, check_scale, search_scale
 from negmerge_kit.types import Items
-from negmerge_kit.vision.clip import BATCH, Classifier
-from negmerge_kit.vision.scene import Scene, Splits
+from negmerge_kit.vision.classifier import BATCH, Classifier
+from negmerge_kit.vision.scene import Splits
+from negmerge_kit.vision.scenes import scene_from_json
 
 
 class Workbench:
@@ -45,7 +46,7 @@ class Workbench:
     def __init__(self, pool: Pool, *, device: str = "auto") -> None:
         self._turn = Turns()
         self.pool = pool
-        self.scene = Scene.from_json(pool.scene)
+        self.scene = scene_from_json(pool.scene)
         self.scene.require(pool.scene)
         self.model: Classifier = self.scene.load(device=device, heads=pool.checked(pool.heads_file))
         self.model.load(pool.checked(pool.base_file).items())

@@ -17,8 +17,7 @@ from negmerge_kit.scoring.curve import Point
 from negmerge_kit.scoring.gap import GAP_OVER, average_gap, nearest_scale
 from negmerge_kit.scoring.scale import Scales, ScaleSearch
 from negmerge_kit.types import Json
-from negmerge_kit.vision.clip import Classifier
-from negmerge_kit.vision.forgetting import parts_of
+from negmerge_kit.vision.classifier import Classifier
 from negmerge_kit.vision.images import ImageSet
 
 
@@ -50,7 +49,7 @@ class Yardstick:
         on_shadow: Callable[[int, int], None] = lambda done, count: None,
     ) -> None:
         self.bench = bench
-        self.parts = parts_of(bench.scene)
+        self.parts = bench.scene.parts
         self._count, self._seed, self._on_shadow = shadows, seed, on_shadow
         self.wanted, self.chooser = wanted, chooser or wanted
         self._retrained: dict[tuple[str, str], Standing] = {}

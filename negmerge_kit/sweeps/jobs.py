@@ -12,7 +12,7 @@ from negmerge_kit.checkpoints.filling import candidate_id, save_candidate
 from negmerge_kit.checkpoints.pool import Candidate, Pool, open_pool
 from negmerge_kit.checkpoints.unfinished import drop_written, find_written, note_written, state_file
 from negmerge_kit.errors import DivergedError, NotFiniteError
-from negmerge_kit.lab.base_knowledge import check_known, is_untrained
+from negmerge_kit.lab.base_knowledge import check_known
 from negmerge_kit.lab.training.execution import Execution
 from negmerge_kit.lab.training.finetuning import Step, finetune
 from negmerge_kit.lab.training.forecast import SEARCHED, TRAINING
@@ -23,7 +23,7 @@ from negmerge_kit.scoring.grid import DEFAULT_SCALES, looks, scale_grid
 from negmerge_kit.scoring.scale import KEEP
 from negmerge_kit.sweeps.protocol import Progress, Report
 from negmerge_kit.types import Json
-from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.classifier import Classifier
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class FinetuneJob:
         bench = open_workbench(self.folder, pool.base_file.sha256, self.device)
         entry = find_written(pool, self.id_in(pool))
         if entry is None:
-            if not self.anyway and not is_untrained(bench.scene):
+            if not self.anyway and not bench.scene.trains_base:
                 images = bench.scene.images("val").forget
                 check_known(bench.base_scores("val").forget, len(images.classes), images.name)
             entry = self._trained(bench, on_step)

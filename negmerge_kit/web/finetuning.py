@@ -25,7 +25,7 @@ from negmerge_kit.sweeps.jobs import missing_jobs, pool_order
 from negmerge_kit.sweeps.local import find_executor, run_sweep
 from negmerge_kit.sweeps.protocol import Executor, SweepStopped
 from negmerge_kit.views.losses import LossCurve
-from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.classifier import Classifier
 from negmerge_kit.web.jobs import CancelledError, Job, Jobs
 from negmerge_kit.web.plans import Plan, Plans
 from negmerge_kit.web.uploads import Uploads

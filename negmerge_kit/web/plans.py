@@ -26,7 +26,9 @@ from negmerge_kit.outside import read_json
 from negmerge_kit.types import Json
 from negmerge_kit.vision.data.folder import FolderSource
 from negmerge_kit.vision.families import FAMILIES
-from negmerge_kit.vision.scene import Scene, open_scene
+from negmerge_kit.vision.scene import Scene
+from negmerge_kit.vision.scenes import open_scene
+from negmerge_kit.vision.zero_shot import ZeroShotScene
 from negmerge_kit.web.archives import RESERVED, shown
 from negmerge_kit.web.uploads import Taken
 
@@ -133,7 +135,7 @@ class Plans:
             told: Json = read_json((folder / PLAN), dict)
             if told["schema"] != SCHEMA:
                 raise ValueError(f"schema {told['schema']}")
-            scene = Scene(**{**told["scene"], "retain": tuple(told["scene"]["retain"])})
+            scene = ZeroShotScene(**{**told["scene"], "retain": tuple(told["scene"]["retain"])})
             return Plan(folder, scene, int(told["images"]), tuple(map(Recipe.from_json, told["recipes"])))
         except (OSError, ValueError, KeyError, TypeError, NegmergeError) as error:
             raise ParameterError(
@@ -178,7 +180,9 @@ class Plans:
                 (arriving / called).rename(images)
             finally:
                 shutil.rmtree(arriving, ignore_errors=True)
-        scene = Scene(called, base.model(folder) if base else "tiny", f"folder:{images}", tuple(kept), **reading)
+        scene = ZeroShotScene(
+            called, base.model(folder) if base else "tiny", f"folder:{images}", tuple(kept), **reading
+        )
         return self._begun(Plan(folder, scene, len(FolderSource(images).rows("train")[1])), base)
 
     def unfinished(self) -> list[Plan]:

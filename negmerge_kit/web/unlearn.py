@@ -16,6 +16,7 @@ from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, NOT_NEEDED, Point, 
 from negmerge_kit.views import plots, svg
 from negmerge_kit.views.pictures import named_right
 from negmerge_kit.views.style import percent
+from negmerge_kit.vision.classifier_scene import ClassifierScene
 from negmerge_kit.vision.families import FAMILIES
 from negmerge_kit.web import fragments
 from negmerge_kit.web.agreement_bars import NOTHING, AgreementBars
@@ -83,7 +84,8 @@ class Unlearn:
         self.retain_title = f"everything else ({len(live.retain)} families)" if several else _title(live.retain[0].name)
         self._of: tuple[str, str] | None = None
         self._aim = self._alike = ""
-        if forgetting := self.bench.scene.forgetting:
+        if isinstance(scene := self.bench.scene, ClassifierScene):
+            forgetting = scene.forgetting
             self.forget_title, self.retain_title = forgetting.label, "remaining and unseen images"
             self._of = "training images", "remaining training and unseen validation images"
             self._aim = AIM_OF_CLASS if forgetting.of_class is not None else AIM

@@ -34,8 +34,8 @@ from negmerge_kit.views.card_files import read_card, weights_of
 from negmerge_kit.vision.data.checking import checked_image
 from negmerge_kit.vision.data.decoding import _decoder
 from negmerge_kit.vision.data.transform import Transform
-from negmerge_kit.vision.index_file import read_indices
-from negmerge_kit.vision.scene import Scene, open_scene
+from negmerge_kit.vision.scene_file import read_indices
+from negmerge_kit.vision.scenes import open_scene, scene_from_json
 
 NASTY: list[Any] = [
     None,
@@ -372,7 +372,7 @@ class Stand:
 
         def read() -> None:
             self.run("pool", rng.choice(["show", "show", "verify"]), self.pooled, *rng.choice([[], ["--json"]]))
-            assert Scene.from_json(open_pool(self.pooled).scene).sources
+            assert scene_from_json(open_pool(self.pooled).scene).sources
 
         return read
 

@@ -44,7 +44,7 @@ def run(capsys, *words):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """The embedded classifier, trained for a few epochs, with three quick candidates."""
-    from negmerge_kit.vision.scene import open_scene
+    from negmerge_kit.vision.scenes import open_scene
 
     scene = replace(open_scene("tiny-classifier"), training=TRAINING)
     pool, _ = start_pool(scene, tmp_path_factory.mktemp("classifier") / "pool")

@@ -11,7 +11,7 @@ from negmerge_kit.checkpoints.pool import Candidate, Pool, StoredFile
 from negmerge_kit.lab.resident import Choice, Merged
 from negmerge_kit.merging import merge
 from negmerge_kit.merging.rules import find_rule
-from negmerge_kit.vision.clip import BATCH
+from negmerge_kit.vision.classifier import BATCH
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.scene import Splits
 

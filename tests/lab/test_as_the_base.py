@@ -16,9 +16,9 @@ from negmerge_kit.lab.training import from_scratch
 from negmerge_kit.lab.training.seeding import derived_seed
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps.embedded import start_pool
-from negmerge_kit.vision.forgetting import Forgetting, parts_of
+from negmerge_kit.vision.classifier_scene import ClassifierScene
+from negmerge_kit.vision.forgetting import Forgetting
 from negmerge_kit.vision.parted import PartedSource
-from negmerge_kit.vision.scene import parted_scene
 
 
 class Run(NamedTuple):
@@ -50,12 +50,12 @@ def runs(monkeypatch):
 
 
 def test_all_are_trained_as_the_base(runs, tmp_path, monkeypatch):
-    scene = parted_scene("mirrored", "classifier:tiny", Forgetting("scans"), training={"epochs": 3})
+    scene = ClassifierScene("mirrored", "classifier:tiny", Forgetting("scans"), training={"epochs": 3})
     pool, _ = start_pool(scene, tmp_path / "pool", device="cpu")
     bench, terms = Workbench(pool, device="cpu"), Terms(shadows=4)
     yardstick = yardstick_of(bench, terms)
     made = retrained(yardstick, terms).made_by["retraining"]
-    halves = {parts_of(scene).on("remaining", split).fingerprint() for split in ("val", "test")}
+    halves = {scene.parts.on("remaining", split).fingerprint() for split in ("val", "test")}
     assert len(halves) == 2 and set(made["remaining"]) == halves and made["may_mirror"] is True
     assert yardstick.shadows is not None
     seen, remaining, shadow = 1200, 1080, (1200 + 240 + 357) / 2
@@ -76,7 +76,7 @@ def test_all_are_trained_as_the_base(runs, tmp_path, monkeypatch):
 @pytest.mark.parametrize("seed", [0, 3])
 def test_every_model_has_first_weights_and_an_order_of_its_own(runs, seed, tmp_path):
     """The base those of the seed asked for; the retrained and the shadow models of that seed none that another has."""
-    scene = parted_scene("seeded", "classifier:tiny", Forgetting("scans"), training={"seed": seed, "epochs": 1})
+    scene = ClassifierScene("seeded", "classifier:tiny", Forgetting("scans"), training={"seed": seed, "epochs": 1})
     pool, _ = start_pool(scene, tmp_path / "pool", device="cpu")
     terms = Terms(shadows=4, seed=seed)
     yardstick = yardstick_of(Workbench(pool, device="cpu"), terms)
@@ -89,7 +89,7 @@ def test_every_model_has_first_weights_and_an_order_of_its_own(runs, seed, tmp_p
 
 def test_a_retrained_model_of_an_earlier_version_is_taken_by_its_name_only(runs, tmp_path):
     """It may have begun with the base's own first weights, yet a card that names it can still be verified."""
-    scene = parted_scene("earlier", "classifier:tiny", Forgetting("scans"), training={"epochs": 1})
+    scene = ClassifierScene("earlier", "classifier:tiny", Forgetting("scans"), training={"epochs": 1})
     pool, _ = start_pool(scene, tmp_path / "pool", device="cpu")
     now = retraining(pool, 0)
     earlier = {name: value for name, value in now.items() if name != "seed"}

@@ -133,7 +133,7 @@ def test_a_stopped_search_goes_on(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         search(scored, [0.25, 0.5], model, store=tmp_path, on_step=stop)
     assert model.w == pytest.approx(BASE) and len(tries) == 1
-    assert not model.clip.training and not model.clip.visual.weight.requires_grad
+    assert not model.network.training and not model.tower.weight.requires_grad
     (file,) = tmp_path.iterdir()
     assert [trial["rate"] for trial in json.loads(file.read_text())["trials"]] == [0.25]
     again = search(scored, [0.25, 0.5], model, store=tmp_path)

@@ -133,13 +133,13 @@ def test_salience_is_measured_in_eval_mode():
     before = network.weights()
     salience = saliency(Run(network, parted(forgotten=FORGET), 1.0, 1, 0, {"batch_size": 16}, fresh, RECIPE))
     assert all(torch.equal(value, before[key]) for key, value in network.weights().items())
-    for weight in network.clip.visual.parameters():
+    for weight in network.tower.parameters():
         weight.requires_grad_(True)
     total = None
     for chosen in (slice(0, 16), slice(16, 32), slice(32, 33)):
-        logits = network.clip.visual(network.pixels(FORGET.images[chosen]))
+        logits = network.tower(network.pixels(FORGET.images[chosen]))
         loss = torch.nn.functional.cross_entropy(logits, FORGET.labels[chosen])
-        slopes = torch.autograd.grad(loss, list(network.clip.visual.parameters()))
+        slopes = torch.autograd.grad(loss, list(network.tower.parameters()))
         total = slopes if total is None else [a + b for a, b in zip(total, slopes, strict=True)]
     for found, wanted in zip(salience.values(), total, strict=True):
         torch.testing.assert_close(found, wanted.abs(), rtol=1e-4, atol=1e-6)
@@ -158,7 +158,7 @@ def test_gradients_without_a_scaler_do_not_vanish_in_float16(gradient):
     for precision in ("float32", "float16"):
         network = model()
         with torch.no_grad():
-            network.clip.visual.head.weight *= 1e-7
+            network.tower.head.weight *= 1e-7
         recipe = replace(RECIPE, precision=precision)
         found.append(gradient(Run(network, parted(forgotten=FORGET), 1.0, 1, 0, {"batch_size": 16}, fresh, recipe)))
     assert bool((found[0] != 0).float().mean() > 0.5) and torch.equal(*found)

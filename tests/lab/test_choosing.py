@@ -29,7 +29,7 @@ from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.sweeps.jobs import missing_jobs
 from negmerge_kit.sweeps.local import run_sweep
 from negmerge_kit.vision.forgetting import Parts
-from negmerge_kit.vision.scene import open_scene
+from negmerge_kit.vision.scenes import open_scene
 
 NEGMERGE, ASCENT, RETRAIN = (find_entrant(name) for name in ("negmerge", "gradient-ascent", "retrain"))
 SCALES = [0.0, 0.5, 1.0]

@@ -12,7 +12,7 @@ from negmerge_kit.lab import resident
 from negmerge_kit.lab.residency import residency
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging.rules import RULES
-from negmerge_kit.vision.clip import BATCH, Classifier
+from negmerge_kit.vision.classifier import BATCH, Classifier
 from negmerge_kit.vision.images import ImageSet
 from tests.merging.test_kinds_of_mappings import unaligned
 

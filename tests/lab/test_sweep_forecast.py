@@ -10,8 +10,9 @@ from negmerge_kit.lab.training import sweep_forecast
 from negmerge_kit.lab.training.finetuning import finetune
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.lab.training.sweep_forecast import SEARCHED, assumed_seconds, measured_seconds, steps_of
-from negmerge_kit.vision.clip import BATCH, Classifier, load_model
+from negmerge_kit.vision.classifier import BATCH, Classifier
 from negmerge_kit.vision.families import family_images
+from negmerge_kit.vision.load import load_model
 
 
 class Clock:

@@ -20,8 +20,8 @@ from negmerge_kit.lab.training.resuming import StateFile
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps import embedded
 from negmerge_kit.sweeps.embedded import STATE, _with_training, start_pool
+from negmerge_kit.vision.classifier_scene import ClassifierScene
 from negmerge_kit.vision.forgetting import Forgetting
-from negmerge_kit.vision.scene import Scene, parted_scene
 
 
 class Stopped(Exception):
@@ -30,7 +30,7 @@ class Stopped(Exception):
 
 @pytest.fixture(scope="module")
 def scene():
-    return parted_scene("short", "classifier:tiny", Forgetting("scans", share=0.1), training={"epochs": 1})
+    return ClassifierScene("short", "classifier:tiny", Forgetting("scans", share=0.1), training={"epochs": 1})
 
 
 @pytest.fixture
@@ -200,12 +200,12 @@ def test_the_base_is_trained_on_the_device_that_was_named(words, tmp_path, monke
 
 
 def test_the_device_reaches_the_base(scene, tmp_path, monkeypatch):
-    devices, untrained = [], Scene.untrained
+    devices, untrained = [], ClassifierScene.untrained
 
     def recorded(self, *, device="auto", **named):
         devices.append(device)
         return untrained(self, device=device, **named)
 
-    monkeypatch.setattr(Scene, "untrained", recorded)
+    monkeypatch.setattr(ClassifierScene, "untrained", recorded)
     start_pool(scene, tmp_path / "pool", device="cpu")
     assert devices == ["cpu"]

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from negmerge_kit.vision import lanes
-from negmerge_kit.vision.clip import BATCH, load_model
+from negmerge_kit.vision.classifier import BATCH
 from negmerge_kit.vision.families import family_images
 from negmerge_kit.vision.lanes import MOST_LANES, lanes_of, short_operations, side_by_side
 from negmerge_kit.vision.linearized import linearize
+from negmerge_kit.vision.load import load_model
 
 IMAGES = family_images("digits", "val").images[: 3 * BATCH["cpu"] + 7]
 

@@ -137,7 +137,7 @@ def audit(
         CheckpointError: for a model that answers with NaN.
     """
     check_asked(probes, steps)
-    if bench.scene.forgetting is not None:
+    if bench.scene.own_head:
         raise ParameterError(
             f"{bench.scene.name} is a standard classifier's scene, and these probes ask models with "
             "heads apart: `negmerge compare` attacks its models for membership."

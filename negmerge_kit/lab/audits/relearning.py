@@ -15,7 +15,7 @@ from negmerge_kit.lab.audits.subjects import Subject
 from negmerge_kit.lab.training.finetuning import Step, finetune
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.types import Json
-from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.classifier import Classifier
 from negmerge_kit.vision.images import ImageSet
 
 IMAGES = (1, 5, 20)
@@ -112,9 +112,9 @@ def _share(hits: Tensor) -> float:
 @contextmanager
 def _resting(model: Classifier) -> Iterator[None]:
     """Evaluation mode in the middle of training."""
-    training = model.clip.visual.training
-    model.clip.eval()
+    training = model.tower.training
+    model.network.eval()
     try:
         yield
     finally:
-        model.clip.visual.train(training)
+        model.tower.train(training)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from negmerge_kit.lab.training.finetuning import Step
     from negmerge_kit.lab.training.recipe import Recipe
-    from negmerge_kit.vision.clip import Classifier
+    from negmerge_kit.vision.classifier import Classifier
     from negmerge_kit.vision.forgetting import Parts
 
 Reads: TypeAlias = Literal["forget", "remaining"]

@@ -22,7 +22,7 @@ def slope(run: Run, images: ImageSet, chosen: slice | Tensor) -> Tensor:
     """∇ of the mean cross-entropy of the chosen images, flattened over every parameter, [d], in float32."""
     with torch.enable_grad():
         loss = truth(view(run, images.name, images.images[chosen], images.labels[chosen], precision="float32"))
-        parts = torch.autograd.grad(loss, list(run.model.clip.visual.parameters()))
+        parts = torch.autograd.grad(loss, list(run.model.tower.parameters()))
     return torch.cat([part.flatten() for part in parts])
 
 
@@ -44,7 +44,7 @@ def steps(run: Run) -> Iterator[Step]:
     """
     forgotten, remaining = run.parts.forgotten, run.parts.remaining
     order = torch.randperm(len(remaining), generator=torch.Generator().manual_seed(run.seed))
-    chosen, weights = order[: run.settings["samples"]], list(run.model.clip.visual.parameters())
+    chosen, weights = order[: run.settings["samples"]], list(run.model.tower.parameters())
     with gradients(run.model, train=False):
         n_f, n_r = len(forgotten), len(remaining)
         v = whole_slope(run, forgotten) / (n_f + n_r) - whole_slope(run, remaining) * (n_f / ((n_f + n_r) * n_r))
@@ -55,7 +55,7 @@ def steps(run: Run) -> Iterator[Step]:
                 with torch.no_grad():
                     sizes = [weight.numel() for weight in weights]
                     for weight, move in zip(weights, inverse.product.split(sizes), strict=True):
-                        weight += run.rate * move.view_as(weight)
+                        weight.add_(run.rate * move.view_as(weight))
                 check_finite(weights, run.rate)
             yield Step(index, len(chosen), float(inverse.product.norm()), run.rate)
 

@@ -25,7 +25,7 @@ def strength(alpha: float, epoch: int, epochs: int, without: int) -> float:
 
 def steps(run: Run) -> Iterator[Step]:
     """Minimise CE(θ; remaining) + α_t ‖θ‖₁ over every parameter, those of BatchNorm and biases too, as in the code."""
-    network = run.model.clip.visual
+    network = run.model.tower
 
     def passes(epoch: int) -> Sequence[Pass]:
         alpha = strength(run.settings["alpha"], epoch, run.epochs, run.settings["epochs_without"])

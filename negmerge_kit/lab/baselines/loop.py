@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from negmerge_kit.lab.training.recipe import Recipe
-    from negmerge_kit.vision.clip import Classifier
+    from negmerge_kit.vision.classifier import Classifier
     from negmerge_kit.vision.forgetting import Parts
     from negmerge_kit.vision.images import ImageSet
 
@@ -133,7 +133,7 @@ def descend(
     """
     plan = [passes(epoch) for epoch in range(run.epochs)]
     total, index = sum(_steps(run, one) for each in plan for one in each), 0
-    model, weights = run.model, [*run.model.clip.visual.parameters(), *extra]
+    model, weights = run.model, [*run.model.tower.parameters(), *extra]
     taught = optimizer(run, weights)
     device = model.device.type
     scaler = torch.amp.GradScaler(device, enabled=run.recipe.precision == "float16")
@@ -204,7 +204,7 @@ def _recipe(run: Run, one: Pass, seed: int) -> tuple[Recipe, int]:
 def frozen(model: Classifier, head: str) -> Callable[[Tensor], Tensor]:
     """A copy of the model as it is now, in eval mode: uint8 images to logits [n, C], without gradients."""
     teacher = deepcopy(model)
-    teacher.clip.eval().requires_grad_(False)
+    teacher.network.eval().requires_grad_(False)
 
     @torch.no_grad()
     def answer(images: Tensor) -> Tensor:
@@ -216,10 +216,10 @@ def frozen(model: Classifier, head: str) -> Callable[[Tensor], Tensor]:
 @contextmanager
 def gradients(model: Classifier, *, train: bool) -> Iterator[None]:
     """Gradients for the whole network, which is in train or eval mode; a small one keeps to one CPU thread."""
-    network = model.clip.visual
+    network = model.tower
     network.requires_grad_(True).train(train)
     try:
         with short_operations(network):
             yield
     finally:
-        model.clip.eval().requires_grad_(False)
+        model.network.eval().requires_grad_(False)

@@ -17,7 +17,7 @@ from negmerge_kit.merging.rule import Parameter
 def saliency(run: Run) -> dict[str, Tensor]:
     """|Σ over batches of ∇ CE(θ; forget)| of each parameter at the base: eval mode, float32, images as they are."""
     forgotten, size = run.parts.forgotten, run.settings["batch_size"]
-    names, weights = zip(*run.model.clip.visual.named_parameters(), strict=True)
+    names, weights = zip(*run.model.tower.named_parameters(), strict=True)
     total = [torch.zeros_like(weight) for weight in weights]
     with gradients(run.model, train=False):
         for images, labels in zip(forgotten.images.split(size), forgotten.labels.split(size), strict=True):
@@ -49,7 +49,7 @@ def steps(run: Run) -> Iterator[Step]:
     momentum move what should stay. BatchNorm's running statistics are no weights and move as in training.
     """
     mask = mask_of(saliency(run), run.settings["share"])
-    weights = dict(run.model.clip.visual.named_parameters())
+    weights = dict(run.model.tower.named_parameters())
     base = {name: weight.detach().clone() for name, weight in weights.items()}
 
     @torch.no_grad()

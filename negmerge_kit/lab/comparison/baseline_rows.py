@@ -21,7 +21,7 @@ from negmerge_kit.lab.yardstick import Yardstick
 from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
 from negmerge_kit.scoring.floors import images_needed
 from negmerge_kit.types import Json
-from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.classifier import Classifier
 
 
 def base_row(entrant: Entrant, yardstick: Yardstick) -> Row:

@@ -244,7 +244,7 @@ def is_classifier(pool: Pool) -> bool:
 def parts_used(scene: Json) -> Json:
     """How many images of each part of a classifier's scene choose and report, and the parts of which the same do both.
 
-    >>> from negmerge_kit.vision.scene import open_scene
+    >>> from negmerge_kit.vision.scenes import open_scene
     >>> parts_used(open_scene("tiny-classifier").describe())["val"]
     {'forgotten': 60, 'remaining': 540, 'unseen': 240}
     """

@@ -17,7 +17,7 @@ from negmerge_kit.lab.training.execution import Execution
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.lab.training.resuming import StateFile, Training, describe_run
 from negmerge_kit.lab.training.seeding import derived_seed, seeded
-from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.classifier import Classifier
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.lanes import short_operations
 from negmerge_kit.vision.parameters import trained_parameters
@@ -70,7 +70,7 @@ def finetune(
         ParameterError: if the recipe or the execution does not fit the model or the device.
         CheckpointError: if the state cannot be written, or is another run's.
 
-    >>> from negmerge_kit.vision.clip import load_model
+    >>> from negmerge_kit.vision.load import load_model
     >>> from negmerge_kit.vision.families import family_images
     >>> model, digits = load_model("tiny", device="cpu"), family_images("digits", "train")
     >>> steps = list(finetune(model, digits.take(128), Recipe(lr=1e-3, epochs=2)))
@@ -80,11 +80,11 @@ def finetune(
     execution = execution or Execution()
     execution.check(model, recipe)
     mirror = recipe.flips == "as-published" or (recipe.flips == "safe" and may_mirror)
-    moving = trained_parameters(model.clip.visual, recipe.trainable)
+    moving = trained_parameters(model.tower, recipe.trainable)
     weights = list(moving.values())
     optimizer = _optimizer(weights, recipe)
     scaler = torch.amp.GradScaler(model.device.type, enabled=recipe.precision == "float16")
-    training = Training(model.clip.visual, moving, optimizer, scaler)
+    training = Training(model.tower, moving, optimizer, scaler)
     run = describe_run(model, images, recipe, mirror) if resume else ""
     state = StateFile(resume, run, recipe, every=execution.save_seconds)
     state.restore(training)
@@ -188,18 +188,18 @@ def _gradient(
 @contextmanager
 def _training(model: Classifier, weights: Sequence[torch.nn.Parameter], layout: torch.memory_format) -> Iterator[None]:
     """Gradients for these weights, and back; a small tower trains on one CPU thread, which is many times faster."""
-    for parameter in model.clip.parameters():
+    for parameter in model.network.parameters():
         parameter.requires_grad_(False)
     for parameter in weights:
         parameter.requires_grad_(True)
-    model.clip.visual.to(memory_format=layout)
+    model.tower.to(memory_format=layout)
     # A linear model is the derivative of the tower as it answers, not as it trains.
-    model.clip.visual.train(model.mode == "standard")
+    model.tower.train(model.mode == "standard")
     try:
-        with short_operations(model.clip.visual):
+        with short_operations(model.tower):
             yield
     finally:
-        model.clip.eval()
-        model.clip.visual.to(memory_format=torch.contiguous_format)
+        model.network.eval()
+        model.tower.to(memory_format=torch.contiguous_format)
         for parameter in weights:
             parameter.requires_grad_(False)

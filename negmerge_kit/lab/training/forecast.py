@@ -13,7 +13,7 @@ from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.scoring.scale import DEFAULT_SCALES
 from negmerge_kit.types import Json
-from negmerge_kit.vision.clip import BATCH, Classifier
+from negmerge_kit.vision.classifier import BATCH, Classifier
 from negmerge_kit.vision.data import DataSource
 from negmerge_kit.vision.data.registry import DATASETS
 from negmerge_kit.vision.data.stored import StoredSource

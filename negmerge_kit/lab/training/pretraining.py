@@ -75,7 +75,7 @@ def pretrain_tiny(
     import torch
     import torch.nn.functional as F
 
-    from negmerge_kit.vision.clip import normalise
+    from negmerge_kit.vision.classifier import normalise
 
     recipe = recipe or Pretraining()
     device = clip.logit_scale.device

@@ -17,7 +17,7 @@ from negmerge_kit.checkpoints import open_checkpoint, save_checkpoint
 from negmerge_kit.errors import CheckpointError, NegmergeError, OtherRunError
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.types import Json
-from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.classifier import Classifier
 from negmerge_kit.vision.images import ImageSet
 
 
@@ -160,7 +160,7 @@ def _difference(theirs: Recipe | None, ours: Recipe) -> str:
 def describe_run(model: Classifier, images: ImageSet, recipe: Recipe, mirror: bool) -> str:
     """A digest of all that decides a run's outcome: base weights, mode, images, recipe."""
     digest = hashlib.sha256()
-    for name, tensor in model.clip.visual.state_dict().items():
+    for name, tensor in model.tower.state_dict().items():
         digest.update(name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     made_from = [2, digest.hexdigest(), model.mode, images.fingerprint(), recipe.json(), mirror]
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()

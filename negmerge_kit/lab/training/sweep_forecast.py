@@ -16,7 +16,7 @@ from negmerge_kit.lab.training.forecast import SEARCHED, SUSTAINED, TRAINING, fl
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.scoring.scale import DEFAULT_SCALES
 from negmerge_kit.types import Json
-from negmerge_kit.vision.clip import BATCH, Classifier
+from negmerge_kit.vision.classifier import BATCH, Classifier
 from negmerge_kit.vision.images import ImageSet
 
 STEPS = 3
