@@ -37,7 +37,10 @@ _HOMES = {
     "search_scale": "scoring.scale",
     "select_scale": "scoring.scale",
     "sign_agreement": "merging.agreement",
+    "SearchOptions": "lab.pipeline",
+    "search_pool": "lab.pipeline",
     "unlearn": "merging.negation",
+    "unlearn_pool": "lab.pipeline",
     "why_signs": "lab.why_signs",
     "wilson": "scoring.intervals",
 }

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.data import add_corrupt_flag, add_pixel_flags, prepare_scene, reading_of
-from negmerge_kit.cli.flags import rule_params
 from negmerge_kit.cli.sweeping import add_executor_flags, add_training_flags, begin_pool, executor_of, fill, scene_grid
-from negmerge_kit.cli.unlearning import grid_and_floor, places, scale_by_hand, unlearn_parser, write_unlearned
+from negmerge_kit.cli.unlearning import search_options, unlearn_parser, write_unlearned
 from negmerge_kit.errors import NegmergeError
 from negmerge_kit.vision.zero_shot import ZeroShotScene
 
@@ -35,7 +34,7 @@ def forget(arguments: list[str]) -> int:
 
     # What is misspelt is told before hours are spent.
     executor, _ = executor_of(options), grid(options.grid, mode=options.mode)
-    grid_and_floor(options), scale_by_hand(options.scale), rule_params(options)
+    search_options(options)
     model = {"arch": options.model, "pretrained": options.pretrained} if options.pretrained else options.model
     name = f"{find_data(options.forget).name} from {options.model}"
     scene = ZeroShotScene(name, model, options.forget, tuple(options.retain), options.mode, **reading_of(options))
@@ -68,10 +67,11 @@ def forget_parser() -> argparse.ArgumentParser:
 
 
 def _forget(options: argparse.Namespace, scene: Scene, executor: Executor) -> int:
+    from negmerge_kit.lab.pipeline import check_outputs
     from negmerge_kit.lab.running_statistics import RunningStatistics
     from negmerge_kit.sweeps.jobs import pool_order
 
-    places(options.out / UNLEARNED, options.card, [Path(options.pretrained)] if options.pretrained else [])
+    check_outputs(options.out / UNLEARNED, options.card, [Path(options.pretrained)] if options.pretrained else [])
     prepare_scene(scene)
     if options.buffers != "keep":
         RunningStatistics(scene.load(device=options.device), scene).check(options.buffers)

@@ -28,9 +28,9 @@ from negmerge_kit.checkpoints import save_checkpoint, sha256_file
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.cli import main
 from negmerge_kit.errors import NegmergeError
+from negmerge_kit.lab.card_files import read_card, weights_of
+from negmerge_kit.lab.card_markdown import card_markdown
 from negmerge_kit.lab.training.recipe import grid
-from negmerge_kit.views.card import card_markdown
-from negmerge_kit.views.card_files import read_card, weights_of
 from negmerge_kit.vision.data.checking import checked_image
 from negmerge_kit.vision.data.decoding import _decoder
 from negmerge_kit.vision.data.transform import Transform

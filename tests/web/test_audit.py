@@ -8,8 +8,8 @@ import pytest
 
 from negmerge_kit.checkpoints.writer import sha256_file
 from negmerge_kit.lab.audits.audit import LIMITS, audit
+from negmerge_kit.lab.card_files import read_card
 from negmerge_kit.lab.telling import unheard
-from negmerge_kit.views.card_files import read_card
 from negmerge_kit.views.style import percent
 from negmerge_kit.web import auditing
 from negmerge_kit.web.audit_page import AuditPage

@@ -10,11 +10,10 @@ from pathlib import Path
 from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.outputs import Kind, check_output
 from negmerge_kit.errors import CardError
-from negmerge_kit.lab.card import with_file
-from negmerge_kit.lab.card_schema import checked_record
+from negmerge_kit.lab.card import checked_record, with_file
+from negmerge_kit.lab.card_markdown import FENCE, card_markdown, dumped
 from negmerge_kit.outside import check_regular, parse_json
 from negmerge_kit.types import Json
-from negmerge_kit.views.card import FENCE, card_markdown, dumped
 
 RUN_FROM = "pool"
 """The entry that says where the pool lies, from the card's folder; a card that leaves this machine goes without it."""
