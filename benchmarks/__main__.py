@@ -15,7 +15,7 @@ from inspect import signature
 from pathlib import Path
 
 from benchmarks.table import table
-from negmerge_kit.cli.flags import Parser, print_json
+from negmerge_kit.cli.options import Parser, print_json
 from negmerge_kit.cli.stopping import exit_code, heeding
 from negmerge_kit.cli.terminal import plain_terminal
 from negmerge_kit.errors import NegmergeError, ParameterError

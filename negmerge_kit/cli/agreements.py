@@ -11,7 +11,7 @@ from negmerge_kit.checkpoints import operations
 from negmerge_kit.checkpoints.normalise import read_map
 from negmerge_kit.checkpoints.pool import RECORD, Pool, open_pool
 from negmerge_kit.cli.files import add_name_flags
-from negmerge_kit.cli.flags import Parser, print_json
+from negmerge_kit.cli.options import Parser, print_json
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:

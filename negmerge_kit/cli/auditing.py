@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from negmerge_kit.cli.flags import print_json
 from negmerge_kit.cli.last_lines import Words, print_end, same_flags, unlearned_file
-from negmerge_kit.cli.unlearning import scale_by_hand, search_options, search_parser, unlearn_parser
+from negmerge_kit.cli.options import print_json, search_parser, unlearn_parser
+from negmerge_kit.cli.unlearning import scale_by_hand, search_options
 
 if TYPE_CHECKING:
     from negmerge_kit.lab.audits.audit import Audit

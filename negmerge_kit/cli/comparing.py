@@ -9,11 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from negmerge_kit.cli.comparing_tables import costs_table, differences_table, rules_table, spread_table
-from negmerge_kit.cli.flags import SCALES, Parser, add_buffers_flag, candidate_ids, print_json
 from negmerge_kit.cli.last_lines import Words, print_end, same_flags, unlearned_file
+from negmerge_kit.cli.options import (
+    SCALES,
+    Parser,
+    add_buffers_flag,
+    add_executor_flags,
+    candidate_ids,
+    print_json,
+    unlearn_parser,
+)
 from negmerge_kit.cli.standings import standings_spread, standings_table
-from negmerge_kit.cli.sweeping import add_executor_flags, spread
-from negmerge_kit.cli.unlearning import unlearn_parser
+from negmerge_kit.cli.sweeping import spread
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.merging.rules import RULES
 from negmerge_kit.scoring.grid import AUTO, parse_scales

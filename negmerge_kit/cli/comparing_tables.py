@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from negmerge_kit.cli.flags import seconds
+from negmerge_kit.cli.options import seconds
 from negmerge_kit.lab.comparison.equal_retention import FLOORS
 from negmerge_kit.types import Json
 

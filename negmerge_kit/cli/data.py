@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from negmerge_kit.cli.flags import Parser, print_json
 from negmerge_kit.cli.last_lines import Words, print_end, same_flags
+from negmerge_kit.cli.options import Parser, add_corrupt_flag, add_pixel_flags, print_json
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
 
@@ -86,7 +86,7 @@ def prepare(arguments: list[str]) -> int:
 
 def _next(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Words:
     """Forget the first data and keep the others; how to say it, where model or data to keep were not given."""
-    from negmerge_kit.cli.forgetting import forget_parser
+    from negmerge_kit.cli.options import forget_parser
     from negmerge_kit.vision.data import find_data
     from negmerge_kit.vision.model_spec import find_model
     from negmerge_kit.vision.tiny import TINY
@@ -153,37 +153,6 @@ def _parser(verb: str, about: str) -> argparse.ArgumentParser:
     add_pixel_flags(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
-
-
-def add_corrupt_flag(parser: argparse.ArgumentParser) -> None:
-    """What becomes of images that cannot be decoded."""
-    parser.add_argument(
-        "--corrupt",
-        default="refuse",
-        choices=["refuse", "skip"],
-        help="refuse images that cannot be decoded, or count, name and leave them out",
-    )
-
-
-def add_pixel_flags(parser: argparse.ArgumentParser) -> None:
-    """How pixels are read: what `as_rgb` takes."""
-    parser.add_argument(
-        "--orientation",
-        default="stored",
-        choices=["stored", "exif"],
-        help="rows as the file stores them (as torchvision), or photographs turned as EXIF says",
-    )
-    parser.add_argument(
-        "--transparency",
-        default="stored",
-        choices=["stored", "white", "black"],
-        help="transparent pixels in their stored colours (as torchvision), or laid onto a colour",
-    )
-
-
-def reading_of(options: argparse.Namespace) -> dict[str, Any]:
-    """What the two functions above added, as a scene takes it."""
-    return {name: getattr(options, name) for name in ("corrupt", "orientation", "transparency")}
 
 
 def _transform(options: argparse.Namespace) -> Transform:

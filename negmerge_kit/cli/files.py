@@ -9,9 +9,9 @@ from negmerge_kit.checkpoints import operations
 from negmerge_kit.checkpoints.legacy import convert_files
 from negmerge_kit.checkpoints.normalise import read_map
 from negmerge_kit.checkpoints.reader import open_checkpoint
-from negmerge_kit.cli.flags import Parser, add_rule_flags, print_json, rule_params
 from negmerge_kit.cli.last_lines import Words, evaluate_next, print_end, unlearned_file
-from negmerge_kit.cli.sweeping import add_executor_flags, executor_of
+from negmerge_kit.cli.options import Parser, add_executor_flags, add_rule_flags, print_json, rule_params
+from negmerge_kit.cli.sweeping import executor_of
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.merging.alike import is_running_statistic
 from negmerge_kit.types import Json

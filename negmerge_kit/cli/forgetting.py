@@ -8,9 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from negmerge_kit.cli.data import add_corrupt_flag, add_pixel_flags, prepare_scene, reading_of
-from negmerge_kit.cli.sweeping import add_executor_flags, add_training_flags, begin_pool, executor_of, fill, scene_grid
-from negmerge_kit.cli.unlearning import search_options, unlearn_parser, write_unlearned
+from negmerge_kit.cli.data import prepare_scene
+from negmerge_kit.cli.options import forget_parser, reading_of
+from negmerge_kit.cli.sweeping import begin_pool, executor_of, fill, scene_grid
+from negmerge_kit.cli.unlearning import search_options, write_unlearned
 from negmerge_kit.errors import NegmergeError
 from negmerge_kit.vision.zero_shot import ZeroShotScene
 
@@ -47,23 +48,6 @@ def forget(arguments: list[str]) -> int:
             with suppress(OSError):
                 options.out.rmdir()  # only where nothing came of it
         raise
-
-
-def forget_parser() -> argparse.ArgumentParser:
-    """The options of `negmerge forget`."""
-    parser = unlearn_parser("forget", "Make a model forget data of your own; goes on where it was stopped.")
-    parser.add_argument("--model", required=True, metavar="NAME", help="open_clip architecture, timm:NAME, or tiny")
-    parser.add_argument("--pretrained", metavar="TAG", help="its weights: a tag, or a file")
-    parser.add_argument("--forget", required=True, metavar="DATA", help="a data set's name, folder:PATH or hf:NAME")
-    parser.add_argument("--retain", required=True, action="append", metavar="DATA", help="what to keep; repeatable")
-    parser.add_argument("--grid", required=True, metavar="GRID", help="a preset's name, or FILE.toml")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for pool, checkpoint and card")
-    parser.add_argument("--mode", default="standard", choices=["standard", "linear"], help="how candidates are trained")
-    add_corrupt_flag(parser)
-    add_pixel_flags(parser)
-    add_executor_flags(parser)
-    add_training_flags(parser)
-    return parser
 
 
 def _forget(options: argparse.Namespace, scene: Scene, executor: Executor) -> int:

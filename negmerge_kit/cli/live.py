@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TextIO
 
-from negmerge_kit.cli.flags import seconds
+from negmerge_kit.cli.options import seconds
 from negmerge_kit.cli.progress import now
 from negmerge_kit.sweeps.protocol import Job, Outcome, Progress
 

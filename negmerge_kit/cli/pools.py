@@ -6,16 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from negmerge_kit.cli.flags import Parser, print_json
-from negmerge_kit.cli.sweeping import (
-    add_executor_flags,
-    add_training_flags,
-    begin_pool,
-    executor_of,
-    fill,
-    scene_grid,
-    tell,
-)
+from negmerge_kit.cli.options import Parser, add_executor_flags, add_training_flags, print_json
+from negmerge_kit.cli.sweeping import begin_pool, executor_of, fill, scene_grid, tell
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
 

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from negmerge_kit.cli.flags import Parser, percent, print_json, seconds
+from negmerge_kit.cli.options import Parser, add_executor_flags, add_training_flags, percent, print_json, seconds
 from negmerge_kit.cli.reproducing_random import TABLE, check_result, reproduce_random, write_result
-from negmerge_kit.cli.sweeping import add_executor_flags, add_training_flags, begin_pool, executor_of, fill, scene_grid
+from negmerge_kit.cli.sweeping import begin_pool, executor_of, fill, scene_grid
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import MODES, Json
 from negmerge_kit.vision.zero_shot import ZeroShotScene

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.comparing import compare_pool
-from negmerge_kit.cli.flags import Parser, add_buffers_flag, print_json
+from negmerge_kit.cli.options import Parser, add_buffers_flag, add_executor_flags, add_training_flags, print_json
 from negmerge_kit.cli.standings import SHOWN, standings_table
-from negmerge_kit.cli.sweeping import add_executor_flags, add_training_flags, begin_pool, executor_of, fill, scene_grid
+from negmerge_kit.cli.sweeping import begin_pool, executor_of, fill, scene_grid
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from negmerge_kit.cli.flags import Parser, add_gone_flag, print_json, seconds
 from negmerge_kit.cli.last_lines import print_end, same_flags
+from negmerge_kit.cli.options import Parser, add_executor_flags, add_training_flags, print_json, seconds
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
 from negmerge_kit.vision.scenes import scene_from_json
@@ -158,38 +158,6 @@ def begin_pool(
         return start_pool(scene, folder, pretrain=pretrain, device=device, on_step=on_step, on_wait=on_wait)
 
 
-def add_executor_flags(parser: argparse.ArgumentParser) -> None:
-    """Where the jobs run: --executor and what belongs to it."""
-    group = parser.add_argument_group("where the jobs run")
-    group.add_argument(
-        "--executor",
-        default="serial",
-        metavar="serial|process|ray",
-        help="one after another, in processes of this machine (one a GPU), or on a Ray cluster (default serial)",
-    )
-    group.add_argument("--workers", type=int, metavar="N", help="jobs at a time (default: one a GPU, or one a core)")
-    group.add_argument("--address", metavar="HOST:PORT", help="Ray cluster to join (default: one on this machine)")
-    group.add_argument("--gpus-per-job", type=float, metavar="X", help="share of a GPU that a Ray job takes, as 0.5")
-
-
-def add_training_flags(parser: argparse.ArgumentParser) -> None:
-    """How candidates are computed, whatever they are."""
-    parser.add_argument(
-        "--anyway", action="store_true", help="train even if the base does not know what it should forget"
-    )
-    group = parser.add_argument_group("memory and speed")
-    group.add_argument("--micro-batch", type=int, metavar="N", help="images in one pass, where a batch needs too much")
-    group.add_argument("--compile", action="store_true", help="run the image tower through torch.compile")
-    group.add_argument(
-        "--precision", metavar="float32|bfloat16|float16", help="what the image tower computes in (default: the grid's)"
-    )
-    add_gone_flag(
-        parser,
-        "--processes",
-        "candidates train one a GPU with --executor process, or on a cluster with --executor ray.",
-    )
-
-
 def executor_of(options: argparse.Namespace) -> Executor:
     """The executor that the flags name, once device, precision and the rest can be: call it before anything is made.
 
@@ -331,7 +299,7 @@ def tell(result: Json, options: argparse.Namespace, parser: argparse.ArgumentPar
 
 def _next(result: Json, options: argparse.Namespace, parser: argparse.ArgumentParser) -> list[list[object]]:
     from negmerge_kit.checkpoints.pool import open_pool
-    from negmerge_kit.cli.unlearning import search_parser
+    from negmerge_kit.cli.options import search_parser
 
     pool, same = Path(result["pool"]), same_flags(parser, options, search_parser("search", ""))
     compare = [["compare", pool, *same]] if len(open_pool(pool).distinct) > 1 else []

@@ -7,11 +7,19 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from negmerge_kit.cli.flags import SCALES, Parser, add_choice_flags, candidate_ids, percent, print_json, rule_params
 from negmerge_kit.cli.last_lines import print_end, same_flags, unlearned_file
+from negmerge_kit.cli.options import (
+    Parser,
+    candidate_ids,
+    percent,
+    print_json,
+    rule_params,
+    search_parser,
+    unlearn_parser,
+)
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.scoring.floors import KEEP, keep_text, parse_keep
-from negmerge_kit.scoring.grid import AUTO, check_scale, parse_scales
+from negmerge_kit.scoring.grid import check_scale, parse_scales
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
@@ -57,15 +65,6 @@ def unlearn(arguments: list[str]) -> int:
     return write_unlearned(options, options.pool, options.out)
 
 
-def unlearn_parser(verb: str, about: str) -> argparse.ArgumentParser:
-    """The options of every verb that writes an unlearned checkpoint from a pool."""
-    parser = search_parser(verb, about)
-    parser.add_argument("--card", type=Path, metavar="FILE", help="its card, JSON and Markdown (default: beside FILE)")
-    parser.add_argument("--audit", action="store_true", help="probe what is left, and tell it in the card (a minute)")
-    parser.add_argument("--scale", default="auto", help="auto, or a number to use instead of searching")
-    return parser
-
-
 def write_unlearned(options: argparse.Namespace, folder: Path, out: Path) -> int:
     """Search, score, write checkpoint and card, and print what came of it; the exit code."""
     from negmerge_kit.checkpoints.pool import open_pool
@@ -109,44 +108,6 @@ def evaluate(arguments: list[str]) -> int:
     for name, score in result["families"].items():
         print(f"  {name:10} {percent(score)}")
     return 0
-
-
-def search_parser(verb: str, about: str) -> argparse.ArgumentParser:
-    """The options of every verb that searches a scale."""
-    parser = Parser(verb, about)
-    parser.add_argument(
-        "--keep",
-        metavar="SHARE|NAME=SHARE,...",
-        help="share of the base's retention to keep, or each named retain set's own; all must hold (default 0.95)",
-    )
-    parser.add_argument("--scales", default=AUTO, metavar="A:B:STEP", help=SCALES)
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument(
-        "--exhaustive",
-        action="store_const",
-        dest="method",
-        const="exhaustive",
-        default="early",
-        help="score every scale in full",
-    )
-    how.add_argument(
-        "--bisect",
-        action="store_const",
-        dest="method",
-        const="bisect",
-        help="look only at scales that halve the question, if the curve falls",
-    )
-    parser.add_argument(
-        "--choose",
-        default="floor",
-        choices=["floor", "gap"],
-        help="by the retention floor or, for a classifier, the smallest gap to the pool's retrained "
-        "model on validation (an oracle: it needs that model)",
-    )
-    parser.add_argument("--force", action="store_true", help="merge candidates of another base, too")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    add_choice_flags(parser)
-    return parser
 
 
 def scale_by_hand(text: str) -> float | None:

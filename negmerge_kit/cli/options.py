@@ -1,15 +1,16 @@
-"""Flags that several verbs share, and how results are printed."""
+"""Options that several verbs share, and how results are printed."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.merging.rules import RULES
-from negmerge_kit.scoring.grid import FARTHEST
+from negmerge_kit.scoring.grid import AUTO, FARTHEST
 from negmerge_kit.types import Json
 
 SCALES = (
@@ -116,6 +117,133 @@ def candidate_ids(options: argparse.Namespace) -> list[str] | None:
     return (
         [id.strip() for id in options.candidates.split(",") if id.strip()] if options.candidates is not None else None
     )
+
+
+def search_parser(verb: str, about: str) -> argparse.ArgumentParser:
+    """The options of every verb that searches a scale."""
+    parser = Parser(verb, about)
+    parser.add_argument(
+        "--keep",
+        metavar="SHARE|NAME=SHARE,...",
+        help="share of the base's retention to keep, or each named retain set's own; all must hold (default 0.95)",
+    )
+    parser.add_argument("--scales", default=AUTO, metavar="A:B:STEP", help=SCALES)
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--exhaustive",
+        action="store_const",
+        dest="method",
+        const="exhaustive",
+        default="early",
+        help="score every scale in full",
+    )
+    how.add_argument(
+        "--bisect",
+        action="store_const",
+        dest="method",
+        const="bisect",
+        help="look only at scales that halve the question, if the curve falls",
+    )
+    parser.add_argument(
+        "--choose",
+        default="floor",
+        choices=["floor", "gap"],
+        help="by the retention floor or, for a classifier, the smallest gap to the pool's retrained "
+        "model on validation (an oracle: it needs that model)",
+    )
+    parser.add_argument("--force", action="store_true", help="merge candidates of another base, too")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_choice_flags(parser)
+    return parser
+
+
+def unlearn_parser(verb: str, about: str) -> argparse.ArgumentParser:
+    """The options of every verb that writes an unlearned checkpoint from a pool."""
+    parser = search_parser(verb, about)
+    parser.add_argument("--card", type=Path, metavar="FILE", help="its card, JSON and Markdown (default: beside FILE)")
+    parser.add_argument("--audit", action="store_true", help="probe what is left, and tell it in the card (a minute)")
+    parser.add_argument("--scale", default="auto", help="auto, or a number to use instead of searching")
+    return parser
+
+
+def forget_parser() -> argparse.ArgumentParser:
+    """The options of `negmerge forget`."""
+    parser = unlearn_parser("forget", "Make a model forget data of your own; goes on where it was stopped.")
+    parser.add_argument("--model", required=True, metavar="NAME", help="open_clip architecture, timm:NAME, or tiny")
+    parser.add_argument("--pretrained", metavar="TAG", help="its weights: a tag, or a file")
+    parser.add_argument("--forget", required=True, metavar="DATA", help="a data set's name, folder:PATH or hf:NAME")
+    parser.add_argument("--retain", required=True, action="append", metavar="DATA", help="what to keep; repeatable")
+    parser.add_argument("--grid", required=True, metavar="GRID", help="a preset's name, or FILE.toml")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for pool, checkpoint and card")
+    parser.add_argument("--mode", default="standard", choices=["standard", "linear"], help="how candidates are trained")
+    add_corrupt_flag(parser)
+    add_pixel_flags(parser)
+    add_executor_flags(parser)
+    add_training_flags(parser)
+    return parser
+
+
+def add_executor_flags(parser: argparse.ArgumentParser) -> None:
+    """Where the jobs run: --executor and what belongs to it."""
+    group = parser.add_argument_group("where the jobs run")
+    group.add_argument(
+        "--executor",
+        default="serial",
+        metavar="serial|process|ray",
+        help="one after another, in processes of this machine (one a GPU), or on a Ray cluster (default serial)",
+    )
+    group.add_argument("--workers", type=int, metavar="N", help="jobs at a time (default: one a GPU, or one a core)")
+    group.add_argument("--address", metavar="HOST:PORT", help="Ray cluster to join (default: one on this machine)")
+    group.add_argument("--gpus-per-job", type=float, metavar="X", help="share of a GPU that a Ray job takes, as 0.5")
+
+
+def add_training_flags(parser: argparse.ArgumentParser) -> None:
+    """How candidates are computed, whatever they are."""
+    parser.add_argument(
+        "--anyway", action="store_true", help="train even if the base does not know what it should forget"
+    )
+    group = parser.add_argument_group("memory and speed")
+    group.add_argument("--micro-batch", type=int, metavar="N", help="images in one pass, where a batch needs too much")
+    group.add_argument("--compile", action="store_true", help="run the image tower through torch.compile")
+    group.add_argument(
+        "--precision", metavar="float32|bfloat16|float16", help="what the image tower computes in (default: the grid's)"
+    )
+    add_gone_flag(
+        parser,
+        "--processes",
+        "candidates train one a GPU with --executor process, or on a cluster with --executor ray.",
+    )
+
+
+def add_corrupt_flag(parser: argparse.ArgumentParser) -> None:
+    """What becomes of images that cannot be decoded."""
+    parser.add_argument(
+        "--corrupt",
+        default="refuse",
+        choices=["refuse", "skip"],
+        help="refuse images that cannot be decoded, or count, name and leave them out",
+    )
+
+
+def add_pixel_flags(parser: argparse.ArgumentParser) -> None:
+    """How pixels are read: what `as_rgb` takes."""
+    parser.add_argument(
+        "--orientation",
+        default="stored",
+        choices=["stored", "exif"],
+        help="rows as the file stores them (as torchvision), or photographs turned as EXIF says",
+    )
+    parser.add_argument(
+        "--transparency",
+        default="stored",
+        choices=["stored", "white", "black"],
+        help="transparent pixels in their stored colours (as torchvision), or laid onto a colour",
+    )
+
+
+def reading_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What the two functions above added, as a scene takes it."""
+    return {name: getattr(options, name) for name in ("corrupt", "orientation", "transparency")}
 
 
 def print_json(result: Json) -> None:
