@@ -127,7 +127,7 @@ def test_writers_of_one_key_and_their_violent_end_leave_a_whole_result(tmp_path)
         writer.start()
     assert all(event.wait(60) for event in ready)
     store, seen = ResultStore(tmp_path), set()
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while time.monotonic() < until and not (len(seen) == 2 and store.get_tensors("row", KEY)):
         if value := store.get("row", KEY):
             assert value in ([0] * 2000, [1] * 2000)
