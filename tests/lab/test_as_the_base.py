@@ -5,8 +5,10 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from negmerge_kit.checkpoints import atomic
 from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
+from negmerge_kit.errors import CheckpointError
 from negmerge_kit.lab import provenance
 from negmerge_kit.lab.comparison.baseline_rows import retrained, yardstick_of
 from negmerge_kit.lab.comparison.terms import Terms
@@ -86,7 +88,7 @@ def test_every_model_has_first_weights_and_an_order_of_its_own(runs, seed, tmp_p
     assert not {run.seed for run in runs} & {derived_seed(seed + 1, "retrained model"), seed + 1}
 
 
-def test_a_retrained_model_of_an_earlier_version_is_taken_by_its_name_only(runs, tmp_path):
+def test_a_retrained_model_of_an_earlier_version_is_taken_by_its_name_only(runs, tmp_path, monkeypatch):
     """It may have begun with the base's own first weights, yet a card that names it can still be verified."""
     scene = parted_scene("earlier", "classifier:tiny", Forgetting("scans"), training={"epochs": 1})
     pool, _ = start_pool(scene, tmp_path / "pool", device="cpu")
@@ -100,3 +102,10 @@ def test_a_retrained_model_of_an_earlier_version_is_taken_by_its_name_only(runs,
     assert named.path == path and (named.json()["seed"], named.json()["epochs"]) == (0, 1)
     keep_retrained(pool, pool.base, {"seconds": 1.0}, Wanted(seed=4, device="cpu"))
     assert find_retrained(pool).json()["seed"] == 4
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(atomic.os, "fsync", full)
+    with pytest.raises(CheckpointError, match=f"cannot be written into {pool.folder}: make room there"):
+        keep_retrained(pool, pool.base, {"seconds": 1.0}, Wanted(seed=5, device="cpu"))
