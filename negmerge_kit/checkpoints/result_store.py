@@ -42,7 +42,7 @@ def digest(values: Any) -> str:
 
 
 class ResultStore:
-    """Read and write results in one folder, which is made when the first of them is written.
+    """Read and write results in one folder, which is made in an existing one when the first of them is written.
 
     Files are written whole or not at all, so any number of processes may share a folder: of two that write the same
     key, the later one's file stays. A file that is damaged, foreign or made from another key counts as absent.
@@ -79,7 +79,7 @@ class ResultStore:
         """
         text = json.dumps({KEY: key, "value": value}, indent=1, allow_nan=False)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(exist_ok=True)
             with atomic_file(self.path(kind, key)) as file:
                 file.write(text.encode())
         except (OSError, CheckpointError):  # a read-only or full disk: the caller goes on with what it has in memory
@@ -109,7 +109,7 @@ class ResultStore:
         path = self.path(kind, key, ".safetensors")
         record = {**(metadata or {}), KEY: key}
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(exist_ok=True)
             save_checkpoint(path, tensors.items(), like=tensors if like is None else like, metadata=record)
         except MismatchError:
             raise

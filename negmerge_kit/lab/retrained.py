@@ -35,8 +35,8 @@ class Wanted:
         seed: of its training; None takes any model: one trained as the base was before others, of these the smallest
             seed.
         epochs: of its training, where not the base's own; counts only beside a seed.
-        device: kind of device that trained it, with this torch and by this version of the kit: what another one trained
-            is not held against what is trained here. None takes any; counts only beside a seed.
+        device: kind of device that trained it, with this torch and under this version of our results: what another one
+            trained is not held against what is trained here. None takes any; counts only beside a seed.
         sha256: of its file, before all others.
         another: where no seed is named, the one after the first of those trained as the base was, if there are two.
     """
