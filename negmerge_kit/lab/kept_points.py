@@ -15,8 +15,9 @@ import torch
 
 from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.pool import Pool
+from negmerge_kit.checkpoints.result_store import digest
 from negmerge_kit.errors import CheckpointError
-from negmerge_kit.lab.provenance import made_with, short_digest
+from negmerge_kit.lab.provenance import made_with
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.outside import read_json
 from negmerge_kit.scoring.accuracy import Accuracy
@@ -52,7 +53,7 @@ class KeptPoints:
             "params": dict(choice.params),
             "buffers": choice.buffers,
         }
-        self.path = pool.folder / "searches" / f"{short_digest(self._made_from)}.json"
+        self.path = pool.folder / "searches" / f"{digest(self._made_from)[:16]}.json"
         self._entries, self._unsaved, self._may_write = self._read(), False, True
         self._written = time.monotonic()
 

@@ -288,7 +288,7 @@ def test_a_retrained_model_of_another_base_is_not_taken(capsys, made, tmp_path):
         other / "retrained-0123456789abcdef.safetensors",
         weights.items(),
         like=weights,
-        metadata={MADE_FROM: "0" * 64, "seconds": 1.0, "retraining": key},
+        metadata={MADE_FROM: "0" * 64, "seconds": 1.0, "made_from": key},
     )
     code, _, err = run(capsys, "search", other, "--choose", "gap")
     assert code == 2 and "has no retrained model" in err
@@ -396,11 +396,14 @@ def test_anew_tries_every_rate_again(capsys, made, tmp_path, monkeypatch):
     unlearn = Baseline.unlearn
     monkeypatch.setattr(Baseline, "unlearn", lambda self, *a, **k: tried.append(k["rate"]) or unlearn(self, *a, **k))
     assert run(capsys, *words)[0] == 0
-    rates, (log,) = list(tried), (folder / "baselines").iterdir()
-    assert len(rates) > 1 and len(json.loads(log.read_text())["trials"]) == len(rates)
+    rates, kept = list(tried), sorted((folder / "baselines").iterdir())
+    assert len(rates) > 1
+    assert sorted(json.loads(file.read_text())["value"]["rate"] for file in kept) == rates
+    before = [file.stat().st_mtime_ns for file in kept]
     tried.clear()
     assert run(capsys, *words, "--anew")[0] == 0
-    assert tried == rates and list((folder / "baselines").iterdir()) == [log]
+    assert tried == rates and sorted((folder / "baselines").iterdir()) == kept
+    assert max(before) < min(file.stat().st_mtime_ns for file in kept)
 
 
 def test_what_every_row_needs_is_made_before_the_rows_are_spread(capsys, made, tmp_path, monkeypatch):
@@ -467,6 +470,6 @@ def test_a_reference_made_anew_is_measured_anew(made, tmp_path):
     ]
     seen = []
     for weights in scaled:
-        keep_retrained(bench.pool, weights.items(), {"seconds": 1.0}, Wanted(seed=0, device="cpu"))
+        keep_retrained(bench.pool, weights, {"seconds": 1.0}, Wanted(seed=0, device="cpu"))
         seen.append(yardstick.reference("val").values)
     assert seen[0] != seen[1] and yardstick.reference("val") is yardstick.reference("val")
