@@ -225,7 +225,7 @@ def pretrained_base(device: str, on_step: OnStep = lambda index, total: None) ->
     """Pretrain the embedded base from its seeds; about two minutes on one core."""
     clip = fresh_clip().to(pick_device(device))
     for step in pretrain_tiny(clip):
-        on_step(step.step, step.steps)
+        on_step(step.index, step.total)
     # Rounded as the shipped weights are, so that the two can be compared.
     weights = {name: tensor.detach().cpu().half().float() for name, tensor in clip.state_dict().items()}
     return {**weights, TOKEN_EMBEDDING: token_embedding()}

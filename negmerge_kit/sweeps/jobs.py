@@ -14,8 +14,9 @@ from negmerge_kit.checkpoints.unfinished import drop_written, find_written, note
 from negmerge_kit.errors import DivergedError, NotFiniteError
 from negmerge_kit.lab.base_knowledge import check_known, is_untrained
 from negmerge_kit.lab.training.execution import Execution
-from negmerge_kit.lab.training.finetuning import Step, finetune
+from negmerge_kit.lab.training.finetuning import finetune
 from negmerge_kit.lab.training.forecast import SEARCHED, TRAINING
+from negmerge_kit.lab.training.loop import Step
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.curve import Point

@@ -12,7 +12,7 @@ from negmerge_kit.errors import DivergedError, NotFiniteError, ParameterError, P
 from negmerge_kit.lab import provenance
 from negmerge_kit.lab.baselines import BASELINES
 from negmerge_kit.lab.baselines.choosing import RateStep, choose_rate
-from negmerge_kit.lab.training.finetuning import Step
+from negmerge_kit.lab.training.loop import Step
 from negmerge_kit.lab.training.recipe import Recipe
 from tests.lab.two_weights import TwoWeights, images_of, parted
 

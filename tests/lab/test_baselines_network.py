@@ -8,8 +8,7 @@ import torch
 from negmerge_kit.errors import DivergedError, ParameterError
 from negmerge_kit.lab.baselines import BASELINES, find_baseline
 from negmerge_kit.lab.baselines.baseline import PAPER, TINY
-from negmerge_kit.lab.baselines.influence import slope
-from negmerge_kit.lab.baselines.loop import Run
+from negmerge_kit.lab.baselines.loop import Run, slope
 from negmerge_kit.lab.baselines.salun import mask_of, saliency
 from negmerge_kit.lab.training.finetuning import finetune
 from negmerge_kit.lab.training.recipe import Recipe

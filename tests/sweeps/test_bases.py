@@ -15,7 +15,7 @@ from negmerge_kit.cli import main
 from negmerge_kit.errors import PoolError, SceneError
 from negmerge_kit.lab.comparison.baseline_rows import retrained, yardstick_of
 from negmerge_kit.lab.comparison.terms import Terms
-from negmerge_kit.lab.training import finetuning
+from negmerge_kit.lab.training import loop
 from negmerge_kit.lab.training.resuming import StateFile
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps import embedded
@@ -36,8 +36,8 @@ def scene():
 @pytest.fixture
 def computed(monkeypatch):
     """The steps that were really computed; the state is saved after each."""
-    steps, gradient, save = [], finetuning._gradient, StateFile.save
-    monkeypatch.setattr(finetuning, "_gradient", lambda *given: steps.append(1) or gradient(*given))
+    steps, gradient, save = [], loop._gradient, StateFile.save
+    monkeypatch.setattr(loop, "_gradient", lambda *given: steps.append(1) or gradient(*given))
     monkeypatch.setattr(StateFile, "save", lambda self, training, last: save(self, training, last=True))
     return steps
 

@@ -45,7 +45,7 @@ def retrained_reference(
         clip = fresh_clip(recipe.seed).to(bench.model.device)
         families = [name for name in FAMILIES if name != scene.forget]
         for step in pretrain_tiny(clip, recipe, families=families):
-            on_step(step.step, step.steps)
+            on_step(step.index, step.total)
         save_checkpoint(path, clip.state_dict().items(), like=bench.pool.base, metadata=made)
     return open_checkpoint(path)
 

@@ -19,7 +19,7 @@ from negmerge_kit.lab.training.resuming import describe_run
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from negmerge_kit.lab.training.finetuning import Step
+    from negmerge_kit.lab.training.loop import Step
     from negmerge_kit.lab.training.recipe import Recipe
     from negmerge_kit.vision.clip import Classifier
     from negmerge_kit.vision.forgetting import Parts

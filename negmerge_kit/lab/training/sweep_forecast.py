@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from statistics import median
-from typing import cast
 
 import torch
 
-from negmerge_kit.lab.training.finetuning import Step, finetune
+from negmerge_kit.lab.training.finetuning import finetune
 from negmerge_kit.lab.training.forecast import SEARCHED, SUSTAINED, TRAINING, flops_per_image
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.scoring.scale import DEFAULT_SCALES
@@ -115,7 +114,7 @@ def seconds_of_a_step(
     few = replace(recipe, epochs=-(-(STEPS + 1) // max(1, -(-len(images) // recipe.batch_size))))
     spent: list[float] = []
     # A generator: closing it gives training mode and threads back.
-    with closing(cast("Generator[Step]", finetune(model, images, few))) as run:
+    with closing(finetune(model, images, few)) as run:
         started = clock()
         for step in run:
             now = clock()
