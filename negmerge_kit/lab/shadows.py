@@ -20,6 +20,7 @@ from negmerge_kit.errors import CheckpointError, ParameterError
 from negmerge_kit.lab.evaluation import logits_of
 from negmerge_kit.lab.provenance import short_digest
 from negmerge_kit.lab.training.seeding import derived_seed
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.scoring.lira import scaled_confidence
 from negmerge_kit.types import Json
 from negmerge_kit.vision.images import ImageSet
@@ -81,7 +82,7 @@ def train_shadows(
     seed: int,
     folder: Path,
     made_from: Json,
-    on_shadow: Callable[[int, int], None] = lambda done, count: None,
+    on_shadow: ProgressFn = no_progress,
 ) -> Shadows:
     """Train the shadow models, or find in `folder` those that were finished before.
 
@@ -91,7 +92,7 @@ def train_shadows(
     Args:
         train: makes a model from images and a seed, which no other shadow model has, nor base or retrained model.
         made_from: what else the answers depend on: network, recipe, code, torch, device.
-        on_shadow: called with (models done, models in all) before each.
+        on_shadow: called before each model, and after the last.
 
     Raises:
         ParameterError: for a count that cannot be halved.
@@ -102,7 +103,7 @@ def train_shadows(
     key = {"schema": SCHEMA, "count": count, "seed": seed, "images": whole.fingerprint(), **made_from}
     digest, answers = short_digest(key), []
     for index in range(count):
-        on_shadow(index, count)
+        on_shadow(Progress("shadow models", step=index, total=count))
         path = folder / f"{digest}-{index}.safetensors"
         found = _read(path, len(whole))
         if found is None:
@@ -113,7 +114,7 @@ def train_shadows(
             found = scaled_confidence(logits, whole.labels).float()
             _write(path, found, key)
         answers.append(found)
-    on_shadow(count, count)
+    on_shadow(Progress("shadow models", step=count, total=count))
     return Shadows(torch.stack(answers), inside, tuple(len(getattr(parts, name)) for name in SETS))
 
 

@@ -16,7 +16,7 @@ from negmerge_kit.lab.audits.audit import Audit
 from negmerge_kit.lab.card import BY_HAND, card, with_file
 from negmerge_kit.lab.report import search_json, searched
 from negmerge_kit.lab.resident import Choice
-from negmerge_kit.lab.telling import Tell, unheard
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.scoring.scale import ScaleSearch
 from negmerge_kit.types import Items, Json
 from negmerge_kit.views.card_files import card_files
@@ -35,7 +35,13 @@ class TakeAway:
         self._turn = threading.Lock()
 
     def weights(
-        self, choice: Choice, scale: float, keep: float, audit: Audit | None = None, *, tell: Tell = unheard
+        self,
+        choice: Choice,
+        scale: float,
+        keep: float,
+        audit: Audit | None = None,
+        *,
+        on_progress: ProgressFn = no_progress,
     ) -> Path:
         """The base's whole key set with the merged delta subtracted; what loads the base's file loads it.
 
@@ -49,32 +55,44 @@ class TakeAway:
             place = self._place(choice, scale, keep if found else None, audit)
             weights, record = place / WEIGHTS, place / RECORD
             if not record.exists():
-                tell("Scoring the test images for the record", None)
+                on_progress(Progress("Scoring the test images for the record"))
                 bench, told = self._scored.bench, self._card(choice, scale, found, audit)
                 # The record comes last: where it is, the weights beside it are whole.
                 with card_files(record) as write:
-                    items = _told_of(bench.unlearned(choice, scale), len(bench.pool.base), tell)
+                    items = _told_of(bench.unlearned(choice, scale), len(bench.pool.base), on_progress)
                     save_checkpoint(weights, items, like=bench.pool.base, metadata=told)
                     write(with_file(told, weights))
             return weights
 
-    def record(self, choice: Choice, scale: float, keep: float, *, tell: Tell = unheard) -> Path:
+    def record(self, choice: Choice, scale: float, keep: float, *, on_progress: ProgressFn = no_progress) -> Path:
         """What was done, as JSON: choice, scores, hashes, versions, and the hash of the weights that go with it."""
-        return self.weights(choice, scale, keep, tell=tell).with_name(RECORD)
+        return self.weights(choice, scale, keep, on_progress=on_progress).with_name(RECORD)
 
     def page(
-        self, choice: Choice, scale: float, keep: float, audit: Audit | None = None, *, tell: Tell = unheard
+        self,
+        choice: Choice,
+        scale: float,
+        keep: float,
+        audit: Audit | None = None,
+        *,
+        on_progress: ProgressFn = no_progress,
     ) -> Path:
         """The card as Markdown, with the audit's probes if there was one."""
-        return self.weights(choice, scale, keep, audit, tell=tell).with_name(PAGE)
+        return self.weights(choice, scale, keep, audit, on_progress=on_progress).with_name(PAGE)
 
     def everything(
-        self, choice: Choice, scale: float, keep: float, audit: Audit | None = None, *, tell: Tell = unheard
+        self,
+        choice: Choice,
+        scale: float,
+        keep: float,
+        audit: Audit | None = None,
+        *,
+        on_progress: ProgressFn = no_progress,
     ) -> Path:
         """One zip of weights, record, card and audit."""
-        weights = self.weights(choice, scale, keep, audit, tell=tell)
+        weights = self.weights(choice, scale, keep, audit, on_progress=on_progress)
         path = weights.with_name(EVERYTHING)
-        tell("Packing them into one file", None)
+        on_progress(Progress("Packing them into one file"))
         with self._turn, atomic_file(path) as file, zipfile.ZipFile(file, "w") as archive:
             for name in (WEIGHTS, RECORD, PAGE):
                 archive.write(weights.with_name(name), name)
@@ -105,7 +123,7 @@ class TakeAway:
         return place
 
 
-def _told_of(items: Items, count: int, tell: Tell) -> Items:
+def _told_of(items: Items, count: int, on_progress: ProgressFn) -> Items:
     for number, item in enumerate(items):
-        tell("Writing the weights", number / count)
+        on_progress(Progress("Writing the weights", number / count))
         yield item

@@ -81,7 +81,7 @@ def test_a_model_trained_without_the_family_is_cleared(own_bench, without):
 @pytest.mark.slow
 def test_the_retrained_model_is_kept_and_made_once(own_bench, without):
     steps = []
-    again = retrained_reference(own_bench, recipe=BRIEF, on_step=lambda step, steps_: steps.append(step))
+    again = retrained_reference(own_bench, recipe=BRIEF, on_step=lambda progress: steps.append(progress.step))
     assert not steps and (own_bench.pool.folder / FILE).is_file()
     assert torch.equal(again["visual.proj"], without["visual.proj"])
     assert own_bench.pool.verify() == []

@@ -96,23 +96,23 @@ def test_a_file_waits_for_no_heavy_job(tiny_pool, tmp_path):
 def test_writing_tells_each_of_its_steps(bench, tmp_path, kind):
     told = []
     takeaway = TakeAway(Scored(bench), tmp_path)
-    path = getattr(takeaway, kind)(bench.choose(), 0.4, 0.95, tell=lambda text, share: told.append((text, share)))
+    path = getattr(takeaway, kind)(bench.choose(), 0.4, 0.95, on_progress=told.append)
     assert path.name == {"weights": WEIGHTS, "record": RECORD, "page": PAGE, "everything": EVERYTHING}[kind]
-    shares = [share for text, share in told if text == "Writing the weights"]
-    assert "Scoring" in told[0][0] and len(shares) == len(bench.pool.base)
+    shares = [at.fraction for at in told if at.message == "Writing the weights"]
+    assert "Scoring" in told[0].message and len(shares) == len(bench.pool.base)
     assert shares == sorted(shares) and shares[0] == 0 and shares[-1] < 1
-    assert (told[-1][0] == "Packing them into one file") is (kind == "everything")
+    assert (told[-1].message == "Packing them into one file") is (kind == "everything")
 
 
 @pytest.mark.slow
 def test_a_cancelled_file_leaves_nothing_and_is_whole_the_next_time(bench, tmp_path):
     takeaway = TakeAway(Scored(bench), tmp_path)
 
-    def leave(text, share):
-        if share and share > 0.5:
+    def leave(at):
+        if at.fraction and at.fraction > 0.5:
             raise CancelledError("cancelled.")
 
     with pytest.raises(CancelledError):
-        takeaway.weights(bench.choose(), 0.4, 0.95, tell=leave)
+        takeaway.weights(bench.choose(), 0.4, 0.95, on_progress=leave)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     assert takeaway.everything(bench.choose(), 0.4, 0.95).exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from negmerge_kit.checkpoints.writer import save_checkpoint
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.training.pretraining import Pretraining, pretrain_tiny
 from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.types import Json, Weights
 from negmerge_kit.vision.families import FAMILIES
 from negmerge_kit.vision.tiny import fresh_clip
@@ -21,10 +21,7 @@ OTHER_SEED = Pretraining(seed=1)
 
 
 def retrained_reference(
-    bench: Workbench,
-    *,
-    recipe: Pretraining = OTHER_SEED,
-    on_step: Callable[[int, int], None] = lambda step, steps: None,
+    bench: Workbench, *, recipe: Pretraining = OTHER_SEED, on_step: ProgressFn = no_progress
 ) -> Weights:
     """Pretrain the embedded model without the pool's forget set, or read what an earlier call left in the pool.
 
@@ -45,7 +42,7 @@ def retrained_reference(
         clip = fresh_clip(recipe.seed).to(bench.model.device)
         families = [name for name in FAMILIES if name != scene.forget]
         for step in pretrain_tiny(clip, recipe, families=families):
-            on_step(step.index, step.total)
+            on_step(Progress("step", step=step.index, total=step.total, loss=step.loss))
         save_checkpoint(path, clip.state_dict().items(), like=bench.pool.base, metadata=made)
     return open_checkpoint(path)
 
