@@ -190,6 +190,12 @@ def test_a_rate_that_is_far_too_large(name, rate):
         unlearn(name, rate=rate, epochs=5)
 
 
+def test_weights_that_the_last_step_broke_are_named():
+    """Every loss was a number, and so is the only one of this run."""
+    with pytest.raises(DivergedError, match="at step 1, the last, with rate 1e\\+30: give a smaller rate"):
+        unlearn("gradient-ascent", rate=1e30, epochs=1, weight_decay=1e10)
+
+
 def test_half_precision_and_augmentation_are_the_recipes():
     plain, _ = unlearn("fine-tune")
     half, _ = unlearn("fine-tune", recipe=Recipe(lr=0.05, epochs=1, precision="bfloat16"))

@@ -103,7 +103,7 @@ def train_epochs(
 
     Args:
         passes: of an epoch counted from 0.
-        extra: parameters trained beside the network's.
+        extra: parameters trained together with the network's.
         after: called after each step.
         decay: what the rate is multiplied with in an epoch counted from 0.
 

@@ -38,7 +38,7 @@ def finetune(
     the recipe of arXiv:2410.05583 with the scene's own rates. The head and the text tower stay as they are, so the
     candidate differs from the base in the recipe's `trainable` parameters only; a standard classifier trains whole,
     its head and its running statistics too. What the network draws itself, such as dropout, comes from the recipe's
-    seed; torch's own generators stand between steps as the caller left them.
+    seed; between steps torch's own generators are as the caller left them.
 
     Args:
         resume: a file that keeps the run's state. Where it exists the run goes on from it: the steps already done are

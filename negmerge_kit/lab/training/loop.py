@@ -124,14 +124,14 @@ def image_pass(
     least = execution.least_batch(model, recipe, images)
     encode: Callable[[Tensor], Tensor] = torch.compile(model.encode) if execution.compile else model.encode
 
-    def after(done: int, order: Tensor | None) -> Iterator[Batch]:
+    def drawn(done: int, order: Tensor | None) -> Iterator[Batch]:
         mirror, ahead = recipe.mirrors(may_mirror), execution.ahead
         return batches(images, recipe, model.device, done=done, order=order, mirror=mirror, ahead=ahead, least=least)
 
     def of_batch(pixels: Tensor, labels: Tensor) -> Tensor:
         return loss(view(model, images.name, pixels, labels, precision=recipe.precision, encode=encode))
 
-    return Pass(steps_of(images, recipe, least=least), after, of_batch)
+    return Pass(steps_of(images, recipe, least=least), drawn, of_batch)
 
 
 def train(
@@ -173,7 +173,7 @@ def train(
     >>> batch = Batch(torch.tensor([[2.0]]), torch.tensor([[0.0]]))
     >>> one = Pass(1, lambda done, order: [batch], lambda x, y: ((x @ weight - y) ** 2).mean())
     >>> run = train(torch.nn.Module(), [one], torch.optim.SGD([weight]), lambda step: 0.1, seed=int, hint="SGD")
-    >>> [round(step.loss, 2) for step in run], round(float(weight), 2)  # the slope of (2 w)² at 1 is 8
+    >>> [round(step.loss, 2) for step in run], round(weight.item(), 2)  # the slope of (2 w)² at 1 is 8
     ([4.0], 0.2)
     """
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
