@@ -130,11 +130,9 @@ class ResidentDeltas:
             self._merged.popitem(last=False)
         return found
 
-    def agreement(
-        self, pool: Pool, ids: Sequence[str], *, on_progress: ProgressFn = no_progress
-    ) -> list[LayerAgreement]:
+    def agreement(self, pool: Pool, ids: Sequence[str], *, report: ProgressFn = no_progress) -> list[LayerAgreement]:
         """Sign agreement by tensor, with fused attention shown as q, k and v, over the tensors that moved."""
-        return self._stepping_down(lambda device: self._agreement(pool, ids, device, on_progress))
+        return self._stepping_down(lambda device: self._agreement(pool, ids, device, report))
 
     def stream(self) -> None:
         """Hold no candidate and no merged delta any more: the device has run out of memory."""
@@ -168,7 +166,7 @@ class ResidentDeltas:
         return Merged(delta, stream.counts, time.perf_counter() - started)
 
     def _agreement(
-        self, pool: Pool, ids: Sequence[str], device: torch.device, on_progress: ProgressFn
+        self, pool: Pool, ids: Sequence[str], device: torch.device, report: ProgressFn
     ) -> list[LayerAgreement]:
         held = self._hold(pool, ids)
         moved = [name for name in self.base if any(name in one.moved for one in held)]
@@ -186,7 +184,7 @@ class ResidentDeltas:
         layers: list[LayerAgreement] = []
         for layer in sign_agreement(base, tuned, device=device):
             layers.append(layer)
-            on_progress(Progress("Counting the votes of this choice", len(layers) / len(base)))
+            report(Progress("Counting the votes of this choice", len(layers) / len(base)))
         return layers
 
     def _view(self, held: _Held) -> Weights:

@@ -148,11 +148,11 @@ class Workbench:
         return largest_scale(self._deltas.base, self.merged(choice).delta) if choice.buffers == "merge" else inf
 
     def agreement(
-        self, candidates: Iterable[str] | None = None, *, on_progress: ProgressFn = no_progress
+        self, candidates: Iterable[str] | None = None, *, report: ProgressFn = no_progress
     ) -> list[LayerAgreement]:
         """Sign agreement by tensor, with fused attention shown as q, k and v, over what moved."""
         with self._turn:
-            return self._deltas.agreement(self.pool, self.choose(candidates).candidates, on_progress=on_progress)
+            return self._deltas.agreement(self.pool, self.choose(candidates).candidates, report=report)
 
     def unlearned(self, choice: Choice, scale: float) -> Items:
         """The base's whole key set with scale times the merged delta subtracted, on the CPU.

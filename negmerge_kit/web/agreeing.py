@@ -63,19 +63,19 @@ class Agreeing:
             known = choice.voters in self._layers
         if not known:
             key = ("count", choice.voters)
-            yield from self._counting.follow(visitor, key, lambda job: self.layers(choice, on_progress=job.report))
+            yield from self._counting.follow(visitor, key, lambda job: self.layers(choice, report=job.report))
 
     def leave(self, visitor: str) -> None:
         """This visitor waits for no count any more."""
         self._counting.cancel(visitor)
 
-    def layers(self, choice: Choice, *, on_progress: ProgressFn = no_progress) -> list[LayerAgreement]:
+    def layers(self, choice: Choice, *, report: ProgressFn = no_progress) -> list[LayerAgreement]:
         """The votes by tensor, in the order of the network."""
         with self._turn:
             if choice.voters in self._layers:
                 return self._layers[choice.voters]
-        by_name = {layer.name: layer for layer in self.bench.agreement(choice.candidates, on_progress=on_progress)}
-        on_progress(Progress("Comparing the candidates of this pool", 1.0))
+        by_name = {layer.name: layer for layer in self.bench.agreement(choice.candidates, report=report)}
+        report(Progress("Comparing the candidates of this pool", 1.0))
         inner_products(self.bench.pool)  # kept in its folder, for this page and for Unlearn
         found = [by_name[name] for name in reading_order(by_name)]
         with self._turn:

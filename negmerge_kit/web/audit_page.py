@@ -80,7 +80,7 @@ class AuditPage:
         return told_by(begin)
 
     def write(
-        self, kind: str, on_progress: ProgressFn, ids: list[str], rule: str, keep: float, scale: float, *dials: Any
+        self, kind: str, report: ProgressFn, ids: list[str], rule: str, keep: float, scale: float, *dials: Any
     ) -> str:
         """The path of the `page`, the card as Markdown with the audit if there is one, or of `everything` in one zip.
 
@@ -89,7 +89,7 @@ class AuditPage:
         """
         choice, scale = self._model(ids, rule, scale, dials)
         audit = self.auditing.known(choice, scale)
-        return str(getattr(self.takeaway, kind)(choice, scale, self.page.keep(keep), audit, on_progress=on_progress))
+        return str(getattr(self.takeaway, kind)(choice, scale, self.page.keep(keep), audit, report=report))
 
     def of(self, ids: list[str], rule: str, keep: float, scale: float, *dials: Any) -> object:
         """What the page is about with these controls: a model of this pool.
@@ -154,9 +154,9 @@ def lay_out(
     )
     connect(start, stop, run, [number, named, probes, retrain, *controls.model], [progress, content], jobs, standing)
 
-    def write(kind: str, on_progress: ProgressFn, named: list[Any]) -> str:
+    def write(kind: str, report: ProgressFn, named: list[Any]) -> str:
         pool, *values = _checked(named)
-        return of_pool(pool).write(kind, on_progress, *values)
+        return of_pool(pool).write(kind, report, *values)
 
     connect_files(files, write, [named], writing)
 

@@ -39,7 +39,7 @@ def lay_out_files(labels: Mapping[str, str], page: str) -> FileButtons:
 
 
 def connect_files(row: FileButtons, write: Callable[..., str], inputs: Sequence[Any], jobs: Jobs) -> None:
-    """Have `write(kind, on_progress, *values)` done in `jobs` at a button's press, and give the file of that path."""
+    """Have `write(kind, report, *values)` done in `jobs` at a button's press, and give the file of that path."""
 
     def who(request: gr.Request) -> str:
         return f"{session(request)} {row.stop.elem_id}"

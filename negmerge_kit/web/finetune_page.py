@@ -88,7 +88,7 @@ class FinetunePage:
                 images = None
                 if kind == OWN:
                     several = None if archive else paths
-                    images = held.enter_context(uploads.images(archive or files, several, on_progress=job.report))
+                    images = held.enter_context(uploads.images(archive or files, several, report=job.report))
                     plan = plans.of_images(images, name, keep, own, as_viewed=as_viewed)
                 else:
                     plan = plans.of_family(family, own)

@@ -109,7 +109,7 @@ def taken(paths: Sequence[Path], arch: object) -> Sent:
     return Sent(OwnBase(arch.strip(), paths[0], sha256_file(paths[0])), tuple(paths[1:]))
 
 
-def opened(plan: Plan, sent: Sent, on_progress: ProgressFn) -> Plan:
+def opened(plan: Plan, sent: Sent, report: ProgressFn) -> Plan:
     """The plan with its pool made and the candidates in it, each scored alone; nothing of it stays if that fails.
 
     Raises:
@@ -117,12 +117,12 @@ def opened(plan: Plan, sent: Sent, on_progress: ProgressFn) -> Plan:
     """
     whole = (plan.folder / RECORD).is_file()  # a pool that was there before stays, whatever happens now
     try:
-        on_progress(Progress("Opening the base", 0.0))
+        report(Progress("Opening the base", 0.0))
         pool, _ = start_pool(plan.scene, plan.folder)
         bench = Workbench(pool, device="cpu")
         with writing(plan.folder):
             for number, path in enumerate(sent.candidates):
-                on_progress(
+                report(
                     Progress(f"Scoring candidate {number + 1} of {len(sent.candidates)}", number / len(sent.candidates))
                 )
                 recipe = {"file": path.name, "sha256": sha256_file(path)}

@@ -146,7 +146,7 @@ class Pools:
             yield Done(found)
         else:
             try:
-                yield from self._line.follow(visitor, id, lambda job: self.open(id, on_progress=job.report))
+                yield from self._line.follow(visitor, id, lambda job: self.open(id, report=job.report))
             except CancelledError:
                 raise CancelledError("cancelled: choose the pool again to open it.") from None
 
@@ -154,7 +154,7 @@ class Pools:
         """This visitor waits for no pool any more."""
         self._line.cancel(visitor)
 
-    def open(self, id: object, *, on_progress: ProgressFn = no_progress) -> OpenPool:
+    def open(self, id: object, *, report: ProgressFn = no_progress) -> OpenPool:
         """The pool of this id, on the device.
 
         Raises:
@@ -167,9 +167,9 @@ class Pools:
             if found := self._ready(id):
                 return found
             pool = self._served[str(id)]
-            on_progress(Progress("Opening this pool"))
+            report(Progress("Opening this pool"))
             self._make_room(_bytes(pool))
-            opened = self._load(str(id), pool, on_progress)
+            opened = self._load(str(id), pool, report)
             with self._turn:
                 self._open[opened.id] = opened
             return opened
@@ -190,11 +190,11 @@ class Pools:
             while self._open and needed + sum(_bytes(other.bench.pool) for other in self._open.values()) > self._memory:
                 self._open.popitem(last=False)
 
-    def _load(self, id: str, pool: Pool, on_progress: ProgressFn) -> OpenPool:
+    def _load(self, id: str, pool: Pool, report: ProgressFn) -> OpenPool:
         first = next(iter(self._served)) == id
         sweep = self._sweep if first else None
         bench = Workbench(pool.reload(), device=self._device)
-        on_progress(Progress("Scoring this pool’s base"))
+        report(Progress("Scoring this pool’s base"))
         scored = Scored(bench, self.jobs)
         page = Unlearn(scored, growing=sweep is not None, visitors=self.visitors)
         takeaway = TakeAway(scored, self._made / id)

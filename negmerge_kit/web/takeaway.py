@@ -35,13 +35,7 @@ class TakeAway:
         self._turn = threading.Lock()
 
     def weights(
-        self,
-        choice: Choice,
-        scale: float,
-        keep: float,
-        audit: Audit | None = None,
-        *,
-        on_progress: ProgressFn = no_progress,
+        self, choice: Choice, scale: float, keep: float, audit: Audit | None = None, *, report: ProgressFn = no_progress
     ) -> Path:
         """The base's whole key set with the merged delta subtracted; what loads the base's file loads it.
 
@@ -55,44 +49,32 @@ class TakeAway:
             place = self._place(choice, scale, keep if found else None, audit)
             weights, record = place / WEIGHTS, place / RECORD
             if not record.exists():
-                on_progress(Progress("Scoring the test images for the record"))
+                report(Progress("Scoring the test images for the record"))
                 bench, told = self._scored.bench, self._card(choice, scale, found, audit)
                 # The record comes last: where it is, the weights beside it are whole.
                 with card_files(record) as write:
-                    items = _told_of(bench.unlearned(choice, scale), len(bench.pool.base), on_progress)
+                    items = _told_of(bench.unlearned(choice, scale), len(bench.pool.base), report)
                     save_checkpoint(weights, items, like=bench.pool.base, metadata=told)
                     write(with_file(told, weights))
             return weights
 
-    def record(self, choice: Choice, scale: float, keep: float, *, on_progress: ProgressFn = no_progress) -> Path:
+    def record(self, choice: Choice, scale: float, keep: float, *, report: ProgressFn = no_progress) -> Path:
         """What was done, as JSON: choice, scores, hashes, versions, and the hash of the weights that go with it."""
-        return self.weights(choice, scale, keep, on_progress=on_progress).with_name(RECORD)
+        return self.weights(choice, scale, keep, report=report).with_name(RECORD)
 
     def page(
-        self,
-        choice: Choice,
-        scale: float,
-        keep: float,
-        audit: Audit | None = None,
-        *,
-        on_progress: ProgressFn = no_progress,
+        self, choice: Choice, scale: float, keep: float, audit: Audit | None = None, *, report: ProgressFn = no_progress
     ) -> Path:
         """The card as Markdown, with the audit's probes if there was one."""
-        return self.weights(choice, scale, keep, audit, on_progress=on_progress).with_name(PAGE)
+        return self.weights(choice, scale, keep, audit, report=report).with_name(PAGE)
 
     def everything(
-        self,
-        choice: Choice,
-        scale: float,
-        keep: float,
-        audit: Audit | None = None,
-        *,
-        on_progress: ProgressFn = no_progress,
+        self, choice: Choice, scale: float, keep: float, audit: Audit | None = None, *, report: ProgressFn = no_progress
     ) -> Path:
         """One zip of weights, record, card and audit."""
-        weights = self.weights(choice, scale, keep, audit, on_progress=on_progress)
+        weights = self.weights(choice, scale, keep, audit, report=report)
         path = weights.with_name(EVERYTHING)
-        on_progress(Progress("Packing them into one file"))
+        report(Progress("Packing them into one file"))
         with self._turn, atomic_file(path) as file, zipfile.ZipFile(file, "w") as archive:
             for name in (WEIGHTS, RECORD, PAGE):
                 archive.write(weights.with_name(name), name)
@@ -123,7 +105,7 @@ class TakeAway:
         return place
 
 
-def _told_of(items: Items, count: int, on_progress: ProgressFn) -> Items:
+def _told_of(items: Items, count: int, report: ProgressFn) -> Items:
     for number, item in enumerate(items):
-        on_progress(Progress("Writing the weights", number / count))
+        report(Progress("Writing the weights", number / count))
         yield item

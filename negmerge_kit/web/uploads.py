@@ -116,13 +116,13 @@ class Uploads:
                 path.unlink(missing_ok=True)
 
     @contextmanager
-    def images(self, files: object, names: object = None, *, on_progress: ProgressFn = no_progress) -> Iterator[Taken]:
+    def images(self, files: object, names: object = None, *, report: ProgressFn = no_progress) -> Iterator[Taken]:
         """Take in one zip or several images, as PRIVATE/[SPLIT/]CLASS/NUMBER, for the length of the block.
 
         Args:
             files: what the page's upload holds.
             names: each file's path in its folder, where a folder was chosen; gradio sends the last part only.
-            on_progress: told which image is being checked, and the share that is done. What it raises ends the upload.
+            report: told which image is being checked, and the share that is done. What it raises ends the upload.
 
         Raises:
             ParameterError, SceneError: a sentence for the first thing that is wrong; nothing is left behind.
@@ -133,11 +133,11 @@ class Uploads:
             try:
                 if len(paths) == 1 and paths[0].suffix.lower() == ".zip":
                     archive = Archive(paths[0], shown(paths[0].name))
-                    yield _take(archive.names, archive.read(), folder, on_progress)
+                    yield _take(archive.names, archive.read(), folder, report)
                 else:
                     parts = _named(paths, names)
                     contents = ((part, path.read_bytes()) for part, path in zip(parts, paths, strict=True))
-                    yield _take(parts, contents, folder, on_progress)
+                    yield _take(parts, contents, folder, report)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -163,7 +163,7 @@ def _take(
     names: Sequence[tuple[str, ...]],
     contents: Iterator[tuple[tuple[str, ...], bytes]],
     folder: Path,
-    on_progress: ProgressFn,
+    report: ProgressFn,
 ) -> Taken:
     """Check every image and write it under its class; its own name is not kept."""
     check_distinct(names)
@@ -176,7 +176,7 @@ def _take(
         if parts not in places:
             continue
         if len(digests) % 20 == 0:
-            on_progress(Progress(f"Checking image {len(digests) + 1} of {len(images)}", len(digests) / len(images)))
+            report(Progress(f"Checking image {len(digests) + 1} of {len(images)}", len(digests) / len(images)))
         (ending, noticed), place = checked_image(shown("/".join(parts)), data), places[parts]
         seen += Counter(word for word, there in noticed._asdict().items() if there)
         numbers[place] += 1

@@ -299,11 +299,11 @@ def _subtracting(pools: Pools, controls: Controls, shown: Shown, arriving: list[
 
 def _taking(pools: Pools, controls: Controls) -> None:
     def take(
-        kind: str, on_progress: ProgressFn, pool: str, ids: list[str], rule: str, keep: float, scale: float, *dials: Any
+        kind: str, report: ProgressFn, pool: str, ids: list[str], rule: str, keep: float, scale: float, *dials: Any
     ) -> str:
         opened = pools.open(pool)
         page, write = opened.unlearn, getattr(opened.takeaway, kind)
-        return str(write(page.choice(ids, rule, dials), page.scale(scale), page.keep(keep), on_progress=on_progress))
+        return str(write(page.choice(ids, rule, dials), page.scale(scale), page.keep(keep), report=report))
 
     connect_files(controls.takes, take, controls.model, pools.files)
 

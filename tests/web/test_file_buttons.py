@@ -96,7 +96,7 @@ def test_a_file_waits_for_no_heavy_job(tiny_pool, tmp_path):
 def test_writing_tells_each_of_its_steps(bench, tmp_path, kind):
     told = []
     takeaway = TakeAway(Scored(bench), tmp_path)
-    path = getattr(takeaway, kind)(bench.choose(), 0.4, 0.95, on_progress=told.append)
+    path = getattr(takeaway, kind)(bench.choose(), 0.4, 0.95, report=told.append)
     assert path.name == {"weights": WEIGHTS, "record": RECORD, "page": PAGE, "everything": EVERYTHING}[kind]
     shares = [at.fraction for at in told if at.message == "Writing the weights"]
     assert "Scoring" in told[0].message and len(shares) == len(bench.pool.base)
@@ -113,6 +113,6 @@ def test_a_cancelled_file_leaves_nothing_and_is_whole_the_next_time(bench, tmp_p
             raise CancelledError("cancelled.")
 
     with pytest.raises(CancelledError):
-        takeaway.weights(bench.choose(), 0.4, 0.95, on_progress=leave)
+        takeaway.weights(bench.choose(), 0.4, 0.95, report=leave)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     assert takeaway.everything(bench.choose(), 0.4, 0.95).exists()
