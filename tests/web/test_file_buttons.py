@@ -7,6 +7,7 @@ import gradio as gr
 import pytest
 
 from negmerge_kit.errors import CheckpointError
+from negmerge_kit.progress import Progress
 from negmerge_kit.web.file_buttons import connect_files, lay_out_files
 from negmerge_kit.web.jobs import CancelledError, Jobs
 from negmerge_kit.web.scored import Scored
@@ -37,8 +38,8 @@ def stands(answer):
 def test_the_page_tells_what_is_done_and_at_the_end_gives_the_file():
     go = threading.Event()
 
-    def write(kind, tell, place):
-        tell("Writing the weights", 0.25)
+    def write(kind, report, place):
+        report(Progress("Writing the weights", 0.25))
         assert go.wait(WAIT)
         return f"{place}/{kind}"
 
@@ -55,11 +56,11 @@ def test_the_page_tells_what_is_done_and_at_the_end_gives_the_file():
 def test_cancelling_frees_the_page_at_once_and_ends_the_writing_at_its_next_step():
     go, ended = threading.Event(), threading.Event()
 
-    def write(kind, tell, place):
-        tell("Writing the weights", 0.5)
+    def write(kind, report, place):
+        report(Progress("Writing the weights", 0.5))
         assert go.wait(WAIT)
         try:
-            tell("Writing the weights", 0.6)
+            report(Progress("Writing the weights", 0.6))
         except CancelledError:
             ended.set()
             raise
@@ -76,7 +77,7 @@ def test_cancelling_frees_the_page_at_once_and_ends_the_writing_at_its_next_step
 
 
 def test_what_goes_wrong_is_said_beside_the_buttons():
-    def write(kind, tell, place):
+    def write(kind, report, place):
         raise CheckpointError("the disk is full: free some.")
 
     free, stop, told, path = stands(list(Row(write).press())[-1])

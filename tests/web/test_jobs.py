@@ -59,7 +59,7 @@ def test_one_job_at_a_time_in_order():
     first = jobs.begin(lambda job: (go.wait(WAIT), order.append("first")))
     second = jobs.begin(lambda job: order.append("second"))
     assert jobs.busy and not second.future.done()
-    assert "Waiting" in second.progress.text
+    assert "Waiting" in second.progress.message
     go.set()
     second.future.result(WAIT)
     assert order == ["first", "second"] and first.future.done() and not jobs.busy
