@@ -49,10 +49,10 @@ def compared(pool: Pool, terms: Terms) -> Comparison:
     bench = Workbench(pool)
     kept = KeptRows(pool, keep=KEEP, scales=DEFAULT_SCALES, device=bench.model.device, terms=terms)
 
-    def tell(done, total, entrant):
-        print(f"{pool.folder.name}: {done}/{total} {entrant.title}", file=sys.stderr, flush=True)
+    def show(progress):
+        print(f"{pool.folder.name}: {progress.message}", file=sys.stderr, flush=True)
 
-    return compare_rules(bench, keep=KEEP, scales=DEFAULT_SCALES, kept=kept, terms=terms, on_row=tell)
+    return compare_rules(bench, keep=KEEP, scales=DEFAULT_SCALES, kept=kept, terms=terms, on_row=show)
 
 
 def cell(values, *, each=False) -> str:

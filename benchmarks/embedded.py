@@ -48,10 +48,10 @@ def compared(pool: Pool) -> tuple[Workbench, Comparison]:
     bench = Workbench(pool)
     kept = KeptRows(pool, keep=KEEP, scales=DEFAULT_SCALES, device=bench.model.device)
 
-    def tell(done, total, entrant):
-        print(f"{pool.folder.name}: {done}/{total} {entrant.title}", file=sys.stderr, flush=True)
+    def show(progress):
+        print(f"{pool.folder.name}: {progress.message}", file=sys.stderr, flush=True)
 
-    return bench, compare_rules(bench, keep=KEEP, scales=DEFAULT_SCALES, kept=kept, on_row=tell)
+    return bench, compare_rules(bench, keep=KEEP, scales=DEFAULT_SCALES, kept=kept, on_row=show)
 
 
 def unluckiest(bench: Workbench) -> tuple[float, Pair]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +23,7 @@ from negmerge_kit.merging.half_steps import warn_of_half
 from negmerge_kit.merging.negation import check_scale, negate
 from negmerge_kit.merging.rules import find_rule
 from negmerge_kit.merging.sources import Sources
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.types import Items, Json
 
 
@@ -77,7 +78,7 @@ def merge_shard(
     shard: int,
     record: Json,
     device: str = "cpu",
-    on_tensor: Callable[[int, int], None] = lambda done, total: None,
+    on_tensor: ProgressFn = no_progress,
 ) -> Json:
     """Merge one shard of the base and write it; what was counted in it.
 
@@ -136,7 +137,7 @@ def _carries(part: Path, record: Json) -> bool:
         return False
 
 
-def _told(items: Items, total: int, on_tensor: Callable[[int, int], None]) -> Items:
+def _told(items: Items, total: int, on_tensor: ProgressFn) -> Items:
     for done, item in enumerate(items, start=1):
         yield item
-        on_tensor(done, total)
+        on_tensor(Progress("step", step=done, total=total))

@@ -137,7 +137,7 @@ def _steps(pool: Pool, device: str) -> list[Direction]:
     from negmerge_kit.lab.workbench import Workbench
 
     with progress_bar("steps along the parts", len(PARTS) * len(STEPS), unit="step") as bar:
-        return step_along(Workbench(pool, device=device), on_step=lambda part, step: bar.update())
+        return step_along(Workbench(pool, device=device), on_step=lambda progress: bar.update())
 
 
 def _plot(why: Why | None, base: str | Path, files: list[str | Path], path: Path, names: Json) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from negmerge_kit.cli.last_lines import Words, print_end, same_flags, unlearned_file
 from negmerge_kit.cli.options import print_json, search_parser, unlearn_parser
 from negmerge_kit.cli.unlearning import scale_by_hand, search_options
+from negmerge_kit.progress import Progress
 
 if TYPE_CHECKING:
     from negmerge_kit.lab.audits.audit import Audit
@@ -112,9 +113,9 @@ def _retrained(bench: Workbench) -> Weights:
 
     with progress_bar(f"pretraining without {bench.scene.forget}", unit="step") as bar:
 
-        def on_step(step: int, steps: int) -> None:
-            bar.total = steps
-            say(bar, "", done=step)
+        def on_step(progress: Progress) -> None:
+            bar.total = progress.total
+            say(bar, "", done=progress.step)
 
         return retrained_reference(bench, on_step=on_step)
 

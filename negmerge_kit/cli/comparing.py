@@ -23,13 +23,13 @@ from negmerge_kit.cli.standings import standings_spread, standings_table
 from negmerge_kit.cli.sweeping import spread
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.merging.rules import RULES
+from negmerge_kit.progress import Progress
 from negmerge_kit.scoring.grid import AUTO, parse_scales
 from negmerge_kit.scoring.scale import KEEP
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
     from negmerge_kit.checkpoints.pool import Pool
-    from negmerge_kit.lab.baselines.choosing import RateStep
     from negmerge_kit.lab.comparison.comparison import Comparison
     from negmerge_kit.lab.comparison.entrants import Entrant
     from negmerge_kit.lab.comparison.kept_rows import KeptRows
@@ -239,7 +239,6 @@ def compare_pool(
     from negmerge_kit.cli.progress import now, progress_bar, say
     from negmerge_kit.lab.comparison.comparison import compare_rules
     from negmerge_kit.lab.comparison.kept_rows import KeptRows
-    from negmerge_kit.lab.telling import rule_of
     from negmerge_kit.lab.workbench import Workbench
 
     scales, anew = parse_scales(options.scales), options.anew
@@ -267,16 +266,16 @@ def compare_pool(
     with progress_bar(f"comparing on {pool.folder}", len(entrants), unit="rule") as bar:
         row, before = "retraining", None
 
-        def on_row(done: int, total: int, entrant: Entrant) -> None:
+        def on_row(progress: Progress) -> None:
             nonlocal row, before
-            row, before = rule_of(entrant.title, done, total), done
-            bar.bar_format = LAST_BAR if done + 1 == total else BAR
-            say(bar, row, done=done)
+            row, before = progress.message, progress.step
+            bar.bar_format = LAST_BAR if progress.step + 1 == progress.total else BAR
+            say(bar, row, done=progress.step)
 
-        def on_step(step: RateStep) -> None:
+        def on_step(progress: Progress) -> None:
             # One bar over all rates of a baseline. Before the first row no row is under way.
-            part = None if before is None else before + step.index / step.total
-            say(bar, now(row, step.index, step.total, step.step.loss, step.doing), done=part)
+            part = None if before is None else before + progress.step / progress.total
+            say(bar, now(row, progress.step, progress.total, progress.loss, progress.message), done=part)
 
         comparison = compare_rules(bench, entrants, kept=kept, on_row=on_row, on_step=on_step, anew=anew, **same)
         say(bar, "", done=len(entrants))
@@ -300,12 +299,13 @@ def _make_reference(pool: Pool, entrants: Sequence[Entrant], terms: Terms, devic
         yardstick = yardstick_of(
             Workbench(pool, device=device),
             terms,
-            on_shadow=lambda done, count: say(bar, "shadow models", done=len(models) + done),
+            on_shadow=lambda progress: say(bar, progress.message, done=len(models) + progress.step),
         )
         for made, split in enumerate(models):
 
-            def on_step(step: RateStep, made: int = made) -> None:
-                say(bar, now("retraining", step.index, step.total, step.step.loss, step.doing), done=made)
+            def on_step(progress: Progress, made: int = made) -> None:
+                text = now("retraining", progress.step, progress.total, progress.loss, progress.message)
+                say(bar, text, done=made)
 
             retrained(yardstick, terms, on_step, split=split, anew=anew)
             say(bar, "", done=made + 1)
@@ -322,7 +322,7 @@ def _resample(comparison: Comparison, options: argparse.Namespace) -> dict[str, 
             reference=options.reference,
             replicates=options.resample,
             seed=options.seed,
-            on_row=lambda done, total, row: say(bar, row.entrant.title, done=done),
+            on_row=lambda progress: say(bar, progress.message, done=progress.step),
         )
 
 
@@ -337,7 +337,7 @@ def _redraw(comparison: Comparison, kept: KeptRows, options: argparse.Namespace)
             size=options.subset_size,
             seed=options.seed,
             kept=kept,
-            on_row=lambda done, total, title: say(bar, title, done=done),
+            on_row=lambda progress: say(bar, progress.message, done=progress.step),
         )
 
 

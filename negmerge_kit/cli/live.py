@@ -11,7 +11,8 @@ from typing import TextIO
 
 from negmerge_kit.cli.options import seconds
 from negmerge_kit.cli.progress import now
-from negmerge_kit.sweeps.protocol import Job, Outcome, Progress
+from negmerge_kit.progress import Progress
+from negmerge_kit.sweeps.protocol import Job, Outcome
 
 REDRAW = 0.2
 """Seconds between two drawings on a terminal."""
@@ -86,7 +87,7 @@ class LiveTable:
         counted = f"{self._before + self._ended}/{self._before + self._todo}"
         failed = f", {self._failed} failed" if self._failed else ""
         head = f"{self._title} [{bar:.<{WIDTH}}] {counted}{failed}{self._left()}"
-        return [head, *(f"  {now(job.label, p.index, p.total, p.loss, p.doing)}" for job, p in self._running.items())]
+        return [head, *(f"  {now(job.label, p.step, p.total, p.loss, p.message)}" for job, p in self._running.items())]
 
     @property
     def _live(self) -> bool:
@@ -98,7 +99,7 @@ class LiveTable:
 
     def _work(self) -> float:
         """Jobs done by this sweep, with the parts of those that run."""
-        return self._ended + sum(p.done for p in self._running.values())
+        return self._ended + sum(p.fraction or 0.0 for p in self._running.values())
 
     def _left(self) -> str:
         work, spent = self._work(), self._clock() - self._started

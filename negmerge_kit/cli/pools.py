@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from negmerge_kit.cli.options import Parser, add_executor_flags, add_training_flags, print_json
 from negmerge_kit.cli.sweeping import begin_pool, executor_of, fill, scene_grid, tell
 from negmerge_kit.errors import NegmergeError, ParameterError
+from negmerge_kit.progress import Progress
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def build(arguments: list[str]) -> int:
 
     def pretrain() -> Weights:
         with progress_bar("pretraining the base", unit="step") as bar:
-            return pretrained_base(options.device, on_step=lambda index, total: _advance(bar, index, total))
+            return pretrained_base(options.device, on_step=lambda progress: _advance(bar, progress))
 
     if options.scene != "tiny" and (options.forget or options.from_scratch):
         raise ParameterError(
@@ -172,8 +173,8 @@ def _own(scores: Json | None) -> str:
     return f"{scores['scale']:>6.2f}{100 * scores['forget']['value']:>7.1f} %{100 * scores['kept']:>7.1f} %"
 
 
-def _advance(bar: tqdm, index: int, total: int) -> None:
+def _advance(bar: tqdm, progress: Progress) -> None:
     from negmerge_kit.cli.progress import say
 
-    bar.total = total
-    say(bar, "", done=index)
+    bar.total = progress.total
+    say(bar, "", done=progress.step)

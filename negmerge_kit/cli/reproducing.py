@@ -11,6 +11,7 @@ from negmerge_kit.cli.options import Parser, add_executor_flags, add_training_fl
 from negmerge_kit.cli.reproducing_random import TABLE, check_result, reproduce_random, write_result
 from negmerge_kit.cli.sweeping import begin_pool, executor_of, fill, scene_grid
 from negmerge_kit.errors import NegmergeError, ParameterError
+from negmerge_kit.progress import Progress
 from negmerge_kit.types import MODES, Json
 from negmerge_kit.vision.zero_shot import ZeroShotScene
 
@@ -102,8 +103,8 @@ def reproduce(arguments: list[str]) -> int:
             raise NegmergeError(f"no candidate of {source.name} could be fine-tuned: {why}")
         bench = Workbench(pool, device=options.device)
 
-        def tell(title: str, name: str = source.name) -> None:
-            print(f"{name}: {title}", file=sys.stderr)
+        def tell(progress: Progress, name: str = source.name) -> None:
+            print(f"{name}: {progress.message}", file=sys.stderr)
 
         method: Method = "bisect" if options.bisect else "early"
         part = measure(bench, published, rows=rows, keep=keep, method=method, on_row=tell)

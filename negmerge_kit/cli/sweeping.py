@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from negmerge_kit.cli.last_lines import print_end, same_flags
 from negmerge_kit.cli.options import Parser, add_executor_flags, add_training_flags, print_json, seconds
 from negmerge_kit.errors import NegmergeError, ParameterError
+from negmerge_kit.progress import Progress
 from negmerge_kit.types import Json
 from negmerge_kit.vision.scenes import scene_from_json
 
@@ -147,10 +148,10 @@ def begin_pool(
     bars: list[tqdm] = []
     with ExitStack() as shown:
 
-        def on_step(index: int, total: int) -> None:
+        def on_step(progress: Progress) -> None:
             if not bars:
-                bars.append(shown.enter_context(progress_bar(f"base of {scene.name}", total, unit="step")))
-            say(bars[0], "", done=index)
+                bars.append(shown.enter_context(progress_bar(f"base of {scene.name}", progress.total, unit="step")))
+            say(bars[0], "", done=progress.step)
 
         def on_wait(folder: Path) -> None:
             print(f"{scene.name}: {holder(folder)} is making {folder}; waiting for its base", file=sys.stderr)

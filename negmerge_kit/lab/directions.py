@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.comparison.examiner import Examiner
 from negmerge_kit.lab.resident import Merged
 from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.scoring.intervals import paired_difference
 from negmerge_kit.types import Json
 
@@ -99,7 +100,7 @@ def step_along(
     *,
     shares: Sequence[float] = STEPS,
     split: str = "val",
-    on_step: Callable[[str, Step], None] = lambda part, step: None,
+    on_step: ProgressFn = no_progress,
 ) -> list[Direction]:
     """Subtract every part of PARTS at the same distances |λ δ| and compare the answers with the base's, image by image.
 
@@ -120,7 +121,7 @@ def step_along(
         raise ParameterError("the candidates did not move from the base: there is no direction to step along.")
     examiner = Examiner(bench)
     base = examiner.hits(None, 0.0, split)
-    found = []
+    found, taken = [], 0
     for part, (rule, explains) in PARTS.items():
         choice = bench.choose(ids, rule=rule)
         merged = bench.merged(choice)
@@ -135,7 +136,8 @@ def step_along(
                     Change.between(base.retain, after.retain, split),
                 )
             )
-            on_step(part, steps[-1])
+            taken += 1
+            on_step(Progress(part, step=taken, total=len(PARTS) * len(shares)))
         found.append(Direction(part, explains, length, merged.counts.kept, tuple(steps)))
     return found
 

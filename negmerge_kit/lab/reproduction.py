@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -14,6 +14,7 @@ from negmerge_kit.lab.comparison.greedy import best_single
 from negmerge_kit.lab.kept_points import KeptPoints
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.scoring.curve import Least, Point
 from negmerge_kit.scoring.outcome import outcome
 from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, Method, ScaleSearch
@@ -92,7 +93,7 @@ def measure(
     keep: float = KEEP,
     scales: Sequence[float] = DEFAULT_SCALES,
     method: Method = "early",
-    on_row: Callable[[str], None] = lambda title: None,
+    on_row: ProgressFn = no_progress,
 ) -> Json:
     """One data set's part of the table: every row's scale chosen on validation, scored once on test.
 
@@ -100,12 +101,12 @@ def measure(
     "seconds" tells what a row took now.
 
     Args:
-        on_row: told the title of the row that comes next.
+        on_row: called with each row that comes next.
     """
     pool, name = bench.pool, bench.scene.sources[0].name
     measured = []
-    for row in rows:
-        on_row(ROWS[row])
+    for index, row in enumerate(rows):
+        on_row(Progress(ROWS[row], step=index, total=len(rows)))
         started = time.perf_counter()
         choice, found, searches = _searched(bench, row, keep, scales, method)
         best = found.best if found else None

@@ -14,8 +14,8 @@ from torch import Tensor
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import PoolError
 from negmerge_kit.lab.residency import TELLS, Residency, Rounded, Streamed, free_memory, let_go, residency
-from negmerge_kit.lab.telling import Tell, unheard
 from negmerge_kit.merging import LayerAgreement, MergeCounts, merge, sign_agreement
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.types import Json, Weights
 from negmerge_kit.vision.layers import split_attention
 
@@ -130,9 +130,9 @@ class ResidentDeltas:
             self._merged.popitem(last=False)
         return found
 
-    def agreement(self, pool: Pool, ids: Sequence[str], *, tell: Tell = unheard) -> list[LayerAgreement]:
+    def agreement(self, pool: Pool, ids: Sequence[str], *, report: ProgressFn = no_progress) -> list[LayerAgreement]:
         """Sign agreement by tensor, with fused attention shown as q, k and v, over the tensors that moved."""
-        return self._stepping_down(lambda device: self._agreement(pool, ids, device, tell))
+        return self._stepping_down(lambda device: self._agreement(pool, ids, device, report))
 
     def stream(self) -> None:
         """Hold no candidate and no merged delta any more: the device has run out of memory."""
@@ -165,7 +165,9 @@ class ResidentDeltas:
         delta = {name: tensor for name, tensor in stream if name in moved}
         return Merged(delta, stream.counts, time.perf_counter() - started)
 
-    def _agreement(self, pool: Pool, ids: Sequence[str], device: torch.device, tell: Tell) -> list[LayerAgreement]:
+    def _agreement(
+        self, pool: Pool, ids: Sequence[str], device: torch.device, report: ProgressFn
+    ) -> list[LayerAgreement]:
         held = self._hold(pool, ids)
         moved = [name for name in self.base if any(name in one.moved for one in held)]
         if self.residency == "bfloat16":  # changes beside a base of zeros: the same signs
@@ -182,7 +184,7 @@ class ResidentDeltas:
         layers: list[LayerAgreement] = []
         for layer in sign_agreement(base, tuned, device=device):
             layers.append(layer)
-            tell("Counting the votes of this choice", len(layers) / len(base))
+            report(Progress("Counting the votes of this choice", len(layers) / len(base)))
         return layers
 
     def _view(self, held: _Held) -> Weights:

@@ -17,6 +17,7 @@ from negmerge_kit.checkpoints.result_store import ResultStore
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.evaluation import logits_of
 from negmerge_kit.lab.training.seeding import derived_seed
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.scoring.lira import scaled_confidence
 from negmerge_kit.types import Json
 from negmerge_kit.vision.images import ImageSet
@@ -78,7 +79,7 @@ def train_shadows(
     seed: int,
     folder: Path,
     made_from: Json,
-    on_shadow: Callable[[int, int], None] = lambda done, count: None,
+    on_shadow: ProgressFn = no_progress,
 ) -> Shadows:
     """Train the shadow models, or find in `folder` those that were finished before.
 
@@ -88,7 +89,7 @@ def train_shadows(
     Args:
         train: makes a model from images and a seed, which no other shadow model has, nor base or retrained model.
         made_from: what else the answers depend on: network, recipe, results version, torch, device.
-        on_shadow: called with (models done, models in all) before each.
+        on_shadow: called before each model, and after the last.
 
     Raises:
         ParameterError: for a count that cannot be halved.
@@ -97,7 +98,7 @@ def train_shadows(
     inside = halves(count, len(whole), seed)
     store, answers = ResultStore(folder), []
     for index in range(count):
-        on_shadow(index, count)
+        on_shadow(Progress("shadow models", step=index, total=count))
         key = {"index": index, "count": count, "seed": seed, "images": whole.fingerprint(), **made_from}
         found = _find(store, key, len(whole))
         if found is None:
@@ -108,7 +109,7 @@ def train_shadows(
             found = scaled_confidence(logits, whole.labels).float()
             store.put_tensors(KIND, key, {"confidence": found})
         answers.append(found)
-    on_shadow(count, count)
+    on_shadow(Progress("shadow models", step=count, total=count))
     return Shadows(torch.stack(answers), inside, tuple(len(getattr(parts, name)) for name in SETS))
 
 

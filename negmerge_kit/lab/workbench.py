@@ -20,9 +20,9 @@ from negmerge_kit.lab.placing import BASE, Place, Placing
 from negmerge_kit.lab.residency import let_go
 from negmerge_kit.lab.resident import Choice, Merged, ResidentDeltas
 from negmerge_kit.lab.running_statistics import NEGATIVE_VARIANCE, RunningStatistics, largest_scale
-from negmerge_kit.lab.telling import Tell, unheard
 from negmerge_kit.lab.turns import Turns
 from negmerge_kit.merging import LayerAgreement, find_rule, subtract
+from negmerge_kit.progress import ProgressFn, no_progress
 from negmerge_kit.scoring.scale import KEEP, Keep, Least, Method, Point, Scales, ScaleSearch, check_scale, search_scale
 from negmerge_kit.types import Items
 from negmerge_kit.vision.classifier import BATCH, Classifier
@@ -148,10 +148,12 @@ class Workbench:
         """The scale from which on nothing can be scored: a merged running variance would be negative; else infinite."""
         return largest_scale(self._deltas.base, self.merged(choice).delta) if choice.buffers == "merge" else inf
 
-    def agreement(self, candidates: Iterable[str] | None = None, *, tell: Tell = unheard) -> list[LayerAgreement]:
+    def agreement(
+        self, candidates: Iterable[str] | None = None, *, report: ProgressFn = no_progress
+    ) -> list[LayerAgreement]:
         """Sign agreement by tensor, with fused attention shown as q, k and v, over what moved."""
         with self._turn:
-            return self._deltas.agreement(self.pool, self.choose(candidates).candidates, tell=tell)
+            return self._deltas.agreement(self.pool, self.choose(candidates).candidates, report=report)
 
     def unlearned(self, choice: Choice, scale: float) -> Items:
         """The base's whole key set with scale times the merged delta subtracted, on the CPU.

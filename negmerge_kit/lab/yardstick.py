@@ -12,6 +12,7 @@ from negmerge_kit.lab.shadows import Shadows, train_shadows
 from negmerge_kit.lab.standing import Standing, measure
 from negmerge_kit.lab.training.from_scratch import BaseTraining
 from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.progress import ProgressFn, no_progress
 from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
 from negmerge_kit.scoring.curve import Point
 from negmerge_kit.scoring.gap import GAP_OVER, average_gap, nearest_scale
@@ -46,7 +47,7 @@ class Yardstick:
         seed: int = 0,
         wanted: Wanted = ANY,
         chooser: Wanted | None = None,
-        on_shadow: Callable[[int, int], None] = lambda done, count: None,
+        on_shadow: ProgressFn = no_progress,
     ) -> None:
         self.bench = bench
         self.parts = bench.scene.parts

@@ -16,6 +16,7 @@ from negmerge_kit.errors import DivergedError, OtherRunError, ParameterError, Po
 from negmerge_kit.lab.training.from_scratch import BaseTraining, base_recipe
 from negmerge_kit.lab.training.pretraining import pretrain_tiny
 from negmerge_kit.lab.training.resuming import recipe_of
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.types import Json, Weights
 from negmerge_kit.vision.classifier_scene import ClassifierScene
 from negmerge_kit.vision.data.cache import cache_folder
@@ -35,7 +36,6 @@ def default_folder(scene: Json) -> Path:
     return cache_folder() / "pools" / f"{scene['name'].replace(':', '-')}-{made_from}"
 
 
-OnStep = Callable[[int, int], None]
 """Told each step of a base's training: which, of how many."""
 
 STATE = "base.unfinished.safetensors"
@@ -50,7 +50,7 @@ def start_pool(
     *,
     pretrain: Callable[[], Weights] | None = None,
     device: str = "auto",
-    on_step: OnStep = lambda index, total: None,
+    on_step: ProgressFn = no_progress,
     on_wait: Callable[[Path], None] = lambda folder: None,
 ) -> tuple[Pool, list[str]]:
     """Make the pool of a scene, or open the one that is there.
@@ -186,7 +186,7 @@ def is_embedded(scene: Scene) -> bool:
 
 
 def trained_base(
-    scene: Scene, device: str = "auto", on_step: OnStep = lambda index, total: None, *, resume: Path | None = None
+    scene: Scene, device: str = "auto", on_step: ProgressFn = no_progress, *, resume: Path | None = None
 ) -> Weights:
     """Train the base of a standard classifier's scene from scratch, on all that it has seen.
 
@@ -204,7 +204,7 @@ def trained_base(
     model = scene.untrained(device=device, seed=training.recipe.seed)
     try:
         for step in training.steps(model, images, resume=resume):
-            on_step(step.index, step.total)
+            on_step(Progress("step", step=step.index, total=step.total, loss=step.loss))
     except DivergedError:
         if resume:
             resume.unlink(missing_ok=True)
@@ -219,11 +219,11 @@ def _with_training(scene: Scene) -> Scene:
     return scene
 
 
-def pretrained_base(device: str, on_step: OnStep = lambda index, total: None) -> Weights:
+def pretrained_base(device: str, on_step: ProgressFn = no_progress) -> Weights:
     """Pretrain the embedded base from its seeds; about two minutes on one core."""
     clip = fresh_clip().to(pick_device(device))
     for step in pretrain_tiny(clip):
-        on_step(step.step, step.steps)
+        on_step(Progress("step", step=step.index, total=step.total, loss=step.loss))
     # Rounded as the shipped weights are, so that the two can be compared.
     weights = {name: tensor.detach().cpu().half().float() for name, tensor in clip.state_dict().items()}
     return {**weights, TOKEN_EMBEDDING: token_embedding()}

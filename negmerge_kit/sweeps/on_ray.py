@@ -27,8 +27,9 @@ from ray.exceptions import (
 )
 
 from negmerge_kit.errors import NegmergeError, ParameterError
+from negmerge_kit.progress import Progress
 from negmerge_kit.sweeps.processes import visible_gpus
-from negmerge_kit.sweeps.protocol import TRIES, Job, OnStep, Outcome, Progress, attempt, lost
+from negmerge_kit.sweeps.protocol import TRIES, Job, OnStep, Outcome, attempt, lost
 from negmerge_kit.sweeps.sentinel import Sentinel
 from negmerge_kit.sweeps.worker import NowAndThen
 from negmerge_kit.vision.data.decoding import cores

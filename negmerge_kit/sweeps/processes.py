@@ -13,7 +13,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from negmerge_kit.errors import NegmergeError, ParameterError
-from negmerge_kit.sweeps.protocol import TRIES, Job, OnStep, Outcome, Progress, lost
+from negmerge_kit.progress import Progress
+from negmerge_kit.sweeps.protocol import TRIES, Job, OnStep, Outcome, lost
 from negmerge_kit.sweeps.sentinel import Sentinel
 from negmerge_kit.sweeps.worker import Place, serve
 from negmerge_kit.vision.data.decoding import cores

@@ -13,42 +13,12 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from negmerge_kit.checkpoints.pool import Candidate, Pool
 from negmerge_kit.errors import CheckpointError, NegmergeError, NotFiniteError, PoolError
+from negmerge_kit.progress import Progress, ProgressFn
 from negmerge_kit.sweeps.sentinel import Sentinel
 
 
 class SweepStopped(Exception):
     """Raised inside a job whose sweep was asked to stop; finished jobs stay, this one goes on another time."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One step of a job: which of how many, and the loss where there is one.
-
-    Attributes:
-        doing: what is counted: "step" of training, or "scoring".
-        share: how much of the whole job is done, where these steps are only a part of it.
-    """
-
-    index: int
-    total: int
-    loss: float | None = None
-    doing: str = "step"
-    share: float | None = None
-
-    @property
-    def done(self) -> float:
-        """How much of the whole job is done.
-
-        >>> Progress(1, 4).done, Progress(1, 4, share=0.75).done
-        (0.25, 0.75)
-        """
-        if self.share is not None:
-            return self.share
-        return self.index / self.total if self.total else 0.0
-
-
-Report: TypeAlias = Callable[[Progress], None]
-"""What a job calls at each step; whatever it raises ends the job with nothing written."""
 
 
 class Job(Protocol):
@@ -68,8 +38,8 @@ class Job(Protocol):
         """What the job does, in a few words."""
         ...
 
-    def run(self, on_step: Report = ...) -> Any:
-        """Do it, and return plain values."""
+    def run(self, on_step: ProgressFn = ...) -> Any:
+        """Do it, and return plain values; whatever `on_step` raises ends it with nothing written."""
         ...
 
 
@@ -124,7 +94,7 @@ TRIES = 3
 """How often a job is begun before a worker's loss counts as its failure."""
 
 
-def attempt(job: Job, on_step: Report, sentinels: Sequence[Sentinel] = ()) -> Outcome:
+def attempt(job: Job, on_step: ProgressFn, sentinels: Sequence[Sentinel] = ()) -> Outcome:
     """Run a job in this process; only SweepStopped and what is no Exception gets out.
 
     >>> from dataclasses import dataclass

@@ -11,8 +11,9 @@ from typing import Any
 
 from negmerge_kit.checkpoints.shards import finish_shards, merge_shard, plan_shards
 from negmerge_kit.errors import NegmergeError
+from negmerge_kit.progress import ProgressFn, no_progress
 from negmerge_kit.sweeps.local import run_sweep
-from negmerge_kit.sweeps.protocol import Executor, OnStep, Outcome, Progress, Report
+from negmerge_kit.sweeps.protocol import Executor, OnStep, Outcome
 from negmerge_kit.types import Json
 
 
@@ -37,7 +38,7 @@ class MergeJob:
         """Which shard."""
         return f"shard {self.shard + 1} of {self.out.name}"
 
-    def run(self, on_step: Report = lambda progress: None) -> Json:
+    def run(self, on_step: ProgressFn = no_progress) -> Json:
         """Merge and write it; `{"elements", "moved", "kept"}`."""
         return merge_shard(
             self.base,
@@ -46,7 +47,7 @@ class MergeJob:
             shard=self.shard,
             record=json.loads(self.record),
             device=self.device,
-            on_tensor=lambda done, total: on_step(Progress(done, total)),
+            on_tensor=on_step,
         )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from negmerge_kit.sweeps.memory import keep_freed_memory
 
 if TYPE_CHECKING:
-    from negmerge_kit.sweeps.protocol import Progress
+    from negmerge_kit.progress import Progress
     from negmerge_kit.sweeps.sentinel import Sentinel
 
 SAY_EVERY = 0.2
@@ -45,9 +45,9 @@ class NowAndThen:
     def __call__(self, progress: Progress) -> bool:
         """Whether this one is passed on."""
         now = time.monotonic()
-        if progress.doing == self._doing and now - self._said < self._seconds:
+        if progress.message == self._doing and now - self._said < self._seconds:
             return False
-        self._said, self._doing = now, progress.doing
+        self._said, self._doing = now, progress.message
         return True
 
 

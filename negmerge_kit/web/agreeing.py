@@ -11,15 +11,15 @@ from typing import NamedTuple
 from torch import Tensor
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.directions import PARTS, STEPS, Step, step_along
+from negmerge_kit.lab.directions import step_along
 from negmerge_kit.lab.likeness import inner_products, outliers_of
 from negmerge_kit.lab.resident import Choice
-from negmerge_kit.lab.telling import Tell, unheard
 from negmerge_kit.lab.training.recipe import recipe_line
 from negmerge_kit.lab.why_signs import Why, why_signs
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging.agreement import LayerAgreement, total
 from negmerge_kit.merging.signs import chance, votes_needed
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.types import Weights
 from negmerge_kit.views import svg
 from negmerge_kit.views.blocks import agreement_map, map_finding
@@ -28,7 +28,7 @@ from negmerge_kit.views.style import percent
 from negmerge_kit.views.votes import consensus_by_count, vote_finding, vote_histogram
 from negmerge_kit.views.why import why_figure, why_finding
 from negmerge_kit.vision.layers import block_and_kind, layer_of, reading_order
-from negmerge_kit.web.jobs import Done, Job, Jobs, Progress
+from negmerge_kit.web.jobs import Done, Job, JobProgress, Jobs
 
 WHOLE = "the whole model"
 REMEMBERED = 32
@@ -53,7 +53,7 @@ class Agreeing:
         self._whys: OrderedDict[object, Why] = OrderedDict()
         self._turn = threading.Lock()
 
-    def count(self, visitor: str, choice: Choice) -> Iterator[Progress | Done]:
+    def count(self, visitor: str, choice: Choice) -> Iterator[JobProgress | Done]:
         """How far counting the votes is, beside heavy jobs; nothing where they are counted.
 
         Raises:
@@ -63,19 +63,19 @@ class Agreeing:
             known = choice.voters in self._layers
         if not known:
             key = ("count", choice.voters)
-            yield from self._counting.follow(visitor, key, lambda job: self.layers(choice, tell=job.tell))
+            yield from self._counting.follow(visitor, key, lambda job: self.layers(choice, report=job.report))
 
     def leave(self, visitor: str) -> None:
         """This visitor waits for no count any more."""
         self._counting.cancel(visitor)
 
-    def layers(self, choice: Choice, *, tell: Tell = unheard) -> list[LayerAgreement]:
+    def layers(self, choice: Choice, *, report: ProgressFn = no_progress) -> list[LayerAgreement]:
         """The votes by tensor, in the order of the network."""
         with self._turn:
             if choice.voters in self._layers:
                 return self._layers[choice.voters]
-        by_name = {layer.name: layer for layer in self.bench.agreement(choice.candidates, tell=tell)}
-        tell("Comparing the candidates of this pool", 1.0)
+        by_name = {layer.name: layer for layer in self.bench.agreement(choice.candidates, report=report)}
+        report(Progress("Comparing the candidates of this pool", 1.0))
         inner_products(self.bench.pool)  # kept in its folder, for this page and for Unlearn
         found = [by_name[name] for name in reading_order(by_name)]
         with self._turn:
@@ -127,7 +127,7 @@ class Agreeing:
             why = self._whys.get(choice.voters)
         return _explained(why) if why else ""
 
-    def explain(self, visitor: str, choice: Choice) -> Iterator[Progress | Done]:
+    def explain(self, visitor: str, choice: Choice) -> Iterator[JobProgress | Done]:
         """Steps along consensus and conflict, zeros as candidates join, and what the cosines predict.
 
         Raises:
@@ -147,12 +147,10 @@ class Agreeing:
             yield news
 
     def _explain(self, job: Job, choice: Choice) -> Why:
-        pool, count, taken = self.bench.pool, len(PARTS) * len(STEPS), 0
+        pool = self.bench.pool
 
-        def on_step(part: str, step: Step) -> None:
-            nonlocal taken
-            taken += 1
-            job.tell(f"Steps along consensus, conflict and controls: {taken} of {count}", 0.5 * taken / count)
+        def on_step(at: Progress) -> None:
+            job.tell(f"Steps along consensus, conflict and controls: {at.step} of {at.total}", 0.5 * at.step / at.total)
 
         steps = step_along(self.bench, choice.candidates, on_step=on_step)
         job.tell("Signs along random orders and halves of the candidates", 0.5)

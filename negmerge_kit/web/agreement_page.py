@@ -11,7 +11,7 @@ from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.web import fragments
 from negmerge_kit.web.agreeing import WHOLE, Agreeing
 from negmerge_kit.web.job_buttons import LIGHT, connect, told_by
-from negmerge_kit.web.jobs import CancelledError, Jobs, Progress
+from negmerge_kit.web.jobs import CancelledError, JobProgress, Jobs
 from negmerge_kit.web.numbered import Standing, numbers, session
 from negmerge_kit.web.page import Controls
 from negmerge_kit.web.told import told, told_on_the_way
@@ -54,8 +54,8 @@ class AgreementPage:
         """
         try:
             for news in self.agreeing.count(visitor, self.page.choice(ids, rule, dials)):
-                if isinstance(news, Progress):
-                    yield fragments.progress(news.text, news.share or 0.0, news.hint)
+                if isinstance(news, JobProgress):
+                    yield fragments.progress(news.message, news.fraction or 0.0, news.hint)
         except CancelledError:
             raise
         except NegmergeError:

@@ -10,12 +10,12 @@ import gradio as gr
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.lab.audits.audit import PROBES
 from negmerge_kit.lab.resident import Choice
-from negmerge_kit.lab.telling import Tell
+from negmerge_kit.progress import ProgressFn
 from negmerge_kit.web import fragments
 from negmerge_kit.web.auditing import Auditing, audit_html
 from negmerge_kit.web.file_buttons import connect_files, lay_out_files
 from negmerge_kit.web.job_buttons import LIGHT, connect, told_by
-from negmerge_kit.web.jobs import Done, Jobs, Progress
+from negmerge_kit.web.jobs import Done, JobProgress, Jobs
 from negmerge_kit.web.numbered import Standing, numbers
 from negmerge_kit.web.page import Controls
 from negmerge_kit.web.takeaway import EVERYTHING, PAGE, TakeAway
@@ -72,14 +72,16 @@ class AuditPage:
         if self.page.classifier:
             return iter([(fragments.notice(CLASSIFIER, "hint"), "")])
 
-        def begin() -> Iterator[Progress | Done]:
+        def begin() -> Iterator[JobProgress | Done]:
             asked = self.auditing.asked(*self._model(ids, rule, scale, dials), probes, retrain=retrain)
             for news in self.auditing.follow(visitor, asked):
                 yield Done(audit_html(news.result)) if isinstance(news, Done) else news
 
         return told_by(begin)
 
-    def write(self, kind: str, tell: Tell, ids: list[str], rule: str, keep: float, scale: float, *dials: Any) -> str:
+    def write(
+        self, kind: str, report: ProgressFn, ids: list[str], rule: str, keep: float, scale: float, *dials: Any
+    ) -> str:
         """The path of the `page`, the card as Markdown with the audit if there is one, or of `everything` in one zip.
 
         Raises:
@@ -87,7 +89,7 @@ class AuditPage:
         """
         choice, scale = self._model(ids, rule, scale, dials)
         audit = self.auditing.known(choice, scale)
-        return str(getattr(self.takeaway, kind)(choice, scale, self.page.keep(keep), audit, tell=tell))
+        return str(getattr(self.takeaway, kind)(choice, scale, self.page.keep(keep), audit, report=report))
 
     def of(self, ids: list[str], rule: str, keep: float, scale: float, *dials: Any) -> object:
         """What the page is about with these controls: a model of this pool.
@@ -152,9 +154,9 @@ def lay_out(
     )
     connect(start, stop, run, [number, named, probes, retrain, *controls.model], [progress, content], jobs, standing)
 
-    def write(kind: str, tell: Tell, named: list[Any]) -> str:
+    def write(kind: str, report: ProgressFn, named: list[Any]) -> str:
         pool, *values = _checked(named)
-        return of_pool(pool).write(kind, tell, *values)
+        return of_pool(pool).write(kind, report, *values)
 
     connect_files(files, write, [named], writing)
 

@@ -16,7 +16,7 @@ from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.views import svg
 from negmerge_kit.views.probes import audit_figure, relearning_figure, relearning_finding
 from negmerge_kit.views.style import percent
-from negmerge_kit.web.jobs import Done, Job, Jobs, Progress
+from negmerge_kit.web.jobs import Done, Job, JobProgress, Jobs
 
 REMEMBERED = 64
 NBSP = "\N{NO-BREAK SPACE}"
@@ -60,7 +60,7 @@ class Auditing:
             asked = self._latest.get((choice, scale))
             return self._known.get(asked) if asked else None
 
-    def follow(self, visitor: str, asked: Asked) -> Iterator[Progress | Done]:
+    def follow(self, visitor: str, asked: Asked) -> Iterator[JobProgress | Done]:
         """Put the probes, telling which has answered; the result is an Audit.
 
         Raises:
@@ -98,8 +98,8 @@ class Auditing:
         retrained = (
             retrained_reference(
                 self.bench,
-                on_step=lambda step, steps: job.tell(
-                    f"Training a model without {without}: step {step} of {steps}", step / steps
+                on_step=lambda at: job.tell(
+                    f"Training a model without {without}: step {at.step} of {at.total}", at.fraction
                 ),
             )
             if retrain

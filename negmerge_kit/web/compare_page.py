@@ -22,7 +22,7 @@ from negmerge_kit.web.compare_table import LOAD, compare_table
 from negmerge_kit.web.comparing import Compare
 from negmerge_kit.web.dials import DIALS, buffers_of
 from negmerge_kit.web.job_buttons import LIGHT, connect, told_by
-from negmerge_kit.web.jobs import Done, Jobs, Progress
+from negmerge_kit.web.jobs import Done, JobProgress, Jobs
 from negmerge_kit.web.numbered import Standing, numbers, session
 from negmerge_kit.web.page import Controls
 from negmerge_kit.web.told import told
@@ -63,7 +63,7 @@ def shown_first(compare: Compare, keep: object, buffers: object = BUFFERS[0]) ->
 def follow(compare: Compare, visitor: str, keep: object, buffers: object = BUFFERS[0]) -> Iterator[tuple[str, str]]:
     """(progress, content) again and again until the comparison is there; errors are sentences in the first."""
 
-    def begin() -> Iterator[Progress | Done]:
+    def begin() -> Iterator[JobProgress | Done]:
         for news in compare.follow(visitor, floor_of(keep), buffers_of(buffers)):
             yield Done(compare_html(news.result)) if isinstance(news, Done) else news
 

@@ -16,11 +16,11 @@ from negmerge_kit.lab.comparison.entrants import SEARCHES, Entrant, find_entrant
 from negmerge_kit.lab.comparison.kept_rows import KeptRows
 from negmerge_kit.lab.comparison.rows import Row
 from negmerge_kit.lab.resident import Choice, Merged
-from negmerge_kit.lab.telling import rule_of
 from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.progress import Progress
 from negmerge_kit.scoring.grid import Scales
 from negmerge_kit.vision.scene import Splits
-from negmerge_kit.web.jobs import Done, Job, Jobs, Progress
+from negmerge_kit.web.jobs import Done, Job, JobProgress, Jobs
 
 REMEMBERED_ROWS, REMEMBERED = 512, 16
 WHICH = ("protocol", "matched")
@@ -56,7 +56,7 @@ class Compare:
         rows = _Rows(self, pool, keep, None, buffers, write=False)
         return len(pool.distinct) > 1 and all(rows.find(entrant, pool.distinct) for entrant in find_entrants())
 
-    def follow(self, visitor: str, keep: float, buffers: str = "keep") -> Iterator[Progress | Done]:
+    def follow(self, visitor: str, keep: float, buffers: str = "keep") -> Iterator[JobProgress | Done]:
         """Compare all rules, telling which comes next; rows of before are found again.
 
         Raises:
@@ -120,9 +120,9 @@ class Compare:
         rows = _Rows(self, pool, keep, scales, buffers, write=write and not self._read_only)
         entrants = find_entrants() if entrants is None else entrants
 
-        def on_row(done: int, total: int, entrant: Entrant) -> None:
+        def on_row(progress: Progress) -> None:
             # Of the last rule nobody knows how long it takes: rules differ too much.
-            job.tell(rule_of(entrant.title, done, total), done / total, forecast=done + 1 < total)
+            job.tell(progress.message, progress.fraction, forecast=progress.step + 1 < progress.total)
 
         stand = _Stand(self.bench, pool, job)
         found = compare_rules(stand, entrants, keep=keep, scales=scales, buffers=buffers, kept=rows, on_row=on_row)

@@ -39,7 +39,7 @@ def lay_out_files(labels: Mapping[str, str], page: str) -> FileButtons:
 
 
 def connect_files(row: FileButtons, write: Callable[..., str], inputs: Sequence[Any], jobs: Jobs) -> None:
-    """Have `write(kind, tell, *values)` done in `jobs` when a button is pressed, and give the file whose path it is."""
+    """Have `write(kind, report, *values)` done in `jobs` at a button's press, and give the file of that path."""
 
     def who(request: gr.Request) -> str:
         return f"{session(request)} {row.stop.elem_id}"
@@ -56,11 +56,11 @@ def connect_files(row: FileButtons, write: Callable[..., str], inputs: Sequence[
             yield *busy, "", gr.skip()
             told, path = "", gr.skip()
             try:
-                for news in jobs.follow(who(request), object(), lambda job: write(kind, job.tell, *values)):
+                for news in jobs.follow(who(request), object(), lambda job: write(kind, job.report, *values)):
                     if isinstance(news, Done):
                         path = news.result
                     else:
-                        yield *busy, fragments.progress(news.text, news.share or 0.0, news.hint), gr.skip()
+                        yield *busy, fragments.progress(news.message, news.fraction or 0.0, news.hint), gr.skip()
             except CancelledError:
                 told = fragments.notice("Cancelled: nothing was written.", "hint")
             except NegmergeError as error:

@@ -15,7 +15,7 @@ from negmerge_kit.web import finetune_told, fragments, own_weights
 from negmerge_kit.web.finetuning import FineTunes
 from negmerge_kit.web.grid_rows import COLUMNS, PRESETS, another_row, one_less, preset_rows, recipes_of
 from negmerge_kit.web.job_buttons import LIGHT
-from negmerge_kit.web.jobs import CancelledError, Done, Job, Progress
+from negmerge_kit.web.jobs import CancelledError, Done, Job, JobProgress
 from negmerge_kit.web.plans import Plan, checked_families, checked_name
 from negmerge_kit.web.told import told
 from negmerge_kit.web.uploads import Taken
@@ -88,15 +88,15 @@ class FinetunePage:
                 images = None
                 if kind == OWN:
                     several = None if archive else paths
-                    images = held.enter_context(uploads.images(archive or files, several, tell=job.tell))
+                    images = held.enter_context(uploads.images(archive or files, several, report=job.report))
                     plan = plans.of_images(images, name, keep, own, as_viewed=as_viewed)
                 else:
                     plan = plans.of_family(family, own)
-                return own_weights.opened(plan, sent, job.tell) if sent else plan, images
+                return own_weights.opened(plan, sent, job.report) if sent else plan, images
 
         for news in self.tunes.pools.jobs.follow(visitor, object(), take):
-            if isinstance(news, Progress):
-                yield fragments.progress(news.text, news.share or 0.0, news.hint), ""
+            if isinstance(news, JobProgress):
+                yield fragments.progress(news.message, news.fraction or 0.0, news.hint), ""
             elif isinstance(news, Done):
                 plan, images = news.result
                 if plan.candidates:

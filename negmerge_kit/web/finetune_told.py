@@ -85,7 +85,7 @@ def status(run: Run) -> str:
     if run.stopped:
         return failed + progress(counted, run.share, "Stopping after the step under way.")
     left = f"about {duration(run.left)} left" if run.left is not None else ""
-    hint = " · ".join(part for part in (told.text if told else "", left) if part)
+    hint = " · ".join(part for part in (told.message if told else "", left) if part)
     return failed + progress(counted, run.share, hint)
 
 

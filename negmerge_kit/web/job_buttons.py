@@ -9,7 +9,7 @@ import gradio as gr
 
 from negmerge_kit.errors import NegmergeError
 from negmerge_kit.web import fragments
-from negmerge_kit.web.jobs import CancelledError, Done, Jobs, Progress
+from negmerge_kit.web.jobs import CancelledError, Done, JobProgress, Jobs
 from negmerge_kit.web.numbered import Standing, numbers, session
 
 LIGHT: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -19,14 +19,14 @@ ELSEWHERE = "That is done, and kept. This page is about something else by now: c
 """Said where a job ends whose result does not belong on the page any more."""
 
 
-def told_by(begin: Callable[[], Iterator[Progress | Done]]) -> Iterator[tuple[str, str]]:
+def told_by(begin: Callable[[], Iterator[JobProgress | Done]]) -> Iterator[tuple[str, str]]:
     """(progress, content) of a job whose result is HTML; an error is a sentence in the place of the progress."""
     try:
         for news in begin():
             if isinstance(news, Done):
                 yield "", news.result
             else:
-                yield fragments.progress(news.text, news.share or 0.0, news.hint), ""
+                yield fragments.progress(news.message, news.fraction or 0.0, news.hint), ""
     except CancelledError as error:
         yield fragments.notice(str(error), "hint"), ""
     except NegmergeError as error:

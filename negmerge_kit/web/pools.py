@@ -13,15 +13,15 @@ import torch
 
 from negmerge_kit.checkpoints.pool import RECORD, Pool, open_pool
 from negmerge_kit.errors import PoolError
-from negmerge_kit.lab.telling import Tell, unheard
 from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.sweeps.background import BackgroundSweep
 from negmerge_kit.web.agreeing import Agreeing
 from negmerge_kit.web.agreement_page import AgreementPage
 from negmerge_kit.web.audit_page import AuditPage
 from negmerge_kit.web.auditing import Auditing
 from negmerge_kit.web.comparing import Compare
-from negmerge_kit.web.jobs import CancelledError, Done, Jobs, Progress
+from negmerge_kit.web.jobs import CancelledError, Done, JobProgress, Jobs
 from negmerge_kit.web.scored import Scored
 from negmerge_kit.web.takeaway import TakeAway
 from negmerge_kit.web.unlearn import Unlearn
@@ -135,7 +135,7 @@ class Pools:
             self._served[id] = opened
             return id
 
-    def follow(self, visitor: str, id: object) -> Iterator[Progress | Done]:
+    def follow(self, visitor: str, id: object) -> Iterator[JobProgress | Done]:
         """How long this pool is being opened already, beside heavy jobs; at once done where it is open.
 
         Raises:
@@ -146,7 +146,7 @@ class Pools:
             yield Done(found)
         else:
             try:
-                yield from self._line.follow(visitor, id, lambda job: self.open(id, tell=job.tell))
+                yield from self._line.follow(visitor, id, lambda job: self.open(id, report=job.report))
             except CancelledError:
                 raise CancelledError("cancelled: choose the pool again to open it.") from None
 
@@ -154,7 +154,7 @@ class Pools:
         """This visitor waits for no pool any more."""
         self._line.cancel(visitor)
 
-    def open(self, id: object, *, tell: Tell = unheard) -> OpenPool:
+    def open(self, id: object, *, report: ProgressFn = no_progress) -> OpenPool:
         """The pool of this id, on the device.
 
         Raises:
@@ -167,9 +167,9 @@ class Pools:
             if found := self._ready(id):
                 return found
             pool = self._served[str(id)]
-            tell("Opening this pool", None)
+            report(Progress("Opening this pool"))
             self._make_room(_bytes(pool))
-            opened = self._load(str(id), pool, tell)
+            opened = self._load(str(id), pool, report)
             with self._turn:
                 self._open[opened.id] = opened
             return opened
@@ -190,11 +190,11 @@ class Pools:
             while self._open and needed + sum(_bytes(other.bench.pool) for other in self._open.values()) > self._memory:
                 self._open.popitem(last=False)
 
-    def _load(self, id: str, pool: Pool, tell: Tell) -> OpenPool:
+    def _load(self, id: str, pool: Pool, report: ProgressFn) -> OpenPool:
         first = next(iter(self._served)) == id
         sweep = self._sweep if first else None
         bench = Workbench(pool.reload(), device=self._device)
-        tell("Scoring this pool’s base", None)
+        report(Progress("Scoring this pool’s base"))
         scored = Scored(bench, self.jobs)
         page = Unlearn(scored, growing=sweep is not None, visitors=self.visitors)
         takeaway = TakeAway(scored, self._made / id)

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from negmerge_kit.errors import ParameterError
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.vision.data.checking import checked_image
 from negmerge_kit.vision.data.source import SPLITS
 from negmerge_kit.web.archives import (
@@ -32,8 +33,6 @@ LARGEST_FILE = "2gb"
 """What the app's upload route takes of one file, where uploads are allowed at all: a zip, or weights."""
 
 PUBLIC = "this app is public: it takes no uploads and fine-tunes nothing; run `negmerge demo` on a machine of your own."
-
-TellShare = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -117,15 +116,13 @@ class Uploads:
                 path.unlink(missing_ok=True)
 
     @contextmanager
-    def images(
-        self, files: object, names: object = None, *, tell: TellShare = lambda text, share: None
-    ) -> Iterator[Taken]:
+    def images(self, files: object, names: object = None, *, report: ProgressFn = no_progress) -> Iterator[Taken]:
         """Take in one zip or several images, as PRIVATE/[SPLIT/]CLASS/NUMBER, for the length of the block.
 
         Args:
             files: what the page's upload holds.
             names: each file's path in its folder, where a folder was chosen; gradio sends the last part only.
-            tell: told which image is being checked, and the share that is done. What it raises ends the upload.
+            report: told which image is being checked, and the share that is done. What it raises ends the upload.
 
         Raises:
             ParameterError, SceneError: a sentence for the first thing that is wrong; nothing is left behind.
@@ -136,11 +133,11 @@ class Uploads:
             try:
                 if len(paths) == 1 and paths[0].suffix.lower() == ".zip":
                     archive = Archive(paths[0], shown(paths[0].name))
-                    yield _take(archive.names, archive.read(), folder, tell)
+                    yield _take(archive.names, archive.read(), folder, report)
                 else:
                     parts = _named(paths, names)
                     contents = ((part, path.read_bytes()) for part, path in zip(parts, paths, strict=True))
-                    yield _take(parts, contents, folder, tell)
+                    yield _take(parts, contents, folder, report)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -163,7 +160,10 @@ def _named(paths: Sequence[Path], names: object) -> list[tuple[str, ...]]:
 
 
 def _take(
-    names: Sequence[tuple[str, ...]], contents: Iterator[tuple[tuple[str, ...], bytes]], folder: Path, tell: TellShare
+    names: Sequence[tuple[str, ...]],
+    contents: Iterator[tuple[tuple[str, ...], bytes]],
+    folder: Path,
+    report: ProgressFn,
 ) -> Taken:
     """Check every image and write it under its class; its own name is not kept."""
     check_distinct(names)
@@ -176,7 +176,7 @@ def _take(
         if parts not in places:
             continue
         if len(digests) % 20 == 0:
-            tell(f"Checking image {len(digests) + 1} of {len(images)}", len(digests) / len(images))
+            report(Progress(f"Checking image {len(digests) + 1} of {len(images)}", len(digests) / len(images)))
         (ending, noticed), place = checked_image(shown("/".join(parts)), data), places[parts]
         seen += Counter(word for word, there in noticed._asdict().items() if there)
         numbers[place] += 1

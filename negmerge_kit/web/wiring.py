@@ -8,8 +8,8 @@ from typing import Any
 import gradio as gr
 
 from negmerge_kit.errors import NegmergeError
-from negmerge_kit.lab.telling import Tell
 from negmerge_kit.merging.rules import RULES
+from negmerge_kit.progress import ProgressFn
 from negmerge_kit.views.plots import MOST_SCALE, reach
 from negmerge_kit.web import candidates
 from negmerge_kit.web.address import READ, READ_TAB, Address, remember, restored
@@ -18,7 +18,7 @@ from negmerge_kit.web.examples import EXAMPLES
 from negmerge_kit.web.file_buttons import connect_files
 from negmerge_kit.web.fragments import device_chip, notice
 from negmerge_kit.web.job_buttons import LIGHT
-from negmerge_kit.web.jobs import Progress
+from negmerge_kit.web.jobs import JobProgress
 from negmerge_kit.web.numbered import numbers, session, unless_overtaken
 from negmerge_kit.web.page import Controls, Shown
 from negmerge_kit.web.pools import OpenPool, Pools
@@ -81,8 +81,8 @@ def _arriving(blocks: gr.Blocks, pools: Pools, controls: Controls, shown: Shown,
     def opening(request: gr.Request, pool: str) -> Iterator[list[Any]]:
         """[what is told, its Cancel, everything else] until the pool is open."""
         for news in pools.follow(session(request), pool):
-            if isinstance(news, Progress):
-                yield [notice(f"{news.text}: {news.hint}", "hint"), gr.Button(visible=True), *rest]
+            if isinstance(news, JobProgress):
+                yield [notice(f"{news.message}: {news.hint}", "hint"), gr.Button(visible=True), *rest]
 
     def restore(request: gr.Request, number: Any, query: Any) -> Iterator[list[Any]]:
         ids = pools.ids
@@ -299,11 +299,11 @@ def _subtracting(pools: Pools, controls: Controls, shown: Shown, arriving: list[
 
 def _taking(pools: Pools, controls: Controls) -> None:
     def take(
-        kind: str, tell: Tell, pool: str, ids: list[str], rule: str, keep: float, scale: float, *dials: Any
+        kind: str, report: ProgressFn, pool: str, ids: list[str], rule: str, keep: float, scale: float, *dials: Any
     ) -> str:
         opened = pools.open(pool)
         page, write = opened.unlearn, getattr(opened.takeaway, kind)
-        return str(write(page.choice(ids, rule, dials), page.scale(scale), page.keep(keep), tell=tell))
+        return str(write(page.choice(ids, rule, dials), page.scale(scale), page.keep(keep), report=report))
 
     connect_files(controls.takes, take, controls.model, pools.files)
 

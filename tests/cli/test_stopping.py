@@ -65,14 +65,14 @@ def test_a_forked_worker_ends_by_the_signal_itself(monkeypatch):
 
 # What each does tells on stdout when it is at it. The last two would go on for ever.
 IN_TRAINING = """
-from negmerge_kit.lab.training import finetuning
-steps, gradient = [], finetuning._gradient
+from negmerge_kit.lab.training import loop
+steps, gradient = [], loop._gradient
 def told(*given):
     steps.append(1)
     if len(steps) == 3:
         print("at work", flush=True)
     return gradient(*given)
-finetuning._gradient = told
+loop._gradient = told
 """
 DEAF = """
 import time

@@ -14,7 +14,8 @@ import pytest
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.cli import main
 from negmerge_kit.cli.live import LiveTable
-from negmerge_kit.sweeps.protocol import Outcome, Progress
+from negmerge_kit.progress import Progress
+from negmerge_kit.sweeps.protocol import Outcome
 
 GRID = "[recipe]\nlr = 2e-3\nepochs = 1\n[vary]\nweight_decay = [0.1, 0.2]\n"
 
@@ -34,9 +35,9 @@ def test_the_table_shows_jobs_losses_and_the_time_that_is_left():
     a, b = Named("lr 1e-3"), Named("lr 2e-3")
     with LiveTable("candidates", 4, done=1, out=out, clock=lambda: now[0]) as table:
         now[0] = 10.0
-        table.step(a, Progress(22, 44, 0.53))
+        table.step(a, Progress("step", step=22, total=44, loss=0.53))
         now[0] = 20.0
-        table.step(b, Progress(11, 44))
+        table.step(b, Progress("step", step=11, total=44))
         head, first, second = table.lines()
         assert "1/5" in head and "about 87 s left" in head  # 0.75 of 4 jobs in 20 s
         assert head.count("#") == int(24 * 1.75 / 5)
@@ -56,9 +57,9 @@ def test_the_search_of_its_own_scale_is_part_of_a_candidate():
     now, job = [0.0], Named("lr 1e-3")
     with LiveTable("candidates", 2, out=Terminal(), clock=lambda: now[0]) as table:
         now[0] = 10.0
-        table.step(job, Progress(44, 44, 0.5, share=0.5))
+        table.step(job, Progress("step", 0.5, 44, 44, 0.5))
         assert "about 30 s left" in table.lines()[0]
-        table.step(job, Progress(5, 20, doing="scoring", share=0.625))
+        table.step(job, Progress("scoring", 0.625, 5, 20))
         head, line = table.lines()
         assert line == "  lr 1e-3: scoring 5/20" and head.count("#") == int(24 * 0.625 / 2)
         assert "about 22 s left" in head  # 0.625 of 2 jobs in 10 s
@@ -68,16 +69,16 @@ def test_the_last_rule_says_so_instead_of_a_time():
     now, a, b = [0.0], Named("NegMerge"), Named("SalUn")
     with LiveTable("comparing", 2, last="last rule", out=Terminal(), clock=lambda: now[0]) as table:
         now[0] = 10.0
-        table.step(a, Progress(1, 2))
+        table.step(a, Progress("step", step=1, total=2))
         assert "about 30 s left" in table.lines()[0]
         table.end(Outcome(a, value={}, seconds=10.0))
         # All its training is done, not all it does.
-        table.step(b, Progress(300, 300, 0.5))
+        table.step(b, Progress("step", step=300, total=300, loss=0.5))
         assert table.lines()[0].endswith("1/2, last rule")
     with LiveTable("comparing", 2, out=Terminal(), clock=lambda: now[0] + 10) as table:
         table._started = 0.0
-        table.step(a, Progress(2, 2))
-        table.step(b, Progress(2, 2))
+        table.step(a, Progress("step", step=2, total=2))
+        table.step(b, Progress("step", step=2, total=2))
         assert table.lines()[0].endswith("0/2")  # no "0 s left" while jobs run
 
 
@@ -86,7 +87,7 @@ def test_a_log_file_gets_plain_lines_now_and_then():
     with LiveTable("candidates", 2, out=out, clock=lambda: now[0]) as table:
         for step in range(100):
             now[0] += 0.5
-            table.step(Named("a"), Progress(step, 100, 1.0))
+            table.step(Named("a"), Progress("step", step=step, total=100, loss=1.0))
         table.end(Outcome(Named("a"), value={}, seconds=50.0))
     lines = out.getvalue().splitlines()
     assert "\x1b" not in out.getvalue() and len(lines) == 4

@@ -8,8 +8,7 @@ import torch
 from negmerge_kit.errors import DivergedError, ParameterError
 from negmerge_kit.lab.baselines import BASELINES, find_baseline
 from negmerge_kit.lab.baselines.baseline import PAPER, TINY
-from negmerge_kit.lab.baselines.influence import slope
-from negmerge_kit.lab.baselines.loop import Run
+from negmerge_kit.lab.baselines.loop import Run, slope
 from negmerge_kit.lab.baselines.salun import mask_of, saliency
 from negmerge_kit.lab.training.finetuning import finetune
 from negmerge_kit.lab.training.recipe import Recipe
@@ -189,6 +188,12 @@ def test_running_statistics_move_as_in_training_but_not_under_influence():
 def test_a_rate_that_is_far_too_large(name, rate):
     with pytest.raises(DivergedError, match="give a smaller rate"):
         unlearn(name, rate=rate, epochs=5)
+
+
+def test_weights_that_the_last_step_broke_are_named():
+    """Every loss was a number, and so is the only one of this run."""
+    with pytest.raises(DivergedError, match="at step 1, the last, with rate 1e\\+30: give a smaller rate"):
+        unlearn("gradient-ascent", rate=1e30, epochs=1, weight_decay=1e10)
 
 
 def test_half_precision_and_augmentation_are_the_recipes():

@@ -23,6 +23,7 @@ from negmerge_kit.lab.comparison.redraws import redraw
 from negmerge_kit.lab.comparison.resampling import _choices, curve_of, resample
 from negmerge_kit.lab.comparison.rows import Row
 from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.progress import Progress
 from negmerge_kit.scoring.accuracy import Accuracy
 from negmerge_kit.scoring.scale import Point, ScaleSearch, search_scale, select_scale
 from negmerge_kit.vision.scene import Splits
@@ -266,10 +267,9 @@ def test_finished_rows_are_found_again_and_others_are_not(embedded, monkeypatch)
     bench, comparison = embedded
     seen = []
     kept = KeptRows(bench.pool, keep=0.9, scales=GRID[::2], device=torch.device("cpu"))
-    again = compare_rules(
-        bench, ["negmerge"], keep=0.9, scales=GRID[::2], kept=kept, on_row=lambda *told: seen.append(told)
-    )
-    assert again.rows == comparison.rows[1:] and len(seen) == 1
+    again = compare_rules(bench, ["negmerge"], keep=0.9, scales=GRID[::2], kept=kept, on_row=seen.append)
+    assert again.rows == comparison.rows[1:]
+    assert seen == [Progress(f"{again.rows[0].entrant.title}, last rule", step=0, total=1)]
     assert again.contest.examiner.evaluations == 3  # the base, on both splits and on the slider’s images
     other = KeptRows(bench.pool, keep=0.8, scales=GRID[::2], device=torch.device("cpu"))
     assert other.find(comparison.rows[0].entrant, bench.pool.ids) is None

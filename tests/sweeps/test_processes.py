@@ -13,12 +13,13 @@ from small_jobs import Count, alive, wait_for
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import ParameterError, PoolError
 from negmerge_kit.lab.training.recipe import Recipe
+from negmerge_kit.progress import Progress
 from negmerge_kit.sweeps import processes
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.sweeps.jobs import missing_jobs, pool_order
 from negmerge_kit.sweeps.local import find_executor, run_sweep
 from negmerge_kit.sweeps.processes import Processes, places
-from negmerge_kit.sweeps.protocol import Progress, SweepStopped
+from negmerge_kit.sweeps.protocol import SweepStopped
 from negmerge_kit.sweeps.sentinel import Sentinel, planted
 from negmerge_kit.sweeps.worker import NowAndThen
 
@@ -42,7 +43,7 @@ def test_a_lost_worker_is_replaced_and_failures_are_outcomes(tmp_path):
     for name in ("fine", "also fine"):
         assert found[name].failure is None and found[name].attempts == 1
         assert str(found[name].value["pid"]) in found[name].worker and found[name].value["pid"] != os.getpid()
-    assert (jobs[4], 1) in [(job, progress.index) for job, progress in steps]
+    assert (jobs[4], 1) in [(job, progress.step) for job, progress in steps]
     assert wait_for(lambda: not any(alive(pid) for job in jobs for pid in job.pids()), 10)
     assert not list(tmp_path.glob(".sentinel*"))
 
@@ -50,8 +51,8 @@ def test_a_lost_worker_is_replaced_and_failures_are_outcomes(tmp_path):
 def test_the_first_report_of_each_part_is_passed_on_and_then_one_now_and_then():
     chosen = NowAndThen(seconds=1e9)
     chosen._said = -2e9
-    told = [Progress(k, 3, doing=doing) for doing in ("step", "scoring") for k in (1, 2, 3)]
-    assert [(step.doing, step.index) for step in told if chosen(step)] == [("step", 1), ("scoring", 1)]
+    told = [Progress(doing, step=k, total=3) for doing in ("step", "scoring") for k in (1, 2, 3)]
+    assert [(step.message, step.step) for step in told if chosen(step)] == [("step", 1), ("scoring", 1)]
     chosen = NowAndThen(seconds=0.0)
     assert all(chosen(step) for step in told)
 
@@ -140,7 +141,11 @@ def test_processes_make_the_pool_that_one_thread_makes(tiny_pool, tmp_path):
     steps = []
     outcomes = list(
         run_sweep(
-            jobs[::-1], store=pool, executor=TWO, order=order, on_step=lambda job, step: steps.append((job, step.doing))
+            jobs[::-1],
+            store=pool,
+            executor=TWO,
+            order=order,
+            on_step=lambda job, step: steps.append((job, step.message)),
         )
     )
     assert set(steps) == {(job, doing) for job in jobs for doing in ("step", "scoring")}

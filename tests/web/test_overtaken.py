@@ -13,7 +13,7 @@ from negmerge_kit.errors import PoolError
 from negmerge_kit.scoring import Accuracy, Point, ScaleSearch
 from negmerge_kit.web.comparing import Loaded
 from negmerge_kit.web.job_buttons import ELSEWHERE
-from negmerge_kit.web.jobs import Done, Progress
+from negmerge_kit.web.jobs import Done, JobProgress
 from negmerge_kit.web.pools import Pools
 from negmerge_kit.web.serving import build
 
@@ -226,7 +226,7 @@ def test_counting_votes_can_be_cancelled_and_begins_anew_on_coming_back(app, mon
     agreeing, go = app.pools.open("first").agreement.agreeing, threading.Event()
     agreeing._layers.clear()
     count = agreeing.bench.agreement
-    monkeypatch.setattr(agreeing.bench, "agreement", lambda ids, tell: (go.wait(10), count(ids, tell=tell))[1])
+    monkeypatch.setattr(agreeing.bench, "agreement", lambda ids, **more: (go.wait(10), count(ids, **more))[1])
     show, choice = app.at("agreement", "select"), ["first", app.ids, "negmerge", *DIALS]
     for answer in show(1, "the whole model", *choice):
         if answer[7].visible:
@@ -314,7 +314,7 @@ def test_a_click_loads_the_row_of_the_table_that_is_seen_or_says_so(comparing):
 
 def test_the_explanation_of_a_former_choice_is_not_shown_under_another(app, monkeypatch):
     monkeypatch.setattr(
-        "negmerge_kit.web.agreeing.Agreeing.explain", lambda *values: iter([Progress("half"), Done("why")])
+        "negmerge_kit.web.agreeing.Agreeing.explain", lambda *values: iter([JobProgress("half"), Done("why")])
     )
     show, explain = app.at("agreement", "select"), app.at("nm-explain", "click")
     choice, other = (["first", ids, "negmerge", *DIALS] for ids in (app.ids, app.ids[:2]))
@@ -342,7 +342,7 @@ def test_votes_of_a_layer_are_of_the_choice_that_is_shown(app):
 def test_an_audit_that_ends_under_another_models_name_is_not_shown(app, monkeypatch):
     monkeypatch.setattr("negmerge_kit.web.audit_page.audit_html", str)
     monkeypatch.setattr(
-        "negmerge_kit.web.auditing.Auditing.follow", lambda *values: iter([Progress("one"), Done("audit")])
+        "negmerge_kit.web.auditing.Auditing.follow", lambda *values: iter([JobProgress("one"), Done("audit")])
     )
     show, run = app.at("audit", "select"), app.at("nm-audit", "click")
     title, _, _, named = show(1, *app.model(scale=0.5))

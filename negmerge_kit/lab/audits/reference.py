@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 
 from negmerge_kit.checkpoints.result_store import ResultStore
@@ -10,6 +9,7 @@ from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.provenance import RESULTS_VERSION
 from negmerge_kit.lab.training.pretraining import Pretraining, pretrain_tiny
 from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.types import Json, Weights
 from negmerge_kit.vision.families import FAMILIES
 from negmerge_kit.vision.tiny import fresh_clip
@@ -20,10 +20,7 @@ OTHER_SEED = Pretraining(seed=1)
 
 
 def retrained_reference(
-    bench: Workbench,
-    *,
-    recipe: Pretraining = OTHER_SEED,
-    on_step: Callable[[int, int], None] = lambda step, steps: None,
+    bench: Workbench, *, recipe: Pretraining = OTHER_SEED, on_step: ProgressFn = no_progress
 ) -> Weights:
     """Pretrain the embedded model without the pool's forget set, or read what an earlier call left in the pool.
 
@@ -43,7 +40,7 @@ def retrained_reference(
     clip = fresh_clip(recipe.seed).to(bench.model.device)
     families = [name for name in FAMILIES if name != scene.forget]
     for step in pretrain_tiny(clip, recipe, families=families):
-        on_step(step.step, step.steps)
+        on_step(Progress("step", step=step.index, total=step.total, loss=step.loss))
     weights: Weights = clip.state_dict()
     _store(bench).put_tensors(KIND, _key(bench, recipe), weights, like=bench.pool.base)
     return weights

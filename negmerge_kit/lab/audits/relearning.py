@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from typing import cast
 
 from torch import Tensor
 
 from negmerge_kit.lab.audits.case import Case, few_of_each
 from negmerge_kit.lab.audits.probe import LEFTOVER, LOWER, NONE, OPEN, Probe, Reading, change
 from negmerge_kit.lab.audits.subjects import Subject
-from negmerge_kit.lab.training.finetuning import Step, finetune
+from negmerge_kit.lab.training.finetuning import finetune
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.types import Json
 from negmerge_kit.vision.classifier import Classifier
@@ -62,7 +61,7 @@ def _relearn(case: Case, subject: Subject, images: ImageSet, goal: Reading) -> d
     model = subject.shown()
     subject.disturbed()
     # A generator: closing it gives training mode and threads back.
-    with closing(cast("Generator[Step]", finetune(model, images, _recipe(case, images)))) as steps:
+    with closing(finetune(model, images, _recipe(case, images))) as steps:
         for step in steps:
             if step.index in LOOKS or step.index == case.steps:
                 with _resting(model):

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from negmerge_kit.lab.baselines.baseline import EMBEDDED, PAPER, SGD, TINY, Baseline, Preset
-from negmerge_kit.lab.baselines.loop import Pass, Run, View, descend
-from negmerge_kit.lab.training.finetuning import Step
+from negmerge_kit.lab.baselines.loop import Run, train_epochs
+from negmerge_kit.lab.training.loop import Step, View
 from negmerge_kit.merging.rule import Parameter
 from negmerge_kit.vision.classifier import Classifier
 
@@ -43,7 +43,7 @@ def steps(run: Run) -> Iterator[Step]:
             nearest = (base.encode(base.pixels(shifted)) @ base.head(head).T).argmax(dim=1)
         return cross_entropy(view.logits, nearest)
 
-    return descend(run, lambda epoch: [Pass(run.parts.forgotten, towards_neighbour, run.settings["batch_size"])])
+    return train_epochs(run, lambda epoch: [run.over(run.parts.forgotten, towards_neighbour)])
 
 
 BOUNDARY_SHRINK = Baseline(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
@@ -17,47 +17,15 @@ from negmerge_kit.lab.baselines.baseline import Baseline
 from negmerge_kit.lab.baselines.trials import STATE, ChosenRate, Trial
 from negmerge_kit.lab.provenance import made_with
 from negmerge_kit.lab.training.resuming import describe_run
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from negmerge_kit.lab.training.finetuning import Step
+    from negmerge_kit.lab.training.loop import Step
     from negmerge_kit.lab.training.recipe import Recipe
     from negmerge_kit.vision.classifier import Classifier
     from negmerge_kit.vision.forgetting import Parts
-
-
-@dataclass(frozen=True)
-class RateStep:
-    """One training step of a search of rates.
-
-    Attributes:
-        number: which rate of how many, from 1; the best one, where it is made again, counts as the last.
-        step: the step among those of this rate.
-    """
-
-    rate: float
-    number: int
-    rates: int
-    step: Step
-
-    @property
-    def index(self) -> int:
-        """Which step among those of all rates, of which each takes as many."""
-        return (self.number - 1) * self.step.total + self.step.index
-
-    @property
-    def total(self) -> int:
-        """Steps of all rates."""
-        return self.rates * self.step.total
-
-    @property
-    def doing(self) -> str:
-        """What is trained, in a few words."""
-        return f"rate {self.rate:g} ({self.number} of {self.rates}), step" if self.rates > 1 else "step"
-
-
-OnStep = Callable[[RateStep], None]
 
 
 def choose_rate(
@@ -76,7 +44,7 @@ def choose_rate(
     scored_by: str = "score",
     store: Path | None = None,
     anew: bool = False,
-    on_step: OnStep = lambda step: None,
+    on_step: ProgressFn = no_progress,
 ) -> ChosenRate:
     """Try every rate on the same seed, from the base's weights; the model is left as the best one made it.
 
@@ -91,7 +59,8 @@ def choose_rate(
         store: a folder that keeps each trial as it ends, for a search that was stopped to go on from: under all that
             decides it, the base's weights, both sets, `scored_by`, results version, torch and device.
         anew: try every rate again, whatever the folder keeps.
-        on_step: called with each training step of each rate.
+        on_step: called with each training step among those of all rates, of which each takes as many; the best one,
+            where it is made again, counts as the last.
 
     Raises:
         SearchDivergedError: if every rate diverged; it has the trials.
@@ -125,6 +94,7 @@ def choose_rate(
 
     def tried(rate: float, number: int) -> Trial:
         model.load(base.items())
+        doing = f"rate {rate:g} ({number} of {len(rates)}), step" if len(rates) > 1 else "step"
         begun, steps = perf_counter(), 0
         earlier = 0.0
         state = results.path(baseline.name, made_from | {"rate": rate}, f".{STATE}") if results else None
@@ -146,7 +116,8 @@ def choose_rate(
             with closing(cast("Generator[Step, None, None]", run)):  # a cancelled run gives the model back at once
                 for step in run:
                     steps, earlier = steps + 1, step.earlier
-                    on_step(RateStep(rate, number, len(rates), step))
+                    index, total = (number - 1) * step.total + step.index, len(rates) * step.total
+                    on_step(Progress(doing, step=index, total=total, loss=step.loss))
             value = float(score(model))
             if not isfinite(value):
                 raise DivergedError(f"the unlearned model scores {value}.")

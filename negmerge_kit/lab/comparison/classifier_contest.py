@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from negmerge_kit.lab.baselines.choosing import OnStep
 from negmerge_kit.lab.comparison.baseline_rows import base_row, baseline_row, retrained, yardstick_of
 from negmerge_kit.lab.comparison.contest import Contest
 from negmerge_kit.lab.comparison.entrants import BASE, RETRAIN, RETRAIN_AGAIN, Entrant
@@ -13,6 +12,7 @@ from negmerge_kit.lab.comparison.rows import Matched, Row
 from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.progress import ProgressFn, no_progress
 from negmerge_kit.scoring.scale import KEEP, Point, Scales, ScaleSearch
 
 
@@ -50,7 +50,7 @@ class ClassifierContest(Contest):
         scales: Scales = None,
         buffers: str = "keep",
         terms: Terms = PLAIN,
-        on_step: OnStep = lambda step: None,
+        on_step: ProgressFn = no_progress,
         anew: bool = False,
     ) -> None:
         super().__init__(bench, keep=keep, scales=scales, buffers=buffers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import sqrt
 
 import numpy as np
@@ -12,6 +12,7 @@ from negmerge_kit.lab.comparison.comparison import REFERENCE, Comparison
 from negmerge_kit.lab.comparison.contest import Contest
 from negmerge_kit.lab.comparison.rows import Row
 from negmerge_kit.lab.resident import Choice
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.scoring.bootstrap import REPLICATES, Curve, Resampled, bootstrap
 from negmerge_kit.scoring.curve import unscorable
 from negmerge_kit.scoring.grid import onwards
@@ -24,7 +25,7 @@ def resample(
     replicates: int = REPLICATES,
     seed: int = 0,
     confidence: float = 0.95,
-    on_row: Callable[[int, int, Row], None] = lambda done, total, row: None,
+    on_row: ProgressFn = no_progress,
 ) -> dict[str, Resampled]:
     """Bootstrap the images under all rows at once; every replicate chooses all scales again (see `bootstrap`).
 
@@ -34,7 +35,7 @@ def resample(
 
     Args:
         reference: the name of the row that the others are held against.
-        on_row: called with (rows done, rows in all, the row that comes next).
+        on_row: called with each row that comes next: its step is the rows that are done.
 
     Raises:
         ParameterError: if the comparison was read from a file, or has no such row.
@@ -50,7 +51,7 @@ def resample(
         raise ParameterError(f"{reference} is not among the compared rules: add it, or name another reference.")
     curves: dict[str, Sequence[Curve]] = {}
     for index, row in enumerate(rows):
-        on_row(index, len(rows), row)
+        on_row(Progress(row.entrant.title, step=index, total=len(rows)))
         curves[row.entrant.name] = [curve_of(contest, choice) for choice in _choices(contest, row)]
     return bootstrap(
         curves, reference=reference, keep=comparison.keep, replicates=replicates, seed=seed, confidence=confidence

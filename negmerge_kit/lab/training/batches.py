@@ -33,7 +33,7 @@ class Batch:
 
     pixels: Tensor
     labels: Tensor
-    order: Tensor
+    order: Tensor | None = None
 
 
 def steps_of(images: ImageSet, recipe: Recipe, *, least: int = 1) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from math import isfinite
+from typing import TypeAlias
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -28,6 +29,8 @@ TRAINING = 3.0
 SEARCHED = 0.25
 """Share of the images that a search of a candidate's own scale looks at, of all images at every scale of the grid: most
 scales are given up early. Counted on the embedded scene: 14 to 44 %, on average 23 %, for the eight of its grid."""
+
+Clock: TypeAlias = Callable[[], float]
 
 
 def forecast(
@@ -142,15 +145,19 @@ def predicted_seconds(model: Classifier, recipes: Sequence[Recipe], *, images: i
         images: that candidates train on.
         scored: validation images, of both sides, that the search of a candidate's own scale looks at.
     """
+    each = seconds_of_an_image(model)
+    epochs = sum(recipe.epochs for recipe in recipes)
+    return TRAINING * epochs * images * each, len(recipes) * SEARCHED * len(DEFAULT_SCALES) * scored * each
+
+
+def seconds_of_an_image(model: Classifier, *, clock: Clock = time.perf_counter) -> float:
+    """Of a forward pass over a whole batch, the quickest of three: what else the machine does is not the model's."""
     blank = torch.zeros(BATCH[model.device.type], 3, *model.image_size, dtype=torch.uint8)
     model.features(blank)  # the first pass also sets up
 
     def timed() -> float:
-        started = time.perf_counter()
+        started = clock()
         model.features(blank).cpu()
-        return time.perf_counter() - started
+        return clock() - started
 
-    # The quickest of three: what else the machine does at this moment is not the recipes' cost.
-    each = min(timed() for _ in range(3)) / len(blank)
-    epochs = sum(recipe.epochs for recipe in recipes)
-    return TRAINING * epochs * images * each, len(recipes) * SEARCHED * len(DEFAULT_SCALES) * scored * each
+    return min(timed() for _ in range(3)) / len(blank)

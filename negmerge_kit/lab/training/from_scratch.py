@@ -9,7 +9,8 @@ from typing import Any
 
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.training.execution import Execution
-from negmerge_kit.lab.training.finetuning import Step, finetune
+from negmerge_kit.lab.training.finetuning import finetune
+from negmerge_kit.lab.training.loop import Step
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.lab.training.seeding import derived_seed
 from negmerge_kit.types import Json
