@@ -13,7 +13,7 @@ from negmerge_kit.lab.audits.case import few_of_each
 from negmerge_kit.lab.audits.membership import membership
 from negmerge_kit.lab.audits.other_prompts import other_prompts
 from negmerge_kit.lab.audits.probe import LEFTOVER, NONE, OPEN, Probe, Reading, alarms_first, judge
-from negmerge_kit.lab.audits.reference import retrained_reference
+from negmerge_kit.lab.audits.reference import find_reference, retrained_reference
 from negmerge_kit.lab.audits.subjects import Stage, Subject, shuffled
 from negmerge_kit.lab.training.pretraining import Pretraining
 from negmerge_kit.lab.workbench import Workbench
