@@ -48,7 +48,7 @@ def audit(arguments: list[str]) -> int:
         parser.error("--unlearned and --scale exclude each other: the file has been scaled already")
 
     from negmerge_kit.checkpoints.reader import open_checkpoint
-    from negmerge_kit.cli.progress import progress_bar
+    from negmerge_kit.cli.progress import ProgressDisplay
 
     unlearned: Weights | None = open_checkpoint(options.unlearned) if options.unlearned else None
     retrained: Weights | None = open_checkpoint(options.retrained) if options.retrained else None
@@ -61,7 +61,7 @@ def audit(arguments: list[str]) -> int:
         return 2
     if options.retrain:
         retrained = _retrained(bench)
-    with progress_bar("probes", unit="probe") as bar:
+    with ProgressDisplay("probes", len(names)) as display:
         found = run_audit(
             bench,
             choice,
@@ -70,7 +70,7 @@ def audit(arguments: list[str]) -> int:
             retrained=retrained,
             probes=names,
             steps=options.steps,
-            on_probe=lambda probe: bar.update(),
+            on_probe=lambda probe: display.advance(),
         )
     if options.plot:
         from negmerge_kit.views.probes import audit_figure
@@ -103,16 +103,11 @@ def _file_next(weights: Path, pool: Path) -> Words:
 
 
 def _retrained(bench: Workbench) -> Weights:
-    from negmerge_kit.cli.progress import progress_bar, say
+    from negmerge_kit.cli.progress import ProgressDisplay
     from negmerge_kit.lab.audits.reference import retrained_reference
 
-    with progress_bar(f"pretraining without {bench.scene.forget}", unit="step") as bar:
-
-        def on_step(step: int, steps: int) -> None:
-            bar.total = steps
-            say(bar, "", done=step)
-
-        return retrained_reference(bench, on_step=on_step)
+    with ProgressDisplay(f"pretraining without {bench.scene.forget}") as display:
+        return retrained_reference(bench, on_step=lambda step, steps: display.show(done=step, total=steps))
 
 
 def told(audit: Audit) -> str:

@@ -29,11 +29,6 @@ if TYPE_CHECKING:
     from negmerge_kit.lab.comparison.terms import Terms
     from negmerge_kit.scoring.bootstrap import Resampled
 
-BAR = "{l_bar}{bar}| [{elapsed}<{remaining}{postfix}]"
-"""The bar over rules, whose text says which of how many."""
-LAST_BAR = "{l_bar}{bar}| [{elapsed}{postfix}]"
-"""While the last one is worked out: those before it say nothing about how long it takes."""
-
 ABOUT = (
     "Hold merge rules against each other: the paper's protocol, and forgetting at matched retention. On a standard "
     "classifier's pool also against every baseline, with the membership attacks and the gap to the retrained model. "
@@ -229,7 +224,7 @@ def compare_pool(
     pool: Pool, entrants: Sequence[Entrant], terms: Terms, options: argparse.Namespace
 ) -> tuple[Comparison, KeptRows]:
     """Compare on one pool as the flags say, showing how far it is; finished rows are kept in the pool."""
-    from negmerge_kit.cli.progress import now, progress_bar, say
+    from negmerge_kit.cli.progress import ProgressDisplay, now
     from negmerge_kit.lab.comparison.comparison import compare_rules
     from negmerge_kit.lab.comparison.kept_rows import KeptRows
     from negmerge_kit.lab.telling import rule_of
@@ -257,28 +252,28 @@ def compare_pool(
         bench.choose(buffers=options.buffers)  # refused before the bar
     same: dict[str, Any] = {"keep": options.keep, "scales": scales, "buffers": options.buffers, "terms": terms}
     kept = KeptRows(pool, device=bench.model.device, anew=anew, **same)
-    with progress_bar(f"comparing on {pool.folder}", len(entrants), unit="rule") as bar:
+    # Those before the last one say nothing about how long it takes.
+    with ProgressDisplay(f"comparing on {pool.folder}", len(entrants), last="") as display:
         row, before = "retraining", None
 
         def on_row(done: int, total: int, entrant: Entrant) -> None:
             nonlocal row, before
             row, before = rule_of(entrant.title, done, total), done
-            bar.bar_format = LAST_BAR if done + 1 == total else BAR
-            say(bar, row, done=done)
+            display.show(row, done=done)
 
         def on_step(step: RateStep) -> None:
             # One bar over all rates of a baseline. Before the first row no row is under way.
             part = None if before is None else before + step.index / step.total
-            say(bar, now(row, step.index, step.total, step.step.loss, step.doing), done=part)
+            display.show(now(row, step.index, step.total, step.step.loss, step.doing), done=part)
 
         comparison = compare_rules(bench, entrants, kept=kept, on_row=on_row, on_step=on_step, anew=anew, **same)
-        say(bar, "", done=len(entrants))
+        display.show(done=len(entrants))
     return comparison, kept
 
 
 def _make_reference(pool: Pool, entrants: Sequence[Entrant], terms: Terms, device: str, anew: bool) -> None:
     """Retrain, and train the shadow models, before rows are worked out elsewhere: all of them need these models."""
-    from negmerge_kit.cli.progress import now, progress_bar, say
+    from negmerge_kit.cli.progress import ProgressDisplay, now
     from negmerge_kit.lab.comparison.baseline_rows import retrained, yardstick_of
     from negmerge_kit.lab.comparison.classifier_contest import models_to_make
     from negmerge_kit.lab.comparison.comparison import is_classifier
@@ -289,48 +284,48 @@ def _make_reference(pool: Pool, entrants: Sequence[Entrant], terms: Terms, devic
     models = models_to_make(entrants, terms)
     if not models and not terms.shadows:
         return
-    with progress_bar(f"before comparing on {pool.folder}", len(models) + terms.shadows, unit="model") as bar:
+    with ProgressDisplay(f"before comparing on {pool.folder}", len(models) + terms.shadows) as display:
         yardstick = yardstick_of(
             Workbench(pool, device=device),
             terms,
-            on_shadow=lambda done, count: say(bar, "shadow models", done=len(models) + done),
+            on_shadow=lambda done, count: display.show("shadow models", done=len(models) + done),
         )
         for made, split in enumerate(models):
 
             def on_step(step: RateStep, made: int = made) -> None:
-                say(bar, now("retraining", step.index, step.total, step.step.loss, step.doing), done=made)
+                display.show(now("retraining", step.index, step.total, step.step.loss, step.doing), done=made)
 
             retrained(yardstick, terms, on_step, split=split, anew=anew)
-            say(bar, "", done=made + 1)
+            display.show(done=made + 1)
         _ = yardstick.shadows  # trained now, kept in the pool
 
 
 def _resample(comparison: Comparison, options: argparse.Namespace) -> dict[str, Resampled]:
-    from negmerge_kit.cli.progress import progress_bar, say
+    from negmerge_kit.cli.progress import ProgressDisplay
     from negmerge_kit.lab.comparison.resampling import resample
 
-    with progress_bar("every scale in full", len(comparison.rows), unit="rule") as bar:
+    with ProgressDisplay("every scale in full", len(comparison.rows)) as display:
         return resample(
             comparison,
             reference=options.reference,
             replicates=options.resample,
             seed=options.seed,
-            on_row=lambda done, total, row: say(bar, row.entrant.title, done=done),
+            on_row=lambda done, total, row: display.show(row.entrant.title, done=done),
         )
 
 
 def _redraw(comparison: Comparison, kept: KeptRows, options: argparse.Namespace) -> tuple[Comparison, ...]:
-    from negmerge_kit.cli.progress import progress_bar, say
+    from negmerge_kit.cli.progress import ProgressDisplay
     from negmerge_kit.lab.comparison.redraws import redraw
 
-    with progress_bar("subsets", options.subsets * len(comparison.rows), unit="rule") as bar:
+    with ProgressDisplay("subsets", options.subsets * len(comparison.rows)) as display:
         return redraw(
             comparison,
             options.subsets,
             size=options.subset_size,
             seed=options.seed,
             kept=kept,
-            on_row=lambda done, total, title: say(bar, title, done=done),
+            on_row=lambda done, total, title: display.show(title, done=done),
         )
 
 

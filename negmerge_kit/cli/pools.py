@@ -20,8 +20,6 @@ from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
     from negmerge_kit.types import Weights
 
 
@@ -62,7 +60,7 @@ def build(arguments: list[str]) -> int:
             "candidates of a scene of your own with `negmerge sweep --scene FILE.toml`."
         )
 
-    from negmerge_kit.cli.progress import progress_bar
+    from negmerge_kit.cli.progress import ProgressDisplay
     from negmerge_kit.lab.training.recipe import grid
     from negmerge_kit.sweeps.embedded import pretrained_base
     from negmerge_kit.vision.scene import open_scene
@@ -72,8 +70,8 @@ def build(arguments: list[str]) -> int:
     executor, _ = executor_of(options), grid(options.grid, mode="standard")
 
     def pretrain() -> Weights:
-        with progress_bar("pretraining the base", unit="step") as bar:
-            return pretrained_base(options.device, on_step=lambda index, total: _advance(bar, index, total))
+        with ProgressDisplay("pretraining the base") as display:
+            return pretrained_base(options.device, on_step=lambda done, total: display.show(done=done, total=total))
 
     if options.scene != "tiny" and (options.forget or options.from_scratch):
         raise ParameterError(
@@ -178,10 +176,3 @@ def _own(scores: Json | None) -> str:
     if not scores or scores["status"] != "ok":
         return f"{'-':>6}{'-':>9}{'-':>9}"
     return f"{scores['scale']:>6.2f}{100 * scores['forget']['value']:>7.1f} %{100 * scores['kept']:>7.1f} %"
-
-
-def _advance(bar: tqdm, index: int, total: int) -> None:
-    from negmerge_kit.cli.progress import say
-
-    bar.total = total
-    say(bar, "", done=index)
