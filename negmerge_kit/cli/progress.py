@@ -173,7 +173,7 @@ def _terminal_bars(out: TextIO, keep: bool) -> rich.progress.Progress:
     )
     return Progress(
         TextColumn("{task.description}", markup=False),
-        BarColumn(WIDTH),
+        BarColumn(WIDTH, style="bright_black", complete_style="cyan", finished_style="green"),
         TextColumn("{task.fields[text]}", markup=False),
         console=console,
         auto_refresh=False,
