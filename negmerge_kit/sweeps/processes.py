@@ -46,7 +46,7 @@ class Processes:
         try:
             while waiting or running:
                 while waiting and idle:
-                    worker, (job, tries) = idle.pop(), waiting.popleft()
+                    worker, (job, tries) = idle.pop(0), waiting.popleft()
                     running[worker.submit(job, digests)] = worker, job, tries
                 done, _ = wait(running, timeout=SAY_EVERY, return_when=FIRST_COMPLETED)
                 for worker, job, _ in running.values():
