@@ -53,13 +53,14 @@ class NowAndThen:
 
 
 _driver: Connection
-_stopped = threading.Event()
+_stopped, _idle = threading.Event(), threading.Event()
 
 
 def begin(driver: Connection, place: Place) -> None:
     """Initialise a worker process: take the place, say that it is there, and end once the driver hangs up or dies."""
     global _driver
     _driver = driver
+    _idle.set()
     place.settle()
     keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's: it hangs up
@@ -82,7 +83,11 @@ def run_job(job: Job, digests: Mapping[Path, str | None]) -> Outcome:
             except OSError:
                 raise SweepStopped from None
 
-    return attempt(job, report, digests)
+    _idle.clear()
+    try:
+        return attempt(job, report, digests)
+    finally:
+        _idle.set()
 
 
 def _end_with_the_driver() -> None:
@@ -90,5 +95,5 @@ def _end_with_the_driver() -> None:
         _driver.recv()  # the driver never speaks: this returns when its end is closed, by itself or by its death
     except (EOFError, OSError):
         _stopped.set()
-    time.sleep(GRACE)
-    os._exit(1)
+    _idle.wait(GRACE)
+    os._exit(1)  # the interpreter's own end takes as long as a job's tidy-up
