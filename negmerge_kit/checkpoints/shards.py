@@ -105,10 +105,15 @@ def finish_shards(base: str | Path, out: str | Path) -> Path:
     """Write the index once every shard is there; the path that opens the whole.
 
     Raises:
-        CheckpointError: if the index cannot be written.
+        CheckpointError: if a shard is not there, or the index cannot be written.
     """
     opened = open_checkpoint(base)
     parts = output_files(out, opened)
+    if missing := [part for part in parts[:-1] or parts if not part.exists()]:
+        raise CheckpointError(
+            f"{missing[0]} was written where this machine does not see it: choose an --out in a folder that every "
+            "machine shares under one path."
+        )
     if len(parts) > 1:
         with atomic_file(parts[-1]) as file:
             file.write(index_for(parts, opened))

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from negmerge_kit.cli.last_lines import Words, print_end, same_flags, unlearned_file
 from negmerge_kit.cli.options import print_json, search_parser, unlearn_parser
 from negmerge_kit.cli.unlearning import scale_by_hand, search_options
-from negmerge_kit.progress import Progress
 
 if TYPE_CHECKING:
     from negmerge_kit.lab.audits.audit import Audit
@@ -50,7 +49,7 @@ def audit(arguments: list[str]) -> int:
 
     from negmerge_kit.checkpoints.pool import open_pool
     from negmerge_kit.checkpoints.reader import open_checkpoint
-    from negmerge_kit.cli.progress import progress_bar
+    from negmerge_kit.cli.progress import ProgressDisplay
     from negmerge_kit.lab.pipeline import search_pool
 
     unlearned: Weights | None = open_checkpoint(options.unlearned) if options.unlearned else None
@@ -66,7 +65,7 @@ def audit(arguments: list[str]) -> int:
         return 2
     if options.retrain:
         retrained = _retrained(bench)
-    with progress_bar("probes", unit="probe") as bar:
+    with ProgressDisplay("probes", len(names)) as display:
         report = run_audit(
             bench,
             choice,
@@ -75,7 +74,7 @@ def audit(arguments: list[str]) -> int:
             retrained=retrained,
             probes=names,
             steps=options.steps,
-            on_probe=lambda probe: bar.update(),
+            on_probe=lambda probe: display.advance(),
         )
     if options.plot:
         from negmerge_kit.views.probes import audit_figure
@@ -108,16 +107,11 @@ def _file_next(weights: Path, pool: Path) -> Words:
 
 
 def _retrained(bench: Workbench) -> Weights:
-    from negmerge_kit.cli.progress import progress_bar, say
+    from negmerge_kit.cli.progress import ProgressDisplay
     from negmerge_kit.lab.audits.reference import retrained_reference
 
-    with progress_bar(f"pretraining without {bench.scene.forget}", unit="step") as bar:
-
-        def on_step(progress: Progress) -> None:
-            bar.total = progress.total
-            say(bar, "", done=progress.step)
-
-        return retrained_reference(bench, on_step=on_step)
+    with ProgressDisplay(f"pretraining without {bench.scene.forget}") as display:
+        return retrained_reference(bench, on_step=display.follow)
 
 
 def told(audit: Audit) -> str:

@@ -222,18 +222,16 @@ def prepare_scene(scene: Scene) -> None:
 def _decode(
     source: DataSource, splits: Sequence[str], transform: Transform, corrupt: str, *, leave: bool = True
 ) -> None:
-    from negmerge_kit.cli.progress import progress_bar, say
+    from negmerge_kit.cli.progress import ProgressDisplay
 
     for split in splits:
         if source.is_ready([split], image_size=transform):
             source.prepare([split], image_size=transform, corrupt=corrupt)
             continue
-        with progress_bar(f"{source.name} {split}", unit="image") as bar:
-            bar.leave = leave
+        with ProgressDisplay(f"{source.name} {split}", keep=leave) as display:
 
-            def on_images(split: str, done: int, total: int) -> None:
-                bar.total = total
-                say(bar, "", done=done)
+            def on_images(split: str, done: int, total: int, display: ProgressDisplay = display) -> None:
+                display.show(done=done, total=total)
 
             source.prepare([split], image_size=transform, corrupt=corrupt, on_images=on_images)
 

@@ -84,11 +84,11 @@ def _by_shard(options: Namespace) -> Json:
     if options.delta_out or options.nonfinite != "refuse" or options.engine != "auto":
         raise ParameterError("--executor merges shards into --out: leave out --delta-out, --nonfinite and --engine.")
 
-    from negmerge_kit.cli.live import LiveTable
+    from negmerge_kit.cli.progress import ProgressDisplay
     from negmerge_kit.sweeps.shards import merge_sharded
 
     shards = len(open_checkpoint(options.base).files)
-    with LiveTable(f"shards of {options.out}", shards) as table:
+    with ProgressDisplay(f"shards of {options.out}", shards) as display:
         return merge_sharded(
             options.base,
             options.candidate,
@@ -101,8 +101,8 @@ def _by_shard(options: Namespace) -> Json:
             renames=read_map(options.map) if options.map else None,
             ignore=options.ignore,
             executor=executor_of(options),
-            on_step=table.step,
-            on_end=table.end,
+            on_step=display.step,
+            on_end=display.end,
             **rule_params(options),
         )
 

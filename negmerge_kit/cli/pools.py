@@ -9,12 +9,9 @@ from typing import TYPE_CHECKING
 from negmerge_kit.cli.options import Parser, add_executor_flags, add_training_flags, print_json
 from negmerge_kit.cli.sweeping import begin_pool, executor_of, fill, scene_grid, tell
 from negmerge_kit.errors import NegmergeError, ParameterError
-from negmerge_kit.progress import Progress
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
     from negmerge_kit.types import Weights
 
 
@@ -55,7 +52,7 @@ def build(arguments: list[str]) -> int:
             "candidates of a scene of your own with `negmerge sweep --scene FILE.toml`."
         )
 
-    from negmerge_kit.cli.progress import progress_bar
+    from negmerge_kit.cli.progress import ProgressDisplay
     from negmerge_kit.lab.training.recipe import grid
     from negmerge_kit.sweeps.embedded import pretrained_base
     from negmerge_kit.vision.scenes import open_scene
@@ -65,8 +62,8 @@ def build(arguments: list[str]) -> int:
     executor, _ = executor_of(options), grid(options.grid, mode="standard")
 
     def pretrain() -> Weights:
-        with progress_bar("pretraining the base", unit="step") as bar:
-            return pretrained_base(options.device, on_step=lambda progress: _advance(bar, progress))
+        with ProgressDisplay("pretraining the base") as display:
+            return pretrained_base(options.device, on_step=display.follow)
 
     if options.scene != "tiny" and (options.forget or options.from_scratch):
         raise ParameterError(
@@ -171,10 +168,3 @@ def _own(scores: Json | None) -> str:
     if not scores or scores["status"] != "ok":
         return f"{'-':>6}{'-':>9}{'-':>9}"
     return f"{scores['scale']:>6.2f}{100 * scores['forget']['value']:>7.1f} %{100 * scores['kept']:>7.1f} %"
-
-
-def _advance(bar: tqdm, progress: Progress) -> None:
-    from negmerge_kit.cli.progress import say
-
-    bar.total = progress.total
-    say(bar, "", done=progress.step)

@@ -18,9 +18,8 @@ from negmerge_kit.types import Json
 from negmerge_kit.vision.scenes import scene_from_json
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
     from negmerge_kit.checkpoints.pool import Pool
+    from negmerge_kit.cli.progress import ProgressDisplay
     from negmerge_kit.lab.training.execution import Execution
     from negmerge_kit.lab.training.recipe import Recipe
     from negmerge_kit.sweeps.protocol import Executor, Job, Outcome
@@ -142,16 +141,16 @@ def begin_pool(
     from contextlib import ExitStack
 
     from negmerge_kit.checkpoints.filling import holder
-    from negmerge_kit.cli.progress import progress_bar, say
+    from negmerge_kit.cli.progress import ProgressDisplay
     from negmerge_kit.sweeps.embedded import start_pool
 
-    bars: list[tqdm] = []
+    displays: list[ProgressDisplay] = []  # none where the base is there
     with ExitStack() as shown:
 
         def on_step(progress: Progress) -> None:
-            if not bars:
-                bars.append(shown.enter_context(progress_bar(f"base of {scene.name}", progress.total, unit="step")))
-            say(bars[0], "", done=progress.step)
+            if not displays:
+                displays.append(shown.enter_context(ProgressDisplay(f"base of {scene.name}", progress.total)))
+            displays[0].follow(progress)
 
         def on_wait(folder: Path) -> None:
             print(f"{scene.name}: {holder(folder)} is making {folder}; waiting for its base", file=sys.stderr)
@@ -200,18 +199,18 @@ def execution_of(options: argparse.Namespace) -> Execution:
     return Execution(micro_batch=options.micro_batch, compile=options.compile)
 
 
-def spread(title: str, jobs: Sequence[Job], options: argparse.Namespace, *, last: str = "") -> None:
+def spread(title: str, jobs: Sequence[Job], options: argparse.Namespace, *, last: str | None = None) -> None:
     """Run jobs where the flags say, whose values are kept in files; the first failure is the error.
 
-    `last` stands for the time left while the last job runs.
+    `last` is shown instead of the time left while the last job runs.
     """
-    from negmerge_kit.cli.live import LiveTable
+    from negmerge_kit.cli.progress import ProgressDisplay
     from negmerge_kit.sweeps.local import run_sweep
 
     failed = []
-    with LiveTable(title, len(jobs), last=last) as table:
-        for outcome in run_sweep(jobs, executor=executor_of(options), on_step=table.step):
-            table.end(outcome)
+    with ProgressDisplay(title, len(jobs), last=last) as display:
+        for outcome in run_sweep(jobs, executor=executor_of(options), on_step=display.step):
+            display.end(outcome)
             failed += [outcome] if outcome.failure else []
     if failed:
         first = failed[0]
@@ -236,7 +235,7 @@ def fill(
     damaged: Sequence[str] = (),
 ) -> Json:
     """Fine-tune what the pool lacks and show it as it goes: the object of `sweep --json`."""
-    from negmerge_kit.cli.live import LiveTable
+    from negmerge_kit.cli.progress import ProgressDisplay
     from negmerge_kit.sweeps.jobs import missing_jobs, pool_order
     from negmerge_kit.sweeps.local import run_sweep
 
@@ -248,9 +247,11 @@ def fill(
         _look_at_base(verb, store, options)
     order = pool_order(store, recipes)
     outcomes: list[Outcome] = []
-    with LiveTable(f"candidates of {store.scene['name']}", len(jobs), done=len(recipes) - len(jobs)) as table:
-        for outcome in run_sweep(jobs, store=store, executor=executor, order=order, on_step=table.step):
-            table.end(outcome)
+    with ProgressDisplay(
+        f"candidates of {store.scene['name']}", len(recipes), done=len(recipes) - len(jobs)
+    ) as display:
+        for outcome in run_sweep(jobs, store=store, executor=executor, order=order, on_step=display.step):
+            display.end(outcome)
             outcomes.append(outcome)
     return {
         "pool": str(store.folder),

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import socket
 import time
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from negmerge_kit.checkpoints.pool import Candidate, Pool
+from negmerge_kit.checkpoints.pool import Candidate, Pool, open_pool
 from negmerge_kit.errors import CheckpointError, NegmergeError, NotFiniteError, PoolError
 from negmerge_kit.progress import Progress, ProgressFn
-from negmerge_kit.sweeps.sentinel import Sentinel
 
 
 class SweepStopped(Exception):
@@ -84,17 +85,38 @@ class Executor(Protocol):
     """Runs jobs somewhere and yields their outcomes as they come; closing the iterator ends what still runs."""
 
     def run(
-        self, jobs: Sequence[Job], on_step: OnStep, sentinels: Sequence[Sentinel]
+        self, jobs: Sequence[Job], on_step: OnStep, digests: Mapping[Path, str | None]
     ) -> Generator[Outcome, None, None]:
-        """Outcomes in the order in which jobs end; a job whose worker is lost runs again."""
+        """Outcomes in the order in which jobs end; a job whose worker is lost runs again.
+
+        `digests` holds the `pool_digest` of each job's folder as the driver sees it.
+        """
         ...
+
+
+def pool_digest(folder: Path) -> str | None:
+    """Digest of what `pool.json` says of scene, base and heads, which stays while candidates come; None without it."""
+    try:
+        pool = open_pool(folder, force=True)
+    except PoolError:
+        return None
+    stays = [pool.scene, pool.base_file.sha256, pool.heads_file.sha256]
+    return hashlib.sha256(json.dumps(stays, sort_keys=True).encode()).hexdigest()
+
+
+def unshared(folder: Path, worker: str) -> str:
+    """What is wrong where a worker has another folder under the same path."""
+    return (
+        f"the worker on {worker} does not see {folder} as the driver does: put it in a folder that every machine "
+        "shares under one path."
+    )
 
 
 TRIES = 3
 """How often a job is begun before a worker's loss counts as its failure."""
 
 
-def attempt(job: Job, on_step: ProgressFn, sentinels: Sequence[Sentinel] = ()) -> Outcome:
+def attempt(job: Job, on_step: ProgressFn, digests: Mapping[Path, str | None] | None = None) -> Outcome:
     """Run a job in this process; only SweepStopped and what is no Exception gets out.
 
     >>> from dataclasses import dataclass
@@ -116,8 +138,8 @@ def attempt(job: Job, on_step: ProgressFn, sentinels: Sequence[Sentinel] = ()) -
         )
 
     try:
-        for sentinel in sentinels:
-            sentinel.check()
+        if digests and digests[job.folder] not in (None, pool_digest(job.folder)):
+            raise PoolError(unshared(job.folder, socket.gethostname()))
         return ended(job.run(on_step))
     except SweepStopped:
         raise

@@ -10,7 +10,8 @@ import pytest
 
 from negmerge_kit.checkpoints.pool import MADE_FROM, open_pool
 from negmerge_kit.checkpoints.writer import save_checkpoint
-from negmerge_kit.cli import comparing, main, progress
+from negmerge_kit.cli import comparing, main
+from negmerge_kit.cli.progress import ProgressDisplay
 from negmerge_kit.lab.baselines import BASELINES
 from negmerge_kit.lab.baselines.baseline import Baseline
 from negmerge_kit.lab.comparison.comparison import across, compare_rules
@@ -190,13 +191,13 @@ def test_rates_are_one_bar_the_last_rule_says_so_and_shadow_models_are_not_menti
     capsys, made, tmp_path, monkeypatch
 ):
     folder, told = shutil.copytree(made, tmp_path / "pool"), []
-    say = progress.say
+    show = ProgressDisplay.show
 
-    def heard(bar, text, *, done=None):
-        say(bar, text, done=done)
-        told.append((text, bar.n, bar.bar_format))
+    def heard(display, text="", *, done=None, total=None):
+        show(display, text, done=done, total=total)
+        told.append((text, display._done, display._left()))
 
-    monkeypatch.setattr(progress, "say", heard)
+    monkeypatch.setattr(ProgressDisplay, "show", heard)
     words = ("compare", folder, "--rules", "negmerge", "--baselines", "gradient-ascent", "--scales", "0,0.5")
     code, out, err = run(capsys, *words, "--device", "cpu", "--json")
     assert code == 0, err
@@ -208,8 +209,8 @@ def test_rates_are_one_bar_the_last_rule_says_so_and_shadow_models_are_not_menti
     assert [done for _, done in steps] == pytest.approx([1 + (k + 1) / total for k in range(total)])
     n = len(trials)
     assert f"rate {trials[-1]['rate']:g} ({n} of {n}), step {total}/{total}" in steps[-1][0]
-    (last,) = (form for text, _, form in told if "last rule" in text)
-    assert "{remaining}" not in last and any("{remaining}" in form for _, _, form in told[:-2])
+    (last,) = (left for text, _, left in told if "last rule" in text)
+    assert not last and any(left.startswith("about") for _, _, left in told[:-2])
     code, tables, more = run(capsys, *words, "--device", "cpu")
     said = out + err + tables + more + "".join(text for text, _, _ in told)
     assert code == 0 and "shadow model" not in said.lower()

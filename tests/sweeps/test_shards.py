@@ -8,8 +8,9 @@ from huggingface_hub import save_torch_state_dict
 
 from negmerge_kit.checkpoints import open_checkpoint
 from negmerge_kit.checkpoints.operations import merge_files
+from negmerge_kit.checkpoints.shards import finish_shards
 from negmerge_kit.cli import main
-from negmerge_kit.errors import MismatchError, NegmergeError
+from negmerge_kit.errors import CheckpointError, MismatchError, NegmergeError
 from negmerge_kit.merging.rules import RULES
 from negmerge_kit.sweeps.processes import Processes
 from negmerge_kit.sweeps.shards import merge_sharded
@@ -70,6 +71,15 @@ def test_processes_merge_alike_and_go_on_with_what_is_missing(models, tmp_path):
     assert contents(tmp_path) == before
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     assert {**first, "seconds": 0} == {**again, "seconds": 0}
+
+
+def test_a_shard_that_a_worker_wrote_elsewhere_is_missed(models, tmp_path):
+    base, *candidates = models
+    out = tmp_path / "m.safetensors"
+    merge_sharded(base, candidates, out=out, executor="serial")
+    (tmp_path / "m-00002-of-00004.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"m-00002-of-00004.*every machine shares"):
+        finish_shards(base, out)
 
 
 def test_another_merge_takes_the_old_index_away_first(models, tmp_path, monkeypatch):
