@@ -117,12 +117,12 @@ def verify(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
 
     from negmerge_kit.vision.data import find_data
-    from negmerge_kit.vision.data.stored import StoredSource
+    from negmerge_kit.vision.data.source import EncodedSource
 
     transform, results, problems = _transform(options), [], []
     for text in options.data:
         source = find_data(text)
-        if not isinstance(source, StoredSource):
+        if not isinstance(source, EncodedSource):
             results.append({"data": source.text, "splits": {}})
             continue
         found = source.verify(image_size=transform)
@@ -187,8 +187,8 @@ def reading_of(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _transform(options: argparse.Namespace) -> Transform:
-    from negmerge_kit.vision.data import transform_of
     from negmerge_kit.vision.data.transform import as_transform
+    from negmerge_kit.vision.preprocessing import transform_of
 
     transform = transform_of(options.model) if options.model else as_transform(options.size)
     return replace(transform, orientation=options.orientation, transparency=options.transparency)
@@ -211,7 +211,7 @@ def _tell(
     source: DataSource, splits: Sequence[str], transform: Transform, *, quiet: bool, to: TextIO | None = None
 ) -> Json:
     """Say what is about to be fetched, under which licence, and where it goes."""
-    from negmerge_kit.vision.data.cache import cache_folder
+    from negmerge_kit.vision.data.decoded_cache import cache_folder
     from negmerge_kit.vision.data.hub import HubSource
 
     facts = {**_facts(source), "data": source.text, "cache": str(cache_folder() / "images")}
@@ -262,7 +262,7 @@ def _decode(
         with progress_bar(f"{source.name} {split}", unit="image") as bar:
             bar.leave = leave
 
-            def on_images(split: str, done: int, total: int) -> None:
+            def on_images(done: int, total: int) -> None:
                 bar.total = total
                 say(bar, "", done=done)
 
@@ -271,7 +271,7 @@ def _decode(
 
 def _say_left_out(source: DataSource, split: str, transform: Transform, corrupt: str) -> dict[str, int]:
     """Say what of the images was noticed and not made use of; the counts."""
-    from negmerge_kit.vision.data.rgb import left_out
+    from negmerge_kit.vision.data.transform import left_out
 
     noticed = source.noticed(split, image_size=transform, corrupt=corrupt)
     for sentence in left_out(noticed, transform.orientation, transform.transparency):

@@ -19,7 +19,7 @@ from negmerge_kit.lab.training.from_scratch import BaseTraining, base_recipe
 from negmerge_kit.lab.training.pretraining import pretrain_tiny
 from negmerge_kit.lab.training.resuming import recipe_of
 from negmerge_kit.types import Json, Weights
-from negmerge_kit.vision.data.cache import cache_folder
+from negmerge_kit.vision.data.decoded_cache import cache_folder
 from negmerge_kit.vision.families import FAMILIES
 from negmerge_kit.vision.forgetting import parts_of
 from negmerge_kit.vision.scene import TINY_CLASSIFIER, Scene, open_scene

@@ -16,7 +16,7 @@ from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.sweeps.protocol import TRIES, Job, OnStep, Outcome, Progress, lost
 from negmerge_kit.sweeps.sentinel import Sentinel
 from negmerge_kit.sweeps.worker import Place, serve
-from negmerge_kit.vision.data.decoding import cores
+from negmerge_kit.vision.data.decoded_cache import cores
 
 GRACE = 2.0
 """Seconds that workers get to end by themselves; a process that is told to stop has four in all."""

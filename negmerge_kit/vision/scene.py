@@ -13,16 +13,17 @@ from negmerge_kit.errors import SceneError
 from negmerge_kit.outside import is_plain_file, shortened
 from negmerge_kit.types import MODES, Json, Weights
 from negmerge_kit.vision.clip import Classifier
-from negmerge_kit.vision.data import DataSource, Transform, find_data, transform_of
-from negmerge_kit.vision.data.rgb import check_reading
+from negmerge_kit.vision.data import DataSource, Transform, find_data
 from negmerge_kit.vision.data.scans import SCANS
 from negmerge_kit.vision.data.source import SPLITS as SPLITS_OF_DATA
 from negmerge_kit.vision.data.source import check_corrupt
+from negmerge_kit.vision.data.transform import check_reading
 from negmerge_kit.vision.families import FAMILIES, find_family
 from negmerge_kit.vision.forgetting import Forgetting
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.model_spec import CLASSIFIER, TIMM, find_model
 from negmerge_kit.vision.parted import PARTS, PartedSource
+from negmerge_kit.vision.preprocessing import transform_of
 from negmerge_kit.vision.scene_file import READING, read_scene
 from negmerge_kit.vision.scene_model import load_scene_model, untrained_scene_model
 

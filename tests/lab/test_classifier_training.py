@@ -19,7 +19,7 @@ from negmerge_kit.lab.training.grid_files import PRESETS
 from negmerge_kit.lab.training.recipe import Recipe, grid
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps.embedded import start_pool
-from negmerge_kit.vision.data.cropping import crop_at_random
+from negmerge_kit.vision.data.augment import crop_at_random
 from negmerge_kit.vision.data.labels import class_names
 from negmerge_kit.vision.forgetting import Forgetting, parts_of
 from negmerge_kit.vision.scene import open_scene, parted_scene

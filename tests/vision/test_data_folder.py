@@ -12,7 +12,7 @@ from PIL import Image
 from negmerge_kit.errors import SceneError
 from negmerge_kit.vision.data import find_data
 from negmerge_kit.vision.data.labels import class_names
-from negmerge_kit.vision.data.rows import draw_splits
+from negmerge_kit.vision.data.splits import draw_splits
 from negmerge_kit.vision.data.transform import Transform
 from tests.vision.pictures import CLASSES, encoded, write_folder
 

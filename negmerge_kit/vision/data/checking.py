@@ -9,7 +9,7 @@ import zipfile
 import zlib
 
 from negmerge_kit.errors import SceneError
-from negmerge_kit.vision.data.rgb import Noticed, UnclearRangeError, as_rgb, notice
+from negmerge_kit.vision.data.transform import Noticed, UnclearRangeError, as_rgb, notice
 
 FORMATS = {"PNG": ".png", "JPEG": ".jpg", "GIF": ".gif", "BMP": ".bmp", "PPM": ".ppm", "TIFF": ".tiff", "WEBP": ".webp"}
 """What is accepted, by Pillow's name, and the ending that such a file gets."""

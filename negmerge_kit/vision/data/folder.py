@@ -13,11 +13,9 @@ from pathlib import Path
 from negmerge_kit.errors import SceneError
 from negmerge_kit.outside import UNSPEAKABLE, shortened
 from negmerge_kit.types import Json
-from negmerge_kit.vision.data.labels import check_order, class_names, said
+from negmerge_kit.vision.data.labels import check_order, class_names, display_name
 from negmerge_kit.vision.data.registry import DATASETS
-from negmerge_kit.vision.data.rows import Rows, draw_all, draw_splits
-from negmerge_kit.vision.data.source import PLAIN_TEMPLATES, SPLITS
-from negmerge_kit.vision.data.stored import StoredSource
+from negmerge_kit.vision.data.source import SPLITS, EncodedSource
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"})
 """torchvision's ImageFolder's own, and GIF."""
@@ -28,7 +26,7 @@ TEST_FOLDERS = ("test", "val_in_folder", "val", "validation")
 
 @dataclass(frozen=True)
 class FolderRows:
-    """Image files in the order of torchvision's ImageFolder: classes by name, then files by path."""
+    """Image files by class name, then by path: torchvision's ImageFolder's order, unless classes have sub-folders."""
 
     root: Path
     files: tuple[str, ...]
@@ -41,7 +39,7 @@ class FolderRows:
             yield str(path), path.read_bytes
 
 
-class FolderSource(StoredSource):
+class FolderSource(EncodedSource):
     """One's own images: PATH/CLASS/image, or PATH/train/CLASS/image with val and test beside train.
 
     What is not given apart is drawn (see `draw_splits`). Class names are the folders', underscores shown as spaces.
@@ -58,20 +56,11 @@ class FolderSource(StoredSource):
     @property
     def classes(self) -> tuple[str, ...]:
         """The folders' names, sorted, as prompts say them."""
-        return tuple(said(label) for label in self._labels)
-
-    @property
-    def templates(self) -> tuple[str, ...]:
-        """One plain prompt."""
-        return PLAIN_TEMPLATES
-
-    def identity(self) -> Json:
-        """A digest of every file: an image that is changed makes another state of the data."""
-        return self._identity
+        return tuple(display_name(label) for label in self._labels)
 
     @cached_property
-    def _identity(self) -> Json:
-        """By path, size and time."""
+    def identity(self) -> Json:
+        """A digest of every file's path, size and time: an image that is changed makes another state of the data."""
         sha, total = hashlib.sha256(), 0
         for folder, (root, _) in self._parts.items():
             for file in self._listed(folder).files:
@@ -79,28 +68,19 @@ class FolderSource(StoredSource):
                     state = (root / file).stat()
                 except OSError as error:
                     raise SceneError(
-                        f"{root / file} cannot be read ({error.strerror}): put it back, or remove it and begin anew."
+                        f"{root / file} cannot be read ({error.strerror}): put it back, or remove it and start again."
                     ) from error
                 total += state.st_size
                 sha.update(f"{folder}/{file}\0{state.st_size}\0{state.st_mtime_ns}\0".encode())
         self.bytes = total
         return {"folder": self.name, "files": sha.hexdigest()}
 
-    def rows(self, split: str) -> tuple[Rows, Sequence[int]]:
-        """The folder that a split is taken from, and its rows there."""
+    def part(self, split: str) -> tuple[FolderRows, tuple[str, ...]]:
+        """The images of the folder that a split is taken from."""
         for folder, (_, splits) in self._parts.items():
             if split in splits:
-                listed = self._listed(folder)
-                n = len(listed.files)
-                if splits == (split,):
-                    return listed, draw_all(n)
-                return listed, draw_splits(n, splits[1:], name=self.name)[split]
+                return self._listed(folder), splits
         raise SceneError(f"{self.path} has no {split} images: add a folder {split}.")
-
-    @property
-    def drawn(self) -> tuple[str, ...]:
-        """What there is no folder for."""
-        return next(splits[1:] for _, splits in self._parts.values() if "train" in splits)
 
     def count(self, splits: Sequence[str]) -> int:
         """All the files that these splits, and what is drawn beside them, are taken from."""
@@ -159,7 +139,7 @@ class LocalSource(FolderSource):
         return self._known.templates
 
     @cached_property
-    def _identity(self) -> Json:
+    def identity(self) -> Json:
         """By path only: such sets do not change, and a million files are not asked for their size."""
         sha = hashlib.sha256()
         for folder in self._parts:
