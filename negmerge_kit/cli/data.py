@@ -55,7 +55,7 @@ def prepare(arguments: list[str]) -> int:
     parser = _parser("prepare", "Fetch data and decode their images once; goes on where it was stopped.")
     parser.add_argument("--splits", metavar="SPLIT,SPLIT", help="only these splits (default: all that the data have)")
     add_corrupt_flag(parser)
-    parser.add_argument("--dry-run", action="store_true", help="tell size, licence and destination, do nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print size, licence and destination, do nothing")
     options = parser.parse_args(arguments)
 
     from negmerge_kit.vision.data import find_data
@@ -66,16 +66,16 @@ def prepare(arguments: list[str]) -> int:
     for source in sources:
         for split in wanted or ():
             source.check_split(split)
-    # Everything is told before anything is fetched.
-    told = [_tell(source, wanted or source.splits, transform, quiet=options.json) for source in sources]
+    # Everything is printed before anything is fetched.
+    all_facts = [_announce(source, wanted or source.splits, transform, quiet=options.json) for source in sources]
     if not options.dry_run:
-        for source, facts in zip(sources, told, strict=True):
+        for source, facts in zip(sources, all_facts, strict=True):
             splits = wanted or source.splits
             _decode(source, splits, transform, options.corrupt)
             facts["data"] = source.text
             facts["decoded"] = _made(source, splits, transform, options.corrupt, quiet=options.json)
     if options.json:
-        print_json({"data": told})
+        print_json({"data": all_facts})
     elif options.dry_run:
         options.dry_run = False
         print_end(["data", "prepare", *options.data, *same_flags(parser, options, parser)])
@@ -207,7 +207,7 @@ def _facts(source: DataSource) -> Json:
     }
 
 
-def _tell(
+def _announce(
     source: DataSource, splits: Sequence[str], transform: Transform, *, quiet: bool, to: TextIO | None = None
 ) -> Json:
     """Say what is about to be fetched, under which licence, and where it goes."""
@@ -238,13 +238,13 @@ def _tell(
 
 
 def prepare_scene(scene: Scene) -> None:
-    """Fetch and decode what a scene needs; of what is fetched, size, licence and destination are told first."""
+    """Fetch and decode what a scene needs; of what is fetched, size, licence and destination are printed first."""
     from negmerge_kit.vision.data.hub import HubSource
 
     for source, splits in scene.needs():
         if not source.is_ready(splits, image_size=scene.transform):
             if isinstance(source, HubSource):
-                _tell(source, splits, scene.transform, quiet=False, to=sys.stderr)
+                _announce(source, splits, scene.transform, quiet=False, to=sys.stderr)
             _decode(source, splits, scene.transform, scene.corrupt, leave=False)
         for split in splits:
             _say_left_out(source, split, scene.transform, scene.corrupt)
@@ -283,8 +283,8 @@ def _made(source: DataSource, splits: Sequence[str], transform: Transform, corru
     """What is there now, split by split; images that were left out are named."""
     made = {}
     for split in splits:
-        told = source.described(split, image_size=transform, corrupt=corrupt)
-        left_out = told.get("corrupt", [])
+        record = source.described(split, image_size=transform, corrupt=corrupt)
+        left_out = record.get("corrupt", [])
         if left_out:
             shown = ", ".join(left_out[:5]) + (" …" if len(left_out) > 5 else "")
             print(
@@ -293,14 +293,14 @@ def _made(source: DataSource, splits: Sequence[str], transform: Transform, corru
                 file=sys.stderr,
             )
         made[split] = {
-            "n": told["n"],
+            "n": record["n"],
             "classes": len(source.classes),
-            "fingerprint": told["fingerprint"],
+            "fingerprint": record["fingerprint"],
             "corrupt": left_out,
             "noticed": _say_left_out(source, split, transform, corrupt),
         }
         if not quiet:
-            print(f"  {split:13}{told['n']:,} images, {len(source.classes)} classes, {told['fingerprint'][:12]}…")
+            print(f"  {split:13}{record['n']:,} images, {len(source.classes)} classes, {record['fingerprint'][:12]}…")
     return made
 
 

@@ -1,7 +1,7 @@
 """Augmentation of decoded images: RandAugment by timm's own draws and operations, and CIFAR's crop and mirror.
 
-The draws come from one pass over the batch, as timm makes them, and threads then apply them. Seeding each image from
-(seed, step, place) in `DataLoader` workers would draw other images than the published pools saw.
+One seed draws for a whole batch, in timm's own order, and threads then apply what was drawn. `DataLoader` workers would
+need a seed for each image, which draws other pictures than those that the candidates of today's pools were trained on.
 """
 
 from __future__ import annotations

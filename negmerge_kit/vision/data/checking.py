@@ -100,4 +100,4 @@ def _check_single(name: str, data: bytes) -> None:
         found = repr(foreign.decode())
     else:
         return
-    raise SceneError(f"{name} holds more than an image ({found}): save it anew in an image program, or leave it out.")
+    raise SceneError(f"{name} holds more than an image ({found}): save it again in an image program, or leave it out.")

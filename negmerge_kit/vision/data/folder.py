@@ -40,7 +40,7 @@ class FolderRows:
 
 
 class FolderSource(EncodedSource):
-    """One's own images: PATH/CLASS/image, or PATH/train/CLASS/image with val and test beside train.
+    """One's own images: PATH/CLASS/image, or PATH/train/CLASS/image with val and test next to train.
 
     What is not given apart is drawn (see `draw_splits`). Class names are the folders', underscores shown as spaces.
     """
@@ -51,7 +51,6 @@ class FolderSource(EncodedSource):
         self.name = self.path.name or "images"
         self.title = f"images in {self.path}"
         self.names_from = "the folders' names"
-        self._listings: dict[str, FolderRows] = {}
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -62,13 +61,14 @@ class FolderSource(EncodedSource):
     def identity(self) -> Json:
         """A digest of every file's path, size and time: an image that is changed makes another state of the data."""
         sha, total = hashlib.sha256(), 0
-        for folder, (root, _) in self._parts.items():
-            for file in self._listed(folder).files:
+        for folder, (rows, _) in self._parts.items():
+            for file in rows.files:
                 try:
-                    state = (root / file).stat()
+                    state = (rows.root / file).stat()
                 except OSError as error:
                     raise SceneError(
-                        f"{root / file} cannot be read ({error.strerror}): put it back, or remove it and start again."
+                        f"{rows.root / file} cannot be read ({error.strerror}): put it back, or remove it and "
+                        "start again."
                     ) from error
                 total += state.st_size
                 sha.update(f"{folder}/{file}\0{state.st_size}\0{state.st_mtime_ns}\0".encode())
@@ -77,43 +77,39 @@ class FolderSource(EncodedSource):
 
     def part(self, split: str) -> tuple[FolderRows, tuple[str, ...]]:
         """The images of the folder that a split is taken from."""
-        for folder, (_, splits) in self._parts.items():
-            if split in splits:
-                return self._listed(folder), splits
-        raise SceneError(f"{self.path} has no {split} images: add a folder {split}.")
+        return next(part for part in self._parts.values() if split in part[1])
 
     def count(self, splits: Sequence[str]) -> int:
-        """All the files that these splits, and what is drawn beside them, are taken from."""
-        return sum(
-            len(self._listed(folder).files) for folder, (_, taken) in self._parts.items() if set(taken) & set(splits)
-        )
+        """All the files that these splits, and what is drawn from the same folders, are taken from."""
+        return sum(len(rows.files) for rows, taken in self._parts.values() if set(taken) & set(splits))
 
     @cached_property
-    def _parts(self) -> dict[str, tuple[Path, tuple[str, ...]]]:
-        """Folder name -> (where it is, the splits that are taken from it)."""
+    def _parts(self) -> dict[str, tuple[FolderRows, tuple[str, ...]]]:
+        """Folder name -> (its images, the splits that are taken from them)."""
+        return {
+            folder: (list_images(self.path / folder, self._labels, complete="train" in splits), splits)
+            for folder, splits in self._folders.items()
+        }
+
+    @cached_property
+    def _labels(self) -> tuple[str, ...]:
+        return _class_folders(self.path / next(iter(self._folders)))
+
+    @cached_property
+    def _folders(self) -> dict[str, tuple[str, ...]]:
+        """Folder name -> the splits that are taken from it, the training images' first."""
         if not self.path.is_dir():
             raise SceneError(f"{self.path} is not a folder: give one with a sub-folder of images for each class.")
         given = [split for split in SPLITS if (self.path / split).is_dir()]
         if not given:
-            return {".": (self.path, SPLITS)}
+            return {".": SPLITS}
         if "train" not in given:
             raise SceneError(
                 f"{self.path} has {', '.join(given)} but no train: add a folder train, or put the classes "
                 "straight into the folder and let the splits be drawn."
             )
         drawn = tuple(split for split in SPLITS if split == "train" or split not in given)
-        return {split: (self.path / split, drawn if split == "train" else (split,)) for split in given}
-
-    @cached_property
-    def _labels(self) -> tuple[str, ...]:
-        first = next(iter(self._parts.values()))[0]
-        return _class_folders(first)
-
-    def _listed(self, folder: str) -> FolderRows:
-        if folder not in self._listings:
-            root, splits = self._parts[folder]
-            self._listings[folder] = list_images(root, self._labels, complete="train" in splits)
-        return self._listings[folder]
+        return {split: drawn if split == "train" else (split,) for split in given}
 
 
 class LocalSource(FolderSource):
@@ -121,11 +117,11 @@ class LocalSource(FolderSource):
 
     def __init__(self, name: str, path: str | Path) -> None:
         super().__init__(path)
-        entry = DATASETS[name]
+        self._entry = entry = DATASETS[name]
+        self._known = class_names(entry.classes or name)
         self.text, self.name, self.title = f"{name}:{self.path}", name, entry.title
         self.licence, self.homepage, self.flips = entry.licence, entry.homepage, entry.flips
         self.splits = ("val", "test") if entry.control else SPLITS
-        self._known, self._entry = class_names(entry.classes or name), entry
         self.names_from = self._known.source
 
     @property
@@ -142,28 +138,25 @@ class LocalSource(FolderSource):
     def identity(self) -> Json:
         """By path only: such sets do not change, and a million files are not asked for their size."""
         sha = hashlib.sha256()
-        for folder in self._parts:
-            listed = self._listed(folder)
-            sha.update(f"{folder}\0{len(listed.files)}\0".encode() + "\0".join(listed.files).encode())
+        for folder, (rows, _) in self._parts.items():
+            sha.update(f"{folder}\0{len(rows.files)}\0".encode() + "\0".join(rows.files).encode())
         return {"local": self.name, "files": sha.hexdigest()}
 
     @cached_property
-    def _parts(self) -> dict[str, tuple[Path, tuple[str, ...]]]:
+    def _labels(self) -> tuple[str, ...]:
+        found = _class_folders(self.path / next(iter(self._folders)))
+        check_order(self._known, found, str(self.path))
+        return found
+
+    @cached_property
+    def _folders(self) -> dict[str, tuple[str, ...]]:
         test = next((name for name in TEST_FOLDERS if (self.path / name).is_dir()), None)
         if test is None or (self._entry.train and not (self.path / "train").is_dir()):
             raise SceneError(
                 f"{self.path} is not a copy of {self.title}: give a folder with train and test (or val), "
                 "and in each a sub-folder of images for each class."
             )
-        if not self._entry.train:
-            return {test: (self.path / test, ("train", "val", "test"))}
-        return {"train": (self.path / "train", ("train", "val")), test: (self.path / test, ("test",))}
-
-    @cached_property
-    def _labels(self) -> tuple[str, ...]:
-        found = _class_folders(next(iter(self._parts.values()))[0])
-        check_order(self._known, found, str(self.path))
-        return found
+        return {"train": ("train", "val"), test: ("test",)} if self._entry.train else {test: SPLITS}
 
 
 def list_images(root: Path, labels: Sequence[str], *, complete: bool) -> FolderRows:

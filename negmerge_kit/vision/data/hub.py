@@ -165,7 +165,7 @@ class HubSource(EncodedSource):
         return folder
 
     def is_ready(self, splits: Sequence[str], *, image_size: ImageSize) -> bool:
-        """Whether the data were prepared and every split lies in the cache, whole."""
+        """Whether the data were prepared and every split is in the cache, whole."""
         return self.noted() is not None and super().is_ready(splits, image_size=image_size)
 
     def inspect(self, folder: Path) -> Pin:
@@ -287,16 +287,8 @@ class NamedSource(HubSource):
         return image, label, names
 
     def taken_from(self, split: str, there: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-        """Validation is drawn from train; a small control's from its test files."""
-        test = _first((*TEST_NAMES, *VALIDATION_NAMES), there)
-        if test is None or (self.entry.train and "train" not in there):
-            raise SceneError(
-                f"{self.text} has the splits {', '.join(there)}, but train and test were expected: it is "
-                "another version of the data set."
-            )
-        if not self.entry.train:
-            return test, SPLITS
-        return (test, ("test",)) if split == "test" else ("train", ("train", "val"))
+        """As for any set; a small control takes all from its test files."""
+        return super().taken_from(split, there) if self.entry.train else ("test", SPLITS)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class DataSource(ABC):
         name: its short name, which the head that classifies it has too.
         title, licence, homepage: what people want to know before they use it.
         names_from: where the class names come from.
-        bytes: about how much has to be fetched; None if nobody has said.
+        bytes: about how much has to be fetched; None if unknown.
         flips: whether a mirrored image still shows its class; not so for digits and signs.
         splits: the splits that it has; a control that is only kept has no "train".
     """
@@ -109,7 +109,7 @@ class DataSource(ABC):
         return True
 
     def count(self, splits: Sequence[str]) -> int | None:
-        """About how many images these splits hold; None if nobody has said."""
+        """About how many images these splits hold; None if unknown."""
         return None
 
     def check_split(self, split: str) -> None:
@@ -193,7 +193,7 @@ class EncodedSource(DataSource):
             self.decode(split, image_size=image_size, corrupt=corrupt, on_images=on_images)
 
     def is_ready(self, splits: Sequence[str], *, image_size: ImageSize) -> bool:
-        """Whether every split lies in the cache, whole."""
+        """Whether every split is in the cache, whole."""
         return all(self.cached(split, image_size).record() for split in splits)
 
     def decode(

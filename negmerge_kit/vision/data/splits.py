@@ -70,7 +70,7 @@ class Numbering:
         name: of the data, for messages.
         total: how many images the source numbers, from 0.
         splits: the numbers of the images in "train", in their order there, and in every split that is drawn from the
-            same files; a split that has files of its own is not among them.
+            same files; a split that has separate files is not among them.
 
     >>> Numbering("pets", 6, {"train": (4, 0, 5, 1), "val": (2,)}).places([5, 4])
     [2, 0]
@@ -111,7 +111,7 @@ class Numbering:
 def original_numbers(labels: Sequence[int]) -> list[int]:
     """The place of every row of CIFAR-10 as its authors, torchvision and the unlearning literature number it.
 
-    They count through its training batches from 1 to 5. The Hub's file holds them as they lie in
+    They count through its training batches from 1 to 5. The Hub's file holds them in the order of
     `cifar-10-python.tar.gz`: 4, 3, 2, 5, 1. Which one begins where is read from the labels, whatever the order.
 
     Args:
