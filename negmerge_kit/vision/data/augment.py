@@ -118,6 +118,7 @@ def crop_at_random(images: Tensor, padding: int, *, seed: int, flips: bool = Fal
     Returns:
         uint8 [n, 3, H, W], laid out by channels last.
 
+    >>> import torch
     >>> images = torch.arange(2 * 3 * 8 * 8).view(2, 3, 8, 8).to(torch.uint8)
     >>> first, again = (crop_at_random(images, 2, seed=1) for _ in range(2))
     >>> first.shape == images.shape, torch.equal(first, again), torch.equal(first, images)
