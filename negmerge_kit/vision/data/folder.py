@@ -61,7 +61,7 @@ class FolderSource(EncodedSource):
     def identity(self) -> Json:
         """A digest of every file's path, size and time: an image that is changed makes another state of the data."""
         sha, total = hashlib.sha256(), 0
-        for folder, (rows, _) in self._parts.items():
+        for folder, rows in self._rows.items():
             for file in rows.files:
                 try:
                     state = (rows.root / file).stat()
@@ -75,29 +75,28 @@ class FolderSource(EncodedSource):
         self.bytes = total
         return {"folder": self.name, "files": sha.hexdigest()}
 
-    def part(self, split: str) -> tuple[FolderRows, tuple[str, ...]]:
-        """The images of the folder that a split is taken from."""
-        return next(part for part in self._parts.values() if split in part[1])
+    def encoded(self, place: str) -> FolderRows:
+        """The images of a folder."""
+        return self._rows[place]
 
     def count(self, splits: Sequence[str]) -> int:
         """All the files that these splits, and what is drawn from the same folders, are taken from."""
-        return sum(len(rows.files) for rows, taken in self._parts.values() if set(taken) & set(splits))
+        return sum(len(self._rows[folder].files) for folder, taken in self.layout.items() if set(taken) & set(splits))
 
     @cached_property
-    def _parts(self) -> dict[str, tuple[FolderRows, tuple[str, ...]]]:
-        """Folder name -> (its images, the splits that are taken from them)."""
+    def _rows(self) -> dict[str, FolderRows]:
         return {
-            folder: (list_images(self.path / folder, self._labels, complete="train" in splits), splits)
-            for folder, splits in self._folders.items()
+            folder: list_images(self.path / folder, self._labels, complete="train" in splits)
+            for folder, splits in self.layout.items()
         }
 
     @cached_property
     def _labels(self) -> tuple[str, ...]:
-        return _class_folders(self.path / next(iter(self._folders)))
+        return _class_folders(self.path / next(iter(self.layout)))
 
     @cached_property
-    def _folders(self) -> dict[str, tuple[str, ...]]:
-        """Folder name -> the splits that are taken from it, the training images' first."""
+    def layout(self) -> dict[str, tuple[str, ...]]:
+        """As the folders' names say; without any, all splits are taken from the folder itself."""
         if not self.path.is_dir():
             raise SceneError(f"{self.path} is not a folder: give one with a sub-folder of images for each class.")
         given = [split for split in SPLITS if (self.path / split).is_dir()]
@@ -138,18 +137,19 @@ class LocalSource(FolderSource):
     def identity(self) -> Json:
         """By path only: such sets do not change, and a million files are not asked for their size."""
         sha = hashlib.sha256()
-        for folder, (rows, _) in self._parts.items():
+        for folder, rows in self._rows.items():
             sha.update(f"{folder}\0{len(rows.files)}\0".encode() + "\0".join(rows.files).encode())
         return {"local": self.name, "files": sha.hexdigest()}
 
     @cached_property
     def _labels(self) -> tuple[str, ...]:
-        found = _class_folders(self.path / next(iter(self._folders)))
+        found = _class_folders(self.path / next(iter(self.layout)))
         check_order(self._known, found, str(self.path))
         return found
 
     @cached_property
-    def _folders(self) -> dict[str, tuple[str, ...]]:
+    def layout(self) -> dict[str, tuple[str, ...]]:
+        """Validation is drawn from train; a small control takes all from its test images."""
         test = next((name for name in TEST_FOLDERS if (self.path / name).is_dir()), None)
         if test is None or (self._entry.train and not (self.path / "train").is_dir()):
             raise SceneError(

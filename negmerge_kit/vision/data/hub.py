@@ -208,23 +208,26 @@ class HubSource(EncodedSource):
         pin = self.pin()
         return {"hub": pin.repo, "config": pin.config, "revision": pin.revision}
 
-    def part(self, split: str) -> tuple[EncodedRows, tuple[str, ...]]:
-        """The rows of the Hub split that a split is taken from, which open the files when they are read."""
-        there, splits = self.taken_from(split, self.pin().splits)
-        return HubRows(self, there), splits
-
-    def taken_from(self, split: str, there: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-        """The Hub split that a split is taken from, and all splits that are taken from that one."""
-        train, test, val = (_first(names, there) for names in (TRAIN_NAMES, TEST_NAMES, VALIDATION_NAMES))
+    @property
+    def layout(self) -> dict[str, tuple[str, ...]]:
+        """By the names of the Hub's splits; a lone validation split is the test."""
+        there = self.pin().splits
+        train, test, val = (
+            next((name for name in names if name in there), None)
+            for names in (TRAIN_NAMES, TEST_NAMES, VALIDATION_NAMES)
+        )
         if train is None:
             raise SceneError(
                 f"{self.text} has no split called train (it has {', '.join(there)}): use another data "
                 "set, or make a folder of its images and use folder:PATH."
             )
         given = {"val": val, "test": test} if test else {"test": val}
-        if found := given.get(split):
-            return found, (split,)
-        return train, tuple(name for name in SPLITS if not given.get(name))
+        drawn = tuple(split for split in SPLITS if not given.get(split))
+        return {train: drawn, **{place: (split,) for split, place in given.items() if place}}
+
+    def encoded(self, place: str) -> EncodedRows:
+        """The rows of one of the Hub's splits; its files are opened when they are read."""
+        return HubRows(self, place)
 
     def _size(self) -> str:
         return f"about {self.bytes / 1e9:.1f} GB" if self.bytes else "of unknown size"
@@ -286,9 +289,10 @@ class NamedSource(HubSource):
             check_order(self.known, names, f"{self.stem} ({self.repo})")
         return image, label, names
 
-    def taken_from(self, split: str, there: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-        """As for any set; a small control takes all from its test files."""
-        return super().taken_from(split, there) if self.entry.train else ("test", SPLITS)
+    @property
+    def layout(self) -> dict[str, tuple[str, ...]]:
+        """As for any set; a small control takes all from its test images."""
+        return super().layout if self.entry.train else {"test": SPLITS}
 
 
 @dataclass(frozen=True)
@@ -361,10 +365,6 @@ def _read(path: str | None) -> bytes:
         return b""  # no image is a corrupt image
     with fsspec.open(path, "rb") as file:
         return bytes(file.read())
-
-
-def _first(names: Sequence[str], there: Sequence[str]) -> str | None:
-    return next((name for name in names if name in there), None)
 
 
 # --- files ----------------------------------------------------------------------------------------

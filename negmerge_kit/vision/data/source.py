@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from negmerge_kit.errors import ParameterError, SceneError
 from negmerge_kit.types import Json
@@ -158,13 +158,19 @@ class EncodedSource(DataSource):
             SceneError: if there are no images.
         """
 
+    @property
     @abstractmethod
-    def part(self, split: str) -> tuple[EncodedRows, tuple[str, ...]]:
-        """The raw images that a split is taken from, and all splits that are taken from them, "train" first."""
+    def layout(self) -> Mapping[str, tuple[str, ...]]:
+        """Folder, or split of the Hub -> the splits that are taken from it; the training images' first."""
+
+    @abstractmethod
+    def encoded(self, place: str) -> EncodedRows:
+        """The images of one folder, or split of the Hub."""
 
     def rows(self, split: str) -> tuple[EncodedRows, Sequence[int]]:
         """The raw images that a split is taken from, and the split's row numbers in their order."""
-        rows, splits = self.part(split)
+        place, splits = next(taken for taken in self.layout.items() if split in taken[1])
+        rows = self.encoded(place)
         if splits == (split,):
             return rows, draw_all(len(rows.labels))
         return rows, draw_splits(len(rows.labels), splits[1:], name=self.name)[split]
@@ -224,8 +230,8 @@ class EncodedSource(DataSource):
 
     def numbering(self, *, image_size: ImageSize, corrupt: str = "refuse") -> Numbering:
         """Row n of the training files is number n, whatever the order and the split in which the kit has it."""
-        _, splits = self.part("train")
-        records = {split: self.decode(split, image_size=image_size, corrupt=corrupt) for split in splits}
+        first = next(iter(self.layout.values()))
+        records = {split: self.decode(split, image_size=image_size, corrupt=corrupt) for split in first}
         labels = [-1] * records["train"].rows
         for record in records.values():
             for row, label in zip(record.indices, record.labels, strict=True):
