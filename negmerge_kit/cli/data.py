@@ -55,7 +55,7 @@ def prepare(arguments: list[str]) -> int:
     parser = _parser("prepare", "Fetch data and decode their images once; goes on where it was stopped.")
     parser.add_argument("--splits", metavar="SPLIT,SPLIT", help="only these splits (default: all that the data have)")
     add_corrupt_flag(parser)
-    parser.add_argument("--dry-run", action="store_true", help="tell size, licence and destination, do nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print size, licence and destination, do nothing")
     options = parser.parse_args(arguments)
 
     from negmerge_kit.vision.data import find_data
@@ -66,16 +66,16 @@ def prepare(arguments: list[str]) -> int:
     for source in sources:
         for split in wanted or ():
             source.check_split(split)
-    # Everything is told before anything is fetched.
-    told = [_tell(source, wanted or source.splits, transform, quiet=options.json) for source in sources]
+    # Everything is printed before anything is fetched.
+    all_facts = [_announce(source, wanted or source.splits, transform, quiet=options.json) for source in sources]
     if not options.dry_run:
-        for source, facts in zip(sources, told, strict=True):
+        for source, facts in zip(sources, all_facts, strict=True):
             splits = wanted or source.splits
             _decode(source, splits, transform, options.corrupt)
             facts["data"] = source.text
             facts["decoded"] = _made(source, splits, transform, options.corrupt, quiet=options.json)
     if options.json:
-        print_json({"data": told})
+        print_json({"data": all_facts})
     elif options.dry_run:
         options.dry_run = False
         print_end(["data", "prepare", *options.data, *same_flags(parser, options, parser)])
@@ -117,12 +117,12 @@ def verify(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
 
     from negmerge_kit.vision.data import find_data
-    from negmerge_kit.vision.data.stored import StoredSource
+    from negmerge_kit.vision.data.source import EncodedSource
 
     transform, results, problems = _transform(options), [], []
     for text in options.data:
         source = find_data(text)
-        if not isinstance(source, StoredSource):
+        if not isinstance(source, EncodedSource):
             results.append({"data": source.text, "splits": {}})
             continue
         found = source.verify(image_size=transform)
@@ -156,8 +156,8 @@ def _parser(verb: str, about: str) -> argparse.ArgumentParser:
 
 
 def _transform(options: argparse.Namespace) -> Transform:
-    from negmerge_kit.vision.data import transform_of
     from negmerge_kit.vision.data.transform import as_transform
+    from negmerge_kit.vision.preprocessing import transform_of
 
     transform = transform_of(options.model) if options.model else as_transform(options.size)
     return replace(transform, orientation=options.orientation, transparency=options.transparency)
@@ -176,11 +176,11 @@ def _facts(source: DataSource) -> Json:
     }
 
 
-def _tell(
+def _announce(
     source: DataSource, splits: Sequence[str], transform: Transform, *, quiet: bool, to: TextIO | None = None
 ) -> Json:
     """Say what is about to be fetched, under which licence, and where it goes."""
-    from negmerge_kit.vision.data.cache import cache_folder
+    from negmerge_kit.vision.data.decoded_cache import cache_folder
     from negmerge_kit.vision.data.hub import HubSource
 
     facts = {**_facts(source), "data": source.text, "cache": str(cache_folder() / "images")}
@@ -207,13 +207,13 @@ def _tell(
 
 
 def prepare_scene(scene: Scene) -> None:
-    """Fetch and decode what a scene needs; of what is fetched, size, licence and destination are told first."""
+    """Fetch and decode what a scene needs; of what is fetched, size, licence and destination are printed first."""
     from negmerge_kit.vision.data.hub import HubSource
 
     for source, splits in scene.needs():
         if not source.is_ready(splits, image_size=scene.transform):
             if isinstance(source, HubSource):
-                _tell(source, splits, scene.transform, quiet=False, to=sys.stderr)
+                _announce(source, splits, scene.transform, quiet=False, to=sys.stderr)
             _decode(source, splits, scene.transform, scene.corrupt, leave=False)
         for split in splits:
             _say_left_out(source, split, scene.transform, scene.corrupt)
@@ -230,7 +230,7 @@ def _decode(
             continue
         with ProgressDisplay(f"{source.name} {split}", keep=leave) as display:
 
-            def on_images(split: str, done: int, total: int, display: ProgressDisplay = display) -> None:
+            def on_images(done: int, total: int, display: ProgressDisplay = display) -> None:
                 display.show(done=done, total=total)
 
             source.prepare([split], image_size=transform, corrupt=corrupt, on_images=on_images)
@@ -238,7 +238,7 @@ def _decode(
 
 def _say_left_out(source: DataSource, split: str, transform: Transform, corrupt: str) -> dict[str, int]:
     """Say what of the images was noticed and not made use of; the counts."""
-    from negmerge_kit.vision.data.rgb import left_out
+    from negmerge_kit.vision.data.transform import left_out
 
     noticed = source.noticed(split, image_size=transform, corrupt=corrupt)
     for sentence in left_out(noticed, transform.orientation, transform.transparency):
@@ -250,8 +250,8 @@ def _made(source: DataSource, splits: Sequence[str], transform: Transform, corru
     """What is there now, split by split; images that were left out are named."""
     made = {}
     for split in splits:
-        told = source.described(split, image_size=transform, corrupt=corrupt)
-        left_out = told.get("corrupt", [])
+        record = source.described(split, image_size=transform, corrupt=corrupt)
+        left_out = record.get("corrupt", [])
         if left_out:
             shown = ", ".join(left_out[:5]) + (" …" if len(left_out) > 5 else "")
             print(
@@ -260,14 +260,14 @@ def _made(source: DataSource, splits: Sequence[str], transform: Transform, corru
                 file=sys.stderr,
             )
         made[split] = {
-            "n": told["n"],
+            "n": record["n"],
             "classes": len(source.classes),
-            "fingerprint": told["fingerprint"],
+            "fingerprint": record["fingerprint"],
             "corrupt": left_out,
             "noticed": _say_left_out(source, split, transform, corrupt),
         }
         if not quiet:
-            print(f"  {split:13}{told['n']:,} images, {len(source.classes)} classes, {told['fingerprint'][:12]}…")
+            print(f"  {split:13}{record['n']:,} images, {len(source.classes)} classes, {record['fingerprint'][:12]}…")
     return made
 
 

@@ -131,10 +131,11 @@ def reproduce(arguments: list[str]) -> int:
 def _dry_run(options: argparse.Namespace, texts: list[str], rows: list[str]) -> int:
     from negmerge_kit.lab.training.forecast import SUSTAINED, forecast
     from negmerge_kit.lab.training.recipe import Recipe, grid
-    from negmerge_kit.vision.data import find_data, transform_of
+    from negmerge_kit.vision.data import find_data
     from negmerge_kit.vision.linearized import linearize
     from negmerge_kit.vision.load import untrained
     from negmerge_kit.vision.model_spec import TIMM, find_model
+    from negmerge_kit.vision.preprocessing import transform_of
 
     spec = find_model(options.model)
     if spec.arch.startswith(TIMM):

@@ -19,7 +19,7 @@ from negmerge_kit.lab.training.resuming import recipe_of
 from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.types import Json, Weights
 from negmerge_kit.vision.classifier_scene import ClassifierScene
-from negmerge_kit.vision.data.cache import cache_folder
+from negmerge_kit.vision.data.decoded_cache import cache_folder
 from negmerge_kit.vision.families import FAMILIES
 from negmerge_kit.vision.scene import Scene
 from negmerge_kit.vision.scenes import TINY_CLASSIFIER, open_scene

@@ -32,7 +32,7 @@ from negmerge_kit.progress import Progress
 from negmerge_kit.sweeps.processes import visible_gpus
 from negmerge_kit.sweeps.protocol import TRIES, Job, OnStep, Outcome, attempt, lost
 from negmerge_kit.sweeps.worker import NowAndThen
-from negmerge_kit.vision.data.decoding import cores
+from negmerge_kit.vision.data.decoded_cache import cores
 
 SAY_EVERY = 0.5
 """Seconds between two reports of one job."""

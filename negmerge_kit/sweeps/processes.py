@@ -16,7 +16,7 @@ from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.progress import Progress
 from negmerge_kit.sweeps.protocol import TRIES, Job, OnStep, Outcome, lost
 from negmerge_kit.sweeps.worker import SAY_EVERY, Place, begin, run_job
-from negmerge_kit.vision.data.decoding import cores
+from negmerge_kit.vision.data.decoded_cache import cores
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import torch
 
 from negmerge_kit.errors import SceneError
 from negmerge_kit.types import Json
-from negmerge_kit.vision.data.finding import find_data
-from negmerge_kit.vision.data.numbering import Numbering
+from negmerge_kit.vision.data.find import find_data
 from negmerge_kit.vision.data.source import DataSource
+from negmerge_kit.vision.data.splits import Numbering
 from negmerge_kit.vision.data.transform import Transform
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.published_split import published_split

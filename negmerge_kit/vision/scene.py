@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, ClassVar
 from negmerge_kit.errors import SceneError
 from negmerge_kit.types import Json, Weights
 from negmerge_kit.vision.classifier import Classifier
-from negmerge_kit.vision.data import DataSource, Transform, transform_of
-from negmerge_kit.vision.data.rgb import check_reading
+from negmerge_kit.vision.data import DataSource, Transform
 from negmerge_kit.vision.data.source import check_corrupt
+from negmerge_kit.vision.data.transform import check_reading
 from negmerge_kit.vision.forgetting import Parts
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.model_spec import find_model
+from negmerge_kit.vision.preprocessing import transform_of
 
 if TYPE_CHECKING:
     import torch

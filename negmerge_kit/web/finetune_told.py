@@ -8,7 +8,7 @@ from html import escape
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.views import svg
 from negmerge_kit.views.losses import loss_curves, loss_finding
-from negmerge_kit.vision.data.rgb import left_out
+from negmerge_kit.vision.data.transform import left_out
 from negmerge_kit.web.finetuning import STOPPED, Cost, Run
 from negmerge_kit.web.fragments import notice, plural, progress
 from negmerge_kit.web.plans import Plan

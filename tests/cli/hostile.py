@@ -32,7 +32,7 @@ from negmerge_kit.lab.card_files import read_card, weights_of
 from negmerge_kit.lab.card_markdown import card_markdown
 from negmerge_kit.lab.training.recipe import grid
 from negmerge_kit.vision.data.checking import checked_image
-from negmerge_kit.vision.data.decoding import _decoder
+from negmerge_kit.vision.data.decoded_cache import decode_image
 from negmerge_kit.vision.data.transform import Transform
 from negmerge_kit.vision.scene_file import read_indices
 from negmerge_kit.vision.scenes import open_scene, scene_from_json
@@ -457,12 +457,12 @@ class Stand:
         file = io.BytesIO()
         Image.fromarray(pixels).convert(mode).save(file, kind)
         data = torn(file.getvalue(), rng, rng.choice([60, None]))
-        decode = _decoder(Transform(8, 8))
+        transform = Transform(8, 8)
 
         def read() -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                decode(("a.png", lambda: data))
+                decode_image(transform, ("a.png", lambda: data))
                 checked_image("a.png", data)
 
         return read

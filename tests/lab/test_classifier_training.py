@@ -20,7 +20,7 @@ from negmerge_kit.lab.training.recipe import Recipe, grid
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.vision.classifier_scene import ClassifierScene
-from negmerge_kit.vision.data.cropping import crop_at_random
+from negmerge_kit.vision.data.augment import crop_at_random
 from negmerge_kit.vision.data.labels import class_names
 from negmerge_kit.vision.forgetting import Forgetting
 from negmerge_kit.vision.scenes import open_scene

@@ -84,9 +84,9 @@ def test_a_dry_run_measures_here_and_makes_nothing(capsys, tmp_path, monkeypatch
 
 
 def test_without_the_data_the_forecast_says_what_it_assumes(capsys, tmp_path, monkeypatch):
-    from negmerge_kit.vision.data.drawn import DrawnSource
+    from negmerge_kit.vision.data.embedded import EmbeddedSource
 
-    monkeypatch.setattr(DrawnSource, "is_ready", lambda *given, **more: False)
+    monkeypatch.setattr(EmbeddedSource, "is_ready", lambda *given, **more: False)
     words = ["sweep", "--scene", "tiny:digits", "--grid", "tiny", "--out", str(tmp_path / "pool"), "--dry-run"]
     assert main([*words, "--tflops", "2"]) == 0
     said = capsys.readouterr().out

@@ -6,10 +6,10 @@ import torch
 from negmerge_kit.checkpoints import save_checkpoint
 from negmerge_kit.errors import CheckpointError, SceneError
 from negmerge_kit.vision.classifiers import load_classifier
-from negmerge_kit.vision.data.transform import transform_of
 from negmerge_kit.vision.load import load_model
 from negmerge_kit.vision.model_spec import ModelSpec, find_model
 from negmerge_kit.vision.networks import has_batch_norm
+from negmerge_kit.vision.preprocessing import transform_of
 from negmerge_kit.vision.scenes import open_scene
 
 SIZES = {

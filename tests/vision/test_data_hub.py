@@ -15,10 +15,11 @@ import pytest
 from PIL import Image
 
 from negmerge_kit.errors import SceneError
-from negmerge_kit.vision.data import DATASETS, download, find_data
+from negmerge_kit.vision.data import DATASETS, find_data
+from negmerge_kit.vision.data import hub as hub_module
+from negmerge_kit.vision.data.hub import pin_file
 from negmerge_kit.vision.data.labels import check_order, class_names
-from negmerge_kit.vision.data.pins import pin_file
-from negmerge_kit.vision.data.rows import draw_splits
+from negmerge_kit.vision.data.splits import draw_splits
 from negmerge_kit.vision.data.transform import Transform
 from negmerge_kit.vision.scenes import scene_from_json
 from negmerge_kit.vision.zero_shot import ZeroShotScene
@@ -357,7 +358,7 @@ def test_a_network_that_is_not_there_is_one_sentence_at_once(tmp_path):
 def test_a_hub_that_does_not_answer_is_given_up_soon(hub, monkeypatch):
     from huggingface_hub import constants
 
-    monkeypatch.setattr(download, "TIMEOUT", 0.5)
+    monkeypatch.setattr(hub_module, "TIMEOUT", 0.5)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")

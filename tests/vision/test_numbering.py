@@ -12,9 +12,8 @@ from sklearn.datasets import load_digits
 from negmerge_kit.errors import SceneError
 from negmerge_kit.vision.classifier_scene import ClassifierScene
 from negmerge_kit.vision.data import find_data
-from negmerge_kit.vision.data.cifar10 import BATCHES, original_numbers
 from negmerge_kit.vision.data.labels import class_names
-from negmerge_kit.vision.data.rows import draw_splits
+from negmerge_kit.vision.data.splits import CIFAR10_BATCHES, draw_splits, original_numbers
 from negmerge_kit.vision.data.transform import Transform
 from negmerge_kit.vision.forgetting import Forgetting
 from negmerge_kit.vision.published_split import published_split
@@ -76,7 +75,7 @@ def cifar(order):
 
 def original_labels():
     """Each batch begins as the real one does; its other labels take turns."""
-    return [int(label) for batch in BATCHES for label in batch + "0123456789" * 2]
+    return [int(label) for batch in CIFAR10_BATCHES for label in batch + "0123456789" * 2]
 
 
 # --- an index is the source's ---------------------------------------------------------------------
@@ -132,7 +131,7 @@ def test_rows_that_are_not_cifar10s_batches_are_not_numbered_by_guess(hub):
 
 
 def test_cifar10s_batches_are_known_though_an_image_was_left_out():
-    rows = [int(label) for number in (4, 3, 2, 5, 1) for label in BATCHES[number - 1]]
+    rows = [int(label) for number in (4, 3, 2, 5, 1) for label in CIFAR10_BATCHES[number - 1]]
     numbers = original_numbers(rows)
     assert sorted(numbers) == list(range(100)) and numbers[0] == 60
     rows[0] = rows[45] = -1

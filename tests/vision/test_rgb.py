@@ -12,8 +12,7 @@ from PIL import Image
 from negmerge_kit.errors import SceneError
 from negmerge_kit.vision.data import find_data
 from negmerge_kit.vision.data.checking import checked_image
-from negmerge_kit.vision.data.rgb import UnclearRangeError, as_rgb, notice
-from negmerge_kit.vision.data.transform import Transform
+from negmerge_kit.vision.data.transform import Transform, UnclearRangeError, as_rgb, notice
 from negmerge_kit.vision.scenes import open_scene, scene_from_json
 from negmerge_kit.vision.zero_shot import ZeroShotScene
 from tests.vision.pictures import encoded

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from negmerge_kit.lab.training.recipe import SEEDS, Recipe
-from negmerge_kit.vision.data.augment import augment
-from negmerge_kit.vision.data.cropping import CROP, crop_at_random
+from negmerge_kit.vision.data.augment import CROP, augment, crop_at_random
 from negmerge_kit.vision.images import ImageSet
 
 COMMON_ORDER = 0

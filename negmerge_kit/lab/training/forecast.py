@@ -16,8 +16,8 @@ from negmerge_kit.scoring.scale import DEFAULT_SCALES
 from negmerge_kit.types import Json
 from negmerge_kit.vision.classifier import BATCH, Classifier
 from negmerge_kit.vision.data import DataSource
-from negmerge_kit.vision.data.registry import DATASETS
-from negmerge_kit.vision.data.stored import StoredSource
+from negmerge_kit.vision.data.hub import NamedSource
+from negmerge_kit.vision.data.source import EncodedSource
 from negmerge_kit.vision.data.transform import Transform
 
 SUSTAINED = 40.0
@@ -121,18 +121,13 @@ def count_images(source: DataSource, split: str, transform: Transform) -> int:
     >>> count_images(find_data("cars"), "train", Transform(224, 224))
     7330
     """
-    entry = DATASETS.get(source.text.partition("@")[0])
-    if entry is None:
-        if split not in source.splits:
-            return 0  # a control is never trained on
-        if isinstance(source, StoredSource):
-            return len(source.rows(split)[1])
-        return len(source.images(split, image_size=transform))
-    train, test = entry.images
-    drawn = 5000 if entry.control else min(train // 10, 5000)
-    if split == "test":
-        return 5000 if entry.control and not train else test
-    return drawn if split == "val" else max(0, train - drawn)
+    if isinstance(source, NamedSource):
+        return source.count([split])
+    if split not in source.splits:
+        return 0  # a control is never trained on
+    if isinstance(source, EncodedSource):
+        return len(source.rows(split)[1])
+    return len(source.images(split, image_size=transform))
 
 
 def predicted_seconds(model: Classifier, recipes: Sequence[Recipe], *, images: int, scored: int) -> tuple[float, float]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from negmerge_kit.errors import SceneError
 from negmerge_kit.outside import shortened
-from negmerge_kit.vision.data.drawn import DrawnSource
+from negmerge_kit.vision.data.embedded import EmbeddedSource
+from negmerge_kit.vision.data.folder import FolderSource, LocalSource
+from negmerge_kit.vision.data.hub import HubSource, NamedSource
 from negmerge_kit.vision.data.registry import DATASETS
 from negmerge_kit.vision.data.scans import SCANS, ScansSource
 from negmerge_kit.vision.data.source import DataSource
@@ -26,27 +28,19 @@ def find_data(text: str) -> DataSource:
     ('Handwritten digits', False, 'pets')
     """
     if text in FAMILIES:
-        return DrawnSource(text)
+        return EmbeddedSource(text)
     if text == SCANS:
         return ScansSource()
     kind, colon, rest = text.partition(":")
     if colon and rest and kind == "folder":
-        from negmerge_kit.vision.data.folder import FolderSource
-
         return FolderSource(rest)
     if colon and rest and kind in DATASETS:
-        from negmerge_kit.vision.data.folder import LocalSource
-
         return LocalSource(kind, rest)
     name, _, revision = (rest if kind == "hf" else text).partition("@")
     parts = name.split("/")
     if kind == "hf" and 1 <= len(parts) <= 3 and all(parts):
-        from negmerge_kit.vision.data.hub import HubSource
-
         return HubSource("/".join(parts[:2]), "/".join(parts[2:]), revision or None)
     if not colon and name in DATASETS:
-        from negmerge_kit.vision.data.hub import NamedSource
-
         return NamedSource(name, revision or None)
     raise SceneError(
         f"data {shortened(text)} is not known: choose one of {', '.join((*DATASETS, *FAMILIES, SCANS))}; "
