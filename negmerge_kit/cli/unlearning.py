@@ -9,11 +9,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from negmerge_kit.cli.flags import SCALES, Parser, add_choice_flags, candidate_ids, percent, print_json, rule_params
+from negmerge_kit.cli.flags import (
+    SCALES,
+    Parser,
+    add_choice_flags,
+    add_gone_flag,
+    candidate_ids,
+    percent,
+    print_json,
+    rule_params,
+)
 from negmerge_kit.cli.last_lines import print_end, same_flags, unlearned_file
-from negmerge_kit.errors import ParameterError, SceneError
+from negmerge_kit.errors import ParameterError, SceneError, check_scale
 from negmerge_kit.scoring.floors import KEEP, keep_text, parse_keep
-from negmerge_kit.scoring.grid import AUTO, check_scale, parse_scales
+from negmerge_kit.scoring.grid import AUTO, parse_scales
+from negmerge_kit.scoring.scale import BISECT_GONE
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
@@ -175,8 +185,7 @@ def search_parser(verb: str, about: str) -> argparse.ArgumentParser:
         help="share of the base's retention to keep, or each named retain set's own; all must hold (default 0.95)",
     )
     parser.add_argument("--scales", default=AUTO, metavar="A:B:STEP", help=SCALES)
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument(
+    parser.add_argument(
         "--exhaustive",
         action="store_const",
         dest="method",
@@ -184,13 +193,7 @@ def search_parser(verb: str, about: str) -> argparse.ArgumentParser:
         default="early",
         help="score every scale in full",
     )
-    how.add_argument(
-        "--bisect",
-        action="store_const",
-        dest="method",
-        const="bisect",
-        help="look only at scales that halve the question, if the curve falls",
-    )
+    add_gone_flag(parser, "--bisect", BISECT_GONE)
     parser.add_argument(
         "--choose",
         default="floor",
@@ -227,7 +230,6 @@ def grid_and_floor(options: argparse.Namespace) -> tuple[Scales, Keep]:
     if options.choose == "gap":
         given = {
             "--keep": options.keep is not None,
-            "--bisect": options.method == "bisect",
             "--scale": vars(options).get("scale", "auto") != "auto",
             "--unlearned": vars(options).get("unlearned") is not None,
         }
@@ -281,8 +283,6 @@ def _tell(result: Json) -> None:
             f"{held['epochs']} epochs)"
         )
     print(f"rule {result['rule']}, {floor}")
-    if result["monotone"] is False:
-        print("the curve does not fall everywhere, so every scale was searched instead of bisecting")
     print(f"base    forget {percent(base['forget'])}\n        retain {percent(base['retain'])}")
     if result["status"] != "ok":
         print(f"infeasible: {result['outcome']}. {result['remedy']}", file=sys.stderr)
