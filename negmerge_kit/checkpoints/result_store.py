@@ -25,8 +25,8 @@ from negmerge_kit.errors import CheckpointError, MismatchError
 from negmerge_kit.outside import read_json
 from negmerge_kit.types import Json, Weights
 
-MADE_FROM = "made_from"
-"""The entry of every record that holds its whole key."""
+KEY = "made_from"
+"""The entry of every record, and of the metadata of tensors, that holds the whole key."""
 
 
 def digest(values: Any) -> str:
@@ -42,7 +42,7 @@ def digest(values: Any) -> str:
 
 
 class ResultStore:
-    """Read and write results in one folder, which is made when the first of them is written.
+    """Read and write results in one folder, which is made in an existing one when the first of them is written.
 
     Files are written whole or not at all, so any number of processes may share a folder: of two that write the same
     key, the later one's file stays. A file that is damaged, foreign or made from another key counts as absent.
@@ -63,13 +63,13 @@ class ResultStore:
         """Return the file of a result, whether it is there or not; tensors have the suffix `.safetensors`."""
         return self.folder / f"{kind}-{digest(key)[:16]}{suffix}"
 
-    def get(self, kind: str, key: Json) -> Any | None:
+    def get(self, kind: str, key: Json) -> Any:
         """Return the JSON value that was put under this key, or None."""
         try:
             record = read_json(self.path(kind, key), dict)
         except (OSError, ValueError):
             return None
-        return record.get("value") if _same(record.get(MADE_FROM), key) else None
+        return record.get("value") if _same(record.get(KEY), key) else None
 
     def put(self, kind: str, key: Json, value: Any) -> bool:
         """Write a JSON value under this key; return whether it is on disk.
@@ -77,9 +77,9 @@ class ResultStore:
         Raises:
             ValueError: for NaN and infinity, TypeError for what is no plain value.
         """
-        text = json.dumps({MADE_FROM: key, "value": value}, indent=1, allow_nan=False)
+        text = json.dumps({KEY: key, "value": value}, indent=1, allow_nan=False)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(exist_ok=True)
             with atomic_file(self.path(kind, key)) as file:
                 file.write(text.encode())
         except (OSError, CheckpointError):  # a read-only or full disk: the caller goes on with what it has in memory
@@ -92,7 +92,7 @@ class ResultStore:
             found = open_checkpoint(self.path(kind, key, ".safetensors"))
         except CheckpointError:
             return None
-        return found if _same(found.metadata.get(MADE_FROM), key) else None
+        return found if _same(found.metadata.get(KEY), key) else None
 
     def put_tensors(
         self, kind: str, key: Json, tensors: Weights, *, like: Weights | None = None, metadata: Json | None = None
@@ -107,9 +107,9 @@ class ResultStore:
             MismatchError: if the tensors are not like `like`.
         """
         path = self.path(kind, key, ".safetensors")
-        record = {**(metadata or {}), MADE_FROM: key}
+        record = {**(metadata or {}), KEY: key}
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(exist_ok=True)
             save_checkpoint(path, tensors.items(), like=tensors if like is None else like, metadata=record)
         except MismatchError:
             raise

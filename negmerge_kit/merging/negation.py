@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from negmerge_kit.devices import pick_merge_device
 from negmerge_kit.errors import CheckpointError, MismatchError, ParameterError, check_scale
 from negmerge_kit.merging.alike import (
     SHOWN,
@@ -23,7 +24,7 @@ from negmerge_kit.merging.deltas import compute_dtype
 from negmerge_kit.merging.fold import Merge
 from negmerge_kit.merging.half_steps import warn_of_half
 from negmerge_kit.merging.rules import find_rule
-from negmerge_kit.merging.sources import Sources, compute_device
+from negmerge_kit.merging.sources import Sources
 from negmerge_kit.types import Item, Items, Weights
 
 NONFINITE = ("refuse", "pass")
@@ -114,7 +115,7 @@ def unlearn(
         ignore=ignore,
         **params,
     )
-    return negate(base, merged, scale, device=compute_device(device))
+    return negate(base, merged, scale, device=pick_merge_device(device))
 
 
 def apply_delta(base: Weights, delta: Weights | Items, scale: float) -> Iterator[Item]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,14 +9,15 @@ from pathlib import Path
 
 from negmerge_kit.checkpoints.filling import create_pool, restore_base, set_aside_damaged, writing
 from negmerge_kit.checkpoints.pool import RECORD, Pool, open_pool
+from negmerge_kit.checkpoints.result_store import digest
 from negmerge_kit.checkpoints.writer import sha256_file
+from negmerge_kit.devices import pick_device
 from negmerge_kit.errors import DivergedError, OtherRunError, ParameterError, PoolBusyError, PoolError
 from negmerge_kit.lab.base_knowledge import is_untrained
 from negmerge_kit.lab.training.from_scratch import BaseTraining, base_recipe
 from negmerge_kit.lab.training.pretraining import pretrain_tiny
 from negmerge_kit.lab.training.resuming import recipe_of
 from negmerge_kit.types import Json, Weights
-from negmerge_kit.vision.clip import pick_device
 from negmerge_kit.vision.data.cache import cache_folder
 from negmerge_kit.vision.families import FAMILIES
 from negmerge_kit.vision.forgetting import parts_of
@@ -32,9 +31,8 @@ def default_folder(scene: Json) -> Path:
     >>> default_folder({"name": "tiny:digits"}).name.startswith("tiny-digits-")
     True
     """
-    made_from = [scene, sha256_file(SHIPPED)]
-    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:8]
-    return cache_folder() / "pools" / f"{scene['name'].replace(':', '-')}-{digest}"
+    made_from = digest([scene, sha256_file(SHIPPED)])[:8]
+    return cache_folder() / "pools" / f"{scene['name'].replace(':', '-')}-{made_from}"
 
 
 OnStep = Callable[[int, int], None]

@@ -10,7 +10,7 @@ from html import escape
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.audits.audit import LIMITS, PROBES, Audit, audit, check_asked
 from negmerge_kit.lab.audits.probe import ARROWS, LEFTOVER, Probe, Reading
-from negmerge_kit.lab.audits.reference import FILE, retrained_reference
+from negmerge_kit.lab.audits.reference import find_reference, retrained_reference
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.views import svg
@@ -45,7 +45,7 @@ class Auditing:
                 "only the embedded model's pretraining images are known: train a model without the "
                 "forget set yourself, and give it to `negmerge audit --retrained FILE`."
             )
-        if retrain and self._read_only and not (self.bench.pool.folder / FILE).is_file():
+        if retrain and self._read_only and find_reference(self.bench) is None:
             raise ParameterError("this app trains nothing for its visitors: run `negmerge audit POOL --retrain`.")
         if not scale:
             raise ParameterError("scale 0 is the base itself: find the best scale on Unlearn, or move its slider.")

@@ -7,7 +7,6 @@ HOME/app-<name>-<digest>/pool.json …  the pool
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -20,6 +19,7 @@ from typing import Any
 from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.filling import candidate_id
 from negmerge_kit.checkpoints.pool import RECORD, open_pool
+from negmerge_kit.checkpoints.result_store import digest
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.outside import read_json
@@ -194,8 +194,7 @@ class Plans:
         return found
 
     def _folder(self, name: str, made_from: list[Any]) -> Path:
-        digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:8]
-        return self.home / f"{PREFIX}{name}-{digest}"
+        return self.home / f"{PREFIX}{name}-{digest(made_from)[:8]}"
 
     def _begun(self, plan: Plan, base: OwnBase | None) -> Plan:
         if (plan.folder / PLAN).is_file():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import threading
@@ -11,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 from negmerge_kit.checkpoints.atomic import atomic_file
+from negmerge_kit.checkpoints.result_store import digest
 from negmerge_kit.checkpoints.writer import save_checkpoint
 from negmerge_kit.lab.audits.audit import Audit
 from negmerge_kit.lab.card import BY_HAND, card, with_file
@@ -94,8 +94,7 @@ class TakeAway:
 
     def _place(self, choice: Choice, scale: float, keep: float | None, audit: Audit | None) -> Path:
         made_of = [choice.json(), scale, keep, audit and audit.json()]
-        digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
-        place = self._folder / digest
+        place = self._folder / digest(made_of)[:16]
         place.mkdir(parents=True, exist_ok=True)
         place.touch()
         places = sorted(self._folder.iterdir(), key=lambda folder: folder.stat().st_mtime)

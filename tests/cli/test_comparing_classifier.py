@@ -287,7 +287,7 @@ def test_a_retrained_model_of_another_base_is_not_taken(capsys, made, tmp_path):
         other / "retrained-0123456789abcdef.safetensors",
         weights.items(),
         like=weights,
-        metadata={MADE_FROM: "0" * 64, "seconds": 1.0, "retraining": key},
+        metadata={MADE_FROM: "0" * 64, "seconds": 1.0, "made_from": key},
     )
     code, _, err = run(capsys, "search", other, "--choose", "gap")
     assert code == 2 and "has no retrained model" in err
@@ -466,6 +466,6 @@ def test_a_reference_made_anew_is_measured_anew(made, tmp_path):
     ]
     seen = []
     for weights in scaled:
-        keep_retrained(bench.pool, weights.items(), {"seconds": 1.0}, Wanted(seed=0, device="cpu"))
+        keep_retrained(bench.pool, weights, {"seconds": 1.0}, Wanted(seed=0, device="cpu"))
         seen.append(yardstick.reference("val").values)
     assert seen[0] != seen[1] and yardstick.reference("val") is yardstick.reference("val")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from negmerge_kit.errors import DivergedError, NotFiniteError, ParameterError, PoolError
+from negmerge_kit.errors import CheckpointError, DivergedError, NotFiniteError, ParameterError
 from negmerge_kit.lab import provenance
 from negmerge_kit.lab.baselines import BASELINES
 from negmerge_kit.lab.baselines.choosing import RateStep, choose_rate
@@ -135,7 +135,7 @@ def test_a_stopped_search_goes_on(tmp_path, monkeypatch):
     assert model.w == pytest.approx(BASE) and len(tries) == 1
     assert not model.clip.training and not model.clip.visual.weight.requires_grad
     (file,) = tmp_path.iterdir()
-    assert [trial["rate"] for trial in json.loads(file.read_text())["trials"]] == [0.25]
+    assert json.loads(file.read_text())["value"]["rate"] == 0.25
     again = search(scored, [0.25, 0.5], model, store=tmp_path)
     assert again.chosen.rate == 0.25 and len(tries) == 3  # 0.5, and the best one made again
     whole = TwoWeights(*BASE)
@@ -145,19 +145,19 @@ def test_a_stopped_search_goes_on(tmp_path, monkeypatch):
     search(scored, [0.25], store=tmp_path, seed=1)
     search(scored, [0.25], TwoWeights(0.1, 0.2), store=tmp_path)
     search(scored, [0.25], store=tmp_path, scored_by="gap")
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == 2 + 3
     # So is what another version of the kit or another torch computes, or another kind of device.
-    for name, value in (("code_digest", lambda: "another version"), ("torch", SimpleNamespace(__version__="1"))):
+    for name, value in (("RESULTS_VERSION", -1), ("torch", SimpleNamespace(__version__="1"))):
         monkeypatch.setattr(provenance, name, value)
         search(scored, [0.25], store=tmp_path)
-    assert len(list(tmp_path.iterdir())) == 6
+    assert len(list(tmp_path.iterdir())) == 2 + 5
     assert provenance.made_with(torch.device("cuda")).items() - provenance.made_with(torch.device("cpu")).items()
     # What was kept is not looked at where it is to be made anew.
     tries.clear()
     search(scored, [0.25], store=tmp_path)
     assert len(tries) == 1
     search(scored, [0.25], store=tmp_path, anew=True)
-    assert len(tries) == 2 and len(list(tmp_path.iterdir())) == 6
+    assert len(tries) == 2 and len(list(tmp_path.iterdir())) == 2 + 5
 
 
 def test_bad_requests(tmp_path):
@@ -165,8 +165,22 @@ def test_bad_requests(tmp_path):
         search(lambda model: 0.0, [0.1, 0.1])
     with pytest.raises(ParameterError, match="has no parameter 'alpha'"):
         search(lambda model: 0.0, [0.1], params={"alpha": 1})
-    search(lambda model: 0.0, [0.1], store=tmp_path)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match="cannot be made"):
+        search(lambda model: 0.0, [0.1], store=tmp_path / "file")
+
+
+def test_a_trial_that_cannot_be_read_is_made_again(tmp_path):
+    def score(model):
+        tries.append(1)
+        return 0.0
+
+    tries = []
+    first = search(score, [0.1], store=tmp_path)
     (file,) = tmp_path.iterdir()
-    file.write_text("{}")
-    with pytest.raises(PoolError, match="is no log of a rate search"):
-        search(lambda model: 0.0, [0.1], store=tmp_path)
+    record = json.loads(file.read_text())
+    for damaged in ("{", json.dumps(record | {"value": {"rate": 0.1}}), json.dumps(record | {"value": [3]})):
+        file.write_text(damaged)
+        before = len(tries)
+        assert search(score, [0.1], store=tmp_path).chosen.score == first.chosen.score and len(tries) == before + 1
+        assert json.loads(file.read_text())["value"]["score"] == 0.0

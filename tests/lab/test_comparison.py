@@ -275,14 +275,29 @@ def test_finished_rows_are_found_again_and_others_are_not(embedded, monkeypatch)
     assert again.contest.scorer.images == before  # not even the base is asked
     other = KeptRows(bench.pool, keep=0.8, scales=GRID[::2], device=torch.device("cpu"))
     assert other.find(comparison.rows[0].entrant, bench.pool.ids) is None
-    monkeypatch.setattr(provenance, "code_digest", lambda: "another version of the kit")
+    monkeypatch.setattr(provenance, "RESULTS_VERSION", -1)
     other = KeptRows(bench.pool, keep=0.9, scales=GRID[::2], device=torch.device("cpu"))
     assert other.find(comparison.rows[0].entrant, bench.pool.ids) is None
     assert kept.find(comparison.rows[0].entrant, bench.pool.ids[:2]) is None
-    for damaged in ('{"row": {"cost": [], "matched": [], "status": 3}}', "{"):
-        for path in kept.folder.iterdir():
-            path.write_text(damaged)
+    monkeypatch.undo()
+    kept = KeptRows(bench.pool, keep=0.9, scales=GRID[::2], device=torch.device("cpu"))
+    assert kept.find(comparison.rows[0].entrant, bench.pool.ids) == comparison.rows[0]
+    for damaged in ({"cost": [], "matched": [], "status": 3}, {}, [], 3, None):
+        for path in (bench.pool.folder / "comparisons").iterdir():
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"value": damaged}))
         assert kept.find(comparison.rows[0].entrant, bench.pool.ids) is None
+
+
+def test_a_pool_that_cannot_be_written_keeps_no_row_and_says_so_once(bench, tmp_path, caplog):
+    (tmp_path / "comparisons").write_text("in the way")
+    pool = replace(bench.pool, folder=tmp_path)
+    kept = KeptRows(pool, keep=0.9, scales=GRID, device=torch.device("cpu"))
+    rows = compare_rules(stand(), ["uniform", "negmerge"], scales=(0.0, 0.5)).rows
+    for row in rows:
+        kept.keep(row, pool.ids)
+        assert kept.find(row.entrant, pool.ids) is None
+    (said,) = caplog.messages
+    assert f"{tmp_path / 'comparisons'} cannot be written" in said
 
 
 def test_a_candidate_of_another_base_is_refused_unless_forced(own_pool):

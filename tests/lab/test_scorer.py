@@ -257,7 +257,7 @@ def test_anything_changed_is_another_file(bench, monkeypatch):
     another(pool=replace(pool, heads_file=replace(pool.heads_file, sha256="0" * 64)))
     sets = [entry | {"fingerprint": "0" * 64} for entry in pool.scene["sets"]]
     another(pool=replace(pool, scene={**pool.scene, "sets": sets}))
-    monkeypatch.setattr(provenance, "code_digest", lambda: "another version")
+    monkeypatch.setattr(provenance, "RESULTS_VERSION", -1)
     another()
     assert AnswerMemory(pool, CPU).key(choice, "live") is None
 

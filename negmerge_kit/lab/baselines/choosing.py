@@ -10,9 +10,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
+from negmerge_kit.checkpoints.outputs import make_folder
+from negmerge_kit.checkpoints.result_store import ResultStore
 from negmerge_kit.errors import DivergedError, NotFiniteError, ParameterError, SearchDivergedError
 from negmerge_kit.lab.baselines.baseline import Baseline
-from negmerge_kit.lab.baselines.trials import ChosenRate, Trial, TrialLog
+from negmerge_kit.lab.baselines.trials import STATE, ChosenRate, Trial
 from negmerge_kit.lab.provenance import made_with
 from negmerge_kit.lab.training.resuming import describe_run
 
@@ -86,26 +88,26 @@ def choose_rate(
         score: of an unlearned model; smaller is better. No number, or NotFiniteError, counts as diverged.
         rates: to try; where there are none, the base recipe's.
         scored_by: what the score is, in words; told in the log.
-        store: a folder that keeps each trial as it ends. A search that was stopped goes on from there: its file is
-            named after all that decides a trial: the base's weights, both sets, `scored_by`, code, torch, device.
+        store: a folder that keeps each trial as it ends, for a search that was stopped to go on from: under all that
+            decides it, the base's weights, both sets, `scored_by`, results version, torch and device.
         anew: try every rate again, whatever the folder keeps.
         on_step: called with each training step of each rate.
 
     Raises:
         SearchDivergedError: if every rate diverged; it has the trials.
         ParameterError: for a rate twice, or what `Baseline.unlearn` refuses.
-        PoolError: if the folder's file of this search cannot be read.
+        CheckpointError: if the folder cannot be made.
     """
-    rates = sorted(rates or (recipe.lr,))
+    rates = sorted(map(float, rates or (recipe.lr,)))
     if len(set(rates)) < len(rates):
         raise ParameterError(f"{baseline.name} is to try {_told(rates)}: give each rate once.")
     settings, base = baseline.resolve(params or {}), model.weights()
+    results = None if store is None else ResultStore(make_folder(store))
     made_from = (
         {}
-        if store is None
+        if results is None
         else {
             **made_with(model.device),
-            "baseline": baseline.name,
             "epochs": epochs,
             "seed": seed,
             "params": settings,
@@ -113,12 +115,21 @@ def choose_rate(
             "sets": [describe_run(model, images, recipe, may_mirror) for images in (parts.forgotten, parts.remaining)],
         }
     )
-    log = TrialLog(store, baseline.name, made_from, anew=anew)
+
+    def known(rate: float) -> Trial | None:
+        values = results.get(baseline.name, made_from | {"rate": rate}) if results and not anew else None
+        try:
+            return Trial(**values) if values else None
+        except TypeError:  # a record of ours that somebody edited
+            return None
 
     def tried(rate: float, number: int) -> Trial:
         model.load(base.items())
         begun, steps = perf_counter(), 0
-        earlier, state = 0.0, log.state_file(rate)
+        earlier = 0.0
+        state = results.path(baseline.name, made_from | {"rate": rate}, f".{STATE}") if results else None
+        if anew and state:
+            state.unlink(missing_ok=True)
         try:
             run = baseline.unlearn(
                 model,
@@ -145,22 +156,22 @@ def choose_rate(
             return Trial(rate, None, earlier + perf_counter() - begun, steps, "diverged", str(error))
         return Trial(rate, value, earlier + perf_counter() - begun, steps)
 
+    trials: dict[float, Trial] = {}
     best: Trial | None = None
     weights: dict[str, Tensor] | None = None
     try:
         for number, rate in enumerate(rates, 1):
-            known = rate in log
-            if not known:
-                log.add(tried(rate, number))
-            trial = log[rate]
+            kept = known(rate)
+            trial = trials[rate] = kept or tried(rate, number)
+            if results and not kept:
+                results.put(baseline.name, made_from | {"rate": rate}, asdict(trial))
             if trial.score is not None and (best is None or best.score is None or trial.score < best.score):
-                best, weights = trial, None if known else model.weights()
+                best, weights = trial, None if kept else model.weights()
         if best is None:
-            trials = [log[rate] for rate in rates]
             raise SearchDivergedError(
                 f"{baseline.name} diverged with every {baseline.dial} of {_told(rates)}: give smaller ones.",
-                tuple(asdict(trial) for trial in trials),
-                sum(trial.seconds for trial in trials),
+                tuple(asdict(trial) for trial in trials.values()),
+                sum(trial.seconds for trial in trials.values()),
             )
         if weights is None:  # the best one is known from a search that was stopped; the same seed makes it again
             tried(best.rate, len(rates))
@@ -169,9 +180,7 @@ def choose_rate(
         model.load(base.items())
         raise
     model.load(weights.items())
-    return ChosenRate(
-        baseline.name, baseline.dial, epochs, seed, settings, scored_by, best, tuple(log[rate] for rate in rates)
-    )
+    return ChosenRate(baseline.name, baseline.dial, epochs, seed, settings, scored_by, best, tuple(trials.values()))
 
 
 def _told(rates: Sequence[float]) -> str:

@@ -69,7 +69,7 @@ def retrained(
         on_step,
         anew,
     )
-    keep_retrained(yardstick.bench.pool, model.weights("cpu").items(), chosen.json(), wanted)
+    keep_retrained(yardstick.bench.pool, model.weights("cpu"), chosen.json(), wanted)
     for state in (yardstick.bench.pool.folder / "baselines").glob(f"{RETRAIN}-*.{STATE}"):
         state.unlink(missing_ok=True)
     found = yardstick.retrained(split)

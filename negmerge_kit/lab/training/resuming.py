@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from negmerge_kit.checkpoints import open_checkpoint, save_checkpoint
+from negmerge_kit.checkpoints.result_store import digest
 from negmerge_kit.errors import CheckpointError, NegmergeError, OtherRunError
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.types import Json
@@ -159,11 +159,10 @@ def _difference(theirs: Recipe | None, ours: Recipe) -> str:
 
 def describe_run(model: Classifier, images: ImageSet, recipe: Recipe, mirror: bool) -> str:
     """A digest of all that decides a run's outcome: base weights, mode, images, recipe."""
-    digest = hashlib.sha256()
+    weights = hashlib.sha256()
     for name, tensor in model.clip.visual.state_dict().items():
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    made_from = [2, digest.hexdigest(), model.mode, images.fingerprint(), recipe.json(), mirror]
-    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+        weights.update(name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest([2, weights.hexdigest(), model.mode, images.fingerprint(), recipe.json(), mirror])
 
 
 def _placed(value: Tensor, key: str, parameter: Tensor) -> Any:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from platformdirs import user_cache_path
 
 from negmerge_kit.checkpoints.atomic import atomic_file
+from negmerge_kit.checkpoints.result_store import digest
 from negmerge_kit.errors import SceneError
 from negmerge_kit.types import Json
 from negmerge_kit.vision.images import ImageSet
@@ -35,14 +36,9 @@ def cache_folder() -> Path:
     return Path(os.environ[PLACE]) if os.environ.get(PLACE) else user_cache_path("negmerge-kit")
 
 
-def digest(identity: Json) -> str:
-    """Twelve hex digits that stand for plain values."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-
-
 def split_folder(name: str, identity: Json, transform: Transform) -> Path:
     """The folder for one state of a data set at one transform; other images or another size get another one."""
-    place = cache_folder() / "images" / f"{name}-{digest(identity)}"
+    place = cache_folder() / "images" / f"{name}-{digest(identity)[:12]}"
     return place / f"{transform.height}x{transform.width}-{digest(transform.json())[:6]}"
 
 
