@@ -15,7 +15,7 @@ from torch import Tensor
 
 from negmerge_kit.errors import NotFiniteError, SceneError, SplitError, check_scale
 from negmerge_kit.lab.answer_memory import AnswerMemory, Known
-from negmerge_kit.lab.comparison.cost import metered
+from negmerge_kit.lab.comparison.cost import Meter, metered
 from negmerge_kit.lab.evaluation import Counts, ImageQueue, MarginForecast, Scores, chance_of
 from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.running_statistics import NEGATIVE_VARIANCE
@@ -298,19 +298,19 @@ class Scorer:
         """Add up what the answers that the block uses took, in this thread, whenever they were given."""
         charge = Charge()
         self._charges.append(charge)
-        meter = None
+        meter = Meter()
         try:
             with metered(self._device) as meter:
                 yield charge
         finally:
             self._charges.remove(charge)
-            charge.elapsed, held = time.perf_counter() - charge.started, None if meter is None else meter.peak
+            charge.elapsed, charge.peak = time.perf_counter() - charge.started, meter.peak
             for who, scale, split in charge.fresh:
                 point = self._known(who, split).at(scale)
-                point.peak = _larger(point.peak, held)
+                point.peak = _larger(point.peak, meter.peak)
                 self.memory.changed(who, split, soon=True)
             for who, scale, split in charge.points:
-                charge.peak = _larger(charge.peak or held, self._known(who, split).at(scale).peak)
+                charge.peak = _larger(charge.peak, self._known(who, split).at(scale).peak)
             self.memory.flush()
 
     @property
