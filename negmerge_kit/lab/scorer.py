@@ -1,4 +1,7 @@
-"""How many images are right: one class answers it by choice, scale and split, and no image is answered twice."""
+"""How many images are right: one class answers it by choice, scale and split, and no image is answered twice.
+
+long because counting, stopping early, remembering and charging are one loop over the same images.
+"""
 
 from __future__ import annotations
 
@@ -209,11 +212,17 @@ class Scorer:
                 found += classes
         return found
 
+    def found(self, choice: Choice, scale: float, split: str = "val") -> Point | None:
+        """The point of a scale above 0 if both sides are known in full; asks nothing and loads no images."""
+        known = self._known(choice, split).points.get(scale) if scale and split in self._queues else None
+        if known is None or known.forget.asked is not None or known.retain.asked is not None:
+            return None
+        return self.scores(choice, scale, split).point(scale)
+
     def points(self, choice: Choice, split: str = "val") -> tuple[Point, ...]:
-        """The scales above 0 at which both sides are known in full, upwards; none before the split was first used."""
-        known = self._known(choice, split).points.copy() if split in self._queues else {}
-        full = sorted(s for s, point in known.items() if point.forget.asked is None and point.retain.asked is None)
-        return tuple(self.scores(choice, scale, split).point(scale) for scale in full)
+        """The scales above 0 at which both sides are known in full, upwards; asks nothing."""
+        scales = sorted(self._known(choice, split).points.copy()) if split in self._queues else []
+        return tuple(point for scale in scales if (point := self.found(choice, scale, split)) is not None)
 
     # --- until it is decided ------------------------------------------------------------------
 

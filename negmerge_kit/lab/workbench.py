@@ -216,6 +216,7 @@ class Workbench:
         asked that was answered before, in a comparison too, unless the workbench was told to remember nothing.
         """
         with self.scorer.charge():
+            self.merged(choice)  # a file that changed is refused even where every answer is known
             return self.scorer.search(
                 choice,
                 keep=keep,

@@ -103,7 +103,7 @@ class Scored:
         """Score the scales that the live curve lacks, one a step."""
         known, limit = self.known(choice), self.bench.largest_scale(choice)
         for scale in known.live_scales():
-            if scale not in self.live(choice) and scale < limit:
+            if scale < limit and not self.bench.sliders.found(choice, scale, "live"):
                 with in_background():
                     self.look(choice, scale)
                 yield
@@ -112,7 +112,7 @@ class Scored:
         """Score on the whole validation split what the search with this floor could leave out, one scale a step."""
         known, limit = self.known(choice), self.bench.largest_scale(choice)
         for scale in (point.scale for point in known.searches[keep].curve if 0 < point.scale <= known.end):
-            if scale not in self.whole(choice) and scale < limit:
+            if scale < limit and not self.bench.scorer.found(choice, scale):
                 with in_background():
                     self.bench.score(choice, scale, "val")
                 yield

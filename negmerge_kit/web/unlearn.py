@@ -292,7 +292,7 @@ class Unlearn:
 
     def _best_known(self, choice: Choice, now: Point) -> tuple[Point, Point]:
         """(point, base) on the whole validation split where that has been scored, else live."""
-        whole = self.scored.whole(choice).get(now.scale)
+        whole = self.bench.scorer.found(choice, now.scale)
         return (whole, self.scored.base("val")) if whole else (now, self._base)
 
     def _cards(self, base: Point, now: Point, keep: float) -> str:
