@@ -4,10 +4,13 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import CheckpointError, ParameterError, SceneError
@@ -16,10 +19,14 @@ from negmerge_kit.lab.answer_memory import AnswerMemory, Side
 from negmerge_kit.lab.comparison.comparison import compare_rules
 from negmerge_kit.lab.comparison.contest import Contest
 from negmerge_kit.lab.evaluation import evaluate_splits
+from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.scorer import Scorer
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.scale import DEFAULT_SCALES
+from negmerge_kit.vision.images import ImageSet
+from negmerge_kit.vision.scene import Splits
 from tests.lab.small_stand import stand
+from tests.scoring.test_scale import chosen, models
 
 CPU = torch.device("cpu")
 GRID = [0.0, 0.3, 0.6, 0.9]
@@ -219,6 +226,66 @@ def test_what_a_block_took_is_counted_whoever_asked_before():
     with made.scorer.charge() as other:
         made.scorer.retained(choice, 0.45)
     assert other.beyond(first)[0] == 1 and again.beyond(first)[0] == 0
+
+
+class Table:
+    """Lends out models that are right where a drawn table says so, by margins of their own."""
+
+    device, at_once = CPU, 4
+
+    def __init__(self, model):
+        sets = {"forget": model.forget, **model.retain}
+        self.rows, first = {}, 0
+        made = {}
+        for name, hits in sets.items():
+            n = len(hits[0.0])
+            pixels = torch.zeros(n, 3, 1, 1, dtype=torch.uint8)
+            pixels[:, 0, 0, 0] = torch.arange(first, first + n)
+            made[name] = ImageSet(name, pixels, torch.ones(n, dtype=torch.int64), ("no", "yes"), "val")
+            self.rows |= {first + i: {scale: row[i] for scale, row in hits.items()} for i in range(n)}
+            first += n
+        self.splits = Splits(made.pop("forget"), tuple(made.values()))
+        self.scale = 0.0
+
+    @contextmanager
+    def at(self, choice, scale):
+        self.scale = scale
+        yield self
+
+    def images(self, split):
+        return self.splits
+
+    def give_way(self):
+        pass
+
+    def features(self, images):
+        rows = images[:, 0, 0, 0].tolist()
+        sure = [(1 + row % 5) * (1 if self.rows[row][self.scale] else -1) for row in rows]
+        return torch.tensor([[0.0, float(margin)] for margin in sure])
+
+    def head(self, name):
+        return torch.eye(2)
+
+
+@given(models(), st.lists(st.tuples(st.floats(0.01, 1.0), st.sampled_from(["early", "exhaustive"])), max_size=2))
+@settings(max_examples=100, deadline=None)
+def test_any_curve_is_searched_exactly_whatever_was_asked_before(drawn, more):
+    scales, model, keep = drawn
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("negmerge_kit.lab.scorer.BATCH", {"cpu": 3})
+        scorer, choice = Scorer(Table(model)), Choice(("a",), "uniform", ())
+        for floor, method in [(keep, "early"), *more]:
+            found = scorer.search(choice, scales=scales, keep=floor, method=method)
+            expected, feasible = chosen(scales, model, floor)
+            assert (found.best.scale if found.best else None) == (expected if feasible else None)
+            assert [point.scale for point in found.curve] == scales
+            for point in found.curve:
+                if point.stopped is None:
+                    assert point.forget.correct == sum(model.forget[point.scale])
+                    kept = {name: sum(hits[point.scale]) for name, hits in model.retain.items()}
+                    assert {name: score.correct for name, score in point.sets.items()} == kept
+        known = scorer.memory._known.values()
+        assert scorer.images == sum(point.images for one in known for point in one.points.values())
 
 
 # --- what is kept in the pool's folder ----------------------------------------------------------
