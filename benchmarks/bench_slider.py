@@ -17,7 +17,7 @@ from benchmarks.bench_random_subject import random_scene
 from benchmarks.bench_served import served
 from negmerge_kit.checkpoints.pool import Candidate, Pool, StoredFile, open_pool
 from negmerge_kit.errors import ParameterError, PoolError
-from negmerge_kit.lab.evaluation import answer
+from negmerge_kit.lab.evaluation import ImageQueue
 from negmerge_kit.lab.placing import Place, Placing
 from negmerge_kit.lab.resident import Choice, ResidentDeltas
 from negmerge_kit.lab.running_statistics import RunningStatistics
@@ -149,13 +149,13 @@ def random_slider(
     def move(asked: Sequence[ImageSet]) -> Callable[[float], Any]:
         def moved(scale: float) -> None:
             placing.move(pool, Place(everyone, scale, exact=False))
-            answer(model, asked)
+            ImageQueue(asked).classes(model)
 
         return moved
 
     def choose(scale: float) -> None:
         placing.move(pool, Place(Choice(next(subsets), RULE, PARAMS), scale, exact=False))
-        answer(model, sets)
+        ImageQueue(sets).classes(model)
 
     started = time.perf_counter()
     placing.move(pool, Place(everyone, 0.5))

@@ -156,9 +156,9 @@ def say_of_all(comparisons) -> None:
 def say_of_the_first(bench: Workbench, comparison: Comparison) -> None:
     """NegMerge against the base, image by image, and how often all signs agree."""
     (row,) = (row for row in comparison.rows if row.entrant.name == "negmerge")
-    examiner = comparison.contest.examiner
-    before = examiner.hits(None, 0.0, "test").forget
-    after = examiner.hits(bench.choose(rule="negmerge"), row.scale, "test").forget
+    scorer = comparison.contest.scorer
+    before = scorer.answers(None, 0.0, "test").forget
+    after = scorer.answers(bench.choose(rule="negmerge"), row.scale, "test").forget
     lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
     low, high = paired_difference(lost, gained, len(before))
     change = (gained - lost) / len(before)

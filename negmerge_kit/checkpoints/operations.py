@@ -20,11 +20,11 @@ from negmerge_kit.checkpoints.pool import MADE_FROM
 from negmerge_kit.checkpoints.reader import Checkpoint, open_checkpoint
 from negmerge_kit.checkpoints.sparse import DeltaWriter, open_delta, undo_delta
 from negmerge_kit.checkpoints.writer import sha256_file
-from negmerge_kit.errors import MismatchError, ParameterError
+from negmerge_kit.errors import MismatchError, ParameterError, check_scale
 from negmerge_kit.merging.agreement import total
 from negmerge_kit.merging.alike import check_buffers, matches
 from negmerge_kit.merging.half_steps import warn_of_half
-from negmerge_kit.merging.negation import apply_delta, check_scale, merge, negate
+from negmerge_kit.merging.negation import apply_delta, merge, negate
 from negmerge_kit.merging.outliers import outliers
 from negmerge_kit.merging.signs import chance
 from negmerge_kit.merging.similarity import likeness, pooled

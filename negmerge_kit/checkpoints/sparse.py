@@ -16,9 +16,9 @@ from torch import Tensor
 from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.header import OUR_KEY, check_shape, format_header
 from negmerge_kit.checkpoints.reader import Checkpoint, open_checkpoint
-from negmerge_kit.errors import CheckpointError, MismatchError, ParameterError
+from negmerge_kit.errors import CheckpointError, MismatchError, ParameterError, check_scale
 from negmerge_kit.merging.alike import layout_of, merges, peek
-from negmerge_kit.merging.negation import check_scale, subtract
+from negmerge_kit.merging.negation import subtract
 from negmerge_kit.outside import NUMBER, checked, shortened
 from negmerge_kit.types import Item, Items, Json, Weights
 

@@ -11,6 +11,7 @@ from typing import Any
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.merging.rules import RULES
 from negmerge_kit.scoring.grid import AUTO, FARTHEST
+from negmerge_kit.scoring.scale import BISECT_GONE
 from negmerge_kit.types import Json
 
 SCALES = (
@@ -128,8 +129,7 @@ def search_parser(verb: str, about: str) -> argparse.ArgumentParser:
         help="share of the base's retention to keep, or each named retain set's own; all must hold (default 0.95)",
     )
     parser.add_argument("--scales", default=AUTO, metavar="A:B:STEP", help=SCALES)
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument(
+    parser.add_argument(
         "--exhaustive",
         action="store_const",
         dest="method",
@@ -137,13 +137,7 @@ def search_parser(verb: str, about: str) -> argparse.ArgumentParser:
         default="early",
         help="score every scale in full",
     )
-    how.add_argument(
-        "--bisect",
-        action="store_const",
-        dest="method",
-        const="bisect",
-        help="look only at scales that halve the question, if the curve falls",
-    )
+    add_gone_flag(parser, "--bisect", BISECT_GONE)
     parser.add_argument(
         "--choose",
         default="floor",

@@ -7,11 +7,20 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from negmerge_kit.cli.options import Parser, add_executor_flags, add_training_flags, percent, print_json, seconds
+from negmerge_kit.cli.options import (
+    Parser,
+    add_executor_flags,
+    add_gone_flag,
+    add_training_flags,
+    percent,
+    print_json,
+    seconds,
+)
 from negmerge_kit.cli.reproducing_random import TABLE, check_result, reproduce_random, write_result
 from negmerge_kit.cli.sweeping import begin_pool, executor_of, fill, scene_grid
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.progress import Progress
+from negmerge_kit.scoring.scale import BISECT_GONE
 from negmerge_kit.types import MODES, Json
 from negmerge_kit.vision.zero_shot import ZeroShotScene
 
@@ -53,7 +62,7 @@ def reproduce(arguments: list[str]) -> int:
     parser.add_argument("--keep", type=float, default=0.95, help="share of the control to keep (default %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("reproduction"), metavar="DIR", help="pools and results")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument("--bisect", action="store_true", help="look only at scales that split the question")
+    add_gone_flag(parser, "--bisect", BISECT_GONE)
     parser.add_argument("--dry-run", action="store_true", help="tell downloads, GPU hours and disk; do nothing")
     parser.add_argument("--tflops", type=float, default=None, metavar="X", help="what the GPU sustains, for --dry-run")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -66,7 +75,6 @@ def reproduce(arguments: list[str]) -> int:
     from negmerge_kit.lab.training.recipe import grid
     from negmerge_kit.lab.workbench import Workbench
     from negmerge_kit.scoring.floors import check_keep
-    from negmerge_kit.scoring.scale import Method
     from negmerge_kit.sweeps.jobs import pool_order
     from negmerge_kit.vision.data import find_data
     from negmerge_kit.vision.model_spec import find_model
@@ -106,8 +114,7 @@ def reproduce(arguments: list[str]) -> int:
         def tell(progress: Progress, name: str = source.name) -> None:
             print(f"{name}: {progress.message}", file=sys.stderr)
 
-        method: Method = "bisect" if options.bisect else "early"
-        part = measure(bench, published, rows=rows, keep=keep, method=method, on_row=tell)
+        part = measure(bench, published, rows=rows, keep=keep, on_row=tell)
         parts.append(part | {"failed": swept["failed"]})
         result = {
             "table": options.table,

@@ -17,9 +17,9 @@ from negmerge_kit.cli.options import (
     search_parser,
     unlearn_parser,
 )
-from negmerge_kit.errors import ParameterError
+from negmerge_kit.errors import ParameterError, check_scale
 from negmerge_kit.scoring.floors import KEEP, keep_text, parse_keep
-from negmerge_kit.scoring.grid import check_scale, parse_scales
+from negmerge_kit.scoring.grid import parse_scales
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
@@ -128,7 +128,6 @@ def search_options(options: argparse.Namespace) -> SearchOptions:
     if options.choose == "gap":
         given = {
             "--keep": options.keep is not None,
-            "--bisect": options.method == "bisect",
             "--scale": by_hand is not None,
             "--unlearned": vars(options).get("unlearned") is not None,
         }
@@ -167,8 +166,6 @@ def print_search(result: Json) -> None:
             f"{held['epochs']} epochs)"
         )
     print(f"rule {result['rule']}, {floor}")
-    if result["monotone"] is False:
-        print("the curve does not fall everywhere, so every scale was searched instead of bisecting")
     print(f"base    forget {percent(base['forget'])}\n        retain {percent(base['retain'])}")
     if result["status"] != "ok":
         print(f"infeasible: {result['outcome']}. {result['remedy']}", file=sys.stderr)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.comparison.examiner import Examiner
 from negmerge_kit.lab.resident import Merged
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.progress import Progress, ProgressFn, no_progress
@@ -119,15 +118,14 @@ def step_along(
     whole = _length(bench.merged(bench.choose(ids, rule="uniform")))
     if not whole:
         raise ParameterError("the candidates did not move from the base: there is no direction to step along.")
-    examiner = Examiner(bench)
-    base = examiner.hits(None, 0.0, split)
+    base = bench.scorer.answers(None, 0.0, split)
     found, taken = [], 0
     for part, (rule, explains) in PARTS.items():
         choice = bench.choose(ids, rule=rule)
         merged = bench.merged(choice)
         length, steps = _length(merged), []
         for distance in (share * whole for share in shares if length):
-            after = examiner.hits(choice, distance / length, split)
+            after = bench.scorer.answers(choice, distance / length, split)
             steps.append(
                 Step(
                     distance,

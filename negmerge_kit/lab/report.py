@@ -38,7 +38,7 @@ def search_json(bench: Workbench, choice: Choice, found: ScaleSearch, *, test: b
     """The object of `search --json`; with `test` the chosen scale is scored once on the test split.
 
     Beyond the contract: "choose" says by what the scale was chosen, "failing" which floors fail where nothing is
-    feasible, "method" and "monotone" how the scales were searched, "range" from which scale to which, "ended" what
+    feasible, "method" how the scales were searched, "range" from which scale to which, "ended" what
     ended that range upwards, and "outcome" what happened where the scale alone would mislead, with "remedy" where
     no scale above 0 was found; with a floor for each retain set, "keep" is an object and every point has "retain_sets".
 
@@ -56,7 +56,6 @@ def search_json(bench: Workbench, choice: Choice, found: ScaleSearch, *, test: b
         "keep": found.keep,
         "choose": found.choose,
         "method": found.method,
-        "monotone": found.monotone,
         "range": list(found.range),
         "ended": found.ended,
         "outcome": outcome(found),

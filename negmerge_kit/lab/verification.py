@@ -195,7 +195,7 @@ def _opened(pool: Pool, record: Json, device: str) -> tuple[Workbench | None, Fi
     if public(pool.scene) != record["scene"]:
         return None, Finding("images", False, "the pool's scene is not the card's.")
     try:
-        bench = Workbench(pool, device=device)
+        bench = Workbench(pool, device=device, memory="none")
     except SceneError as error:
         return None, Finding("images", False if _drawn(pool) else None, str(error))
     return bench, Finding("images", True, f"{len(pool.scene['sets'])} sets with the recorded fingerprints")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from negmerge_kit.devices import pick_merge_device
-from negmerge_kit.errors import CheckpointError, MismatchError, ParameterError
+from negmerge_kit.errors import CheckpointError, MismatchError, ParameterError, check_scale
 from negmerge_kit.merging.alike import (
     SHOWN,
     check_alike,
@@ -158,18 +157,6 @@ def subtract(base: Tensor, delta: Tensor, scale: float) -> Tensor:
     dtype = compute_dtype(base.dtype)
     step = delta.to(dtype) * scale
     return torch.sub(base.to(dtype), step, out=step).to(base.dtype)  # in place: a large tensor is in memory once less
-
-
-def check_scale(scale: float) -> float:
-    """The scale λ, or ParameterError unless it is finite and at least 0.
-
-    >>> check_scale(float("nan"))
-    Traceback (most recent call last):
-    negmerge_kit.errors.ParameterError: scale is nan: give a finite number of at least 0, it is always subtracted.
-    """
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not math.isfinite(scale) or scale < 0:
-        raise ParameterError(f"scale is {scale}: give a finite number of at least 0, it is always subtracted.")
-    return float(scale)
 
 
 def negate(

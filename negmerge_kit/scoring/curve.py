@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -13,7 +13,6 @@ from negmerge_kit.types import Json
 BELOW_FLOOR = "retention cannot reach the floor"
 NOT_BETTER = "forgets less than a scale already found"
 NO_NUMBERS = "the model answers with NaN or infinity"
-NOT_NEEDED = "not looked at: the curve fell wherever it was looked at"
 _OF_A_SET = " cannot reach its floor"
 
 Least: TypeAlias = int | Mapping[str, int]
@@ -64,57 +63,6 @@ class Score(Protocol):
         """The point at `scale`, in full or stopped."""
 
 
-def stop_early(
-    forget: Iterable[tuple[str, int, int]],
-    retain: Iterable[tuple[str, int, int]],
-    *,
-    forget_n: int,
-    retain_n: Mapping[str, int],
-    forget_at_most: int | None,
-    retain_at_least: Least | None,
-    scale: float,
-    split: str,
-) -> Point:
-    """Count part by part and stop once the counts prove that this scale cannot be chosen.
-
-    Args:
-        forget, retain: (set, correct, images) of each part, in any order. Forget, the smaller side, is read first,
-            unless nothing bounds it: then only retention can end the count early.
-        forget_n, retain_n: how many images the forget set and each retain set hold.
-        forget_at_most, retain_at_least: the bounds of `Score`; None asks for the whole set.
-
-    >>> parts = iter([("digits", 9, 10), ("digits", 9, 10)])
-    >>> stop_early(parts, iter([]), forget_n=20, retain_n={"shapes": 5}, forget_at_most=4, retain_at_least=None,
-    ...            scale=0.1, split="val").stopped
-    'forgets less than a scale already found'
-    """
-    correct, kept, unseen = 0, dict.fromkeys(retain_n, 0), dict(retain_n)
-
-    def forget_side() -> str | None:
-        nonlocal correct
-        for _, hits, _ in forget:
-            correct += hits
-            if forget_at_most is not None and correct > forget_at_most:
-                return NOT_BETTER
-        return None
-
-    def retain_side() -> str | None:
-        for name, hits, images in retain:
-            kept[name], unseen[name] = kept[name] + hits, unseen[name] - images
-            if retain_at_least is not None and (short := out_of_reach(retain_at_least, kept, unseen)):
-                return short
-        return None
-
-    sides = (retain_side, forget_side) if forget_at_most is None else (forget_side, retain_side)
-    for index, side in enumerate(sides):
-        if stopped := side():
-            forgotten = Accuracy(correct, forget_n, split) if index and stopped != NOT_BETTER else None
-            return Point(scale, forgotten, None, stopped)
-    sets = {name: Accuracy(kept[name], n, split) for name, n in retain_n.items()}
-    pooled = Accuracy(sum(kept.values()), sum(retain_n.values()), split)
-    return Point(scale, Accuracy(correct, forget_n, split), pooled, sets=sets)
-
-
 def unscorable(point: Point) -> bool:
     """Whether a point was stopped for another reason than its counts: no number can be had there.
 
@@ -122,7 +70,7 @@ def unscorable(point: Point) -> bool:
     (True, False)
     """
     stopped = point.stopped
-    counted = stopped is None or stopped in (BELOW_FLOOR, NOT_BETTER, NOT_NEEDED) or stopped.endswith(_OF_A_SET)
+    counted = stopped is None or stopped in (BELOW_FLOOR, NOT_BETTER) or stopped.endswith(_OF_A_SET)
     return not counted
 
 

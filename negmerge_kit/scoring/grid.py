@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from decimal import Decimal, InvalidOperation
-from math import ceil, isfinite, log2
+from math import ceil, log2
 from typing import TypeAlias
 
-from negmerge_kit.errors import ParameterError
+from negmerge_kit.errors import ParameterError, check_scale
 
 STEPS = 20
 """Steps of the paper's grid from 0 to 1, and of the search from one doubling to the next."""
@@ -23,20 +23,6 @@ AUTO = "auto"
 
 Scales: TypeAlias = Sequence[float] | None
 """The scales to try and no others; None is DEFAULT_SCALES, and on beyond them until retention falls to its floor."""
-
-
-def check_scale(scale: float) -> float:
-    """The scale itself if it is a finite number of 0 or more.
-
-    Raises:
-        ParameterError: otherwise; scales are subtracted, so a negative one would teach instead.
-
-    >>> check_scale(0.7)
-    0.7
-    """
-    if not (isfinite(scale) and scale >= 0):
-        raise ParameterError(f"scale is {scale}: give a finite number of 0 or more (it is always subtracted).")
-    return float(scale)
 
 
 def scale_grid(scales: Scales) -> list[float]:

@@ -10,12 +10,10 @@ from math import inf
 from typing import Any, Literal, TypeAlias
 
 from negmerge_kit.errors import NotFiniteError, ParameterError, SplitError
-from negmerge_kit.scoring.bisection import bisect
 from negmerge_kit.scoring.curve import (
     BELOW_FLOOR,
     NO_NUMBERS,
     NOT_BETTER,
-    NOT_NEEDED,
     Least,
     Point,
     Score,
@@ -23,7 +21,7 @@ from negmerge_kit.scoring.curve import (
     unscorable,
 )
 from negmerge_kit.scoring.floors import KEEP, Keep, check_keep, images_needed, reaches
-from negmerge_kit.scoring.grid import DEFAULT_SCALES, Scales, between, check_scale, onwards, parse_scales, scale_grid
+from negmerge_kit.scoring.grid import DEFAULT_SCALES, Scales, between, onwards, parse_scales, scale_grid
 
 __all__ = [
     "BELOW_FLOOR",
@@ -31,7 +29,6 @@ __all__ = [
     "KEEP",
     "METHODS",
     "NOT_BETTER",
-    "NOT_NEEDED",
     "Keep",
     "Least",
     "Method",
@@ -39,16 +36,18 @@ __all__ = [
     "ScaleSearch",
     "Scales",
     "Score",
-    "check_scale",
     "parse_scales",
     "search_scale",
     "select_scale",
 ]
 
-Method: TypeAlias = Literal["early", "exhaustive", "bisect"]
+Method: TypeAlias = Literal["early", "exhaustive"]
 
-METHODS: tuple[Method, ...] = ("early", "exhaustive", "bisect")
-"""Every scale until its counts decide; every scale in full; only those that halve what is left."""
+METHODS: tuple[Method, ...] = ("early", "exhaustive")
+"""Every scale until its counts decide; every scale in full. Both find the same scale."""
+
+BISECT_GONE = "leave it out, the default search finds the best scale of any curve from hardly more images."
+"""Why there is no method "bisect" any more."""
 
 Ended: TypeAlias = Literal["floor", "chance", "grid", "cap", "limit"]
 """What ended the range of a search, upwards: the largest scale falls below the floor; accuracy on the forget set is at
@@ -62,8 +61,7 @@ class ScaleSearch:
 
     Attributes:
         keep: the share of retention to keep, or each named set's.
-        method: how the scales were searched; `early` where a bisecting search fell back.
-        monotone: of a bisecting search, whether the curve fell wherever it was looked at; else None.
+        method: how the scales were searched.
         choose: by what the scale was chosen: "floor", or "gap" to the retrained model, where `keep` is 0.
         ended: what ended the range upwards; None where no floor was looked for.
     """
@@ -73,7 +71,6 @@ class ScaleSearch:
     best: Point | None
     curve: tuple[Point, ...] = field(repr=False)
     method: Method = "early"
-    monotone: bool | None = None
     choose: str = "floor"
     ended: Ended | None = None
 
@@ -93,8 +90,7 @@ class ScaleSearch:
         if self.best:
             return None
         least = images_needed(self.keep, self.base)
-        looked = [point for point in self.curve if point.scale > 0 and point.stopped != NOT_NEEDED]
-        told = Counter(point.stopped or _short(point, least) for point in looked)
+        told = Counter(point.stopped or _short(point, least) for point in self.curve if point.scale > 0)
         return "; ".join(f"{why} at {n} of {told.total()} scales" for why, n in told.most_common())
 
 
@@ -138,9 +134,8 @@ def search_scale(
 
     `early` tries scales from the largest down, because the largest feasible one usually forgets most: the rest are
     dropped as soon as their counts prove that they cannot win. Dropping is exact, so the answer is that of
-    `select_scale` on the whole curve (arXiv:2410.05583, section 4.1: 21 scales, retention 95 %). `bisect` looks only
-    at the scales that halve the question, which is right where both scores fall as the scale grows; if what it sees
-    does not fall, the search goes on as `early`. `exhaustive` scores every scale in full, for the whole curve.
+    `select_scale` on the whole curve (arXiv:2410.05583, section 4.1: 21 scales, retention 95 %). `exhaustive` scores
+    every scale in full, for the whole curve.
 
     Without `scales` the paper's grid does not end the search: where its last scale, 1, keeps enough, the scale is
     doubled until retention falls below the floor, accuracy on the forget set is at chance, or FARTHEST is reached, and
@@ -170,7 +165,8 @@ def search_scale(
     keep = check_keep(keep)
     grid = scale_grid(scales)
     if method not in METHODS:
-        raise ParameterError(f"method is {method!r}: choose one of {', '.join(METHODS)}.")
+        gone = f"; {BISECT_GONE}" if str(method) == "bisect" else "."
+        raise ParameterError(f"method is {method!r}: choose one of {', '.join(METHODS)}{gone}")
     base = score(0.0)
     if base.forget is None or base.retain is None:
         raise ParameterError("the base was not scored in full: score scale 0 without stopping.")
@@ -181,23 +177,19 @@ def search_scale(
         probe = climb.measure if method == "exhaustive" else climb.look
         grid = sorted({*grid, *climb.beyond(grid[-1], probe, chance)})
     above = [scale for scale in grid if scale > 0.0]
-    monotone = None
-    if method == "bisect":
-        monotone = bisect(above, climb.look, climb.feasible, base)
-    if not monotone:
-        for scale in reversed(above):
-            if method == "exhaustive":
-                climb.measure(scale)
-            else:  # where bisecting gave a scale up, its neighbour may not have been feasible: it is looked at again
-                climb.look(scale, most=climb.to_beat(scale))
+    for scale in reversed(above):
+        if method == "exhaustive":
+            climb.measure(scale)
+        else:
+            climb.look(scale, most=climb.to_beat(scale))
     if 0.0 in grid:
         climb.take(base)
     best = climb.best
     if best and 0.0 in grid and _correct(base) <= _correct(best):
         best = base  # nothing was forgotten at any feasible scale
-    curve = tuple(climb.points.get(scale, Point(scale, None, None, NOT_NEEDED)) for scale in grid)
+    curve = tuple(climb.points.get(scale, base) for scale in grid)
     ended = climb.ended(above, chance, "cap" if scales is None else "grid") if above else None
-    return ScaleSearch(keep, base, best, curve, "early" if monotone is False else method, monotone, ended=ended)
+    return ScaleSearch(keep, base, best, curve, method, ended=ended)
 
 
 class _Climb:
@@ -218,9 +210,8 @@ class _Climb:
 
     def look(self, scale: float, *, most: int | None = None) -> Point:
         """Score a scale until it is clear that it keeps too little, or forgets less than `most` allows."""
-        known = self.points.get(scale)
-        if known is not None and known.stopped != NOT_BETTER:
-            return known
+        if scale in self.points:
+            return self.points[scale]
         return self.take(self._ask(scale, forget_at_most=most, retain_at_least=self._least))
 
     def beyond(self, last: float, probe: Callable[[float], Point], chance: float) -> list[float]:
@@ -239,11 +230,11 @@ class _Climb:
         return [*doubled[1:], *(between(*doubled[-2:]) if fell else [])]
 
     def ended(self, above: Sequence[float], chance: float, otherwise: Ended) -> Ended:
-        """What ended the range upwards; a scale that bisecting left out there lies above one that fell."""
+        """What ended the range upwards."""
         unscored = False
         for scale in reversed(above):
-            point = self.points.get(scale)
-            if point is None or not (unscorable(point) or self.feasible(point)):
+            point = self.points[scale]
+            if not (unscorable(point) or self.feasible(point)):
                 return "floor"
             if self.feasible(point):
                 return "limit" if unscored else otherwise if self._goes_on(point, chance) else "chance"

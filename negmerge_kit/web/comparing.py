@@ -146,6 +146,7 @@ class _Stand:
 
     def __init__(self, bench: Workbench, pool: Pool, job: Job) -> None:
         self._bench, self.pool, self._job = bench, pool, job
+        self.scorer = bench.scorer.through(self)
 
     def at(self, choice: Choice | None, scale: float) -> AbstractContextManager[Any]:
         self._job.tell()

@@ -74,10 +74,9 @@ class Endpoints:
                 raise ParameterError(f"{name} is {value!r}: give true or false.")
         method: Method = "exhaustive" if exhaustive else "early"
         floor = _number(keep, "keep", 0.0, 1.0)
-        # Visitors choose the parameters: nothing of theirs is written to the pool's disk.
 
         def work(job: Job) -> Json:
-            found = bench.search(choice, keep=floor, scales=grid, method=method, remember=False)
+            found = bench.search(choice, keep=floor, scales=grid, method=method)
             return search_json(bench, choice, found, test=test, started=started)
 
         answer: Json = self._pools.jobs.do(work)

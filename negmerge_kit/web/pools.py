@@ -193,7 +193,8 @@ class Pools:
     def _load(self, id: str, pool: Pool, report: ProgressFn) -> OpenPool:
         first = next(iter(self._served)) == id
         sweep = self._sweep if first else None
-        bench = Workbench(pool.reload(), device=self._device)
+        # Visitors choose the parameters: nothing of theirs is written to the pool's disk.
+        bench = Workbench(pool.reload(), device=self._device, memory="read")
         report(Progress("Scoring this pool’s base"))
         scored = Scored(bench, self.jobs)
         page = Unlearn(scored, growing=sweep is not None, visitors=self.visitors)

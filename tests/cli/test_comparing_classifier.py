@@ -254,7 +254,6 @@ def test_running_statistics_are_merged_or_recalibrated_and_rows_are_kept_apart(c
         (("compare", "--baselines", "nope"), "on a classifier's pool"),
         (("compare", "--resample", "10"), "--resample"),
         (("search", "--choose", "gap"), "no retrained model"),
-        (("search", "--choose", "gap", "--bisect"), "leave --bisect out"),
         (("search", "--choose", "gap", "--keep", "0.95"), "leave --keep out"),
         (("compare", "--choose", "gap", "--keep", "0.95"), "leave --keep out"),
         (("unlearn", "--out", "u.safetensors", "--choose", "gap", "--scale", "1", "--keep", "1"), "--keep and --scale"),

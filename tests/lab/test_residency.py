@@ -21,7 +21,7 @@ GIB = 1 << 30
 
 def workbench(tiny_pool, monkeypatch, free=None):
     """A workbench that has found so many bytes left on its device."""
-    made = Workbench(open_pool(tiny_pool), device="cpu")
+    made = Workbench(open_pool(tiny_pool), device="cpu", memory="none")
     with monkeypatch.context() as patch:
         patch.setattr(resident, "free_memory", lambda device: free)
         made.agreement(made.pool.ids[:1])

@@ -141,7 +141,7 @@ def compare_rules(
     Every rule's scale is chosen on validation by the paper's protocol (the scale that forgets most with at least
     keep times the base's retention, arXiv:2410.05583) and scored once on test. Beside it stands forgetting at matched
     retention: the scale, on no grid and without a cap, where retention first falls below that floor on validation
-    (`first_crossing`), with test forget and test retain there. All rules share one examiner: images stay resident, one
+    (`first_crossing`), with test forget and test retain there. All rules share one scorer: images stay resident, one
     model is updated in place, scales that cannot win are given up early, and nothing is asked twice.
 
     On a standard classifier's pool the rows are also baselines, and each has every metric of METRICS on test.

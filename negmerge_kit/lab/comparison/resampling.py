@@ -63,11 +63,11 @@ def curve_of(contest: Contest, choice: Choice) -> Curve:
 
     Clearly: by four standard deviations of a count that loses the share which the floor allows.
     """
-    examiner, total = contest.examiner, contest.base("val").retain.n
+    scorer, total = contest.scorer, contest.base("val").retain.n
     enough = contest.floor - 4 * sqrt(total * (1 - contest.keep) + 1)
     scales, above = [0.0], [scale for scale in contest.grid if scale > 0]
     for scale in onwards(contest.grid):
-        if scale > above[-1] and examiner.retained(choice, scales[-1]) < enough:
+        if scale > above[-1] and scorer.retained(choice, scales[-1]) < enough:
             break
         scales.append(scale)
     capped: int | None = 1 + len(above)
@@ -76,8 +76,11 @@ def curve_of(contest: Contest, choice: Choice) -> Curve:
         scales, capped = sorted({*scales, *(point.scale for point in searched if not unscorable(point))}), None
     sides = []
     for split in ("val", "test"):
-        hits = [examiner.hits(choice, scale, split) for scale in scales]
-        sides += [np.stack([hit.forget.numpy() for hit in hits]), np.stack([hit.retain.numpy() for hit in hits])]
+        answers = [scorer.answers(choice, scale, split) for scale in scales]
+        sides += [
+            np.stack([each.forget.numpy() for each in answers]),
+            np.stack([each.retain.numpy() for each in answers]),
+        ]
     forget, retain, test_forget, test_retain = sides
     return Curve(forget, retain, test_forget, test_retain, capped=capped)
 
