@@ -5,8 +5,8 @@ from __future__ import annotations
 from html import escape
 
 from negmerge_kit.lab.comparison.comparison import REFERENCE, Comparison
-from negmerge_kit.lab.comparison.rows import Pair, Row
-from negmerge_kit.scoring.accuracy import Accuracy
+from negmerge_kit.lab.comparison.rows import Row
+from negmerge_kit.scoring.accuracy import Accuracy, Pair
 from negmerge_kit.views.style import percent
 
 NBSP = "\N{NO-BREAK SPACE}"

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from negmerge_kit.lab.comparison.comparison import across, compare_rules
-from negmerge_kit.lab.comparison.equal_retention import FLOORS, AtTestRetention, at_test_retention
-from negmerge_kit.lab.comparison.rows import Pair
+from negmerge_kit.lab.comparison.matched import FLOORS, AtTestRetention, at_test_retention
 from negmerge_kit.scoring import Accuracy
+from negmerge_kit.scoring.accuracy import Pair
 from tests.lab.small_stand import GRID, stand
 
 

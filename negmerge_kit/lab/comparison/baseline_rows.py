@@ -11,7 +11,7 @@ from negmerge_kit.lab.baselines.choosing import choose_rate
 from negmerge_kit.lab.baselines.trials import STATE, ChosenRate
 from negmerge_kit.lab.comparison.cost import Cost, metered
 from negmerge_kit.lab.comparison.entrants import RETRAIN, RETRAIN_AGAIN, Entrant
-from negmerge_kit.lab.comparison.rows import Pair, Row
+from negmerge_kit.lab.comparison.rows import Row
 from negmerge_kit.lab.comparison.terms import Terms
 from negmerge_kit.lab.evaluation import evaluate, evaluate_splits
 from negmerge_kit.lab.retrained import Retrained, Wanted, keep_retrained
@@ -19,7 +19,7 @@ from negmerge_kit.lab.training.from_scratch import BaseTraining
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.lab.yardstick import Yardstick
 from negmerge_kit.progress import ProgressFn, no_progress
-from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
+from negmerge_kit.scoring.accuracy import Accuracy, Pair, pool_accuracies
 from negmerge_kit.scoring.floors import images_needed
 from negmerge_kit.types import Json
 from negmerge_kit.vision.classifier import Classifier

@@ -12,13 +12,13 @@ import torch
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.lab.comparison.cost import Cost
 from negmerge_kit.lab.comparison.entrants import SEARCHES, Entrant
-from negmerge_kit.lab.comparison.equal_retention import AtTestRetention, at_test_retention
 from negmerge_kit.lab.comparison.greedy import best_single, greedy, left_over
-from negmerge_kit.lab.comparison.matched import Crossing, first_crossing
-from negmerge_kit.lab.comparison.rows import Matched, Pair, Row
+from negmerge_kit.lab.comparison.matched import AtTestRetention, Crossing, at_test_retention, first_crossing
+from negmerge_kit.lab.comparison.rows import Matched, Row
 from negmerge_kit.lab.resident import Choice, Merged
 from negmerge_kit.lab.running_statistics import largest_scale
 from negmerge_kit.lab.scorer import Charge, Scorer, ScoringBackend
+from negmerge_kit.scoring.accuracy import Pair
 from negmerge_kit.scoring.grid import FARTHEST, scale_grid
 from negmerge_kit.scoring.outcome import outcome
 from negmerge_kit.scoring.scale import KEEP, Point, Scales, ScaleSearch
