@@ -17,10 +17,9 @@ from benchmarks.bench_random_subject import random_scene
 from benchmarks.bench_served import served
 from negmerge_kit.checkpoints.pool import Candidate, Pool, StoredFile, open_pool
 from negmerge_kit.errors import ParameterError, PoolError
+from negmerge_kit.lab.delta_cache import Choice, ResidentDeltas
 from negmerge_kit.lab.evaluation import ImageQueue
-from negmerge_kit.lab.placing import Place, Placing
-from negmerge_kit.lab.resident import Choice, ResidentDeltas
-from negmerge_kit.lab.running_statistics import RunningStatistics
+from negmerge_kit.lab.live_model import Place, Placing, RunningStatistics
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.types import Json, Weights

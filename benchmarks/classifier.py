@@ -24,7 +24,7 @@ from negmerge_kit.lab.comparison.kept_rows import KeptRows
 from negmerge_kit.lab.comparison.terms import CHOOSE, Terms
 from negmerge_kit.lab.training.recipe import grid, reseeded
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP
+from negmerge_kit.scoring.scale_search import DEFAULT_SCALES, KEEP
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.sweeps.jobs import missing_jobs
 from negmerge_kit.sweeps.local import run_sweep

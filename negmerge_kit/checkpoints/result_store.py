@@ -18,6 +18,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.reader import Checkpoint, open_checkpoint
 from negmerge_kit.checkpoints.writer import save_checkpoint
@@ -121,3 +123,21 @@ class ResultStore:
 def _same(made_from: Any, key: Json) -> bool:
     """Whether a record was made from this key; tuples come back as lists."""
     return isinstance(made_from, dict) and digest(made_from) == digest(key)
+
+
+RESULTS_VERSION = 1
+"""Raise it with every change after which a merge, a score, a search or a training can give another number, or a kept
+result has other entries.
+
+Results that pools keep from before are then computed again. A change of wording or speed leaves it as it is.
+`tests/lab/test_results_version.py` fails where numbers changed and this did not.
+"""
+
+
+def made_with(device: torch.device) -> Json:
+    """Return the environment part of a result's key: results version, torch version, device type.
+
+    >>> sorted(made_with(torch.device("cpu")))
+    ['device', 'results', 'torch']
+    """
+    return {"results": RESULTS_VERSION, "torch": torch.__version__, "device": device.type}

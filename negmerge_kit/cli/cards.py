@@ -10,7 +10,7 @@ from negmerge_kit.cli.options import Parser, print_json
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
-    from negmerge_kit.lab.resident import Choice
+    from negmerge_kit.lab.delta_cache import Choice
     from negmerge_kit.lab.workbench import Workbench
 
 

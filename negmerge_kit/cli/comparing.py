@@ -24,8 +24,8 @@ from negmerge_kit.cli.sweeping import spread
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.merging.rules import RULES
 from negmerge_kit.progress import Progress
-from negmerge_kit.scoring.grid import AUTO, parse_scales
-from negmerge_kit.scoring.scale import KEEP
+from negmerge_kit.scoring.early_stopping import AUTO, parse_scales
+from negmerge_kit.scoring.scale_search import KEEP
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from negmerge_kit.lab.comparison.entrants import Entrant
     from negmerge_kit.lab.comparison.kept_rows import KeptRows
     from negmerge_kit.lab.comparison.terms import Terms
-    from negmerge_kit.scoring.bootstrap import Resampled
+    from negmerge_kit.scoring.paired_bootstrap import Resampled
 
 ABOUT = (
     "Hold merge rules against each other: the paper's protocol, and forgetting at matched retention. On a standard "

@@ -11,8 +11,8 @@ from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
     from negmerge_kit.lab.comparison.comparison import Comparison
-    from negmerge_kit.lab.comparison.rows import Pair
-    from negmerge_kit.scoring.bootstrap import Resampled
+    from negmerge_kit.scoring.accuracy import Pair
+    from negmerge_kit.scoring.paired_bootstrap import Resampled
 
 
 EQUAL = (

@@ -37,8 +37,8 @@ def list_data(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
 
     from negmerge_kit.vision.data import DATASETS, find_data
+    from negmerge_kit.vision.data.embedded import FAMILIES
     from negmerge_kit.vision.data.scans import SCANS
-    from negmerge_kit.vision.families import FAMILIES
 
     sources = [find_data(name) for name in (*DATASETS, *FAMILIES, SCANS)]
     if options.json:

@@ -51,8 +51,8 @@ def forget(arguments: list[str]) -> int:
 
 
 def _forget(options: argparse.Namespace, scene: Scene, executor: Executor) -> int:
+    from negmerge_kit.lab.live_model import RunningStatistics
     from negmerge_kit.lab.pipeline import check_outputs
-    from negmerge_kit.lab.running_statistics import RunningStatistics
     from negmerge_kit.sweeps.jobs import pool_order
 
     check_outputs(options.out / UNLEARNED, options.card, [Path(options.pretrained)] if options.pretrained else [])

@@ -10,8 +10,8 @@ from typing import Any
 
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.merging.rules import RULES
-from negmerge_kit.scoring.grid import AUTO, FARTHEST
-from negmerge_kit.scoring.scale import BISECT_GONE
+from negmerge_kit.scoring.early_stopping import AUTO, FARTHEST
+from negmerge_kit.scoring.scale_search import BISECT_GONE
 from negmerge_kit.types import Json
 
 SCALES = (

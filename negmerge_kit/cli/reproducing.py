@@ -20,7 +20,7 @@ from negmerge_kit.cli.reproducing_random import TABLE, check_result, reproduce_r
 from negmerge_kit.cli.sweeping import begin_pool, executor_of, fill, scene_grid
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.progress import Progress
-from negmerge_kit.scoring.scale import BISECT_GONE
+from negmerge_kit.scoring.scale_search import BISECT_GONE
 from negmerge_kit.types import MODES, Json
 from negmerge_kit.vision.zero_shot import ZeroShotScene
 
@@ -74,7 +74,7 @@ def reproduce(arguments: list[str]) -> int:
     from negmerge_kit.lab.reproduction import ROWS, averages, find_published, measure
     from negmerge_kit.lab.training.recipe import grid
     from negmerge_kit.lab.workbench import Workbench
-    from negmerge_kit.scoring.floors import check_keep
+    from negmerge_kit.scoring.retention_floor import check_keep
     from negmerge_kit.sweeps.jobs import pool_order
     from negmerge_kit.vision.data import find_data
     from negmerge_kit.vision.model_spec import find_model

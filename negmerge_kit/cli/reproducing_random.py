@@ -38,7 +38,7 @@ def reproduce_random(arguments: list[str]) -> int:
     from negmerge_kit.lab.comparison.terms import Terms
     from negmerge_kit.lab.random_forgetting import beside, find_published_rows
     from negmerge_kit.lab.training.recipe import grid
-    from negmerge_kit.scoring.grid import parse_scales
+    from negmerge_kit.scoring.early_stopping import parse_scales
 
     # What is misspelt is told before hours are spent.
     parse_scales(options.scales)
@@ -190,7 +190,7 @@ def _dry_run(options: argparse.Namespace, scene: ClassifierScene, entrants: tupl
     from negmerge_kit.lab.training.forecast import SUSTAINED
     from negmerge_kit.lab.training.from_scratch import base_recipe
     from negmerge_kit.lab.training.recipe import grid
-    from negmerge_kit.scoring.grid import parse_scales
+    from negmerge_kit.scoring.early_stopping import parse_scales
 
     told = forecast_rows(
         scene,

@@ -18,8 +18,8 @@ from negmerge_kit.cli.options import (
     unlearn_parser,
 )
 from negmerge_kit.errors import ParameterError, check_scale
-from negmerge_kit.scoring.floors import KEEP, keep_text, parse_keep
-from negmerge_kit.scoring.grid import parse_scales
+from negmerge_kit.scoring.early_stopping import parse_scales
+from negmerge_kit.scoring.retention_floor import KEEP, keep_text, parse_keep
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:

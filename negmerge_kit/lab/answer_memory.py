@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from negmerge_kit.checkpoints.pool import Pool
-from negmerge_kit.checkpoints.result_store import ResultStore
-from negmerge_kit.lab.provenance import made_with
-from negmerge_kit.lab.resident import Choice
+from negmerge_kit.checkpoints.result_store import ResultStore, made_with
+from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.types import Json
 
 KIND = "answers"

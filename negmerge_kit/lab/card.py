@@ -15,7 +15,7 @@ from negmerge_kit.outside import NUMBER, wrong_entry
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
-    from negmerge_kit.lab.resident import Choice
+    from negmerge_kit.lab.delta_cache import Choice
     from negmerge_kit.lab.workbench import Workbench
 
 LIMITS = (

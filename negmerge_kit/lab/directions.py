@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.resident import Merged
+from negmerge_kit.lab.delta_cache import Merged
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.scoring.intervals import paired_difference

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from negmerge_kit.errors import NotFiniteError
 from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
-from negmerge_kit.scoring.curve import Point
+from negmerge_kit.scoring.early_stopping import Point
 from negmerge_kit.types import Json
 from negmerge_kit.vision.classifier import Classifier
 from negmerge_kit.vision.images import ImageSet
@@ -178,7 +178,7 @@ def evaluate(model: Classifier, images: ImageSet) -> Accuracy:
         NotFiniteError: if the model answers with NaN or infinity; its weights are damaged.
 
     >>> from negmerge_kit.vision.load import load_model
-    >>> from negmerge_kit.vision.families import family_images
+    >>> from negmerge_kit.vision.data.embedded import family_images
     >>> evaluate(load_model("tiny", device="cpu"), family_images("arrows", "val")).n
     240
     """

@@ -10,8 +10,7 @@ from itertools import chain
 from math import isfinite
 
 from negmerge_kit.checkpoints.pool import Pool
-from negmerge_kit.checkpoints.result_store import ResultStore
-from negmerge_kit.lab.provenance import RESULTS_VERSION
+from negmerge_kit.checkpoints.result_store import RESULTS_VERSION, ResultStore
 from negmerge_kit.merging import similarity
 from negmerge_kit.merging.outliers import Outlier, outliers
 from negmerge_kit.types import Json

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from negmerge_kit.checkpoints.outputs import CHECKPOINT, check_output
 from negmerge_kit.checkpoints.pool import RECORD, Pool, open_pool
@@ -16,17 +16,22 @@ from negmerge_kit.errors import ParameterError, SceneError
 from negmerge_kit.lab.audits.audit import audit as run_audit
 from negmerge_kit.lab.card import BY_HAND, card, with_file
 from negmerge_kit.lab.card_files import card_files, card_path, check_card, run_from
+from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.lab.evaluation import Scores, evaluate_splits
-from negmerge_kit.lab.report import search_json, searched
-from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.retrained import ANY, Retrained, Wanted
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.lab.yardstick import Yardstick
-from negmerge_kit.scoring.floors import KEEP, Keep
-from negmerge_kit.scoring.grid import Scales
-from negmerge_kit.scoring.scale import Method, ScaleSearch
+from negmerge_kit.scoring.early_stopping import Scales
+from negmerge_kit.scoring.retention_floor import KEEP, Keep, keep_text
+from negmerge_kit.scoring.scale_search import Method, ScaleSearch, outcome, remedy
 from negmerge_kit.types import Json
 from negmerge_kit.vision.scenes import open_scene
+
+if TYPE_CHECKING:
+    from negmerge_kit.lab.delta_cache import Choice
+    from negmerge_kit.lab.evaluation import Scores
+    from negmerge_kit.lab.workbench import Workbench
+    from negmerge_kit.scoring.scale_search import ScaleSearch
 
 
 @dataclass(frozen=True)
@@ -213,3 +218,78 @@ def _nearest(bench: Workbench, choice: Choice, scales: Scales) -> tuple[Retraine
     held = yardstick.require()
     yardstick.chooser = Wanted(sha256=held.sha256)  # this one to the end, even if another is made meanwhile
     return held, yardstick.nearest(choice, scales=scales)
+
+
+def score_json(bench: Workbench, choice: Choice, scale: float, split: str = "val") -> Json:
+    """`{"forget", "retain", "base", "kept_fraction", "seconds"}` of one scale on one split, scored now.
+
+    Raises:
+        ParameterError: if the scale is not a finite number of 0 or more.
+        SceneError: for a split that the scene does not have.
+    """
+    started = time.perf_counter()
+    scores, base = bench.score(choice, scale, split), bench.base_scores(split)
+    return {
+        **_pair(scores),
+        "base": _pair(base),
+        "kept_fraction": bench.merged(choice).counts.kept_fraction,
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def search_json(bench: Workbench, choice: Choice, found: ScaleSearch, *, test: bool, started: float) -> Json:
+    """The object of `search --json`; with `test` the chosen scale is scored once on the test split.
+
+    Beyond the contract: "choose" says by what the scale was chosen, "failing" which floors fail where nothing is
+    feasible, "method" how the scales were searched, "range" from which scale to which, "ended" what
+    ended that range upwards, and "outcome" what happened where the scale alone would mislead, with "remedy" where
+    no scale above 0 was found; with a floor for each retain set, "keep" is an object and every point has "retain_sets".
+
+    Args:
+        found: what `bench.search` or `bench.fixed` answered for this choice.
+        started: `time.perf_counter()` from before the search, for "seconds".
+    """
+    best, base, each = found.best, found.base, isinstance(found.keep, Mapping)
+    return {
+        "rule": choice.rule,
+        "params": dict(choice.params),
+        "status": found.status,
+        "failing": found.failing,
+        "scale": best.scale if best else None,
+        "keep": found.keep,
+        "choose": found.choose,
+        "method": found.method,
+        "range": list(found.range),
+        "ended": found.ended,
+        "outcome": outcome(found),
+        "remedy": remedy(found),
+        "base": {"forget": base.forget and base.forget.json(), "retain": base.retain and base.retain.json()},
+        "forget": best.forget.json() if best and best.forget else None,
+        "retain": best.retain.json() if best and best.retain else None,
+        "kept_fraction": bench.merged(choice).counts.kept_fraction,
+        "curve": [point.json(each=each) for point in found.curve],
+        "test": on_test(bench, choice, best.scale) if test and best else None,
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def on_test(bench: Workbench, choice: Choice, scale: float) -> Json:
+    """`{"base", "forget", "retain"}` on the test split, for a scale that was chosen without it."""
+    return {"base": _pair(bench.base_scores("test")), **_pair(bench.score(choice, scale, "test"))}
+
+
+def searched(result: Json) -> str:
+    """How a search chose its scale, in words; by the gap it keeps no floor, and `keep` is 0.
+
+    >>> searched({"curve": [{"scale": 0.0}, {"scale": 0.5}, {"scale": 1.0}], "keep": 0.95})
+    "search over 3 scales from 0 to 1 on validation, keeping at least 0.95 of the base's retention"
+    """
+    scales = [point["scale"] for point in result["curve"]]
+    over = f"search over {len(scales)} scales from {scales[0]:g} to {scales[-1]:g} on validation"
+    if result.get("choose") == "gap":
+        return f"{over}, nearest to the retrained model"
+    return f"{over}, keeping at least {keep_text(result['keep'])}"
+
+
+def _pair(scores: Scores) -> Json:
+    return {"forget": scores.forget.json(), "retain": scores.retain.json()}

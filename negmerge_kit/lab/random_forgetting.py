@@ -15,8 +15,8 @@ from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 from negmerge_kit.lab.training.forecast import SUSTAINED, TRAINING, check_tflops, count_images, flops_per_image
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.merging.rules import RULES
+from negmerge_kit.scoring.early_stopping import DEFAULT_SCALES, Scales, scale_grid
 from negmerge_kit.scoring.gap import GAP_OVER
-from negmerge_kit.scoring.grid import DEFAULT_SCALES, Scales, scale_grid
 from negmerge_kit.scoring.membership import FEATURES
 from negmerge_kit.types import Json
 from negmerge_kit.vision.classifier import Classifier

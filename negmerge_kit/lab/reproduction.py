@@ -11,12 +11,11 @@ from statistics import fmean
 from typing import Any
 
 from negmerge_kit.lab.comparison.greedy import best_single
-from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.progress import Progress, ProgressFn, no_progress
-from negmerge_kit.scoring.curve import Point
-from negmerge_kit.scoring.outcome import outcome
-from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, ScaleSearch
+from negmerge_kit.scoring.early_stopping import Point
+from negmerge_kit.scoring.scale_search import DEFAULT_SCALES, KEEP, ScaleSearch, outcome
 from negmerge_kit.types import Json
 
 ROWS = {

@@ -13,10 +13,9 @@ import torch
 
 from negmerge_kit.checkpoints.pool import MADE_FROM, Pool
 from negmerge_kit.checkpoints.reader import open_checkpoint
-from negmerge_kit.checkpoints.result_store import KEY, ResultStore
+from negmerge_kit.checkpoints.result_store import KEY, ResultStore, made_with
 from negmerge_kit.checkpoints.writer import sha256_file
 from negmerge_kit.errors import CheckpointError, ParameterError
-from negmerge_kit.lab.provenance import made_with
 from negmerge_kit.lab.training.from_scratch import BaseTraining
 from negmerge_kit.lab.training.recipe import SEEDS
 from negmerge_kit.types import Json, Weights

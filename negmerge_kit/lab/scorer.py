@@ -19,14 +19,13 @@ from torch import Tensor
 from negmerge_kit.errors import NotFiniteError, SceneError, SplitError, check_scale
 from negmerge_kit.lab.answer_memory import AnswerMemory, Known
 from negmerge_kit.lab.comparison.cost import Meter, metered
+from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.lab.evaluation import Counts, ImageQueue, MarginForecast, Scores, chance_of
-from negmerge_kit.lab.resident import Choice
-from negmerge_kit.lab.running_statistics import NEGATIVE_VARIANCE
+from negmerge_kit.lab.live_model import NEGATIVE_VARIANCE
 from negmerge_kit.scoring.accuracy import Accuracy
-from negmerge_kit.scoring.curve import NOT_BETTER, Least, Point, out_of_reach
-from negmerge_kit.scoring.floors import KEEP, Keep
-from negmerge_kit.scoring.grid import Scales
-from negmerge_kit.scoring.scale import Method, ScaleSearch, search_scale
+from negmerge_kit.scoring.early_stopping import NOT_BETTER, Least, Point, Scales, out_of_reach
+from negmerge_kit.scoring.retention_floor import KEEP, Keep
+from negmerge_kit.scoring.scale_search import Method, ScaleSearch, search_scale
 from negmerge_kit.vision.classifier import BATCH, Classifier
 from negmerge_kit.vision.scene import Splits
 

@@ -17,7 +17,7 @@ from negmerge_kit.checkpoints.writer import sha256_file
 from negmerge_kit.errors import NegmergeError, SceneError
 from negmerge_kit.lab.card import BY_HAND, LIMITS, OPERATION, public, versions
 from negmerge_kit.lab.evaluation import Scores, evaluate_splits
-from negmerge_kit.lab.report import searched
+from negmerge_kit.lab.pipeline import searched
 from negmerge_kit.lab.retrained import find_retrained
 from negmerge_kit.lab.verified_search import check_search, nearest_to
 from negmerge_kit.lab.workbench import Workbench
@@ -26,7 +26,7 @@ from negmerge_kit.types import Items, Json
 from negmerge_kit.vision.scenes import scene_from_json
 
 if TYPE_CHECKING:
-    from negmerge_kit.lab.resident import Choice
+    from negmerge_kit.lab.delta_cache import Choice
 
 Audit = Callable[[Workbench, "Choice", float], Json]
 """Runs the probes again and answers what `audit --json` prints."""

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from negmerge_kit.lab.live_model import NEGATIVE_VARIANCE
 from negmerge_kit.lab.retrained import Wanted, find_retrained
-from negmerge_kit.lab.running_statistics import NEGATIVE_VARIANCE
 from negmerge_kit.lab.yardstick import Yardstick
-from negmerge_kit.scoring.curve import NO_NUMBERS, NOT_BETTER
-from negmerge_kit.scoring.floors import images_needed, reaches
-from negmerge_kit.scoring.grid import FARTHEST
-from negmerge_kit.scoring.scale import METHODS, Point, ScaleSearch
+from negmerge_kit.scoring.early_stopping import FARTHEST, NO_NUMBERS, NOT_BETTER
+from negmerge_kit.scoring.retention_floor import images_needed, reaches
+from negmerge_kit.scoring.scale_search import METHODS, Point, ScaleSearch
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
-    from negmerge_kit.lab.resident import Choice
+    from negmerge_kit.lab.delta_cache import Choice
     from negmerge_kit.lab.workbench import Workbench
 
 NOT_NEEDED = "not looked at: the curve fell wherever it was looked at"

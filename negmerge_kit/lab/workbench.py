@@ -14,16 +14,14 @@ from torch import Tensor
 from negmerge_kit.checkpoints.pool import Candidate, Pool
 from negmerge_kit.errors import ParameterError, check_scale
 from negmerge_kit.lab.answer_memory import AnswerMemory
+from negmerge_kit.lab.delta_cache import Choice, Merged, ResidentDeltas, let_go
 from negmerge_kit.lab.evaluation import Scores
-from negmerge_kit.lab.placing import BASE, Place, Placing
-from negmerge_kit.lab.residency import let_go
-from negmerge_kit.lab.resident import Choice, Merged, ResidentDeltas
-from negmerge_kit.lab.running_statistics import RunningStatistics, largest_scale
+from negmerge_kit.lab.fair_lock import Turns
+from negmerge_kit.lab.live_model import BASE, Place, Placing, RunningStatistics, largest_scale
 from negmerge_kit.lab.scorer import Scorer
-from negmerge_kit.lab.turns import Turns
 from negmerge_kit.merging import LayerAgreement, find_rule, subtract
 from negmerge_kit.progress import ProgressFn, no_progress
-from negmerge_kit.scoring.scale import KEEP, Keep, Method, Point, Scales, ScaleSearch
+from negmerge_kit.scoring.scale_search import KEEP, Keep, Method, Point, Scales, ScaleSearch
 from negmerge_kit.types import Items
 from negmerge_kit.vision.classifier import BATCH, Classifier
 from negmerge_kit.vision.scene import Splits

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 
-from negmerge_kit.lab.provenance import made_with
-from negmerge_kit.lab.resident import Choice
+from negmerge_kit.checkpoints.result_store import made_with
+from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.lab.retrained import ANY, Retrained, Wanted, find_retrained, require_retrained
 from negmerge_kit.lab.shadows import Shadows, train_shadows
 from negmerge_kit.lab.standing import Standing, measure
@@ -14,9 +14,9 @@ from negmerge_kit.lab.training.from_scratch import BaseTraining
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.progress import ProgressFn, no_progress
 from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
-from negmerge_kit.scoring.curve import Point
+from negmerge_kit.scoring.early_stopping import Point
 from negmerge_kit.scoring.gap import GAP_OVER, average_gap, nearest_scale
-from negmerge_kit.scoring.scale import Scales, ScaleSearch
+from negmerge_kit.scoring.scale_search import Scales, ScaleSearch
 from negmerge_kit.types import Json
 from negmerge_kit.vision.classifier import Classifier
 from negmerge_kit.vision.images import ImageSet

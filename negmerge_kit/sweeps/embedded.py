@@ -20,7 +20,7 @@ from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.types import Json, Weights
 from negmerge_kit.vision.classifier_scene import ClassifierScene
 from negmerge_kit.vision.data.decoded_cache import cache_folder
-from negmerge_kit.vision.families import FAMILIES
+from negmerge_kit.vision.data.embedded import FAMILIES
 from negmerge_kit.vision.scene import Scene
 from negmerge_kit.vision.scenes import TINY_CLASSIFIER, open_scene
 from negmerge_kit.vision.tiny import SHIPPED, TOKEN_EMBEDDING, fresh_clip, token_embedding

@@ -20,9 +20,8 @@ from negmerge_kit.lab.training.loop import Step
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.progress import Progress, ProgressFn, no_progress
-from negmerge_kit.scoring.curve import Point
-from negmerge_kit.scoring.grid import DEFAULT_SCALES, looks, scale_grid
-from negmerge_kit.scoring.scale import KEEP
+from negmerge_kit.scoring.early_stopping import DEFAULT_SCALES, Point, looks, scale_grid
+from negmerge_kit.scoring.scale_search import KEEP
 from negmerge_kit.types import Json
 from negmerge_kit.vision.classifier import Classifier
 

@@ -13,11 +13,11 @@ from negmerge_kit.lab.comparison.comparison import compare_rules
 from negmerge_kit.lab.comparison.entrants import RETRAIN, RETRAIN_AGAIN, Entrant
 from negmerge_kit.lab.comparison.kept_rows import KeptRows
 from negmerge_kit.lab.comparison.terms import PLAIN, Terms
-from negmerge_kit.lab.report import search_json
-from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.delta_cache import Choice
+from negmerge_kit.lab.pipeline import search_json
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.progress import Progress, ProgressFn, no_progress
-from negmerge_kit.scoring.scale import KEEP, Method, Scales
+from negmerge_kit.scoring.scale_search import KEEP, Method, Scales
 from negmerge_kit.sweeps.jobs import counted, open_workbench
 from negmerge_kit.types import Json
 

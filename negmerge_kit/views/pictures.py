@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
+from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.lab.evaluation import ImageQueue
-from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.views.style import FORGET, RETAIN, headline, style
 from negmerge_kit.vision.scene import Splits

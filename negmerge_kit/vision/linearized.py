@@ -64,7 +64,7 @@ def linearize(classifier: Classifier) -> LinearClassifier:
         SceneError: a standard classifier, whose head trains with it.
 
     >>> from negmerge_kit.vision.load import load_model
-    >>> from negmerge_kit.vision.families import family_images
+    >>> from negmerge_kit.vision.data.embedded import family_images
     >>> model, images = load_model("tiny", device="cpu"), family_images("digits", "val").images[:2]
     >>> torch.allclose(linearize(model).features(images), model.features(images), atol=1e-5)
     True

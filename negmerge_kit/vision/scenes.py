@@ -9,8 +9,8 @@ from negmerge_kit.errors import SceneError
 from negmerge_kit.outside import is_plain_file
 from negmerge_kit.types import Json
 from negmerge_kit.vision.classifier_scene import ClassifierScene
+from negmerge_kit.vision.data.embedded import FAMILIES, find_family
 from negmerge_kit.vision.data.scans import SCANS
-from negmerge_kit.vision.families import FAMILIES, find_family
 from negmerge_kit.vision.forgetting import Forgetting
 from negmerge_kit.vision.parted import PARTS
 from negmerge_kit.vision.scene import READING, Scene

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging.agreement import LayerAgreement
 from negmerge_kit.merging.signs import chance, votes_needed

@@ -9,7 +9,7 @@ import gradio as gr
 
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.lab.audits.audit import PROBES
-from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.progress import ProgressFn
 from negmerge_kit.web import fragments
 from negmerge_kit.web.auditing import Auditing, audit_html

@@ -11,7 +11,7 @@ from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.audits.audit import LIMITS, PROBES, Audit, audit, check_asked
 from negmerge_kit.lab.audits.probe import ARROWS, LEFTOVER, Probe, Reading
 from negmerge_kit.lab.audits.reference import find_reference, retrained_reference
-from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.views import svg
 from negmerge_kit.views.probes import audit_figure, relearning_figure, relearning_finding

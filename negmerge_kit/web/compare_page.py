@@ -13,7 +13,7 @@ from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.lab.comparison.comparison import Comparison, is_classifier
 from negmerge_kit.lab.comparison.entrants import find_entrants
 from negmerge_kit.merging.alike import BUFFERS
-from negmerge_kit.scoring.scale import KEEP
+from negmerge_kit.scoring.scale_search import KEEP
 from negmerge_kit.views import svg
 from negmerge_kit.views.frontier import frontier_finding, rule_frontier
 from negmerge_kit.views.plots import reach

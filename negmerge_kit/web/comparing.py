@@ -15,10 +15,10 @@ from negmerge_kit.lab.comparison.comparison import Comparison, compare_rules
 from negmerge_kit.lab.comparison.entrants import SEARCHES, Entrant, find_entrants
 from negmerge_kit.lab.comparison.kept_rows import KeptRows
 from negmerge_kit.lab.comparison.rows import Row
-from negmerge_kit.lab.resident import Choice, Merged
+from negmerge_kit.lab.delta_cache import Choice, Merged
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.progress import Progress
-from negmerge_kit.scoring.grid import Scales
+from negmerge_kit.scoring.early_stopping import Scales
 from negmerge_kit.vision.scene import Splits
 from negmerge_kit.web.jobs import Done, Job, JobProgress, Jobs
 

@@ -10,11 +10,11 @@ import gradio as gr
 from negmerge_kit.errors import ParameterError, PoolError
 from negmerge_kit.lab.baselines import BASELINES
 from negmerge_kit.lab.comparison.entrants import find_entrants
-from negmerge_kit.lab.report import score_json, search_json
-from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.delta_cache import Choice
+from negmerge_kit.lab.pipeline import score_json, search_json
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.scoring.grid import AUTO, Scales, parse_scales
-from negmerge_kit.scoring.scale import Method
+from negmerge_kit.scoring.early_stopping import AUTO, Scales, parse_scales
+from negmerge_kit.scoring.scale_search import Method
 from negmerge_kit.types import Json
 from negmerge_kit.web.dials import buffers_of
 from negmerge_kit.web.jobs import Job

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from negmerge_kit.errors import NegmergeError, ParameterError
-from negmerge_kit.vision.families import FAMILIES
+from negmerge_kit.vision.data.embedded import FAMILIES
 from negmerge_kit.vision.tiny import TINY
 from negmerge_kit.web import finetune_told, fragments, own_weights
 from negmerge_kit.web.finetuning import FineTunes

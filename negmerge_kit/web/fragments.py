@@ -6,8 +6,7 @@ import re
 from html import escape
 
 from negmerge_kit.scoring.accuracy import Accuracy
-from negmerge_kit.scoring.outcome import outcome
-from negmerge_kit.scoring.scale import Point, ScaleSearch
+from negmerge_kit.scoring.scale_search import Point, ScaleSearch, outcome
 from negmerge_kit.types import Json
 from negmerge_kit.views.plots import CURVE_AREA, LARGEST_SCALE
 from negmerge_kit.views.style import percent

@@ -24,8 +24,8 @@ from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.outside import read_json
 from negmerge_kit.types import Json
+from negmerge_kit.vision.data.embedded import FAMILIES
 from negmerge_kit.vision.data.folder import FolderSource
-from negmerge_kit.vision.families import FAMILIES
 from negmerge_kit.vision.scene import Scene
 from negmerge_kit.vision.scenes import open_scene
 from negmerge_kit.vision.zero_shot import ZeroShotScene

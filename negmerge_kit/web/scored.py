@@ -11,11 +11,11 @@ from queue import Empty, SimpleQueue
 from torch import Tensor
 
 from negmerge_kit.errors import NegmergeError
-from negmerge_kit.lab.report import on_test
-from negmerge_kit.lab.resident import Choice
-from negmerge_kit.lab.turns import in_background
+from negmerge_kit.lab.delta_cache import Choice
+from negmerge_kit.lab.fair_lock import in_background
+from negmerge_kit.lab.pipeline import on_test
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.scoring.scale import Point, ScaleSearch
+from negmerge_kit.scoring.scale_search import Point, ScaleSearch
 from negmerge_kit.types import Json
 from negmerge_kit.views.pictures import Lost, lost_of, named_right
 from negmerge_kit.views.plots import LARGEST_SCALE, reach

@@ -7,17 +7,17 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from negmerge_kit.errors import NegmergeError, ParameterError, PoolError, check_scale
+from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.lab.likeness import inner_products, known_products, outliers_of
-from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.training.recipe import recipe_line
 from negmerge_kit.merging.rules import RULES
 from negmerge_kit.merging.signs import chance, votes_needed
-from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, Point
+from negmerge_kit.scoring.scale_search import DEFAULT_SCALES, KEEP, Point
 from negmerge_kit.views import plots, svg
 from negmerge_kit.views.pictures import named_right
 from negmerge_kit.views.style import percent
 from negmerge_kit.vision.classifier_scene import ClassifierScene
-from negmerge_kit.vision.families import FAMILIES
+from negmerge_kit.vision.data.embedded import FAMILIES
 from negmerge_kit.web import fragments
 from negmerge_kit.web.agreement_bars import NOTHING, AgreementBars
 from negmerge_kit.web.dials import buffers_of, params_of

@@ -5,7 +5,7 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.bench_random_subject import random_scene
 from benchmarks.bench_search import bench
-from negmerge_kit.scoring.scale import METHODS
+from negmerge_kit.scoring.scale_search import METHODS
 
 
 @pytest.mark.slow

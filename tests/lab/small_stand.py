@@ -8,7 +8,7 @@ import torch
 
 from negmerge_kit.checkpoints.filling import candidate_id
 from negmerge_kit.checkpoints.pool import Candidate, Pool, StoredFile
-from negmerge_kit.lab.resident import Choice, Merged
+from negmerge_kit.lab.delta_cache import Choice, Merged
 from negmerge_kit.lab.scorer import Scorer
 from negmerge_kit.merging import merge
 from negmerge_kit.merging.rules import find_rule

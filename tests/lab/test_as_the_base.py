@@ -5,11 +5,10 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from negmerge_kit.checkpoints import atomic
+from negmerge_kit.checkpoints import atomic, result_store
 from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
 from negmerge_kit.errors import CheckpointError
-from negmerge_kit.lab import provenance
 from negmerge_kit.lab.comparison.baseline_rows import retrained, yardstick_of
 from negmerge_kit.lab.comparison.terms import Terms
 from negmerge_kit.lab.retrained import KEY_OF_0_1, Wanted, find_retrained, keep_retrained, retraining
@@ -68,8 +67,8 @@ def test_all_are_trained_as_the_base(runs, tmp_path, monkeypatch):
     folder = pool.folder / "shadows"
     made_from = open_checkpoint(next(folder.iterdir())).metadata["made_from"]
     assert made_from["may_mirror"] is True and made_from["recipe"]["epochs"] == 3
-    assert provenance.made_with(bench.model.device).items() <= made_from.items()
-    monkeypatch.setattr(provenance, "RESULTS_VERSION", -1)
+    assert result_store.made_with(bench.model.device).items() <= made_from.items()
+    monkeypatch.setattr(result_store, "RESULTS_VERSION", -1)
     assert yardstick_of(bench, terms).shadows is not None
     assert len(runs) == 10 and len(list(folder.iterdir())) == 8
 

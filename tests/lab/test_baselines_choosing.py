@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from negmerge_kit.checkpoints import result_store
 from negmerge_kit.errors import CheckpointError, DivergedError, NotFiniteError, ParameterError
-from negmerge_kit.lab import provenance
 from negmerge_kit.lab.baselines import BASELINES
 from negmerge_kit.lab.baselines.choosing import choose_rate
 from negmerge_kit.lab.training.recipe import Recipe
@@ -153,10 +153,10 @@ def test_a_stopped_search_goes_on(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 2 + 3
     # So is what another version of the kit or another torch computes, or another kind of device.
     for name, value in (("RESULTS_VERSION", -1), ("torch", SimpleNamespace(__version__="1"))):
-        monkeypatch.setattr(provenance, name, value)
+        monkeypatch.setattr(result_store, name, value)
         search(scored, [0.25], store=tmp_path)
     assert len(list(tmp_path.iterdir())) == 2 + 5
-    assert provenance.made_with(torch.device("cuda")).items() - provenance.made_with(torch.device("cpu")).items()
+    assert result_store.made_with(torch.device("cuda")).items() - result_store.made_with(torch.device("cpu")).items()
     # What was kept is not looked at where it is to be made anew.
     tries.clear()
     search(scored, [0.25], store=tmp_path)

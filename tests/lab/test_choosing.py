@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from negmerge_kit.checkpoints import result_store
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.cli.standings import standings_table
 from negmerge_kit.errors import ParameterError, SplitError
-from negmerge_kit.lab import provenance
 from negmerge_kit.lab.baselines import BASELINES, choosing
 from negmerge_kit.lab.baselines.baseline import TINY, Baseline
 from negmerge_kit.lab.comparison import baseline_rows, classifier_contest
@@ -169,7 +169,7 @@ def test_a_retrained_model_of_another_device_torch_or_version_is_not_mixed_in(fo
     find_retrained(bench.pool, there).path.unlink()
     for name, value in (("RESULTS_VERSION", -1), ("torch", SimpleNamespace(__version__="1"))):
         with monkeypatch.context() as patched:
-            patched.setattr(provenance, name, value)
+            patched.setattr(result_store, name, value)
             assert kept._key(NEGMERGE, bench.pool.ids) != before
             assert find_retrained(bench.pool, ANY.other).path == found[0] != find_retrained(bench.pool).path
             with pytest.raises(ParameterError, match="of seed 1 that this version trained on cpu .*--device cpu"):

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from negmerge_kit.checkpoints import result_store
 from negmerge_kit.checkpoints.pool import MADE_FROM, open_pool
 from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
 from negmerge_kit.errors import CheckpointError, ParameterError, PoolError, SceneError, SplitError
-from negmerge_kit.lab import provenance
 from negmerge_kit.lab.comparison.comparison import across, compare_rules, strangers
 from negmerge_kit.lab.comparison.contest import Contest
 from negmerge_kit.lab.comparison.cost import metered
@@ -25,7 +25,7 @@ from negmerge_kit.lab.scorer import Scorer
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.progress import Progress
 from negmerge_kit.scoring.accuracy import Accuracy
-from negmerge_kit.scoring.scale import Point, ScaleSearch, select_scale
+from negmerge_kit.scoring.scale_search import Point, ScaleSearch, select_scale
 from negmerge_kit.vision.scene import Splits
 from tests.lab.small_stand import GRID, stand
 
@@ -275,7 +275,7 @@ def test_finished_rows_are_found_again_and_others_are_not(embedded, monkeypatch)
     assert again.contest.scorer.images == before  # not even the base is asked
     other = KeptRows(bench.pool, keep=0.8, scales=GRID[::2], device=torch.device("cpu"))
     assert other.find(comparison.rows[0].entrant, bench.pool.ids) is None
-    monkeypatch.setattr(provenance, "RESULTS_VERSION", -1)
+    monkeypatch.setattr(result_store, "RESULTS_VERSION", -1)
     other = KeptRows(bench.pool, keep=0.9, scales=GRID[::2], device=torch.device("cpu"))
     assert other.find(comparison.rows[0].entrant, bench.pool.ids) is None
     assert kept.find(comparison.rows[0].entrant, bench.pool.ids[:2]) is None

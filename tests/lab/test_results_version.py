@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from negmerge_kit.checkpoints.result_store import RESULTS_VERSION
 from negmerge_kit.lab.baselines import BASELINES
 from negmerge_kit.lab.comparison.comparison import compare_rules
 from negmerge_kit.lab.evaluation import evaluate
-from negmerge_kit.lab.provenance import RESULTS_VERSION
 from negmerge_kit.lab.training.finetuning import finetune
 from negmerge_kit.lab.training.pretraining import Pretraining, pretrain_tiny
 from negmerge_kit.lab.training.recipe import Recipe
-from negmerge_kit.vision.families import FAMILIES, family_images
+from negmerge_kit.vision.data.embedded import FAMILIES, family_images
 from negmerge_kit.vision.load import load_model
 from negmerge_kit.vision.tiny import fresh_clip
 from tests.lab.small_stand import stand

@@ -9,7 +9,7 @@ import torch
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.cli import main
 from negmerge_kit.errors import NotFiniteError, ParameterError
-from negmerge_kit.lab.running_statistics import NEGATIVE_VARIANCE, RECALIBRATED_ON, largest_scale
+from negmerge_kit.lab.live_model import NEGATIVE_VARIANCE, RECALIBRATED_ON, largest_scale
 from negmerge_kit.lab.workbench import Workbench
 
 STATISTICS = ("running_mean", "running_var")

@@ -12,17 +12,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from negmerge_kit.checkpoints import result_store
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import CheckpointError, ParameterError, SceneError
-from negmerge_kit.lab import answer_memory, provenance
+from negmerge_kit.lab import answer_memory
 from negmerge_kit.lab.answer_memory import AnswerMemory, Side
 from negmerge_kit.lab.comparison.comparison import compare_rules
 from negmerge_kit.lab.comparison.contest import Contest
+from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.lab.evaluation import evaluate_splits
-from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.scorer import Scorer
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.scoring.scale import DEFAULT_SCALES
+from negmerge_kit.scoring.scale_search import DEFAULT_SCALES
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.scene import Splits
 from tests.lab.small_stand import stand
@@ -370,7 +371,7 @@ def test_anything_changed_is_another_file(bench, monkeypatch):
     another(pool=replace(pool, heads_file=replace(pool.heads_file, sha256="0" * 64)))
     sets = [entry | {"fingerprint": "0" * 64} for entry in pool.scene["sets"]]
     another(pool=replace(pool, scene={**pool.scene, "sets": sets}))
-    monkeypatch.setattr(provenance, "RESULTS_VERSION", -1)
+    monkeypatch.setattr(result_store, "RESULTS_VERSION", -1)
     another()
     assert AnswerMemory(pool, CPU).key(choice, "live") is None
 

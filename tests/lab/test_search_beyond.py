@@ -11,7 +11,7 @@ from negmerge_kit.lab.comparison.comparison import compare_rules
 from negmerge_kit.lab.comparison.kept_rows import KeptRows
 from negmerge_kit.lab.comparison.resampling import resample
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.scoring.scale import DEFAULT_SCALES
+from negmerge_kit.scoring.scale_search import DEFAULT_SCALES
 from tests.lab.small_stand import GRID, stand
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from negmerge_kit.lab.training.finetuning import finetune
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.lab.training.sweep_forecast import SEARCHED, assumed_seconds, measured_seconds, steps_of
 from negmerge_kit.vision.classifier import BATCH, Classifier
-from negmerge_kit.vision.families import family_images
+from negmerge_kit.vision.data.embedded import family_images
 from negmerge_kit.vision.load import load_model
 
 

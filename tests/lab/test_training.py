@@ -9,7 +9,7 @@ from negmerge_kit.errors import DivergedError, ParameterError
 from negmerge_kit.lab.training.finetuning import finetune
 from negmerge_kit.lab.training.grid_files import PRESETS
 from negmerge_kit.lab.training.recipe import Recipe, grid
-from negmerge_kit.vision.families import family_images
+from negmerge_kit.vision.data.embedded import family_images
 from negmerge_kit.vision.load import load_model
 
 

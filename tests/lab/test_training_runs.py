@@ -17,7 +17,7 @@ from negmerge_kit.errors import CheckpointError, ParameterError
 from negmerge_kit.lab.training.execution import Execution
 from negmerge_kit.lab.training.finetuning import finetune
 from negmerge_kit.lab.training.recipe import Recipe
-from negmerge_kit.vision.families import family_images
+from negmerge_kit.vision.data.embedded import family_images
 from negmerge_kit.vision.linearized import linearize
 from negmerge_kit.vision.load import load_model
 from negmerge_kit.vision.parameters import trained_parameters
@@ -98,7 +98,7 @@ def test_a_killed_process_is_resumed(digits, whole, tmp_path):
             "from negmerge_kit.lab.training.recipe import Recipe\n"
             "from negmerge_kit.lab.training.execution import Execution\n"
             "from negmerge_kit.vision.load import load_model\n"
-            "from negmerge_kit.vision.families import family_images\n"
+            "from negmerge_kit.vision.data.embedded import family_images\n"
             "recipe = Recipe.from_json(json.loads(sys.argv[2]))\n"
             "images = family_images('digits', 'train').take(130)\n"
             "for step in finetune(load_model('tiny', device='cpu'), images, recipe, resume=pathlib.Path(sys.argv[1]),\n"

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from negmerge_kit.checkpoints.pool import open_pool
-from negmerge_kit.lab.turns import PATIENCE, Turns, in_background
+from negmerge_kit.lab.fair_lock import PATIENCE, Turns, in_background
 from negmerge_kit.lab.workbench import Workbench
 
 WAIT = 10

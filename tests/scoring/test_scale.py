@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from negmerge_kit.errors import ParameterError, SplitError
 from negmerge_kit.scoring import Accuracy, Point, parse_scales, search_scale, select_scale
-from negmerge_kit.scoring.curve import BELOW_FLOOR, NOT_BETTER, out_of_reach
-from negmerge_kit.scoring.floors import parse_keep
-from negmerge_kit.scoring.scale import METHODS
+from negmerge_kit.scoring.early_stopping import BELOW_FLOOR, NOT_BETTER, out_of_reach
+from negmerge_kit.scoring.retention_floor import parse_keep
+from negmerge_kit.scoring.scale_search import METHODS
 
 CASES = json.loads((Path(__file__).parents[1] / "golden" / "coefficient_cases.json").read_text())
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from negmerge_kit.devices import pick_device, pick_merge_device
 from negmerge_kit.errors import DeviceError, MismatchError, SceneError
-from negmerge_kit.vision.families import FAMILIES, family_images
+from negmerge_kit.vision.data.embedded import FAMILIES, family_images
 from negmerge_kit.vision.load import load_model
 from negmerge_kit.vision.towers import OPENAI_MEAN, OPENAI_STD
 

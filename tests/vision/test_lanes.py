@@ -8,7 +8,7 @@ import torch
 
 from negmerge_kit.vision import lanes
 from negmerge_kit.vision.classifier import BATCH
-from negmerge_kit.vision.families import family_images
+from negmerge_kit.vision.data.embedded import family_images
 from negmerge_kit.vision.lanes import MOST_LANES, lanes_of, short_operations, side_by_side
 from negmerge_kit.vision.linearized import linearize
 from negmerge_kit.vision.load import load_model

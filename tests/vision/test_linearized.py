@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from negmerge_kit.vision.families import family_images
+from negmerge_kit.vision.data.embedded import family_images
 from negmerge_kit.vision.linearized import linearize
 from negmerge_kit.vision.load import load_model
 

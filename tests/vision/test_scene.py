@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from negmerge_kit.errors import SceneError
-from negmerge_kit.vision.families import FAMILIES, family_images
+from negmerge_kit.vision.data.embedded import FAMILIES, family_images
 from negmerge_kit.vision.scenes import open_scene
 
 

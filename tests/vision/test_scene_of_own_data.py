@@ -13,7 +13,7 @@ from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import SceneError
 from negmerge_kit.lab.evaluation import evaluate_splits
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.vision.families import FAMILIES, family_images
+from negmerge_kit.vision.data.embedded import FAMILIES, family_images
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.scenes import open_scene, scene_from_json
 from negmerge_kit.vision.tiny import TINY, tiny_weights

@@ -8,7 +8,7 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from negmerge_kit.lab.report import score_json, search_json
+from negmerge_kit.lab.pipeline import score_json, search_json
 
 
 @pytest.fixture(scope="module")

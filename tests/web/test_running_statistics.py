@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.report import score_json
+from negmerge_kit.lab.pipeline import score_json
 from negmerge_kit.views.style import percent
 from negmerge_kit.vision.forgetting import Forgetting
 from negmerge_kit.web import serve

@@ -8,7 +8,7 @@ import pytest
 
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import ParameterError, PoolError
-from negmerge_kit.lab.report import search_json
+from negmerge_kit.lab.pipeline import search_json
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring import Accuracy, Point, ScaleSearch
 from negmerge_kit.views.style import percent

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from negmerge_kit.checkpoints.result_store import ResultStore
+from negmerge_kit.checkpoints.result_store import RESULTS_VERSION, ResultStore
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.provenance import RESULTS_VERSION
 from negmerge_kit.lab.training.pretraining import Pretraining, pretrain_tiny
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.types import Json, Weights
-from negmerge_kit.vision.families import FAMILIES
+from negmerge_kit.vision.data.embedded import FAMILIES
 from negmerge_kit.vision.tiny import fresh_clip
 
 KIND = "retrained"

@@ -11,11 +11,10 @@ from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
 from negmerge_kit.checkpoints.outputs import make_folder
-from negmerge_kit.checkpoints.result_store import ResultStore
+from negmerge_kit.checkpoints.result_store import ResultStore, made_with
 from negmerge_kit.errors import DivergedError, NotFiniteError, ParameterError, SearchDivergedError
 from negmerge_kit.lab.baselines.baseline import Baseline
 from negmerge_kit.lab.baselines.trials import STATE, ChosenRate, Trial
-from negmerge_kit.lab.provenance import made_with
 from negmerge_kit.lab.training.resuming import describe_run
 from negmerge_kit.progress import Progress, ProgressFn, no_progress
 

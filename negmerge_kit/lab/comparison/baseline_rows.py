@@ -20,7 +20,7 @@ from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.lab.yardstick import Yardstick
 from negmerge_kit.progress import ProgressFn, no_progress
 from negmerge_kit.scoring.accuracy import Accuracy, Pair, pool_accuracies
-from negmerge_kit.scoring.floors import images_needed
+from negmerge_kit.scoring.retention_floor import images_needed
 from negmerge_kit.types import Json
 from negmerge_kit.vision.classifier import Classifier
 

@@ -10,11 +10,11 @@ from negmerge_kit.lab.comparison.contest import Contest
 from negmerge_kit.lab.comparison.entrants import BASE, RETRAIN, RETRAIN_AGAIN, Entrant
 from negmerge_kit.lab.comparison.rows import Matched, Row
 from negmerge_kit.lab.comparison.terms import PLAIN, Terms
-from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.lab.scorer import Charge
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.progress import ProgressFn, no_progress
-from negmerge_kit.scoring.scale import KEEP, Point, Scales, ScaleSearch
+from negmerge_kit.scoring.scale_search import KEEP, Point, Scales, ScaleSearch
 
 
 def models_to_make(entrants: Sequence[Entrant], terms: Terms) -> tuple[str, ...]:

@@ -11,14 +11,15 @@ from negmerge_kit.errors import ParameterError, PoolError
 from negmerge_kit.lab.comparison.classifier_contest import ClassifierContest
 from negmerge_kit.lab.comparison.contest import Contest, PoolStand
 from negmerge_kit.lab.comparison.entrants import BASE, RETRAIN, RETRAIN_AGAIN, Entrant, find_entrant, find_entrants
-from negmerge_kit.lab.comparison.rows import Pair, Row
+from negmerge_kit.lab.comparison.rows import Row
 from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.progress import Progress, ProgressFn, no_progress
-from negmerge_kit.scoring.grid import scale_grid
+from negmerge_kit.scoring.accuracy import Pair
+from negmerge_kit.scoring.early_stopping import scale_grid
 from negmerge_kit.scoring.intervals import Spread
 from negmerge_kit.scoring.metrics import METRICS
-from negmerge_kit.scoring.scale import KEEP, Scales
+from negmerge_kit.scoring.scale_search import KEEP, Scales
 from negmerge_kit.types import Json
 
 REFERENCE = "negmerge"

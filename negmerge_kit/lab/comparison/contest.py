@@ -15,13 +15,12 @@ from negmerge_kit.lab.comparison.entrants import SEARCHES, Entrant
 from negmerge_kit.lab.comparison.greedy import best_single, greedy, left_over
 from negmerge_kit.lab.comparison.matched import AtTestRetention, Crossing, at_test_retention, first_crossing
 from negmerge_kit.lab.comparison.rows import Matched, Row
-from negmerge_kit.lab.resident import Choice, Merged
-from negmerge_kit.lab.running_statistics import largest_scale
+from negmerge_kit.lab.delta_cache import Choice, Merged
+from negmerge_kit.lab.live_model import largest_scale
 from negmerge_kit.lab.scorer import Charge, Scorer, ScoringBackend
 from negmerge_kit.scoring.accuracy import Pair
-from negmerge_kit.scoring.grid import FARTHEST, scale_grid
-from negmerge_kit.scoring.outcome import outcome
-from negmerge_kit.scoring.scale import KEEP, Point, Scales, ScaleSearch
+from negmerge_kit.scoring.early_stopping import FARTHEST, scale_grid
+from negmerge_kit.scoring.scale_search import KEEP, Point, Scales, ScaleSearch, outcome
 
 FRONTIER = 10
 """Scales of a row on the live subset, an eighth of the way to its floor apart."""

@@ -11,14 +11,13 @@ from collections.abc import Sequence
 import torch
 
 from negmerge_kit.checkpoints.pool import Pool
-from negmerge_kit.checkpoints.result_store import ResultStore
+from negmerge_kit.checkpoints.result_store import ResultStore, made_with
 from negmerge_kit.lab.comparison.entrants import RETRAIN_AGAIN, Entrant
 from negmerge_kit.lab.comparison.rows import Row
 from negmerge_kit.lab.comparison.terms import PLAIN, Terms
-from negmerge_kit.lab.provenance import made_with
 from negmerge_kit.lab.retrained import Wanted, find_retrained
 from negmerge_kit.merging.rules import RULES
-from negmerge_kit.scoring.grid import Scales
+from negmerge_kit.scoring.early_stopping import Scales
 from negmerge_kit.types import Json
 
 KIND = "row"

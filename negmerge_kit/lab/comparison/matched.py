@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from negmerge_kit.errors import SplitError
-from negmerge_kit.scoring.grid import FARTHEST, onwards
+from negmerge_kit.scoring.early_stopping import FARTHEST, onwards
 from negmerge_kit.scoring.intervals import wilson
 from negmerge_kit.types import Json
 

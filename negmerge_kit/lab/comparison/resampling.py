@@ -11,11 +11,10 @@ from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.comparison.comparison import REFERENCE, Comparison
 from negmerge_kit.lab.comparison.contest import Contest
 from negmerge_kit.lab.comparison.rows import Row
-from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.progress import Progress, ProgressFn, no_progress
-from negmerge_kit.scoring.bootstrap import REPLICATES, Curve, Resampled, bootstrap
-from negmerge_kit.scoring.curve import unscorable
-from negmerge_kit.scoring.grid import onwards
+from negmerge_kit.scoring.early_stopping import onwards, unscorable
+from negmerge_kit.scoring.paired_bootstrap import REPLICATES, Curve, Resampled, bootstrap
 
 
 def resample(

@@ -11,7 +11,7 @@ from negmerge_kit.lab.comparison.entrants import Entrant
 from negmerge_kit.lab.comparison.matched import AtTestRetention, Crossing
 from negmerge_kit.lab.standing import Standing
 from negmerge_kit.scoring.accuracy import Accuracy, Pair
-from negmerge_kit.scoring.scale import Ended, Point
+from negmerge_kit.scoring.scale_search import Ended, Point
 from negmerge_kit.types import Json
 
 

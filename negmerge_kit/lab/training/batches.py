@@ -38,7 +38,7 @@ class Batch:
 def steps_of(images: ImageSet, recipe: Recipe, *, least: int = 1) -> int:
     """Optimiser steps of a run: the last batch of an epoch may be smaller, or larger by what is less than `least`.
 
-    >>> from negmerge_kit.vision.families import family_images
+    >>> from negmerge_kit.vision.data.embedded import family_images
     >>> steps_of(family_images("digits", "train").take(130), Recipe(lr=1e-3, epochs=2))
     6
     """

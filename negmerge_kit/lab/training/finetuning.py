@@ -53,7 +53,7 @@ def finetune(
         CheckpointError: if the state cannot be written, or is another run's.
 
     >>> from negmerge_kit.vision.load import load_model
-    >>> from negmerge_kit.vision.families import family_images
+    >>> from negmerge_kit.vision.data.embedded import family_images
     >>> model, digits = load_model("tiny", device="cpu"), family_images("digits", "train")
     >>> steps = list(finetune(model, digits.take(128), Recipe(lr=1e-3, epochs=2)))
     >>> len(steps), steps[-1].index

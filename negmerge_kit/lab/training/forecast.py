@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.training.recipe import Recipe
-from negmerge_kit.scoring.scale import DEFAULT_SCALES
+from negmerge_kit.scoring.scale_search import DEFAULT_SCALES
 from negmerge_kit.types import Json
 from negmerge_kit.vision.classifier import BATCH, Classifier
 from negmerge_kit.vision.data import DataSource

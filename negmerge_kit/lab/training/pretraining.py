@@ -21,7 +21,7 @@ from negmerge_kit.lab.training.batches import Batch
 from negmerge_kit.lab.training.loop import Pass, Step, train
 from negmerge_kit.lab.training.seeding import derived_seed
 from negmerge_kit.vision.classifier import normalise
-from negmerge_kit.vision.families import FAMILIES, draw_images
+from negmerge_kit.vision.data.embedded import FAMILIES, draw_images
 
 if TYPE_CHECKING:
     from open_clip import CLIP

@@ -18,7 +18,7 @@ from negmerge_kit.lab.training.forecast import (
     seconds_of_an_image,
 )
 from negmerge_kit.lab.training.recipe import Recipe
-from negmerge_kit.scoring.scale import DEFAULT_SCALES
+from negmerge_kit.scoring.scale_search import DEFAULT_SCALES
 from negmerge_kit.types import Json
 from negmerge_kit.vision.classifier import Classifier
 from negmerge_kit.vision.images import ImageSet

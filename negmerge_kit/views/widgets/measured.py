@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.scoring.scale import Point
+from negmerge_kit.scoring.scale_search import Point
 from negmerge_kit.views.plots import LARGEST_SCALE
 
 SCALES = tuple(round(LARGEST_SCALE * step / 10, 3) for step in range(1, 11))

@@ -8,7 +8,7 @@ import ipywidgets as widgets
 from matplotlib.figure import Figure
 
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.scoring.scale import KEEP
+from negmerge_kit.scoring.scale_search import KEEP
 from negmerge_kit.views.plots import LARGEST_SCALE, scale_curve
 from negmerge_kit.views.widgets.explorer import LABELS, Drawn, Explorer, slider
 from negmerge_kit.views.widgets.measured import live_curve, live_point

@@ -8,12 +8,11 @@ import ipywidgets as widgets
 from matplotlib.figure import Figure
 
 from negmerge_kit.errors import NegmergeError
-from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging import chance, votes_needed
 from negmerge_kit.scoring.accuracy import Accuracy
-from negmerge_kit.scoring.outcome import outcome
-from negmerge_kit.scoring.scale import KEEP, Point
+from negmerge_kit.scoring.scale_search import KEEP, Point, outcome
 from negmerge_kit.views.plots import LARGEST_SCALE, reach, scale_curve
 from negmerge_kit.views.style import percent
 from negmerge_kit.views.widgets.dials import RuleDials

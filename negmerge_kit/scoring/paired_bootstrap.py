@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.scoring.scale import KEEP
+from negmerge_kit.scoring.scale_search import KEEP
 from negmerge_kit.types import Json
 
 Flags: TypeAlias = NDArray[np.bool_]

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.scoring.accuracy import Accuracy
-from negmerge_kit.scoring.curve import Least, Point
+from negmerge_kit.scoring.early_stopping import Least, Point
 
 KEEP = 0.95
 """Share of the base's retention that the paper's protocol keeps."""
