@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import count
 from pathlib import Path
 from subprocess import list2cmdline
-from time import monotonic
 
 from negmerge_kit.checkpoints.pool import RECORD, Pool
+from negmerge_kit.cli.clock import elapsed
 from negmerge_kit.cli.options import seconds
 
 Words = Sequence[object]
@@ -76,17 +76,3 @@ def evaluate_next(weights: Path, made_from: Iterable[str | Path]) -> Words:
         if (source.parent / RECORD).is_file():
             return ["evaluate", weights, "--scene", source.parent]
     return ["evaluate", "--help"]  # which images belong to these files, nobody has said
-
-
-_began = monotonic()  # this module is imported before anything that takes time
-
-
-def begin() -> None:
-    """Count from now: the process began for something else than this verb."""
-    global _began
-    _began = monotonic()
-
-
-def elapsed() -> float:
-    """Seconds since the verb's process began."""
-    return monotonic() - _began

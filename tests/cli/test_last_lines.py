@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from negmerge_kit.checkpoints import open_checkpoint
-from negmerge_kit.cli import last_lines, main
+from negmerge_kit.cli import clock, main
 
 
 def run(capsys, line):
@@ -160,5 +160,5 @@ def test_took_counts_from_the_start_of_the_process(tmp_path):
 
 
 def test_a_verb_that_another_process_calls_counts_from_the_call(monkeypatch, capsys):
-    monkeypatch.setattr(last_lines, "_began", last_lines._began - 1000)
-    assert last_lines.elapsed() > 1000 and main(["data", "list"]) == 0 and last_lines.elapsed() < 100
+    monkeypatch.setattr(clock, "_began", clock._began - 1000)
+    assert clock.elapsed() > 1000 and main(["data", "list"]) == 0 and clock.elapsed() < 100
