@@ -13,14 +13,11 @@ from negmerge_kit.checkpoints.pool import RECORD, Pool, open_pool
 from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.checkpoints.writer import save_checkpoint
 from negmerge_kit.errors import ParameterError, SceneError
-from negmerge_kit.lab.audits.audit import audit as run_audit
 from negmerge_kit.lab.card import BY_HAND, card, with_file
 from negmerge_kit.lab.card_files import card_files, card_path, check_card, run_from
 from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.lab.evaluation import Scores, evaluate_splits
-from negmerge_kit.lab.retrained import ANY, Retrained, Wanted
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.lab.yardstick import Yardstick
 from negmerge_kit.scoring.early_stopping import Scales
 from negmerge_kit.scoring.retention_floor import KEEP, Keep, keep_text
 from negmerge_kit.scoring.scale_search import Method, ScaleSearch, outcome, remedy
@@ -28,10 +25,7 @@ from negmerge_kit.types import Json
 from negmerge_kit.vision.scenes import open_scene
 
 if TYPE_CHECKING:
-    from negmerge_kit.lab.delta_cache import Choice
-    from negmerge_kit.lab.evaluation import Scores
-    from negmerge_kit.lab.workbench import Workbench
-    from negmerge_kit.scoring.scale_search import ScaleSearch
+    from negmerge_kit.lab.retrained import Retrained
 
 
 @dataclass(frozen=True)
@@ -204,7 +198,11 @@ def evaluate_file(
 
 def _write(search: PoolSearch, out: Path, page: Path, *, by_hand: bool, audit: bool) -> Path:
     bench, choice, result = search.bench, search.choice, search.result
-    probes = run_audit(bench, choice, result["scale"]).json() if audit else None
+    probes = None
+    if audit:
+        from negmerge_kit.lab.audits.audit import audit as run_audit  # brings training in, which few searches need
+
+        probes = run_audit(bench, choice, result["scale"]).json()
     record = card(bench, choice, result, chosen=BY_HAND[0] if by_hand else searched(result), probes=probes)
     with card_files(page) as write:
         written = save_checkpoint(out, bench.unlearned(choice, result["scale"]), like=bench.pool.base, metadata=record)
@@ -214,6 +212,9 @@ def _write(search: PoolSearch, out: Path, page: Path, *, by_hand: bool, audit: b
 
 def _nearest(bench: Workbench, choice: Choice, scales: Scales) -> tuple[Retrained, ScaleSearch]:
     """The search, and the retrained model that it was held against: of several, the one that chooses in `compare`."""
+    from negmerge_kit.lab.retrained import ANY, Wanted
+    from negmerge_kit.lab.yardstick import Yardstick
+
     yardstick = Yardstick(bench, chooser=ANY.other)
     held = yardstick.require()
     yardstick.chooser = Wanted(sha256=held.sha256)  # this one to the end, even if another is made meanwhile

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from negmerge_kit.errors import SceneError
 from negmerge_kit.outside import shortened
-from negmerge_kit.vision.data.embedded import EmbeddedSource
+from negmerge_kit.vision.data.embedded import FAMILIES, EmbeddedSource
 from negmerge_kit.vision.data.folder import FolderSource, LocalSource
 from negmerge_kit.vision.data.hub import HubSource, NamedSource
 from negmerge_kit.vision.data.registry import DATASETS
 from negmerge_kit.vision.data.scans import SCANS, ScansSource
 from negmerge_kit.vision.data.source import DataSource
-from negmerge_kit.vision.families import FAMILIES
 
 
 def find_data(text: str) -> DataSource:
