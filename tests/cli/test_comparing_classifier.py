@@ -395,11 +395,14 @@ def test_anew_tries_every_rate_again(capsys, made, tmp_path, monkeypatch):
     unlearn = Baseline.unlearn
     monkeypatch.setattr(Baseline, "unlearn", lambda self, *a, **k: tried.append(k["rate"]) or unlearn(self, *a, **k))
     assert run(capsys, *words)[0] == 0
-    rates, (log,) = list(tried), (folder / "baselines").iterdir()
-    assert len(rates) > 1 and len(json.loads(log.read_text())["trials"]) == len(rates)
+    rates, kept = list(tried), sorted((folder / "baselines").iterdir())
+    assert len(rates) > 1
+    assert sorted(json.loads(file.read_text())["value"]["rate"] for file in kept) == rates
+    before = [file.stat().st_mtime_ns for file in kept]
     tried.clear()
     assert run(capsys, *words, "--anew")[0] == 0
-    assert tried == rates and list((folder / "baselines").iterdir()) == [log]
+    assert tried == rates and sorted((folder / "baselines").iterdir()) == kept
+    assert max(before) < min(file.stat().st_mtime_ns for file in kept)
 
 
 def test_what_every_row_needs_is_made_before_the_rows_are_spread(capsys, made, tmp_path, monkeypatch):

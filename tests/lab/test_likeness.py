@@ -68,6 +68,7 @@ def test_of_one_that_moved_there_is_nothing_to_say(products):
 @pytest.fixture
 def odd_pool(own_pool):
     """The quick pool with two more: one that went ten times as far, one that went the other way."""
+    shutil.rmtree(own_pool / "likeness", ignore_errors=True)  # another test may have asked the shared pool
     pool = open_pool(own_pool)
     base, tuned = pool.base, pool.candidate(pool.ids[0])
     with writing(own_pool):
