@@ -24,7 +24,7 @@ from negmerge_kit.types import Json
 KIND = "answers"
 
 WRITE_EVERY = 0.2
-"""Seconds between two writes: what a kill can cost at most, besides the forward passes at work."""
+"""Seconds between two writes: what a kill can cost at most, with the forward passes at work."""
 
 REMEMBERED = 512
 """Choices, each on one split, that a process remembers; a point of 50,000 images takes 6 kB."""

@@ -205,7 +205,7 @@ def logits_of(model: Classifier, features: Tensor, images: ImageSet) -> Tensor:
 
 
 def _margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """How far the label's logit stands above the highest other one, [n]; below 0 where the answer is wrong."""
+    """The label's logit less the highest other one, [n]; below 0 where the answer is wrong."""
     own = logits.gather(1, labels[:, None])
     others = logits.scatter(1, labels[:, None], -torch.inf)
     return (own - others.max(dim=1, keepdim=True).values).flatten()

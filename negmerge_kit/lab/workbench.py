@@ -214,7 +214,7 @@ class Workbench:
         """The scale that forgets most on validation with retention at the floor (see `search_scale`).
 
         Without `scales` the search goes on beyond the paper's grid until retention falls to the floor. No image is
-        asked that was answered before, in a comparison too, unless the workbench was told to remember nothing.
+        asked that was answered before, in a comparison too, unless the workbench remembers nothing.
         """
         with self.scorer.charge():
             self.merged(choice)  # a file that changed is refused even where every answer is known
