@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from negmerge_kit.checkpoints import open_checkpoint, save_checkpoint
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.merging import merge, unlearn
-from negmerge_kit.merging.fused import compiler_present
+
 from negmerge_kit.types import Item, Json
 
 SIZES = (50_000_000, 113_000_000)

@@ -110,8 +110,6 @@ def merge_files(
     device: str = "cpu",
     buffers: str = "keep",
     nonfinite: str = "refuse",
-    engine: str = "auto",
-    chunk: int | None = None,
     prefix: str = "",
     renames: Mapping[str, str] | None = None,
     ignore: Sequence[str] = (),
@@ -148,8 +146,6 @@ def merge_files(
         device=device,
         buffers=buffers,
         nonfinite=nonfinite,
-        engine=engine,
-        chunk=chunk,
         ignore=found.ignore,
         **params,
     )

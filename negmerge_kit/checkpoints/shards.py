@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -121,11 +120,9 @@ class _Shard(Sources):
         super().__init__(*weights, **settings)
         self._names = names
 
-    def runs(self) -> Iterator[list[str]]:
-        for run in super().runs():
-            for wanted, names in itertools.groupby(run, key=self._names.__contains__):
-                if wanted:
-                    yield list(names)
+    @property
+    def names(self) -> list[str]:
+        return [name for name in super().names if name in self._names]
 
 
 def _carries(part: Path, record: Json) -> bool:

@@ -9,11 +9,12 @@ from negmerge_kit.checkpoints import operations
 from negmerge_kit.checkpoints.legacy import convert_files
 from negmerge_kit.checkpoints.normalise import read_map
 from negmerge_kit.checkpoints.reader import open_checkpoint
-from negmerge_kit.cli.flags import Parser, add_rule_flags, print_json, rule_params
+from negmerge_kit.cli.flags import Parser, add_gone_flag, add_rule_flags, print_json, rule_params
 from negmerge_kit.cli.last_lines import Words, evaluate_next, print_end, unlearned_file
 from negmerge_kit.cli.sweeping import add_executor_flags, executor_of
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.merging.alike import is_running_statistic
+from negmerge_kit.merging.negation import GONE
 from negmerge_kit.types import Json
 
 OUT = "FILE.safetensors like the base, or, where the base has its config, a FOLDER with that and the tokenizer"
@@ -28,12 +29,7 @@ def merge(arguments: list[str]) -> int:
     parser.add_argument(
         "--nonfinite", default="refuse", choices=["refuse", "pass"], help="NaN and infinities in inputs"
     )
-    parser.add_argument(
-        "--engine",
-        default="auto",
-        choices=["auto", "fused", "plain"],
-        help="compiled loop where it pays (auto), always where there is a compiler, or never; the bits are the same",
-    )
+    add_gone_flag(parser, "--engine", GONE["engine"])
     parser.add_argument("--force", action="store_true", help="merge candidates that say they are of another base, too")
     add_rule_flags(parser)
     add_executor_flags(parser)
@@ -60,7 +56,6 @@ def merge(arguments: list[str]) -> int:
             device=options.device,
             buffers=options.buffers,
             nonfinite=options.nonfinite,
-            engine=options.engine,
             force=options.force,
             renames=read_map(options.map) if options.map else None,
             ignore=options.ignore,
@@ -81,8 +76,8 @@ def merge(arguments: list[str]) -> int:
 
 def _by_shard(options: Namespace) -> Json:
     """The merge as one job a shard of the base."""
-    if options.delta_out or options.nonfinite != "refuse" or options.engine != "auto":
-        raise ParameterError("--executor merges shards into --out: leave out --delta-out, --nonfinite and --engine.")
+    if options.delta_out or options.nonfinite != "refuse":
+        raise ParameterError("--executor merges shards into --out: leave out --delta-out and --nonfinite.")
 
     from negmerge_kit.cli.live import LiveTable
     from negmerge_kit.sweeps.shards import merge_sharded

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from negmerge_kit.errors import CheckpointError, DeviceError, MismatchError, SceneError
+from negmerge_kit.merging.cpu_threads import side_by_side
 from negmerge_kit.types import Items
 from negmerge_kit.vision.images import ImageSet
-from negmerge_kit.vision.lanes import lanes_of, side_by_side
+from negmerge_kit.vision.lanes import lanes_of
 from negmerge_kit.vision.model_spec import ModelSpec, find_model
 from negmerge_kit.vision.prompts import build_head, build_prototypes
 from negmerge_kit.vision.towers import OPENAI_MEAN, OPENAI_STD, Built, build_model, build_untrained
@@ -165,7 +166,7 @@ class Classifier:
             whole = torch.cat([batch, batch[-1:].expand(size - len(batch), -1, -1, -1)])
             return self.encode(self.pixels(whole)).float()[: len(batch)]
 
-        return torch.cat(side_by_side(answer, torch.split(images, size), self.lanes))
+        return torch.cat(list(side_by_side(answer, torch.split(images, size), self.lanes)))
 
     def logits(self, images: Tensor, head: str) -> Tensor:
         """CLIP logits of uint8 images under one head: float32 [n, C].
