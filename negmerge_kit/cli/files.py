@@ -6,6 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from negmerge_kit.checkpoints import operations
+from negmerge_kit.checkpoints.digests import Digests
 from negmerge_kit.checkpoints.legacy import convert_files
 from negmerge_kit.checkpoints.normalise import read_map
 from negmerge_kit.checkpoints.reader import open_checkpoint
@@ -20,8 +21,8 @@ from negmerge_kit.types import Json
 OUT = "FILE.safetensors like the base, or, where the base has its config, a FOLDER with that and the tokenizer"
 
 
-def merge(arguments: list[str]) -> int:
-    """Merge candidates' deltas and write the unlearned checkpoint, the delta, or both."""
+def merge(arguments: list[str], digests: Digests) -> int:
+    """Merge candidates' deltas and write the unlearned checkpoint, the delta, or both; see `cli.merge`."""
     parser = _files_parser("merge", "Merge the candidates' deltas and subtract scale times the result from the base.")
     parser.add_argument("--out", type=Path, metavar="FILE|FOLDER", help=OUT)
     parser.add_argument("--scale", type=float, default=1.0, help="how much of the merged delta to subtract (default 1)")
@@ -59,6 +60,7 @@ def merge(arguments: list[str]) -> int:
             force=options.force,
             renames=read_map(options.map) if options.map else None,
             ignore=options.ignore,
+            digests=digests,
             **rule_params(options),
         )
     )

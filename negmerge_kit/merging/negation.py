@@ -29,7 +29,7 @@ from negmerge_kit.types import Item, Items, Weights
 
 NONFINITE = ("refuse", "pass")
 # argument that is gone -> what to use, for one version
-GONE = dict.fromkeys(("engine", "chunk"), "leave it out, the one way to merge is as fast as the compiled one was.")
+GONE = dict.fromkeys(("engine", "chunk"), "leave it out, there is one way to merge and nothing to compile.")
 
 
 def merge(
