@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -26,6 +28,14 @@ COUNTS = (3, 8, 16, 30)
 TYPED = 8
 """Candidates that `negmerge merge` is typed with."""
 WIDTH = 768
+RATIOS = (
+    ("merge", "floor"),
+    ("former", "floor"),
+    ("authors", "floor"),
+    ("typed", "authors_typed"),
+    ("typed_cpu", "authors_typed_cpu"),
+)
+ROOT = Path(__file__).parents[1]
 AUTHORS = Path(__file__).with_name("authors_merge.py")
 
 
@@ -44,7 +54,8 @@ def bench(
     result dropped; `to_file` writes the unlearned model as well; `authors` is their loop, one model-sized dict after
     another. `typed` is `negmerge merge BASE C0 … C7 --out FILE` as a process, from its start to its exit, hashes and
     the wait for the disk included; `authors_typed` is their loop as a script that saves, too, and does not wait for
-    the disk. With `former`, a checkout of another version, `former` is its `merge` with the result dropped.
+    the disk; `…_cpu` are the seconds that they keep a core busy. With `former`, a
+    checkout of another version, `former` is its `merge` with the result dropped.
 
     The ways take turns; seconds are the least of `repeats`, and ratios the median of the pairs, so that a busy machine
     troubles all alike (`best_ratio` is least to least). `peak_mb` is anonymous memory above the level before, while
@@ -77,9 +88,15 @@ def measure(files: Sequence[Path], out: Path, *, repeats: int, former: str | Pat
     if len(files) == TYPED + 1:
         ours = [sys.executable, "-m", "negmerge_kit.cli", "merge", *map(str, files), "--out", str(out)]
         theirs = [sys.executable, str(AUTHORS), *map(str, files), str(out)]
-        ways["typed"] = lambda: spent(lambda: run(ours))
-        ways["authors_typed"] = lambda: spent(lambda: run(theirs))
+        ways["typed"] = lambda: typed(ours, "typed_cpu")
+        ways["authors_typed"] = lambda: typed(theirs, "authors_typed_cpu")
     taken: dict[str, list[float]] = {name: [] for name in ways}
+
+    def typed(command: Sequence[str], cpu: str) -> float:
+        wall, busy = run(command)
+        taken.setdefault(cpu, []).append(busy)
+        return wall
+
     for _ in range(repeats):
         for name, way in ways.items():
             taken[name].append(way())
@@ -90,13 +107,13 @@ def measure(files: Sequence[Path], out: Path, *, repeats: int, former: str | Pat
         "gigabytes": sum(file.stat().st_size for file in files) / 1e9,
         **{name: min(seconds) for name, seconds in taken.items()},
     }
-    for one, other in (("merge", "floor"), ("former", "floor"), ("authors", "floor"), ("typed", "authors_typed")):
+    for one, other in RATIOS:
         if one in taken:
             pairs = zip(taken[one], taken[other], strict=True)
             row[f"{one}_ratio"] = statistics.median(a / b for a, b in pairs)
             row[f"{one}_best_ratio"] = min(taken[one]) / min(taken[other])
     return row | {
-        "peak_mb": peak_memory(lambda: to_file(files, out)) / 1e6,
+        "peak_mb": peak_of_a_process(files, out) / 1e6,
         "largest_mb": max(torch.Size(shape).numel() * dtype.itemsize for shape, dtype in layout.values()) / 1e6,
     }
 
@@ -179,9 +196,14 @@ def drained_by(tree: Path, files: Sequence[Path]) -> float:
     return float(subprocess.run(command, cwd=tree, check=True, capture_output=True, text=True).stdout)
 
 
-def run(command: Sequence[str]) -> None:
-    """A process of its own, with its output dropped."""
-    subprocess.run(command, check=True, capture_output=True)
+def run(command: Sequence[str]) -> tuple[float, float]:
+    """Seconds from start to exit of a process as one types it, and those that it kept a core busy."""
+    # Importing the kit here has set how OpenMP's threads wait, and children would inherit it.
+    typed = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True, env=typed)
+    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def spent(way: Callable[[], object]) -> float:
@@ -208,6 +230,20 @@ def peak_memory(way: Callable[[], object]) -> float:
     done.set()
     watcher.join()
     return float(max(peak - before, 0))
+
+
+def peak_of_a_process(files: Sequence[Path], out: Path) -> float:
+    """`peak_memory` of `to_file`, in a process that has merged nothing before."""
+    code = (
+        "import sys, negmerge_kit, torch\n"
+        "from pathlib import Path\n"
+        "from benchmarks.bench_merge import peak_memory, to_file\n"
+        "torch.ones(1).sum()\n"
+        "*files, out = map(Path, sys.argv[1:])\n"
+        "print(peak_memory(lambda: to_file(files, out)))\n"
+    )
+    command = [sys.executable, "-c", code, *(str(file.resolve()) for file in (*files, out))]
+    return float(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
 
 
 def _anonymous() -> int:

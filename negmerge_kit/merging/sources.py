@@ -16,7 +16,7 @@ from negmerge_kit.merging.rule import Stream
 from negmerge_kit.merging.staging import Piece, staged
 from negmerge_kit.types import Weights
 
-CHUNK = 1 << 17
+CHUNK = 1 << 16
 """Elements a chunk of up to eight candidates: few enough that their differences stay in the cache, enough that the work
 outweighs the calls."""
 SHORT_CHUNK = 1 << 15
