@@ -15,10 +15,11 @@ import torch
 
 from benchmarks.authors_loader import decode_once, published_loader, write_jpegs
 from benchmarks.bench_merge import spent
+from negmerge_kit.devices import pick_device
 from negmerge_kit.lab.training.finetuning import finetune
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.types import Json
-from negmerge_kit.vision.clip import Classifier, load_model, pick_device, untrained
+from negmerge_kit.vision.clip import Classifier, load_model, untrained
 from negmerge_kit.vision.data.augment import augment
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.parameters import trained_parameters

@@ -181,11 +181,11 @@ def _only(pool: Pool, ids: Sequence[str]) -> Pool:
 
 def _refuse(options: argparse.Namespace, entrants: Sequence[Entrant], pools: Sequence[Pool]) -> None:
     """Say what cannot work before the long work begins."""
+    from negmerge_kit.devices import pick_device
     from negmerge_kit.lab.comparison.classifier_contest import models_to_make
     from negmerge_kit.lab.comparison.comparison import is_classifier
     from negmerge_kit.lab.comparison.terms import Terms
     from negmerge_kit.lab.retrained import Wanted, require_retrained
-    from negmerge_kit.vision.clip import pick_device
 
     if len({pool.folder.resolve() for pool in pools}) < len(pools):
         raise ParameterError("a pool is named twice: name each one once.")

@@ -196,8 +196,8 @@ def executor_of(options: argparse.Namespace) -> Executor:
 
     Another machine's devices are not asked for: not a Ray cluster's that is joined, nor on a dry run.
     """
+    from negmerge_kit.devices import check_device, pick_device
     from negmerge_kit.sweeps.local import find_executor
-    from negmerge_kit.vision.clip import check_device, pick_device
 
     check_device(options.device)
     here = options.address is None and not getattr(options, "dry_run", False)

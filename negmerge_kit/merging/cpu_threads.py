@@ -19,9 +19,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def side_by_side(
-    work: Callable[[T], R], items: Iterable[T], threads: int, *, ahead: int | None = None
-) -> Iterator[R]:
+def side_by_side(work: Callable[[T], R], items: Iterable[T], threads: int, *, ahead: int | None = None) -> Iterator[R]:
     """`work` of every item, in order; it is done for at most `ahead` items before their results are asked for.
 
     Gradients and other modes of the calling thread do not hold there. An exception is raised at its item's place.

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from negmerge_kit.devices import pick_merge_device
 from negmerge_kit.errors import CheckpointError, MismatchError, ParameterError
 from negmerge_kit.merging.alike import (
     SHOWN,
@@ -24,7 +25,7 @@ from negmerge_kit.merging.deltas import compute_dtype
 from negmerge_kit.merging.fold import Merge
 from negmerge_kit.merging.half_steps import warn_of_half
 from negmerge_kit.merging.rules import find_rule
-from negmerge_kit.merging.sources import Sources, compute_device
+from negmerge_kit.merging.sources import Sources
 from negmerge_kit.types import Item, Items, Weights
 
 NONFINITE = ("refuse", "pass")
@@ -103,7 +104,7 @@ def unlearn(
     merged = merge(
         base, candidates, rule=rule, device=device, buffers=buffers, nonfinite=nonfinite, ignore=ignore, **params
     )
-    return negate(base, merged, scale, device=compute_device(device))
+    return negate(base, merged, scale, device=pick_merge_device(device))
 
 
 def apply_delta(base: Weights, delta: Weights | Items, scale: float) -> Iterator[Item]:

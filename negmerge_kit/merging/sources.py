@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from negmerge_kit.errors import DeviceError
+from negmerge_kit.devices import pick_merge_device
 from negmerge_kit.merging.alike import counted, layout_of, matches, merges, peek
 from negmerge_kit.merging.deltas import Deltas, Room, compute_dtype
 from negmerge_kit.merging.rule import Stream
@@ -48,7 +48,7 @@ class Sources:
     ) -> None:
         self.base = base
         self.candidates = candidates
-        self.device = compute_device(device)
+        self.device = pick_merge_device(device)
         self.buffers = buffers
         self.layout = layout_of(base)
         self._ignored = {name for name in self.layout if matches(name, ignore)} if ignore else set[str]()
@@ -142,21 +142,3 @@ class Sources:
         if self.given[position] and name not in candidate:
             return torch.zeros((), dtype=compute_dtype(base.dtype)).expand(base.numel())  # an adapter leaves it alone
         return peek(candidate, name).reshape(-1)
-
-
-def compute_device(device: str | torch.device) -> torch.device:
-    """The device by its name, `auto` for a GPU where there is one; DeviceError when this machine has none of that kind.
-
-    >>> compute_device("cpu")
-    device(type='cpu')
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise DeviceError(f"there is no device {device!r}: choose auto, cpu, cuda or mps.") from error
-    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not present.get(chosen.type, False):
-        raise DeviceError(f"this machine has no {chosen.type} device: choose cpu.")
-    return chosen

@@ -12,13 +12,13 @@ from pathlib import Path
 from negmerge_kit.checkpoints.filling import create_pool, restore_base, set_aside_damaged, writing
 from negmerge_kit.checkpoints.pool import RECORD, Pool, open_pool
 from negmerge_kit.checkpoints.writer import sha256_file
+from negmerge_kit.devices import pick_device
 from negmerge_kit.errors import DivergedError, OtherRunError, ParameterError, PoolBusyError, PoolError
 from negmerge_kit.lab.base_knowledge import is_untrained
 from negmerge_kit.lab.training.from_scratch import BaseTraining, base_recipe
 from negmerge_kit.lab.training.pretraining import pretrain_tiny
 from negmerge_kit.lab.training.resuming import recipe_of
 from negmerge_kit.types import Json, Weights
-from negmerge_kit.vision.clip import pick_device
 from negmerge_kit.vision.data.cache import cache_folder
 from negmerge_kit.vision.families import FAMILIES
 from negmerge_kit.vision.forgetting import parts_of

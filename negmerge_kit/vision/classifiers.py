@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from negmerge_kit.checkpoints import open_checkpoint
 from negmerge_kit.checkpoints.normalise import as_a_model
+from negmerge_kit.devices import pick_device
 from negmerge_kit.errors import CheckpointError, SceneError
-from negmerge_kit.vision.clip import Classifier, pick_device
+from negmerge_kit.vision.clip import Classifier
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.model_spec import CLASSIFIER, ModelSpec, find_model
 from negmerge_kit.vision.networks import Network, build_network, head_of

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from negmerge_kit.devices import pick_device
 from negmerge_kit.errors import CheckpointError, DeviceError, MismatchError, SceneError
 from negmerge_kit.merging.cpu_threads import side_by_side
 from negmerge_kit.types import Items
@@ -21,42 +22,6 @@ from negmerge_kit.vision.towers import OPENAI_MEAN, OPENAI_STD, Built, build_mod
 BATCH = {"cpu": 60, "cuda": 480, "mps": 480}
 """Images per forward pass, always: the last pass is filled up with copies, because matrix kernels round differently for
 different shapes. So a feature never depends on how a caller groups its images."""
-
-
-def pick_device(device: str = "auto") -> torch.device:
-    """The device of that name; "auto" takes CUDA, else Apple's MPS, else the CPU.
-
-    Raises:
-        DeviceError: a device that this machine or this build of torch does not have.
-
-    >>> pick_device("cpu")
-    device(type='cpu')
-    """
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
-        return torch.device(next(name for name, there in present.items() if there))
-    kind, index = check_device(device)
-    if not present[kind] or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
-        raise DeviceError(
-            f"device {device!r} is not there: choose auto, or one of "
-            f"{', '.join(name for name, there in present.items() if there)}."
-        )
-    return torch.device(device)
-
-
-def check_device(device: str) -> tuple[str, str]:
-    """The kind and the index of a device's name, whether or not this machine has it: another one may.
-
-    Raises:
-        DeviceError: for what no machine has.
-
-    >>> check_device("cuda:1")
-    ('cuda', '1')
-    """
-    kind, _, index = str(device).partition(":")
-    if kind not in ("auto", "cuda", "mps", "cpu") or (index and not index.isdigit()) or (kind == "auto" and index):
-        raise DeviceError(f"device {device!r} is not known: choose auto, cpu, cuda, cuda:N or mps.")
-    return kind, index
 
 
 def normalise(images: Tensor, mean: Sequence[float] = OPENAI_MEAN, std: Sequence[float] = OPENAI_STD) -> Tensor:

@@ -16,21 +16,87 @@ may see new drawings in every epoch (`draw_images`); handwriting is scarce and s
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from numpy.random import RandomState
+from numpy.typing import NDArray
 
 from negmerge_kit.errors import SceneError
-from negmerge_kit.vision.drawing import pictures
-from negmerge_kit.vision.drawing.blots import COLOURS
-from negmerge_kit.vision.drawing.handwriting import DIGITS
-from negmerge_kit.vision.drawing.letters import LETTERS
-from negmerge_kit.vision.drawing.pictures import Draw
-from negmerge_kit.vision.drawing.shapes import ARROWS, SHAPES
-from negmerge_kit.vision.drawing.symbols import SYMBOLS
-from negmerge_kit.vision.drawing.textures import TEXTURES
+from negmerge_kit.vision.drawing.figures import (
+    ARROWS,
+    LETTERS,
+    SHAPES,
+    SYMBOLS,
+    arrow_fields,
+    letter_fields,
+    shape_fields,
+    symbol_fields,
+)
+from negmerge_kit.vision.drawing.handwriting import DIGITS, digit_rows, handwriting_fields, scans
+from negmerge_kit.vision.drawing.inks import COLOURS, TEXTURES, blot_ink, paints, texture_ink
+from negmerge_kit.vision.drawing.render import Floats, Pen, Pixels, Pose, bright, coverage, dark, paint
 from negmerge_kit.vision.images import ImageSet
+
+Labels = NDArray[np.int64]
+Draw = Callable[[str, int, RandomState], tuple[Labels, Pixels]]
+"""Split, number of images and random numbers to labels [n] and pixels uint8 [n, 3, 32, 32]."""
+
+
+def draw_digits(split: str, n: int, rng: RandomState) -> tuple[Labels, Pixels]:
+    """The scans of the split, each in a random colour, over and over until there are `n` images."""
+    rows = np.resize(digit_rows(split), n)
+    pose = Pose(radius=(9.5, 11.0), shift=1.5, turn=5, stretch=0.05)
+    ink = coverage(handwriting_fields(rows), np.arange(len(rows)), rng, pose, Pen(offset=(-0.02, 0.04)))
+    return scans()[1][rows], paint(ink, bright(rng, len(rows)), dark(rng, len(rows)), rng)
+
+
+def draw_shapes(split: str, n: int, rng: RandomState) -> tuple[Labels, Pixels]:
+    """Filled shapes, one in three as an outline."""
+    return _figures(shape_fields(), n, rng, Pose(radius=(8.5, 12.5)), Pen(outline=1 / 3))
+
+
+def draw_letters(split: str, n: int, rng: RandomState) -> tuple[Labels, Pixels]:
+    """Letters by a thin or a fat pen, upright or slanted."""
+    pose = Pose(radius=(9.5, 13.0), turn=10, stretch=0.15, slant=0.25)
+    return _figures(letter_fields(), n, rng, pose, Pen(offset=(0.1, 0.21)))
+
+
+def draw_symbols(split: str, n: int, rng: RandomState) -> tuple[Labels, Pixels]:
+    """Filled symbols."""
+    return _figures(symbol_fields(), n, rng, Pose(radius=(10.0, 13.0), turn=10), Pen(offset=(-0.03, 0.04)))
+
+
+def draw_arrows(split: str, n: int, rng: RandomState) -> tuple[Labels, Pixels]:
+    """Arrows of three builds."""
+    return _figures(arrow_fields(), n, rng, Pose(radius=(9.0, 13.0), turn=12), Pen(outline=0.2, width=(0.07, 0.1)))
+
+
+def draw_textures(split: str, n: int, rng: RandomState) -> tuple[Labels, Pixels]:
+    """Two-coloured patterns that fill the image."""
+    labels = _in_turn(n, len(TEXTURES))
+    return labels, paint(texture_ink(labels, rng), bright(rng, n), dark(rng, n), rng)
+
+
+def draw_colours(split: str, n: int, rng: RandomState) -> tuple[Labels, Pixels]:
+    """Blots of paint whose hue strays around the colour that they are called."""
+    labels = _in_turn(n, len(COLOURS))
+    return labels, paint(blot_ink(n, rng), paints(labels, rng), dark(rng, n), rng)
+
+
+def _figures(fields: Floats, n: int, rng: RandomState, pose: Pose, pen: Pen) -> tuple[Labels, Pixels]:
+    """Classes in turn, each from one of its templates [C, styles, GRID, GRID]."""
+    classes, styles = fields.shape[:2]
+    labels = _in_turn(n, classes)
+    ink = coverage(fields, labels * styles + rng.randint(0, styles, n), rng, pose, pen)
+    return labels, paint(ink, bright(rng, n), dark(rng, n), rng)
+
+
+def _in_turn(n: int, classes: int) -> Labels:
+    return np.arange(n, dtype=np.int64) % classes
+
 
 SPLITS = ("pretrain", "train", "val", "test")
 
@@ -67,31 +133,27 @@ FAMILIES: dict[str, Family] = {
         "Handwritten digits",
         DIGITS,
         ("a photo of the digit {}.", "the handwritten number {}.", "somebody wrote the digit {}."),
-        pictures.digits,
+        draw_digits,
         pretrain=1000,
         test=357,
         scanned=True,
     ),
     "shapes": Family(
-        "shapes",
-        "Shapes",
-        SHAPES,
-        ("a photo of a {} shape.", "a drawing of a {}.", "the shape is a {}."),
-        pictures.shapes,
+        "shapes", "Shapes", SHAPES, ("a photo of a {} shape.", "a drawing of a {}.", "the shape is a {}."), draw_shapes
     ),
     "textures": Family(
         "textures",
         "Textures",
         TEXTURES,
         ("a photo of a {} texture.", "a surface with {}.", "a pattern of {}."),
-        pictures.textures,
+        draw_textures,
     ),
     "letters": Family(
         "letters",
         "Letters",
         LETTERS,
         ("a photo of the letter {}.", "the capital letter {}.", "a sign with the letter {}."),
-        pictures.letters,
+        draw_letters,
         pretrain=2400,
     ),
     "symbols": Family(
@@ -99,7 +161,7 @@ FAMILIES: dict[str, Family] = {
         "Symbols",
         SYMBOLS,
         ("a photo of a {} symbol.", "an icon of a {}.", "a small picture of a {}."),
-        pictures.symbols,
+        draw_symbols,
         pretrain=2400,
     ),
     "arrows": Family(
@@ -107,14 +169,10 @@ FAMILIES: dict[str, Family] = {
         "Arrows",
         ARROWS,
         ("a photo of an arrow pointing {}.", "an arrow that points {}.", "a sign to the {}."),
-        pictures.arrows,
+        draw_arrows,
     ),
     "colours": Family(
-        "colours",
-        "Colours",
-        COLOURS,
-        ("a photo of {} paint.", "a blot of {} colour.", "something {}."),
-        pictures.colours,
+        "colours", "Colours", COLOURS, ("a photo of {} paint.", "a blot of {} colour.", "something {}."), draw_colours
     ),
 }
 """All families, in the order in which scenes list them."""

@@ -161,7 +161,7 @@ def test_wrong_arguments_are_one_sentence_before_anything_is_read():
 
 def test_a_device_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(DeviceError, match="no cuda device"):
+    with pytest.raises(DeviceError, match="'cuda' is not there"):
         merge(BASE, [{"w": torch.ones(2), "n": torch.tensor(1)}], device="cuda")
 
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from negmerge_kit.devices import pick_device, pick_merge_device
 from negmerge_kit.errors import DeviceError, MismatchError, SceneError
 from negmerge_kit.vision import clip as clip_module
-from negmerge_kit.vision.clip import load_model, pick_device
+from negmerge_kit.vision.clip import load_model
 from negmerge_kit.vision.families import FAMILIES, family_images
 
 
@@ -145,3 +146,10 @@ def test_devices(monkeypatch):
     assert pick_device("auto") == torch.device("cuda") and pick_device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(DeviceError, match="cuda:2"):
         pick_device("cuda:2")
+
+
+def test_merging_leaves_mps_out_unless_it_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert pick_device("auto").type == pick_merge_device("mps").type == "mps"
+    assert pick_merge_device("auto").type == "cpu"

@@ -11,8 +11,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from negmerge_kit.vision.drawing.distance import GRID, REACH
-from negmerge_kit.vision.drawing.render import Floats
+from negmerge_kit.vision.drawing.render import GRID, REACH, Floats
 
 DIGITS = tuple("0123456789")
 
