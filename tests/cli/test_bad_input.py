@@ -11,7 +11,7 @@ import shutil
 import pytest
 import torch
 
-from negmerge_kit.checkpoints import open_checkpoint, operations, save_checkpoint, sha256_file
+from negmerge_kit.checkpoints import open_checkpoint, save_checkpoint, sha256_file
 from negmerge_kit.checkpoints.pool import MADE_FROM
 from negmerge_kit.cli import main
 from negmerge_kit.merging import merge, unlearn
