@@ -60,5 +60,4 @@ def in_chunks(monkeypatch, size, *, threads=None):
         monkeypatch.setattr(sources, "CHUNK", size)
         monkeypatch.setattr(sources, "SHORT_CHUNK", size)
     if threads is not None:
-        monkeypatch.setattr(sources, "MUCH", 0)
-        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        monkeypatch.setattr(sources.Sources, "threads", threads)
