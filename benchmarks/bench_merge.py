@@ -175,7 +175,7 @@ def to_file(files: Sequence[Path], out: Path) -> None:
 
 
 def drained_by(tree: Path, files: Sequence[Path]) -> float:
-    """Seconds that another version's `merge` takes in a process of its own, imports left out."""
+    """Seconds that another version's `merge` takes in another process, imports left out."""
     code = (
         "import sys, time\n"
         "from negmerge_kit.sweeps.memory import keep_freed_memory\n"

@@ -1,4 +1,4 @@
-"""SHA-256 of files, computed beside other work: it begins before anything heavy is imported, torch among it."""
+"""SHA-256 of files, computed while other work is done: it begins before anything heavy is imported, torch among it."""
 
 from __future__ import annotations
 

@@ -307,13 +307,13 @@ class Inputs:
 
     def _strangers(self, others: Sequence[Weights], names: Sequence[str | Path], force: bool) -> list[str]:
         """Candidates that were fine-tuned from another base, as far as their files say."""
-        told = [getattr(weights, "metadata", {}).get(MADE_FROM) for weights in others]
-        if all(made_from is None for made_from in told):
+        recorded = [getattr(weights, "metadata", {}).get(MADE_FROM) for weights in others]
+        if all(made_from is None for made_from in recorded):
             return []
         base = [self._digests.of(file) for file in self._groups[0]]
         strangers = [
             Path(name)
-            for name, made_from in zip(names, told, strict=True)
+            for name, made_from in zip(names, recorded, strict=True)
             if made_from is not None and made_from not in base
         ]
         if strangers and not force:
