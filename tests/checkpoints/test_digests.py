@@ -1,4 +1,4 @@
-"""Hashing while other work is done: hashlib's digests, errors in one sentence, nothing heavy imported, an end at once."""
+"""Hashing while other work is done: hashlib's digests, one sentence an error, nothing heavy imported, an end at once."""
 
 from __future__ import annotations
 
