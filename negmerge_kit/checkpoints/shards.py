@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from negmerge_kit.checkpoints.atomic import atomic_file
+from negmerge_kit.checkpoints.digests import Digests
 from negmerge_kit.checkpoints.folders import plan_output
-from negmerge_kit.checkpoints.operations import hashed, open_all
+from negmerge_kit.checkpoints.operations import Inputs, open_all
 from negmerge_kit.checkpoints.outputs import check_outputs, files_of
 from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.checkpoints.writer import index_for, output_files, save_checkpoint
@@ -61,7 +61,8 @@ def plan_shards(
     check_outputs(parts, files_of(opened, *others))
     settings = find_rule(rule).resolve(params)
     record: Json = {"rule": rule, "params": settings, "buffers": buffers, "scale": scale, **found.record}
-    record |= hashed(opened, others, candidates, force=force)
+    with Digests() as digests:
+        record |= Inputs(opened, others, candidates, digests, force=force).record()
     record = json.loads(json.dumps(record))
     if len(parts) > 1 and not all(_carries(part, record) for part in parts[:-1]):
         with suppress(FileNotFoundError):
@@ -127,11 +128,9 @@ class _Shard(Sources):
         super().__init__(*weights, **settings)
         self._names = names
 
-    def runs(self) -> Iterator[list[str]]:
-        for run in super().runs():
-            for wanted, names in itertools.groupby(run, key=self._names.__contains__):
-                if wanted:
-                    yield list(names)
+    @property
+    def names(self) -> list[str]:
+        return [name for name in super().names if name in self._names]
 
 
 def _carries(part: Path, record: Json) -> bool:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from negmerge_kit.checkpoints.operations import merged_json
 from negmerge_kit.checkpoints.shards import finish_shards, merge_shard, plan_shards
 from negmerge_kit.errors import NegmergeError
+from negmerge_kit.merging.fold import MergeCounts
 from negmerge_kit.progress import ProgressFn, no_progress
 from negmerge_kit.sweeps.local import run_sweep
 from negmerge_kit.sweeps.protocol import Executor, OnStep, Outcome
@@ -99,19 +101,16 @@ def merge_sharded(
         on_end(outcome)
     if failed := [outcome for outcome in outcomes if outcome.failure]:
         raise NegmergeError(f"{len(failed)} of {count} shards failed; {failed[0].job.label}: {failed[0].failure}")
-    elements, moved, kept = (sum(outcome.value[name] for outcome in outcomes) for name in ("elements", "moved", "kept"))
-    return {
-        "rule": rule,
-        "params": record["params"],
-        "candidates": [str(path) for path in candidates],
-        "elements": elements,
-        "moved": moved,
-        "kept": kept,
-        "kept_fraction": kept / elements if elements else 0.0,
-        "kept_of_moved": kept / moved if moved else 0.0,
-        "scale": scale,
-        "seconds": time.perf_counter() - started,
-        "out": str(finish_shards(base, out)),
-        "delta_out": None,
-        **told,
-    }
+    counts = MergeCounts(below_half_step=told["below_half_step"])
+    for outcome in outcomes:
+        counts.elements += outcome.value["elements"]
+        counts.moved += outcome.value["moved"]
+        counts.kept += outcome.value["kept"]
+    return merged_json(
+        record,
+        candidates,
+        counts,
+        seconds=time.perf_counter() - started,
+        out=finish_shards(base, out),
+        notes=told["notes"],
+    )

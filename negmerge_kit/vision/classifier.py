@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from negmerge_kit.errors import DeviceError, MismatchError, SceneError
+from negmerge_kit.merging.cpu_threads import side_by_side
 from negmerge_kit.types import Items
 from negmerge_kit.vision.images import ImageSet
-from negmerge_kit.vision.lanes import lanes_of, side_by_side
+from negmerge_kit.vision.lanes import lanes_of
 from negmerge_kit.vision.model_spec import ModelSpec
 from negmerge_kit.vision.towers import OPENAI_MEAN, OPENAI_STD
 
@@ -142,7 +143,7 @@ class Classifier(ABC):
             whole = torch.cat([batch, batch[-1:].expand(size - len(batch), -1, -1, -1)])
             return self.encode(self.pixels(whole)).float()[: len(batch)]
 
-        return torch.cat(side_by_side(answer, torch.split(images, size), self.lanes))
+        return torch.cat(list(side_by_side(answer, torch.split(images, size), self.lanes)))
 
     def logits(self, images: Tensor, head: str) -> Tensor:
         """CLIP logits of uint8 images under one head: float32 [n, C].
