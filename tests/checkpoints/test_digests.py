@@ -1,4 +1,4 @@
-"""Hashing while other work is done: hashlib's digests, one sentence an error, nothing heavy imported, an end at once."""
+"""Hashing while other work is done: the digests of hashlib, one sentence an error, nothing heavy imported."""
 
 from __future__ import annotations
 
