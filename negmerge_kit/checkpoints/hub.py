@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path, PurePosixPath
 
 from negmerge_kit.checkpoints.atomic import atomic_file
+from negmerge_kit.checkpoints.shard_index import shard_names
 from negmerge_kit.errors import CheckpointError
 
 ID = re.compile(r"(?:hf:)?([\w.-]+/[\w.-]+)@([0-9a-f]{40})(?::(.+))?")
@@ -167,8 +168,6 @@ def _cached(repository: str, revision: str, names: tuple[str, ...]) -> Path | No
         if isinstance(found, str):
             path = Path(found)
             if name.endswith(".index.json"):
-                from negmerge_kit.checkpoints.reader import shard_names
-
                 if not all((path.parent / shard).exists() for shard in shard_names(path)):
                     return None
             return path
@@ -177,8 +176,6 @@ def _cached(repository: str, revision: str, names: tuple[str, ...]) -> Path | No
 
 def _downloaded(repository: str, revision: str, file: str | None) -> Path:
     from huggingface_hub import HfApi, errors, hf_hub_download
-
-    from negmerge_kit.checkpoints.reader import shard_names
 
     unreachable: type[Exception] = getattr(errors, "HTTPError", errors.HfHubHTTPError)
     where = f"{repository}@{revision[:8]}"

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from negmerge_kit.checkpoints.header import read_header
-from negmerge_kit.checkpoints.reader import INDEX, Checkpoint, shard_names
+from negmerge_kit.checkpoints.reader import Checkpoint
+from negmerge_kit.checkpoints.shard_index import INDEX, shard_names
 from negmerge_kit.errors import CheckpointError, NegmergeError
 from negmerge_kit.types import Weights
 

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from negmerge_kit.checkpoints.header import OUR_KEY, Entry, read_header
 from negmerge_kit.checkpoints.hub import fetch, is_hub_id
+from negmerge_kit.checkpoints.shard_index import INDEX, shard_names, weight_map
 from negmerge_kit.errors import CheckpointError
-from negmerge_kit.outside import check_regular, parse_json, read_json
-
-INDEX = ".safetensors.index.json"
+from negmerge_kit.outside import check_regular, parse_json
 
 
 class Checkpoint(Mapping[str, Tensor]):
@@ -121,7 +120,7 @@ class Checkpoint(Mapping[str, Tensor]):
     def _checked_against_index(self) -> None:
         if self.index is None:
             return
-        listed = _weight_map(self.index)
+        listed = weight_map(self.index)
         found = {name: file.name for name, (file, _) in self._entries.items()}
         wrong = [name for name in {**listed, **found} if listed.get(name) != found.get(name)]
         if wrong:
@@ -162,11 +161,6 @@ def open_checkpoint(path: str | Path, *, prefix: str = "") -> Checkpoint:
     return Checkpoint(path, (path,), prefix=prefix)
 
 
-def shard_names(index: Path) -> list[str]:
-    """The files that an index names, in order."""
-    return sorted(set(_weight_map(index).values()))
-
-
 def _in_folder(folder: Path) -> Path:
     for name in (f"model{INDEX}", "model.safetensors"):
         if (folder / name).exists():
@@ -180,22 +174,6 @@ def _in_folder(folder: Path) -> Path:
     raise CheckpointError(
         f"{folder} holds no safetensors file: give a file, or convert old ones with `negmerge convert`."
     )
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    try:
-        table = read_json(index, {"weight_map?": {...: str}})
-    except FileNotFoundError:
-        raise CheckpointError(f"{index} does not exist: check the path.") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{index} is no index of shards: {error}. Download it again.") from error
-    shards: dict[str, str] = table.get("weight_map")
-    if not shards:
-        raise CheckpointError(f"{index} has no weight_map: it is no index of shards. Download it again.")
-    for name in shards.values():
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise CheckpointError(f"{index} names a shard {name!r}: a shard is a .safetensors file beside its index.")
-    return shards
 
 
 def map_file(path: Path) -> mmap.mmap:

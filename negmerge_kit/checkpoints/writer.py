@@ -17,7 +17,8 @@ from torch import Tensor
 from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.header import NAMES, OUR_KEY, check_name, format_header
 from negmerge_kit.checkpoints.outputs import files_of, refuse_inputs
-from negmerge_kit.checkpoints.reader import INDEX, Checkpoint
+from negmerge_kit.checkpoints.reader import Checkpoint
+from negmerge_kit.checkpoints.shard_index import INDEX
 from negmerge_kit.errors import CheckpointError, MismatchError
 from negmerge_kit.merging.alike import layout_of
 from negmerge_kit.outside import check_regular

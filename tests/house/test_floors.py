@@ -1,6 +1,7 @@
 """Imports go down only, and packages on one floor do not know each other."""
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,32 @@ def test_nothing_below_the_command_line_prints():
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                     assert node.func.id != "print", f"{path}:{node.lineno}"
+
+
+def test_no_file_imports_itself_in_a_circle():
+    """Imports inside functions and those for types only count, too: each file can be read after those it names."""
+    files = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in modules()}
+    files = {name.removesuffix(".__init__"): path for name, path in files.items()}
+    graph = {}
+    for name, path in files.items():
+        graph[name] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module in files:
+                named = {f"{node.module}.{alias.name}" for alias in node.names}
+                graph[name] |= (named & files.keys()) or {node.module}
+    graph = {name: imported - {name} for name, imported in graph.items()}
+    try:
+        assert len(list(TopologicalSorter(graph).static_order())) == len(files)
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
+
+
+def test_every_import_of_ours_exists():
+    """mypy ignores imports that are missing (other packages have no types), so it does not see a file that moved."""
+    root = PACKAGE.parent
+    ours = {".".join(path.relative_to(root).with_suffix("").parts) for path in PACKAGE.rglob("*.py")}
+    ours = {name.removesuffix(".__init__") for name in ours}
+    for path in sorted([*PACKAGE.rglob("*.py"), *(root / "tests").rglob("*.py"), *(root / "benchmarks").rglob("*.py")]):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("negmerge_kit."):
+                assert node.module in ours, f"{path}:{node.lineno}: {node.module} is not there"
