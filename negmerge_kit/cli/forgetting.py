@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.data import prepare_scene
 from negmerge_kit.cli.options import forget_parser, reading_of
-from negmerge_kit.cli.sweeping import begin_pool, executor_of, fill, scene_grid
-from negmerge_kit.cli.unlearning import search_options, write_unlearned
-from negmerge_kit.errors import NegmergeError
-from negmerge_kit.vision.zero_shot import ZeroShotScene
+from negmerge_kit.cli.sweeping import begin_pool, executor_of, fill
+from negmerge_kit.cli.unlearning import print_unlearned, search_options
 
 if TYPE_CHECKING:
-    from negmerge_kit.sweeps.protocol import Executor
+    from negmerge_kit.checkpoints.pool import Pool
+    from negmerge_kit.lab.training.recipe import Recipe
     from negmerge_kit.vision.scene import Scene
-
-UNLEARNED = "unlearned.safetensors"
 
 
 def forget(arguments: list[str]) -> int:
@@ -29,45 +25,39 @@ def forget(arguments: list[str]) -> int:
     """
     options = forget_parser().parse_args(arguments)
 
-    from negmerge_kit.checkpoints.outputs import make_folder
     from negmerge_kit.lab.training.recipe import grid
-    from negmerge_kit.vision.data import find_data
+    from negmerge_kit.sweeps.forget import ForgetSteps
+    from negmerge_kit.sweeps.forget import forget as run_forget
 
-    # What is misspelt is told before hours are spent.
+    # What is misspelt is said before hours are spent.
     executor, _ = executor_of(options), grid(options.grid, mode=options.mode)
-    search_options(options)
-    model = {"arch": options.model, "pretrained": options.pretrained} if options.pretrained else options.model
-    name = f"{find_data(options.forget).name} from {options.model}"
-    scene = ZeroShotScene(name, model, options.forget, tuple(options.retain), options.mode, **reading_of(options))
-    made = not options.out.exists()
-    make_folder(options.out)
-    try:
-        return _forget(options, scene, executor)
-    except BaseException:
-        if made:
-            with suppress(OSError):
-                options.out.rmdir()  # only where nothing came of it
-        raise
+    damaged: list[str] = []
 
+    def begin(scene: Scene, folder: Path) -> Pool:
+        pool, sentences = begin_pool(scene, folder, options.device)
+        damaged.extend(sentences)
+        return pool
 
-def _forget(options: argparse.Namespace, scene: Scene, executor: Executor) -> int:
-    from negmerge_kit.lab.live_model import RunningStatistics
-    from negmerge_kit.lab.pipeline import check_outputs
-    from negmerge_kit.sweeps.jobs import pool_order
+    def sweep(pool: Pool, recipes: Sequence[Recipe]) -> list[str]:
+        swept = fill("forget", pool, recipes, options, executor, damaged)
+        failed = [failure["why"] for failure in swept["failed"]]
+        if failed and len(failed) < len(recipes):
+            print(f"{len(failed)} candidates failed; going on with {len(recipes) - len(failed)}", file=sys.stderr)
+        return failed
 
-    check_outputs(options.out / UNLEARNED, options.card, [Path(options.pretrained)] if options.pretrained else [])
-    prepare_scene(scene)
-    if options.buffers != "keep":
-        RunningStatistics(scene.load(device=options.device), scene).check(options.buffers)
-    store, damaged = begin_pool(scene, options.out / "pool", options.device)
-    recipes = scene_grid(store, options.grid, options.precision)
-    swept = fill("forget", store, recipes, options, executor, damaged)
-    # Candidates of another --grid in the same folder take no part.
-    ids = store.reload().only(pool_order(store, recipes)).distinct
-    if not ids:
-        raise NegmergeError(f"no candidate could be fine-tuned: {swept['failed'][0]['why'].strip().splitlines()[-1]}")
-    if swept["failed"]:
-        print(f"{len(swept['failed'])} candidates failed; going on with {len(ids)}", file=sys.stderr)
-    if options.candidates is None:
-        options.candidates = ",".join(ids)
-    return write_unlearned(options, store.folder, options.out / UNLEARNED)
+    unlearned = run_forget(
+        {"arch": options.model, "pretrained": options.pretrained} if options.pretrained else options.model,
+        options.forget,
+        options.retain,
+        options.grid,
+        options.out,
+        search_options(options),
+        mode=options.mode,
+        precision=options.precision,
+        reading=reading_of(options),
+        card=options.card,
+        audit=options.audit,
+        device=options.device,
+        steps=ForgetSteps(prepare_scene, begin, sweep),
+    )
+    return print_unlearned(unlearned, options)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.options import Parser, add_executor_flags, add_training_flags, print_json
-from negmerge_kit.cli.sweeping import begin_pool, executor_of, fill, scene_grid, tell
+from negmerge_kit.cli.sweeping import begin_pool, executor_of, fill, tell
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
 
@@ -53,7 +53,7 @@ def build(arguments: list[str]) -> int:
         )
 
     from negmerge_kit.cli.progress import ProgressDisplay
-    from negmerge_kit.lab.training.recipe import grid
+    from negmerge_kit.lab.training.recipe import grid, grid_of
     from negmerge_kit.sweeps.embedded import pretrained_base
     from negmerge_kit.vision.scenes import open_scene
 
@@ -73,7 +73,7 @@ def build(arguments: list[str]) -> int:
     scene = open_scene(f"tiny:{options.forget or 'digits'}" if options.scene == "tiny" else options.scene)
     made = pretrain if options.from_scratch else None
     store, damaged = begin_pool(scene, options.out, options.device, pretrain=made)
-    recipes = scene_grid(store, options.grid, options.precision)
+    recipes = grid_of(store.scene, options.grid, options.precision)
     return tell(fill("pool build", store, recipes, options, executor, damaged), options, parser)
 
 

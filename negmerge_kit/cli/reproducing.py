@@ -17,7 +17,7 @@ from negmerge_kit.cli.options import (
     seconds,
 )
 from negmerge_kit.cli.reproducing_random import TABLE, check_result, reproduce_random, write_result
-from negmerge_kit.cli.sweeping import begin_pool, executor_of, fill, scene_grid
+from negmerge_kit.cli.sweeping import begin_pool, executor_of, fill
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.progress import Progress
 from negmerge_kit.scoring.scale_search import BISECT_GONE
@@ -72,7 +72,7 @@ def reproduce(arguments: list[str]) -> int:
     options.grid = options.grid or GRIDS[options.mode]
 
     from negmerge_kit.lab.reproduction import ROWS, averages, find_published, measure
-    from negmerge_kit.lab.training.recipe import grid
+    from negmerge_kit.lab.training.recipe import grid, grid_of
     from negmerge_kit.lab.workbench import Workbench
     from negmerge_kit.scoring.retention_floor import check_keep
     from negmerge_kit.sweeps.jobs import pool_order
@@ -102,7 +102,7 @@ def reproduce(arguments: list[str]) -> int:
         name = f"{source.name} from {spec}{suffix and ', ' + options.mode}"
         scene = ZeroShotScene(name, spec.as_json(), text, (options.control,), options.mode)
         store, damaged = begin_pool(scene, options.out / f"{source.name}{suffix}", options.device)
-        recipes = scene_grid(store, options.grid, options.precision)
+        recipes = grid_of(store.scene, options.grid, options.precision)
         swept = fill("reproduce", store, recipes, options, executor, damaged)
         # Candidates of another --grid in the same folder take no part.
         pool = store.reload().only(pool_order(store, recipes))

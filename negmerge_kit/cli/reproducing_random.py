@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from negmerge_kit.cli.comparing import compare_pool
 from negmerge_kit.cli.options import Parser, add_buffers_flag, add_executor_flags, add_training_flags, print_json
 from negmerge_kit.cli.standings import SHOWN, standings_table
-from negmerge_kit.cli.sweeping import begin_pool, executor_of, fill, scene_grid
+from negmerge_kit.cli.sweeping import begin_pool, executor_of, fill
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
 
@@ -37,7 +37,7 @@ def reproduce_random(arguments: list[str]) -> int:
 
     from negmerge_kit.lab.comparison.terms import Terms
     from negmerge_kit.lab.random_forgetting import beside, find_published_rows
-    from negmerge_kit.lab.training.recipe import grid
+    from negmerge_kit.lab.training.recipe import grid, grid_of
     from negmerge_kit.scoring.early_stopping import parse_scales
 
     # What is misspelt is told before hours are spent.
@@ -58,7 +58,7 @@ def reproduce_random(arguments: list[str]) -> int:
     check_result(path)
     prepare_scene(scene)
     store, damaged = begin_pool(scene, options.out / _folder(options), options.device)
-    recipes = reseeded(scene_grid(store, options.grid, options.precision), options.seed)
+    recipes = reseeded(grid_of(store.scene, options.grid, options.precision), options.seed)
     swept = fill("reproduce", store, recipes, options, executor, damaged)
     # The base, its rivals and what other grids made are shared; the candidates of other grids take no part.
     pool = store.reload().only(pool_order(store, recipes))

@@ -55,7 +55,7 @@ def sweep(arguments: list[str]) -> int:
         parser.error("--tflops is for --dry-run: what runs is measured, not assumed")
 
     from negmerge_kit.cli.data import prepare_scene
-    from negmerge_kit.lab.training.recipe import grid
+    from negmerge_kit.lab.training.recipe import grid, grid_of
     from negmerge_kit.vision.scenes import open_scene
 
     executor, scene = executor_of(options), open_scene(options.scene)
@@ -64,7 +64,7 @@ def sweep(arguments: list[str]) -> int:
         return _dry_run(scene, options, parser)
     prepare_scene(scene)
     store, damaged = begin_pool(scene, options.out, options.device)
-    recipes = scene_grid(store, options.grid, options.precision)
+    recipes = grid_of(store.scene, options.grid, options.precision)
     return tell(fill("sweep", store, recipes, options, executor, damaged), options, parser)
 
 
@@ -215,15 +215,6 @@ def spread(title: str, jobs: Sequence[Job], options: argparse.Namespace, *, last
     if failed:
         first = failed[0]
         raise NegmergeError(f"{len(failed)} of {len(jobs)} failed; {first.job.label}: {first.failure}")
-
-
-def scene_grid(store: Pool, name: str, precision: str | None = None) -> tuple[Recipe, ...]:
-    """The grid's recipes as they are meant for this pool's forget set, in another precision where one is given."""
-    from negmerge_kit.lab.training.recipe import grid
-
-    trained = next(images for images in store.scene["sets"] if images["split"] == "train")
-    recipes = grid(name, data=trained["name"], images=trained["n"], mode=store.scene["mode"])
-    return tuple(replace(recipe, precision=precision) for recipe in recipes) if precision else recipes
 
 
 def fill(

@@ -23,7 +23,7 @@ from negmerge_kit.scoring.retention_floor import KEEP, keep_text, parse_keep
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
-    from negmerge_kit.lab.pipeline import PoolSearch, SearchOptions
+    from negmerge_kit.lab.pipeline import PoolSearch, SearchOptions, Unlearned
 
 
 def search(arguments: list[str]) -> int:
@@ -62,22 +62,23 @@ def unlearn(arguments: list[str]) -> int:
     parser.add_argument("pool", type=Path, metavar="POOL")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors file to write")
     options = parser.parse_args(arguments)
-    return write_unlearned(options, options.pool, options.out)
 
-
-def write_unlearned(options: argparse.Namespace, folder: Path, out: Path) -> int:
-    """Search, score, write checkpoint and card, and print what came of it; the exit code."""
     from negmerge_kit.checkpoints.pool import open_pool
     from negmerge_kit.lab.pipeline import unlearn_pool
 
     unlearned = unlearn_pool(
-        open_pool(folder, force=options.force),
-        out,
+        open_pool(options.pool, force=options.force),
+        options.out,
         search_options(options),
         card=options.card,
         audit=options.audit,
         device=options.device,
     )
+    return print_unlearned(unlearned, options)
+
+
+def print_unlearned(unlearned: Unlearned, options: argparse.Namespace) -> int:
+    """Print what was written, or why nothing was; the exit code."""
     if options.json:
         print_json(unlearned.result)
     else:

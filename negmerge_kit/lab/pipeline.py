@@ -55,6 +55,10 @@ class SearchOptions:
     scale: float | None = None
 
 
+DEFAULTS = SearchOptions()
+"""NegMerge over all candidates, its scale searched at 95 % of the base's retention."""
+
+
 @dataclass(frozen=True, eq=False)
 class PoolSearch:
     """A pool's merge and the scale that was found for it.
@@ -85,7 +89,7 @@ class Unlearned:
 
 
 def search_pool(
-    pool: Pool | str | Path, options: SearchOptions = SearchOptions(), *, test: bool = False, device: str = "auto"
+    pool: Pool | str | Path, options: SearchOptions = DEFAULTS, *, test: bool = False, device: str = "auto"
 ) -> PoolSearch:
     """Merge a pool's candidates and find the scale that forgets most on validation with retention at its floor.
 
@@ -116,7 +120,7 @@ def search_pool(
 def unlearn_pool(
     pool: Pool | str | Path,
     out: str | Path,
-    options: SearchOptions = SearchOptions(),
+    options: SearchOptions = DEFAULTS,
     *,
     card: str | Path | None = None,
     audit: bool = False,

@@ -217,6 +217,20 @@ def grid(
     return tuple(recipes)
 
 
+def grid_of(scene: Json, name: str | Path, precision: str | None = None) -> tuple[Recipe, ...]:
+    """The recipes of a grid as they are meant for the forget set of a scene, as a pool describes it.
+
+    Args:
+        precision: what the image tower computes in; None for the grid's.
+
+    Raises:
+        ParameterError: as `grid`.
+    """
+    trained = next(images for images in scene["sets"] if images["split"] == "train")
+    recipes = grid(name, data=trained["name"], images=trained["n"], mode=scene["mode"])
+    return tuple(replace(recipe, precision=precision) for recipe in recipes) if precision else recipes
+
+
 def reseeded(recipes: Sequence[Recipe], seed: int) -> tuple[Recipe, ...]:
     """A grid's recipes as another seed has them; 0 leaves them. Seeds share no candidate's, if the grid names none.
 
