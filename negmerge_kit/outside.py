@@ -1,4 +1,4 @@
-"""What comes from outside: JSON and TOML read within bounds, and held to a schema before anything is done with it.
+"""Untrusted JSON and TOML: read within bounds and checked against a schema before use.
 
 A schema is a kind, and kinds nest:
 
@@ -9,7 +9,7 @@ A schema is a kind, and kinds nest:
     {...: kind}                 a table of any names
     [kind]                      a list
 
-Every fault is a ValueError or an OSError whose text says what is wrong; who reads adds the file and the remedy.
+Every fault is a ValueError or an OSError whose text says what is wrong; the caller adds the file and the remedy.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How far a piece of work is, as everything that takes long reports it; a callback may end the work by an exception."""
+"""Progress of long-running work, in one form for all of it; a callback may end the work by an exception."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 @dataclass(frozen=True)
 class Progress:
-    """What is done now, and how far it is.
+    """One progress report: the current action and the fraction done.
 
     Attributes:
         message: the current action.

@@ -1,4 +1,4 @@
-"""The shapes that travel between floors: weights are a mapping, merging is a stream of items."""
+"""Shared type aliases: weights are a mapping, merging is a stream of items."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an adapter's configuration says of its scale, and what makes B·A no delta of the base."""
+"""LoRA configurations: the scale of B·A, and the settings under which B·A is no delta of the base."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def matching(patterns: Mapping[str, T], module: str, otherwise: T) -> T:
 
 
 def read_scaling(folder: Path) -> Scaling:
-    """What `adapter_config.json` in a folder says.
+    """Read the scaling from `adapter_config.json` in a folder.
 
     Raises:
         CheckpointError: if it cannot be read, is of another method than LoRA, or describes what is no delta.

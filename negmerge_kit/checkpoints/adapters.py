@@ -1,4 +1,4 @@
-"""LoRA adapters as candidates: their files read, their deltas made tensor by tensor when asked for."""
+"""LoRA adapters as candidates: their files read, their deltas computed tensor by tensor on access."""
 
 from __future__ import annotations
 
@@ -251,7 +251,7 @@ class Adapter(Mapping[str, Tensor]):
         return self._scaling.transposed if rows == columns else self._product(name) != (rows, columns)
 
     def _check_orientation(self) -> None:
-        """PEFT keeps one flag, fan_in_fan_out, which is that of the last layer it made: squares need it to be all's."""
+        """Refuse square weights of mixed orientation: PEFT keeps one flag, fan_in_fan_out, that of the last layer."""
         turning = [name for name, parts in self._parts.items() if "A" in parts and self._may_turn(name)]
         squares = [name for name in turning if self._spec[name][0][0] == self._spec[name][0][1]]
         others = {self._turned(name) for name in turning if name not in squares}
@@ -263,7 +263,7 @@ class Adapter(Mapping[str, Tensor]):
             )
 
     def _scale(self, name: str) -> float:
-        """What multiplies B A of a layer, and B's bias alike."""
+        """Factor of B A of a layer, and of B's bias."""
         weight = name if "A" in self._parts[name] else name.removesuffix("bias") + "weight"
         rank = self._stored.layout()[self._parts[weight]["A"]][0][0]
         if weight in self._alphas:
@@ -286,7 +286,7 @@ def is_adapter(path: Path) -> bool:
     try:
         names = read_header(path).entries
     except CheckpointError:
-        return False  # who opens it says what is wrong
+        return False  # opening it raises an error that says what is wrong
     return any(
         name.startswith(KOHYA) or ((match := FACTOR.fullmatch(_plain(name))) is not None and not match["alpha"])
         for name in names

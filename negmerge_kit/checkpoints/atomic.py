@@ -56,7 +56,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Make a folder that appears at `path`, with all that the block puts into it, only if the block ends well.
 
-    What goes into it is flushed by whoever writes it, as `atomic_file` does. A folder that is there is replaced, so
+    The writers of its files flush them, as `atomic_file` does. A folder that is there is replaced, so
     look at it first: it stays until the new one is complete, moves aside, and is deleted when the new one has its
     place.
 

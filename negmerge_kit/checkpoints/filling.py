@@ -51,9 +51,9 @@ def restore_base(pool: Pool, base: Weights, heads: Weights) -> list[str]:
     A changed file keeps its bytes as `<name>.damaged`. Returns one sentence for each file.
 
     Raises:
-        PoolError: if these weights are not the ones that were recorded; the pool's folder has to be made anew.
+        PoolError: if these weights are not the ones that were recorded; the pool's folder has to be made again.
     """
-    told = []
+    problems = []
     for stored, weights, record in ((pool.base_file, base, None), (pool.heads_file, heads, _made_from(pool.base_file))):
         problem = pool.problem(stored)
         if problem is None:
@@ -67,8 +67,8 @@ def restore_base(pool: Pool, base: Weights, heads: Weights) -> list[str]:
             raise PoolError(
                 f"{path} is missing or changed and cannot be made again: delete {pool.folder} and build the pool anew."
             )
-        told.append(problem)
-    return told
+        problems.append(problem)
+    return problems
 
 
 def candidate_id(pool: Pool, recipe: Json) -> str:
@@ -78,7 +78,7 @@ def candidate_id(pool: Pool, recipe: Json) -> str:
 
 
 def candidate_file(id: str) -> str:
-    """Where a candidate's weights are, from the pool's folder on.
+    """Path of a candidate's weights, relative to the pool's folder.
 
     >>> candidate_file("4c6abe002237")
     'candidates/4c6abe002237.safetensors'
@@ -89,7 +89,7 @@ def candidate_file(id: str) -> str:
 def save_candidate(pool: Pool, recipe: Json, items: Items) -> Candidate:
     """Write a finished candidate's weights and return its entry, which is not in the pool yet.
 
-    A worker anywhere may do this; whoever holds the pool's lock records the entry.
+    Any worker may do this; the process that holds the pool's lock records the entry.
 
     Raises:
         CheckpointError: if the file cannot be written; nothing is left behind.
@@ -104,7 +104,7 @@ def save_candidate(pool: Pool, recipe: Json, items: Items) -> Candidate:
 def record_candidate(pool: Pool, entry: Candidate, *, order: Sequence[str] = ()) -> Pool:
     """Add an entry to pool.json, or replace the one of the same id; the pool with it is returned.
 
-    `order` lists the ids in the pool's order: sums are taken in it, so it must not depend on who was fastest.
+    `order` lists the ids in the pool's order: sums are taken in it, so it must not depend on which was fastest.
     Without it, or for an id that it lacks, the entry comes last.
     """
     pool = pool.reload()
@@ -119,22 +119,22 @@ def record_candidate(pool: Pool, entry: Candidate, *, order: Sequence[str] = ())
 
 
 def set_aside_damaged(pool: Pool) -> tuple[Pool, list[str]]:
-    """Rename candidate files that no longer match their hash, so that the next sweep makes them anew.
+    """Rename candidate files that no longer match their hash, so that the next sweep makes them again.
 
     Nothing is deleted: the changed file keeps its bytes as `<id>.damaged`. Returns the pool without
     those candidates and one sentence for each.
     """
-    told = []
+    problems = []
     for entry in pool.entries:
         if problem := pool.problem(entry):
             path = pool.folder / entry.file
             if path.exists():
                 path.replace(path.with_suffix(".damaged"))
-            told.append(problem)
+            problems.append(problem)
             pool = replace(pool, entries=tuple(other for other in pool.entries if other.id != entry.id))
-    if told:
+    if problems:
         _write_record(pool)
-    return pool, told
+    return pool, problems
 
 
 @contextmanager
@@ -172,7 +172,7 @@ def writing(folder: str | Path) -> Iterator[None]:
 
 
 def holder(folder: Path) -> str:
-    """Who holds the pool's lock, in words: its process number where the system lists locks (Linux)."""
+    """The process that holds the pool's lock, in words: its process number where the system lists locks (Linux)."""
     with suppress(OSError, ValueError):
         inode = (folder / ".lock").stat().st_ino
         for line in Path("/proc/locks").read_text().splitlines():

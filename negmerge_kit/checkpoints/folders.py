@@ -1,4 +1,4 @@
-"""Where a model is written: into a file, or into a folder that `from_pretrained` loads, with its base's small files."""
+"""Output of a model: one file, or a folder that `from_pretrained` loads, with its base's small files."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def is_companion(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Output:
-    """Where a model like `like` goes: to the file `path`, or, with companions, into a folder of that name.
+    """Destination of a model like `like`: the file `path`, or, with companions, a folder of that name.
 
     `notes` say in one line each what goes there and what stays behind.
     """
@@ -82,7 +82,7 @@ class Output:
                     shutil.copyfileobj(source, file)
             weights = folder / self._weights
             save_checkpoint(weights, items, like=self.like, metadata=metadata, complete=complete)
-            check_folder(self.path, ())  # the merge may have taken hours: somebody's file may have come since
+            check_folder(self.path, ())  # the merge may have taken hours: another file may have been made since
         return self.path
 
     @property

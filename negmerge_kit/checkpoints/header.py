@@ -44,7 +44,7 @@ OUR_KEY = "negmerge"
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one tensor lies: its dtype and shape, and its bytes counted from the start of the file.
+    """One tensor's dtype, shape and byte range, counted from the start of the file.
 
     >>> Entry(torch.float32, (2, 3), 64).nbytes
     24

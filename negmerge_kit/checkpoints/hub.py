@@ -93,7 +93,7 @@ def publish(files: Mapping[str, Path | bytes], repository: str, *, message: str,
     unreachable: type[Exception] = getattr(errors, "HTTPError", errors.HfHubHTTPError)
     try:
         api = HfApi()
-        api.whoami()  # asked first: it tells at once whether there are a login and a network
+        api.whoami()  # first, because it fails at once without a login or a network
         api.create_repo(repository, private=private or None, exist_ok=True)
         operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in files.items()]
         return str(api.create_commit(repository, operations, commit_message=message).commit_url)
@@ -107,7 +107,7 @@ def publish(files: Mapping[str, Path | bytes], repository: str, *, message: str,
 
 
 def lay_out(files: Mapping[str, Path | bytes], repository: str, folder: Path | None) -> Path | None:
-    """What `publish` would send, checked and, where a folder is given, left in it.
+    """Check what `publish` would send and, if a folder is given, write it there.
 
     Raises:
         CheckpointError: for an id that is none, or a folder that cannot be written or holds something already.

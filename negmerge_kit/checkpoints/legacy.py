@@ -49,7 +49,7 @@ MOST_TIMES = 64
 
 @dataclass
 class Conversion:
-    """What a file held: its weights under open_clip's names, what was left behind, what was done to names."""
+    """Content of an old file: its weights under open_clip's names, what was left behind, what was done to names."""
 
     weights: dict[str, Tensor]
     dropped: list[str] = field(default_factory=list)
@@ -287,12 +287,12 @@ def _is_tensor(value: Made) -> bool:
 
 
 def _holds(value: Any) -> bool:
-    """Whether there may be tensors under a value: it is a dict or a module."""
+    """Whether a value may hold tensors: it is a dict or a module."""
     return isinstance(value, Table) or (isinstance(value, Made) and (bool(value.items) or _is_module(value)))
 
 
 def _state(module: Made) -> Any:
-    """What was put into it: a dict, or a dict and what its slots hold."""
+    """Entries of an unpickled object's state: a dict, or a dict and what its slots hold."""
     state = module.state
     return state[0] if isinstance(state, tuple) and len(state) == 2 else state
 
@@ -309,7 +309,7 @@ def _is_module(value: Any) -> TypeGuard[Made]:
 
 
 def _kind(value: Any) -> str:
-    """What a part of the tree is, in a word."""
+    """Kind of a part of the tree, in a word."""
     if not isinstance(value, Made):
         return "dict" if isinstance(value, Table) else type(value).__name__
     if _is_tensor(value):

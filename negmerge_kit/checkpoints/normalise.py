@@ -1,4 +1,4 @@
-"""One model under two spellings: wrappers and common prefixes, buffers that came or went, tied weights, renamings.
+"""Two namings of one model: wrappers and common prefixes, buffers that came or went, tied weights, renamings.
 
 The base's own names stay; what is opened next to it is read under them.
 """
@@ -30,7 +30,7 @@ BUFFERS = re.compile(
 
 @dataclass(frozen=True)
 class Fit:
-    """How a checkpoint reads as a base: the base's names to its own, the base's that it leaves alone, what was done."""
+    """Match of a checkpoint to a base: the base's names to its own, the base's that it leaves alone, what was done."""
 
     names: Mapping[str, str]
     aside: tuple[str, ...]
@@ -63,9 +63,9 @@ def fit(base: Weights, other: Weights, *, renames: Mapping[str, str] | None = No
     """Find each of the base's tensors in another checkpoint of the same model.
 
     `renames` are the checkpoint's names, or beginnings that end in a dot, to the base's; `ignore` are patterns of names
-    that nobody is asked for. Then wrappers' parts and the common prefix that lets most names meet are taken off either
+    that are not compared. Then wrappers' parts and the common prefix that lets most names meet are taken off either
     side. What is left over may be entries that do not merge, computed buffers (`BUFFERS`), and tied weights: a tensor
-    that is bit for bit another one of its own file. The base's tied ones take their partner's value.
+    that equals another one of the same file bit for bit. The base's tied ones take their partner's value.
 
     Raises MismatchError for the rest: it counts each side apart, shows names of both, and recognises a renaming.
 
@@ -98,7 +98,7 @@ def fit(base: Weights, other: Weights, *, renames: Mapping[str, str] | None = No
     missing = [name for name in missing if name not in aside and name not in tied]
     extra = [own for own in extra if own not in dropped and own not in again]
     if missing or extra:
-        raise MismatchError(_told(base, other, missing, extra, expected, found))
+        raise MismatchError(_mismatch_message(base, other, missing, extra, expected, found))
     names |= tied
     for what, listed in (
         ("buffers that are not there and stay the base's", sorted(aside)),
@@ -112,7 +112,7 @@ def fit(base: Weights, other: Weights, *, renames: Mapping[str, str] | None = No
 
 
 def read_map(path: str | Path) -> dict[str, str]:
-    """The lines `old = new` of a file: a candidate's names, or beginnings that end in a dot, to the base's.
+    """Read the lines `old = new` of a file: a candidate's names, or beginnings that end in a dot, to the base's.
 
     Raises:
         ParameterError: for a file that cannot be read, a line of another form, or a name twice.
@@ -139,10 +139,10 @@ def read_map(path: str | Path) -> dict[str, str]:
     return renames
 
 
-def told_notes(fits: Sequence[tuple[str, Fit]]) -> list[str]:
-    """What was done, one line a kind, with the files that it was done to.
+def format_notes(fits: Sequence[tuple[str, Fit]]) -> list[str]:
+    """Format the notes of several fits: one line a kind, with the files that it applies to.
 
-    >>> told_notes([("a", Fit({}, (), ("x",))), ("b", Fit({}, (), ("x",)))])
+    >>> format_notes([("a", Fit({}, (), ("x",))), ("b", Fit({}, (), ("x",)))])
     ['a, b: x']
     """
     groups: dict[str, list[str]] = {}
@@ -228,7 +228,7 @@ def _is_buffer(name: str, layout: Mapping[str, tuple[tuple[int, ...], torch.dtyp
 def _partner(
     weights: Weights, name: str, others: Sequence[str], layout: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 ) -> str | None:
-    """Another tensor of the same checkpoint that holds the same bits."""
+    """Find another tensor of the same checkpoint that holds the same bits."""
     bits = None
     for other in others:
         if other != name and layout[other] == layout[name] and layout[name][0]:
@@ -242,7 +242,7 @@ def _bits(weights: Weights, name: str) -> torch.Tensor:
     return peek(weights, name).contiguous().reshape(-1).view(torch.uint8)
 
 
-def _told(
+def _mismatch_message(
     base: Weights,
     other: Weights,
     missing: Sequence[str],

@@ -59,7 +59,7 @@ class Stored(NamedTuple):
 
 
 class OldFile:
-    """What a .pt or .pth file of any torch version holds, without importing or calling anything that it names.
+    """Content of a .pt or .pth file of any torch version, read without importing or calling anything that it names.
 
     Attributes:
         content: the pickle's tree (see `pickles`).
@@ -101,7 +101,7 @@ class OldFile:
         return flat.view(dtype).as_strided(shape, stride, offset)
 
     def _place(self, key: str) -> tuple[int, int]:
-        """Where a storage starts in the file, and its bytes; its checksum, where it has one, is compared once."""
+        """Start of a storage in the file, and its bytes; its checksum, where it has one, is compared once."""
         if key not in self._places:
             raise CheckpointError(f"the numbers of storage {key!r} are missing: get the file again.")
         start, length = self._places[key]
@@ -147,7 +147,7 @@ class OldFile:
         return Tree(content[pickles[0]])
 
     def _span(self, info: zipfile.ZipInfo) -> tuple[int, int]:
-        """Where the bytes of a member are; only stored members have as many as the archive promises."""
+        """Byte range of a member; only stored members have as many as the archive promises."""
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size or info.flag_bits & 1:
             raise CheckpointError(
                 f"its member {info.filename!r} is compressed, which torch never does: "
@@ -242,7 +242,7 @@ def _naturals(values: Any) -> bool:
 
 @contextmanager
 def errors_named(path: Path) -> Iterator[None]:
-    """Whatever a damaged or hostile file makes Python raise, as one error that names the file."""
+    """Turn whatever a damaged or hostile file makes Python raise into one error that names the file."""
     try:
         yield
     except CheckpointError as error:

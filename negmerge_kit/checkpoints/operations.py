@@ -14,7 +14,7 @@ from negmerge_kit.checkpoints.adapters import Adapter, is_adapter
 from negmerge_kit.checkpoints.digests import Digests
 from negmerge_kit.checkpoints.folders import Output, plan_output
 from negmerge_kit.checkpoints.hub import fetch, is_hub_id
-from negmerge_kit.checkpoints.normalise import fit, told_notes
+from negmerge_kit.checkpoints.normalise import fit, format_notes
 from negmerge_kit.checkpoints.outputs import check_outputs, files_of
 from negmerge_kit.checkpoints.pool import MADE_FROM
 from negmerge_kit.checkpoints.reader import Checkpoint, open_checkpoint
@@ -53,7 +53,7 @@ class Opened:
     record: Json
 
     def compared(self) -> tuple[Checkpoint, list[Checkpoint | Adapter]]:
-        """Everybody without what is ignored: for what only looks."""
+        """Base and candidates without the ignored names, for comparisons that write nothing."""
         kept = {name: name for name in self.base if not matches(name, self.ignore)}
         return self.base.renamed(kept), [
             other if isinstance(other, Adapter) else other.renamed({name: name for name in other if name in kept})
@@ -86,7 +86,7 @@ def open_all(
         for path, other in zip(candidates, others, strict=True)
         if isinstance(other, Checkpoint)
     ]
-    notes = told_notes(fits)
+    notes = format_notes(fits)
     if kept := [name for name in opened if matches(name, ignore)]:
         notes.append(
             f"ignored, so they stay the base's: {', '.join(kept[:5])}"
@@ -215,7 +215,7 @@ def agreement_files(
     renames: Mapping[str, str] | None = None,
     ignore: Sequence[str] = (),
 ) -> Json:
-    """On how many elements the candidates' signs agree, over all, and tensor by tensor; with the chance line.
+    """Count the elements on which candidates' signs agree, in all and by tensor, with the chance level.
 
     `outliers` names the candidates that do not belong with the others. Raises as `sign_agreement` does.
     """
@@ -274,7 +274,7 @@ def undo_file(unlearned: str | Path, delta: str | Path, *, scale: float, out: st
 
 
 class Inputs:
-    """What an output says of its inputs: the SHA-256 of every file, and which candidates were forced in.
+    """Record of an output's inputs: the SHA-256 of every file, and which candidates were forced in.
 
     `outline` is that with zeros for the digests, which `digests` is still computing; `record` waits for them.
 
@@ -294,7 +294,7 @@ class Inputs:
         self._digests = digests
         self._groups = [list(getattr(weights, "files", ())) for weights in (base, *others)]
         digests.begin(file for group in self._groups for file in group)
-        self._forced = self._strangers(others, names, force)
+        self._forced = self._foreign_candidates(others, names, force)
         self.outline = self._with(lambda file: "0" * 64)
 
     def record(self) -> Json:
@@ -305,27 +305,27 @@ class Inputs:
         base, *others = [{file.name: digest(file) for file in group} for group in self._groups]
         return {"inputs": {"base": base, "others": others}} | ({"forced": self._forced} if self._forced else {})
 
-    def _strangers(self, others: Sequence[Weights], names: Sequence[str | Path], force: bool) -> list[str]:
+    def _foreign_candidates(self, others: Sequence[Weights], names: Sequence[str | Path], force: bool) -> list[str]:
         """Candidates that were fine-tuned from another base, as far as their files say."""
         recorded = [getattr(weights, "metadata", {}).get(MADE_FROM) for weights in others]
         if all(made_from is None for made_from in recorded):
             return []
         base = [self._digests.of(file) for file in self._groups[0]]
-        strangers = [
+        foreign = [
             Path(name)
             for name, made_from in zip(names, recorded, strict=True)
             if made_from is not None and made_from not in base
         ]
-        if strangers and not force:
+        if foreign and not force:
             raise MismatchError(
-                f"{strangers[0]} was fine-tuned from another base than {self._groups[0][0].name} (by the SHA-256 in "
+                f"{foreign[0]} was fine-tuned from another base than {self._groups[0][0].name} (by the SHA-256 in "
                 "its file): give its own base, or merge it all the same with --force."
             )
-        return [name.name for name in strangers]
+        return [name.name for name in foreign]
 
 
 def _refuse_copies(base: Weights, others: Sequence[Weights]) -> None:
-    """One model must not be counted twice, nor the base be a candidate: files that are equal byte for byte.
+    """Refuse a model that counts twice, or the base as a candidate: files that are equal byte for byte.
 
     Whole files are hashed only where their sizes and samples of them are the same.
     """

@@ -1,4 +1,4 @@
-"""Where results may be written: never over what is read, and over a file that is there only if it is of their kind."""
+"""Checks of output paths: never over what is read, and over a file that is there only if it is of their kind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from negmerge_kit.types import Weights
 
 @dataclass(frozen=True)
 class Kind:
-    """What a command writes: its name in a sentence, and a look at a file that raises unless it holds such a thing.
+    """Kind of file that a command writes: its name in a sentence, and a check that raises for any other file.
 
     >>> CHECKPOINT.holds(Path(__file__))
     False

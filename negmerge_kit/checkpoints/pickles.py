@@ -1,4 +1,4 @@
-"""Pickles of strangers as plain trees: instructions are followed, nothing that they name is looked up or called.
+"""Untrusted pickles as plain trees: instructions are followed, nothing that they name is looked up or called.
 
 `torch.load(weights_only=True)`, with an inert class for each name, cannot take its place (measured on torch 2.14). It
 refuses whole modules in torch's format before 1.6, whose names `get_unsafe_globals_in_checkpoint` cannot list either,
@@ -49,7 +49,7 @@ class Storage:
 
 
 class Made:
-    """What calling a name would make: whom it calls, with what, and what is put into it afterwards."""
+    """Call that a pickle asks for, not executed: the name, its arguments, and the state set afterwards."""
 
     __slots__ = ("arguments", "is_module", "items", "maker", "state")
 

@@ -188,7 +188,7 @@ class Pool:
 
     @property
     def candidates(self) -> list[Weights]:
-        """All candidates' weights, read lazily, in the order of `ids`; `verify` tells whether their files changed."""
+        """All candidates' weights, read lazily, in the order of `ids`; `verify` says whether their files changed."""
         return [self._open(entry) for entry in self.entries]
 
     @property
@@ -330,7 +330,7 @@ def open_pool(folder: str | Path, *, force: bool = False) -> Pool:
 
 
 def _refuse_outside(folder: Path, name: str) -> None:
-    """A pool.json from elsewhere must not make us read files outside its folder."""
+    """Refuse a path outside the pool's folder, which a foreign pool.json may name."""
     if not Path(os.path.realpath(folder / name)).is_relative_to(os.path.realpath(folder)):
         raise PoolError(
             f"{folder / RECORD} names the file '{name}' outside the pool: this is not a pool of ours; do not open it."

@@ -1,4 +1,4 @@
-"""A sharded checkpoint merged shard by shard: each shard is a file of its own, the index comes last."""
+"""A sharded checkpoint merged shard by shard: one file a shard, the index comes last."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def plan_shards(
     renames: Mapping[str, str] | None = None,
     ignore: Sequence[str] = (),
 ) -> tuple[int, Json, Json]:
-    """How many shards there are to merge, the record that each of them carries, and what the caller reports besides.
+    """Number of shards to merge, the record that each of them carries, and what else the caller reports.
 
     A former output's index is taken away: until the new one is written, the shards do not belong together.
 
@@ -81,7 +81,7 @@ def merge_shard(
     device: str = "cpu",
     on_tensor: ProgressFn = no_progress,
 ) -> Json:
-    """Merge one shard of the base and write it; what was counted in it.
+    """Merge one shard of the base and write it; return what was counted in it.
 
     A shard that is there with this very record is counted, not written again. A rule that looks at the whole model
     first does so for every shard; the files are those of `merge_files`, byte for byte. Raises as `merge` and
@@ -97,7 +97,7 @@ def merge_shard(
         for _ in merged:
             pass
     else:
-        items = _told(negate(own, merged, record["scale"]), len(own), on_tensor)
+        items = _with_progress(negate(own, merged, record["scale"]), len(own), on_tensor)
         save_checkpoint(part, items, like=own, metadata=record)
     return asdict(merged.counts)
 
@@ -122,7 +122,7 @@ def finish_shards(base: str | Path, out: str | Path) -> Path:
 
 
 class _Shard(Sources):
-    """Everyone's tensors: all of them for a rule's survey, those of one shard for the merge."""
+    """Tensors of base and candidates: all of them for a rule's survey, those of one shard for the merge."""
 
     def __init__(self, *weights: Any, names: set[str], **settings: Any) -> None:
         super().__init__(*weights, **settings)
@@ -141,7 +141,7 @@ def _carries(part: Path, record: Json) -> bool:
         return False
 
 
-def _told(items: Items, total: int, on_tensor: ProgressFn) -> Items:
+def _with_progress(items: Items, total: int, on_tensor: ProgressFn) -> Items:
     for done, item in enumerate(items, start=1):
         yield item
         on_tensor(Progress("step", step=done, total=total))

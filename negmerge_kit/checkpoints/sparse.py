@@ -1,4 +1,4 @@
-"""A merged delta as a thing: only its non-zero values and one bit an element, to apply at any scale and to undo."""
+"""Sparse delta files: the non-zero values and one bit an element, to apply at any scale and to undo."""
 
 from __future__ import annotations
 

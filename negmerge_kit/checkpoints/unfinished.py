@@ -1,4 +1,4 @@
-"""A candidate on its way: POOL/unfinished/<id>* holds what a killed sweep goes on from, until it is recorded.
+"""Unfinished candidates: POOL/unfinished/<id>* holds what a killed sweep goes on from, until it is recorded.
 
     POOL/unfinished/<id>.safetensors …   the state that an interrupted fine-tuning resumes from
     POOL/unfinished/<id>.json            weights are written, scores or record are missing: not to be trained again
@@ -24,7 +24,7 @@ FOLDER = "unfinished"
 
 
 def state_file(pool: Pool, id: str) -> Path:
-    """Where the fine-tuning of candidate `id` keeps the state that it resumes from; the folder is made.
+    """Path of the state that the fine-tuning of candidate `id` resumes from; its folder is created.
 
     Raises:
         PoolError: if the folder cannot be made.
@@ -71,7 +71,7 @@ def clear_up(pool: Pool) -> None:
     """Remove what killed writers left: half-written files and the states of recorded candidates.
 
     Call it with the pool held for writing, and with no worker at work: one may just have made the folder. What others
-    write beside the pool's own files (an unlearned checkpoint, a retrained reference) is theirs.
+    write next to the pool's own files (an unlearned checkpoint, a retrained reference) is theirs.
     """
     for id in pool.reload().ids:
         _remove(pool.folder / FOLDER, id)

@@ -123,7 +123,7 @@ class _Sink:
             check_name(name)
             if dtype not in NAMES:
                 raise CheckpointError(f"{name} is {dtype}, which safetensors cannot hold: convert it to float32.")
-        # Wide types first, as the reference writer does: then every tensor starts at a multiple of its own size.
+        # Wide types first, as the reference writer does: then every tensor starts at a multiple of its item size.
         ordered = sorted(layout.items(), key=lambda item: -item[1][1].itemsize)
         self.layout = dict(ordered)
         self._file = file

@@ -1,4 +1,4 @@
-"""Base and candidates must hold the same tensors: every difference is reported before anything is computed."""
+"""Layout check: base and candidates must hold the same tensors; all differences are reported before any work."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MERGING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def layout_of(weights: Weights) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Name to shape and dtype; a lazy checkpoint answers from its header without touching a tensor.
+    """Map each name to its shape and dtype; a lazy checkpoint answers from its header without reading a tensor.
 
     Raises ParameterError for a name that is no text, or an entry that is no tensor with numbers in a grid.
 
@@ -34,7 +34,7 @@ def layout_of(weights: Weights) -> Mapping[str, tuple[tuple[int, ...], torch.dty
 
 
 def peek(weights: Weights, name: str) -> Tensor:
-    """The tensor without a copy where the mapping can show one: a lazy checkpoint's `view` of its mapped file."""
+    """Return a tensor without copying it where the mapping has a `view`, as lazy checkpoints do."""
     view = getattr(weights, "view", None)
     tensor: Tensor = weights[name] if view is None else view(name)
     return tensor.detach()
@@ -55,7 +55,7 @@ def merges(dtype: torch.dtype) -> bool:
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a name is among the patterns, in which `*`, `?` and `[…]` stand for others as in a shell.
+    """Whether a name matches one of the patterns, with the shell's `*`, `?` and `[…]`.
 
     >>> matches("text.position_ids", ["*.position_ids"]), matches("proj", [])
     (True, False)
@@ -73,7 +73,7 @@ def counted(name: str, dtype: torch.dtype, buffers: str = "keep") -> bool:
 
 
 def is_running_statistic(name: str) -> bool:
-    """BatchNorm's running mean and variance, told by their key.
+    """Whether a key names a running mean or variance of BatchNorm.
 
     >>> is_running_statistic("visual.bn1.running_mean"), is_running_statistic("visual.bn1.weight")
     (True, False)
@@ -85,8 +85,8 @@ def check_alike(base: Weights, candidates: Sequence[Weights], *, ignore: Sequenc
     """Raise unless every candidate has the base's names and shapes, and dtypes that can be brought together.
 
     Candidates may be stored in another dtype that merges than the base's. Entries that do not merge are copied from
-    the base, so a candidate whose own differ is refused, except for single numbers: counters. `ignore`d names (see
-    `matches`) are looked at in nobody.
+    the base, so a candidate whose own differ is refused, except for single numbers: counters. Names that match
+    `ignore` (see `matches`) are not compared.
 
     Raises ParameterError for no candidates, or for the base among them; MismatchError for the
     rest: the message names the files, counts what is missing, extra and different apart and shows the first ten. The
@@ -154,10 +154,10 @@ def check_buffers(buffers: str) -> str:
 
 
 def _apart(lines: Sequence[str]) -> str:
-    """What is missing and what is extra, counted apart."""
+    """Count missing and extra entries separately."""
     counts = [(word, sum(line.startswith(f"{word} ") for line in lines)) for word in ("missing", "extra")]
-    told = ", ".join(f"{count} {word}" for word, count in counts if count)
-    return f" ({told})" if told and len(lines) > 1 else ""
+    summary = ", ".join(f"{count} {word}" for word, count in counts if count)
+    return f" ({summary})" if summary and len(lines) > 1 else ""
 
 
 def check_voters(candidates: Sequence[Weights]) -> None:
@@ -189,7 +189,7 @@ def _same_tensors(one: Weights, other: Weights) -> bool:
 def _check_copied(
     base: Weights, candidate: Weights, expected: Mapping[str, tuple[tuple[int, ...], torch.dtype]], where: str
 ) -> None:
-    """Nothing that a candidate learned may vanish because its dtype does not merge."""
+    """Refuse entries that differ but do not merge: copying the base's would lose what the candidate learned."""
     for name, (shape, dtype) in expected.items():
         if merges(dtype) or prod(shape) <= 1:
             continue

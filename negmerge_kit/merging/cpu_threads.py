@@ -1,6 +1,6 @@
-"""Work side by side on a CPU: Python threads, one a core, in which torch shares no operation between cores.
+"""Parallel work on a CPU: Python threads, one a core, each with single-threaded torch operations.
 
-Operations of a few microseconds cost more shared than alone: their threads wait for each other at every one.
+Operations of a few microseconds are slower on several threads, which wait for each other at every one.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ R = TypeVar("R")
 
 
 def side_by_side(work: Callable[[T], R], items: Iterable[T], threads: int, *, ahead: int | None = None) -> Iterator[R]:
-    """`work` of every item, in order; it is done for at most `ahead` items before their results are asked for.
+    """Apply `work` to the items in parallel; yield results in order, computed at most `ahead` items in advance.
 
-    Gradients and other modes of the calling thread do not hold there. An exception is raised at its item's place.
+    Gradient and other modes of the calling thread do not apply there. An exception is raised at its item's place.
 
     >>> list(side_by_side(abs, [-1, 2], 2))
     [1, 2]
@@ -46,11 +46,11 @@ def side_by_side(work: Callable[[T], R], items: Iterable[T], threads: int, *, ah
 
 @cache
 def _threads(process: int, count: int) -> ThreadPoolExecutor:
-    """Threads that stay; a forked process has none of its parent's and makes its own."""
+    """Thread pool of a process, kept for reuse; keyed by process id, because a fork loses its parent's threads."""
     shared, there = torch.get_num_threads(), Barrier(count + 1)
 
     def begin() -> None:
-        torch.get_num_threads()  # a thread's first question makes it what all others are, so it comes before
+        torch.get_num_threads()  # the first query initialises the thread's count, so it comes before
         torch.set_num_threads(1)
         there.wait()
 
@@ -58,5 +58,5 @@ def _threads(process: int, count: int) -> ThreadPoolExecutor:
     for _ in range(count):
         threads.submit(int)
     there.wait()
-    torch.set_num_threads(shared)  # what a thread sets for itself is also what threads born later begin with
+    torch.set_num_threads(shared)  # a thread's setting is also the default of threads started later
     return threads

@@ -1,4 +1,4 @@
-"""One chunk of every candidate's task vector, and what rules ask of it."""
+"""One chunk of every candidate's task vector, and the statistics of it that rules use."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 class Room:
-    """Memory that one chunk after another works in: taken once, for the largest, because fresh pages cost more than
-    the arithmetic does.
+    """Scratch memory that all chunks reuse: allocated once, for the largest, because fresh pages cost more than the
+    arithmetic does.
 
     >>> room = Room()
     >>> first, second = (room.take("low", (3,), torch.zeros(1)) for _ in range(2))
@@ -34,7 +34,7 @@ class Room:
         self._held: dict[str, Tensor] = {}
 
     def take(self, use: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """An uninitialised tensor of `like`'s dtype and device; what was taken for the same `use` is gone."""
+        """Return an uninitialised tensor of `like`'s dtype and device; it overwrites the last one of the same `use`."""
         count = math.prod(shape)
         held = self._held.get(use)
         if held is None or held.numel() < count or held.dtype != like.dtype or held.device != like.device:
@@ -43,14 +43,14 @@ class Room:
 
 
 class Rooms(local):
-    """A `room` for each thread that asks."""
+    """One `room` per thread."""
 
     def __init__(self) -> None:
         self.room = Room()
 
 
 class Deltas:
-    """The task vectors τk = θk - θ0 of one chunk, computed when they are asked for.
+    """The task vectors τk = θk - θ0 of one chunk, computed on first use.
 
     Iterating gives one tensor a candidate, in the candidates' order. `start` is the chunk's first element in its
     flattened tensor; `given` marks the candidates that are deltas already (adapters). Everything that is asked for is
@@ -106,7 +106,7 @@ class Deltas:
         return row
 
     def take(self, use: str, *rows: int) -> Tensor:
-        """Room for one number an element, or several, in the precision of the differences."""
+        """Scratch tensor of one or several numbers an element, in the precision of the differences."""
         return self._room.take(use, (*rows, self.base.numel()), self._origin)
 
     @property

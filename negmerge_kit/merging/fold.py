@@ -27,8 +27,8 @@ class MergeCounts:
     """What a merge did, complete once its iterator is exhausted.
 
     `elements` are those that take part, `moved` left the base in at least one candidate, `kept` are non-zero in the
-    merged delta. `below_half_step` counts the moves, over all candidates, that their narrower dtype cannot tell from
-    rounding (see `half_steps`); it is known before the merge begins.
+    merged delta. `below_half_step` counts the moves, over all candidates, below half a rounding step of their
+    narrower dtype (see `half_steps`); it is known before the merge begins.
 
     >>> MergeCounts(elements=200, moved=100, kept=40).kept_of_moved
     0.4
@@ -68,7 +68,7 @@ class Merge(Iterator[Item]):
     def _run(self) -> Iterator[Item]:
         survey = self.rule.survey(self._sources.stream(), self.settings) if self.rule.survey else None
         names = self._sources.names
-        # Where tensors are made when they are asked for, those of one name are in memory at a time.
+        # Where tensors are made on access, only those of one name are in memory at a time.
         for group in [names] if self._sources.in_place else [[name] for name in names]:
             parts = (part for name in group for part in self._parts(name, survey))
             for part, *counts in side_by_side(self._fold, parts, self._sources.threads, ahead=AHEAD):
@@ -78,7 +78,7 @@ class Merge(Iterator[Item]):
 
     def _parts(self, name: str, survey: Any) -> Iterator[_Part]:
         shape, dtype = self._sources.layout[name]
-        with torch.inference_mode(False):  # threads write into it, for which the caller's mode does not hold
+        with torch.inference_mode(False):  # threads write into it, and the caller's mode does not apply to them
             merged = torch.empty(math.prod(shape), dtype=dtype, device=self._sources.device)
         whole = _Whole(name, merged, survey, merged.numel())
         del merged
@@ -113,7 +113,7 @@ class Merge(Iterator[Item]):
                 check_finite(deltas, self._sources)
 
     def _finished(self, whole: _Whole) -> Tensor:
-        # Nothing here holds the tensor while the caller has it: its memory is free again once it is dropped.
+        # Keep no reference while the caller has the tensor: its memory is free once the caller drops it.
         merged, whole.merged = whole.merged, NOTHING
         if self.rule.finish is not None:
             merged = self.rule.finish(merged, whole.quota, whole.name, self.settings)
@@ -158,7 +158,7 @@ def check_finite(deltas: Deltas, sources: Sources) -> None:
     """Refuse NaN and infinities: one anywhere in base or candidates reaches the sum of the task vectors.
 
     Raises:
-        NotFiniteError: it names every file that holds one there.
+        NotFiniteError: naming every file with such a value.
     """
     if math.isfinite(float(deltas.total.sum())) or bool(torch.isfinite(deltas.total).all()):
         return

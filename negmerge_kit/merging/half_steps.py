@@ -13,7 +13,7 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 def below_half_step(sources: Sources) -> tuple[int, int]:
-    """How many moves a candidate's dtype cannot tell from rounding, and how many there are, over all candidates.
+    """Count the moves below half a rounding step of their candidate's dtype, and all moves, over all candidates.
 
     Counted where a candidate is stored in fewer bits than the base: |θk - θ0| is below half a step of its dtype
     exactly where θ0, rounded to that dtype, is θk. All candidates of one dtype round alike there, so such moves agree.
@@ -41,7 +41,7 @@ def below_half_step(sources: Sources) -> tuple[int, int]:
 
 
 def warn_of_half(sources: Sources, stacklevel: int = 3) -> tuple[int, int]:
-    """Warn where anybody is stored in half precision, with what `below_half_step` counts; that count is returned."""
+    """Warn if base or candidates are stored in half precision; return the counts of `below_half_step`."""
     stored = {dtype for _, dtype in sources.layout.values()}
     for candidate in sources.candidates:
         stored |= {dtype for _, dtype in layout_of(candidate).values()}

@@ -1,4 +1,4 @@
-"""Random numbers that belong to a place: the same for every chunking, device and order of the candidates."""
+"""Counter-based random numbers, one a place: the same for every chunking, device and order of the candidates."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def random_codes(seed: int, name: str, index: Tensor) -> Tensor:
 
 
 def value_codes(seed: int, name: str, index: Tensor, values: Tensor) -> Tensor:
-    """As `random_codes`, but also drawn from each element's value: h(random_codes ⊕ v).
+    """Like `random_codes`, but also keyed by each element's value: h(random_codes ⊕ v).
 
     v is the bits of the float, sign-extended to 64 and folded to 32 (v ⊕ v >> 32). Candidates then have independent
     numbers without being numbered, so their order does not matter.

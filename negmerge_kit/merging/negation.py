@@ -1,4 +1,4 @@
-"""The front door of merging: candidates to a delta, a delta to an unlearned model."""
+"""Public functions of merging: candidates to a delta, a delta to an unlearned model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The agreement that cosines alone explain: how often Gaussian task vectors of these cosines share a sign."""
+"""Agreement that cosines alone explain: how often Gaussian task vectors of these cosines share a sign."""
 
 from __future__ import annotations
 

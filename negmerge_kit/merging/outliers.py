@@ -1,4 +1,4 @@
-"""Candidates that do not belong: a task vector far longer than the others, or one that points elsewhere.
+"""Outliers among candidates: a task vector far longer than the others, or one that points elsewhere.
 
 A mean weighs task vectors by their length, and a vote over signs fails wherever one candidate points another way.
 """

@@ -1,4 +1,4 @@
-"""What a merge rule is: a paper's formula with its dials, described well enough to draw a menu from."""
+"""Merge rule: a paper's formula with its parameters, described well enough to draw a menu from."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Settings: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Stream:
-    """What a survey reads: called, it gives one more pass; the chunks of one tensor come in order.
+    """Chunks for a survey, readable many times: each call is one more pass; chunks of one tensor come in order.
 
-    `elements` is their number in one pass, `wide` tells that a tensor is float64.
+    `elements` is their number in one pass, `wide` says that a tensor is float64.
     """
 
     chunks: Callable[[], Iterator[Deltas]]
@@ -35,12 +35,12 @@ class Stream:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One dial of a rule: what it is called, what it does, what values it takes.
+    """One parameter of a rule: its name, what it does and the values it takes.
 
     Raises ParameterError from `check` when a value is of the wrong kind or out of range; the message gives the range.
 
     Attributes:
-        unrecorded: what a record means that was written before the dial existed; None: its default.
+        unrecorded: the value in a record older than the parameter; None: its default.
         tries: values that a comparison searches on validation, unless it is given one; empty: its default alone.
 
     >>> Parameter("density", "Density", "Share of elements kept.", 0.2, "float", low=0.0, high=1.0).check("0.5")
@@ -100,7 +100,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Rule:
-    """How the candidates' task vectors become one delta, with what a menu needs to present it.
+    """Formula that merges the candidates' task vectors into one delta, with what a menu needs to present it.
 
     `combine(deltas, settings, survey)` maps one chunk to its merged delta and is pure: the same elements give the same
     bits whatever the chunk. `survey(stream, settings)` may read the model before it (whole-model thresholds);
@@ -133,7 +133,7 @@ class Rule:
         return resolve(f"the rule {self.name}", self.parameters, params)
 
     def recorded(self, params: Mapping[str, object]) -> dict[str, Any]:
-        """The parameters of a record: dials that were added since it was written are at what was done before them.
+        """Parameters of a stored record; one that is newer than the record takes the value that was implied before.
 
         >>> from negmerge_kit.merging.rules import RULES
         >>> RULES["ties"].recorded({"density": 0.2}), RULES["ties"].resolve({})["trim_over"]

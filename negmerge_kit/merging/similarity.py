@@ -1,4 +1,4 @@
-"""How alike candidates are: cosines of their task vectors, and a warning where a merge has nothing to choose from."""
+"""Similarity of candidates: cosines of their task vectors, and a warning where a merge has nothing to choose from."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def check_pool(
     base_hashes: Sequence[str] = (),
     device: str | torch.device = "cpu",
 ) -> PoolCheck:
-    """Look at candidates before they are merged: one streamed pass, sums in float64.
+    """Check candidates before they are merged: one streamed pass, sums in float64.
 
     Warns of near-duplicates, of candidates that did not move, of `outliers`, of a merge that would be zero in more than
     95 % of the moved elements, and, when each candidate's record of its base is given as `base_hashes`, of candidates

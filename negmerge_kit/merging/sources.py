@@ -1,4 +1,4 @@
-"""Where chunks come from: base and candidates read side by side, in pieces that stay in the cache."""
+"""Chunks of base and candidates, read together in pieces that stay in the cache."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ outweighs the calls."""
 SHORT_CHUNK = 1 << 15
 """Elements that torch works on without sharing them between its threads."""
 MUCH = 1 << 22
-"""Elements times candidates from which threads of our own pay."""
+"""Elements times candidates from which several Python threads pay."""
 AHEAD = 64
-"""Chunks computed before the first of them is asked for: the cores work while a caller writes."""
+"""Chunks computed in advance: the cores work while a caller writes."""
 GPU_CHUNK = 1 << 22
 """Elements a chunk on a GPU: enough to keep it busy, few enough that thirty candidates' buffers fit."""
 SURVEY_CHUNK = 1 << 18
@@ -77,12 +77,12 @@ class Sources:
 
     @property
     def names(self) -> list[str]:
-        """What a merge yields, in the base's order: every entry of a dtype that merges."""
+        """Names that a merge yields, in the base's order: every entry of a dtype that merges."""
         return [name for name, (_, dtype) in self.layout.items() if merges(dtype)]
 
     @property
     def in_place(self) -> bool:
-        """Whether everyone shows tensors that are there already: none is made when it is asked for."""
+        """Whether base and candidates hold their tensors in memory or mapped: none is made on access."""
         return not any(self.given) and all(
             isinstance(weights, dict) or hasattr(weights, "view") for weights in (self.base, *self.candidates)
         )
@@ -101,12 +101,12 @@ class Sources:
         return max(SHORT_CHUNK, CHUNK * 8 // max(len(self.candidates), 8))
 
     def chunks(self, name: str, size: int | None = None, room: Room | None = None) -> Iterator[Deltas]:
-        """One tensor of everyone, chunk after chunk; an empty tensor gives none. Each chunk ends the one before."""
+        """Yield one tensor's task vectors by chunk, none for an empty tensor. Each chunk overwrites the one before."""
         room = room or Room()
         return (self.deltas(piece, room) for piece in self.pieces(name, size or SHORT_CHUNK))
 
     def pieces(self, name: str, size: int) -> Iterator[Piece]:
-        """What a tensor's chunks are made of; on a GPU, where they have GPU_CHUNK elements, already on their way."""
+        """Cut a tensor of base and candidates into chunks; for a GPU, of GPU_CHUNK elements and copied one ahead."""
         base = peek(self.base, name).reshape(-1)
         candidates = [self._flat(position, name, base) for position in range(len(self.candidates))]
         size = size if self.device.type == "cpu" else GPU_CHUNK

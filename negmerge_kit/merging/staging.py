@@ -1,4 +1,4 @@
-"""From host memory to a GPU: the next chunk travels while the last one is computed with."""
+"""Copies from host memory to a GPU: the next chunk is copied while the last one is computed with."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Piece(NamedTuple):
 def staged(pieces: Iterator[Piece], device: torch.device) -> Iterator[Piece]:
     """The pieces on `device`, in order, one ahead of the caller.
 
-    Two sets of page-locked buffers take turns, filled by this thread and emptied by a stream of their own, so that
+    Two sets of page-locked buffers take turns, filled by this thread and emptied by a separate stream, so that
     reading, the bus and the arithmetic overlap. On the CPU, where nothing can overlap, the same steps run one by one.
 
     >>> ones = Piece("w", 0, torch.zeros(2), [torch.ones(2)])
@@ -41,7 +41,7 @@ def staged(pieces: Iterator[Piece], device: torch.device) -> Iterator[Piece]:
 
 
 class _Slot:
-    """The page-locked buffers of one piece on its way, and the event that says that it has arrived."""
+    """Page-locked buffers of one piece in transfer, and the event that marks its arrival."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

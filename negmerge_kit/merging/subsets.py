@@ -36,7 +36,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Halves:
-    """The consensus of one half of the pool beside that of the other, over all elements.
+    """The two halves' consensus compared, over all elements.
 
     `first` and `second` elements are unanimous in either half, `same` in both with one sign, `opposite` in both with
     two; `moved` moved in at least one candidate. `cosine` is that of the two merged deltas, 0 where one is empty.
@@ -113,7 +113,7 @@ def compare_halves(base: Weights, candidates: Sequence[Weights], splits: Sequenc
 
 
 def _all_so_far(votes: Tensor) -> Tensor:
-    """In how many columns the first 1, 2, … rows are all true."""
+    """Number of columns in which the first 1, 2, … rows are all true."""
     return votes.cumprod(0, dtype=torch.int8).sum(1)
 
 

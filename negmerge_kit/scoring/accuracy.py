@@ -34,7 +34,7 @@ class Accuracy:
         return wilson(self.correct, self.n)
 
     def for_choosing(self) -> Accuracy:
-        """The same, where a scale or a rate is chosen by it.
+        """Return this accuracy after checking that a scale or a rate may be chosen by it.
 
         Raises:
             SplitError: if it was counted on test images.

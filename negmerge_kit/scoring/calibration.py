@@ -1,4 +1,4 @@
-"""Calibration: does a model's confidence say how often it is right?"""
+"""Calibration: how well a model's confidence matches how often it is right."""
 
 from __future__ import annotations
 

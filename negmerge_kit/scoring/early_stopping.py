@@ -40,19 +40,19 @@ class Point:
 
     def json(self, *, each: bool = False) -> Json:
         """The entry of `curve` in the JSON contract; `each` adds every retain set's own score."""
-        told: Json = {
+        entry: Json = {
             "scale": self.scale,
             "forget": self.forget.json() if self.forget else None,
             "retain": self.retain.json() if self.retain else None,
             "stopped": self.stopped,
         }
         if self.gap is not None:
-            told["gap"] = self.gap
-        return told | ({"retain_sets": {name: kept.json() for name, kept in self.sets.items()}} if each else {})
+            entry["gap"] = self.gap
+        return entry | ({"retain_sets": {name: kept.json() for name, kept in self.sets.items()}} if each else {})
 
 
 class Score(Protocol):
-    """Scores one scale; it may stop as soon as the counts prove that the scale cannot be chosen.
+    """Scorer of one scale, which may stop as soon as the counts prove that the scale cannot be chosen.
 
     `retain_at_least` is the number of retain images that must be right, of all sets or of each named one;
     `forget_at_most` the number of forget images that may be right. A scorer that ignores both is slower, and just as
@@ -160,7 +160,7 @@ def between(low: float, high: float) -> list[float]:
 
 
 def looks(farthest: float) -> int:
-    """How many scales an open-ended search looks at once it has come to `farthest`.
+    """Number of scales that an open-ended search has scored once it has come to `farthest`.
 
     The paper's grid and, beyond 1, each doubling and the steps within the last one.
 

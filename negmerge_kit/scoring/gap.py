@@ -34,8 +34,8 @@ def nearest_scale(
 ) -> ScaleSearch:
     """The scale whose model lies nearest to the retrained one; the smallest of equals. Every scale is scored in full.
 
-    An oracle: whoever has the retrained model needs no other. It tells how near a rule could come, and is what the
-    published classifier tables report.
+    An oracle: it needs the retrained model, which makes unlearning needless. It shows how near a rule could come,
+    and is what the published classifier tables report.
 
     Args:
         score: the point of a scale on validation, with its gap.

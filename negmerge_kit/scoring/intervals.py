@@ -108,12 +108,12 @@ def area_interval(area: float, ups: int, downs: int, confidence: float = 0.95) -
     z, slope = normal_quantile(confidence), (ups + downs) / 2 - 1
 
     def lower_bound(area: float) -> float:
-        """The smallest θ that the area does not speak against; the upper bound is its mirror image."""
+        """The smallest θ whose interval holds the area; the upper bound is its mirror image."""
         low, high = 0.0, area
         for _ in range(60):
             theta = (low + high) / 2
-            told = 1 + slope * ((1 - theta) / (2 - theta) + theta / (1 + theta))
-            far = area - theta > z * sqrt(theta * (1 - theta) * told / (ups * downs))
+            inflation = 1 + slope * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+            far = area - theta > z * sqrt(theta * (1 - theta) * inflation / (ups * downs))
             low, high = (theta, high) if far else (low, theta)
         return high
 

@@ -1,4 +1,4 @@
-"""How much is left of what the base knew: where a number stands between a floor and the base's own."""
+"""Share of the base's knowledge that is left: a number's position between a floor and the base's value."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Leftover:
 def share_left(found: tuple[float, float, float], *, floor: float, base: tuple[float, float, float]) -> Leftover | None:
     """(found - floor) / (base - floor), and the same of both ends of the interval of `found`; floor and base as given.
 
-    It is 0 where a model shows what one shows that never knew, 1 where it shows what the base does. Numbers that
+    0 is the value of a model that never knew, 1 that of the base. Numbers that
     knowledge raises, such as accuracy, and numbers that it lowers, such as the share of images that an attack calls
     never seen, are placed alike.
 

@@ -62,12 +62,12 @@ def log_ratios(confidence: Tensor, shadows: Tensor, inside: Tensor) -> Tensor:
         raise ParameterError(
             "an image was in every or in no shadow model's training set: train shadow models on halves."
         )
-    phi, told = confidence.double(), shadows.double()
+    phi, shadow_phi = confidence.double(), shadows.double()
     sides: list[Tensor] = []
     for here in (inside, ~inside):
         counts = here.sum(0)
-        mean = (told * here).sum(0) / counts
-        squares = (((told - mean) ** 2) * here).sum()
+        mean = (shadow_phi * here).sum(0) / counts
+        squares = (((shadow_phi - mean) ** 2) * here).sum()
         # One mean is estimated for every image, so that many degrees of freedom are gone.
         freedom = max(1, int(counts.sum()) - len(counts))
         spread = max(LEAST_SPREAD, sqrt(float(squares) / freedom))
@@ -77,7 +77,7 @@ def log_ratios(confidence: Tensor, shadows: Tensor, inside: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Separation:
-    """How well one number tells two groups apart: area under the ROC curve with its 95 % interval.
+    """How well one number separates two groups: area under the ROC curve with its 95 % interval.
 
     >>> separation(torch.tensor([2.0, 3.0]), torch.tensor([0.0, 1.0])).value
     1.0

@@ -1,4 +1,4 @@
-"""Membership inference: can an attacker tell from a model's answers which images it was trained on?"""
+"""Membership inference: attacks that infer from a model's answers which images it was trained on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def attack_efficacy(member: Answers, nonmember: Answers, target: Answers, featur
     """Share of the target images that the attack calls non-members: what papers report as "MIA", times 100.
 
     A support vector classifier (scikit-learn's SVC: C = 3, gamma = "auto", RBF kernel, features unscaled) learns to
-    tell member from non-member answers *of the unlearned model itself* and is then asked about the target, the images
+    separate member from non-member answers *of the unlearned model itself* and then classifies the target, the images
     to forget. Higher means better hidden; the value to reach is that of a model retrained without them, not 1
     (SalUn, Fan et al. 2024, https://arxiv.org/abs/2310.12508, `SVC_MIA_forget_efficacy`).
 
@@ -138,11 +138,11 @@ FEATURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 """What an attack may look at: logits [n, C] and labels [n] to rows [n, 1] (`prob`: [n, C]), float32."""
 
 TINY = 1e-30
-"""Stands for a probability of zero inside a logarithm, as in SalUn's code."""
+"""Replaces a probability of zero inside a logarithm, as in SalUn's code."""
 CACHE_MB = 1000
 """Memory that the classifier may use for kernel rows."""
 AT_ONCE = min(4, os.cpu_count() or 1)
-"""Attacks that are trained side by side, each with a cache of its own."""
+"""Attacks that are trained in parallel, each with its own cache."""
 
 
 def _names() -> str:

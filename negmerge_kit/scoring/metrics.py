@@ -1,4 +1,4 @@
-"""What is measured of an unlearned classifier: every metric with its formula, its direction and its target."""
+"""Metrics of an unlearned classifier, each with its formula, its direction and its target."""
 
 from __future__ import annotations
 

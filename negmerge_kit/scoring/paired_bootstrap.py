@@ -23,7 +23,7 @@ NUMBERS = ("protocol forget", "protocol retain", "matched forget", "matched reta
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Which images one merged delta gets right at each scale; scale 0, the base, comes first.
+    """Images that one merged delta gets right at each scale; scale 0, the base, comes first.
 
     Args:
         forget, retain: validation, bool [scales, images].
@@ -68,8 +68,8 @@ class Effect:
 class Resampled:
     """One rule's numbers, and its differences to the reference on the same draws: by the names in `NUMBERS`.
 
-    `infeasible` is the share of replicates in which no scale above 0 kept enough (the base then stands for the
-    rule), `uncrossed` the share in which retention never fell below the floor (the last scale then does).
+    `infeasible` is the share of replicates in which no scale above 0 kept enough (the base then takes the
+    rule's place), `uncrossed` the share in which retention never fell below the floor (the last scale then counts).
     """
 
     numbers: dict[str, Effect]
@@ -100,8 +100,8 @@ def bootstrap(
 
     All rules see the same draws, so their differences are paired (Efron and Tibshirani 1993,
     https://doi.org/10.1201/9780429246593, chapters 8 and 13: percentile intervals). A replicate sets its floor at
-    keep times its own base retention. It takes the scale that forgets most above it (`select_scale`), and beside it
-    the place where retention first falls below it, interpolated between the two scales around. Drawing images is
+    keep times its own base retention. It takes the scale that forgets most above it (`select_scale`), and also the
+    place where retention first falls below it, interpolated between the two scales around. Drawing images is
     weighting them, so the counts of all replicates are one matrix product a split.
 
     Args:

@@ -1,4 +1,4 @@
-"""How much retention must stay: one floor for all retain images, or each retain set's own."""
+"""Retention floors: one floor for all retain images, or each retain set's own."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def keep_text(keep: Keep) -> str:
 
 
 def images_needed(keep: Keep, base: Point) -> Least:
-    """How many retain images must be right: the smallest counts whose shares reach keep times the base's.
+    """Number of retain images that must be right: the smallest counts whose shares reach keep times the base's.
 
     Raises:
         ParameterError: for a set that the base was not scored on; the message lists the sets.

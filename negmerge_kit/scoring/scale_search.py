@@ -1,4 +1,4 @@
-"""Which scale forgets most while retention stays above its floor: the authors' rule, and its search."""
+"""Search for the scale that forgets most while retention stays above its floor, by the authors' rule."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class ScaleSearch:
     Attributes:
         keep: the share of retention to keep, or each named set's.
         method: how the scales were searched.
-        choose: by what the scale was chosen: "floor", or "gap" to the retrained model, where `keep` is 0.
+        choose: the criterion of choice: "floor", or "gap" to the retrained model, where `keep` is 0.
         ended: what ended the range upwards; None where no floor was looked for.
     """
 
@@ -95,8 +95,8 @@ class ScaleSearch:
         if self.best:
             return None
         least = images_needed(self.keep, self.base)
-        told = Counter(point.stopped or _short(point, least) for point in self.curve if point.scale > 0)
-        return "; ".join(f"{why} at {n} of {told.total()} scales" for why, n in told.most_common())
+        reasons = Counter(point.stopped or _short(point, least) for point in self.curve if point.scale > 0)
+        return "; ".join(f"{why} at {n} of {reasons.total()} scales" for why, n in reasons.most_common())
 
 
 def select_scale(

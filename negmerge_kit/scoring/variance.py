@@ -42,7 +42,7 @@ def explained_share(
     together, each shows what they share.
 
     Returns:
-        None where nothing can be told: one group, a group for every vector, or vectors that are all the same.
+        None where the share is undefined: one group, a group for every vector, or vectors that are all the same.
 
     Raises:
         ParameterError: if products and groups do not fit together.

@@ -1,4 +1,4 @@
-"""What every model of the kit can do: features of images, logits under a head, weights in and out."""
+"""Base class of all models: features of images, logits under a head, weights in and out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def normalise(images: Tensor, mean: Sequence[float] = OPENAI_MEAN, std: Sequence
 
 
 class Classifier(ABC):
-    """An image tower in eval mode that classifies by heads: what every verb, page and notebook meets.
+    """Image tower in eval mode that classifies by heads: the model interface of verbs, pages and notebooks.
 
     Args:
         network: the model on its device; its state dict is what a checkpoint holds.
@@ -89,18 +89,18 @@ class Classifier(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.network.parameters()).device
 
     @property
     def lanes(self) -> int:
-        """Forward passes that run side by side: several on a CPU if the network is small."""
+        """Number of forward passes that run in parallel: several on a CPU if the network is small."""
         # A tangent model's pass sets modes of the whole process, so no two of them may run at a time.
         return lanes_of(self.tower) if self.device.type == "cpu" and self.mode == "standard" else 1
 
     @property
     def at_once(self) -> int:
-        """Images that are best asked for together: as many as its passes side by side take."""
+        """Best number of images per call: as many as the parallel passes take together."""
         return BATCH[self.device.type] * self.lanes
 
     def pixels(self, images: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ class ClassifierScene(Scene):
     """A network with its own trained head, and which of its training images it should forget.
 
     Args:
-        forgetting: how its training images are parted; the sets are the PARTS.
+        forgetting: the partition of its training images; the sets are the PARTS.
         training: how its base is trained, as a recipe's plain values, where not as by default.
 
     Raises:
@@ -69,7 +69,7 @@ class ClassifierScene(Scene):
         return find_model(self.model).pretrained is None
 
     def needs(self) -> Iterator[tuple[DataSource, tuple[str, ...]]]:
-        """The one data set that is parted, all of it."""
+        """The one data set that is partitioned, with all its splits."""
         yield self.forgetting.source, SPLITS
 
     def load(self, *, device: str = "auto", heads: Weights | None = None) -> StandardClassifier:
@@ -85,7 +85,7 @@ class ClassifierScene(Scene):
         return self._build(replace(find_model(self.model), pretrained=None), device, seed)
 
     def described_further(self) -> Json:
-        """What is forgotten, and how the base is trained."""
+        """Extra values of `describe`: the forgetting, and the recipe of the base."""
         training = {} if self.training is None else {"training": self.training}
         return {"forgetting": self.forgetting.json(), **training}
 

@@ -65,7 +65,7 @@ class StandardClassifier(Classifier):
         return self.head(name)
 
     def add_prototypes(self, images: ImageSet) -> Tensor:
-        """The trained head stays: only the classes are named."""
+        """Name the classes only: the trained head stays."""
         return self.add_head(images.name, images.classes, ())
 
 

@@ -52,7 +52,7 @@ class ClipClassifier(Classifier):
     def add_prototypes(self, images: ImageSet) -> Tensor:
         """Build the head `images.name` from labelled images with the image tower as it is now, and keep it frozen.
 
-        A class's row is the mean of its images' features; what a tower without a text tower classifies by.
+        A class's row is the mean of its images' features; image towers without a text tower classify by it.
 
         Raises:
             SceneError: a class without an image.

@@ -1,4 +1,4 @@
-"""How the images that a classifier was trained on are parted into those to forget and those that remain."""
+"""Partition of a classifier's training images into forget and retain sets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SOURCE = "source"
-"""Stored beside indices that are the source's numbers; without it they count the training images in the kit's order."""
+"""Stored with indices that are the source's numbers; without it they count the training images in the kit's order."""
 
 SHARE = 0.1
 """Share of the training images that is forgotten where nothing else is said, as in the field's tables."""
@@ -91,12 +91,12 @@ class Forgetting:
 
     @property
     def source(self) -> DataSource:
-        """The data that are parted."""
+        """The data that are partitioned."""
         return find_data(self.data)
 
     @property
     def numbered(self) -> bool:
-        """Whether the source's numbers tell what is forgotten."""
+        """Whether what is forgotten is given by the source's numbers."""
         return self.indices is not None or self.as_published
 
     @property
@@ -115,24 +115,24 @@ class Forgetting:
 
     def json(self) -> Json:
         """What `from_json` reads back, the data by their commit where they have one; defaults are left out."""
-        told = {name: value for name, value in asdict(self).items() if value is not None and value is not False}
+        values = {name: value for name, value in asdict(self).items() if value is not None and value is not False}
         if self.indices is not None:
-            told["indices"] = " ".join(map(str, self.indices))
+            values["indices"] = " ".join(map(str, self.indices))
         if self.numbered:
-            told["numbering"] = SOURCE
-        return {**told, "data": self.source.text}
+            values["numbering"] = SOURCE
+        return {**values, "data": self.source.text}
 
     @classmethod
-    def from_json(cls, told: Json) -> Forgetting:
-        """The forgetting that `json` told of.
+    def from_json(cls, values: Json) -> Forgetting:
+        """Rebuild a forgetting from the values of `json`.
 
         >>> Forgetting.from_json(Forgetting("scans", indices=(3, 1)).json()).indices
         (3, 1)
         """
-        told = {"halved": False, **told}  # version 0.1 did not say
-        indices, numbering = told.pop("indices", None), told.pop("numbering", None)
+        values = {"halved": False, **values}  # version 0.1 did not say
+        indices, numbering = values.pop("indices", None), values.pop("numbering", None)
         try:
-            read = cls(**told, indices=None if indices is None else tuple(map(int, str(indices).split())))
+            read = cls(**values, indices=None if indices is None else tuple(map(int, str(indices).split())))
         except (TypeError, ValueError) as error:
             raise SceneError(f"what is forgotten cannot be read ({error}): build the pool anew.") from error
         if read.numbered and numbering != SOURCE:
@@ -143,7 +143,7 @@ class Forgetting:
         return read
 
     def parts(self, transform: Transform, corrupt: str = "refuse") -> Parts:
-        """The images, parted, at a model's size; read once per process.
+        """Partition the images, at a model's size; read once per process.
 
         Raises:
             SceneError: a class or an index that the training images do not have, or nothing or everything to forget.
@@ -155,7 +155,7 @@ class Parts:
     """The five image sets of a forgetting; each is gathered when it is first asked for, and no other with it.
 
     Attributes:
-        places: of the forgotten images among those that are parted.
+        places: of the forgotten images in the partitioned set.
         indices: of the forgotten images, as a pool stores them: the source's numbers where the forgetting is
             `numbered`, else their places.
         never_seen: how many images to forget the base was never shown; 0 but for the split as published.
@@ -174,7 +174,7 @@ class Parts:
         )
         numbers = torch.tensor(numbering.splits["train"])
         if forgetting.as_published:
-            # The protocol draws its own validation images from all in the source's order: the kit's belong to them.
+            # The protocol draws its own validation images from all, in the source's order: the kit's go back first.
             if "val" in numbering.splits:
                 self._known = _joined(self._known, images("val"))
                 numbers = torch.cat([numbers, torch.tensor(numbering.splits["val"])])

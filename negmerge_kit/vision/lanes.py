@@ -1,4 +1,4 @@
-"""Small networks on a CPU: one thread for each operation, and forward passes side by side, one on each core.
+"""Small networks on a CPU: one thread for each operation, and parallel forward passes, one on each core.
 
 Threads that share an operation of a few microseconds cost more than they save: they wait for each other at each of a
 pass's hundreds of operations. Whole passes share nothing.
@@ -16,7 +16,7 @@ SMALL = 5_000_000
 """Weights below which a network's operations are too short to be shared between threads."""
 
 MOST_LANES = 8
-"""Passes side by side at most: beyond it they wait for the one interpreter that starts their operations."""
+"""Parallel passes at most: beyond it they wait for the one interpreter that starts their operations."""
 
 
 def is_small(network: nn.Module) -> bool:
@@ -29,13 +29,13 @@ def is_small(network: nn.Module) -> bool:
 
 
 def lanes_of(network: nn.Module) -> int:
-    """How many forward passes of a network on the CPU run side by side; 1 where their operations are shared instead."""
+    """Number of parallel forward passes of a network on the CPU; 1 where their operations are shared instead."""
     return min(torch.get_num_threads(), MOST_LANES) if is_small(network) else 1
 
 
 @contextmanager
 def short_operations(network: nn.Module) -> Iterator[None]:
-    """Within the block this thread shares no operation if the network is small: for steps, which follow each other."""
+    """Run this thread's operations on one core within the block if the network is small: for sequential steps."""
     threads = torch.get_num_threads()
     if is_small(network):
         torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""What the Hub is to know of a base model: its repository, and its licence where it is known."""
+"""Model card data of a base model: its Hub repository, and its licence where it is known."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def base_on_hub(model: Any) -> str | None:
-    """The Hub repository of a scene's base model; None for the embedded one, a classifier and a file of one's own.
+    """The Hub repository of a scene's base model; None for the embedded one, a classifier and a local file.
 
     >>> base_on_hub({"arch": "ViT-B-32-quickgelu", "pretrained": "openai"})
     'timm/vit_base_patch32_clip_224.openai'

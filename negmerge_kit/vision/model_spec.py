@@ -1,4 +1,4 @@
-"""Which model is meant: "tiny", ARCH/TAG, timm:…, classifier:… or a file, resolved to architecture and weights."""
+"""Model specs: "tiny", ARCH/TAG, timm:…, classifier:… or a file, resolved to architecture and weights."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from negmerge_kit.vision.data.embedded import FAMILIES
 from negmerge_kit.vision.tiny import SHIPPED, TINY, TOKEN_EMBEDDING, register
 
 TIMM = "timm:"
-"""Before the name of a timm architecture: an image tower without a text tower."""
+"""Prefix of a timm architecture: an image tower without a text tower."""
 
 CLASSIFIER = "classifier:"
-"""Before the name of a network with a trained head of its own."""
+"""Prefix of a network with its own trained head."""
 
 NETWORKS = {
     "tiny": "three convolutions with batch normalisation, 57 thousand parameters, for scans of 8 x 8",
@@ -54,7 +54,7 @@ class ModelSpec:
 
     @property
     def is_classifier(self) -> bool:
-        """True for a network with a trained head of its own."""
+        """True for a network with its own trained head."""
         return self.arch.startswith(CLASSIFIER)
 
     def heads(self) -> Iterator[tuple[str, tuple[tuple[str, ...], tuple[str, ...]]]]:
@@ -64,7 +64,7 @@ class ModelSpec:
                 yield name, (family.classes, family.templates)
 
     def as_json(self) -> str | dict[str, str | None]:
-        """What `find_model` reads back."""
+        """Plain values that `find_model` reads back."""
         return "tiny" if self.is_embedded else {"arch": self.arch, "pretrained": self.pretrained}
 
 

@@ -1,4 +1,4 @@
-"""Networks with a trained head of their own: the embedded one, the field's CIFAR networks, and timm's classifiers."""
+"""Networks with their own trained head: the embedded one, the field's CIFAR networks, and timm's classifiers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which parameters of an image tower a recipe trains, by name: all, all but attention, the last blocks, norms only."""
+"""Parameter groups of an image tower, by name: all, all but attention, the last blocks, norms only."""
 
 from __future__ import annotations
 

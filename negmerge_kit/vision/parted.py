@@ -16,7 +16,7 @@ PARTS = {
     "remaining": "training images that are kept; one half of them in val, the other in test",
     "unseen": "images that nothing is trained on",
 }
-"""The sets of a scene whose data are parted, the one to forget first."""
+"""The sets of a partitioned scene, the one to forget first."""
 
 
 class PartedSource(DataSource):
@@ -59,7 +59,7 @@ class PartedSource(DataSource):
         They are the source's numbers where `numbering` says so, else places in the kit's order of the training images.
         """
         images = self.images(split, image_size=image_size, corrupt=corrupt)
-        told: Json = {
+        record: Json = {
             "name": self.name,
             "split": split,
             "seed": self.forgetting.seed,
@@ -68,10 +68,10 @@ class PartedSource(DataSource):
         }
         if split == "train":
             indices = self.forgetting.parts(as_transform(image_size), corrupt).indices
-            told["indices"] = " ".join(map(str, indices))
+            record["indices"] = " ".join(map(str, indices))
             if self.forgetting.numbered:
-                told["numbering"] = SOURCE
-        return told
+                record["numbering"] = SOURCE
+        return record
 
     def prepare(
         self,

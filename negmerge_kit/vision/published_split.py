@@ -15,7 +15,7 @@ BASE_SEED = 1
 
 
 def published_split(labels: Tensor, *, share: float, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Places of what the base saw, what is forgotten, what remains, and what neither saw.
+    """Places of the images that the base saw, the forgotten, the remaining, and those that neither saw.
 
     The protocol of SalUn (https://arxiv.org/abs/2310.12508), which the paper's tables follow, holds a tenth of every
     class out for validation by the seed of the run. Its original model was trained with seed 1, its unlearning is run

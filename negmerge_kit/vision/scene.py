@@ -54,7 +54,7 @@ class Scene(ABC):
     """A model, the data to forget and the data to keep, all by name: `ZeroShotScene` or `ClassifierScene`.
 
     Args:
-        name: how people call it.
+        name: shown to readers.
         model: a model spec (see `load_model`).
         forget: the data to forget.
         retain: the data to keep, one set or more.
@@ -63,7 +63,7 @@ class Scene(ABC):
         orientation, transparency: how their pixels are read (see `as_rgb`).
 
     Attributes:
-        own_head: whether the model classifies by a trained head of its own, or by heads built for each set.
+        own_head: whether the model classifies by its own trained head, or by heads built for each set.
 
     Raises:
         SceneError: two sets of one name, or a way of reading that does not exist.
@@ -98,7 +98,7 @@ class Scene(ABC):
     @cached_property
     @abstractmethod
     def sources(self) -> tuple[DataSource, ...]:
-        """Where the images come from: the forget set's source, then the retain sets'."""
+        """Sources of the images: the forget set's, then the retain sets'."""
 
     @property
     @abstractmethod
@@ -139,16 +139,16 @@ class Scene(ABC):
 
     @abstractmethod
     def described_further(self) -> Json:
-        """What a pool stores of this kind of scene alone."""
+        """Extra values of `describe` for this kind of scene."""
 
     @cached_property
     def transform(self) -> Transform:
-        """What the model wants its images to look like, and how their pixels are read."""
+        """Preprocessing of the model, with the way in which pixels are read."""
         return replace(transform_of(self.model), orientation=self.orientation, transparency=self.transparency)
 
     @property
     def reading(self) -> dict[str, str]:
-        """How images are read, where not as by default."""
+        """The settings for reading images that differ from the default."""
         return {name: value for name, plain in READING.items() if (value := getattr(self, name)) != plain}
 
     def images(self, split: str) -> Splits:
@@ -174,7 +174,7 @@ class Scene(ABC):
         return Splits(forget, tuple(retain))
 
     def describe(self) -> Json:
-        """What a pool stores of its scene: model, mode, and for every image set its split, seed, n and fingerprint."""
+        """Describe the scene for a pool: model, mode, and for every image set its split, seed, n and fingerprint."""
         both = ((source, split) for split in ("val", "test") for source in self.sources)
         wanted = [(self.sources[0], "train"), *both]
         sets = [source.described(split, image_size=self.transform, corrupt=self.corrupt) for source, split in wanted]

@@ -1,4 +1,4 @@
-"""A scene written down: a small TOML file that names a model, what it should forget and what it should keep.
+"""Scene files: small TOML files that name a model, what it should forget and what it should keep.
 
     model = "ViT-B-32/openai"               # or {arch = "ViT-B-32-quickgelu", pretrained = "file.safetensors"}
     forget = "folder:faces"                 # folders are looked up from the file's own folder
@@ -54,33 +54,33 @@ def read_scene(path: Path) -> dict[str, Any]:
     {'name': 'small', 'model': 'tiny', 'forget': 'digits', 'retain': ('shapes',)}
     """
     try:
-        told: dict[str, Any] = read_toml(path, dict)
+        values: dict[str, Any] = read_toml(path, dict)
     except FileNotFoundError:
         raise SceneError(f"scene {path} does not exist: check the path, or write {', '.join(NEEDED)} in it.") from None
     except (OSError, ValueError) as error:
         raise SceneError(f"scene {path} cannot be read ({error}): write TOML with {', '.join(NEEDED)}.") from error
-    if "data" in told:
-        return _parted(told, path)
-    if absent := [key for key in NEEDED if key not in told]:
+    if "data" in values:
+        return _classifier_arguments(values, path)
+    if absent := [key for key in NEEDED if key not in values]:
         raise SceneError(f"scene {path} does not say {', '.join(absent)}: give {', '.join(NEEDED)}.")
-    if strange := sorted(set(told) - set(KEYS)):
+    if strange := sorted(set(values) - set(KEYS)):
         raise SceneError(f"scene {path} says {', '.join(strange)}, which scenes do not have: use {', '.join(KEYS)}.")
-    retain = [told["retain"]] if isinstance(told["retain"], str) else told["retain"]
-    texts = [told["forget"], *(retain if isinstance(retain, list) else [None])]
-    texts += [told[key] for key in KEYS if key in told and key not in NEEDED]
-    if not all(isinstance(text, str) for text in texts) or not isinstance(told["model"], str | dict):
+    retain = [values["retain"]] if isinstance(values["retain"], str) else values["retain"]
+    texts = [values["forget"], *(retain if isinstance(retain, list) else [None])]
+    texts += [values[key] for key in KEYS if key in values and key not in NEEDED]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(values["model"], str | dict):
         raise SceneError(
             f"scene {path} names its model or its data by something else than text: write "
             'forget = "DATA" and retain = ["DATA", "DATA"].'
         )
     forget, *kept = (_from_here(text, path.parent) for text in texts[: 1 + len(retain)])
-    model = _model_from_here(told["model"], path.parent)
-    return {"name": path.stem, **told, "model": model, "forget": forget, "retain": tuple(kept)}
+    model = _model_from_here(values["model"], path.parent)
+    return {"name": path.stem, **values, "model": model, "forget": forget, "retain": tuple(kept)}
 
 
-def _parted(told: dict[str, Any], path: Path) -> dict[str, Any]:
+def _classifier_arguments(values: dict[str, Any], path: Path) -> dict[str, Any]:
     """The arguments of a standard classifier's scene."""
-    forget = told.get("forget", {})
+    forget = values.get("forget", {})
     kinds = {
         "name": str,
         "model": str | dict,
@@ -89,11 +89,11 @@ def _parted(told: dict[str, Any], path: Path) -> dict[str, Any]:
         "training": dict,
         **dict.fromkeys(READING, str),
     }
-    if strange := sorted(set(told) - set(kinds)):
+    if strange := sorted(set(values) - set(kinds)):
         raise SceneError(
             f"scene {path} says {', '.join(strange)}, which scenes with data = … do not have: use {', '.join(kinds)}."
         )
-    wrong = [key for key in ("model", *told) if not isinstance(told.get(key), kinds[key])]
+    wrong = [key for key in ("model", *values) if not isinstance(values.get(key), kinds[key])]
     if not isinstance(forget, dict) or (strange := sorted(set(forget) - set(FORGET))) or wrong:
         raise SceneError(
             f"scene {path} tells {', '.join(wrong or strange)} in a way that is not understood: write "
@@ -105,24 +105,24 @@ def _parted(told: dict[str, Any], path: Path) -> dict[str, Any]:
     published = forget.get("as_published", False)
     indices = read_indices(Path(os.path.realpath(path.parent / forget["indices"]))) if "indices" in forget else None
     forgetting = Forgetting(
-        _from_here(told["data"], path.parent),
+        _from_here(values["data"], path.parent),
         forget.get("share"),
         forget.get("class"),
         indices,
         forget.get("seed", PUBLISHED_SEED if published else 0),
         published,
     )
-    rest: dict[str, Any] = {key: told[key] for key in (*READING, "training") if key in told}
+    rest: dict[str, Any] = {key: values[key] for key in (*READING, "training") if key in values}
     return {
-        "name": told.get("name", path.stem),
-        "model": _model_from_here(told["model"], path.parent),
+        "name": values.get("name", path.stem),
+        "model": _model_from_here(values["model"], path.parent),
         "forgetting": forgetting,
         **rest,
     }
 
 
 def _model_from_here(model: Any, folder: Path) -> Any:
-    """A weight file that lies where the scene's file says, by its whole path."""
+    """Resolve a model's weight file against the scene file's folder, to its whole path."""
     if isinstance(model, dict):
         if wrong := wrong_entry(model, {"arch": str, "pretrained?": str}):
             raise SceneError(
@@ -138,7 +138,7 @@ def _model_from_here(model: Any, folder: Path) -> Any:
 
 
 def _from_here(text: str, folder: Path) -> str:
-    """Folders are meant from where the file lies, not from where the command runs."""
+    """Resolve a folder against the scene file's folder, not the one where the command runs."""
     kind, _, where = text.partition(":")
     if not where or kind == "hf" or Path(where).expanduser().is_absolute():
         return text
@@ -150,7 +150,7 @@ INDEX = re.compile("[0-9]+")
 
 
 def read_indices(path: Path) -> tuple[int, ...]:
-    """The numbers in a text file, one a line, or in a JSON list; whether they can be used, `Forgetting` tells.
+    """The numbers in a text file, one a line, or in a JSON list; `Forgetting` checks their values.
 
     Raises:
         SceneError: a file that cannot be read, or something else than a whole number in it.

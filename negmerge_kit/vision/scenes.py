@@ -60,13 +60,13 @@ def scene_from_json(described: Json) -> Scene:
     try:
         name, model = described["name"], described["model"]
         reading = {key: described.get(key, plain) for key, plain in READING.items()}
-        if parted := described.get("forgetting"):
+        if stored := described.get("forgetting"):
             if described["mode"] != "standard" or [described["forget"], *described["retain"]] != [*PARTS]:
                 raise SceneError(
                     f"scene {name} forgets a part of its training images, so its sets are {', '.join(PARTS)} and its "
                     'mode is "standard": build the pool anew.'
                 )
-            forgetting = Forgetting.from_json(parted)
+            forgetting = Forgetting.from_json(stored)
             return ClassifierScene(name, model, forgetting, described.get("training"), **reading)
         forget, retain, mode = described["forget"], tuple(described["retain"]), described["mode"]
         return ZeroShotScene(name, model, forget, retain, mode, **reading)

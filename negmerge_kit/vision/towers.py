@@ -186,7 +186,7 @@ def _open_tokenizer(arch: str) -> Callable[[Sequence[str]], Tensor]:
 
 @contextmanager
 def refusing(found: str) -> Iterator[None]:
-    """Whatever goes wrong with weights is one sentence."""
+    """Turn whatever goes wrong with weights into one sentence."""
     from safetensors import SafetensorError
 
     try:

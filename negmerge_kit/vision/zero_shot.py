@@ -48,7 +48,7 @@ class ZeroShotScene(Scene):
 
     @cached_property
     def sources(self) -> tuple[DataSource, ...]:
-        """Where the images come from: the forget set's source, then the retain sets'."""
+        """Sources of the images: the forget set's, then the retain sets'."""
         return tuple(find_data(text) for text in (self.forget, *self.retain))
 
     @property
@@ -103,7 +103,7 @@ class ZeroShotScene(Scene):
         )
 
     def described_further(self) -> Json:
-        """Nothing more."""
+        """Extra values of `describe`: none."""
         return {}
 
     def _adopt(self, model: Classifier, heads: Weights) -> None:

@@ -1,4 +1,4 @@
-"""Controls: what consensus is worth shows beside its opposite, a random choice and the largest moves."""
+"""Controls to compare consensus with: its opposite, a random choice and the largest moves."""
 
 from __future__ import annotations
 

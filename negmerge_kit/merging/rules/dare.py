@@ -22,7 +22,7 @@ SEED = Parameter(
 
 
 def combine(deltas: Deltas, settings: Settings, survey: object) -> Tensor:
-    """Each τk loses a share `drop` of its elements, survivors are divided by 1 - drop, then the mean.
+    """Mean of the τk after each lost a share `drop` of its elements and the rest was divided by 1 - drop.
 
     The draw of an element depends on seed, tensor name, place and value, never on chunk, device or candidate order.
 

@@ -27,7 +27,7 @@ and attention do, a fifth of all may be more than ever moved, and such a trim tr
 def trimmed_from(stream: Stream, settings: Settings) -> int:
     """How many of the stream's elements `density` is a share of, the same number for every candidate.
 
-    An element that moved in one candidate counts for all: a zero beside a move is a value that was voted for, and
+    An element that moved in one candidate counts for all: a zero next to a move is a value that was voted for, and
     candidates that moved differently many elements keep equally many.
     """
     if settings["trim_over"] == "all":
@@ -37,7 +37,7 @@ def trimmed_from(stream: Stream, settings: Settings) -> int:
 
 @dataclass(frozen=True)
 class Survey:
-    """What TIES reads off the whole model first: each candidate's threshold, and the majority of the elected signs."""
+    """Whole-model statistics of TIES: each candidate's threshold, and the majority of the elected signs."""
 
     thresholds: tuple[float, ...]
     majority: float = 0.0

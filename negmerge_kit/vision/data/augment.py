@@ -141,7 +141,7 @@ def crop_at_random(images: Tensor, padding: int, *, seed: int, flips: bool = Fal
 
 
 def _plans(n: int, spec: str, size: tuple[int, int], flips: bool, crop: bool) -> Iterator[list[Step]]:
-    """For every image the steps that make it, with all that is random in them drawn."""
+    """Steps of every image's augmentation, with all random numbers drawn."""
     from PIL import Image
     from timm.data.transforms import RandomResizedCropAndInterpolation
     from torchvision.transforms import functional
@@ -174,7 +174,7 @@ def _plans(n: int, spec: str, size: tuple[int, int], flips: bool, crop: bool) ->
 
 
 def _recording(spec: str, size: tuple[int, int], planned: list[Step]) -> Any:
-    """timm's RandAugment, which writes down what it would do instead of doing it.
+    """Make timm's RandAugment record its operations instead of applying them.
 
     timm draws from Python's and NumPy's global generators while it works, which threads would share in any order; so
     the draws are made first, in one thread, by timm's own code.
@@ -224,7 +224,7 @@ def _apply(pixels: NDArray[np.uint8], steps: list[Step]) -> NDArray[np.uint8]:
 
 @contextmanager
 def _drawing(seed: int) -> Iterator[None]:
-    """The global generators from a seed, and given back as they were."""
+    """Seed the global generators for the block, and restore them afterwards."""
     import numpy as np
 
     with _GLOBAL:

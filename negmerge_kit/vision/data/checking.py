@@ -1,4 +1,4 @@
-"""Images that strangers sent: named by what they hold, decoded whole within limits, and nothing else besides."""
+"""Checks of uploaded images: named by their content, decoded whole within limits, and no other kind of file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_PIXELS = 50_000_000
 """Pixels of one image: a camera's, and 200 MB once decoded."""
 
 FOREIGN = (b"<html", b"<script", b"<?php", b"<svg", b"%pdf-", b"#!/bin/")
-"""What no image holds, and a file that is also a page, a script or a document does."""
+"""Bytes that no image holds but a file that is also a page, a script or a document does."""
 
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 

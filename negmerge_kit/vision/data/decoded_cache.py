@@ -65,7 +65,7 @@ class EncodedRows(Protocol):
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of one decoded split.
+    """Metadata of one decoded split.
 
     `indices` are row numbers of the raw data, in the order of the images; `rows` is how many there are of it; `corrupt`
     names the images that could not be decoded and were left out; `noticed` counts those whose EXIF asks for a turn
@@ -96,7 +96,7 @@ class Decoded(NamedTuple):
 
 @dataclass(frozen=True)
 class DecodedSplit:
-    """The place in the cache of one split, for one state of the data and one transform.
+    """Cache entry of one split, for one state of the data and one transform.
 
     Args:
         name, source: of the data, short and as `find_data` reads it.
@@ -112,7 +112,7 @@ class DecodedSplit:
 
     @property
     def folder(self) -> Path:
-        """Other images or another transform get another folder."""
+        """Folder of this data state and transform; another state or transform has another."""
         place = cache_folder() / "images" / f"{self.name}-{_digest(self.identity)[:12]}"
         return place / f"{self.transform.height}x{self.transform.width}-{_digest(self.transform.json())[:6]}"
 
@@ -252,7 +252,7 @@ class DecodedSplit:
         return record
 
     def _begun(self, nbytes: int) -> tuple[int, dict[str, str], Counter[str]]:
-        """What an earlier run left: images done, in ascending order of rows, corrupt ones, and what was noticed.
+        """Progress of an earlier run: images done, in ascending order of rows, corrupt ones, and what was noticed.
 
         What a version with other rules for pixels has begun is begun again.
         """
@@ -278,17 +278,17 @@ class DecodedSplit:
 
 
 def cache_folder() -> Path:
-    """Where decoded images and pools are kept: NEGMERGE_CACHE, or the user's cache folder."""
+    """Folder of decoded images and pools: NEGMERGE_CACHE, or the user's cache folder."""
     return Path(os.environ[PLACE]) if os.environ.get(PLACE) else user_cache_path("negmerge-kit")
 
 
 def cores() -> int:
-    """How many cores this process may use: as many threads decode and augment, for Pillow leaves Python's lock."""
+    """Number of cores for this process: as many threads decode and augment, for Pillow leaves Python's lock."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def decode_image(transform: Transform, encoded: tuple[str, Callable[[], bytes]]) -> Decoded:
-    """Read and decode one image of `EncodedRows.read`; whatever makes it unreadable is no error, but no pixels."""
+    """Read and decode one image of `EncodedRows.read`; an unreadable one gives no pixels instead of an error."""
     from PIL import Image, UnidentifiedImageError
 
     name, read = encoded
@@ -305,7 +305,7 @@ def decode_image(transform: Transform, encoded: tuple[str, Callable[[], bytes]])
 def _in_chunks(
     rows: EncodedRows, wanted: Sequence[int], transform: Transform, pool: ThreadPoolExecutor
 ) -> Iterator[list[tuple[int, Decoded]]]:
-    """Row numbers and what became of them; while one chunk is taken, the next is read and decoded."""
+    """Yield row numbers and their decoded images by chunk; while one is consumed, the next is read and decoded."""
     stream, waiting = rows.read(wanted), deque[Iterator[tuple[int, Decoded]]]()
     for start in range(0, len(wanted), CHUNK):
         encoded = list(islice(stream, CHUNK))

@@ -1,4 +1,4 @@
-"""Which data are meant: a name, an embedded family, a folder of one's own, or a set on the Hub."""
+"""Data by name: an embedded family, a named set, a folder of your images, or a set on the Hub."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def find_data(text: str) -> DataSource:
 
         digits    scans                     an embedded family; the digits' own scans of 8 x 8
         cars    cars@COMMIT    cars:PATH    a named data set: from the Hub, at a commit, or a local copy of it
-        folder:PATH                         one's own images, one folder a class (see `FolderSource`)
+        folder:PATH                         your own images, one folder a class (see `FolderSource`)
         hf:OWNER/NAME[/CONFIG][@REVISION]   any image classification data set of the Hub
 
     Raises:

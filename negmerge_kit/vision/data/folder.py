@@ -1,4 +1,4 @@
-"""Images in a folder, one sub-folder a class: one's own, or a local copy of a named data set."""
+"""Images in a folder, one sub-folder a class: your own, or a local copy of a named data set."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class FolderRows:
 
 
 class FolderSource(EncodedSource):
-    """One's own images: PATH/CLASS/image, or PATH/train/CLASS/image with val and test next to train.
+    """Your own images: PATH/CLASS/image, or PATH/train/CLASS/image with val and test next to train.
 
     What is not given apart is drawn (see `draw_splits`). Class names are the folders', underscores shown as spaces.
     """

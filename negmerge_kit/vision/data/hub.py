@@ -40,7 +40,7 @@ VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 TIMEOUT = 5.0
-"""Seconds before a Hub that does not answer is given up."""
+"""Timeout of a request to the Hub, in seconds."""
 
 Patterns = dict[str, str]
 """Split -> pattern of its files; none where the repository's own layout says."""
@@ -85,7 +85,7 @@ class HubSource(EncodedSource):
         return tuple(display_name(label) for label in self.pin().classes)
 
     def noted(self) -> Pin | None:
-        """What was noted when the data were prepared, or None.
+        """The pin noted when the data were prepared, or None.
 
         Raises:
             SceneError: they were prepared at another commit than is asked for.
@@ -100,7 +100,7 @@ class HubSource(EncodedSource):
         return pin
 
     def pin(self) -> Pin:
-        """What was noted when the data were prepared.
+        """The pin noted when the data were prepared.
 
         Raises:
             SceneError: they were not prepared yet, or at another commit.
@@ -151,7 +151,7 @@ class HubSource(EncodedSource):
             return here.name, 0
 
     def local_folder(self) -> Path:
-        """Where the files that were prepared are.
+        """Folder of the prepared files.
 
         Raises:
             SceneError: they are there no longer.
@@ -169,7 +169,7 @@ class HubSource(EncodedSource):
         return self.noted() is not None and super().is_ready(splits, image_size=image_size)
 
     def inspect(self, folder: Path) -> Pin:
-        """What a repository's files say of themselves."""
+        """Read classes and columns from a repository's files."""
         parts = open_repository(folder, self.subset, self.patterns)
         image, label, names = self.columns(next(iter(parts.values())).features or {})
         return Pin(self.repo, self.config, folder.name, names, image, label, tuple(parts))
@@ -477,7 +477,7 @@ class Pin:
     splits: tuple[str, ...]
 
     def write(self) -> None:
-        """Note it, whole or not at all."""
+        """Write the pin atomically."""
         path = pin_file(self.repo, self.config)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
@@ -485,7 +485,7 @@ class Pin:
 
 
 def pin_file(repo: str, config: str = "") -> Path:
-    """Where the commit of a repository is noted.
+    """File with the pin of a repository.
 
     >>> pin_file("owner/name").name
     'owner--name.json'
@@ -494,7 +494,7 @@ def pin_file(repo: str, config: str = "") -> Path:
 
 
 def read_pin(repo: str, config: str = "") -> Pin | None:
-    """What was noted of a repository, or None.
+    """Read the pin of a repository, or None if there is none.
 
     Raises:
         SceneError: a note that cannot be read.
@@ -514,7 +514,7 @@ def read_pin(repo: str, config: str = "") -> Pin | None:
 
 @contextmanager
 def _hub_errors_as_sentences(repo: str, revision: str | None) -> Iterator[None]:
-    """Whatever goes wrong between here and the Hub is one sentence with its remedy."""
+    """Turn whatever goes wrong between here and the Hub into one sentence with its remedy."""
     from huggingface_hub import errors
 
     at = f"{repo}@{revision}" if revision else repo

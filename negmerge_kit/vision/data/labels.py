@@ -52,7 +52,7 @@ def class_names(name: str) -> ClassNames:
 
 
 def names_source(name: str) -> str:
-    """Where the class names and templates of a named data set come from.
+    """Source of the class names and templates of a named data set.
 
     >>> names_source("imagenet")
     'open_clip, IMAGENET_CLASSNAMES and OPENAI_IMAGENET_TEMPLATES'

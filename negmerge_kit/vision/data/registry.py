@@ -1,4 +1,4 @@
-"""The named data sets: where they are on the Hub, how large they are, whose they are.
+"""Registry of the named data sets: Hub repository, size and licence.
 
 A revision is written down here only where its whole hash is known for certain. Everywhere else `negmerge data prepare`
 resolves the repository's main branch once, notes the commit in the cache (see `Pin`), stores it in every pool, and

@@ -1,4 +1,4 @@
-"""What every set of labelled images answers, held in memory or decoded once into the cache."""
+"""Base classes of labelled image sets, held in memory or decoded once into the cache."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class DataSource(ABC):
     Attributes:
         text: what `find_data` reads back, with the revision if there is one.
         name: its short name, which the head that classifies it has too.
-        title, licence, homepage: what people want to know before they use it.
+        title, licence, homepage: shown before it is used.
         names_from: where the class names come from.
         bytes: about how much has to be fetched; None if unknown.
         flips: whether a mirrored image still shows its class; not so for digits and signs.
@@ -70,12 +70,12 @@ class DataSource(ABC):
         """
 
     def numbering(self, *, image_size: ImageSize, corrupt: str = "refuse") -> Numbering:
-        """By which numbers people know the training images: their places, where nothing else is known."""
+        """The source's numbers of the training images: their places, where nothing else is known."""
         count = len(self.images("train", image_size=image_size, corrupt=corrupt))
         return Numbering(self.name, count, {"train": range(count)})
 
     def described(self, split: str, *, image_size: ImageSize, corrupt: str = "refuse") -> Json:
-        """What a pool stores of a split: name, split, seed, n, fingerprint, and where it came from."""
+        """Describe a split for a pool: name, split, seed, n, fingerprint, and where it came from."""
         images = self.images(split, image_size=image_size, corrupt=corrupt)
         seed, fingerprint = self.seed(split), images.fingerprint()
         return {"name": self.name, "split": split, "seed": seed, "n": len(images), "fingerprint": fingerprint}
@@ -85,7 +85,7 @@ class DataSource(ABC):
         return SEED
 
     def noticed(self, split: str, *, image_size: ImageSize, corrupt: str = "refuse") -> dict[str, int]:
-        """How many images of a split have what is left out unless it is asked for (see `Noticed`); none where drawn."""
+        """Number of images of a split with content that is ignored by default (see `Noticed`); none where drawn."""
         return {}
 
     def prepare(
@@ -176,10 +176,10 @@ class EncodedSource(DataSource):
         return rows, draw_splits(len(rows.labels), splits[1:], name=self.name)[split]
 
     def fetch(self) -> None:
-        """Have the encoded images here."""
+        """Download the encoded images that are missing."""
 
     def cached(self, split: str, image_size: ImageSize) -> DecodedSplit:
-        """Where in the cache a split's images are, or will be."""
+        """Cache entry of a split's images, decoded or not."""
         transform = as_transform(image_size)
         return DecodedSplit(self.name, self.text, split, self.identity, transform, self.classes)
 

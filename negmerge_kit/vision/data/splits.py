@@ -1,4 +1,4 @@
-"""Which images make which split, and the numbers that people know training images by."""
+"""Rows of each split, and the source's numbers of the training images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ VALIDATION_AT_MOST = 5000
 SEED = 0
 
 FEW = 10
-"""So many numbers a message lists."""
+"""Numbers that a message lists at most."""
 HELD_FOR = {"val": "validation, where every scale is chosen", "test": "the test"}
 
 CIFAR10_BATCHES = (

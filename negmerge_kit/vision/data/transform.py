@@ -1,4 +1,4 @@
-"""How a picture of any mode becomes the uint8 pixels that a model takes: 8-bit RGB, then resized and cropped.
+"""Conversion of a picture of any mode to a model's uint8 pixels: 8-bit RGB, then resized and cropped.
 
 mode                     as RGB
 1 L P RGB                as they are; a palette by its colours
@@ -187,7 +187,7 @@ class UnclearRangeError(SceneError):
 
 
 class Noticed(NamedTuple):
-    """What of a picture is left out unless it is asked for."""
+    """Content of a picture that is ignored by default."""
 
     turned: bool
     transparent: bool
@@ -259,7 +259,7 @@ def _images(n: int, one: str, several: str) -> str:
 
 
 def check_reading(orientation: str, transparency: str) -> None:
-    """Refuse words that say neither.
+    """Check the words for orientation and transparency.
 
     Raises:
         SceneError: naming the choices.
