@@ -33,7 +33,7 @@ def forget(arguments: list[str]) -> int:
     from negmerge_kit.lab.training.recipe import grid
     from negmerge_kit.vision.data import find_data
 
-    # What is misspelt is told before hours are spent.
+    # A misspelt value raises here, before hours are spent.
     executor, _ = executor_of(options), grid(options.grid, mode=options.mode)
     search_options(options)
     model = {"arch": options.model, "pretrained": options.pretrained} if options.pretrained else options.model

@@ -66,7 +66,7 @@ def unlearn(arguments: list[str]) -> int:
 
 
 def write_unlearned(options: argparse.Namespace, folder: Path, out: Path) -> int:
-    """Search, score, write checkpoint and card, and print what came of it; the exit code."""
+    """Search, score, write checkpoint and card, and print the result; returns the exit code."""
     from negmerge_kit.checkpoints.pool import open_pool
     from negmerge_kit.lab.pipeline import unlearn_pool
 
@@ -111,7 +111,7 @@ def evaluate(arguments: list[str]) -> int:
 
 
 def scale_by_hand(text: str) -> float | None:
-    """What --scale says: None for auto, else the number."""
+    """Value of --scale: None for auto, else the number."""
     if text == "auto":
         return None
     try:
@@ -121,7 +121,7 @@ def scale_by_hand(text: str) -> float | None:
 
 
 def search_options(options: argparse.Namespace) -> SearchOptions:
-    """What the flags say; what --choose gap would not heed is refused."""
+    """Search options from the flags; raises for those that --choose gap would ignore."""
     from negmerge_kit.lab.pipeline import SearchOptions
 
     by_hand = scale_by_hand(getattr(options, "scale", "auto"))
@@ -156,7 +156,7 @@ def run_search(options: argparse.Namespace, folder: Path, *, test: bool) -> Pool
 
 
 def print_search(result: Json) -> None:
-    """Print a search, or what was written after it, as people read it."""
+    """Print a search, or what was written after it, as text."""
     base = result["base"]
     floor = "scale by hand" if result["keep"] is None else f"keeping {keep_text(result['keep'])}"
     if result["choose"] == "gap":
