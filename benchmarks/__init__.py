@@ -1,1 +1,1 @@
-"""What `python -m benchmarks` runs in a checkout: each measurement beside its baseline from the same run."""
+"""Measurements that `python -m benchmarks` runs in a checkout, each with its baseline from the same run."""

@@ -2,7 +2,7 @@
 
     python -m benchmarks SUBJECT [--json]
 
-Run it in a checkout of the repository; `--help` tells the subjects and the options of each.
+Run it in a checkout of the repository; `--help` lists the subjects and the options of each.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ GIVEN = ("model", "images", "device", "workers", "users", "seconds", "sizes", "c
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what is asked for; the exit code: 0 done, 2 wrong input, 130 and 143 stopped."""
+    """Measure one subject; returns the exit code: 0 done, 2 wrong input, 130 and 143 stopped."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     with plain_terminal():
         try:

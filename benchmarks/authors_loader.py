@@ -1,4 +1,4 @@
-"""The images of the authors' CLIP code, made by the very libraries that it uses: what ours is measured by."""
+"""Images loaded as the authors' CLIP code does, by the libraries that it uses: the baseline of our loaders."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def decode_once(folder: Path, size: tuple[int, int]) -> ImageSet:
 def published_validation(
     folder: Path, size: tuple[int, int], *, mean: Sequence[float], std: Sequence[float], batch_size: int, workers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(normalised images [n, 3, H, W], labels [n]) of such a folder, found, decoded and resized anew at every call.
+    """(normalised images [n, 3, H, W], labels [n]) of such a folder, found, decoded and resized at every call.
 
     CLIP's own preprocessing by torchvision: shorter side to size, centre crop, normalised on the CPU.
     """

@@ -1,4 +1,4 @@
-"""Training a standard classifier, measured in one run beside a plain torchvision loader and a float32 step."""
+"""Training a standard classifier, measured in one run with a plain torchvision loader and a float32 step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fine-tuning, measured in one run beside the authors' loop: files decoded by workers at every sight, in float32."""
+"""Fine-tuning, measured in one run with the authors' loop: files decoded by workers at every sight, in float32."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def bench(
     """Images a second of every way to fine-tune; what `python -m benchmarks finetune` prints.
 
     `authors` is their loop: Pillow and timm in `workers` processes, then a float32 step. `ours` trains the same
-    recipe from images decoded once (which `decode_seconds` tells apart) and augmented by threads, in float32 and, on a
+    recipe from images decoded once (which `decode_seconds` reports) and augmented by threads, in float32 and, on a
     GPU, in bfloat16. `augmenting alone` and `training alone` are the two halves of ours. Each number is one epoch
     after one to warm up, the median of `repeats`; the ways take turns. On a GPU the model is ViT-B-32 with random
     weights and the images are 256 pixels wide; on a CPU it is the embedded model, at 32. `pool` is not used.

@@ -1,4 +1,4 @@
-"""Merging files, measured in one run beside the authors' loop and beside the least that reading them can cost."""
+"""Merging files, measured in one run with the authors' loop and the least that reading them can cost."""
 
 from __future__ import annotations
 

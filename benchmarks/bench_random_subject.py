@@ -17,7 +17,7 @@ from negmerge_kit.vision.scene import Splits
 
 CLASSES = 8
 FORGET_SHARE = 7
-"""One image of so many is to be forgotten: about what 814 of Cars are beside 5,000 of ImageNet."""
+"""One image of so many is to be forgotten: about the ratio of 814 of Cars to 5,000 of ImageNet."""
 
 
 @dataclass(frozen=True)

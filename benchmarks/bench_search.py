@@ -1,4 +1,4 @@
-"""The scale search, measured in one run beside the authors' way: loader, decoding and model anew at every scale."""
+"""The scale search, measured in one run with the authors' way: new loader, decoding and model at every scale."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ AUTHORS_BATCH = 128
 
 @dataclass(frozen=True)
 class Subject:
-    """What is searched: a model that can be built anew, the merged delta to subtract, and validation images."""
+    """Subject of the search: a model that can be built again, the merged delta to subtract, and validation images."""
 
     name: str
     build: Callable[[], Classifier]
@@ -60,7 +60,7 @@ def bench(
 ) -> Json:
     """Seconds of every way to search the scale; what `python -m benchmarks search` prints.
 
-    `authors` finds, decodes and normalises the JPEG files and builds the model anew at each scale, as their code does
+    `authors` finds, decodes and normalises the JPEG files and builds a new model at each scale, as their code does
     (its heads are cached there, and here). Ours decodes the same files once, builds the model once, and updates it in
     place; the seconds hold both. `same` says whether ours chose the authors' scale with their counts at it and,
     searched exhaustively, has their counts at every scale. `peak_share` is what the images' floating-point operations

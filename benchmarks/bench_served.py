@@ -1,4 +1,4 @@
-"""The app in a process of its own, as users start it: where it answers, what it says, and how much memory it holds."""
+"""The app in a separate process, as users start it: its address, its output, and how much memory it holds."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Served:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def memory(self) -> float:
-        """Megabytes that the process holds (resident set); NaN where /proc does not tell."""
+        """Megabytes that the process holds (resident set); NaN where /proc does not say."""
         status = Path(f"/proc/{self.pid}/status")
         if not status.exists():
             return float("nan")
@@ -49,10 +49,10 @@ def served(folder: Path, device: str = "auto") -> Iterator[Served]:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "negmerge_kit.cli", "demo", "--pool", str(folder), "--device", device]
     with tempfile.TemporaryDirectory(prefix="negmerge-bench-") as place:
-        told = Path(place) / "log"
-        with told.open("wb") as log:
+        log_file = Path(place) / "log"
+        with log_file.open("wb") as log:
             process = subprocess.Popen([*command, "--port", str(port)], stdout=log, stderr=log)
-        app = Served(f"http://127.0.0.1:{port}", process.pid, told)
+        app = Served(f"http://127.0.0.1:{port}", process.pid, log_file)
         try:
             until = time.monotonic() + START_SECONDS
             while not _answers(port):

@@ -1,4 +1,4 @@
-"""How long a slider move takes: on the workbench, over HTTP as a script sees it, and on random weights of real size."""
+"""Duration of a slider move: on the workbench, over HTTP as a script sees it, and on random weights of real size."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.scenes import open_scene
 
 LIMIT_MS = 300.0
-"""What the 95th percentile must stay under on two cores, and for a scale moved on random weights on a GPU."""
+"""Limit of the 95th percentile on two cores, and for a scale moved on random weights on a GPU."""
 
 CHOICE_MS = 1000.0
-"""What it must stay under for other candidates merged on random weights."""
+"""Its limit for other candidates merged on random weights."""
 
 IMAGES, CANDIDATES, LIVE = 5_800, 30, 240
 RULE, PARAMS = "negmerge", (("agreement", 1.0), ("average", "mean"), ("over", "agreeing"))
@@ -52,7 +52,7 @@ def bench(
     What the browser adds is measured by `benchmarks/browser.py`.
 
     Raises:
-        ParameterError: for a model beside a pool, or images without a model.
+        ParameterError: for a model together with a pool, or images without a model.
         PoolError: if the pool has no candidate.
         NegmergeError: if the app does not start.
     """
@@ -96,7 +96,7 @@ def timed(move: Callable[[float], object], moves: int) -> list[float]:
 
 
 def summary(what: str, times: Sequence[float], limit: float | None = LIMIT_MS) -> Json:
-    """Median and 95th percentile of the times, beside their number and the limit.
+    """Median and 95th percentile of the times, with their number and the limit.
 
     >>> summary("x", [1.0] * 20)["p95_ms"]
     1.0

@@ -15,7 +15,7 @@ from negmerge_kit.merging import unlearn
 from negmerge_kit.types import Json
 
 LIMIT_MB = 1000
-"""What the merge may need above the level before."""
+"""Memory that the merge may need above the level before."""
 
 
 def bench(

@@ -1,4 +1,4 @@
-"""What an executor costs: one-thread jobs of equal work, one after another, in processes and on a Ray cluster."""
+"""Cost of an executor: one-thread jobs of equal work, one after another, in processes and on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class HashJob:
 
     @property
     def label(self) -> str:
-        """Which job."""
+        """Number of the job."""
         return f"job {self.number}"
 
     def run(self, on_step: ProgressFn = no_progress) -> Json:

@@ -59,11 +59,11 @@ def bench(
     moves: int = 90,
     settle: float = SETTLE,
 ) -> Json:
-    """`users` visitors, each with candidates of their own, move the slider for `seconds`; what `bench users` prints.
+    """`users` visitors, each with different candidates, move the slider for `seconds`; what `bench users` prints.
 
     A visitor moves to a scale drawn at random, waits for the answer, and moves again after a second; who comes back to
     a scale is answered from memory, in the crowd and alone about as often. Rows: a visitor alone; the crowd; the same
-    visitor with other candidates beside a heavy job that never ends (whole validation splits, scale after scale); all
+    visitor with other candidates during a heavy job that never ends (whole validation splits, scale after scale); all
     moves, one in ten of them a drag, and then single steps and drags apart. Times run from the hand's last input event
     to the answer for it; a drag waits for two, its first event's and its last's. `ratios` are of the 95th percentiles
     (None where a drag alone came too seldom).
@@ -81,25 +81,25 @@ def bench(
     if len(opened.ids) < 2:
         raise PoolError(f"{opened.folder} has fewer than two candidates: run `negmerge pool build tiny` first.")
     with served(opened.folder, device) as app:
-        told, stays = asyncio.run(_measure(app, opened.ids, users, seconds, moves, settle))
+        result, stays = asyncio.run(_measure(app, opened.ids, users, seconds, moves, settle))
         log = app.said()
     with served(opened.folder, device) as fresh:
-        told["equal"], told["compared"] = asyncio.run(_asked_again(fresh, stays))
-    alone, crowd, memory = told["rows"][:3], told["rows"][3:6], told["memory_mb"]
-    ratios = {few["move"]: _told(many["p95_ms"] / few["p95_ms"]) for few, many in zip(alone, crowd, strict=True)}
-    growth = _told(memory["after"] / memory["before"] - 1)
+        result["equal"], result["compared"] = asyncio.run(_asked_again(fresh, stays))
+    alone, crowd, memory = result["rows"][:3], result["rows"][3:6], result["memory_mb"]
+    ratios = {few["move"]: _finite(many["p95_ms"] / few["p95_ms"]) for few, many in zip(alone, crowd, strict=True)}
+    growth = _finite(memory["after"] / memory["before"] - 1)
     checks = (
-        ("errors", len(told["errors"]), 0),
+        ("errors", len(result["errors"]), 0),
         ("traces in the log", log.count("Traceback"), 0),
-        ("answers unlike a single visitor's", told["compared"] - told["equal"], 0),
-        ("stale input events dropped", told["dropped"], None),
+        ("answers unlike a single visitor's", result["compared"] - result["equal"], 0),
+        ("stale input events dropped", result["dropped"], None),
         *(
             (f"p95 of {kind} beside a single visitor's", ratio, LIMIT_RATIO if kind == ALL else None)
             for kind, ratio in ratios.items()
         ),
         ("growth of memory", growth, LIMIT_GROWTH),
     )
-    return told | {
+    return result | {
         "candidates": len(opened.ids),
         "cores": os.cpu_count(),
         "ratios": ratios,
@@ -108,7 +108,7 @@ def bench(
     }
 
 
-def _told(value: float) -> float | None:
+def _finite(value: float) -> float | None:
     """A number, or None for what was not measured."""
     return None if math.isnan(value) else value
 
@@ -131,26 +131,26 @@ async def _measure(
         memory["after"] = await _at_rest(app, settle)
         stays = [visit for visit in visits if not isinstance(visit, BaseException)]
         await one.choose(list(ids)[:-1])
-        beside = await _beside_a_job(http, one, moves)
+        during_job = await _during_a_job(http, one, moves)
         await one.leave()
     for visit in (*warmed, *visits):
         if isinstance(visit, BaseException) and not isinstance(visit, VisitError | httpx.HTTPError):
             raise visit
     errors = [str(visit) or type(visit).__name__ for visit in (*warmed, *visits) if isinstance(visit, BaseException)]
     made = [move for _, part in stays for move in part]
-    told = {
+    result = {
         "users": users,
         "seconds": seconds,
         "rows": [
             row
-            for who, moves in (("alone", alone), (f"{users} at once", made), ("alone, beside a job", beside))
+            for who, moves in (("alone", alone), (f"{users} at once", made), ("alone, beside a job", during_job))
             for row in _rows(who, moves)
         ],
         "errors": errors,
         "dropped": sum(move.made - move.sent for move in made),
         "memory_mb": memory,
     }
-    return told, stays
+    return result, stays
 
 
 async def _crowd(http: httpx.AsyncClient, ids: Sequence[str], users: int, seconds: float) -> list[Stay | BaseException]:
@@ -207,7 +207,7 @@ def _unordered(answer: str) -> tuple[str, list[str]]:
     return PICTURE.sub("", answer), sorted(PICTURE.findall(answer))
 
 
-async def _beside_a_job(http: httpx.AsyncClient, one: Visitor, moves: int) -> list[Move]:
+async def _during_a_job(http: httpx.AsyncClient, one: Visitor, moves: int) -> list[Move]:
     """A visitor's moves while searches of the whole validation split run one after another."""
     heavy = asyncio.ensure_future(_search(http))
     await asyncio.sleep(0.5)

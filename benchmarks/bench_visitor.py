@@ -102,11 +102,11 @@ class Visitor:
                 await asyncio.sleep(BETWEEN_EVENTS)
             self.values[self._ids[SCALE]] = scale
             if waiting is None or waiting.done():
-                waiting, sent, told = asyncio.ensure_future(self._call(event)), sent + 1, scale
+                waiting, sent, sent_scale = asyncio.ensure_future(self._call(event)), sent + 1, scale
         let_go = time.perf_counter()
         assert waiting is not None
         answer = await waiting
-        if told != scales[-1]:
+        if sent_scale != scales[-1]:
             answer, sent = await self._call(event), sent + 1
         return Move(scales[-1], time.perf_counter() - let_go, len(scales), sent, json.dumps(answer["data"]))
 
@@ -127,7 +127,7 @@ class Visitor:
         return [event for event in self._events if [self._ids[name], what] in event["targets"]]
 
     async def _run(self, event: Json) -> None:
-        """An event, and then its followers beside whatever comes next."""
+        """Send an event, and then its followers while the next events go on."""
         await self._call(event)
         for follower in self._events:
             if follower["trigger_after"] == event["id"]:

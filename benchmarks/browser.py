@@ -2,7 +2,7 @@
 
     python benchmarks/browser.py [POOL] [--visits 10] [--moves 40] [--json]
 
-The app is in a process of its own, and has started. Each visit is a browser context of its own, so nothing is cached;
+The app runs in a separate process, and has started. Each visit is a new browser context, so nothing is cached;
 the first paint is the browser's own (PerformancePaintTiming). A move lasts from the slider's input event until a
 frame with the curve marker at its scale has been painted; the number comes in the same answer. Without POOL the
 embedded one is used, which `negmerge pool build tiny` makes.

@@ -36,7 +36,7 @@ COLUMNS = {"forget": "forgotten", "unseen": "unseen", "mia": "attack", "lira_auc
 
 
 def made(seed: int) -> Pool:
-    """The pool of that seed, in a folder of its own; the first one is the embedded scene's."""
+    """The pool of that seed, in a separate folder; the first one is the embedded scene's."""
     scene = open_scene(SCENE)
     forgetting = replace(scene.forgetting, seed=seed)
     pool, _ = start_pool(replace(scene, forgetting=forgetting, training={"seed": seed}))
@@ -56,13 +56,13 @@ def compared(pool: Pool, terms: Terms) -> Comparison:
 
 
 def cell(values, *, each=False) -> str:
-    """The mean of the seeds and their range, in points; `each` tells every one instead of the mean."""
+    """The mean of the seeds and their range, in points; `each` lists every one instead of the mean."""
     shown = [100 * value for value in values if value is not None]
     if not shown:
         return "-"
-    told = ", ".join(f"{value:.2f}" for value in shown) if each else f"{fmean(shown):.1f}"
+    text = ", ".join(f"{value:.2f}" for value in shown) if each else f"{fmean(shown):.1f}"
     digits = 2 if each else 1
-    return told if max(shown) - min(shown) < 0.05 else f"{told} ({min(shown):.{digits}f}-{max(shown):.{digits}f})"
+    return text if max(shown) - min(shown) < 0.05 else f"{text} ({min(shown):.{digits}f}-{max(shown):.{digits}f})"
 
 
 def table(comparisons) -> str:
@@ -103,7 +103,7 @@ def ordinal(n) -> str:
 
 
 def facts(comparisons) -> str:
-    """What the table allows to be said, each number of it from the rows; gaps in points, by the mean of the seeds."""
+    """Sentences that the table supports, each number from its rows; gaps in points, by the mean of the seeds."""
     titles, gaps = {}, {}
     for rows in zip(*(comparison.rows for comparison in comparisons), strict=True):
         values = [row.standing.values.get("gap") if row.standing else None for row in rows]
@@ -112,7 +112,7 @@ def facts(comparisons) -> str:
         if entrant.name not in ("base", "retrain", "retrain-again") and None not in values:
             gaps[entrant.name] = fmean(values)
     ours, best = gaps["negmerge"], min(gaps, key=gaps.get)
-    told = [
+    sentences = [
         f"By the mean of its gaps NegMerge ({100 * ours:.2f}) is {place(gaps, 'negmerge')} rows that unlearn; "
         f"first is {titles[best]} ({100 * gaps[best]:.2f}), the plain average ({100 * gaps['uniform']:.2f}) "
         f"{place(gaps, 'uniform')}, the random mask ({100 * gaps['random-mask']:.2f}) "
@@ -121,19 +121,19 @@ def facts(comparisons) -> str:
     noise = [comparison.noise_floor for comparison in comparisons]
     if None not in noise:
         within = [comparison.within_noise for comparison in comparisons]
-        told.append(
+        sentences.append(
             f"Two retrained models are {cell(noise, each=True)} apart, and "
             f"{', '.join(f'{near} of {count}' for near, count in within)} rows are no farther than that from "
             "the one that judges."
         )
         nearer = sum(gap <= fmean(noise) for gap in gaps.values())
-        told.append(f"By the means {nearer} of {len(gaps)} rows are within this noise.")
+        sentences.append(f"By the means {nearer} of {len(gaps)} rows are within this noise.")
     forgotten, unseen = (comparisons[0].images["test"][name] for name in ("forgotten", "unseen"))
-    told.append(
+    sentences.append(
         f"One image is {25 / forgotten:.2f} points of gap among the {forgotten} forgotten ones that report, "
         f"and {25 / unseen:.2f} among the {unseen} unseen ones."
     )
-    return " ".join(told)
+    return " ".join(sentences)
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ SCENE = "tiny:digits"
 
 
 def made(seed: int) -> Pool:
-    """The pool of that seed: every candidate's image order is another one."""
+    """The pool of that seed, in which every candidate has another image order."""
     pool, _ = start_pool(SCENE)
     if seed:
         pool, _ = start_pool(SCENE, pool.folder.with_name(f"{pool.folder.name}-seed{seed}"))
@@ -66,10 +66,10 @@ def points(values) -> str:
     shown = [value for value in values if value is not None]
     if not shown:
         return "-"
-    told = ", ".join("-" if value is None else f"{100 * value:.1f}" for value in values)
+    texts = ", ".join("-" if value is None else f"{100 * value:.1f}" for value in values)
     if len(set(values)) == 1:
         return f"{100 * shown[0]:.1f}"
-    return f"{told} ({100 * min(shown):.1f}-{100 * max(shown):.1f})"
+    return f"{texts} ({100 * min(shown):.1f}-{100 * max(shown):.1f})"
 
 
 def line(title, scales, *columns) -> str:

@@ -22,7 +22,7 @@ SCENE = "tiny:digits"
 
 
 def made(order: str) -> Pool:
-    """The embedded pool, or one beside it whose candidates see the images in that order."""
+    """The embedded pool, or one next to it whose candidates see the images in that order."""
     pool, _ = start_pool(SCENE)
     if order != "own":
         pool, _ = start_pool(SCENE, pool.folder.with_name(f"{pool.folder.name}-{order}"))
@@ -37,8 +37,8 @@ def line(order: str) -> str:
     votes, cosines = found.agreement, found.cosines
     pairs = [cosines[a][b] for a, b in combinations(range(len(pool.ids)), 2)]
     share = votes.unanimous_of_moved
-    told = f"{100 * share:.1f} % of {votes.moved:,} | {share / chance(len(pool.ids)):.0f} times | {fmean(pairs):.3f}"
-    return f"| {order} | {len(pool.ids)} | {told} ({min(pairs):.3f}-{max(pairs):.3f}) |"
+    shown = f"{100 * share:.1f} % of {votes.moved:,} | {share / chance(len(pool.ids)):.0f} times | {fmean(pairs):.3f}"
+    return f"| {order} | {len(pool.ids)} | {shown} ({min(pairs):.3f}-{max(pairs):.3f}) |"
 
 
 def main() -> None:

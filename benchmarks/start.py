@@ -1,8 +1,8 @@
-"""How soon things answer: the verb list, the page in an empty home, all candidates, and the page at later starts.
+"""Time until an answer: the verb list, the page in an empty home, all candidates, and the page at later starts.
 
     python benchmarks/start.py
 
-Uses a cache folder of its own, so that nothing of the user's is read or changed.
+Uses a separate cache folder, so that nothing of the user's is read or changed.
 """
 
 import json

@@ -57,7 +57,7 @@ def usage() -> str:
 
 
 def run(arguments: Sequence[str] | None = None) -> NoReturn:
-    """The command `negmerge`: one verb in a process of its own, which ends with it."""
+    """Run one verb as the command `negmerge`, and end the process with its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     ending = Ending(words[0] if words else "")
     ending.watch()
@@ -68,7 +68,7 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
 def main(arguments: Sequence[str] | None = None, ending: Ending | None = None) -> int:
     """Run one verb and return its exit code: 0 done, 2 wrong input or infeasible, 1 a bug, 130 and 143 stopped."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if ending is None:  # not a process of its own
+    if ending is None:  # called from a program that goes on afterwards
         clock.begin()
     for stream in (sys.stdout, sys.stderr):  # a folder's name need not be UTF-8, and must not end a verb
         if isinstance(stream, TextIOWrapper):
@@ -124,7 +124,7 @@ def _main(words: list[str], ending: Ending | None) -> int:
 
 
 def _unusable(error: OSError | RuntimeError) -> str | None:
-    """What is wrong with a path that an error names; None for an error of another kind, which is a bug."""
+    """Sentence about the path that an error names; None for an error of another kind, which is a bug."""
     from negmerge_kit.outside import shortened
 
     if isinstance(error, OSError):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def agreement(arguments: list[str]) -> int:
-    """Tell on how many elements the candidates' signs agree, and with --why what that comes from."""
+    """Count the elements on which the candidates' signs agree, and explain the count with --why."""
     parser = Parser("agreement", "On how many elements the candidates' signs agree, against chance.")
     parser.add_argument("base", metavar="BASE|POOL", help="safetensors file or folder; or a pool, on its own")
     parser.add_argument("candidate", nargs="*", metavar="CANDIDATE", help="fine-tuned copies of the base")
@@ -61,14 +61,14 @@ def agreement(arguments: list[str]) -> int:
     for outlier in result["outliers"]:
         print(f"warning: {outlier['why']}")
     if why is not None:
-        print(told(why))
+        print(format_why(why))
     if options.plot:
         print(f"wrote {options.plot}")
     return 0
 
 
-def told(why: Why) -> str:
-    """The explanation as a few short tables."""
+def format_why(why: Why) -> str:
+    """Format the explanation as a few short tables."""
     lines = ["", why.finding, "", f"{'':20}{'moved':>10}{'agree':>9}{'expected from cosines':>24}"]
     for row in (*why.blocks, *why.kinds):
         lines.append(f"{row.name:20}{row.moved:>10,}{100 * row.share:>7.1f} %{100 * row.expected.value:>22.1f} %")

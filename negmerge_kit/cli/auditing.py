@@ -85,7 +85,7 @@ def audit(arguments: list[str]) -> int:
         audited = choice.json() if unlearned is None else {"file": str(options.unlearned)}
         print_json({**report.json(), "audited": audited})
     else:
-        print(told(report))
+        print(format_audit(report))
         if options.plot:
             print(f"wrote {options.plot}")
         if unlearned is not None:
@@ -99,7 +99,7 @@ def audit(arguments: list[str]) -> int:
 
 
 def _file_next(weights: Path, pool: Path) -> Words:
-    """What comes after the audit of a file: its card's check, where it has one."""
+    """Next command after the audit of a file: its card's check, where it has one."""
     from negmerge_kit.lab.card_files import card_path
 
     card = card_path(weights)
@@ -114,8 +114,8 @@ def _retrained(bench: Workbench) -> Weights:
         return retrained_reference(bench, on_step=display.follow)
 
 
-def told(audit: Audit) -> str:
-    """An audit as people read it: the finding, then each probe's question, numbers and verdict, what alarms first."""
+def format_audit(audit: Audit) -> str:
+    """Format an audit as text: the finding, then each probe's question, numbers and verdict, what alarms first."""
     lines = [audit.finding, *([] if audit.scale is None else [f"scale {audit.scale:g}"])]
     for probe in audit.probes:
         good = f" ({probe.good} is better)" if probe.good else ""
@@ -123,7 +123,7 @@ def told(audit: Audit) -> str:
         if probe.undefined:
             lines.append(f"  {probe.undefined}")
         lines += [f"  {who:10} {_number(reading)}" for who, reading in probe.readings.items()]
-        lines += _beside(probe)
+        lines += _context_lines(probe)
     return "\n".join([*lines, ""])
 
 
@@ -132,7 +132,7 @@ def _number(reading: Reading) -> str:
     return f"{100 * reading.value:5.1f} %  (95 % interval {low:.1f}-{high:.1f}, n = {reading.n}, {reading.split})"
 
 
-def _beside(probe: Probe) -> list[str]:
+def _context_lines(probe: Probe) -> list[str]:
     lines = [] if probe.chance is None else [f"  {'chance':10} {100 * probe.chance:5.1f} %"]
     if strangers := probe.details.get("strangers"):
         said = ", ".join(f"{who} {100 * share:.1f} %" for who, share in strangers.items())

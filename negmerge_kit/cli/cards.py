@@ -40,16 +40,16 @@ def verify(arguments: list[str]) -> int:
     audit = _audit if options.probes else None
     findings: list[Finding] = []
 
-    def tell(finding: Finding) -> None:
+    def add_finding(finding: Finding) -> None:
         findings.append(finding)
         if not options.json:
             print(f"{MARKS[finding.holds]:12}{finding.claim}: {finding.says}", flush=True)
 
     page = options.card.with_suffix(".md")
     if page.is_file():
-        tell(Finding("the page", *_page(page, record)))
+        add_finding(Finding("the page", *_page(page, record)))
     for finding in verify_record(record, weights, pool, device=options.device, audit=audit):
-        tell(finding)
+        add_finding(finding)
     never = [finding.claim for finding in findings if finding.holds is None and not finding.needed]
     counts = {
         "hold": sum(finding.holds is True for finding in findings),
@@ -57,8 +57,8 @@ def verify(arguments: list[str]) -> int:
         "unchecked": sum(finding.holds is None and finding.needed for finding in findings),
     }
     if options.json:
-        told = {"card": str(options.card), **counts, "never_checked": never}
-        print_json(told | {"claims": [finding.json() for finding in findings]})
+        summary = {"card": str(options.card), **counts, "never_checked": never}
+        print_json(summary | {"claims": [finding.json() for finding in findings]})
     else:
         print(
             f"{counts['hold']} hold, {counts['fail']} do not hold, {counts['unchecked']} could not be checked; "

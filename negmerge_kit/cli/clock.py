@@ -1,4 +1,4 @@
-"""How long a verb takes as its user waits for it: from the start of its process, imports included."""
+"""Duration of a verb as its user waits for it: from the start of its process, imports included."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _began = monotonic()  # this module is imported before anything that takes time
 
 
 def begin() -> None:
-    """Count from now: the process began for something else than this verb."""
+    """Restart the clock now: the process began for something else than this verb."""
     global _began
     _began = monotonic()
 

@@ -106,7 +106,7 @@ def compare(arguments: list[str]) -> int:
 
 
 def _next(comparison: Comparison, pool: Pool, same: Words) -> list[Words]:
-    """Unlearning by the first rule of the table; which one is best is the reader's to say."""
+    """Next command: unlearn by the table's first rule; which one is best is left to the reader."""
     rows = [row for row in comparison.rows if row.entrant.rule in RULES and row.scale]
     if not rows:
         return []
@@ -175,14 +175,14 @@ def _parser() -> argparse.ArgumentParser:
 def _only(pool: Pool, ids: Sequence[str]) -> Pool:
     """The pool with the candidates of --candidates and no others."""
     for id in ids:
-        pool.entry(id)  # refuses one that is not there
+        pool.entry(id)  # raises for an unknown id
     if len(set(ids)) != len(ids) or len(ids) < 2:
         raise ParameterError(f"--candidates is {','.join(ids)!r}: name at least two, each one once.")
     return pool.only(ids)
 
 
 def _refuse(options: argparse.Namespace, entrants: Sequence[Entrant], pools: Sequence[Pool]) -> None:
-    """Say what cannot work before the long work begins."""
+    """Raise ParameterError for flags that cannot work, before the long work begins."""
     from negmerge_kit.devices import pick_device
     from negmerge_kit.lab.comparison.classifier_contest import models_to_make
     from negmerge_kit.lab.comparison.comparison import is_classifier
@@ -236,28 +236,28 @@ def compare_pool(
     from negmerge_kit.lab.comparison.kept_rows import KeptRows
     from negmerge_kit.lab.workbench import Workbench
 
-    scales, anew = parse_scales(options.scales), options.anew
+    scales, recompute = parse_scales(options.scales), options.anew
     if options.executor != "serial":
         from negmerge_kit.sweeps.searches import comparison_jobs
 
-        _make_reference(pool, entrants, terms, options.device, anew)
+        _make_reference(pool, entrants, terms, options.device, recompute)
         jobs = comparison_jobs(
             pool,
             entrants,
             keep=options.keep,
             scales=scales,
             device=options.device,
-            anew=anew,
+            anew=recompute,
             terms=terms,
             buffers=options.buffers,
         )
         spread(f"comparing on {pool.folder}", jobs, options, last="last rule")
-        anew = False  # the rows are there now: what follows finds them
+        recompute = False  # the pool keeps the rows now: what follows reads them
     bench = Workbench(pool, device=options.device)
     if options.buffers != "keep":
         bench.choose(buffers=options.buffers)  # refused before the bar
     same: dict[str, Any] = {"keep": options.keep, "scales": scales, "buffers": options.buffers, "terms": terms}
-    kept = KeptRows(pool, device=bench.model.device, anew=anew, **same)
+    kept = KeptRows(pool, device=bench.model.device, anew=recompute, **same)
     # Those before the last one say nothing about how long it takes.
     with ProgressDisplay(f"comparing on {pool.folder}", len(entrants), last="") as display:
         row, before = "retraining", None
@@ -272,12 +272,12 @@ def compare_pool(
             part = None if before is None else before + progress.step / progress.total
             display.show(now(row, progress), done=part)
 
-        comparison = compare_rules(bench, entrants, kept=kept, on_row=on_row, on_step=on_step, anew=anew, **same)
+        comparison = compare_rules(bench, entrants, kept=kept, on_row=on_row, on_step=on_step, anew=recompute, **same)
         display.show(done=len(entrants))
     return comparison, kept
 
 
-def _make_reference(pool: Pool, entrants: Sequence[Entrant], terms: Terms, device: str, anew: bool) -> None:
+def _make_reference(pool: Pool, entrants: Sequence[Entrant], terms: Terms, device: str, recompute: bool) -> None:
     """Retrain, and train the shadow models, before rows are worked out elsewhere: all of them need these models."""
     from negmerge_kit.cli.progress import ProgressDisplay, now
     from negmerge_kit.lab.comparison.baseline_rows import retrained, yardstick_of
@@ -291,7 +291,7 @@ def _make_reference(pool: Pool, entrants: Sequence[Entrant], terms: Terms, devic
     if not models and not terms.shadows:
         return
     with ProgressDisplay(f"before comparing on {pool.folder}", len(models) + terms.shadows) as display:
-        yardstick = yardstick_of(
+        evaluator = yardstick_of(
             Workbench(pool, device=device),
             terms,
             on_shadow=lambda progress: display.show(progress.message, done=len(models) + progress.step),
@@ -301,9 +301,9 @@ def _make_reference(pool: Pool, entrants: Sequence[Entrant], terms: Terms, devic
             def on_step(progress: Progress, made: int = made) -> None:
                 display.show(now("retraining", progress), done=made)
 
-            retrained(yardstick, terms, on_step, split=split, anew=anew)
+            retrained(evaluator, terms, on_step, split=split, anew=recompute)
             display.show(done=made + 1)
-        _ = yardstick.shadows  # trained now, kept in the pool
+        _ = evaluator.shadows  # trained now, kept in the pool
 
 
 def _resample(comparison: Comparison, options: argparse.Namespace) -> dict[str, Resampled]:
@@ -341,7 +341,7 @@ def _json(
     subsets: Sequence[Comparison],
     options: argparse.Namespace,
 ) -> Json:
-    """One pool's own object; of several, every row with its pool, and what the pools say together."""
+    """JSON object of one comparison; of several pools, every row with its pool, and the spread over the pools."""
     from negmerge_kit.lab.comparison.comparison import across
 
     first = comparisons[0].json()

@@ -1,4 +1,4 @@
-"""A comparison as tables that a terminal holds."""
+"""A comparison as text tables for a terminal."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def rules_table(comparison: Comparison) -> str:
 
 def notes(comparison: Comparison) -> list[str]:
     """A line for each row that is to be read with care, with what was chosen for it where that was searched."""
-    told = []
+    lines = []
     for row in comparison.rows:
         if row.entrant.note:
             tried = row.entrant.settings
             chosen = [f"{name} {row.params[name]:g}" for name in tried[0] if len({s[name] for s in tried}) > 1]
-            told.append(f"{', '.join([row.entrant.title, *chosen])}: {row.entrant.note}")
-    return told
+            lines.append(f"{', '.join([row.entrant.title, *chosen])}: {row.entrant.note}")
+    return lines
 
 
 def _searched(comparison: Comparison) -> str:
@@ -72,7 +72,7 @@ def _searched(comparison: Comparison) -> str:
 
 
 def costs_table(comparison: Comparison) -> str:
-    """What each rule took: train the candidates, merge, search; memory; scales looked at."""
+    """Cost of each rule: seconds to train the candidates, merge and search; memory; scales looked at."""
     lines = [
         f"\n{'cost':34}{'train':>9}{'merge':>9}{'search':>9}{'wall':>9}{'scales':>8}{'images':>9}{'peak':>9}  device"
     ]
@@ -90,11 +90,11 @@ def differences_table(comparison: Comparison, resampled: dict[str, Resampled], r
     for row in comparison.rows:
         if row.entrant.name in resampled and row.entrant.name != reference:
             effects = resampled[row.entrant.name].differences
-            told = "".join(
+            cells = "".join(
                 f"{f'{100 * e.value:+.1f} ({100 * e.low:+.1f} to {100 * e.high:+.1f})':>26}"
                 for e in (effects["protocol forget"], effects["matched forget"])
             )
-            lines.append(f"{row.entrant.title:40}{told}")
+            lines.append(f"{row.entrant.title:40}{cells}")
     return "\n".join([*lines, "paired bootstrap, 95 %: every replicate chose its scales again on its own validation"])
 
 
@@ -102,9 +102,9 @@ def spread_table(spreads: Sequence[Json], over: str) -> str:
     """Points and range of each rule, and an interval where there are enough pools for one."""
     lines = [f"\n{over + ': forget, test':34}{'paper’s protocol':>34}{'matched retention':>34}{'equal on test':>34}"]
     for item in spreads:
-        told = "".join(f"{_points(item[which]['forget']):>34}" for which in ("protocol", "matched"))
-        told += f"{_points(item['at_test_retention']):>34}"
-        lines.append(f"{item['title']:34}{told}")
+        cells = "".join(f"{_points(item[which]['forget']):>34}" for which in ("protocol", "matched"))
+        cells += f"{_points(item['at_test_retention']):>34}"
+        lines.append(f"{item['title']:34}{cells}")
     return "\n".join([*lines, "points in the pools' order (range); an interval stands only on 8 pools or more"])
 
 

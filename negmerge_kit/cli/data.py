@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def data(arguments: list[str]) -> int:
-    """Dispatch to the three things one does with data."""
+    """Dispatch to `list`, `prepare` or `verify`."""
     actions = {"list": list_data, "prepare": prepare, "verify": verify}
     if not arguments or arguments[0] not in actions:
         if arguments and arguments[0] in ("-h", "--help"):
@@ -31,7 +31,7 @@ def data(arguments: list[str]) -> int:
 
 
 def list_data(arguments: list[str]) -> int:
-    """Print the data that have a name."""
+    """Print the data sets that can be named."""
     parser = Parser("data list", "List the named data sets and the embedded families.")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
@@ -85,7 +85,7 @@ def prepare(arguments: list[str]) -> int:
 
 
 def _next(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Words:
-    """Forget the first data and keep the others; how to say it, where model or data to keep were not given."""
+    """Next command: forget the first data set and keep the others; --help where a model or those are missing."""
     from negmerge_kit.cli.options import forget_parser
     from negmerge_kit.vision.data import find_data
     from negmerge_kit.vision.model_spec import find_model
@@ -179,7 +179,7 @@ def _facts(source: DataSource) -> Json:
 def _announce(
     source: DataSource, splits: Sequence[str], transform: Transform, *, quiet: bool, to: TextIO | None = None
 ) -> Json:
-    """Say what is about to be fetched, under which licence, and where it goes."""
+    """Print what is about to be fetched, under which licence, and where it goes; returns the facts."""
     from negmerge_kit.vision.data.decoded_cache import cache_folder
     from negmerge_kit.vision.data.hub import HubSource
 
@@ -237,7 +237,7 @@ def _decode(
 
 
 def _say_left_out(source: DataSource, split: str, transform: Transform, corrupt: str) -> dict[str, int]:
-    """Say what of the images was noticed and not made use of; the counts."""
+    """Print what was noticed in the images and not used; returns the counts."""
     from negmerge_kit.vision.data.transform import left_out
 
     noticed = source.noticed(split, image_size=transform, corrupt=corrupt)
@@ -247,7 +247,7 @@ def _say_left_out(source: DataSource, split: str, transform: Transform, corrupt:
 
 
 def _made(source: DataSource, splits: Sequence[str], transform: Transform, corrupt: str, *, quiet: bool) -> Json:
-    """What is there now, split by split; images that were left out are named."""
+    """Print and return what was prepared, split by split; images that were left out are named."""
     made = {}
     for split in splits:
         record = source.described(split, image_size=transform, corrupt=corrupt)
@@ -272,7 +272,7 @@ def _made(source: DataSource, splits: Sequence[str], transform: Transform, corru
 
 
 def _size(value: float | None) -> str:
-    """Bytes as people say them.
+    """Format a number of bytes, in decimal units.
 
     >>> _size(18_000_000), _size(None)
     ('18.0 MB', 'unknown')

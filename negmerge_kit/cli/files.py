@@ -77,7 +77,7 @@ def merge(arguments: list[str], digests: Digests) -> int:
 
 
 def _by_shard(options: Namespace) -> Json:
-    """The merge as one job a shard of the base."""
+    """Merge by one job for each shard of the base."""
     if options.delta_out or options.nonfinite != "refuse":
         raise ParameterError("--executor merges shards into --out: leave out --delta-out and --nonfinite.")
 
@@ -152,7 +152,7 @@ def _files_parser(verb: str, about: str) -> Parser:
 
 
 def add_name_flags(parser: Parser) -> None:
-    """The flags that bring the names of base and candidates together."""
+    """Add the flags that match the tensor names of base and candidates."""
     parser.add_argument(
         "--map",
         type=Path,

@@ -29,7 +29,7 @@ def forget(arguments: list[str]) -> int:
     from negmerge_kit.sweeps.forget import ForgetSteps
     from negmerge_kit.sweeps.forget import forget as run_forget
 
-    # What is misspelt is said before hours are spent.
+    # A misspelt value raises here, before hours are spent.
     executor, _ = executor_of(options), grid(options.grid, mode=options.mode)
     damaged: list[str] = []
 

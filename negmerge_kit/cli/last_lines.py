@@ -26,7 +26,7 @@ def print_end(*commands: Words) -> None:
 
 
 def command_line(words: Words) -> str:
-    """The command as a shell takes it; a path that begins with a dash is no flag.
+    """Format the command for a shell; a path that begins with a dash is no flag.
 
     >>> command_line(["search", Path("-my pools/a"), "--keep", 0.9])
     "negmerge search './-my pools/a' --keep 0.9"
@@ -39,7 +39,7 @@ def command_line(words: Words) -> str:
 def same_flags(
     parser: argparse.ArgumentParser, options: argparse.Namespace, other: argparse.ArgumentParser
 ) -> list[object]:
-    """The flags that were given and that another verb takes, too, as words: what comes next is about the same choice.
+    """Flags given here that another verb also takes, as words, so that the next command is about the same choice.
 
     >>> from negmerge_kit.cli.options import Parser
     >>> one, other = Parser("one", ""), Parser("other", "")
@@ -71,8 +71,8 @@ def unlearned_file(pool: Pool | None = None, *, taken: Collection[Path] = ()) ->
 
 
 def evaluate_next(weights: Path, made_from: Iterable[str | Path]) -> Words:
-    """How to score weights that were written: on the pool that one of their sources lies in, where there is one."""
+    """Next command for written weights: score them on the pool that holds one of their sources, if any."""
     for source in map(Path, made_from):
         if (source.parent / RECORD).is_file():
             return ["evaluate", weights, "--scene", source.parent]
-    return ["evaluate", "--help"]  # which images belong to these files, nobody has said
+    return ["evaluate", "--help"]  # the images that belong to these files are unknown

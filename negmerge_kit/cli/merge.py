@@ -22,7 +22,7 @@ def merge(arguments: list[str]) -> int:
 
 
 def _inputs(words: list[str]) -> Iterator[Path]:
-    """What is sure to be read here: files that an output will name by their digest. Shards have jobs of their own."""
+    """Files that this process will read and an output will name by digest; shards are read by their own jobs."""
     names = {word.split("=")[0] for word in words}
     if not names & {*OUTPUTS} or names & {"--executor", "-h", "--help"}:
         return

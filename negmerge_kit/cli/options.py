@@ -21,7 +21,7 @@ SCALES = (
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose complaints are ours: one sentence, exit code 2."""
+    """ArgumentParser that raises one sentence instead of printing its usage; the exit code is 2."""
 
     def __init__(self, verb: str, about: str) -> None:
         super().__init__(prog=f"negmerge {verb}", description=about, allow_abbrev=False)
@@ -32,14 +32,14 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Gone(argparse.Action):
-    """Refuses an option by its `const`, the sentence that says what to use."""
+    """Action that refuses an option with its `const`, the sentence that names the replacement."""
 
     def __call__(self, *given: object, **named: object) -> None:
         raise ParameterError(f"{self.option_strings[0]} is gone: {self.const}")
 
 
 def add_gone_flag(parser: argparse._ActionsContainer, flag: str, instead: str) -> None:
-    """Keep the name of an option that is gone for one version: refused with a remedy, and absent from --help.
+    """Keep the name of a removed option for one version: refused with a remedy, and absent from --help.
 
     >>> parser = Parser("search", "")
     >>> add_gone_flag(parser, "--old", "use --new.")
@@ -52,15 +52,15 @@ def add_gone_flag(parser: argparse._ActionsContainer, flag: str, instead: str) -
 
 
 def add_rule_flags(parser: argparse.ArgumentParser) -> None:
-    """--rule and one flag for each parameter of any rule, drawn from RULES."""
+    """Add --rule and one flag for each parameter of any rule in RULES."""
     cautions = " ".join(f"{name}: {rule.caution}" for name, rule in RULES.items() if rule.caution)
     group = parser.add_argument_group("rule flags", cautions.replace("%", "%%"))
     group.add_argument("--rule", default="negmerge", choices=list(RULES), help="how the candidates' deltas merge")
-    told: dict[str, list[str]] = {}
+    rules_by_parameter: dict[str, list[str]] = {}
     for name, rule in RULES.items():
         for parameter in rule.parameters:
-            told.setdefault(parameter.name, []).append(name)
-    for name, rules in told.items():
+            rules_by_parameter.setdefault(parameter.name, []).append(name)
+    for name, rules in rules_by_parameter.items():
         dials = {rule: item for rule in rules for item in RULES[rule].parameters if item.name == name}
         parameter = dials[rules[0]]
         defaults = [f"{rule} {item.default}" for rule, item in dials.items()]
@@ -79,7 +79,7 @@ def add_rule_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_buffers_flag(parser: argparse._ActionsContainer) -> None:
-    """What becomes of running statistics."""
+    """Add --buffers, which decides what becomes of BatchNorm's running statistics."""
     parser.add_argument(
         "--buffers",
         default="keep",
@@ -89,10 +89,10 @@ def add_buffers_flag(parser: argparse._ActionsContainer) -> None:
 
 
 def rule_params(options: argparse.Namespace) -> dict[str, Any]:
-    """The dials that were given, by name; the rule fills in the rest.
+    """Rule parameters given as flags, by name; the rule fills in the rest.
 
     Raises:
-        ParameterError: for a dial that the rule does not have; the message names the rules that do.
+        ParameterError: for a parameter that the rule does not have; the message names the rules that do.
     """
     flags = {name.removeprefix("rule_"): value for name, value in vars(options).items() if name.startswith("rule_")}
     given = {name: value for name, value in flags.items() if value is not None}
@@ -107,21 +107,21 @@ def rule_params(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_choice_flags(parser: argparse.ArgumentParser) -> None:
-    """What every verb over a pool takes: rule flags, --candidates and --device."""
+    """Add what every verb over a pool takes: rule flags, --candidates and --device."""
     add_rule_flags(parser)
     parser.add_argument("--candidates", metavar="ID,ID", help="merge only these candidates (default: all)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
 
 
 def candidate_ids(options: argparse.Namespace) -> list[str] | None:
-    """The ids named by --candidates, or None for all."""
+    """Ids named by --candidates, or None for all."""
     return (
         [id.strip() for id in options.candidates.split(",") if id.strip()] if options.candidates is not None else None
     )
 
 
 def search_parser(verb: str, about: str) -> argparse.ArgumentParser:
-    """The options of every verb that searches a scale."""
+    """Parser with the options of every verb that searches a scale."""
     parser = Parser(verb, about)
     parser.add_argument(
         "--keep",
@@ -152,7 +152,7 @@ def search_parser(verb: str, about: str) -> argparse.ArgumentParser:
 
 
 def unlearn_parser(verb: str, about: str) -> argparse.ArgumentParser:
-    """The options of every verb that writes an unlearned checkpoint from a pool."""
+    """Parser with the options of every verb that writes an unlearned checkpoint from a pool."""
     parser = search_parser(verb, about)
     parser.add_argument("--card", type=Path, metavar="FILE", help="its card, JSON and Markdown (default: beside FILE)")
     parser.add_argument("--audit", action="store_true", help="probe what is left, and tell it in the card (a minute)")
@@ -161,7 +161,7 @@ def unlearn_parser(verb: str, about: str) -> argparse.ArgumentParser:
 
 
 def forget_parser() -> argparse.ArgumentParser:
-    """The options of `negmerge forget`."""
+    """Parser with the options of `negmerge forget`."""
     parser = unlearn_parser("forget", "Make a model forget data of your own; goes on where it was stopped.")
     parser.add_argument("--model", required=True, metavar="NAME", help="open_clip architecture, timm:NAME, or tiny")
     parser.add_argument("--pretrained", metavar="TAG", help="its weights: a tag, or a file")
@@ -178,7 +178,7 @@ def forget_parser() -> argparse.ArgumentParser:
 
 
 def add_executor_flags(parser: argparse.ArgumentParser) -> None:
-    """Where the jobs run: --executor and what belongs to it."""
+    """Add --executor and its settings, which decide where the jobs run."""
     group = parser.add_argument_group("where the jobs run")
     group.add_argument(
         "--executor",
@@ -192,7 +192,7 @@ def add_executor_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
-    """How candidates are computed, whatever they are."""
+    """Add the flags that every verb takes that trains candidates."""
     parser.add_argument(
         "--anyway", action="store_true", help="train even if the base does not know what it should forget"
     )
@@ -210,7 +210,7 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_corrupt_flag(parser: argparse.ArgumentParser) -> None:
-    """What becomes of images that cannot be decoded."""
+    """Add --corrupt, which decides what becomes of images that cannot be decoded."""
     parser.add_argument(
         "--corrupt",
         default="refuse",
@@ -220,7 +220,7 @@ def add_corrupt_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def add_pixel_flags(parser: argparse.ArgumentParser) -> None:
-    """How pixels are read: what `as_rgb` takes."""
+    """Add the flags for reading pixels, which `as_rgb` takes."""
     parser.add_argument(
         "--orientation",
         default="stored",
@@ -236,17 +236,17 @@ def add_pixel_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def reading_of(options: argparse.Namespace) -> dict[str, Any]:
-    """What the two functions above added, as a scene takes it."""
+    """Values of the flags that the two functions above add, as a scene takes them."""
     return {name: getattr(options, name) for name in ("corrupt", "orientation", "transparency")}
 
 
 def print_json(result: Json) -> None:
-    """One JSON object on standard output; NaN is never printed, because JSON has none."""
+    """Print one JSON object on standard output; raises ValueError for NaN, which JSON does not have."""
     print(json.dumps(result, indent=2, allow_nan=False))
 
 
 def percent(score: Json | None) -> str:
-    """A score object as people read it: value, interval, n and split."""
+    """Format a score object: value, interval, n and split."""
     if score is None:
         return "not scored"
     low, high = 100 * score["low"], 100 * score["high"]
@@ -254,7 +254,7 @@ def percent(score: Json | None) -> str:
 
 
 def seconds(value: float) -> str:
-    """A duration that keeps two digits where they matter.
+    """Format a duration with two digits where they matter.
 
     >>> seconds(0.0123), seconds(75.4)
     ('12 ms', '75 s')

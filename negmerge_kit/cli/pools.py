@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.options import Parser, add_executor_flags, add_training_flags, print_json
-from negmerge_kit.cli.sweeping import begin_pool, executor_of, fill, tell
+from negmerge_kit.cli.sweeping import begin_pool, executor_of, fill, print_sweep
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def pool(arguments: list[str]) -> int:
-    """Dispatch to the three things one does with a pool."""
+    """Dispatch to `build`, `show` or `verify`."""
     actions = {"build": build, "show": show, "verify": verify}
     if not arguments or arguments[0] not in actions:
         if arguments and arguments[0] in ("-h", "--help"):
@@ -58,7 +58,7 @@ def build(arguments: list[str]) -> int:
     from negmerge_kit.vision.scenes import open_scene
 
     options.grid = options.grid or options.scene
-    # What is misspelt is told before anything is made.
+    # A misspelt value raises here, before anything is made.
     executor, _ = executor_of(options), grid(options.grid, mode="standard")
 
     def pretrain() -> Weights:
@@ -74,7 +74,7 @@ def build(arguments: list[str]) -> int:
     made = pretrain if options.from_scratch else None
     store, damaged = begin_pool(scene, options.out, options.device, pretrain=made)
     recipes = grid_of(store.scene, options.grid, options.precision)
-    return tell(fill("pool build", store, recipes, options, executor, damaged), options, parser)
+    return print_sweep(fill("pool build", store, recipes, options, executor, damaged), options, parser)
 
 
 def show(arguments: list[str]) -> int:

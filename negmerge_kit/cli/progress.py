@@ -1,4 +1,4 @@
-"""How far a verb is: one display, drawn again and again on a terminal, plain lines now and then in a log file."""
+"""Progress of a verb: one display, redrawn in place on a terminal, plain lines now and then in a log file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ProgressDisplay:
 
     Args:
         title: what is made.
-        total: how much there is of it; None where nobody knows.
+        total: how much there is of it; None if unknown.
         done: how much was finished before.
         last: what is shown instead of the time left while the last one runs, where they differ too much for a forecast.
         keep: whether the bar stays on the terminal at the end.
@@ -79,27 +79,27 @@ class ProgressDisplay:
             self._terminal.stop()
 
     def show(self, text: str = "", *, done: float | None = None, total: int | None = None) -> None:
-        """Set what is said after the bar, and how far it is; drawn when its interval is over."""
+        """Set the text after the bar and the amount done; drawn when its interval is over."""
         self._text = text
         self._done = self._done if done is None else done
         self._total = self._total if total is None else total
         self._draw()
 
     def advance(self) -> None:
-        """One more is done."""
+        """Count one more as done."""
         self.show(self._text, done=self._done + 1)
 
     def follow(self, progress: Progress) -> None:
-        """As `show`, of work that counts its own steps: a progress callback."""
+        """Show work that counts its own steps: a progress callback."""
         self.show(done=progress.step, total=progress.total)
 
     def step(self, job: Job, progress: Progress) -> None:
-        """A job has come a step further."""
+        """Show the latest step of a job."""
         self._running[job] = progress
         self._draw()
 
     def end(self, outcome: Outcome) -> None:
-        """A job has ended; its line stays above the bar."""
+        """Count a job as ended; its line stays above the bar."""
         self._remove(outcome.job)
         self._done += 1
         self._failed += outcome.failure is not None
@@ -107,7 +107,7 @@ class ProgressDisplay:
         self._draw(at_once=self._is_terminal)
 
     def lines(self) -> list[str]:
-        """The display as it is now, as a log file gets it."""
+        """Current lines of the display, as a log file gets them."""
         bar = "#" * int(WIDTH * self._position() / self._total) if self._total else ""
         bar = "" if self._total is None else f"[{bar:.<{WIDTH}}] "
         head = f"{self._title} {bar}{self._state()}"
@@ -118,7 +118,7 @@ class ProgressDisplay:
         return self._out.isatty() and os.environ.get("TERM") != "dumb"
 
     def _position(self) -> float:
-        """How much is done, with the parts of the jobs that run."""
+        """Amount done, including the parts of the jobs that run."""
         done = self._done + sum(progress.fraction or 0.0 for progress in self._running.values())
         return done if self._total is None else min(done, self._total)
 
@@ -167,7 +167,7 @@ class ProgressDisplay:
 
 
 def _terminal_bars(out: TextIO, keep: bool) -> rich.progress.Progress:
-    """Rich's bars as we draw them: when we say so, and without a thread that would draw into what a signal ends."""
+    """Rich's bars drawn on demand only, without a refresh thread that would draw into a verb ended by a signal."""
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bars
@@ -192,7 +192,7 @@ def _terminal_bars(out: TextIO, keep: bool) -> rich.progress.Progress:
 
 
 def outcome_line(outcome: Outcome) -> str:
-    """An outcome in a line; a bug's traceback follows on lines below.
+    """Format an outcome as one line; a bug's traceback follows on lines below.
 
     >>> from types import SimpleNamespace
     >>> from negmerge_kit.sweeps.protocol import Outcome
@@ -210,7 +210,7 @@ def outcome_line(outcome: Outcome) -> str:
 
 
 def now(label: str, progress: Progress) -> str:
-    """What is trained or scored at this moment, in a few words.
+    """Describe in a few words what is being trained or scored.
 
     >>> from negmerge_kit.progress import Progress
     >>> now("lr 1e-3 · 4 epochs · wd 0.1", Progress("step", step=12, total=44, loss=0.531))

@@ -1,4 +1,4 @@
-"""`negmerge reproduce clip-negation | cifar10-random`: the papers' tables beside ones measured here."""
+"""`negmerge reproduce clip-negation | cifar10-random`: the papers' tables next to ones measured here."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def reproduce(arguments: list[str]) -> int:
     from negmerge_kit.vision.data import find_data
     from negmerge_kit.vision.model_spec import find_model
 
-    # What is misspelt is told before hours are spent.
+    # A misspelt value raises here, before hours are spent.
     spec, published = find_model(options.model), find_published(str(find_model(options.model)), options.mode)
     texts = list(published.sets) if options.datasets == "all" else _names(options.datasets)
     rows = list(ROWS) if options.rows == "all" else _names(options.rows)
@@ -93,7 +93,7 @@ def reproduce(arguments: list[str]) -> int:
     if options.dry_run:
         return _dry_run(options, texts, rows)
 
-    # Linear candidates are others, and so are their pools and their table.
+    # Linear candidates have their own pools and their own table.
     suffix = "" if options.mode == "standard" else f"-{options.mode}"
     path = options.out / f"{options.table}{suffix}.json"
     check_result(path)
@@ -111,10 +111,10 @@ def reproduce(arguments: list[str]) -> int:
             raise NegmergeError(f"no candidate of {source.name} could be fine-tuned: {why}")
         bench = Workbench(pool, device=options.device)
 
-        def tell(progress: Progress, name: str = source.name) -> None:
+        def print_progress(progress: Progress, name: str = source.name) -> None:
             print(f"{name}: {progress.message}", file=sys.stderr)
 
-        part = measure(bench, published, rows=rows, keep=keep, on_row=tell)
+        part = measure(bench, published, rows=rows, keep=keep, on_row=print_progress)
         parts.append(part | {"failed": swept["failed"]})
         result = {
             "table": options.table,
@@ -153,7 +153,7 @@ def _dry_run(options: argparse.Namespace, texts: list[str], rows: list[str]) -> 
 
     model = untrained(spec.arch, device="cpu")
     merged = len([row for row in rows if row not in ("base", "single")])
-    told = forecast(
+    cost = forecast(
         [find_data(text) for text in texts],
         find_data(options.control),
         linearize(model) if options.mode == "linear" else model,
@@ -163,22 +163,22 @@ def _dry_run(options: argparse.Namespace, texts: list[str], rows: list[str]) -> 
         single="single" in rows,
         tflops=SUSTAINED if options.tflops is None else options.tflops,
     )
-    told = {"table": options.table, "model": str(spec), "mode": options.mode, "grid": options.grid, **told}
+    cost = {"table": options.table, "model": str(spec), "mode": options.mode, "grid": options.grid, **cost}
     if options.json:
-        print_json(told)
+        print_json(cost)
         return 0
-    control = told["control"]
-    size = f"{told['model']}, {told['mode']}: {_size(told['model_bytes'])}"
+    control = cost["control"]
+    size = f"{cost['model']}, {cost['mode']}: {_size(cost['model_bytes'])}"
     print(f"{size}; {control['data']}: {_size(control['download_bytes'])}")
-    for row in told["rows"]:
+    for row in cost["rows"]:
         print(
             f"{row['data']:12} {_size(row['download_bytes']):>8} to download ({row['licence']}), {row['candidates']} "
             f"candidates, {row['training_hours']:.1f} h training, {row['search_hours']:.2f} h searching, "
             f"{_size(row['disk_bytes'])} on disk"
         )
     print(
-        f"in all       {_size(told['download_bytes']):>8} to download, {told['gpu_hours']:.1f} GPU hours at an assumed "
-        f"{told['assumed_tflops']:g} TFLOP/s, {_size(told['disk_bytes'])} on disk"
+        f"in all       {_size(cost['download_bytes']):>8} to download, {cost['gpu_hours']:.1f} GPU hours at an assumed "
+        f"{cost['assumed_tflops']:g} TFLOP/s, {_size(cost['disk_bytes'])} on disk"
     )
     return 0
 
@@ -188,19 +188,19 @@ def _show(result: Json, published: Published) -> None:
         hours = seconds(part["training_seconds"])
         print(f"\n{part['data']} ({part['candidates']} candidates, {hours} to train), test")
         for line in part["rows"]:
-            told = line["published"] or {}
+            paper = line["published"] or {}
             at = "infeasible" if line["scale"] is None else f"scale {line['scale']:g}"
             print(f"  {line['title']:40} {at:11} {seconds(line['seconds']):>6}")
             if line["outcome"]:
                 print(f"    {line['outcome']}")
             for side in ("forget", "retain"):
                 score = line["test"] and line["test"][side]
-                print(f"    {side} {percent(score)}   published {_share(told.get(side))}")
+                print(f"    {side} {percent(score)}   published {_share(paper.get(side))}")
     print("\naverages over the sets above; published: over the paper's eight")
     for line in result["averages"]:
-        told = line["published"] or {}
+        paper = line["published"] or {}
         sides = [
-            f"{side} {_share(line['measured'][side])} (published {_share(told.get(side))})"
+            f"{side} {_share(line['measured'][side])} (published {_share(paper.get(side))})"
             for side in ("forget", "retain")
         ]
         print(f"  {line['title']:40} {'   '.join(sides)}")

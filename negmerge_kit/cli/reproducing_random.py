@@ -31,7 +31,7 @@ ABOUT = (
 
 
 def reproduce_random(arguments: list[str]) -> int:
-    """Base, retrained model, candidates, baselines and the table; the exit code."""
+    """Make base, retrained model, candidates, baselines and the table; returns the exit code."""
     options = _parser().parse_args(arguments)
     options.grid = options.grid or GRIDS.get(options.model, "paper-cifar")
 
@@ -40,7 +40,7 @@ def reproduce_random(arguments: list[str]) -> int:
     from negmerge_kit.lab.training.recipe import grid, grid_of
     from negmerge_kit.scoring.early_stopping import parse_scales
 
-    # What is misspelt is told before hours are spent.
+    # A misspelt value raises here, before hours are spent.
     parse_scales(options.scales)
     terms = Terms(options.choose, options.shadows, options.seed, options.epochs)
     entrants, executor = published_entrants(options.rules, options.baselines), executor_of(options)
@@ -149,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def published_entrants(rules: str, baselines: str) -> tuple[Entrant, ...]:
-    """The rows of the table: a rule that is named without dials stands as in the papers' tables.
+    """Methods in the table's rows; a rule named without parameters takes those of the papers' tables.
 
     >>> [dict(entrant.params) for entrant in published_entrants("ties,ties:density=0.1", "none")]
     [{}, {'trim_over': 'all'}, {'density': 0.1}]
@@ -179,7 +179,7 @@ def _scene(options: argparse.Namespace) -> ClassifierScene:
 
 
 def _folder(options: argparse.Namespace) -> str:
-    """Another split or base is another pool; candidates of several grids may share one."""
+    """Folder name of the pool: one for each split and base, shared by candidates of several grids."""
     parts = [TABLE, options.model, f"seed{options.seed}"]
     parts += ["as-published"] * options.as_published + [f"{options.epochs}-epochs"] * bool(options.epochs)
     return "-".join(parts)
@@ -192,7 +192,7 @@ def _dry_run(options: argparse.Namespace, scene: ClassifierScene, entrants: tupl
     from negmerge_kit.lab.training.recipe import grid
     from negmerge_kit.scoring.early_stopping import parse_scales
 
-    told = forecast_rows(
+    cost = forecast_rows(
         scene,
         scene.untrained(device="cpu"),
         entrants,
@@ -202,20 +202,20 @@ def _dry_run(options: argparse.Namespace, scene: ClassifierScene, entrants: tupl
         scales=parse_scales(options.scales),
         tflops=SUSTAINED if options.tflops is None else options.tflops,
     )
-    told = {"table": TABLE, "model": options.model, "grid": options.grid, **told}
+    cost = {"table": TABLE, "model": options.model, "grid": options.grid, **cost}
     if options.json:
-        print_json(told)
+        print_json(cost)
         return 0
-    n = told["images"]
+    n = cost["images"]
     print(f"{scene.name}: {n['forgotten']} images to forget, {n['remaining']} to keep, {n['test']} to test on")
-    for row in told["rows"]:
+    for row in cost["rows"]:
         print(f"  {row['row']:20} {row['trainings']:>5} trained {row['steps']:>10} steps {3600 * row['hours']:>9.0f} s")
-    print(f"  {'searching':20} {told['scales']:>5} scales  {'':>10}       {3600 * told['search_hours']:>9.0f} s")
-    print(f"  {'attacks':20} {told['attacks']:>5} {3600 * told['attack_hours']:>33.0f} s of one CPU core")
-    size = "yours" if told["download_bytes"] is None else f"{told['download_bytes'] / 1e6:.0f} MB"
+    print(f"  {'searching':20} {cost['scales']:>5} scales  {'':>10}       {3600 * cost['search_hours']:>9.0f} s")
+    print(f"  {'attacks':20} {cost['attacks']:>5} {3600 * cost['attack_hours']:>33.0f} s of one CPU core")
+    size = "yours" if cost["download_bytes"] is None else f"{cost['download_bytes'] / 1e6:.0f} MB"
     print(
-        f"in all {told['steps']} steps, {told['gpu_hours']:.1f} GPU hours at an assumed {told['assumed_tflops']:g} "
-        f"TFLOP/s; {size} to download ({told['licence']}), {told['disk_bytes'] / 1e9:.1f} GB on disk"
+        f"in all {cost['steps']} steps, {cost['gpu_hours']:.1f} GPU hours at an assumed {cost['assumed_tflops']:g} "
+        f"TFLOP/s; {size} to download ({cost['licence']}), {cost['disk_bytes'] / 1e9:.1f} GB on disk"
     )
     return 0
 
@@ -228,11 +228,11 @@ def _show(rows: list[Json], published: PublishedRows) -> None:
     print(f"\n{'published, % (* second hand)':40}{columns}")
     used = set()
     for line in rows:
-        for told in line["published"]:
-            used.add(told["source"])
-            mark = "*" * told["second_hand"]
-            cells = "".join(f"{_cell(told.get(name)):>11}" for name in SHOWN)
-            print(f"{told['title'] + mark:40}{cells}  {told['source']}")
+        for row in line["published"]:
+            used.add(row["source"])
+            mark = "*" * row["second_hand"]
+            cells = "".join(f"{_cell(row.get(name)):>11}" for name in SHOWN)
+            print(f"{row['title'] + mark:40}{cells}  {row['source']}")
     for source in published.sources:
         if source in used:
             print(f"{source}: {published.sources[source]}")
@@ -251,7 +251,7 @@ def check_result(path: Path) -> None:
 
 
 def write_result(path: Path, result: Json) -> None:
-    """One JSON file, whole or not at all."""
+    """Write one JSON file, whole or not at all."""
     from negmerge_kit.checkpoints.atomic import atomic_file
 
     with atomic_file(path) as file:

@@ -103,7 +103,7 @@ def _serve(options: argparse.Namespace) -> int:
 def _share_memory() -> None:
     """Let all threads take memory from two arenas: by default each keeps its own, and what it freed, for good.
 
-    Twenty visitors at once left 60 MB behind whenever they came; so it stays where it was.
+    By default every crowd of twenty visitors left 60 MB behind; with two arenas memory stays level.
     """
     from negmerge_kit.sweeps.memory import mallopt
 

@@ -24,7 +24,7 @@ CHOSEN = {
 
 
 def standings_table(comparison: Comparison) -> str:
-    """A row a line: shares on test in %, the gap in points, and what the row cost."""
+    """Format the comparison, a row a line: shares on test in %, the gap in points, and the row's cost."""
     assert comparison.terms is not None
     lines = [
         f"\n{comparison.pool}: {CHOSEN[comparison.terms.choose].format(keep=comparison.keep)}{comparison.statistics}"
@@ -35,14 +35,14 @@ def standings_table(comparison: Comparison) -> str:
     for row in comparison.rows:
         values = row.standing.values if row.standing else {}
         cells = "".join(f"{_cell(values.get(name)):>11}" for name in SHOWN)
-        told = cells if values else f"{row.status:>{11 * len(SHOWN)}}"
-        lines.append(f"{row.entrant.title:34}{_chosen(row):>9}{told}{seconds(row.cost.wall):>9}")
+        shown = cells if values else f"{row.status:>{11 * len(SHOWN)}}"
+        lines.append(f"{row.entrant.title:34}{_chosen(row):>9}{shown}{seconds(row.cost.wall):>9}")
     return "\n".join(
         [
             *lines,
             "attack: share of forgotten images called non-members; all are best near the retrained model's",
             "gap: mean distance to it; chosen: a scale, or the learning rate of a baseline; intervals: --json",
-            *noise_told(comparison),
+            *format_noise(comparison),
             "took: candidates or tries, and all scoring on validation that chose; test is charged to nobody, and the "
             "retrained models that choose and judge to their own rows only",
             *notes(comparison),
@@ -51,14 +51,14 @@ def standings_table(comparison: Comparison) -> str:
 
 
 def _shortened(terms: Terms) -> str:
-    """For headlines, what --epochs makes the gap mean less than it does."""
+    """Remark for the headline where --epochs shortened the training, so that the gap means less."""
     if terms.epochs is None:
         return ""
     return f"; a quick look: baselines and retrained models have {terms.epochs} epoch{'s' * (terms.epochs > 1)}"
 
 
-def noise_told(comparison: Comparison) -> list[str]:
-    """What two retrained models' own gap says about the others, in a line; nothing where there are no two."""
+def format_noise(comparison: Comparison) -> list[str]:
+    """Line on the gap between two retrained models and the rows within it; empty where there are no two."""
     floor, within = comparison.noise_floor, comparison.within_noise
     if floor is None or within is None:
         return []
@@ -80,7 +80,7 @@ def _shared(comparison: Comparison) -> str:
 
 
 def standings_spread(spreads: Sequence[Json], over: str) -> str:
-    """Each row's gap over several pools: points and range, and an interval where there are enough pools for one."""
+    """Format each row's gap over several pools: points and range, or an interval where there are enough pools."""
     lines = [f"\n{over + ': gap, points':34}"]
     for item in spreads:
         spread = item.get("metrics", {}).get("gap")

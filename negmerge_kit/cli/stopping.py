@@ -1,4 +1,4 @@
-"""Told to stop: SIGTERM ends a verb as Ctrl-C does, with the same tidy-up and one sentence, within five seconds."""
+"""Stopping a verb: SIGTERM ends it as Ctrl-C does, with the same tidy-up and one sentence, within five seconds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def stop(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def exit_code(interrupt: KeyboardInterrupt) -> int:
-    """130 after Ctrl-C, 143 after SIGTERM, as shells count.
+    """Exit code as shells count it: 130 after Ctrl-C, 143 after SIGTERM.
 
     >>> exit_code(KeyboardInterrupt()), exit_code(KeyboardInterrupt(signal.SIGTERM))
     (130, 143)
@@ -54,7 +54,7 @@ def heeding(*numbers: int, by: Callable[[int, FrameType | None], NoReturn] = sto
 
 
 class Ending:
-    """How this process ends once it is told to: with one sentence, in time, and without taking the interpreter down.
+    """Ending of this process on a signal: one sentence, in time, and without finalizing the interpreter.
 
     A thread that is within torch when the interpreter goes down would abort the process, and threads that compute
     would be waited for.
@@ -67,30 +67,30 @@ class Ending:
         self._verb, self._code, self._said = verb, 0, threading.Lock()
 
     def watch(self) -> None:
-        """Begin: from now on SIGINT and SIGTERM end the process within `GRACE`, whatever it is at."""
+        """Start: from now on SIGINT and SIGTERM end the process within `GRACE`, whatever it is doing."""
         atexit.register(self._leave)  # before all others, so that it runs after them
-        hears, tells = socket.socketpair()
-        tells.setblocking(False)
+        receiver, sender = socket.socketpair()
+        sender.setblocking(False)
         # Written to by the signal itself: Python's own handlers wait until the main thread returns from what it calls,
         # which may be a whole backward pass.
-        signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
+        signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
         # What ends a forked loader's worker does not end this process.
         os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
-        threading.Thread(target=self._await, args=(hears, tells), name="ending", daemon=True).start()
+        threading.Thread(target=self._await, args=(receiver, sender), name="ending", daemon=True).start()
 
     def say(self, code: int) -> int:
-        """Print the sentence, once; the exit code."""
+        """Print the sentence, once; returns `code`."""
         if self._said.acquire(blocking=False):
             self._code = code
             # A terminal shows ^C in the line that the cursor is in.
             print(f"{chr(10) if sys.stderr.isatty() else ''}negmerge {self._verb}: {STOPPED}", file=sys.stderr)
         return code
 
-    def _await(self, hears: socket.socket, tells: socket.socket) -> None:
-        with tells:  # held as long as signals are written into it
+    def _await(self, receiver: socket.socket, sender: socket.socket) -> None:
+        with sender:  # held as long as signals are written into it
             number = 0
             while number not in (signal.SIGINT, signal.SIGTERM):
-                number = hears.recv(1)[0]
+                number = receiver.recv(1)[0]
             time.sleep(GRACE)
             self.say(128 + number)
             self._leave()

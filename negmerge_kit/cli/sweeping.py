@@ -59,17 +59,17 @@ def sweep(arguments: list[str]) -> int:
     from negmerge_kit.vision.scenes import open_scene
 
     executor, scene = executor_of(options), open_scene(options.scene)
-    grid(options.grid, mode=scene.mode)  # what is misspelt is told before anything is made
+    grid(options.grid, mode=scene.mode)  # a misspelt grid raises here, before anything is made
     if options.dry_run:
         return _dry_run(scene, options, parser)
     prepare_scene(scene)
     store, damaged = begin_pool(scene, options.out, options.device)
     recipes = grid_of(store.scene, options.grid, options.precision)
-    return tell(fill("sweep", store, recipes, options, executor, damaged), options, parser)
+    return print_sweep(fill("sweep", store, recipes, options, executor, damaged), options, parser)
 
 
 def _dry_run(scene: Scene, options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Say how long the sweep takes, from a few steps that are taken now, or from what a device is assumed to do."""
+    """Print how long the sweep takes, from a few steps measured now, or from an assumed speed of the device."""
     from negmerge_kit.lab.training.forecast import SUSTAINED, check_tflops, count_images
     from negmerge_kit.lab.training.from_scratch import base_recipe
     from negmerge_kit.lab.training.recipe import grid
@@ -95,7 +95,7 @@ def _dry_run(scene: Scene, options: argparse.Namespace, parser: argparse.Argumen
         images, val = scene.images("train").forget, scene.images("val")
         runs, scored = recipes(len(images)), len(val.forget) + sum(len(each) for each in val.retain)
         base = (scene.parts.seen, base_recipe(scene)) if own else None
-        told = measured_seconds(model, images, runs, scored=scored, base=base)
+        cost = measured_seconds(model, images, runs, scored=scored, base=base)
     elif scene.own_head:
         raise ParameterError(
             f"the time of {scene.name} cannot be forecast: {why}; prepare the data first, with `negmerge data prepare`."
@@ -104,8 +104,8 @@ def _dry_run(scene: Scene, options: argparse.Namespace, parser: argparse.Argumen
         n = count_images(scene.sources[0], "train", scene.transform)
         runs, scored = recipes(n), sum(count_images(source, "val", scene.transform) for source in scene.sources)
         model = untrained(find_model(scene.model).arch, device="cpu")
-        told = assumed_seconds(model, n, runs, scored=scored, tflops=tflops)
-    told = {
+        cost = assumed_seconds(model, n, runs, scored=scored, tflops=tflops)
+    cost = {
         "scene": scene.name,
         "grid": options.grid,
         "candidates": len(runs),
@@ -113,21 +113,21 @@ def _dry_run(scene: Scene, options: argparse.Namespace, parser: argparse.Argumen
         "device": str(model.device) if why is None else None,
         "assumed_tflops": None if why is None else tflops,
         "why_assumed": why,
-        **told,
+        **cost,
     }
     if options.json:
-        print_json(told)
+        print_json(cost)
         return 0
     by = (
-        f"measured on {told['device']}, one job at a time"
+        f"measured on {cost['device']}, one job at a time"
         if why is None
         else f"assumed: {tflops:g} TFLOP/s, because {why}"
     )
-    base_told = f"base {seconds(told['base_seconds'])}, " if told["base_seconds"] else ""
+    base_part = f"base {seconds(cost['base_seconds'])}, " if cost["base_seconds"] else ""
     print(
-        f"{scene.name}, grid {options.grid}: {len(runs)} candidates, {told['steps']:,} steps; {base_told}training "
-        f"{seconds(told['training_seconds'])}, searching each one's own scale {seconds(told['scoring_seconds'])}; "
-        f"together about {seconds(told['seconds'])} ({by})"
+        f"{scene.name}, grid {options.grid}: {len(runs)} candidates, {cost['steps']:,} steps; {base_part}training "
+        f"{seconds(cost['training_seconds'])}, searching each one's own scale {seconds(cost['scoring_seconds'])}; "
+        f"together about {seconds(cost['seconds'])} ({by})"
     )
     options.dry_run, options.tflops = False, None
     print_end(["sweep", *same_flags(parser, options, parser)])
@@ -137,7 +137,7 @@ def _dry_run(scene: Scene, options: argparse.Namespace, parser: argparse.Argumen
 def begin_pool(
     scene: Scene, folder: Path | None, device: str, *, pretrain: Callable[[], Weights] | None = None
 ) -> tuple[Pool, list[str]]:
-    """The scene's pool as `start_pool` gives it; a bar while its base is trained, a sentence while others train it."""
+    """Open or make the scene's pool; a bar while its base is trained, a sentence while another process trains it."""
     from contextlib import ExitStack
 
     from negmerge_kit.checkpoints.filling import holder
@@ -159,9 +159,9 @@ def begin_pool(
 
 
 def executor_of(options: argparse.Namespace) -> Executor:
-    """The executor that the flags name, once device, precision and the rest can be: call it before anything is made.
+    """Executor that the flags name; raises for an impossible device or precision, so call it before anything is made.
 
-    Another machine's devices are not asked for: not a Ray cluster's that is joined, nor on a dry run.
+    Another machine's devices are not checked: neither those of a joined Ray cluster, nor any on a dry run.
     """
     from negmerge_kit.devices import check_device, pick_device
     from negmerge_kit.sweeps.local import find_executor
@@ -181,7 +181,7 @@ def executor_of(options: argparse.Namespace) -> Executor:
 
 
 def _check_training(options: argparse.Namespace, device: str) -> None:
-    """Raise ParameterError for flags by which every candidate would fail."""
+    """Raise ParameterError for flags with which every candidate would fail."""
     from negmerge_kit.lab.training.recipe import PRECISIONS, grid
 
     execution_of(options)
@@ -193,14 +193,14 @@ def _check_training(options: argparse.Namespace, device: str) -> None:
 
 
 def execution_of(options: argparse.Namespace) -> Execution:
-    """How candidates are computed, as the flags say."""
+    """Execution settings of the candidates, from the flags."""
     from negmerge_kit.lab.training.execution import Execution
 
     return Execution(micro_batch=options.micro_batch, compile=options.compile)
 
 
 def spread(title: str, jobs: Sequence[Job], options: argparse.Namespace, *, last: str | None = None) -> None:
-    """Run jobs where the flags say, whose values are kept in files; the first failure is the error.
+    """Run jobs that keep their values in files on the executor that the flags name; raises the first failure.
 
     `last` is shown instead of the time left while the last job runs.
     """
@@ -225,7 +225,7 @@ def fill(
     executor: Executor,
     damaged: Sequence[str] = (),
 ) -> Json:
-    """Fine-tune what the pool lacks and show it as it goes: the object of `sweep --json`."""
+    """Fine-tune what the pool lacks and show the progress; returns the object of `sweep --json`."""
     from negmerge_kit.cli.progress import ProgressDisplay
     from negmerge_kit.sweeps.jobs import missing_jobs, pool_order
     from negmerge_kit.sweeps.local import run_sweep
@@ -259,7 +259,7 @@ def fill(
 
 
 def _look_at_base(verb: str, store: Pool, options: argparse.Namespace) -> None:
-    """Before anything is trained: whether the base knows what it should forget, or how a trained one fits."""
+    """Check, before training, that the base knows what it should forget; of a trained base, print how it fits."""
     from negmerge_kit.errors import UnknownSetError
     from negmerge_kit.lab.base_knowledge import fit_of, require_known
 
@@ -275,8 +275,8 @@ def _look_at_base(verb: str, store: Pool, options: argparse.Namespace) -> None:
         print(f"negmerge {verb}: warning: {error}", file=sys.stderr)
 
 
-def tell(result: Json, options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Print what came of a sweep, and what its pool is for; the exit code."""
+def print_sweep(result: Json, options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Print the result of a sweep and the commands that may come next; returns the exit code."""
     failed = result["failed"]
     if options.json:
         print_json(result)

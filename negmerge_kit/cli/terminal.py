@@ -1,4 +1,4 @@
-"""What is printed moves no cursor and sets no title, whatever a stranger's file called its tensors and classes."""
+"""Escaped terminal output: names of tensors and classes in a file move no cursor and set no title."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2
 
 
 def escaped(text: str) -> str:
-    r"""The text with control characters written out; tabs and line ends stay.
+    r"""Escape control characters in a text; tabs and line ends stay.
 
     >>> escaped("a\x1b[2Jb\r\n")
     'a\\x1b[2Jb\\x0d\n'

@@ -112,7 +112,7 @@ def evaluate(arguments: list[str]) -> int:
 
 
 def scale_by_hand(text: str) -> float | None:
-    """What --scale says: None for auto, else the number."""
+    """Value of --scale: None for auto, else the number."""
     if text == "auto":
         return None
     try:
@@ -122,7 +122,7 @@ def scale_by_hand(text: str) -> float | None:
 
 
 def search_options(options: argparse.Namespace) -> SearchOptions:
-    """What the flags say; what --choose gap would not heed is refused."""
+    """Search options from the flags; raises for those that --choose gap would ignore."""
     from negmerge_kit.lab.pipeline import SearchOptions
 
     by_hand = scale_by_hand(getattr(options, "scale", "auto"))
@@ -157,7 +157,7 @@ def run_search(options: argparse.Namespace, folder: Path, *, test: bool) -> Pool
 
 
 def print_search(result: Json) -> None:
-    """Print a search, or what was written after it, as people read it."""
+    """Print a search, or what was written after it, as text."""
     base = result["base"]
     floor = "scale by hand" if result["keep"] is None else f"keeping {keep_text(result['keep'])}"
     if result["choose"] == "gap":

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """How far a sweep is.
+    """Progress of a background sweep.
 
     Attributes:
         doing: what `step` of `steps` counts for the candidate under way: its training, or "scoring".
@@ -46,7 +46,7 @@ class SweepStatus:
 
 
 class BackgroundSweep:
-    """Fine-tunes the recipes that a pool lacks, one by one, in a daemon thread.
+    """Daemon thread that fine-tunes the recipes that a pool lacks, one by one.
 
     Two processes on one pool do not collide: the second waits and shows what the first has done,
     and takes over if the first is killed.
@@ -60,12 +60,12 @@ class BackgroundSweep:
         self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
 
     def start(self) -> BackgroundSweep:
-        """Begin; returns itself."""
+        """Start the thread; returns itself."""
         self._thread.start()
         return self
 
     def status(self) -> SweepStatus:
-        """How far it is now."""
+        """Current status of the sweep."""
         return self._status
 
     def stop(self, timeout: float | None = 10.0) -> None:
@@ -75,7 +75,7 @@ class BackgroundSweep:
             self._thread.join(timeout)
 
     def wait(self, timeout: float | None = None) -> SweepStatus:
-        """Block until the sweep ends, or for `timeout` seconds; then say how far it is."""
+        """Block until the sweep ends, or for `timeout` seconds; returns the status then."""
         self._thread.join(timeout)
         return self._status
 

@@ -1,4 +1,4 @@
-"""How a pool starts: any scene's base and heads, where the embedded one lies, and its base pretrained anew."""
+"""Start of a pool: any scene's base and heads, the folder of an embedded one, and its base pretrained from scratch."""
 
 from __future__ import annotations
 
@@ -36,10 +36,8 @@ def default_folder(scene: Json) -> Path:
     return cache_folder() / "pools" / f"{scene['name'].replace(':', '-')}-{made_from}"
 
 
-"""Told each step of a base's training: which, of how many."""
-
 STATE = "base.unfinished.safetensors"
-"""What a base whose training was stopped goes on from, in the pool's folder until the base is written."""
+"""State of a base whose training was stopped, in the pool's folder until the base is written."""
 
 POLL_SECONDS = 0.2
 
@@ -56,7 +54,7 @@ def start_pool(
     """Make the pool of a scene, or open the one that is there.
 
     The base and the heads are the scene's model's or, where the scene is named by another pool's folder, that pool's.
-    Files that changed since they were written are set aside and told: base and heads are written again at once,
+    Files that changed since they were written are set aside and listed: base and heads are written again at once,
     candidates by the next sweep.
 
     Args:
@@ -66,9 +64,9 @@ def start_pool(
             standard classifier that names no weights is always made: by this, or as `trained_base` does, which goes
             on where it was stopped.
         device: where such a base is trained.
-        on_step: told each step of its training.
-        on_wait: told the folder, once, where another process is making this very pool. That one is waited for, and
-            taken over from if it ends without having written the base.
+        on_step: called at each step of its training.
+        on_wait: called once with the folder, where another process is making this very pool. That one is waited for,
+            and taken over from if it ends without having written the base.
 
     Returns:
         The pool, and one sentence for each file that was set aside.
@@ -105,9 +103,9 @@ def start_pool(
                     create_pool(folder, described, *_weights(scene, place, made))
                 pool = _open_of(scene, folder)
                 (folder / STATE).unlink(missing_ok=True)
-                told = _restored(pool, scene, place, made)
+                notes = _restored(pool, scene, place, made)
                 pool, damaged = set_aside_damaged(pool)
-                return pool, told + damaged
+                return pool, notes + damaged
         except PoolBusyError:
             # Another process fills this very pool: share it once its base is written.
             if (folder / RECORD).exists():
@@ -119,7 +117,7 @@ def start_pool(
 
 
 def _unfinished(folder: Path, which: str) -> PoolError:
-    """The refusal to begin a pool where another's base has been trained in part, which would be lost."""
+    """Error for a folder that holds another run's partly trained base, which would be lost."""
     return PoolError(
         f"{folder} holds an unfinished base of another run ({which}): finish it as it was begun, "
         f"choose another folder with --out, or delete {folder / STATE} to start over."
@@ -127,7 +125,7 @@ def _unfinished(folder: Path, which: str) -> PoolError:
 
 
 def _restored(pool: Pool, scene: Scene, place: Path | None, made: Callable[[], Weights] | None) -> list[str]:
-    """Base and heads written again where they changed; a base that was trained only if another pool still has it."""
+    """Write base and heads again where they changed; a trained base only if another pool still has it."""
     lost = pool.problem(pool.base_file)
     if not lost and not pool.problem(pool.heads_file):
         return []
@@ -188,7 +186,7 @@ def is_embedded(scene: Scene) -> bool:
 def trained_base(
     scene: Scene, device: str = "auto", on_step: ProgressFn = no_progress, *, resume: Path | None = None
 ) -> Weights:
-    """Train the base of a standard classifier's scene from scratch, on all that it has seen.
+    """Train the base of a standard classifier's scene from scratch, on all its training images.
 
     Its first weights and the order of the images come from the seed of the scene's training.
 

@@ -91,14 +91,14 @@ class FinetuneJob:
         return replace(entry, seconds=seconds, losses=tuple(losses), rates=tuple(rates))
 
     def _trained_share(self, bench: Workbench) -> float:
-        """How much of the job is training; the rest is the search of its own scale. Counted in forward passes."""
+        """Share of the job that is training; the rest is the candidate's scale search. Counted in forward passes."""
         val = bench.images("val")
         trained = TRAINING * self.recipe.epochs * len(bench.scene.images("train").forget)
         scored = SEARCHED * len(DEFAULT_SCALES) * (len(val.forget) + sum(len(images) for images in val.retain))
         return trained / (trained + scored)
 
     def _scoring(self, bench: Workbench, on_step: ProgressFn) -> ProgressFn:
-        """Reports of the search, as the part of the job that follows training."""
+        """Callback for the search's reports, rescaled to the part of the job that follows training."""
         trained = self._trained_share(bench)
         return lambda step: on_step(replace(step, fraction=trained + (1 - trained) * (step.fraction or 0.0)))
 
@@ -107,7 +107,7 @@ class FinetuneJob:
         try:
             yield from finetune(model, images, self.recipe, resume=state, execution=self.execution, may_mirror=mirror)
         except DivergedError:
-            # It would fail alike once more: nothing is kept to go on from.
+            # It would fail the same way again: no state is kept.
             state.unlink(missing_ok=True)
             raise
 
@@ -132,12 +132,12 @@ def missing_jobs(
 
 
 def pool_order(pool: Pool, recipes: Iterable[Recipe]) -> list[str]:
-    """The ids of the recipes' candidates, in the grid's order: how they stand in the pool, whoever was fastest."""
+    """Ids of the recipes' candidates in the grid's order, which the pool keeps however fast each one was."""
     return [candidate_id(pool, recipe.json()) for recipe in recipes]
 
 
 def own_scores(bench: Workbench, id: str, keep: float = KEEP, on_step: ProgressFn = no_progress) -> Json:
-    """A candidate negated alone at its own best scale, on validation: what the table of candidates shows.
+    """Score a candidate negated alone at its own best scale, on validation, for the table of candidates.
 
     Returns `{"status", "keep", "scale", "forget", "retain", "kept"}`; `kept` is retention as a share of
     the base's, and everything but status and keep is None where no scale above 0 keeps enough. Each scale is a step.
@@ -157,7 +157,7 @@ def own_scores(bench: Workbench, id: str, keep: float = KEEP, on_step: ProgressF
 
 
 def counted(on_step: ProgressFn, scales: Sequence[float] | None = None) -> Callable[[Point], None]:
-    """Tells each scale that a search has looked at, and of how many; beyond scale 1 there are more of them."""
+    """Callback that reports each scale a search has looked at, and of how many; beyond scale 1 that number grows."""
     tried, farthest = 0, 0.0
 
     def on_point(point: Point) -> None:

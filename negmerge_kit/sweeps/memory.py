@@ -1,4 +1,4 @@
-"""How this process's allocator keeps memory that was freed: asked once, where a process of ours begins."""
+"""Allocator settings that keep freed memory in the process, set once where a process of the kit begins."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KEPT = 256 << 20
 
 
 def mallopt(setting: int, value: int) -> bool:
-    """Set one of glibc's; elsewhere (macOS, Windows, musl) nothing happens. Whether it was set."""
+    """Set an option of glibc's malloc; returns whether it was set, which it is not on macOS, Windows and musl."""
     if sys.platform != "linux":
         return False
     library = ctypes.CDLL(None)

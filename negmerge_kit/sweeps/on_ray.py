@@ -37,7 +37,7 @@ from negmerge_kit.vision.data.decoded_cache import cores
 SAY_EVERY = 0.5
 """Seconds between two reports of one job."""
 LOST = (WorkerCrashedError, NodeDiedError, LocalRayletDiedError, ObjectLostError, OutOfMemoryError)
-"""What Ray raises for a worker or a node that is gone."""
+"""Exceptions that Ray raises for a worker or a node that is gone."""
 STORE_BYTES = 100 * 2**20
 """Memory of a local cluster's object store: nothing large ever enters it."""
 
@@ -74,7 +74,7 @@ class OnRay:
         if not jobs:
             return
         if self.address is None and not ray.is_initialized():
-            self._gpus(len(visible_gpus()))  # a cluster takes long to start: what it cannot give is told before
+            self._gpus(len(visible_gpus()))  # a cluster takes long to start: refuse what it cannot give before
         waiting = deque((job, 1) for job in jobs)
         running: dict[Any, tuple[Job, int]] = {}
         with connected(self.address, self.workers) as threads:
@@ -180,7 +180,7 @@ def _unusable(address: str, reason: str) -> NegmergeError:
 
 
 def stream(job: Job, digests: Mapping[Path, str | None]) -> Iterator[Progress | Outcome]:
-    """What a Ray worker runs: the job in a thread, its reports now and then, and at last its outcome."""
+    """Run the job in a thread of a Ray worker; yield its reports now and then, and at last its outcome."""
     box: queue.SimpleQueue[Progress | Outcome] = queue.SimpleQueue()
     chosen = NowAndThen(SAY_EVERY)
 
@@ -200,7 +200,7 @@ def stream(job: Job, digests: Mapping[Path, str | None]) -> Iterator[Progress | 
 
 
 def _hear(stream_of: Any, job: Job) -> Progress | Outcome | Exception:
-    """The next word of a running job, or the exception by which Ray tells that its worker is gone."""
+    """Next report of a running job, or the exception by which Ray reports that its worker is gone."""
     try:
         heard: Progress | Outcome = ray.get(next(stream_of))
         return heard

@@ -72,7 +72,7 @@ class Processes:
 
 
 def places(workers: int | None, device: str, *, most: int) -> list[Place]:
-    """Where each worker computes; never more than `most` of them.
+    """Cores and GPU of each worker; never more than `most` of them.
 
     >>> len(places(2, "cpu", most=8)), len(places(2, "cpu", most=1))
     (2, 1)
@@ -98,7 +98,7 @@ def visible_gpus() -> list[str]:
 
 
 class _Worker:
-    """One process in a pool of its own: when it dies no other job is lost, and each has its GPU."""
+    """One process in a separate pool: when it dies no other job is lost, and each has its GPU."""
 
     process: BaseProcess
 
@@ -128,7 +128,7 @@ class _Worker:
         return future
 
     def heard(self) -> Iterator[Progress]:
-        """What the worker has reported since it was last asked."""
+        """Reports of the worker since the last call."""
         while self.pipe.poll():
             said = self.pipe.recv()
             self.began = True
@@ -136,7 +136,7 @@ class _Worker:
                 yield said
 
     def replace(self) -> str:
-        """Begin another process in the place of one that died; how that one ended."""
+        """Begin another process in the place of one that died; returns how that one ended."""
         self.pipe.close()
         self.pool.shutdown()
         code = self.process.exitcode or 0

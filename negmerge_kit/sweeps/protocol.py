@@ -1,4 +1,4 @@
-"""What every executor runs: a job is plain values with a `run`, an outcome says what became of it."""
+"""Jobs and outcomes of every executor: a job is plain values with a `run`, an outcome its value or failure."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Job(Protocol):
 
     @property
     def label(self) -> str:
-        """What the job does, in a few words."""
+        """Description of the job in a few words."""
         ...
 
     def run(self, on_step: ProgressFn = ...) -> Any:
-        """Do it, and return plain values; whatever `on_step` raises ends it with nothing written."""
+        """Do the job and return plain values; whatever `on_step` raises ends it with nothing written."""
         ...
 
 
@@ -58,7 +58,7 @@ OnStep: TypeAlias = Callable[[Job, Progress], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: its value, or why it failed, in a sentence or, for a bug, as a traceback.
+    """Result of a job: its value, or why it failed, in a sentence or, for a bug, as a traceback.
 
     Attributes:
         stops: the folder or the disk failed; every other job would fail alike.
@@ -82,7 +82,7 @@ class Outcome:
 
 
 class Executor(Protocol):
-    """Runs jobs somewhere and yields their outcomes as they come; closing the iterator ends what still runs."""
+    """Runner of jobs that yields their outcomes as they come; closing the iterator ends what still runs."""
 
     def run(
         self, jobs: Sequence[Job], on_step: OnStep, digests: Mapping[Path, str | None]
@@ -105,7 +105,7 @@ def pool_digest(folder: Path) -> str | None:
 
 
 def unshared(folder: Path, worker: str) -> str:
-    """What is wrong where a worker has another folder under the same path."""
+    """Sentence for a worker that has another folder under the same path."""
     return (
         f"the worker on {worker} does not see {folder} as the driver does: put it in a folder that every machine "
         "shares under one path."
@@ -113,7 +113,7 @@ def unshared(folder: Path, worker: str) -> str:
 
 
 TRIES = 3
-"""How often a job is begun before a worker's loss counts as its failure."""
+"""Attempts at a job before a worker's loss counts as its failure."""
 
 
 def attempt(job: Job, on_step: ProgressFn, digests: Mapping[Path, str | None] | None = None) -> Outcome:

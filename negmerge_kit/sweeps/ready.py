@@ -45,13 +45,13 @@ def ready_pool(
     if folder is None and part:
         shared = default_folder(open_scene(scene).describe())
         folder = shared.with_name(f"{shared.name}-{part}")
-    pool, told = start_pool(
+    pool, notes = start_pool(
         scene,
         folder,
         device=device,
         on_wait=lambda folder: tell(f"another process is making {folder}: waiting for its base"),
     )
-    for line in told:
+    for line in notes:
         tell(line)
     wanted = grid(default_grid(pool.scene)) if recipes is None else tuple(recipes)
     waiting = False

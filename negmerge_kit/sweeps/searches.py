@@ -1,4 +1,4 @@
-"""Questions to a pool as jobs: search the scale of a choice, or hold one rule to the comparison's protocol."""
+"""Searches on a pool as jobs: search the scale of a choice, or score one rule by the comparison's protocol."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class SearchJob:
 
 @dataclass(frozen=True)
 class ComparisonJob:
-    """Hold one rule to `compare_rules` on the pool in `folder`; its value is the row, which is kept in the pool too.
+    """Run `compare_rules` for one rule on the pool in `folder`; its value is the row, which the pool keeps too.
 
     Once every rule's job is done, `compare_rules(bench, entrants, kept=KeptRows(...))` finds all rows there.
     """
@@ -79,7 +79,7 @@ class ComparisonJob:
         return self.entrant.title
 
     def run(self, on_step: ProgressFn = no_progress) -> Json:
-        """Find the row, or work it out and keep it."""
+        """Read the kept row, or compute and keep it."""
         on_step(Progress("step", total=1))
         pool = open_pool(self.folder, force=self.force)
         bench = Workbench(pool, device=self.device) if self.force else _fresh(self.folder, self.device)
@@ -104,8 +104,8 @@ def comparison_jobs(
 ) -> list[ComparisonJob]:
     """One job a rule, on the candidates that `pool` holds as it is given.
 
-    Rules whose rows the pool keeps from before cost nothing, unless `anew`; the retrained models, of which one chooses
-    and one judges, are never made again here, but before.
+    Rules whose rows the pool keeps cost nothing, unless `anew`. The retrained models, of which one chooses and one
+    judges, are never made again here: the caller makes them first.
     """
     folder, ids = pool.folder.resolve(), pool.distinct
     grid = None if scales is None else tuple(scales)

@@ -21,7 +21,7 @@ from negmerge_kit.types import Json
 
 @dataclass(frozen=True)
 class MergeJob:
-    """Merge one shard into its own file beside `out`; `record` is the JSON text of what was planned."""
+    """Merge one shard into its own file next to `out`; `record` is the JSON text of what was planned."""
 
     base: Path
     candidates: tuple[Path, ...]
@@ -78,7 +78,7 @@ def merge_sharded(
         NegmergeError: if a shard failed; the message is the first failure's.
     """
     started = time.perf_counter()
-    count, record, told = plan_shards(
+    count, record, findings = plan_shards(
         base,
         candidates,
         out=out,
@@ -101,7 +101,7 @@ def merge_sharded(
         on_end(outcome)
     if failed := [outcome for outcome in outcomes if outcome.failure]:
         raise NegmergeError(f"{len(failed)} of {count} shards failed; {failed[0].job.label}: {failed[0].failure}")
-    counts = MergeCounts(below_half_step=told["below_half_step"])
+    counts = MergeCounts(below_half_step=findings["below_half_step"])
     for outcome in outcomes:
         counts.elements += outcome.value["elements"]
         counts.moved += outcome.value["moved"]
@@ -112,5 +112,5 @@ def merge_sharded(
         counts,
         seconds=time.perf_counter() - started,
         out=finish_shards(base, out),
-        notes=told["notes"],
+        notes=findings["notes"],
     )

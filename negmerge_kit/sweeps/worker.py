@@ -1,4 +1,4 @@
-"""What runs in a worker process: the initializer that pins it to its place, and one job after another."""
+"""A worker process: the initializer that pins it to its cores and GPU, and one job after another."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ SAY_EVERY = 0.2
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker computes: its share of the cores, and the one GPU it sees."""
+    """Resources of a worker: its share of the cores, and the one GPU it sees."""
 
     threads: int
     gpu: str | None = None
 
     def settle(self) -> None:
-        """Take the place; torch reads these when it loads, so this comes first."""
+        """Apply the settings to this process, before torch loads, because it reads them then."""
         os.environ["OMP_NUM_THREADS"] = str(self.threads)
         if self.gpu is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpu
 
 
 class NowAndThen:
-    """Which reports of a job are passed on: one every few seconds, and the first of each part of the job."""
+    """Filter of a job's reports: passes one every few seconds, and the first of each part of the job."""
 
     def __init__(self, seconds: float = SAY_EVERY) -> None:
         self._seconds, self._said, self._doing = seconds, 0.0, ""
 
     def __call__(self, progress: Progress) -> bool:
-        """Whether this one is passed on."""
+        """Whether this report is passed on."""
         now = time.monotonic()
         if progress.message == self._doing and now - self._said < self._seconds:
             return False

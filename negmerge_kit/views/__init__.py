@@ -1,1 +1,1 @@
-"""What results look like: matplotlib figures, the same in the app, the notebooks and the README."""
+"""Results as matplotlib figures, the same in the app, the notebooks and the README."""

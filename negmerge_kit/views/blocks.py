@@ -57,7 +57,7 @@ def agreement_map(layers: Sequence[LayerAgreement], *, votes: int, chance: float
 
 
 def map_finding(shares: dict[str, float], chance: float) -> str:
-    """Where the signs agree most and least, in a sentence.
+    """Sentence on where the signs agree most and least.
 
     >>> map_finding({"pos": 0.5, "b4 mlp": 0.25}, 0.1).replace(chr(160), " ")
     'Agreement is highest in pos (50.0 %) and lowest in b4 mlp (25.0 %); chance is 10.0 %'

@@ -1,4 +1,4 @@
-"""How far the candidates lie apart when each is negated alone: the paper's sensitivity figure."""
+"""Spread of the candidates when each is negated alone: the paper's sensitivity figure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def candidate_spread(
     Args:
         alone: a label for each candidate and its scores, all on one split.
         base: the base's scores on that split, drawn as lines.
-        merged: merges to set beside them, by label.
+        merged: merges to show below them, by label.
     """
     merged = merged or {}
     rows = [*alone.items(), *merged.items()]
@@ -61,7 +61,7 @@ def candidate_spread(
 
 
 def spread_finding(alone: Mapping[str, Scores]) -> str:
-    """What the figure shows, in a sentence.
+    """Sentence on what the figure shows.
 
     >>> from negmerge_kit.scoring import Accuracy
     >>> def scores(forget): return Scores(Accuracy(forget, 100, "test"), Accuracy(90, 100, "test"), {})

@@ -30,7 +30,7 @@ def rule_frontier(comparisons: Sequence[Comparison], resampled: Mapping[str, Res
 
     Args:
         comparisons: of one or more pools, at one floor.
-        resampled: of a single pool, what `resample` found, told in the title.
+        resampled: of a single pool, what `resample` found, for the title.
 
     Raises:
         ParameterError: if nothing is compared.
@@ -72,7 +72,7 @@ def rule_frontier(comparisons: Sequence[Comparison], resampled: Mapping[str, Res
 
 
 def frontier_finding(comparisons: Sequence[Comparison], resampled: Mapping[str, Resampled] | None = None) -> str:
-    """What the comparison shows of NegMerge, in a sentence that is as plain about a loss as about a win."""
+    """Sentence on how NegMerge compares, as plain about a loss as about a win."""
     keep, pools = comparisons[0].keep, len(comparisons)
     matched = {
         name: [row.matched.test.forget.value for row in _rows(comparisons, name) if row.matched]
@@ -82,12 +82,12 @@ def frontier_finding(comparisons: Sequence[Comparison], resampled: Mapping[str, 
     if REFERENCE not in scored or len(scored) < 2:
         return f"{len(scored)} rules at {percent(keep, 0)} of the base's retention"
     title = {row.entrant.name: row.entrant.title for comparison in comparisons for row in comparison.rows}
-    standing = placed(_middle(scored[REFERENCE]), [_middle(values) for values in scored.values()])
+    rank = placed(_middle(scored[REFERENCE]), [_middle(values) for values in scored.values()])
     best = min((name for name in scored if name != REFERENCE), key=lambda name: _middle(scored[name]))
     ours, theirs = (percent(_middle(scored[name])) for name in (REFERENCE, best))
     where = "At equal retention" + (f", median of {pools} pools" if pools > 1 else "")
     rest = f"of the rest {title[best]} does best, {theirs}"
-    text = f"{where}, NegMerge forgets to {ours}, {standing}; {rest}"
+    text = f"{where}, NegMerge forgets to {ours}, {rank}; {rest}"
     if resampled and best in resampled and REFERENCE in resampled:
         effect = resampled[best].differences["matched forget"]
         apart = "apart" if effect.low > 0 or effect.high < 0 else "not told apart"
@@ -144,7 +144,7 @@ def _marks(axes: Axes, comparisons: Sequence[Comparison], order: Sequence[str], 
 
 
 def _frontiers(axes: Axes, comparison: Comparison, *, many: bool) -> None:
-    """Each rule's measured scales from the base down, on the live subset; a line joins only what stands close."""
+    """Each rule's measured scales from the base down, on the live subset; a line joins only close neighbours."""
     live = "live" in comparison.base and any(row.frontier for row in comparison.rows)
     base, where = (comparison.base["live"], "live subset") if live else (comparison.base["val"], "validation")
     floor = comparison.keep * base.retain.value
@@ -211,7 +211,7 @@ def _middle(values: Sequence[float]) -> float:
 
 
 def _reach(comparisons: Sequence[Comparison], name: str) -> tuple[float, float]:
-    """What a row's matched forget accuracy spans: its interval in one pool, the range of several."""
+    """Span of a row's matched forget accuracy: its interval in one pool, the range of several."""
     scores = [row.matched.test.forget for row in _rows(comparisons, name) if row.matched]
     return scores[0].interval if len(comparisons) == 1 else _extent([score.value for score in scores])
 

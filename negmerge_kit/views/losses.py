@@ -1,4 +1,4 @@
-"""What candidates lose while they are fine-tuned: one line each, those that are done behind the one that runs."""
+"""Training losses of candidates: one line each, finished ones drawn behind the one that runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LossCurve:
 
 
 def loss_finding(curves: Sequence[LossCurve]) -> str:
-    """What the figure says, in a line.
+    """Line on what the figure shows.
 
     >>> loss_finding([LossCurve("lr 1e-3", (2.0, 1.0), 2), LossCurve("lr 2e-3", (2.5,), 4)])
     'Loss on the forget images: lr 2e-3 at 2.5 after step 1 of 4, one candidate trained before it'

@@ -1,4 +1,4 @@
-"""Curves side by side on one scale axis: parts of a merge, or validation beside test."""
+"""Curves side by side on one scale axis: parts of a merge, or validation and test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from negmerge_kit.views.style import INK, RETAIN, percent, percent_ticks, sheet,
 
 @dataclass(frozen=True)
 class Curve:
-    """Scores over the scale, with the base they are held against and, where there is one, the chosen point."""
+    """Scores over the scale, with the base they are compared with and, where there is one, the chosen point."""
 
     base: Point
     points: Sequence[Point]
@@ -26,7 +26,7 @@ def curve_panels(curves: Mapping[str, Curve], *, keep: float, finding: str) -> F
 
     Args:
         curves: by title, in order.
-        keep: share of each panel's own base retention that its floor stands at.
+        keep: share of each panel's own base retention that sets its floor.
         finding: what they show together, for the title; the caller compares, so the caller says it.
     """
     with style():

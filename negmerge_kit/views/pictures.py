@@ -1,4 +1,4 @@
-"""What the model says: real images with its answers before and after, to forget above, to keep below."""
+"""Real images with the model's answers before and after, to forget above, to keep below."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def before_after(pictures: Sequence[Answered], lost: Mapping[str, Lost], *, spli
 
 
 def gallery_finding(lost: Mapping[str, Lost], split: str) -> str:
-    """How many images that the base gets right are no longer named correctly, in a sentence."""
+    """Sentence on how many images that the base gets right are no longer named correctly."""
     return f"No longer correct, of what the base gets right on {split}: " + "; ".join(
         f"{side} {count}" for side, count in lost.items()
     )
@@ -102,7 +102,7 @@ def answered(
 
 
 def shown_places(splits: Splits, right: Sequence[Tensor], each: int, *, seed: int = 0) -> list[list[int]]:
-    """Where `each` images a side are, by set: drawn at random, by the seed, among those that the base gets right.
+    """Indices of `each` images a side, by set: drawn at random, by the seed, among those that the base gets right.
 
     What the base gets wrong shows no forgetting. The forget set comes first; the retain sets share their `each` as
     evenly as they can, and sets beyond the first `each` are left out. Fewer are drawn where fewer are right.
@@ -120,12 +120,12 @@ def shown_places(splits: Splits, right: Sequence[Tensor], each: int, *, seed: in
 
 
 def named_right(said: Sequence[Tensor], splits: Splits) -> list[Tensor]:
-    """Whether each image's class index is its label, bool [n] for each set."""
+    """Mask of the images whose class index is their label, bool [n] for each set."""
     return [indices.cpu() == images.labels.cpu() for indices, images in zip(said, splits, strict=True)]
 
 
 class Lost(NamedTuple):
-    """Of `right` images of a side that the base gets right, `lost` are no longer named correctly."""
+    """Counts of a side: of `right` images that the base gets right, `lost` are no longer named correctly."""
 
     lost: int
     right: int

@@ -66,7 +66,7 @@ def scale_curve(
         base: scale 0, which sets the floor at keep times its retention.
         keep: share of the base's retention to keep.
         best: the chosen point, marked.
-        here: the point that a slider stands at, marked with its intervals; the title then tells of it.
+        here: the point at a slider's position, marked with its intervals and named in the title.
         behind: a second series on other images, drawn thin behind (live numbers behind the whole validation split).
         end: right end of the scale axis; by default as far as the points reach.
         note: what is still missing, in a corner.
@@ -112,10 +112,10 @@ def scale_curve(
                     zorder=6,
                     gid=f"{name}-here",
                 )
-        told = "accuracy on validation with 95 % bands"
+        bands = "accuracy on validation with 95 % bands"
         if count := max((_count(point) for point in behind), default=0):
-            told = f"validation, 95 % bands; thin: live subset, n = {count:,}"
-        axes.set(xlim=(0, end), ylim=(0, 1), xlabel=f"scale λ; {told}")
+            bands = f"validation, 95 % bands; thin: live subset, n = {count:,}"
+        axes.set(xlim=(0, end), ylim=(0, 1), xlabel=f"scale λ; {bands}")
         if note:
             axes.annotate(
                 note,
@@ -144,7 +144,7 @@ def scale_curve(
 
 
 def curve_finding(points: Sequence[Point], *, base: Point, keep: float, best: Point | None = None) -> str:
-    """What the curve shows, in a sentence: the title of `scale_curve` and its text for screen readers."""
+    """Sentence on what the curve shows: the title of `scale_curve` and its text for screen readers."""
     if base.forget is None or base.retain is None:
         return "Nothing is scored yet"
     was = percent(base.forget.value)
@@ -219,7 +219,7 @@ def agreement_shares(layers: Sequence[LayerAgreement], votes: int) -> dict[str, 
 
 
 def agreement_finding(layers: Sequence[LayerAgreement], *, votes: int, chance: float) -> str:
-    """What the bars show, in a sentence."""
+    """Sentence on what the bars show."""
     moved = sum(layer.moved for layer in layers)
     if not moved:
         return "No element moved"
@@ -275,16 +275,16 @@ def gaps(points: Sequence[Point], *, unit: float = 1.0) -> list[Point]:
     [True, True, False, True]
     """
     unique = {point.scale: point for point in points}
-    told: list[Point] = []
+    joined: list[Point] = []
     for scale in sorted(unique):
-        if told and told[-1].forget and scale - told[-1].scale > GAP * max(unit, told[-1].scale) + 1e-9:
-            told.append(Point((told[-1].scale + scale) / 2, None, None))
-        told.append(unique[scale])
-    return told
+        if joined and joined[-1].forget and scale - joined[-1].scale > GAP * max(unit, joined[-1].scale) + 1e-9:
+            joined.append(Point((joined[-1].scale + scale) / 2, None, None))
+        joined.append(unique[scale])
+    return joined
 
 
 def draw_series(axes: Axes, points: Sequence[Point], *, thin: bool = False, unit: float = 1.0) -> None:
-    """Marks, and line and band between neighbours, of forget and retain over the points that were scored in full.
+    """Draw marks, and line and band between neighbours, of forget and retain over the points scored in full.
 
     A mark that no line reaches has its 95 % interval as a bar.
     """

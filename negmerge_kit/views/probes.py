@@ -66,7 +66,7 @@ def relearning_figure(audit: Audit) -> Figure:
 
 
 def relearning_finding(probes: Sequence[Probe]) -> str:
-    """What relearning showed, in a sentence."""
+    """Sentence on what relearning showed."""
     probes = sorted(probes, key=lambda probe: probe.details["images"])
     back = {probe.details["images"]: probe.details["unlearned"]["steps"] for probe in probes}
     reached = [f"{steps} steps on {images} images" for images, steps in back.items() if steps is not None]

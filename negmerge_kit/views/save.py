@@ -15,7 +15,7 @@ FORMATS = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
 
 
 def check_place(path: Path) -> str:
-    """The format that the file's ending asks for, once a figure may lie there: before anything is computed or drawn.
+    """Check that a figure may be written there, before anything is computed or drawn; returns its format.
 
     Raises:
         ParameterError: for another ending; name the file .png, .svg or .pdf.
@@ -32,7 +32,7 @@ def check_place(path: Path) -> str:
 
 
 def _drawn(path: Path) -> None:
-    """ValueError for a picture that is not matplotlib's, which writes its name into every format: a photo stays."""
+    """Raise ValueError for a picture without matplotlib's name, which it writes into every format: a photo stays."""
     data = path.read_bytes()
     if not data.startswith(FORMATS[path.suffix.lower().removeprefix(".")]) or b"atplotlib" not in data:
         raise ValueError(path)

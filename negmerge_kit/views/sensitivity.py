@@ -1,4 +1,4 @@
-"""How much the hyperparameters decide: figure 1 of the paper, a family a panel, and one setting a panel."""
+"""Sensitivity to hyperparameters: figure 1 of the paper, a family a panel, and one setting a panel."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def sensitivity_by_setting(families: Mapping[str, Spread], settings: Sequence[st
 
 
 def setting_finding(families: Mapping[str, Spread], setting: str) -> str:
-    """How far candidates that share one setting lie apart all the same, in a sentence."""
+    """Sentence on how far candidates that share one setting still lie apart."""
     title, words = SETTINGS[setting]
     gaps = {}
     for name, spread in families.items():
@@ -114,7 +114,7 @@ def setting_finding(families: Mapping[str, Spread], setting: str) -> str:
 
 
 def sensitivity_finding(families: Mapping[str, Spread]) -> str:
-    """How far the luckiest and the unluckiest candidate lie apart, in a sentence."""
+    """Sentence on how far the luckiest and the unluckiest candidate lie apart."""
     parts = []
     for name, spread in families.items():
         low, high = spread.range

@@ -54,7 +54,7 @@ def standings_figure(comparisons: Sequence[Comparison]) -> Figure:
 
 
 def standings_finding(comparisons: Sequence[Comparison]) -> str:
-    """How near to the retrained model NegMerge comes, in a sentence that is as plain about a loss as about a win."""
+    """Sentence on how near NegMerge comes to the retrained model, as plain about a loss as about a win."""
     gaps: dict[str, float] = {}
     for name in (row.entrant.name for row in comparisons[0].rows if row.entrant.name not in (RETRAIN, RETRAIN_AGAIN)):
         values = [score["value"] for score in _scores(comparisons, name, "gap")]
@@ -67,12 +67,12 @@ def standings_finding(comparisons: Sequence[Comparison]) -> str:
     pools = f", median of {len(comparisons)} pools" if several else ""
     nearest = min(gaps, key=lambda name: gaps[name])
     title = next(row.entrant.title for row in comparisons[0].rows if row.entrant.name == nearest)
-    stands = placed(ours, [ours, *gaps.values()])
+    rank = placed(ours, [ours, *gaps.values()])
     noise = [one.noise_floor for one in comparisons if one.noise_floor is not None]
     apart = f"; two retrained models are {100 * median(noise):.2f} apart" if noise else ""
     one = "" if several else " (one pool, no interval)"
     return (
-        f"NegMerge is {100 * ours:.2f} points from the retrained model{pools}, {stands}; "
+        f"NegMerge is {100 * ours:.2f} points from the retrained model{pools}, {rank}; "
         f"of the rest {title} is nearest, {100 * gaps[nearest]:.2f}{apart}{one}"
     )
 

@@ -15,7 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import PercentFormatter
 
 FORGET = "#d55e00"
-"""Forget is orange everywhere: Okabe and Ito's vermillion, told apart from blue by colour-blind readers."""
+"""Forget is orange everywhere: Okabe and Ito's vermillion, distinguishable from blue for colour-blind readers."""
 
 RETAIN = "#0072b2"
 """Retain is blue everywhere."""
@@ -75,7 +75,7 @@ def style() -> Iterator[None]:
 
 
 def placed(ours: float, values: Sequence[float]) -> str:
-    """Where one of several values stands, the smallest first; in a tie from which place to which.
+    """Rank of one of several values in words, the smallest first; in a tie the range of ranks.
 
     >>> placed(0.4, [0.3, 0.4, 0.4, 0.5]), placed(0.3, [0.3, 0.4])
     ('2nd to 3rd of 4', '1st of 2')
@@ -85,7 +85,7 @@ def placed(ours: float, values: Sequence[float]) -> str:
 
 
 def ordinal(n: int) -> str:
-    """A number as a place.
+    """Format a number as an ordinal.
 
     >>> ordinal(1), ordinal(12), ordinal(23)
     ('1st', '12th', '23rd')
@@ -95,7 +95,7 @@ def ordinal(n: int) -> str:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """A share in [0, 1] as people read it, with a space that does not break.
+    """Format a share in [0, 1] as a percentage, with a no-break space.
 
     >>> percent(0.3472)
     '34.7\\xa0%'

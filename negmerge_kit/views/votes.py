@@ -1,4 +1,4 @@
-"""How the signs vote: the histogram against chance, the consensus as candidates join, and shares of what."""
+"""Votes of the signs: the histogram against chance, the consensus as candidates join, and shares of what."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def coin_votes(n: int) -> list[float]:
 
 
 def vote_finding(layer: LayerAgreement, *, votes: int, of: str = "the model") -> str:
-    """What the histogram shows, in a sentence.
+    """Sentence on what the histogram shows.
 
     >>> vote_finding(LayerAgreement("w", 10, 8, (0, 0, 2, 6)), votes=3, of="w").replace(chr(160), " ")
     'In w, 75.0 % of 8 moved elements have 3 of 3 votes; chance gives 25.0 %'
@@ -115,8 +115,8 @@ def shares_of_what(layers: Sequence[LayerAgreement], *, whole: int) -> Figure:
     unanimous = sum(layer.unanimous for layer in layers)
     rows = (("the whole model", whole), ("tensors that train", trained), ("elements that moved", moved))
     shares = [unanimous / count if count else 0.0 for _, count in rows]
-    told = list(dict.fromkeys(percent(share) for share in shares))
-    finding = f"All signs agree on {unanimous:,} elements: " + " or ".join(told)
+    texts = list(dict.fromkeys(percent(share) for share in shares))
+    finding = f"All signs agree on {unanimous:,} elements: " + " or ".join(texts)
     with style():
         figure, (axes,) = sheet(f"{finding}, of what?", (6.4, 1.9))
         names = [f"of {name}" for name, _ in rows]

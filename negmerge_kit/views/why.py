@@ -19,7 +19,7 @@ MARKERS = {"consensus": "o", "conflict": "s", "mean": "D", "random mask": "x"}
 
 
 def why_figure(why: Why) -> Figure:
-    """What `why_signs` found on one page: three panels, four where steps were taken.
+    """Findings of `why_signs` on one page: three panels, four where steps were taken.
 
     Intervals are drawn where there are any: paired ones at 95 % for steps. Ranges over subsets and halves are no
     intervals, because the subsets share candidates.
@@ -37,7 +37,7 @@ def why_figure(why: Why) -> Figure:
 
 
 def why_finding(why: Why) -> str:
-    """What the figure shows, in a sentence."""
+    """Sentence on what the figure shows."""
     whole = why.whole
     return (
         f"All {len(why.candidates)} signs agree on {percent(whole.share)} of {whole.moved:,} moved elements; "

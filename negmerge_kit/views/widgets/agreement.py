@@ -61,7 +61,7 @@ def tensor_tree(layers: Sequence[LayerAgreement]) -> Iterator[Branch]:
 def agreement_explorer(bench: Workbench, *, interactive: bool = True) -> Explorer | Figure:
     """Sign agreement of the pool's candidates; controls `where` (a place in the tensor tree) and `votes`.
 
-    The figure is the histogram of votes at that place over what independent signs would give; the bars by layer stand
+    The figure is the histogram of votes at that place over what independent signs would give; the bars by layer are
     beneath it. Without interaction it is the whole model's histogram at unanimity.
     """
     layers, n = bench.agreement(), len(bench.pool.distinct)

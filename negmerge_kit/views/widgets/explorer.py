@@ -1,4 +1,4 @@
-"""What every explorer is: controls beside one figure that is drawn anew when a control is let go."""
+"""Base of every explorer: controls next to one figure that is redrawn when a control is released."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LABELS = {"description_width": "9em"}
 
 
 class Drawn(NamedTuple):
-    """What an explorer draws: a figure, a line of text (HTML), and where there is one a wide figure beneath."""
+    """Output of an explorer: a figure, a line of text (HTML), and where there is one a wide figure beneath."""
 
     figure: Figure
     line: str = ""
@@ -26,7 +26,7 @@ class Drawn(NamedTuple):
 class Explorer:
     """Controls by name, the figure they draw, and the line beneath it; displays itself as a notebook's last expression.
 
-    A mistake that the reader can mend, such as no candidate selected, is told in the line and leaves the figure alone.
+    A mistake that the reader can mend, such as no candidate selected, is shown in the line and leaves the figure alone.
 
     Args:
         controls: by name, in the order of the Tab key; each has `value` and `observe`.
@@ -45,17 +45,17 @@ class Explorer:
         self._picture, self._line, self._beneath = widgets.HTML(), widgets.HTML(), widgets.HTML()
         shown = [getattr(control, "box", control) for control in self.controls.values()]
         left = widgets.VBox([*shown, *self.buttons.values()])
-        # Its own width, not that of its longest line, decides whether it fits beside the controls.
+        # Its own width, not that of its longest line, decides whether it fits next to the controls.
         right = widgets.VBox([self._picture, self._line], layout=widgets.Layout(flex="1 1 28em", min_width="20em"))
-        beside = widgets.HBox([left, right], layout=widgets.Layout(flex_flow="row wrap", grid_gap="0 1.5em"))
-        self.box = widgets.VBox([beside, self._beneath])
+        upper = widgets.HBox([left, right], layout=widgets.Layout(flex_flow="row wrap", grid_gap="0 1.5em"))
+        self.box = widgets.VBox([upper, self._beneath])
         for control in self.controls.values():
             control.observe(self._changed, names="value")
         self.redraw()
 
     @property
     def figure(self) -> Figure:
-        """The figure as it stands."""
+        """The present figure."""
         return self.drawn.figure
 
     @property

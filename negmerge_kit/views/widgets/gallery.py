@@ -1,4 +1,4 @@
-"""Before and after: what the model says of real images, as the scale moves."""
+"""Before and after: the model's answers on real images, as the scale moves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def before_after_explorer(
 
     Args:
         choice: what is subtracted; by default NegMerge of all candidates.
-        scale: where the control `scale` stands at first.
+        scale: first value of the control `scale`.
         each: images a side.
     """
     choice = choice or bench.choose()

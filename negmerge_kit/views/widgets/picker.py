@@ -39,7 +39,7 @@ class CandidatePicker:
             self.buttons[name].on_click(lambda _, ids=ids: self._set(ids))
         head = widgets.HTML("<b>candidates</b>: recipe, and what each leaves alone (validation)")
         self.box = widgets.VBox([head, widgets.HBox(list(self.buttons.values())), *self.boxes.values()])
-        self._told: list[Callable[[Any], None]] = []
+        self._handlers: list[Callable[[Any], None]] = []
         self._held = False
         for box in self.boxes.values():
             box.observe(self._ticked, names="value")
@@ -55,7 +55,7 @@ class CandidatePicker:
 
     def observe(self, handler: Callable[[Any], None], names: str = "value") -> None:
         """Call `handler` after each change."""
-        self._told.append(handler)
+        self._handlers.append(handler)
 
     def _set(self, ids: list[str]) -> None:
         before = self.value
@@ -70,7 +70,7 @@ class CandidatePicker:
 
     def _ticked(self, change: object) -> None:
         if not self._held:
-            for handler in self._told:
+            for handler in self._handlers:
                 handler(change)
 
 

@@ -33,7 +33,7 @@ def img(figure: Figure) -> str:
 
 
 def figure_text(figure: Figure) -> str:
-    """What a figure says, for screen readers: its finding, then its axes' titles and labels.
+    """Text of a figure for screen readers: its finding, then its axes' titles and labels.
 
     >>> figure = Figure()
     >>> _ = figure.suptitle("All signs agree on a third"), figure.subplots().set_xlabel("votes")

@@ -1,4 +1,4 @@
-"""The whole of it: pick candidates, a rule and its dials, slide the scale, see forget and retain."""
+"""Unlearning step by step: pick candidates, a rule and its dials, slide the scale, see forget and retain."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from negmerge_kit.views.widgets.measured import live_curve, live_point
 from negmerge_kit.views.widgets.picker import CandidatePicker
 
 AT_FIRST = 0.7
-"""Where the scale slider stands at first."""
+"""First value of the scale slider."""
 
 
 def unlearn_explorer(
@@ -84,7 +84,7 @@ def unlearn_explorer(
 
 
 def kept_line(bench: Workbench, choice: Choice) -> str:
-    """How much of what moved the rule keeps, held against chance where the rule votes; HTML."""
+    """Line on the share of moved weights that the rule keeps, with chance where the rule votes; HTML."""
     counts, n = bench.merged(choice).counts, len(choice.candidates)
     line = f"keeps <b>{percent(counts.kept_of_moved)}</b> of the {counts.moved:,} weights that moved"
     agreement = dict(choice.params).get("agreement")
