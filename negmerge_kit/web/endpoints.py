@@ -17,9 +17,9 @@ from negmerge_kit.scoring.grid import AUTO, Scales, parse_scales
 from negmerge_kit.scoring.scale import Method
 from negmerge_kit.types import Json
 from negmerge_kit.web.dials import buffers_of
+from negmerge_kit.web.errors import as_gradio_error
 from negmerge_kit.web.jobs import Job
 from negmerge_kit.web.pools import Pools
-from negmerge_kit.web.told import told
 
 SPLITS = ("val", "test", "live")
 MOST_SCALES = 201
@@ -130,7 +130,7 @@ def publish(endpoints: Endpoints) -> None:
     """Add the endpoints to the Blocks that are being built."""
     for name in ("pools", "score", "search", "compare"):
         function = getattr(endpoints, name)
-        gr.api(told(function), api_name=name, api_description=function.__doc__, concurrency_limit=4)
+        gr.api(as_gradio_error(function), api_name=name, api_description=function.__doc__, concurrency_limit=4)
 
 
 def _grid(scales: object) -> Scales:

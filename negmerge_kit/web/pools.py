@@ -16,16 +16,14 @@ from negmerge_kit.errors import PoolError
 from negmerge_kit.lab.telling import Tell, unheard
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps.background import BackgroundSweep
-from negmerge_kit.web.agreeing import Agreeing
-from negmerge_kit.web.agreement_page import AgreementPage
-from negmerge_kit.web.audit_page import AuditPage
-from negmerge_kit.web.auditing import Auditing
-from negmerge_kit.web.comparing import Compare
+from negmerge_kit.web.agreement import AgreementPage
+from negmerge_kit.web.audit import AuditPage
+from negmerge_kit.web.compare import Compare
+from negmerge_kit.web.downloads import Downloads
 from negmerge_kit.web.jobs import CancelledError, Done, Jobs, Progress
+from negmerge_kit.web.requests import RequestTracker
 from negmerge_kit.web.scored import Scored
-from negmerge_kit.web.takeaway import TakeAway
 from negmerge_kit.web.unlearn import Unlearn
-from negmerge_kit.web.visitors import Visitors
 
 GIB = 1 << 30
 CLOSE_SECONDS = 1.5
@@ -44,7 +42,7 @@ class OpenPool:
     compare: Compare
     agreement: AgreementPage
     audit: AuditPage
-    takeaway: TakeAway
+    downloads: Downloads
     sweep: BackgroundSweep | None
 
     @property
@@ -84,7 +82,7 @@ class Pools:
         sweep: BackgroundSweep | None = None,
     ) -> None:
         self.jobs, self.files, self._line = Jobs(), Jobs(), Jobs()  # files and pools come beside a job, not after it
-        self.visitors, self.read_only = Visitors(), read_only
+        self.visitors, self.read_only = RequestTracker(), read_only
         self._made, self._device, self._memory, self._sweep = made, device, memory, sweep
         self._served: dict[str, Pool] = {}
         self._open: OrderedDict[str, OpenPool] = OrderedDict()
@@ -177,9 +175,9 @@ class Pools:
     def _ready(self, id: object) -> OpenPool | None:
         with self._turn:
             if not isinstance(id, str) or id not in self._served:
-                told = repr(id) if len(repr(id)) <= 60 else f"{repr(id)[:57]}..."
+                name = repr(id) if len(repr(id)) <= 60 else f"{repr(id)[:57]}..."
                 listed = ", ".join(list(self._served)[:20])
-                raise PoolError(f"there is no pool {told} here: /pools lists those that are served ({listed}).")
+                raise PoolError(f"there is no pool {name} here: /pools lists those that are served ({listed}).")
             if id in self._open:
                 self._open.move_to_end(id)
             return self._open.get(id)
@@ -197,15 +195,15 @@ class Pools:
         tell("Scoring this pool’s base", None)
         scored = Scored(bench, self.jobs)
         page = Unlearn(scored, growing=sweep is not None, visitors=self.visitors)
-        takeaway = TakeAway(scored, self._made / id)
+        downloads = Downloads(scored, self._made / id)
         return OpenPool(
             id,
             bench,
             page,
             Compare(bench, self.jobs, read_only=self.read_only),
-            AgreementPage(page, Agreeing(bench, self.jobs)),
-            AuditPage(page, Auditing(bench, self.jobs, read_only=self.read_only), takeaway),
-            takeaway,
+            AgreementPage(page, self.jobs),
+            AuditPage(page, self.jobs, downloads, read_only=self.read_only),
+            downloads,
             sweep,
         )
 

@@ -27,7 +27,7 @@ AUDIT = "audit.json"
 MADE_AT_ONCE = 8
 
 
-class TakeAway:
+class Downloads:
     """Writes what a visitor downloads; the newest few are kept, so that the folder stays small."""
 
     def __init__(self, scored: Scored, folder: Path) -> None:

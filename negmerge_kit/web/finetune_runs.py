@@ -1,4 +1,4 @@
-"""What the Fine-tune page does: plans become pools, one fine-tuning at a time, in the line of the app's heavy jobs."""
+"""Fine-tuning behind the page: plans become pools, one fine-tuning at a time, in the line of the app's heavy jobs."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class Run:
         self.curves[label] = LossCurve(label, (*before.losses, step.loss), before.total, before.first)
 
 
-class FineTunes:
+class FinetuneRuns:
     """Fine-tuning for one app; all visitors see the same run.
 
     Args:
