@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -42,19 +43,33 @@ def contents_of(begin: Callable[[], Iterator[Progress | Done]]) -> Iterator[tupl
         yield notice(str(error)), ""
 
 
-class JobButtons:
+class Cancellable:
+    """Work of a visitor's in `jobs` under a name: cancelling it leaves the visitor's other work alone."""
+
+    def __init__(self, name: str, jobs: Jobs) -> None:
+        self._name, self._jobs = name, jobs
+
+    def cancel(self, request: gr.Request) -> None:
+        """Wait for it no longer."""
+        self._jobs.cancel(self._visitor(request))
+
+    def _visitor(self, request: gr.Request) -> str:
+        return f"{session(request)} {self._name}"
+
+
+class JobButtons(Cancellable):
     """A button that starts a job and one that cancels it, as handlers of their clicks.
 
     Args:
         follow: from (visitor, *values) to (progress, content or "" to leave what is there).
-        name: of the buttons: cancelling on one page leaves the visitor's other jobs alone.
         subject: content that comes when the page is about something else is left out.
     """
 
     def __init__(
         self, follow: Callable[..., Iterator[tuple[str, str]]], name: str, jobs: Jobs, subject: PageSubject
     ) -> None:
-        self._follow, self._name, self._jobs, self._subject = follow, name, jobs, subject
+        super().__init__(name, jobs)
+        self._follow, self._subject = follow, subject
 
     def run(self, request: gr.Request, number: Any, *values: Any) -> Iterator[Any]:
         """[start, cancel, progress, content] again and again; the values are what `subject` needs to know."""
@@ -74,10 +89,6 @@ class JobButtons:
             shown = notice(str(error)), shown[1]
         yield *self.release(), *shown
 
-    def cancel(self, request: gr.Request) -> None:
-        """Wait for the job no longer."""
-        self._jobs.cancel(self._visitor(request))
-
     def release(self) -> tuple[gr.Button, gr.Button]:
         """The two buttons as they are where nothing runs."""
         return gr.Button(interactive=True), gr.Button(interactive=False)
@@ -89,9 +100,6 @@ class JobButtons:
         )
         running.then(self.release, None, [start, stop], **LIGHT)
         stop.click(self.cancel, None, None, concurrency_limit=8, **LIGHT)
-
-    def _visitor(self, request: gr.Request) -> str:
-        return f"{session(request)} {self._name}"
 
 
 @dataclass(frozen=True)
@@ -117,11 +125,12 @@ class FileButtons:
         self.stop.click(writing.cancel, None, None, concurrency_limit=8, **LIGHT)
 
 
-class FileWriting:
+class FileWriting(Cancellable):
     """What a row of `FileButtons` does: write a file in `jobs`, say how far it is, and end when it is cancelled."""
 
-    def __init__(self, write: Write, page: str, jobs: Jobs) -> None:
-        self._write, self._page, self._jobs = write, page, jobs
+    def __init__(self, write: Write, name: str, jobs: Jobs) -> None:
+        super().__init__(name, jobs)
+        self._write = write
 
     def pressed(self, kind: str) -> Callable[..., Iterator[Any]]:
         """The handler of one button: [button, cancel, message, path] again and again."""
@@ -131,10 +140,8 @@ class FileWriting:
             yield *busy, "", gr.skip()
             message, path = "", gr.skip()
             try:
-                work = self._jobs.follow(
-                    self._visitor(request), object(), lambda job: self._write(kind, job.tell, *values)
-                )
-                for news in work:
+                write = partial(self._write, kind)
+                for news in self._jobs.follow(self._visitor(request), object(), lambda job: write(job.tell, *values)):
                     if isinstance(news, Done):
                         path = news.result
                     else:
@@ -147,16 +154,9 @@ class FileWriting:
 
         return run
 
-    def cancel(self, request: gr.Request) -> None:
-        """Write no further."""
-        self._jobs.cancel(self._visitor(request))
-
     def release(self) -> tuple[gr.Button, gr.Button]:
         """Button and cancel as they are where nothing is written."""
         return gr.Button(interactive=True), gr.Button(visible=False)
-
-    def _visitor(self, request: gr.Request) -> str:
-        return f"{session(request)} {self._page}"
 
 
 def lay_out_files(labels: Mapping[str, str], page: str) -> FileButtons:

@@ -137,33 +137,34 @@ def lay_out(page: FinetunePage, tab: gr.Tab) -> None:
 
 
 def _step_scene() -> dict[str, Any]:
+    scene: dict[str, Any] = {}
     with gr.Column(elem_classes="nm-card", elem_id="nm-scene"):
         gr.HTML(render("shared.heading", 1, "What should be forgotten?"), js_on_load=FOLDER_JS)
-        kind = gr.Radio([OWN, FAMILY], value=OWN, show_label=False, label="Source", elem_id="nm-kind")
-        with gr.Column(visible=True) as own:
+        scene["kind"] = gr.Radio([OWN, FAMILY], value=OWN, show_label=False, label="Source", elem_id="nm-kind")
+        with gr.Column(visible=True) as scene["own"]:
             with gr.Row(elem_classes="nm-pair nm-files"):
-                archive = gr.File(file_types=[".zip"], label="A zip", height=120, elem_id="nm-zip")
-                folder = gr.File(file_count="directory", label="or a folder", height=120, elem_id="nm-folder")
+                scene["archive"] = gr.File(file_types=[".zip"], label="A zip", height=120, elem_id="nm-zip")
+                scene["folder"] = gr.File(file_count="directory", label="or a folder", height=120, elem_id="nm-folder")
             gr.HTML(
                 '<p class="nm-fine">One sub-folder of images for each class, named as one would say it; with '
                 "train, val and test folders, or without. They stay on this app’s machine.</p>"
             )
-            as_viewed = gr.Checkbox(
+            scene["as_viewed"] = gr.Checkbox(
                 True,
                 label="As a viewer shows them",
                 elem_id="nm-as-viewed",
                 info="Upright by their EXIF, transparent parts on white; else as stored, which torchvision reads.",
             )
-            name = gr.Textbox("my-images", label="Name", max_length=60, elem_id="nm-name")
-            keep = gr.CheckboxGroup(
+            scene["name"] = gr.Textbox("my-images", label="Name", max_length=60, elem_id="nm-name")
+            scene["keep"] = gr.CheckboxGroup(
                 list(FAMILIES),
                 value=list(FAMILIES),
                 label="Keep",
                 elem_id="nm-families",
                 info="What the embedded model should still know; leave out what is much alike.",
             )
-        with gr.Column(visible=False) as embedded:
-            family = gr.Dropdown(
+        with gr.Column(visible=False) as scene["embedded"]:
+            scene["family"] = gr.Dropdown(
                 list(FAMILIES),
                 value=next(iter(FAMILIES)),
                 label="Family",
@@ -173,15 +174,15 @@ def _step_scene() -> dict[str, Any]:
             )
         with gr.Accordion("With a model of your own", open=False, elem_id="nm-weights"):
             with gr.Row(elem_classes="nm-pair nm-files"):
-                base = gr.File(file_types=[".safetensors"], label="Its base", height=120, elem_id="nm-base")
-                tuned = gr.File(
+                scene["base"] = gr.File(file_types=[".safetensors"], label="Its base", height=120, elem_id="nm-base")
+                scene["tuned"] = gr.File(
                     file_count="multiple",
                     file_types=[".safetensors"],
                     label="Candidates",
                     height=120,
                     elem_id="nm-tuned",
                 )
-            arch = gr.Textbox(
+            scene["arch"] = gr.Textbox(
                 TINY,
                 label="Architecture",
                 max_length=80,
@@ -189,28 +190,11 @@ def _step_scene() -> dict[str, Any]:
                 info="As open_clip calls it. Candidates may also be fine-tuned here.",
             )
         with gr.Row(elem_classes="nm-buttons"):
-            use = gr.Button("Use this", variant="primary", elem_id="nm-use")
-            cancel = gr.Button("Cancel", size="sm", interactive=False, elem_id="nm-use-stop")
-        summary = gr.HTML("", elem_id="nm-scene-told")
-        paths = gr.JSON([], visible="hidden", label="paths")
-    return {
-        "kind": kind,
-        "own": own,
-        "archive": archive,
-        "folder": folder,
-        "paths": paths,
-        "name": name,
-        "keep": keep,
-        "embedded": embedded,
-        "family": family,
-        "base": base,
-        "tuned": tuned,
-        "arch": arch,
-        "as_viewed": as_viewed,
-        "use": use,
-        "cancel": cancel,
-        "summary": summary,
-    }
+            scene["use"] = gr.Button("Use this", variant="primary", elem_id="nm-use")
+            scene["cancel"] = gr.Button("Cancel", size="sm", interactive=False, elem_id="nm-use-stop")
+        scene["summary"] = gr.HTML("", elem_id="nm-scene-told")
+        scene["paths"] = gr.JSON([], visible="hidden", label="paths")
+    return scene
 
 
 def _connect_scene(page: FinetunePage, scene: dict[str, Any], plan: gr.State) -> None:

@@ -171,10 +171,9 @@ def checked_parts(name: object) -> Parts:
     if not isinstance(name, str) or not name:
         raise ParameterError(f"{shown(name)} is no file name: rename it.")
     parts = tuple(name.split("/"))
-    odd = next((char for char in name if unicodedata.category(char) in ("Cc", "Cs") or char in _TURNING), None)
     if name.startswith("/") or "\\" in name or ":" in name or any(part in ("", ".", "..") for part in parts):
         why = "leads out of its folder or is no plain path"
-    elif odd is not None:
+    elif any(unicodedata.category(char) in ("Cc", "Cs") or char in _TURNING for char in name):
         why = "holds a character that cannot be seen"
     elif any(part.partition(".")[0].strip().casefold() in RESERVED for part in parts):
         why = "is a device's name on Windows"
@@ -367,6 +366,6 @@ def _wrong(info: zipfile.ZipInfo) -> str:
         return "is packed in an unusual way: zip the folder with the system's own tool"
     if info.file_size > LARGEST_MEMBER:
         return f"unpacks to more than {LARGEST_MEMBER >> 20} MB: make the image smaller"
-    if info.file_size > 1 << 20 and info.file_size > MOST_TIMES * max(1, info.compress_size):
+    if info.file_size > max(1 << 20, MOST_TIMES * max(1, info.compress_size)):
         return f"unpacks to {times} times its size, which no image does: leave it out"
     return ""
