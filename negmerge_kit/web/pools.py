@@ -23,6 +23,7 @@ from negmerge_kit.web.downloads import Downloads
 from negmerge_kit.web.jobs import CancelledError, Done, Jobs, Progress
 from negmerge_kit.web.requests import RequestTracker
 from negmerge_kit.web.scored import Scored
+from negmerge_kit.web.templates import short
 from negmerge_kit.web.unlearn import Unlearn
 
 GIB = 1 << 30
@@ -175,9 +176,8 @@ class Pools:
     def _ready(self, id: object) -> OpenPool | None:
         with self._turn:
             if not isinstance(id, str) or id not in self._served:
-                name = repr(id) if len(repr(id)) <= 60 else f"{repr(id)[:57]}..."
                 listed = ", ".join(list(self._served)[:20])
-                raise PoolError(f"there is no pool {name} here: /pools lists those that are served ({listed}).")
+                raise PoolError(f"there is no pool {short(id)} here: /pools lists those that are served ({listed}).")
             if id in self._open:
                 self._open.move_to_end(id)
             return self._open.get(id)

@@ -74,3 +74,13 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def short(value: object, most: int = 60) -> str:
+    """What a visitor sent, as a sentence may quote it.
+
+    >>> short("a"), len(short("x" * 500))
+    ("'a'", 60)
+    """
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
