@@ -54,10 +54,10 @@ def restored(
     tabs: Sequence[str] = TABS,
     buffers_of: Callable[[str], Sequence[str]] = lambda pool: BUFFERS[:1],
 ) -> Address:
-    """The state that a query string asks for; every part that cannot be is left out and told of.
+    """The state that a query string asks for; every part that cannot be is left out and named.
 
     Args:
-        query: what stands behind the address, with or without its question mark.
+        query: what comes after the address, with or without its question mark.
         pools: ids of those that are served; the first is shown where the address names none.
         ids_of: the candidates of a pool.
         largest: the end of the scale's slider.
@@ -69,8 +69,8 @@ def restored(
     """
     given: dict[str, str] = {}
     if isinstance(query, str) and len(query) <= LONGEST:
-        told = parse_qsl(query.removeprefix("?"), keep_blank_values=True, errors="replace")
-        given = {name: text for name, text in told if text or name == "candidates"}  # none ticked is an answer, too
+        pairs = parse_qsl(query.removeprefix("?"), keep_blank_values=True, errors="replace")
+        given = {name: text for name, text in pairs if text or name == "candidates"}  # none ticked is an answer, too
     found = Address(pools[0])
 
     def among(name: str, there: Collection[str], default: str) -> str:

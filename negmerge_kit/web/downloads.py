@@ -50,12 +50,12 @@ class Downloads:
             weights, record = place / WEIGHTS, place / RECORD
             if not record.exists():
                 tell("Scoring the test images for the record", None)
-                bench, told = self._scored.bench, self._card(choice, scale, found, audit)
-                # The record comes last: where it is, the weights beside it are whole.
+                bench, made = self._scored.bench, self._card(choice, scale, found, audit)
+                # The record comes last: where it is, the weights next to it are whole.
                 with card_files(record) as write:
-                    items = _told_of(bench.unlearned(choice, scale), len(bench.pool.base), tell)
-                    save_checkpoint(weights, items, like=bench.pool.base, metadata=told)
-                    write(with_file(told, weights))
+                    items = _reporting(bench.unlearned(choice, scale), len(bench.pool.base), tell)
+                    save_checkpoint(weights, items, like=bench.pool.base, metadata=made)
+                    write(with_file(made, weights))
             return weights
 
     def record(self, choice: Choice, scale: float, keep: float, *, tell: Tell = unheard) -> Path:
@@ -86,11 +86,11 @@ class Downloads:
         probes = audit.json() if audit else None
         bench, started = self._scored.bench, time.perf_counter()
         if found:
-            told = search_json(bench, choice, found, test=True, started=started)
-            return card(bench, choice, told, chosen=searched(told), probes=probes)
+            made = search_json(bench, choice, found, test=True, started=started)
+            return card(bench, choice, made, chosen=searched(made), probes=probes)
         by_hand = bench.fixed(choice, scale)
-        told = search_json(bench, choice, by_hand, test=True, started=started) | {"keep": None}
-        return card(bench, choice, told, chosen=BY_HAND[1], probes=probes)
+        made = search_json(bench, choice, by_hand, test=True, started=started) | {"keep": None}
+        return card(bench, choice, made, chosen=BY_HAND[1], probes=probes)
 
     def _place(self, choice: Choice, scale: float, keep: float | None, audit: Audit | None) -> Path:
         made_of = [choice.json(), scale, keep, audit and audit.json()]
@@ -105,7 +105,7 @@ class Downloads:
         return place
 
 
-def _told_of(items: Items, count: int, tell: Tell) -> Items:
+def _reporting(items: Items, count: int, tell: Tell) -> Items:
     for number, item in enumerate(items):
         tell("Writing the weights", number / count)
         yield item

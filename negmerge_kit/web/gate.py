@@ -171,7 +171,7 @@ async def _read(receive: Receive) -> bytes | None:
         body += message.get("body", b"")
         if len(body) > LARGEST_BODY:
             return None
-        if not message.get("more_body", False):  # the sender may have left, too: whoever asks again hears of it
+        if not message.get("more_body", False):  # the sender may have left, too: the next reader hears of it
             return bytes(body)
 
 

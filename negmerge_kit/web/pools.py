@@ -61,7 +61,7 @@ class Pools:
     All pools share one line of heavy jobs. Those that are open answer while another is being opened.
 
     Args:
-        pools: pools, or folders of pools; the first is opened at once by whoever builds the page.
+        pools: pools, or folders of pools; the first is opened at once by the code that builds the page.
         made: folder for what visitors download.
         device: where workbenches live.
         read_only: nothing is written into a pool's folder.
@@ -82,7 +82,7 @@ class Pools:
         memory: int = MEMORY,
         sweep: BackgroundSweep | None = None,
     ) -> None:
-        self.jobs, self.files, self._line = Jobs(), Jobs(), Jobs()  # files and pools come beside a job, not after it
+        self.jobs, self.files, self._line = (Jobs(), Jobs(), Jobs())  # files and pools wait for no heavy job
         self.visitors, self.read_only = RequestTracker(), read_only
         self._made, self._device, self._memory, self._sweep = made, device, memory, sweep
         self._served: dict[str, Pool] = {}
@@ -135,7 +135,7 @@ class Pools:
             return id
 
     def follow(self, visitor: str, id: object) -> Iterator[Progress | Done]:
-        """How long this pool is being opened already, beside heavy jobs; at once done where it is open.
+        """How long this pool is being opened already, in parallel to heavy jobs; at once done where it is open.
 
         Raises:
             CancelledError: if the visitor waits for it no longer.

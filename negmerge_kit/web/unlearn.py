@@ -220,10 +220,10 @@ class Unlearn:
             if point is None:
                 continue
             began, count = began or time.monotonic(), count + 1
-            told = f"Scoring scale {point.scale:g} on the whole validation split"
+            doing = f"Scoring scale {point.scale:g} on the whole validation split"
             most = max(SEARCHES_AT_ONCE, count + 1)  # a search that goes on beyond the grid looks at more
             left = _left(time.monotonic() - began, count - 1, most - count) if count < SEARCHES_AT_ONCE else ""
-            yield render("unlearn.card", progress(told, count / most, left)), None
+            yield render("unlearn.card", progress(doing, count / most, left)), None
         best = self.scored.known(choice).searches[keep].best
         if self._is_at(session, choice, keep):  # scoring it on test took its time, too
             yield self.result(choice, keep), best.scale if best else None
@@ -272,8 +272,8 @@ class Unlearn:
         figure = plots.scale_curve(
             points, base=base, keep=keep, best=best, behind=behind, titled=False, end=end, note=note
         )
-        told = plots.curve_finding(points, base=base, keep=keep, best=best)
-        return svg.inline(figure, f"{told}; {note}" if note else told, name="curve")
+        finding = plots.curve_finding(points, base=base, keep=keep, best=best)
+        return svg.inline(figure, f"{finding}; {note}" if note else finding, name="curve")
 
     def result(self, choice: Choice, keep: float) -> str:
         """What the search for this choice and floor found, or nothing before it."""
