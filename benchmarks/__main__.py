@@ -15,7 +15,7 @@ from inspect import signature
 from pathlib import Path
 
 from benchmarks.table import table
-from negmerge_kit.cli.flags import Parser, print_json
+from negmerge_kit.cli.options import Parser, print_json
 from negmerge_kit.cli.stopping import exit_code, heeding
 from negmerge_kit.cli.terminal import plain_terminal
 from negmerge_kit.errors import NegmergeError, ParameterError
@@ -35,7 +35,7 @@ SUBJECTS = {
     "slider": "a slider move: weights updated and images scored, and /score of a served app",
 }
 
-GIVEN = ("model", "images", "device", "workers", "users", "seconds")
+GIVEN = ("model", "images", "device", "workers", "users", "seconds", "sizes", "counts", "former", "repeats")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,6 +73,10 @@ def _main(words: list[str]) -> int:
     parser.add_argument("--workers", type=int, metavar="N", help="the authors' loader processes, as for --images")
     parser.add_argument("--users", type=int, metavar="N", help="how many visitors, for `users` (default: 20)")
     parser.add_argument("--seconds", type=float, metavar="S", help="how long they stay, for `users` (default: 120)")
+    parser.add_argument("--sizes", type=int, nargs="+", metavar="N", help="parameters of a model, for `merge`")
+    parser.add_argument("--counts", type=int, nargs="+", metavar="N", help="how many candidates, for `merge`")
+    parser.add_argument("--former", metavar="TREE", help="checkout of another version, measured too, for `merge`")
+    parser.add_argument("--repeats", type=int, metavar="N", help="turns of each way, for `merge` (default: 5)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(words)
     subjects = list(SUBJECTS) if options.subject == "all" else [options.subject]

@@ -78,7 +78,7 @@ def bench(
 
 def plain_step(model: StandardClassifier, recipe: Recipe) -> Callable[[torch.Tensor, torch.Tensor], None]:
     """One step of a plain loop on this network: float32, SGD with momentum, a loss read at every step."""
-    network = model.clip.visual
+    network = model.tower
     optimizer = torch.optim.SGD(network.parameters(), lr=recipe.lr, momentum=MOMENTUM, weight_decay=recipe.weight_decay)
 
     def step(images: torch.Tensor, labels: torch.Tensor) -> None:

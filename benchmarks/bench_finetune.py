@@ -19,9 +19,10 @@ from negmerge_kit.devices import pick_device
 from negmerge_kit.lab.training.finetuning import finetune
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.types import Json
-from negmerge_kit.vision.clip import Classifier, load_model, untrained
+from negmerge_kit.vision.classifier import Classifier
 from negmerge_kit.vision.data.augment import augment
 from negmerge_kit.vision.images import ImageSet
+from negmerge_kit.vision.load import load_model, untrained
 from negmerge_kit.vision.parameters import trained_parameters
 
 CLASSES = 8
@@ -107,15 +108,15 @@ def second_epoch(model: Classifier, images: ImageSet, recipe: Recipe) -> float:
 
 def authors_step(model: Classifier) -> Callable[[torch.Tensor, torch.Tensor], None]:
     """One step of the authors' loop on this model: float32, no attention weights, gradient clipped, AdamW."""
-    weights = list(trained_parameters(model.clip.visual, RECIPE.trainable).values())
+    weights = list(trained_parameters(model.tower, RECIPE.trainable).values())
     optimizer = torch.optim.AdamW(weights, lr=RECIPE.lr, weight_decay=RECIPE.weight_decay)
     head = model.head("bench").T
 
     def step(images: torch.Tensor, labels: torch.Tensor) -> None:
-        model.clip.requires_grad_(False)
+        model.network.requires_grad_(False)
         for weight in weights:
             weight.requires_grad_(True)
-        logits = model.clip.encode_image(images.to(model.device), normalize=True) @ head
+        logits = model.encode(images.to(model.device)) @ head
         loss = torch.nn.functional.cross_entropy(logits, labels.to(model.device))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, RECIPE.clip_norm)

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
+from benchmarks.authors_merge import authors_loop
 from negmerge_kit.checkpoints import open_checkpoint, save_checkpoint
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.merging import merge, unlearn
-from negmerge_kit.merging.fused import compiler_present
 from negmerge_kit.types import Item, Json
 
 SIZES = (50_000_000, 113_000_000)
 COUNTS = (3, 8, 16, 30)
+TYPED = 8
+"""Candidates that `negmerge merge` is typed with."""
 WIDTH = 768
+RATIOS = (
+    ("merge", "floor"),
+    ("former", "floor"),
+    ("authors", "floor"),
+    ("typed", "authors_typed"),
+    ("typed_cpu", "authors_typed_cpu"),
+)
+ROOT = Path(__file__).parents[1]
+AUTHORS = Path(__file__).with_name("authors_merge.py")
 
 
 def bench(
@@ -32,16 +45,22 @@ def bench(
     sizes: Sequence[int] = SIZES,
     counts: Sequence[int] = COUNTS,
     repeats: int = 5,
+    former: str | Path | None = None,
     folder: str | Path | None = None,
 ) -> Json:
     """Rows for every size (float32 parameters) and number of candidates; what `python -m benchmarks merge` prints.
 
-    `floor` sums every mapped tensor once, on as many threads as torch uses; `fused` and `plain` merge the same files
-    with the result dropped; `to_file` writes the unlearned model as well; `authors` is their loop, one model-sized
-    dict after another. The kinds take turns, and the median of `repeats` counts, so that a busy machine troubles all
-    alike. Seconds; ratios are to the floor; `peak_mb` is anonymous memory above the level before, while streaming to a
-    file. `pool` is not used: the files are drawn in a temporary folder and removed. Raises ParameterError when no
-    size fits the disk.
+    `floor` sums every mapped tensor once, on as many threads as torch uses; `merge` merges the same files with the
+    result dropped; `to_file` writes the unlearned model as well; `authors` is their loop, one model-sized dict after
+    another. `typed` is `negmerge merge BASE C0 … C7 --out FILE` as a process, from its start to its exit, hashes and
+    the wait for the disk included; `authors_typed` is their loop as a script that saves, too, and does not wait for
+    the disk; `…_cpu` are the seconds that they keep a core busy. With `former`, a
+    checkout of another version, `former` is its `merge` with the result dropped.
+
+    The ways take turns; seconds are the least of `repeats`, and ratios the median of the pairs, so that a busy machine
+    troubles all alike (`best_ratio` is least to least). `peak_mb` is anonymous memory above the level before, while
+    streaming to a file. `pool` is not used: the files are drawn in a temporary folder and removed. Raises
+    ParameterError when no size fits the disk.
     """
     rows: list[Json] = []
     for size in sizes:
@@ -49,45 +68,52 @@ def bench(
             home = Path(place)
             fitting = [n for n in counts if _fits(size, n, home)]
             files = list(write_models(home, size, max(fitting, default=0)))
-            rows += [measure(files[: n + 1], home / "out.safetensors", repeats=repeats) for n in fitting]
+            for n in fitting:
+                rows.append(measure(files[: n + 1], home / "out.safetensors", repeats=repeats, former=former))
     if not rows:
         raise ParameterError("no size fits the disk or the memory: give smaller sizes or another folder.")
-    return {"threads": torch.get_num_threads(), "compiler": compiler_present(), "rows": rows}
+    return {"threads": torch.get_num_threads(), "rows": rows}
 
 
-def measure(files: Sequence[Path], out: Path, *, repeats: int) -> Json:
+def measure(files: Sequence[Path], out: Path, *, repeats: int, former: str | Path | None = None) -> Json:
     """One row: the base and its candidates, merged in every way."""
-    started = time.perf_counter()
-    fused = "fused" if compiler_present() else "plain"
-    spent(lambda: drain(files, fused))
-    compiling = time.perf_counter() - started
-    ways: dict[str, Callable[[], object]] = {
-        "floor": lambda: read_once(files),
-        "fused": lambda: drain(files, fused),
-        "plain": lambda: drain(files, "plain"),
-        "to_file": lambda: to_file(files, out, fused),
+    ways: dict[str, Callable[[], float]] = {
+        "floor": lambda: spent(lambda: read_once(files)),
+        "merge": lambda: spent(lambda: drain(files)),
+        "to_file": lambda: spent(lambda: to_file(files, out)),
+        "authors": lambda: spent(lambda: authors_loop(files)),
     }
+    if former is not None:
+        ways["former"] = lambda: drained_by(Path(former), files)
+    if len(files) == TYPED + 1:
+        ours = [sys.executable, "-m", "negmerge_kit.cli", "merge", *map(str, files), "--out", str(out)]
+        theirs = [sys.executable, str(AUTHORS), *map(str, files), str(out)]
+        ways["typed"] = lambda: typed(ours, "typed_cpu")
+        ways["authors_typed"] = lambda: typed(theirs, "authors_typed_cpu")
     taken: dict[str, list[float]] = {name: [] for name in ways}
+
+    def typed(command: Sequence[str], cpu: str) -> float:
+        wall, busy = run(command)
+        taken.setdefault(cpu, []).append(busy)
+        return wall
+
     for _ in range(repeats):
         for name, way in ways.items():
-            taken[name].append(spent(way))
-    middle = {name: statistics.median(seconds) for name, seconds in taken.items()}
-    authors = spent(lambda: authors_loop(files))
+            taken[name].append(way())
     layout = open_checkpoint(files[0]).layout()
-    return {
+    row: Json = {
         "elements": sum(torch.Size(shape).numel() for shape, _ in layout.values()),
         "candidates": len(files) - 1,
         "gigabytes": sum(file.stat().st_size for file in files) / 1e9,
-        "floor": middle["floor"],
-        "fused": middle["fused"],
-        "fused_ratio": statistics.median(a / b for a, b in zip(taken["fused"], taken["floor"], strict=True)),
-        "plain": middle["plain"],
-        "plain_ratio": statistics.median(a / b for a, b in zip(taken["plain"], taken["floor"], strict=True)),
-        "to_file": middle["to_file"],
-        "authors": authors,
-        "authors_ratio": authors / middle["floor"],
-        "first_call": compiling,
-        "peak_mb": peak_memory(lambda: to_file(files, out, fused)) / 1e6,
+        **{name: min(seconds) for name, seconds in taken.items()},
+    }
+    for one, other in RATIOS:
+        if one in taken:
+            pairs = zip(taken[one], taken[other], strict=True)
+            row[f"{one}_ratio"] = statistics.median(a / b for a, b in pairs)
+            row[f"{one}_best_ratio"] = min(taken[one]) / min(taken[other])
+    return row | {
+        "peak_mb": peak_of_a_process(files, out) / 1e6,
         "largest_mb": max(torch.Size(shape).numel() * dtype.itemsize for shape, dtype in layout.values()) / 1e6,
     }
 
@@ -135,31 +161,49 @@ def read_once(files: Sequence[Path]) -> float:
         torch.set_num_threads(threads)
 
 
-def drain(files: Sequence[Path], engine: str) -> None:
+def drain(files: Sequence[Path]) -> None:
     """Merge and drop every delta."""
     base, *candidates = (open_checkpoint(file) for file in files)
-    for _ in merge(base, candidates, engine=engine):
+    for _ in merge(base, candidates):
         pass
 
 
-def to_file(files: Sequence[Path], out: Path, engine: str) -> None:
+def to_file(files: Sequence[Path], out: Path) -> None:
     """Merge, subtract and write."""
     base, *candidates = (open_checkpoint(file) for file in files)
-    save_checkpoint(out, unlearn(base, candidates, scale=1.0, engine=engine), like=base)
+    save_checkpoint(out, unlearn(base, candidates, scale=1.0), like=base)
 
 
-def authors_loop(files: Sequence[Path]) -> dict[str, torch.Tensor]:
-    """NegMerge the way the authors' script goes: whole task vectors in dicts, one candidate after another."""
-    base = load_file(files[0])
-    total: dict[str, Any] = {}
-    signs: dict[str, Any] = {}
-    for file in files[1:]:
-        candidate = load_file(file)
-        vector = {name: candidate[name] - base[name] for name in base}
-        total = {name: total.get(name, 0) + vector[name] for name in vector}
-        signs = {name: signs.get(name, 0) + torch.sign(vector[name]) for name in vector}
-    n = len(files) - 1
-    return {name: torch.where(signs[name].abs() == n, total[name] / n, torch.zeros_like(total[name])) for name in total}
+def drained_by(tree: Path, files: Sequence[Path]) -> float:
+    """Seconds that another version's `merge` takes in another process, imports left out."""
+    code = (
+        "import sys, time\n"
+        "from negmerge_kit.sweeps.memory import keep_freed_memory\n"
+        "keep_freed_memory()\n"
+        "from negmerge_kit import merge, open_checkpoint\n"
+        "def drain():\n"
+        "    base, *candidates = map(open_checkpoint, sys.argv[1:])\n"
+        "    for _ in merge(base, candidates):\n"
+        "        pass\n"
+        "times = []\n"
+        "for _ in range(2):\n"
+        "    started = time.perf_counter()\n"
+        "    drain()\n"
+        "    times.append(time.perf_counter() - started)\n"
+        "print(min(times))\n"
+    )
+    command = [sys.executable, "-c", code, *(str(file.resolve()) for file in files)]
+    return float(subprocess.run(command, cwd=tree, check=True, capture_output=True, text=True).stdout)
+
+
+def run(command: Sequence[str]) -> tuple[float, float]:
+    """Seconds from start to exit of a process as one types it, and those that it kept a core busy."""
+    # Importing the kit here has set how OpenMP's threads wait, and children would inherit it.
+    typed = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True, env=typed)
+    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def spent(way: Callable[[], object]) -> float:
@@ -186,6 +230,20 @@ def peak_memory(way: Callable[[], object]) -> float:
     done.set()
     watcher.join()
     return float(max(peak - before, 0))
+
+
+def peak_of_a_process(files: Sequence[Path], out: Path) -> float:
+    """`peak_memory` of `to_file`, in a process that has merged nothing before."""
+    code = (
+        "import sys, negmerge_kit, torch\n"
+        "from pathlib import Path\n"
+        "from benchmarks.bench_merge import peak_memory, to_file\n"
+        "torch.ones(1).sum()\n"
+        "*files, out = map(Path, sys.argv[1:])\n"
+        "print(peak_memory(lambda: to_file(files, out)))\n"
+    )
+    command = [sys.executable, "-c", code, *(str(file.resolve()) for file in (*files, out))]
+    return float(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
 
 
 def _anonymous() -> int:

@@ -10,8 +10,9 @@ import torch
 
 from negmerge_kit.merging.negation import subtract
 from negmerge_kit.types import Weights
-from negmerge_kit.vision.clip import Classifier, untrained
+from negmerge_kit.vision.classifier import Classifier
 from negmerge_kit.vision.images import ImageSet
+from negmerge_kit.vision.load import untrained
 from negmerge_kit.vision.scene import Splits
 
 CLASSES = 8

@@ -6,7 +6,8 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +18,18 @@ from benchmarks.authors_loader import published_validation, read_set, write_set
 from benchmarks.bench_random_subject import random_scene
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import PoolError
+from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.lab.evaluation import Scores
-from negmerge_kit.lab.hardest import HardestFirst
+from negmerge_kit.lab.scorer import Scorer
 from negmerge_kit.lab.training.forecast import flops_per_image
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging.negation import apply_delta, subtract
-from negmerge_kit.scoring import Accuracy, Point, ScaleSearch, search_scale, select_scale
+from negmerge_kit.scoring import Accuracy, Point, ScaleSearch, select_scale
 from negmerge_kit.scoring.accuracy import pool_accuracies
-from negmerge_kit.scoring.curve import Least
-from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, METHODS, Method
+from negmerge_kit.scoring.scale_search import DEFAULT_SCALES, KEEP, METHODS, Method
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.types import Json, Weights
-from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.classifier import Classifier
 from negmerge_kit.vision.data.transform import Transform
 from negmerge_kit.vision.scene import Splits
 
@@ -135,16 +136,27 @@ def ours(subject: Subject, home: Path, scales: Sequence[float], method: Method) 
     """One search from the files on: decoded once, one model updated in place; and how many images were answered."""
     device, threads = subject.splits.forget.images.device, os.cpu_count() or 1
     decoded = [read_set(home / part.name, part, subject.transform, threads=threads) for part in subject.splits]
-    hardest = HardestFirst(Splits(decoded[0], tuple(decoded[1:])).to(device))
-    model = subject.build()
+    scorer = Scorer(_Loaded(subject, Splits(decoded[0], tuple(decoded[1:])).to(device)))
+    return scorer.search(Choice((), "negmerge", ()), scales=scales, method=method), scorer.images
 
-    def score(scale: float, *, forget_at_most: int | None = None, retain_at_least: Least | None = None) -> Point:
-        model.load(
-            ((name, subtract(subject.base[name], delta, scale)) for name, delta in subject.delta.items()), partial=True
-        )
-        return hardest.point(model, scale, forget_at_most=forget_at_most, retain_at_least=retain_at_least)
 
-    return search_scale(score, scales=scales, method=method), hardest.answered
+class _Loaded:
+    """The subject's model, updated in place to each scale."""
+
+    def __init__(self, subject: Subject, splits: Splits) -> None:
+        self._subject, self._splits, self._model = subject, splits, subject.build()
+
+    @contextmanager
+    def at(self, choice: Choice | None, scale: float) -> Iterator[Classifier]:
+        base, deltas = self._subject.base, self._subject.delta.items()
+        self._model.load(((name, subtract(base[name], delta, scale)) for name, delta in deltas), partial=True)
+        yield self._model
+
+    def images(self, split: str) -> Splits:
+        return self._splits
+
+    def give_way(self) -> None:
+        pass
 
 
 def authors_point(subject: Subject, home: Path, scale: float, workers: int) -> Scores:

@@ -17,15 +17,14 @@ from benchmarks.bench_random_subject import random_scene
 from benchmarks.bench_served import served
 from negmerge_kit.checkpoints.pool import Candidate, Pool, StoredFile, open_pool
 from negmerge_kit.errors import ParameterError, PoolError
-from negmerge_kit.lab.evaluation import answer
-from negmerge_kit.lab.placing import Place, Placing
-from negmerge_kit.lab.resident import Choice, ResidentDeltas
-from negmerge_kit.lab.running_statistics import RunningStatistics
+from negmerge_kit.lab.delta_cache import Choice, ResidentDeltas
+from negmerge_kit.lab.evaluation import ImageQueue
+from negmerge_kit.lab.live_model import Place, Placing, RunningStatistics
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.types import Json, Weights
 from negmerge_kit.vision.images import ImageSet
-from negmerge_kit.vision.scene import open_scene
+from negmerge_kit.vision.scenes import open_scene
 
 LIMIT_MS = 300.0
 """What the 95th percentile must stay under on two cores, and for a scale moved on random weights on a GPU."""
@@ -149,13 +148,13 @@ def random_slider(
     def move(asked: Sequence[ImageSet]) -> Callable[[float], Any]:
         def moved(scale: float) -> None:
             placing.move(pool, Place(everyone, scale, exact=False))
-            answer(model, asked)
+            ImageQueue(asked).classes(model)
 
         return moved
 
     def choose(scale: float) -> None:
         placing.move(pool, Place(Choice(next(subsets), RULE, PARAMS), scale, exact=False))
-        answer(model, sets)
+        ImageQueue(sets).classes(model)
 
     started = time.perf_counter()
     placing.move(pool, Place(everyone, 0.5))

@@ -63,7 +63,7 @@ def bench(
 def merge_all(paths: list[Path]) -> None:
     """Every tensor of the unlearned model, computed and dropped."""
     base, *candidates = map(open_checkpoint, paths)
-    for item in unlearn(base, candidates, scale=1.0, engine="plain"):
+    for item in unlearn(base, candidates, scale=1.0):
         del item  # as a writer would: its memory serves the next one
 
 

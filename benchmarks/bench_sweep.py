@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from negmerge_kit.errors import NegmergeError
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.sweeps.local import find_executor, run_sweep
-from negmerge_kit.sweeps.protocol import Job, Progress, Report
+from negmerge_kit.sweeps.protocol import Job
 from negmerge_kit.types import Json
 
 LIMIT = 0.25
@@ -32,14 +33,14 @@ class HashJob:
         """Which job."""
         return f"job {self.number}"
 
-    def run(self, on_step: Report = lambda progress: None) -> Json:
+    def run(self, on_step: ProgressFn = no_progress) -> Json:
         """Do the work; the times are the machine's clock, which its processes share."""
         began = time.time()
         digest = hashlib.sha256()
         for done in range(self.rounds):
             digest.update(BLOCK)
             if done % 100 == 0:
-                on_step(Progress(done, self.rounds))
+                on_step(Progress("step", step=done, total=self.rounds))
         return {"began": began, "ended": time.time(), "digest": digest.hexdigest()}
 
 

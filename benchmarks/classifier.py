@@ -24,11 +24,11 @@ from negmerge_kit.lab.comparison.kept_rows import KeptRows
 from negmerge_kit.lab.comparison.terms import CHOOSE, Terms
 from negmerge_kit.lab.training.recipe import grid, reseeded
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP
+from negmerge_kit.scoring.scale_search import DEFAULT_SCALES, KEEP
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.sweeps.jobs import missing_jobs
 from negmerge_kit.sweeps.local import run_sweep
-from negmerge_kit.vision.scene import open_scene
+from negmerge_kit.vision.scenes import open_scene
 
 README = Path(__file__).parents[1] / "README.md"
 SCENE = "tiny-classifier"
@@ -49,10 +49,10 @@ def compared(pool: Pool, terms: Terms) -> Comparison:
     bench = Workbench(pool)
     kept = KeptRows(pool, keep=KEEP, scales=DEFAULT_SCALES, device=bench.model.device, terms=terms)
 
-    def tell(done, total, entrant):
-        print(f"{pool.folder.name}: {done}/{total} {entrant.title}", file=sys.stderr, flush=True)
+    def show(progress):
+        print(f"{pool.folder.name}: {progress.message}", file=sys.stderr, flush=True)
 
-    return compare_rules(bench, keep=KEEP, scales=DEFAULT_SCALES, kept=kept, terms=terms, on_row=tell)
+    return compare_rules(bench, keep=KEEP, scales=DEFAULT_SCALES, kept=kept, terms=terms, on_row=show)
 
 
 def cell(values, *, each=False) -> str:

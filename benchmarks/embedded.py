@@ -24,7 +24,7 @@ from negmerge_kit.lab.training.recipe import Recipe, grid, reseeded
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging import chance, total
 from negmerge_kit.scoring import paired_difference
-from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP
+from negmerge_kit.scoring.scale_search import DEFAULT_SCALES, KEEP
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.sweeps.jobs import missing_jobs
 from negmerge_kit.sweeps.local import run_sweep
@@ -48,10 +48,10 @@ def compared(pool: Pool) -> tuple[Workbench, Comparison]:
     bench = Workbench(pool)
     kept = KeptRows(pool, keep=KEEP, scales=DEFAULT_SCALES, device=bench.model.device)
 
-    def tell(done, total, entrant):
-        print(f"{pool.folder.name}: {done}/{total} {entrant.title}", file=sys.stderr, flush=True)
+    def show(progress):
+        print(f"{pool.folder.name}: {progress.message}", file=sys.stderr, flush=True)
 
-    return bench, compare_rules(bench, keep=KEEP, scales=DEFAULT_SCALES, kept=kept, on_row=tell)
+    return bench, compare_rules(bench, keep=KEEP, scales=DEFAULT_SCALES, kept=kept, on_row=show)
 
 
 def unluckiest(bench: Workbench) -> tuple[float, Pair]:
@@ -156,9 +156,9 @@ def say_of_all(comparisons) -> None:
 def say_of_the_first(bench: Workbench, comparison: Comparison) -> None:
     """NegMerge against the base, image by image, and how often all signs agree."""
     (row,) = (row for row in comparison.rows if row.entrant.name == "negmerge")
-    examiner = comparison.contest.examiner
-    before = examiner.hits(None, 0.0, "test").forget
-    after = examiner.hits(bench.choose(rule="negmerge"), row.scale, "test").forget
+    scorer = comparison.contest.scorer
+    before = scorer.answers(None, 0.0, "test").forget
+    after = scorer.answers(bench.choose(rule="negmerge"), row.scale, "test").forget
     lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
     low, high = paired_difference(lost, gained, len(before))
     change = (gained - lost) / len(before)

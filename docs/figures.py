@@ -166,7 +166,7 @@ why_figure(why)
         "panels",
         "Validation beside test.",
         """\
-from negmerge_kit.scoring.scale import Point
+from negmerge_kit.scoring.scale_search import Point
 from negmerge_kit.views.panels import Curve, curve_panels
 
 scored = {scale: bench.score(choice, scale, "test") for scale in (0.2, 0.4, 0.6, 0.7, found.best.scale, 1.0)}

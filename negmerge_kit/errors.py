@@ -1,7 +1,9 @@
-"""Errors that a user can mend: one clear sentence that ends in a remedy, exit code 2."""
+"""Errors that a user can mend: one clear sentence that ends in a remedy, exit code 2; and the check of a scale."""
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from typing import Any
 
 
@@ -84,3 +86,20 @@ class SplitError(NegmergeError):
 
 class DeviceError(NegmergeError):
     """A device that was asked for and is not there."""
+
+
+def check_scale(scale: object) -> float:
+    """Return the scale λ as a float.
+
+    Raises:
+        ParameterError: unless it is a finite number of at least 0: a scale is subtracted, a negative one would teach.
+
+    >>> check_scale(0.7)
+    0.7
+    >>> check_scale(True)
+    Traceback (most recent call last):
+    negmerge_kit.errors.ParameterError: scale is True: give a finite number of at least 0, it is always subtracted.
+    """
+    if isinstance(scale, bool) or not isinstance(scale, Real) or not math.isfinite(scale) or scale < 0:
+        raise ParameterError(f"scale is {scale}: give a finite number of at least 0, it is always subtracted.")
+    return float(scale)

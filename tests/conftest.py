@@ -65,8 +65,8 @@ def classifier_pool(trained) -> Path:
 
 @pytest.fixture(scope="session")
 def bench(tiny_pool):
-    """A workbench on the quick pool, shared: every method leaves it as it was."""
+    """A workbench on the quick pool, shared: every method leaves it as it was, but for the answers it remembers."""
     from negmerge_kit.checkpoints.pool import open_pool
     from negmerge_kit.lab.workbench import Workbench
 
-    return Workbench(open_pool(tiny_pool), device="cpu")
+    return Workbench(open_pool(tiny_pool), device="cpu", memory="none")

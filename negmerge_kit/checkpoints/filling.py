@@ -6,7 +6,6 @@ finished work stays and is not done again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.pool import MADE_FROM, RECORD, SCHEMA, TRAINED_ON, Candidate, Pool, StoredFile
+from negmerge_kit.checkpoints.result_store import digest
 from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
 from negmerge_kit.errors import PoolBusyError, PoolError
 from negmerge_kit.types import Items, Json, Weights
@@ -74,8 +74,7 @@ def restore_base(pool: Pool, base: Weights, heads: Weights) -> list[str]:
 def candidate_id(pool: Pool, recipe: Json) -> str:
     """Digest of base, forget data and recipe: a changed recipe never picks up a stale file."""
     trained_on = [images["fingerprint"] for images in pool.scene["sets"] if images["split"] == "train"]
-    made_from = [pool.base_file.sha256, pool.scene["mode"], trained_on, recipe]
-    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
+    return digest([pool.base_file.sha256, pool.scene["mode"], trained_on, recipe])[:12]
 
 
 def candidate_file(id: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -67,19 +67,20 @@ class Output:
         else:
             check_outputs(output_files(self.path, self.like), inputs)
 
-    def save(self, items: Items, metadata: Json | None = None) -> Path:
+    def save(self, items: Items, metadata: Json | None = None, complete: Callable[[], Json] | None = None) -> Path:
         """Write the tensors, as `save_checkpoint` does, and what goes with them; the path that opens them again.
 
         A folder is there when all of it is, or not at all; one that an earlier merge wrote stays until then.
         """
         if not self.companions:
-            return save_checkpoint(self.path, items, like=self.like, metadata=metadata)
+            return save_checkpoint(self.path, items, like=self.like, metadata=metadata, complete=complete)
         self.like.raw_metadata.setdefault("format", "pt")  # transformers refuses weights that do not say so
         with atomic_folder(self.path) as folder:
             for companion in self.companions:
                 with companion.open("rb") as source, atomic_file(folder / companion.name) as file:
                     shutil.copyfileobj(source, file)
-            save_checkpoint(folder / self._weights, items, like=self.like, metadata=metadata)
+            weights = folder / self._weights
+            save_checkpoint(weights, items, like=self.like, metadata=metadata, complete=complete)
             check_folder(self.path, ())  # the merge may have taken hours: somebody's file may have come since
         return self.path
 

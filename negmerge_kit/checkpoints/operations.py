@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from glob import escape
@@ -12,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from negmerge_kit.checkpoints.adapters import Adapter, is_adapter
+from negmerge_kit.checkpoints.digests import Digests
 from negmerge_kit.checkpoints.folders import Output, plan_output
 from negmerge_kit.checkpoints.hub import fetch, is_hub_id
 from negmerge_kit.checkpoints.normalise import fit, told_notes
@@ -20,11 +20,12 @@ from negmerge_kit.checkpoints.pool import MADE_FROM
 from negmerge_kit.checkpoints.reader import Checkpoint, open_checkpoint
 from negmerge_kit.checkpoints.sparse import DeltaWriter, open_delta, undo_delta
 from negmerge_kit.checkpoints.writer import sha256_file
-from negmerge_kit.errors import MismatchError, ParameterError
+from negmerge_kit.errors import MismatchError, ParameterError, check_scale
 from negmerge_kit.merging.agreement import total
 from negmerge_kit.merging.alike import check_buffers, matches
+from negmerge_kit.merging.fold import MergeCounts
 from negmerge_kit.merging.half_steps import warn_of_half
-from negmerge_kit.merging.negation import apply_delta, check_scale, merge, negate
+from negmerge_kit.merging.negation import apply_delta, merge, negate
 from negmerge_kit.merging.outliers import outliers
 from negmerge_kit.merging.signs import chance
 from negmerge_kit.merging.similarity import likeness, pooled
@@ -110,12 +111,11 @@ def merge_files(
     device: str = "cpu",
     buffers: str = "keep",
     nonfinite: str = "refuse",
-    engine: str = "auto",
-    chunk: int | None = None,
     prefix: str = "",
     renames: Mapping[str, str] | None = None,
     ignore: Sequence[str] = (),
     force: bool = False,
+    digests: Digests | None = None,
     **params: object,
 ) -> Json:
     """Merge candidates' files into an unlearned checkpoint (`out`), a sparse delta (`delta_out`), both or neither.
@@ -126,7 +126,8 @@ def merge_files(
     under the base's names (see `open_all`), and `notes` say how. Raises as `merge` and `save_checkpoint` do,
     ParameterError when a candidate is the base or both outputs are one, CheckpointError when an output is an input or
     would replace a file of another kind, and MismatchError when a candidate's file names another base than this one,
-    by SHA-256; with `force` it passes, and the outputs say so.
+    by SHA-256; with `force` it passes, and the outputs say so. `digests` may have begun on the files,
+    and end here.
     """
     check_scale(scale)
     found = open_all(base, candidates, prefix=prefix, renames=renames, ignore=ignore)
@@ -142,47 +143,65 @@ def merge_files(
         check_outputs([Path(delta_out)], read)
     started = time.perf_counter()
     merged = merge(
-        opened,
-        others,
-        rule=rule,
-        device=device,
-        buffers=buffers,
-        nonfinite=nonfinite,
-        engine=engine,
-        chunk=chunk,
-        ignore=found.ignore,
-        **params,
+        opened, others, rule=rule, device=device, buffers=buffers, nonfinite=nonfinite, ignore=found.ignore, **params
     )
     record: Json = {"rule": rule, "params": merged.settings, "buffers": buffers, "scale": scale, **found.record}
-    if out is not None or delta_out is not None:
-        record |= hashed(opened, others, candidates, force=force)
-    with ExitStack() as files:
+    with digests or Digests() as hashing, ExitStack() as files:
+        inputs: Inputs | None = None
+        if out is not None or delta_out is not None:
+            inputs = Inputs(opened, others, candidates, hashing, force=force)
+        outline = record | (inputs.outline if inputs else {})
+
+        def complete() -> Json:
+            return record | (inputs.record() if inputs else {})
+
         items: Items = merged
         if delta_out is not None:
             kept_for = scale if out is not None else None
-            writer = files.enter_context(DeltaWriter(Path(delta_out), opened, scale=kept_for, metadata=record))
-            items = _written(merged, writer)
+            delta = DeltaWriter(Path(delta_out), opened, scale=kept_for, metadata=outline, complete=complete)
+            items = _written(merged, files.enter_context(delta))
         if model is not None:
-            out = model.save(negate(opened, iter(items), scale), record)
+            out = model.save(negate(opened, iter(items), scale), outline, complete)
         else:
             for _ in items:
                 pass
-    counts = merged.counts
+    return merged_json(
+        record,
+        candidates,
+        merged.counts,
+        seconds=time.perf_counter() - started,
+        out=out,
+        delta_out=delta_out,
+        notes=[*found.notes, *(model.notes if model else ())],
+    )
+
+
+def merged_json(
+    record: Json,
+    candidates: Sequence[str | Path],
+    counts: MergeCounts,
+    *,
+    seconds: float,
+    out: str | Path | None,
+    delta_out: str | Path | None = None,
+    notes: Sequence[str],
+) -> Json:
+    """What `negmerge merge --json` prints, of a merge in one go or by shards; `record` is what the outputs carry."""
     return {
-        "rule": rule,
-        "params": dict(merged.settings),
+        "rule": record["rule"],
+        "params": dict(record["params"]),
         "candidates": [str(path) for path in candidates],
         "elements": counts.elements,
         "moved": counts.moved,
         "kept": counts.kept,
         "kept_fraction": counts.kept_fraction,
         "kept_of_moved": counts.kept_of_moved,
-        "scale": scale,
-        "seconds": time.perf_counter() - started,
+        "scale": record["scale"],
+        "seconds": seconds,
         "out": None if out is None else str(out),
         "delta_out": None if delta_out is None else str(delta_out),
         "below_half_step": counts.below_half_step,
-        "notes": [*found.notes, *(model.notes if model else ())],
+        "notes": list(notes),
     }
 
 
@@ -237,8 +256,12 @@ def apply_file(base: str | Path, delta: str | Path, *, scale: float, out: str | 
     opened, change = open_checkpoint(base), open_delta(delta)
     model = plan_output(out, base, opened)
     model.check(files_of(opened, change))
-    metadata = {"scale": check_scale(scale), "inputs": _hashes(opened, [change])}
-    return _done(base, delta, scale, model, model.save(apply_delta(opened, change, scale), metadata), started)
+    with Digests() as digests:
+        inputs = Inputs(opened, [change], [delta], digests)
+        record: Json = {"scale": check_scale(scale)}
+        items = apply_delta(opened, change, scale)
+        written = model.save(items, record | inputs.outline, lambda: record | inputs.record())
+    return _done(base, delta, scale, model, written, started)
 
 
 def undo_file(unlearned: str | Path, delta: str | Path, *, scale: float, out: str | Path) -> Json:
@@ -250,14 +273,55 @@ def undo_file(unlearned: str | Path, delta: str | Path, *, scale: float, out: st
     return _done(unlearned, delta, scale, model, model.save(undo_delta(opened, change, scale)), started)
 
 
-def hashed(base: Weights, others: Sequence[Weights], names: Sequence[str | Path], *, force: bool) -> Json:
+class Inputs:
     """What an output says of its inputs: the SHA-256 of every file, and which candidates were forced in.
+
+    `outline` is that with zeros for the digests, which `digests` is still computing; `record` waits for them.
 
     Raises:
         MismatchError: for a candidate of another base, unless `force`d.
     """
-    inputs = _hashes(base, others)
-    return {"inputs": inputs} | _strangers(others, inputs["base"], names, force)
+
+    def __init__(
+        self,
+        base: Weights,
+        others: Sequence[Weights],
+        names: Sequence[str | Path],
+        digests: Digests,
+        *,
+        force: bool = False,
+    ) -> None:
+        self._digests = digests
+        self._groups = [list(getattr(weights, "files", ())) for weights in (base, *others)]
+        digests.begin(file for group in self._groups for file in group)
+        self._forced = self._strangers(others, names, force)
+        self.outline = self._with(lambda file: "0" * 64)
+
+    def record(self) -> Json:
+        """The same with the digests."""
+        return self._with(self._digests.of)
+
+    def _with(self, digest: Callable[[Path], str]) -> Json:
+        base, *others = [{file.name: digest(file) for file in group} for group in self._groups]
+        return {"inputs": {"base": base, "others": others}} | ({"forced": self._forced} if self._forced else {})
+
+    def _strangers(self, others: Sequence[Weights], names: Sequence[str | Path], force: bool) -> list[str]:
+        """Candidates that were fine-tuned from another base, as far as their files say."""
+        recorded = [getattr(weights, "metadata", {}).get(MADE_FROM) for weights in others]
+        if all(made_from is None for made_from in recorded):
+            return []
+        base = [self._digests.of(file) for file in self._groups[0]]
+        strangers = [
+            Path(name)
+            for name, made_from in zip(names, recorded, strict=True)
+            if made_from is not None and made_from not in base
+        ]
+        if strangers and not force:
+            raise MismatchError(
+                f"{strangers[0]} was fine-tuned from another base than {self._groups[0][0].name} (by the SHA-256 in "
+                "its file): give its own base, or merge it all the same with --force."
+            )
+        return [name.name for name in strangers]
 
 
 def _refuse_copies(base: Weights, others: Sequence[Weights]) -> None:
@@ -303,34 +367,6 @@ def _written(merged: Iterator[Item], writer: DeltaWriter) -> Iterator[Item]:
         yield name, delta
         del delta  # its memory serves the next one
     writer.finish()  # before the model's file appears: both are there, or neither
-
-
-def _hashes(base: Weights, others: Sequence[Weights]) -> Json:
-    """The SHA-256 of every file read, hashed side by side."""
-    groups = [list(getattr(weights, "files", ())) for weights in (base, *others)]
-    with ThreadPoolExecutor(4) as pool:
-        hashes = [list(pool.map(sha256_file, group)) for group in groups]
-    named = [
-        {file.name: digest for file, digest in zip(group, digests, strict=True)}
-        for group, digests in zip(groups, hashes, strict=True)
-    ]
-    return {"base": named[0], "others": named[1:]}
-
-
-def _strangers(others: Sequence[Weights], base: Json, names: Sequence[str | Path], force: bool) -> Json:
-    """{"forced": names} of the candidates that were fine-tuned from another base, as far as their files say."""
-    told = [getattr(weights, "metadata", {}).get(MADE_FROM) for weights in others]
-    strangers = [
-        str(name)
-        for name, made_from in zip(names, told, strict=True)
-        if made_from is not None and made_from not in base.values()
-    ]
-    if strangers and not force:
-        raise MismatchError(
-            f"{strangers[0]} was fine-tuned from another base than {next(iter(base))} (by the SHA-256 in its file): "
-            "give its own base, or merge it all the same with --force."
-        )
-    return {"forced": [Path(name).name for name in strangers]} if strangers else {}
 
 
 def _done(base: str | Path, delta: str | Path, scale: float, model: Output, out: Path, started: float) -> Json:

@@ -88,22 +88,6 @@ class Checkpoint(Mapping[str, Tensor]):
             return part.clone().view(entry.dtype).reshape(entry.shape)
         return torch.frombuffer(mapped, dtype=entry.dtype, count=count, offset=entry.start).reshape(entry.shape)
 
-    def adjoins(self, first: str, second: str) -> bool:
-        """Whether `second` begins where `first` ends, in the same file and in the same dtype, and `span` can show both.
-
-        Tensors that do not start at a multiple of their own size are copied one by one (see `view`).
-        """
-        (file, one), (other, two) = self._entries[first], self._entries[second]
-        aligned = one.start % one.dtype.itemsize == 0
-        return aligned and file == other and one.dtype == two.dtype and one.start + one.nbytes == two.start
-
-    def span(self, first: str, last: str) -> Tensor:
-        """The tensors from `first` to `last`, which adjoin one after another, as one flat view of the mapped file."""
-        file, one = self._entries[first]
-        two = self._entries[last][1]
-        count = (two.start + two.nbytes - one.start) // one.dtype.itemsize
-        return torch.frombuffer(self._map(file), dtype=one.dtype, count=count, offset=one.start)
-
     def renamed(self, names: Mapping[str, str]) -> Checkpoint:
         """The same files under other names: each new name to one of this checkpoint's own; others are left out.
 

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from negmerge_kit.checkpoints.atomic import atomic_file
+from negmerge_kit.checkpoints.digests import Digests
 from negmerge_kit.checkpoints.folders import plan_output
-from negmerge_kit.checkpoints.operations import hashed, open_all
+from negmerge_kit.checkpoints.operations import Inputs, open_all
 from negmerge_kit.checkpoints.outputs import check_outputs, files_of
 from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.checkpoints.writer import index_for, output_files, save_checkpoint
-from negmerge_kit.errors import CheckpointError, ParameterError
+from negmerge_kit.errors import CheckpointError, ParameterError, check_scale
 from negmerge_kit.merging.alike import check_alike
 from negmerge_kit.merging.fold import Merge
 from negmerge_kit.merging.half_steps import warn_of_half
-from negmerge_kit.merging.negation import check_scale, negate
+from negmerge_kit.merging.negation import negate
 from negmerge_kit.merging.rules import find_rule
 from negmerge_kit.merging.sources import Sources
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.types import Items, Json
 
 
@@ -60,7 +61,8 @@ def plan_shards(
     check_outputs(parts, files_of(opened, *others))
     settings = find_rule(rule).resolve(params)
     record: Json = {"rule": rule, "params": settings, "buffers": buffers, "scale": scale, **found.record}
-    record |= hashed(opened, others, candidates, force=force)
+    with Digests() as digests:
+        record |= Inputs(opened, others, candidates, digests, force=force).record()
     record = json.loads(json.dumps(record))
     if len(parts) > 1 and not all(_carries(part, record) for part in parts[:-1]):
         with suppress(FileNotFoundError):
@@ -77,7 +79,7 @@ def merge_shard(
     shard: int,
     record: Json,
     device: str = "cpu",
-    on_tensor: Callable[[int, int], None] = lambda done, total: None,
+    on_tensor: ProgressFn = no_progress,
 ) -> Json:
     """Merge one shard of the base and write it; what was counted in it.
 
@@ -104,10 +106,15 @@ def finish_shards(base: str | Path, out: str | Path) -> Path:
     """Write the index once every shard is there; the path that opens the whole.
 
     Raises:
-        CheckpointError: if the index cannot be written.
+        CheckpointError: if a shard is not there, or the index cannot be written.
     """
     opened = open_checkpoint(base)
     parts = output_files(out, opened)
+    if missing := [part for part in parts[:-1] or parts if not part.exists()]:
+        raise CheckpointError(
+            f"{missing[0]} was written where this machine does not see it: choose an --out in a folder that every "
+            "machine shares under one path."
+        )
     if len(parts) > 1:
         with atomic_file(parts[-1]) as file:
             file.write(index_for(parts, opened))
@@ -121,11 +128,9 @@ class _Shard(Sources):
         super().__init__(*weights, **settings)
         self._names = names
 
-    def runs(self) -> Iterator[list[str]]:
-        for run in super().runs():
-            for wanted, names in itertools.groupby(run, key=self._names.__contains__):
-                if wanted:
-                    yield list(names)
+    @property
+    def names(self) -> list[str]:
+        return [name for name in super().names if name in self._names]
 
 
 def _carries(part: Path, record: Json) -> bool:
@@ -136,7 +141,7 @@ def _carries(part: Path, record: Json) -> bool:
         return False
 
 
-def _told(items: Items, total: int, on_tensor: Callable[[int, int], None]) -> Items:
+def _told(items: Items, total: int, on_tensor: ProgressFn) -> Items:
     for done, item in enumerate(items, start=1):
         yield item
-        on_tensor(done, total)
+        on_tensor(Progress("step", step=done, total=total))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,9 +16,9 @@ from torch import Tensor
 from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.header import OUR_KEY, check_shape, format_header
 from negmerge_kit.checkpoints.reader import Checkpoint, open_checkpoint
-from negmerge_kit.errors import CheckpointError, MismatchError, ParameterError
+from negmerge_kit.errors import CheckpointError, MismatchError, ParameterError, check_scale
 from negmerge_kit.merging.alike import layout_of, merges, peek
-from negmerge_kit.merging.negation import check_scale, subtract
+from negmerge_kit.merging.negation import subtract
 from negmerge_kit.outside import NUMBER, checked, shortened
 from negmerge_kit.types import Item, Items, Json, Weights
 
@@ -50,20 +50,31 @@ def save_delta(
 
 
 class DeltaWriter:
-    """`save_delta` one tensor at a time, for a merge that also writes the unlearned model."""
+    """`save_delta` one tensor at a time, for a merge that also writes the unlearned model.
 
-    def __init__(self, path: Path, base: Weights, *, scale: float | None = None, metadata: Json | None = None) -> None:
+    `complete` gives all metadata after the tensors, as in `save_checkpoint`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        base: Weights,
+        *,
+        scale: float | None = None,
+        metadata: Json | None = None,
+        complete: Callable[[], Json] | None = None,
+    ) -> None:
         self._base = base
         self._layout = {name: spec for name, spec in layout_of(base).items() if merges(spec[1])}
         self._scale = None if scale is None else check_scale(scale)
         self._path = path
-        record = {
+        self._complete = complete
+        self._own: Json = {
             "format": FORMAT,
             "scale": self._scale,
             "shapes": {name: list(shape) for name, (shape, _) in self._layout.items()},
-            **(metadata or {}),
         }
-        self._record = {OUR_KEY: json.dumps(record, sort_keys=True)}
+        self._record = {OUR_KEY: json.dumps(self._own | (metadata or {}), sort_keys=True)}
         self._context = atomic_file(path)
         self._written: list[tuple[str, tuple[int, ...], torch.dtype]] = []
         self._names: set[str] = set()
@@ -116,6 +127,8 @@ class DeltaWriter:
                 f"{len(missing)} tensors never came for {self._path}, first {missing[0]}: "
                 "write every floating tensor of the base."
             )
+        if self._complete is not None:
+            self._record = {OUR_KEY: json.dumps(self._own | self._complete(), sort_keys=True)}
         header = format_header(self._written, self._record, length=self._room)
         self._file.seek(0)
         self._file.write(header)

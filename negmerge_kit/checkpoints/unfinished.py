@@ -14,8 +14,6 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.filling import candidate_file, record_candidate
 from negmerge_kit.checkpoints.pool import RECORD, Candidate, Pool
@@ -23,8 +21,6 @@ from negmerge_kit.errors import PoolError
 from negmerge_kit.outside import read_json
 
 FOLDER = "unfinished"
-SENTINEL = ".sentinel-"
-"""What a driver's own file in the folder is called, before its token; the driver holds its lock while it lives."""
 
 
 def state_file(pool: Pool, id: str) -> Path:
@@ -72,15 +68,13 @@ def record_finished(pool: Pool, entry: Candidate, order: Sequence[str] = ()) -> 
 
 
 def clear_up(pool: Pool) -> None:
-    """Remove what killed writers left: half-written files, sentinels, and the states of recorded candidates.
+    """Remove what killed writers left: half-written files and the states of recorded candidates.
 
     Call it with the pool held for writing, and with no worker at work: one may just have made the folder. What others
     write beside the pool's own files (an unlearned checkpoint, a retrained reference) is theirs.
     """
     for id in pool.reload().ids:
         _remove(pool.folder / FOLDER, id)
-    for sentinel in pool.folder.glob(f"{SENTINEL}*"):
-        _remove_unheld(sentinel)
     own = [RECORD, pool.base_file.file, pool.heads_file.file]
     left = [part for name in own for part in pool.folder.glob(f".{name}.*.part")]
     for folder in (pool.folder / "candidates", pool.folder / FOLDER):
@@ -90,12 +84,6 @@ def clear_up(pool: Pool) -> None:
             part.unlink()
     with suppress(OSError):
         (pool.folder / FOLDER).rmdir()  # only when nothing is left in it
-
-
-def _remove_unheld(sentinel: Path) -> None:
-    """Remove a dead driver's sentinel; one that is locked is a live driver's, who asks this pool without adding."""
-    with suppress(OSError, Timeout), FileLock(sentinel).acquire(timeout=0):
-        sentinel.unlink()
 
 
 def _remove(folder: Path, id: str) -> None:

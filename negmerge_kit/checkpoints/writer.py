@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,14 +23,24 @@ from negmerge_kit.merging.alike import layout_of
 from negmerge_kit.outside import check_regular
 from negmerge_kit.types import Items, Json, Weights
 
+FLUSH = 1 << 26
+"""Bytes written before they are handed to the disk."""
 Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 
-def save_checkpoint(path: str | Path, items: Items, *, like: Weights, metadata: Json | None = None) -> Path:
+def save_checkpoint(
+    path: str | Path,
+    items: Items,
+    *,
+    like: Weights,
+    metadata: Json | None = None,
+    complete: Callable[[], Json] | None = None,
+) -> Path:
     """Write a stream of `(name, tensor)` as safetensors, with the names, shapes and dtypes of `like`.
 
     One tensor is in memory at a time. The file appears when it is complete and on disk, or not at all; what was there
-    before stays until then. `metadata` is stored as one JSON string, so equal tensors give equal bytes. If `like` is a
+    before stays until then. `metadata` is stored as one JSON string, so equal tensors give equal bytes; where parts of
+    it are known last, `complete` gives all of it after the tensors, as long in JSON as `metadata` is. If `like` is a
     sharded checkpoint the result is sharded alike: FILE-00001-of-00002.safetensors, …, and an index, whose path is
     returned.
 
@@ -56,6 +68,8 @@ def save_checkpoint(path: str | Path, items: Items, *, like: Weights, metadata: 
             _Sink(files.enter_context(atomic_file(file)), {name: layout[name] for name in names}, record)
             for file, names in reversed(list(zip(parts, _names(like), strict=False)))
         ]
+        disk = files.enter_context(ThreadPoolExecutor(1))  # left before the files are closed
+        flushes: list[Future[None]] = []
         places = {name: sink for sink in sinks for name in sink.layout}
         for name, tensor in items:
             if name not in places:
@@ -65,11 +79,19 @@ def save_checkpoint(path: str | Path, items: Items, *, like: Weights, metadata: 
                 )
             places[name].put(name, tensor)
             del tensor  # its memory serves the next one
+            if places[name].unflushed >= FLUSH and all(flush.done() for flush in flushes):
+                flushes.append(disk.submit(places[name].flush))
         missing = [name for sink in sinks for name in sink.missing()]
         if missing:
             raise MismatchError(
                 f"{len(missing)} tensors never came for {path}, first {missing[0]}: write every name of the base."
             )
+        for flush in flushes:
+            flush.result()
+        if complete is not None:
+            record[OUR_KEY] = json.dumps(complete(), sort_keys=True)
+        for sink in sinks:
+            sink.finish(record)
         if index is not None:
             index.write(index_for(parts, like))
     return parts[-1]
@@ -104,11 +126,11 @@ class _Sink:
         ordered = sorted(layout.items(), key=lambda item: -item[1][1].itemsize)
         self.layout = dict(ordered)
         self._file = file
-        header = format_header(((name, shape, dtype) for name, (shape, dtype) in ordered), record)
-        file.write(header)
+        self._ordered = [(name, shape, dtype) for name, (shape, dtype) in ordered]
         self._places: dict[str, int] = {}
-        position = len(header)
-        for name, (shape, dtype) in ordered:
+        self.unflushed = 0
+        self._header = position = len(format_header(self._ordered, record))
+        for name, shape, dtype in self._ordered:
             self._places[name] = position
             position += torch.Size(shape).numel() * dtype.itemsize
 
@@ -124,7 +146,20 @@ class _Sink:
         self._file.seek(self._places.pop(name))
         if tensor.numel():
             flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-            self._file.write(flat.view(torch.uint8).numpy().data)
+            self.unflushed += self._file.write(flat.view(torch.uint8).numpy().data)
+
+    def flush(self) -> None:
+        """Hand to the disk what is written: it takes its time, and later tensors theirs."""
+        self.unflushed = 0
+        os.fsync(self._file.fileno())
+
+    def finish(self, record: Mapping[str, str]) -> None:
+        """Write the header, when all that it says is known."""
+        header = format_header(self._ordered, record)
+        if len(header) != self._header:
+            raise ValueError(f"the header has become {len(header)} bytes, and {self._header} were left for it")
+        self._file.seek(0)
+        self._file.write(header)
 
     def missing(self) -> list[str]:
         return list(self._places)

@@ -27,7 +27,7 @@ VERBS = {
     "evaluate": ("unlearning", "score a checkpoint on a scene"),
     "data": ("data", "list | prepare | verify image data, named or your own"),
     "forget": ("forgetting", "all of it for data of your own: sweep, search, unlearn, card"),
-    "merge": ("files", "merge candidates' deltas and write an unlearned checkpoint"),
+    "merge": ("merge", "merge candidates' deltas and write an unlearned checkpoint"),
     "agreement": ("agreements", "on how many elements the candidates' signs agree"),
     "apply": ("files", "subtract a merged delta from the base, at any scale"),
     "undo": ("files", "give the base back, bit for bit"),

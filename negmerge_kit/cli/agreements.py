@@ -11,7 +11,7 @@ from negmerge_kit.checkpoints import operations
 from negmerge_kit.checkpoints.normalise import read_map
 from negmerge_kit.checkpoints.pool import RECORD, Pool, open_pool
 from negmerge_kit.cli.files import add_name_flags
-from negmerge_kit.cli.flags import Parser, print_json
+from negmerge_kit.cli.options import Parser, print_json
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
@@ -132,12 +132,12 @@ def _why(pool: Pool | None, base: str | Path, files: list[str | Path], device: s
 
 
 def _steps(pool: Pool, device: str) -> list[Direction]:
-    from negmerge_kit.cli.progress import progress_bar
+    from negmerge_kit.cli.progress import ProgressDisplay
     from negmerge_kit.lab.directions import PARTS, STEPS, step_along
     from negmerge_kit.lab.workbench import Workbench
 
-    with progress_bar("steps along the parts", len(PARTS) * len(STEPS), unit="step") as bar:
-        return step_along(Workbench(pool, device=device), on_step=lambda part, step: bar.update())
+    with ProgressDisplay("steps along the parts", len(PARTS) * len(STEPS)) as display:
+        return step_along(Workbench(pool, device=device), on_step=lambda progress: display.advance())
 
 
 def _plot(why: Why | None, base: str | Path, files: list[str | Path], path: Path, names: Json) -> None:

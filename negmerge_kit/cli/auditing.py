@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from negmerge_kit.cli.flags import print_json
 from negmerge_kit.cli.last_lines import Words, print_end, same_flags, unlearned_file
-from negmerge_kit.cli.unlearning import run_search, scale_by_hand, search_parser, unlearn_parser
+from negmerge_kit.cli.options import print_json, search_parser, unlearn_parser
+from negmerge_kit.cli.unlearning import scale_by_hand, search_options
 
 if TYPE_CHECKING:
     from negmerge_kit.lab.audits.audit import Audit
@@ -43,26 +44,29 @@ def audit(arguments: list[str]) -> int:
         from negmerge_kit.views.save import check_place
 
         check_place(options.plot)
-    by_hand = scale_by_hand(options.scale)
-    if options.unlearned is not None and by_hand is not None:
+    if options.unlearned is not None and scale_by_hand(options.scale) is not None:
         parser.error("--unlearned and --scale exclude each other: the file has been scaled already")
 
+    from negmerge_kit.checkpoints.pool import open_pool
     from negmerge_kit.checkpoints.reader import open_checkpoint
-    from negmerge_kit.cli.progress import progress_bar
+    from negmerge_kit.cli.progress import ProgressDisplay
+    from negmerge_kit.lab.pipeline import search_pool
 
     unlearned: Weights | None = open_checkpoint(options.unlearned) if options.unlearned else None
     retrained: Weights | None = open_checkpoint(options.retrained) if options.retrained else None
-    bench, choice, searched = run_search(
-        options, options.pool, test=False, by_hand=0.0 if unlearned is not None else by_hand
-    )
+    asked = search_options(options)
+    if unlearned is not None:
+        asked = replace(asked, scale=0.0)
+    found = search_pool(open_pool(options.pool, force=options.force), asked, device=options.device)
+    bench, choice, searched = found.bench, found.choice, found.result
     if searched["status"] != "ok" or (searched["scale"] == 0 and searched["keep"] is not None and searched["remedy"]):
         why = "infeasible: " if searched["status"] != "ok" else ""
         print(f"{why}{searched['outcome']}, so there is nothing to audit. {searched['remedy']}", file=sys.stderr)
         return 2
     if options.retrain:
         retrained = _retrained(bench)
-    with progress_bar("probes", unit="probe") as bar:
-        found = run_audit(
+    with ProgressDisplay("probes", len(names)) as display:
+        report = run_audit(
             bench,
             choice,
             searched["scale"],
@@ -70,18 +74,18 @@ def audit(arguments: list[str]) -> int:
             retrained=retrained,
             probes=names,
             steps=options.steps,
-            on_probe=lambda probe: bar.update(),
+            on_probe=lambda probe: display.advance(),
         )
     if options.plot:
         from negmerge_kit.views.probes import audit_figure
         from negmerge_kit.views.save import save_figure
 
-        save_figure(audit_figure(found), options.plot)
+        save_figure(audit_figure(report), options.plot)
     if options.json:
-        asked = choice.json() if unlearned is None else {"file": str(options.unlearned)}
-        print_json({**found.json(), "audited": asked})
+        audited = choice.json() if unlearned is None else {"file": str(options.unlearned)}
+        print_json({**report.json(), "audited": audited})
     else:
-        print(told(found))
+        print(told(report))
         if options.plot:
             print(f"wrote {options.plot}")
         if unlearned is not None:
@@ -96,23 +100,18 @@ def audit(arguments: list[str]) -> int:
 
 def _file_next(weights: Path, pool: Path) -> Words:
     """What comes after the audit of a file: its card's check, where it has one."""
-    from negmerge_kit.views.card_files import card_path
+    from negmerge_kit.lab.card_files import card_path
 
     card = card_path(weights)
     return ["verify", card] if card.is_file() else ["evaluate", weights, "--scene", pool]
 
 
 def _retrained(bench: Workbench) -> Weights:
-    from negmerge_kit.cli.progress import progress_bar, say
+    from negmerge_kit.cli.progress import ProgressDisplay
     from negmerge_kit.lab.audits.reference import retrained_reference
 
-    with progress_bar(f"pretraining without {bench.scene.forget}", unit="step") as bar:
-
-        def on_step(step: int, steps: int) -> None:
-            bar.total = steps
-            say(bar, "", done=step)
-
-        return retrained_reference(bench, on_step=on_step)
+    with ProgressDisplay(f"pretraining without {bench.scene.forget}") as display:
+        return retrained_reference(bench, on_step=display.follow)
 
 
 def told(audit: Audit) -> str:

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from negmerge_kit.cli.flags import Parser, print_json
+from negmerge_kit.cli.options import Parser, print_json
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
-    from negmerge_kit.lab.resident import Choice
+    from negmerge_kit.lab.delta_cache import Choice
     from negmerge_kit.lab.workbench import Workbench
 
 
@@ -29,8 +29,8 @@ def verify(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
 
     from negmerge_kit.checkpoints.pool import RECORD, open_pool
+    from negmerge_kit.lab.card_files import RUN_FROM, read_card, weights_of
     from negmerge_kit.lab.verification import Finding, verify_record
-    from negmerge_kit.views.card_files import RUN_FROM, read_card, weights_of
 
     record = read_card(options.card)
     weights = options.file or weights_of(options.card, record)
@@ -86,7 +86,7 @@ def push(arguments: list[str]) -> int:
         parser.error("--folder is for --dry-run: it holds what would have been sent")
 
     from negmerge_kit.checkpoints.hub import lay_out, publish
-    from negmerge_kit.views.card_files import card_path, hub_files, read_card
+    from negmerge_kit.lab.card_files import card_path, hub_files, read_card
 
     record = read_card(options.card or card_path(options.file))
     files = hub_files(record, options.file, licence=options.licence)
@@ -112,7 +112,7 @@ MARKS = {True: "holds", False: "DOES NOT", None: "not checked"}
 
 def _page(page: Path, record: Json) -> tuple[bool | None, str]:
     from negmerge_kit import __version__
-    from negmerge_kit.views.card_files import page_agrees
+    from negmerge_kit.lab.card_files import page_agrees
 
     agrees, extra = page_agrees(page, record)
     if agrees and not extra:

@@ -9,30 +9,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from negmerge_kit.cli.comparing_tables import costs_table, differences_table, rules_table, spread_table
-from negmerge_kit.cli.flags import SCALES, Parser, add_buffers_flag, candidate_ids, print_json
 from negmerge_kit.cli.last_lines import Words, print_end, same_flags, unlearned_file
+from negmerge_kit.cli.options import (
+    SCALES,
+    Parser,
+    add_buffers_flag,
+    add_executor_flags,
+    candidate_ids,
+    print_json,
+    unlearn_parser,
+)
 from negmerge_kit.cli.standings import standings_spread, standings_table
-from negmerge_kit.cli.sweeping import add_executor_flags, spread
-from negmerge_kit.cli.unlearning import unlearn_parser
+from negmerge_kit.cli.sweeping import spread
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.merging.rules import RULES
-from negmerge_kit.scoring.grid import AUTO, parse_scales
-from negmerge_kit.scoring.scale import KEEP
+from negmerge_kit.progress import Progress
+from negmerge_kit.scoring.early_stopping import AUTO, parse_scales
+from negmerge_kit.scoring.scale_search import KEEP
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
     from negmerge_kit.checkpoints.pool import Pool
-    from negmerge_kit.lab.baselines.choosing import RateStep
     from negmerge_kit.lab.comparison.comparison import Comparison
     from negmerge_kit.lab.comparison.entrants import Entrant
     from negmerge_kit.lab.comparison.kept_rows import KeptRows
     from negmerge_kit.lab.comparison.terms import Terms
-    from negmerge_kit.scoring.bootstrap import Resampled
-
-BAR = "{l_bar}{bar}| [{elapsed}<{remaining}{postfix}]"
-"""The bar over rules, whose text says which of how many."""
-LAST_BAR = "{l_bar}{bar}| [{elapsed}{postfix}]"
-"""While the last one is worked out: those before it say nothing about how long it takes."""
+    from negmerge_kit.scoring.paired_bootstrap import Resampled
 
 ABOUT = (
     "Hold merge rules against each other: the paper's protocol, and forgetting at matched retention. On a standard "
@@ -229,10 +231,9 @@ def compare_pool(
     pool: Pool, entrants: Sequence[Entrant], terms: Terms, options: argparse.Namespace
 ) -> tuple[Comparison, KeptRows]:
     """Compare on one pool as the flags say, showing how far it is; finished rows are kept in the pool."""
-    from negmerge_kit.cli.progress import now, progress_bar, say
+    from negmerge_kit.cli.progress import ProgressDisplay, now
     from negmerge_kit.lab.comparison.comparison import compare_rules
     from negmerge_kit.lab.comparison.kept_rows import KeptRows
-    from negmerge_kit.lab.telling import rule_of
     from negmerge_kit.lab.workbench import Workbench
 
     scales, anew = parse_scales(options.scales), options.anew
@@ -257,28 +258,28 @@ def compare_pool(
         bench.choose(buffers=options.buffers)  # refused before the bar
     same: dict[str, Any] = {"keep": options.keep, "scales": scales, "buffers": options.buffers, "terms": terms}
     kept = KeptRows(pool, device=bench.model.device, anew=anew, **same)
-    with progress_bar(f"comparing on {pool.folder}", len(entrants), unit="rule") as bar:
+    # Those before the last one say nothing about how long it takes.
+    with ProgressDisplay(f"comparing on {pool.folder}", len(entrants), last="") as display:
         row, before = "retraining", None
 
-        def on_row(done: int, total: int, entrant: Entrant) -> None:
+        def on_row(progress: Progress) -> None:
             nonlocal row, before
-            row, before = rule_of(entrant.title, done, total), done
-            bar.bar_format = LAST_BAR if done + 1 == total else BAR
-            say(bar, row, done=done)
+            row, before = progress.message, progress.step
+            display.show(row, done=progress.step)
 
-        def on_step(step: RateStep) -> None:
+        def on_step(progress: Progress) -> None:
             # One bar over all rates of a baseline. Before the first row no row is under way.
-            part = None if before is None else before + step.index / step.total
-            say(bar, now(row, step.index, step.total, step.step.loss, step.doing), done=part)
+            part = None if before is None else before + progress.step / progress.total
+            display.show(now(row, progress), done=part)
 
         comparison = compare_rules(bench, entrants, kept=kept, on_row=on_row, on_step=on_step, anew=anew, **same)
-        say(bar, "", done=len(entrants))
+        display.show(done=len(entrants))
     return comparison, kept
 
 
 def _make_reference(pool: Pool, entrants: Sequence[Entrant], terms: Terms, device: str, anew: bool) -> None:
     """Retrain, and train the shadow models, before rows are worked out elsewhere: all of them need these models."""
-    from negmerge_kit.cli.progress import now, progress_bar, say
+    from negmerge_kit.cli.progress import ProgressDisplay, now
     from negmerge_kit.lab.comparison.baseline_rows import retrained, yardstick_of
     from negmerge_kit.lab.comparison.classifier_contest import models_to_make
     from negmerge_kit.lab.comparison.comparison import is_classifier
@@ -289,48 +290,48 @@ def _make_reference(pool: Pool, entrants: Sequence[Entrant], terms: Terms, devic
     models = models_to_make(entrants, terms)
     if not models and not terms.shadows:
         return
-    with progress_bar(f"before comparing on {pool.folder}", len(models) + terms.shadows, unit="model") as bar:
+    with ProgressDisplay(f"before comparing on {pool.folder}", len(models) + terms.shadows) as display:
         yardstick = yardstick_of(
             Workbench(pool, device=device),
             terms,
-            on_shadow=lambda done, count: say(bar, "shadow models", done=len(models) + done),
+            on_shadow=lambda progress: display.show(progress.message, done=len(models) + progress.step),
         )
         for made, split in enumerate(models):
 
-            def on_step(step: RateStep, made: int = made) -> None:
-                say(bar, now("retraining", step.index, step.total, step.step.loss, step.doing), done=made)
+            def on_step(progress: Progress, made: int = made) -> None:
+                display.show(now("retraining", progress), done=made)
 
             retrained(yardstick, terms, on_step, split=split, anew=anew)
-            say(bar, "", done=made + 1)
+            display.show(done=made + 1)
         _ = yardstick.shadows  # trained now, kept in the pool
 
 
 def _resample(comparison: Comparison, options: argparse.Namespace) -> dict[str, Resampled]:
-    from negmerge_kit.cli.progress import progress_bar, say
+    from negmerge_kit.cli.progress import ProgressDisplay
     from negmerge_kit.lab.comparison.resampling import resample
 
-    with progress_bar("every scale in full", len(comparison.rows), unit="rule") as bar:
+    with ProgressDisplay("every scale in full", len(comparison.rows)) as display:
         return resample(
             comparison,
             reference=options.reference,
             replicates=options.resample,
             seed=options.seed,
-            on_row=lambda done, total, row: say(bar, row.entrant.title, done=done),
+            on_row=lambda progress: display.show(progress.message, done=progress.step),
         )
 
 
 def _redraw(comparison: Comparison, kept: KeptRows, options: argparse.Namespace) -> tuple[Comparison, ...]:
-    from negmerge_kit.cli.progress import progress_bar, say
+    from negmerge_kit.cli.progress import ProgressDisplay
     from negmerge_kit.lab.comparison.redraws import redraw
 
-    with progress_bar("subsets", options.subsets * len(comparison.rows), unit="rule") as bar:
+    with ProgressDisplay("subsets", options.subsets * len(comparison.rows)) as display:
         return redraw(
             comparison,
             options.subsets,
             size=options.subset_size,
             seed=options.seed,
             kept=kept,
-            on_row=lambda done, total, title: say(bar, title, done=done),
+            on_row=lambda progress: display.show(progress.message, done=progress.step),
         )
 
 

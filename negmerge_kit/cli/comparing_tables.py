@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from negmerge_kit.cli.flags import seconds
-from negmerge_kit.lab.comparison.equal_retention import FLOORS
+from negmerge_kit.cli.options import seconds
+from negmerge_kit.lab.comparison.matched import FLOORS
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
     from negmerge_kit.lab.comparison.comparison import Comparison
-    from negmerge_kit.lab.comparison.rows import Pair
-    from negmerge_kit.scoring.bootstrap import Resampled
+    from negmerge_kit.scoring.accuracy import Pair
+    from negmerge_kit.scoring.paired_bootstrap import Resampled
 
 
 EQUAL = (

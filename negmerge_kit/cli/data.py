@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from negmerge_kit.cli.flags import Parser, print_json
 from negmerge_kit.cli.last_lines import Words, print_end, same_flags
+from negmerge_kit.cli.options import Parser, add_corrupt_flag, add_pixel_flags, print_json
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
 
@@ -37,8 +37,8 @@ def list_data(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
 
     from negmerge_kit.vision.data import DATASETS, find_data
+    from negmerge_kit.vision.data.embedded import FAMILIES
     from negmerge_kit.vision.data.scans import SCANS
-    from negmerge_kit.vision.families import FAMILIES
 
     sources = [find_data(name) for name in (*DATASETS, *FAMILIES, SCANS)]
     if options.json:
@@ -55,7 +55,7 @@ def prepare(arguments: list[str]) -> int:
     parser = _parser("prepare", "Fetch data and decode their images once; goes on where it was stopped.")
     parser.add_argument("--splits", metavar="SPLIT,SPLIT", help="only these splits (default: all that the data have)")
     add_corrupt_flag(parser)
-    parser.add_argument("--dry-run", action="store_true", help="tell size, licence and destination, do nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print size, licence and destination, do nothing")
     options = parser.parse_args(arguments)
 
     from negmerge_kit.vision.data import find_data
@@ -66,16 +66,16 @@ def prepare(arguments: list[str]) -> int:
     for source in sources:
         for split in wanted or ():
             source.check_split(split)
-    # Everything is told before anything is fetched.
-    told = [_tell(source, wanted or source.splits, transform, quiet=options.json) for source in sources]
+    # Everything is printed before anything is fetched.
+    all_facts = [_announce(source, wanted or source.splits, transform, quiet=options.json) for source in sources]
     if not options.dry_run:
-        for source, facts in zip(sources, told, strict=True):
+        for source, facts in zip(sources, all_facts, strict=True):
             splits = wanted or source.splits
             _decode(source, splits, transform, options.corrupt)
             facts["data"] = source.text
             facts["decoded"] = _made(source, splits, transform, options.corrupt, quiet=options.json)
     if options.json:
-        print_json({"data": told})
+        print_json({"data": all_facts})
     elif options.dry_run:
         options.dry_run = False
         print_end(["data", "prepare", *options.data, *same_flags(parser, options, parser)])
@@ -86,7 +86,7 @@ def prepare(arguments: list[str]) -> int:
 
 def _next(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Words:
     """Forget the first data and keep the others; how to say it, where model or data to keep were not given."""
-    from negmerge_kit.cli.forgetting import forget_parser
+    from negmerge_kit.cli.options import forget_parser
     from negmerge_kit.vision.data import find_data
     from negmerge_kit.vision.model_spec import find_model
     from negmerge_kit.vision.tiny import TINY
@@ -117,12 +117,12 @@ def verify(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
 
     from negmerge_kit.vision.data import find_data
-    from negmerge_kit.vision.data.stored import StoredSource
+    from negmerge_kit.vision.data.source import EncodedSource
 
     transform, results, problems = _transform(options), [], []
     for text in options.data:
         source = find_data(text)
-        if not isinstance(source, StoredSource):
+        if not isinstance(source, EncodedSource):
             results.append({"data": source.text, "splits": {}})
             continue
         found = source.verify(image_size=transform)
@@ -155,40 +155,9 @@ def _parser(verb: str, about: str) -> argparse.ArgumentParser:
     return parser
 
 
-def add_corrupt_flag(parser: argparse.ArgumentParser) -> None:
-    """What becomes of images that cannot be decoded."""
-    parser.add_argument(
-        "--corrupt",
-        default="refuse",
-        choices=["refuse", "skip"],
-        help="refuse images that cannot be decoded, or count, name and leave them out",
-    )
-
-
-def add_pixel_flags(parser: argparse.ArgumentParser) -> None:
-    """How pixels are read: what `as_rgb` takes."""
-    parser.add_argument(
-        "--orientation",
-        default="stored",
-        choices=["stored", "exif"],
-        help="rows as the file stores them (as torchvision), or photographs turned as EXIF says",
-    )
-    parser.add_argument(
-        "--transparency",
-        default="stored",
-        choices=["stored", "white", "black"],
-        help="transparent pixels in their stored colours (as torchvision), or laid onto a colour",
-    )
-
-
-def reading_of(options: argparse.Namespace) -> dict[str, Any]:
-    """What the two functions above added, as a scene takes it."""
-    return {name: getattr(options, name) for name in ("corrupt", "orientation", "transparency")}
-
-
 def _transform(options: argparse.Namespace) -> Transform:
-    from negmerge_kit.vision.data import transform_of
     from negmerge_kit.vision.data.transform import as_transform
+    from negmerge_kit.vision.preprocessing import transform_of
 
     transform = transform_of(options.model) if options.model else as_transform(options.size)
     return replace(transform, orientation=options.orientation, transparency=options.transparency)
@@ -207,11 +176,11 @@ def _facts(source: DataSource) -> Json:
     }
 
 
-def _tell(
+def _announce(
     source: DataSource, splits: Sequence[str], transform: Transform, *, quiet: bool, to: TextIO | None = None
 ) -> Json:
     """Say what is about to be fetched, under which licence, and where it goes."""
-    from negmerge_kit.vision.data.cache import cache_folder
+    from negmerge_kit.vision.data.decoded_cache import cache_folder
     from negmerge_kit.vision.data.hub import HubSource
 
     facts = {**_facts(source), "data": source.text, "cache": str(cache_folder() / "images")}
@@ -238,13 +207,13 @@ def _tell(
 
 
 def prepare_scene(scene: Scene) -> None:
-    """Fetch and decode what a scene needs; of what is fetched, size, licence and destination are told first."""
+    """Fetch and decode what a scene needs; of what is fetched, size, licence and destination are printed first."""
     from negmerge_kit.vision.data.hub import HubSource
 
     for source, splits in scene.needs():
         if not source.is_ready(splits, image_size=scene.transform):
             if isinstance(source, HubSource):
-                _tell(source, splits, scene.transform, quiet=False, to=sys.stderr)
+                _announce(source, splits, scene.transform, quiet=False, to=sys.stderr)
             _decode(source, splits, scene.transform, scene.corrupt, leave=False)
         for split in splits:
             _say_left_out(source, split, scene.transform, scene.corrupt)
@@ -253,25 +222,23 @@ def prepare_scene(scene: Scene) -> None:
 def _decode(
     source: DataSource, splits: Sequence[str], transform: Transform, corrupt: str, *, leave: bool = True
 ) -> None:
-    from negmerge_kit.cli.progress import progress_bar, say
+    from negmerge_kit.cli.progress import ProgressDisplay
 
     for split in splits:
         if source.is_ready([split], image_size=transform):
             source.prepare([split], image_size=transform, corrupt=corrupt)
             continue
-        with progress_bar(f"{source.name} {split}", unit="image") as bar:
-            bar.leave = leave
+        with ProgressDisplay(f"{source.name} {split}", keep=leave) as display:
 
-            def on_images(split: str, done: int, total: int) -> None:
-                bar.total = total
-                say(bar, "", done=done)
+            def on_images(done: int, total: int, display: ProgressDisplay = display) -> None:
+                display.show(done=done, total=total)
 
             source.prepare([split], image_size=transform, corrupt=corrupt, on_images=on_images)
 
 
 def _say_left_out(source: DataSource, split: str, transform: Transform, corrupt: str) -> dict[str, int]:
     """Say what of the images was noticed and not made use of; the counts."""
-    from negmerge_kit.vision.data.rgb import left_out
+    from negmerge_kit.vision.data.transform import left_out
 
     noticed = source.noticed(split, image_size=transform, corrupt=corrupt)
     for sentence in left_out(noticed, transform.orientation, transform.transparency):
@@ -283,8 +250,8 @@ def _made(source: DataSource, splits: Sequence[str], transform: Transform, corru
     """What is there now, split by split; images that were left out are named."""
     made = {}
     for split in splits:
-        told = source.described(split, image_size=transform, corrupt=corrupt)
-        left_out = told.get("corrupt", [])
+        record = source.described(split, image_size=transform, corrupt=corrupt)
+        left_out = record.get("corrupt", [])
         if left_out:
             shown = ", ".join(left_out[:5]) + (" …" if len(left_out) > 5 else "")
             print(
@@ -293,14 +260,14 @@ def _made(source: DataSource, splits: Sequence[str], transform: Transform, corru
                 file=sys.stderr,
             )
         made[split] = {
-            "n": told["n"],
+            "n": record["n"],
             "classes": len(source.classes),
-            "fingerprint": told["fingerprint"],
+            "fingerprint": record["fingerprint"],
             "corrupt": left_out,
             "noticed": _say_left_out(source, split, transform, corrupt),
         }
         if not quiet:
-            print(f"  {split:13}{told['n']:,} images, {len(source.classes)} classes, {told['fingerprint'][:12]}…")
+            print(f"  {split:13}{record['n']:,} images, {len(source.classes)} classes, {record['fingerprint'][:12]}…")
     return made
 
 

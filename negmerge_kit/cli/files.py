@@ -6,21 +6,23 @@ from argparse import Namespace
 from pathlib import Path
 
 from negmerge_kit.checkpoints import operations
+from negmerge_kit.checkpoints.digests import Digests
 from negmerge_kit.checkpoints.legacy import convert_files
 from negmerge_kit.checkpoints.normalise import read_map
 from negmerge_kit.checkpoints.reader import open_checkpoint
-from negmerge_kit.cli.flags import Parser, add_rule_flags, print_json, rule_params
 from negmerge_kit.cli.last_lines import Words, evaluate_next, print_end, unlearned_file
-from negmerge_kit.cli.sweeping import add_executor_flags, executor_of
+from negmerge_kit.cli.options import Parser, add_executor_flags, add_gone_flag, add_rule_flags, print_json, rule_params
+from negmerge_kit.cli.sweeping import executor_of
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.merging.alike import is_running_statistic
+from negmerge_kit.merging.negation import GONE
 from negmerge_kit.types import Json
 
 OUT = "FILE.safetensors like the base, or, where the base has its config, a FOLDER with that and the tokenizer"
 
 
-def merge(arguments: list[str]) -> int:
-    """Merge candidates' deltas and write the unlearned checkpoint, the delta, or both."""
+def merge(arguments: list[str], digests: Digests) -> int:
+    """Merge candidates' deltas and write the unlearned checkpoint, the delta, or both; see `cli.merge`."""
     parser = _files_parser("merge", "Merge the candidates' deltas and subtract scale times the result from the base.")
     parser.add_argument("--out", type=Path, metavar="FILE|FOLDER", help=OUT)
     parser.add_argument("--scale", type=float, default=1.0, help="how much of the merged delta to subtract (default 1)")
@@ -28,12 +30,7 @@ def merge(arguments: list[str]) -> int:
     parser.add_argument(
         "--nonfinite", default="refuse", choices=["refuse", "pass"], help="NaN and infinities in inputs"
     )
-    parser.add_argument(
-        "--engine",
-        default="auto",
-        choices=["auto", "fused", "plain"],
-        help="compiled loop where it pays (auto), always where there is a compiler, or never; the bits are the same",
-    )
+    add_gone_flag(parser, "--engine", GONE["engine"])
     parser.add_argument("--force", action="store_true", help="merge candidates that say they are of another base, too")
     add_rule_flags(parser)
     add_executor_flags(parser)
@@ -60,10 +57,10 @@ def merge(arguments: list[str]) -> int:
             device=options.device,
             buffers=options.buffers,
             nonfinite=options.nonfinite,
-            engine=options.engine,
             force=options.force,
             renames=read_map(options.map) if options.map else None,
             ignore=options.ignore,
+            digests=digests,
             **rule_params(options),
         )
     )
@@ -81,14 +78,14 @@ def merge(arguments: list[str]) -> int:
 
 def _by_shard(options: Namespace) -> Json:
     """The merge as one job a shard of the base."""
-    if options.delta_out or options.nonfinite != "refuse" or options.engine != "auto":
-        raise ParameterError("--executor merges shards into --out: leave out --delta-out, --nonfinite and --engine.")
+    if options.delta_out or options.nonfinite != "refuse":
+        raise ParameterError("--executor merges shards into --out: leave out --delta-out and --nonfinite.")
 
-    from negmerge_kit.cli.live import LiveTable
+    from negmerge_kit.cli.progress import ProgressDisplay
     from negmerge_kit.sweeps.shards import merge_sharded
 
     shards = len(open_checkpoint(options.base).files)
-    with LiveTable(f"shards of {options.out}", shards) as table:
+    with ProgressDisplay(f"shards of {options.out}", shards) as display:
         return merge_sharded(
             options.base,
             options.candidate,
@@ -101,8 +98,8 @@ def _by_shard(options: Namespace) -> Json:
             renames=read_map(options.map) if options.map else None,
             ignore=options.ignore,
             executor=executor_of(options),
-            on_step=table.step,
-            on_end=table.end,
+            on_step=display.step,
+            on_end=display.end,
             **rule_params(options),
         )
 

@@ -8,11 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from negmerge_kit.cli.data import add_corrupt_flag, add_pixel_flags, prepare_scene, reading_of
-from negmerge_kit.cli.flags import rule_params
-from negmerge_kit.cli.sweeping import add_executor_flags, add_training_flags, begin_pool, executor_of, fill, scene_grid
-from negmerge_kit.cli.unlearning import grid_and_floor, places, scale_by_hand, unlearn_parser, write_unlearned
+from negmerge_kit.cli.data import prepare_scene
+from negmerge_kit.cli.options import forget_parser, reading_of
+from negmerge_kit.cli.sweeping import begin_pool, executor_of, fill, scene_grid
+from negmerge_kit.cli.unlearning import search_options, write_unlearned
 from negmerge_kit.errors import NegmergeError
+from negmerge_kit.vision.zero_shot import ZeroShotScene
 
 if TYPE_CHECKING:
     from negmerge_kit.sweeps.protocol import Executor
@@ -31,14 +32,13 @@ def forget(arguments: list[str]) -> int:
     from negmerge_kit.checkpoints.outputs import make_folder
     from negmerge_kit.lab.training.recipe import grid
     from negmerge_kit.vision.data import find_data
-    from negmerge_kit.vision.scene import Scene
 
     # What is misspelt is told before hours are spent.
     executor, _ = executor_of(options), grid(options.grid, mode=options.mode)
-    grid_and_floor(options), scale_by_hand(options.scale), rule_params(options)
+    search_options(options)
     model = {"arch": options.model, "pretrained": options.pretrained} if options.pretrained else options.model
     name = f"{find_data(options.forget).name} from {options.model}"
-    scene = Scene(name, model, options.forget, tuple(options.retain), options.mode, **reading_of(options))
+    scene = ZeroShotScene(name, model, options.forget, tuple(options.retain), options.mode, **reading_of(options))
     made = not options.out.exists()
     make_folder(options.out)
     try:
@@ -50,28 +50,12 @@ def forget(arguments: list[str]) -> int:
         raise
 
 
-def forget_parser() -> argparse.ArgumentParser:
-    """The options of `negmerge forget`."""
-    parser = unlearn_parser("forget", "Make a model forget data of your own; goes on where it was stopped.")
-    parser.add_argument("--model", required=True, metavar="NAME", help="open_clip architecture, timm:NAME, or tiny")
-    parser.add_argument("--pretrained", metavar="TAG", help="its weights: a tag, or a file")
-    parser.add_argument("--forget", required=True, metavar="DATA", help="a data set's name, folder:PATH or hf:NAME")
-    parser.add_argument("--retain", required=True, action="append", metavar="DATA", help="what to keep; repeatable")
-    parser.add_argument("--grid", required=True, metavar="GRID", help="a preset's name, or FILE.toml")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for pool, checkpoint and card")
-    parser.add_argument("--mode", default="standard", choices=["standard", "linear"], help="how candidates are trained")
-    add_corrupt_flag(parser)
-    add_pixel_flags(parser)
-    add_executor_flags(parser)
-    add_training_flags(parser)
-    return parser
-
-
 def _forget(options: argparse.Namespace, scene: Scene, executor: Executor) -> int:
-    from negmerge_kit.lab.running_statistics import RunningStatistics
+    from negmerge_kit.lab.live_model import RunningStatistics
+    from negmerge_kit.lab.pipeline import check_outputs
     from negmerge_kit.sweeps.jobs import pool_order
 
-    places(options.out / UNLEARNED, options.card, [Path(options.pretrained)] if options.pretrained else [])
+    check_outputs(options.out / UNLEARNED, options.card, [Path(options.pretrained)] if options.pretrained else [])
     prepare_scene(scene)
     if options.buffers != "keep":
         RunningStatistics(scene.load(device=options.device), scene).check(options.buffers)

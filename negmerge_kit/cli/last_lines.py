@@ -12,7 +12,7 @@ from subprocess import list2cmdline
 
 from negmerge_kit.checkpoints.pool import RECORD, Pool
 from negmerge_kit.cli.clock import elapsed
-from negmerge_kit.cli.flags import seconds
+from negmerge_kit.cli.options import seconds
 
 Words = Sequence[object]
 """A command without `negmerge`, word by word."""
@@ -41,7 +41,7 @@ def same_flags(
 ) -> list[object]:
     """The flags that were given and that another verb takes, too, as words: what comes next is about the same choice.
 
-    >>> from negmerge_kit.cli.flags import Parser
+    >>> from negmerge_kit.cli.options import Parser
     >>> one, other = Parser("one", ""), Parser("other", "")
     >>> _ = one.add_argument("--keep"), one.add_argument("--test", action="store_true"), other.add_argument("--keep")
     >>> same_flags(one, one.parse_args(["--keep", "0.9", "--test"]), other)

@@ -6,22 +6,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from negmerge_kit.cli.flags import Parser, print_json
-from negmerge_kit.cli.sweeping import (
-    add_executor_flags,
-    add_training_flags,
-    begin_pool,
-    executor_of,
-    fill,
-    scene_grid,
-    tell,
-)
+from negmerge_kit.cli.options import Parser, add_executor_flags, add_training_flags, print_json
+from negmerge_kit.cli.sweeping import begin_pool, executor_of, fill, scene_grid, tell
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
     from negmerge_kit.types import Weights
 
 
@@ -62,18 +52,18 @@ def build(arguments: list[str]) -> int:
             "candidates of a scene of your own with `negmerge sweep --scene FILE.toml`."
         )
 
-    from negmerge_kit.cli.progress import progress_bar
+    from negmerge_kit.cli.progress import ProgressDisplay
     from negmerge_kit.lab.training.recipe import grid
     from negmerge_kit.sweeps.embedded import pretrained_base
-    from negmerge_kit.vision.scene import open_scene
+    from negmerge_kit.vision.scenes import open_scene
 
     options.grid = options.grid or options.scene
     # What is misspelt is told before anything is made.
     executor, _ = executor_of(options), grid(options.grid, mode="standard")
 
     def pretrain() -> Weights:
-        with progress_bar("pretraining the base", unit="step") as bar:
-            return pretrained_base(options.device, on_step=lambda index, total: _advance(bar, index, total))
+        with ProgressDisplay("pretraining the base") as display:
+            return pretrained_base(options.device, on_step=display.follow)
 
     if options.scene != "tiny" and (options.forget or options.from_scratch):
         raise ParameterError(
@@ -178,10 +168,3 @@ def _own(scores: Json | None) -> str:
     if not scores or scores["status"] != "ok":
         return f"{'-':>6}{'-':>9}{'-':>9}"
     return f"{scores['scale']:>6.2f}{100 * scores['forget']['value']:>7.1f} %{100 * scores['kept']:>7.1f} %"
-
-
-def _advance(bar: tqdm, index: int, total: int) -> None:
-    from negmerge_kit.cli.progress import say
-
-    bar.total = total
-    say(bar, "", done=index)

@@ -7,11 +7,22 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from negmerge_kit.cli.flags import Parser, percent, print_json, seconds
+from negmerge_kit.cli.options import (
+    Parser,
+    add_executor_flags,
+    add_gone_flag,
+    add_training_flags,
+    percent,
+    print_json,
+    seconds,
+)
 from negmerge_kit.cli.reproducing_random import TABLE, check_result, reproduce_random, write_result
-from negmerge_kit.cli.sweeping import add_executor_flags, add_training_flags, begin_pool, executor_of, fill, scene_grid
+from negmerge_kit.cli.sweeping import begin_pool, executor_of, fill, scene_grid
 from negmerge_kit.errors import NegmergeError, ParameterError
+from negmerge_kit.progress import Progress
+from negmerge_kit.scoring.scale_search import BISECT_GONE
 from negmerge_kit.types import MODES, Json
+from negmerge_kit.vision.zero_shot import ZeroShotScene
 
 if TYPE_CHECKING:
     from negmerge_kit.lab.reproduction import Published
@@ -51,7 +62,7 @@ def reproduce(arguments: list[str]) -> int:
     parser.add_argument("--keep", type=float, default=0.95, help="share of the control to keep (default %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("reproduction"), metavar="DIR", help="pools and results")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument("--bisect", action="store_true", help="look only at scales that split the question")
+    add_gone_flag(parser, "--bisect", BISECT_GONE)
     parser.add_argument("--dry-run", action="store_true", help="tell downloads, GPU hours and disk; do nothing")
     parser.add_argument("--tflops", type=float, default=None, metavar="X", help="what the GPU sustains, for --dry-run")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -63,12 +74,10 @@ def reproduce(arguments: list[str]) -> int:
     from negmerge_kit.lab.reproduction import ROWS, averages, find_published, measure
     from negmerge_kit.lab.training.recipe import grid
     from negmerge_kit.lab.workbench import Workbench
-    from negmerge_kit.scoring.floors import check_keep
-    from negmerge_kit.scoring.scale import Method
+    from negmerge_kit.scoring.retention_floor import check_keep
     from negmerge_kit.sweeps.jobs import pool_order
     from negmerge_kit.vision.data import find_data
     from negmerge_kit.vision.model_spec import find_model
-    from negmerge_kit.vision.scene import Scene
 
     # What is misspelt is told before hours are spent.
     spec, published = find_model(options.model), find_published(str(find_model(options.model)), options.mode)
@@ -91,7 +100,7 @@ def reproduce(arguments: list[str]) -> int:
     parts: list[Json] = []
     for text, source in zip(texts, sources, strict=True):
         name = f"{source.name} from {spec}{suffix and ', ' + options.mode}"
-        scene = Scene(name, spec.as_json(), text, (options.control,), options.mode)
+        scene = ZeroShotScene(name, spec.as_json(), text, (options.control,), options.mode)
         store, damaged = begin_pool(scene, options.out / f"{source.name}{suffix}", options.device)
         recipes = scene_grid(store, options.grid, options.precision)
         swept = fill("reproduce", store, recipes, options, executor, damaged)
@@ -102,11 +111,10 @@ def reproduce(arguments: list[str]) -> int:
             raise NegmergeError(f"no candidate of {source.name} could be fine-tuned: {why}")
         bench = Workbench(pool, device=options.device)
 
-        def tell(title: str, name: str = source.name) -> None:
-            print(f"{name}: {title}", file=sys.stderr)
+        def tell(progress: Progress, name: str = source.name) -> None:
+            print(f"{name}: {progress.message}", file=sys.stderr)
 
-        method: Method = "bisect" if options.bisect else "early"
-        part = measure(bench, published, rows=rows, keep=keep, method=method, on_row=tell)
+        part = measure(bench, published, rows=rows, keep=keep, on_row=tell)
         parts.append(part | {"failed": swept["failed"]})
         result = {
             "table": options.table,
@@ -130,10 +138,11 @@ def reproduce(arguments: list[str]) -> int:
 def _dry_run(options: argparse.Namespace, texts: list[str], rows: list[str]) -> int:
     from negmerge_kit.lab.training.forecast import SUSTAINED, forecast
     from negmerge_kit.lab.training.recipe import Recipe, grid
-    from negmerge_kit.vision.clip import untrained
-    from negmerge_kit.vision.data import find_data, transform_of
+    from negmerge_kit.vision.data import find_data
     from negmerge_kit.vision.linearized import linearize
+    from negmerge_kit.vision.load import untrained
     from negmerge_kit.vision.model_spec import TIMM, find_model
+    from negmerge_kit.vision.preprocessing import transform_of
 
     spec = find_model(options.model)
     if spec.arch.startswith(TIMM):

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.comparing import compare_pool
-from negmerge_kit.cli.flags import Parser, add_buffers_flag, print_json
+from negmerge_kit.cli.options import Parser, add_buffers_flag, add_executor_flags, add_training_flags, print_json
 from negmerge_kit.cli.standings import SHOWN, standings_table
-from negmerge_kit.cli.sweeping import add_executor_flags, add_training_flags, begin_pool, executor_of, fill, scene_grid
+from negmerge_kit.cli.sweeping import begin_pool, executor_of, fill, scene_grid
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from negmerge_kit.lab.comparison.entrants import Entrant
     from negmerge_kit.lab.comparison.terms import Terms
     from negmerge_kit.lab.random_forgetting import PublishedRows
-    from negmerge_kit.vision.scene import Scene
+    from negmerge_kit.vision.classifier_scene import ClassifierScene
 
 TABLE = "cifar10-random"
 GRIDS = {"resnet18": "paper-cifar", "vgg16-bn": "paper-cifar-vgg16", "swin-t": "cifar-swin"}
@@ -38,7 +38,7 @@ def reproduce_random(arguments: list[str]) -> int:
     from negmerge_kit.lab.comparison.terms import Terms
     from negmerge_kit.lab.random_forgetting import beside, find_published_rows
     from negmerge_kit.lab.training.recipe import grid
-    from negmerge_kit.scoring.grid import parse_scales
+    from negmerge_kit.scoring.early_stopping import parse_scales
 
     # What is misspelt is told before hours are spent.
     parse_scales(options.scales)
@@ -46,7 +46,6 @@ def reproduce_random(arguments: list[str]) -> int:
     entrants, executor = published_entrants(options.rules, options.baselines), executor_of(options)
     grid(options.grid, mode="standard")
     scene = _scene(options)
-    assert scene.forgetting is not None
     published = find_published_rows(options.model, options.data, options.share)
     if options.dry_run:
         return _dry_run(options, scene, entrants, terms)
@@ -54,7 +53,6 @@ def reproduce_random(arguments: list[str]) -> int:
     from negmerge_kit.cli.data import prepare_scene
     from negmerge_kit.lab.training.recipe import reseeded
     from negmerge_kit.sweeps.jobs import pool_order
-    from negmerge_kit.vision.forgetting import parts_of
 
     path = options.out / f"{_folder(options)}-{Path(options.grid).stem}.json"
     check_result(path)
@@ -73,7 +71,7 @@ def reproduce_random(arguments: list[str]) -> int:
         "data": options.data,
         "grid": options.grid,
         "forgetting": scene.forgetting.label,
-        "never_seen": parts_of(scene).never_seen,
+        "never_seen": scene.parts.never_seen,
         "failed": swept["failed"],
         "rows": beside(comparison, published),
         "published": {
@@ -165,10 +163,10 @@ def published_entrants(rules: str, baselines: str) -> tuple[Entrant, ...]:
     )
 
 
-def _scene(options: argparse.Namespace) -> Scene:
+def _scene(options: argparse.Namespace) -> ClassifierScene:
+    from negmerge_kit.vision.classifier_scene import ClassifierScene
     from negmerge_kit.vision.forgetting import Forgetting
     from negmerge_kit.vision.model_spec import NETWORKS
-    from negmerge_kit.vision.scene import parted_scene
 
     if options.model not in NETWORKS:
         raise ParameterError(f"there is no network {options.model!r}: choose one of {', '.join(NETWORKS)}.")
@@ -177,7 +175,7 @@ def _scene(options: argparse.Namespace) -> Scene:
         training["precision"] = options.precision
     forgetting = Forgetting(options.data, share=options.share, seed=options.seed, as_published=options.as_published)
     name = f"random {100 * options.share:g} % of {forgetting.source.name}, {options.model}"
-    return parted_scene(name, f"classifier:{options.model}", forgetting, training=training)
+    return ClassifierScene(name, f"classifier:{options.model}", forgetting, training=training)
 
 
 def _folder(options: argparse.Namespace) -> str:
@@ -187,12 +185,12 @@ def _folder(options: argparse.Namespace) -> str:
     return "-".join(parts)
 
 
-def _dry_run(options: argparse.Namespace, scene: Scene, entrants: tuple[Entrant, ...], terms: Terms) -> int:
+def _dry_run(options: argparse.Namespace, scene: ClassifierScene, entrants: tuple[Entrant, ...], terms: Terms) -> int:
     from negmerge_kit.lab.random_forgetting import forecast_rows
     from negmerge_kit.lab.training.forecast import SUSTAINED
     from negmerge_kit.lab.training.from_scratch import base_recipe
     from negmerge_kit.lab.training.recipe import grid
-    from negmerge_kit.scoring.grid import parse_scales
+    from negmerge_kit.scoring.early_stopping import parse_scales
 
     told = forecast_rows(
         scene,

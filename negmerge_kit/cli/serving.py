@@ -8,7 +8,7 @@ import threading
 from importlib import import_module
 from pathlib import Path
 
-from negmerge_kit.cli.flags import Parser
+from negmerge_kit.cli.options import Parser
 
 
 def demo(arguments: list[str]) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.comparing_tables import notes
-from negmerge_kit.cli.flags import seconds
+from negmerge_kit.cli.options import seconds
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:

@@ -10,15 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from negmerge_kit.cli.flags import Parser, add_gone_flag, print_json, seconds
 from negmerge_kit.cli.last_lines import print_end, same_flags
+from negmerge_kit.cli.options import Parser, add_executor_flags, add_training_flags, print_json, seconds
 from negmerge_kit.errors import NegmergeError, ParameterError
+from negmerge_kit.progress import Progress
 from negmerge_kit.types import Json
+from negmerge_kit.vision.scenes import scene_from_json
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
     from negmerge_kit.checkpoints.pool import Pool
+    from negmerge_kit.cli.progress import ProgressDisplay
     from negmerge_kit.lab.training.execution import Execution
     from negmerge_kit.lab.training.recipe import Recipe
     from negmerge_kit.sweeps.protocol import Executor, Job, Outcome
@@ -55,7 +56,7 @@ def sweep(arguments: list[str]) -> int:
 
     from negmerge_kit.cli.data import prepare_scene
     from negmerge_kit.lab.training.recipe import grid
-    from negmerge_kit.vision.scene import open_scene
+    from negmerge_kit.vision.scenes import open_scene
 
     executor, scene = executor_of(options), open_scene(options.scene)
     grid(options.grid, mode=scene.mode)  # what is misspelt is told before anything is made
@@ -69,17 +70,15 @@ def sweep(arguments: list[str]) -> int:
 
 def _dry_run(scene: Scene, options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Say how long the sweep takes, from a few steps that are taken now, or from what a device is assumed to do."""
-    from negmerge_kit.lab.base_knowledge import is_untrained
     from negmerge_kit.lab.training.forecast import SUSTAINED, check_tflops, count_images
     from negmerge_kit.lab.training.from_scratch import base_recipe
     from negmerge_kit.lab.training.recipe import grid
     from negmerge_kit.lab.training.sweep_forecast import assumed_seconds, measured_seconds
-    from negmerge_kit.vision.clip import untrained
-    from negmerge_kit.vision.forgetting import parts_of
+    from negmerge_kit.vision.load import untrained
     from negmerge_kit.vision.model_spec import find_model
 
     tflops = SUSTAINED if options.tflops is None else check_tflops(options.tflops)
-    own, why, model = is_untrained(scene), None, None
+    own, why, model = scene.trains_base, None, None
     if all(source.is_ready(splits, image_size=scene.transform) for source, splits in scene.needs()):
         try:
             model = scene.untrained(device=options.device) if own else scene.load(device=options.device)
@@ -95,9 +94,9 @@ def _dry_run(scene: Scene, options: argparse.Namespace, parser: argparse.Argumen
     if model is not None:
         images, val = scene.images("train").forget, scene.images("val")
         runs, scored = recipes(len(images)), len(val.forget) + sum(len(each) for each in val.retain)
-        base = (parts_of(scene).seen, base_recipe(scene)) if own else None
+        base = (scene.parts.seen, base_recipe(scene)) if own else None
         told = measured_seconds(model, images, runs, scored=scored, base=base)
-    elif scene.forgetting is not None:
+    elif scene.own_head:
         raise ParameterError(
             f"the time of {scene.name} cannot be forecast: {why}; prepare the data first, with `negmerge data prepare`."
         )
@@ -142,53 +141,21 @@ def begin_pool(
     from contextlib import ExitStack
 
     from negmerge_kit.checkpoints.filling import holder
-    from negmerge_kit.cli.progress import progress_bar, say
+    from negmerge_kit.cli.progress import ProgressDisplay
     from negmerge_kit.sweeps.embedded import start_pool
 
-    bars: list[tqdm] = []
+    displays: list[ProgressDisplay] = []  # none where the base is there
     with ExitStack() as shown:
 
-        def on_step(index: int, total: int) -> None:
-            if not bars:
-                bars.append(shown.enter_context(progress_bar(f"base of {scene.name}", total, unit="step")))
-            say(bars[0], "", done=index)
+        def on_step(progress: Progress) -> None:
+            if not displays:
+                displays.append(shown.enter_context(ProgressDisplay(f"base of {scene.name}", progress.total)))
+            displays[0].follow(progress)
 
         def on_wait(folder: Path) -> None:
             print(f"{scene.name}: {holder(folder)} is making {folder}; waiting for its base", file=sys.stderr)
 
         return start_pool(scene, folder, pretrain=pretrain, device=device, on_step=on_step, on_wait=on_wait)
-
-
-def add_executor_flags(parser: argparse.ArgumentParser) -> None:
-    """Where the jobs run: --executor and what belongs to it."""
-    group = parser.add_argument_group("where the jobs run")
-    group.add_argument(
-        "--executor",
-        default="serial",
-        metavar="serial|process|ray",
-        help="one after another, in processes of this machine (one a GPU), or on a Ray cluster (default serial)",
-    )
-    group.add_argument("--workers", type=int, metavar="N", help="jobs at a time (default: one a GPU, or one a core)")
-    group.add_argument("--address", metavar="HOST:PORT", help="Ray cluster to join (default: one on this machine)")
-    group.add_argument("--gpus-per-job", type=float, metavar="X", help="share of a GPU that a Ray job takes, as 0.5")
-
-
-def add_training_flags(parser: argparse.ArgumentParser) -> None:
-    """How candidates are computed, whatever they are."""
-    parser.add_argument(
-        "--anyway", action="store_true", help="train even if the base does not know what it should forget"
-    )
-    group = parser.add_argument_group("memory and speed")
-    group.add_argument("--micro-batch", type=int, metavar="N", help="images in one pass, where a batch needs too much")
-    group.add_argument("--compile", action="store_true", help="run the image tower through torch.compile")
-    group.add_argument(
-        "--precision", metavar="float32|bfloat16|float16", help="what the image tower computes in (default: the grid's)"
-    )
-    add_gone_flag(
-        parser,
-        "--processes",
-        "candidates train one a GPU with --executor process, or on a cluster with --executor ray.",
-    )
 
 
 def executor_of(options: argparse.Namespace) -> Executor:
@@ -232,18 +199,18 @@ def execution_of(options: argparse.Namespace) -> Execution:
     return Execution(micro_batch=options.micro_batch, compile=options.compile)
 
 
-def spread(title: str, jobs: Sequence[Job], options: argparse.Namespace, *, last: str = "") -> None:
+def spread(title: str, jobs: Sequence[Job], options: argparse.Namespace, *, last: str | None = None) -> None:
     """Run jobs where the flags say, whose values are kept in files; the first failure is the error.
 
-    `last` stands for the time left while the last job runs.
+    `last` is shown instead of the time left while the last job runs.
     """
-    from negmerge_kit.cli.live import LiveTable
+    from negmerge_kit.cli.progress import ProgressDisplay
     from negmerge_kit.sweeps.local import run_sweep
 
     failed = []
-    with LiveTable(title, len(jobs), last=last) as table:
-        for outcome in run_sweep(jobs, executor=executor_of(options), on_step=table.step):
-            table.end(outcome)
+    with ProgressDisplay(title, len(jobs), last=last) as display:
+        for outcome in run_sweep(jobs, executor=executor_of(options), on_step=display.step):
+            display.end(outcome)
             failed += [outcome] if outcome.failure else []
     if failed:
         first = failed[0]
@@ -268,7 +235,7 @@ def fill(
     damaged: Sequence[str] = (),
 ) -> Json:
     """Fine-tune what the pool lacks and show it as it goes: the object of `sweep --json`."""
-    from negmerge_kit.cli.live import LiveTable
+    from negmerge_kit.cli.progress import ProgressDisplay
     from negmerge_kit.sweeps.jobs import missing_jobs, pool_order
     from negmerge_kit.sweeps.local import run_sweep
 
@@ -280,9 +247,11 @@ def fill(
         _look_at_base(verb, store, options)
     order = pool_order(store, recipes)
     outcomes: list[Outcome] = []
-    with LiveTable(f"candidates of {store.scene['name']}", len(jobs), done=len(recipes) - len(jobs)) as table:
-        for outcome in run_sweep(jobs, store=store, executor=executor, order=order, on_step=table.step):
-            table.end(outcome)
+    with ProgressDisplay(
+        f"candidates of {store.scene['name']}", len(recipes), done=len(recipes) - len(jobs)
+    ) as display:
+        for outcome in run_sweep(jobs, store=store, executor=executor, order=order, on_step=display.step):
+            display.end(outcome)
             outcomes.append(outcome)
     return {
         "pool": str(store.folder),
@@ -301,10 +270,9 @@ def fill(
 def _look_at_base(verb: str, store: Pool, options: argparse.Namespace) -> None:
     """Before anything is trained: whether the base knows what it should forget, or how a trained one fits."""
     from negmerge_kit.errors import UnknownSetError
-    from negmerge_kit.lab.base_knowledge import fit_of, is_untrained, require_known
-    from negmerge_kit.vision.scene import Scene
+    from negmerge_kit.lab.base_knowledge import fit_of, require_known
 
-    if is_untrained(Scene.from_json(store.scene)):
+    if scene_from_json(store.scene).trains_base:
         if not store.entries:
             print(f"negmerge {verb}: {fit_of(store, device=options.device).sentence()}", file=sys.stderr)
         return
@@ -333,7 +301,7 @@ def tell(result: Json, options: argparse.Namespace, parser: argparse.ArgumentPar
 
 def _next(result: Json, options: argparse.Namespace, parser: argparse.ArgumentParser) -> list[list[object]]:
     from negmerge_kit.checkpoints.pool import open_pool
-    from negmerge_kit.cli.unlearning import search_parser
+    from negmerge_kit.cli.options import search_parser
 
     pool, same = Path(result["pool"]), same_flags(parser, options, search_parser("search", ""))
     compare = [["compare", pool, *same]] if len(open_pool(pool).distinct) > 1 else []

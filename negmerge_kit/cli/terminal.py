@@ -34,12 +34,13 @@ class Plain:
         start = text[:1] if text[:1] == "\r" else ""
         return self._stream.write(start + escaped(text[len(start) :]))
 
-    def control(self, text: str) -> int:
-        """Write text of our own as it is: what moves the cursor of a table that is drawn again."""
-        return self._stream.write(text)
-
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def raw(stream: TextIO) -> TextIO:
+    """The stream itself, for what moves the cursor; escape the text that goes with it."""
+    return stream._stream if isinstance(stream, Plain) else stream
 
 
 @contextmanager

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from negmerge_kit.cli.flags import SCALES, Parser, add_choice_flags, candidate_ids, percent, print_json, rule_params
 from negmerge_kit.cli.last_lines import print_end, same_flags, unlearned_file
-from negmerge_kit.errors import ParameterError, SceneError
-from negmerge_kit.scoring.floors import KEEP, keep_text, parse_keep
-from negmerge_kit.scoring.grid import AUTO, check_scale, parse_scales
+from negmerge_kit.cli.options import (
+    Parser,
+    candidate_ids,
+    percent,
+    print_json,
+    rule_params,
+    search_parser,
+    unlearn_parser,
+)
+from negmerge_kit.errors import ParameterError, check_scale
+from negmerge_kit.scoring.early_stopping import parse_scales
+from negmerge_kit.scoring.retention_floor import KEEP, keep_text, parse_keep
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
-    from negmerge_kit.lab.resident import Choice
-    from negmerge_kit.lab.retrained import Retrained
-    from negmerge_kit.lab.workbench import Workbench
-    from negmerge_kit.scoring.floors import Keep
-    from negmerge_kit.scoring.grid import Scales
-    from negmerge_kit.scoring.scale import ScaleSearch
+    from negmerge_kit.lab.pipeline import PoolSearch, SearchOptions
 
 
 def search(arguments: list[str]) -> int:
@@ -35,15 +36,16 @@ def search(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     results, outs = [], dict[Path, Path]()
     same = same_flags(parser, options, unlearn_parser("unlearn", ""))
-    for pool in options.pool:
-        bench, _, result = run_search(options, pool, test=options.test)
+    for folder in options.pool:
+        found = run_search(options, folder, test=options.test)
+        result = found.result
         results.append(result)
         if result["status"] == "ok" and result["scale"] > 0:
-            outs[pool] = unlearned_file(bench.pool, taken=outs.values())
+            outs[folder] = unlearned_file(found.bench.pool, taken=outs.values())
         if not options.json:
             if len(options.pool) > 1:
-                print(f"{pool}:")
-            _tell(result)
+                print(f"{folder}:")
+            print_search(result)
     if options.json:
         named = [{"pool": str(pool), **result} for pool, result in zip(options.pool, results, strict=True)]
         print_json(results[0] if len(results) == 1 else {"searches": named})
@@ -63,61 +65,25 @@ def unlearn(arguments: list[str]) -> int:
     return write_unlearned(options, options.pool, options.out)
 
 
-def unlearn_parser(verb: str, about: str) -> argparse.ArgumentParser:
-    """The options of every verb that writes an unlearned checkpoint from a pool."""
-    parser = search_parser(verb, about)
-    parser.add_argument("--card", type=Path, metavar="FILE", help="its card, JSON and Markdown (default: beside FILE)")
-    parser.add_argument("--audit", action="store_true", help="probe what is left, and tell it in the card (a minute)")
-    parser.add_argument("--scale", default="auto", help="auto, or a number to use instead of searching")
-    return parser
-
-
-def places(out: Path, card: Path | None, inputs: Sequence[Path]) -> Path:
-    """Where the card goes; what must not be written over is refused, weights or card, before the long work."""
-    from negmerge_kit.checkpoints.outputs import CHECKPOINT, check_output
-    from negmerge_kit.views.card_files import card_path, check_card
-
-    if out.suffix != ".safetensors":
-        raise ParameterError(f"{out} has no .safetensors ending, by which loaders know the format: name it so.")
-    check_output(out, CHECKPOINT, inputs)
-    beside = card_path(out, card)
-    check_card(beside, inputs)
-    return beside
-
-
-def write_unlearned(options: argparse.Namespace, pool: Path, out: Path) -> int:
-    """Search, score, write checkpoint and card, and say so; the exit code."""
+def write_unlearned(options: argparse.Namespace, folder: Path, out: Path) -> int:
+    """Search, score, write checkpoint and card, and print what came of it; the exit code."""
     from negmerge_kit.checkpoints.pool import open_pool
-    from negmerge_kit.checkpoints.writer import save_checkpoint
-    from negmerge_kit.lab.card import BY_HAND, card, with_file
-    from negmerge_kit.lab.report import searched
-    from negmerge_kit.views.card_files import card_files, run_from
+    from negmerge_kit.lab.pipeline import unlearn_pool
 
-    beside = places(out, options.card, open_pool(pool, force=options.force).read_from)
-    by_hand = scale_by_hand(options.scale)
-    bench, choice, result = run_search(options, pool, test=True, by_hand=by_hand)
-    result |= {"out": None, "card": None}
-    if result["status"] == "ok" and result["scale"] == 0 and result["choose"] == "gap":
-        raise ParameterError(
-            "no scale above 0 is nearer to the retrained model than the base: nothing was written. "
-            "Try finer --scales or other --candidates."
-        )
-    if result["status"] == "ok" and result["scale"] == 0 and by_hand is None:
-        raise ParameterError(f"{result['outcome']}, so nothing was written. {result['remedy']}")
-    if result["status"] == "ok":
-        items = bench.unlearned(choice, result["scale"])
-        chosen = BY_HAND[0] if by_hand is not None else searched(result)
-        record = card(bench, choice, result, chosen=chosen, probes=_audited(bench, choice, result, options.audit))
-        with card_files(beside) as write:
-            written = save_checkpoint(out, items, like=bench.pool.base, metadata=record)
-            write(with_file(record, written) | run_from(bench.pool.folder, beside))
-        result |= {"out": str(written), "card": str(beside)}
+    unlearned = unlearn_pool(
+        open_pool(folder, force=options.force),
+        out,
+        search_options(options),
+        card=options.card,
+        audit=options.audit,
+        device=options.device,
+    )
     if options.json:
-        print_json(result)
+        print_json(unlearned.result)
     else:
-        _tell(result)
-        print_end(*([["verify", beside]] if result["card"] else []))
-    return 0 if result["status"] == "ok" else 2
+        print_search(unlearned.result)
+        print_end(*([["verify", unlearned.card]] if unlearned.card else []))
+    return 0 if unlearned.weights else 2
 
 
 def evaluate(arguments: list[str]) -> int:
@@ -132,31 +98,9 @@ def evaluate(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
 
-    from negmerge_kit.checkpoints.pool import open_pool
-    from negmerge_kit.checkpoints.reader import open_checkpoint
-    from negmerge_kit.lab.evaluation import evaluate_splits
-    from negmerge_kit.vision.scene import Scene, open_scene
+    from negmerge_kit.lab.pipeline import evaluate_file
 
-    weights = open_checkpoint(options.file)
-    if (Path(options.scene) / "pool.json").exists():
-        pool = open_pool(options.scene)
-        scene = Scene.from_json(pool.scene)
-        scene.require(pool.scene)
-        model = scene.load(device=options.device, heads=pool.heads)
-        model.load(pool.base.items())
-        model.anchor()
-    else:
-        scene = open_scene(options.scene)
-        model = scene.load(device=options.device)
-    ours = model.weights()
-    model.load(weights.items())
-    text = [name for name in ours if not name.startswith("visual.")] if model.has_text else []
-    after = model.weights()
-    if any(not after[name].equal(ours[name]) for name in text):
-        raise SceneError(
-            f"{options.file} has another text tower than {options.scene}: give the pool it was made from as --scene."
-        )
-    result = evaluate_splits(model, scene.images(options.split).to(model.device)).json()
+    result = evaluate_file(options.file, options.scene, split=options.split, device=options.device).json()
     if options.json:
         print_json(result)
         return 0
@@ -164,52 +108,6 @@ def evaluate(arguments: list[str]) -> int:
     for name, score in result["families"].items():
         print(f"  {name:10} {percent(score)}")
     return 0
-
-
-def search_parser(verb: str, about: str) -> argparse.ArgumentParser:
-    """The options of every verb that searches a scale."""
-    parser = Parser(verb, about)
-    parser.add_argument(
-        "--keep",
-        metavar="SHARE|NAME=SHARE,...",
-        help="share of the base's retention to keep, or each named retain set's own; all must hold (default 0.95)",
-    )
-    parser.add_argument("--scales", default=AUTO, metavar="A:B:STEP", help=SCALES)
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument(
-        "--exhaustive",
-        action="store_const",
-        dest="method",
-        const="exhaustive",
-        default="early",
-        help="score every scale in full",
-    )
-    how.add_argument(
-        "--bisect",
-        action="store_const",
-        dest="method",
-        const="bisect",
-        help="look only at scales that halve the question, if the curve falls",
-    )
-    parser.add_argument(
-        "--choose",
-        default="floor",
-        choices=["floor", "gap"],
-        help="by the retention floor or, for a classifier, the smallest gap to the pool's retrained "
-        "model on validation (an oracle: it needs that model)",
-    )
-    parser.add_argument("--force", action="store_true", help="merge candidates of another base, too")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    add_choice_flags(parser)
-    return parser
-
-
-def _audited(bench: Workbench, choice: Choice, result: Json, wanted: bool) -> Json | None:
-    if not wanted:
-        return None
-    from negmerge_kit.lab.audits.audit import audit
-
-    return audit(bench, choice, result["scale"]).json()
 
 
 def scale_by_hand(text: str) -> float | None:
@@ -222,56 +120,43 @@ def scale_by_hand(text: str) -> float | None:
         raise ParameterError(f"scale '{text}': write auto, or a finite number of 0 or more.") from None
 
 
-def grid_and_floor(options: argparse.Namespace) -> tuple[Scales, Keep]:
-    """What --scales and --keep say; what --choose gap would not heed is refused."""
+def search_options(options: argparse.Namespace) -> SearchOptions:
+    """What the flags say; what --choose gap would not heed is refused."""
+    from negmerge_kit.lab.pipeline import SearchOptions
+
+    by_hand = scale_by_hand(getattr(options, "scale", "auto"))
     if options.choose == "gap":
         given = {
             "--keep": options.keep is not None,
-            "--bisect": options.method == "bisect",
-            "--scale": vars(options).get("scale", "auto") != "auto",
+            "--scale": by_hand is not None,
             "--unlearned": vars(options).get("unlearned") is not None,
         }
         if idle := [flag for flag, there in given.items() if there]:
             raise ParameterError(f"--choose gap looks at every scale and has no floor: leave {' and '.join(idle)} out.")
-    return parse_scales(options.scales), KEEP if options.keep is None else parse_keep(options.keep)
+    return SearchOptions(
+        rule=options.rule,
+        params=rule_params(options),
+        candidates=candidate_ids(options),
+        buffers=options.buffers,
+        keep=KEEP if options.keep is None else parse_keep(options.keep),
+        scales=parse_scales(options.scales),
+        method=options.method,
+        choose=options.choose,
+        scale=by_hand,
+    )
 
 
-def run_search(
-    options: argparse.Namespace, pool: Path, *, test: bool, by_hand: float | None = None
-) -> tuple[Workbench, Choice, Json]:
-    """Open a pool, choose by the rule flags, and search the scale or take the one given by hand."""
+def run_search(options: argparse.Namespace, folder: Path, *, test: bool) -> PoolSearch:
+    """Open a pool, merge it as the flags say, and search the scale or take the one given by hand."""
     from negmerge_kit.checkpoints.pool import open_pool
-    from negmerge_kit.lab.report import search_json
-    from negmerge_kit.lab.workbench import Workbench
+    from negmerge_kit.lab.pipeline import search_pool
 
-    scales, keep = grid_and_floor(options)
-    bench = Workbench(open_pool(pool, force=options.force), device=options.device)
-    choice = bench.choose(candidate_ids(options), options.rule, rule_params(options), buffers=options.buffers)
-    started, held = time.perf_counter(), None
-    if by_hand is None and options.choose == "gap":
-        held, found = _nearest(bench, choice, scales)
-    elif by_hand is None:
-        found = bench.search(choice, keep=keep, scales=scales, method=options.method)
-    else:
-        found = bench.fixed(choice, by_hand, keep=keep)
-    result = search_json(bench, choice, found, test=test, started=started)
-    if held is not None:
-        result["retrained"] = held.json()
-    return bench, choice, result if by_hand is None else result | {"keep": None}
+    asked = search_options(options)
+    return search_pool(open_pool(folder, force=options.force), asked, test=test, device=options.device)
 
 
-def _nearest(bench: Workbench, choice: Choice, scales: Scales) -> tuple[Retrained, ScaleSearch]:
-    """The search, and the retrained model that it was held against: of several, the one that chooses in `compare`."""
-    from negmerge_kit.lab.retrained import ANY, Wanted
-    from negmerge_kit.lab.yardstick import Yardstick
-
-    yardstick = Yardstick(bench, chooser=ANY.other)
-    held = yardstick.require()
-    yardstick.chooser = Wanted(sha256=held.sha256)  # this one to the end, even if another is made meanwhile
-    return held, yardstick.nearest(choice, scales=scales)
-
-
-def _tell(result: Json) -> None:
+def print_search(result: Json) -> None:
+    """Print a search, or what was written after it, as people read it."""
     base = result["base"]
     floor = "scale by hand" if result["keep"] is None else f"keeping {keep_text(result['keep'])}"
     if result["choose"] == "gap":
@@ -281,8 +166,6 @@ def _tell(result: Json) -> None:
             f"{held['epochs']} epochs)"
         )
     print(f"rule {result['rule']}, {floor}")
-    if result["monotone"] is False:
-        print("the curve does not fall everywhere, so every scale was searched instead of bisecting")
     print(f"base    forget {percent(base['forget'])}\n        retain {percent(base['retain'])}")
     if result["status"] != "ok":
         print(f"infeasible: {result['outcome']}. {result['remedy']}", file=sys.stderr)

@@ -11,10 +11,9 @@ from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import UnknownSetError
 from negmerge_kit.lab.evaluation import evaluate
 from negmerge_kit.scoring.accuracy import Accuracy
-from negmerge_kit.vision.clip import Classifier
-from negmerge_kit.vision.forgetting import parts_of
-from negmerge_kit.vision.model_spec import find_model
+from negmerge_kit.vision.classifier import Classifier
 from negmerge_kit.vision.scene import Scene
+from negmerge_kit.vision.scenes import scene_from_json
 
 FITTED = 0.95
 """Accuracy on the images it was trained on below which a classifier's base is called underfitted. The published
@@ -58,19 +57,13 @@ def require_known(pool: Pool, *, device: str = "auto") -> Accuracy | None:
     Raises:
         UnknownSetError: as `check_known`.
     """
-    scene = Scene.from_json(pool.scene)
-    if is_untrained(scene):
+    scene = scene_from_json(pool.scene)
+    if scene.trains_base:
         return None
     images = scene.images("val").forget
     score = evaluate(_base(pool, scene, device), images)
     check_known(score, len(images.classes), images.name)
     return score
-
-
-def is_untrained(scene: Scene) -> bool:
-    """Whether the base is a standard classifier that the kit has to train: it names no weights."""
-    spec = find_model(scene.model)
-    return spec.is_classifier and spec.pretrained is None
 
 
 @dataclass(frozen=True)
@@ -104,8 +97,8 @@ def fit_of(pool: Pool, *, device: str = "auto") -> Fit:
     Raises:
         SceneError: for a pool of another model.
     """
-    scene = Scene.from_json(pool.scene)
-    parts = parts_of(scene)
+    scene = scene_from_json(pool.scene)
+    parts = scene.parts
     base = _base(pool, scene, device)
     # The network's one head goes by the names of the scene's parts; its classes are the data's.
     seen = replace(parts.seen, name=scene.sources[0].name)

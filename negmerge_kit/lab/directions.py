@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.comparison.examiner import Examiner
-from negmerge_kit.lab.resident import Merged
+from negmerge_kit.lab.delta_cache import Merged
 from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.scoring.intervals import paired_difference
 from negmerge_kit.types import Json
 
@@ -99,7 +99,7 @@ def step_along(
     *,
     shares: Sequence[float] = STEPS,
     split: str = "val",
-    on_step: Callable[[str, Step], None] = lambda part, step: None,
+    on_step: ProgressFn = no_progress,
 ) -> list[Direction]:
     """Subtract every part of PARTS at the same distances |λ δ| and compare the answers with the base's, image by image.
 
@@ -118,15 +118,14 @@ def step_along(
     whole = _length(bench.merged(bench.choose(ids, rule="uniform")))
     if not whole:
         raise ParameterError("the candidates did not move from the base: there is no direction to step along.")
-    examiner = Examiner(bench)
-    base = examiner.hits(None, 0.0, split)
-    found = []
+    base = bench.scorer.answers(None, 0.0, split)
+    found, taken = [], 0
     for part, (rule, explains) in PARTS.items():
         choice = bench.choose(ids, rule=rule)
         merged = bench.merged(choice)
         length, steps = _length(merged), []
         for distance in (share * whole for share in shares if length):
-            after = examiner.hits(choice, distance / length, split)
+            after = bench.scorer.answers(choice, distance / length, split)
             steps.append(
                 Step(
                     distance,
@@ -135,7 +134,8 @@ def step_along(
                     Change.between(base.retain, after.retain, split),
                 )
             )
-            on_step(part, steps[-1])
+            taken += 1
+            on_step(Progress(part, step=taken, total=len(PARTS) * len(shares)))
         found.append(Direction(part, explains, length, merged.counts.kept, tuple(steps)))
     return found
 

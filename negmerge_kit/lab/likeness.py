@@ -1,21 +1,21 @@
 """How alike a pool's candidates are, asked of its files once: the inner products of their task vectors.
 
-POOL/likeness.json        τi · τj by candidate, under the files that they were computed from
+POOL/likeness/products-<digest>.json        τi · τj by candidate, under the files that they were computed from
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from itertools import chain
+from math import isfinite
 
-from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.pool import Pool
-from negmerge_kit.errors import CheckpointError
+from negmerge_kit.checkpoints.result_store import RESULTS_VERSION, ResultStore
 from negmerge_kit.merging import similarity
 from negmerge_kit.merging.outliers import Outlier, outliers
 from negmerge_kit.types import Json
 
-FILE, SCHEMA = "likeness.json", 1
+KIND = "products"
 
 Products = list[list[float]]
 """τi · τj, candidates in the pool's order."""
@@ -33,23 +33,19 @@ def inner_products(pool: Pool, *, device: str = "cpu") -> Products:
     if found is not None or not pool.ids:
         return found or []
     products = similarity.inner_products(pool.base, pool.candidates, device=device)
-    try:
-        with atomic_file(pool.folder / FILE) as file:
-            file.write(json.dumps({**_made_from(pool), "products": products}).encode())
-    except (OSError, CheckpointError):
-        pass
+    if all(map(isfinite, chain.from_iterable(products))):  # those of a damaged candidate are no JSON
+        _store(pool).put(KIND, _key(pool), products)
     return products
 
 
 def known_products(pool: Pool) -> Products | None:
     """The inner products if an earlier call has kept them for these very files."""
-    try:
-        told = json.loads((pool.folder / FILE).read_text(encoding="utf-8"))
-        products = [[float(value) for value in row] for row in told.pop("products")]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
     n = len(pool.ids)
-    return products if told == _made_from(pool) and [len(row) for row in products] == [n] * n else None
+    try:
+        products = [[float(value) for value in row] for row in _store(pool).get(KIND, _key(pool))]
+    except (ValueError, TypeError):
+        return None
+    return products if [len(row) for row in products] == [n] * n else None
 
 
 def outliers_of(pool: Pool, products: Products, ids: Sequence[str] | None = None) -> list[tuple[str, Outlier]]:
@@ -59,5 +55,10 @@ def outliers_of(pool: Pool, products: Products, ids: Sequence[str] | None = None
     return [(pool.ids[chosen[found.index]], found) for found in outliers(part)]
 
 
-def _made_from(pool: Pool) -> Json:
-    return {"schema": SCHEMA, "base": pool.base_file.sha256, "candidates": [entry.sha256 for entry in pool.entries]}
+def _store(pool: Pool) -> ResultStore:
+    return ResultStore(pool.folder / "likeness")
+
+
+def _key(pool: Pool) -> Json:
+    files = [entry.sha256 for entry in pool.entries]
+    return {"results": RESULTS_VERSION, "base": pool.base_file.sha256, "candidates": files}

@@ -15,13 +15,13 @@ from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 from negmerge_kit.lab.training.forecast import SUSTAINED, TRAINING, check_tflops, count_images, flops_per_image
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.merging.rules import RULES
+from negmerge_kit.scoring.early_stopping import DEFAULT_SCALES, Scales, scale_grid
 from negmerge_kit.scoring.gap import GAP_OVER
-from negmerge_kit.scoring.grid import DEFAULT_SCALES, Scales, scale_grid
 from negmerge_kit.scoring.membership import FEATURES
 from negmerge_kit.types import Json
-from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.classifier import Classifier
+from negmerge_kit.vision.classifier_scene import ClassifierScene
 from negmerge_kit.vision.forgetting import Forgetting
-from negmerge_kit.vision.scene import Scene
 
 ATTACK = 11.0
 """Seconds of one core for one membership attack on 20,000 answers (benchmarks/membership.py), taken on busy cores; the
@@ -110,7 +110,7 @@ def beside(comparison: Comparison, published: PublishedRows) -> list[Json]:
 
 
 def forecast_rows(
-    scene: Scene,
+    scene: ClassifierScene,
     model: Classifier,
     entrants: Sequence[Entrant],
     base: Recipe,
@@ -137,7 +137,6 @@ def forecast_rows(
         SceneError: for data of nobody's list that are not here yet.
     """
     check_tflops(tflops)
-    assert scene.forgetting is not None
     source, flops = scene.forgetting.source, flops_per_image(model)
     n = {split: count_images(source, split, scene.transform) for split in ("train", "val", "test")}
     sets = _sizes(scene.forgetting, n)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from negmerge_kit.lab.comparison.greedy import best_single
-from negmerge_kit.lab.kept_points import KeptPoints
-from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.scoring.curve import Least, Point
-from negmerge_kit.scoring.outcome import outcome
-from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, Method, ScaleSearch
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
+from negmerge_kit.scoring.early_stopping import Point
+from negmerge_kit.scoring.scale_search import DEFAULT_SCALES, KEEP, ScaleSearch, outcome
 from negmerge_kit.types import Json
 
 ROWS = {
@@ -91,8 +90,7 @@ def measure(
     rows: Sequence[str] = tuple(ROWS),
     keep: float = KEEP,
     scales: Sequence[float] = DEFAULT_SCALES,
-    method: Method = "early",
-    on_row: Callable[[str], None] = lambda title: None,
+    on_row: ProgressFn = no_progress,
 ) -> Json:
     """One data set's part of the table: every row's scale chosen on validation, scored once on test.
 
@@ -100,17 +98,17 @@ def measure(
     "seconds" tells what a row took now.
 
     Args:
-        on_row: told the title of the row that comes next.
+        on_row: called with each row that comes next.
     """
     pool, name = bench.pool, bench.scene.sources[0].name
     measured = []
-    for row in rows:
-        on_row(ROWS[row])
+    for index, row in enumerate(rows):
+        on_row(Progress(ROWS[row], step=index, total=len(rows)))
         started = time.perf_counter()
-        choice, found, searches = _searched(bench, row, keep, scales, method)
+        choice, found, searches = _searched(bench, row, keep, scales)
         best = found.best if found else None
         at = 0.0 if row == "base" else (best.scale if best else None)
-        test = None if at is None else _on_test(bench, choice, at)
+        test = None if at is None else bench.score(choice, at, "test").point(at)
         measured.append(
             {
                 "row": row,
@@ -167,29 +165,21 @@ def averages(parts: Sequence[Json], published: Published) -> list[Json]:
 
 
 def _searched(
-    bench: Workbench, row: str, keep: float, scales: Sequence[float], method: Method
+    bench: Workbench, row: str, keep: float, scales: Sequence[float]
 ) -> tuple[Choice, ScaleSearch | None, int]:
     """What a row subtracts, its scale search, and how many searches that took."""
     if row == "base":
         return bench.choose(), None, 0
     if row != "single":
         choice = bench.choose(rule=row, params=AS_PUBLISHED.get(row))
-        return choice, bench.search(choice, keep=keep, scales=scales, method=method), 1
+        return choice, bench.search(choice, keep=keep, scales=scales), 1
 
     def search(ids: tuple[str, ...]) -> ScaleSearch:
         # One candidate merged by any rule is itself; this is the choice that the sweep has searched already.
-        return bench.search(bench.choose(ids), keep=keep, scales=scales, method=method)
+        return bench.search(bench.choose(ids), keep=keep, scales=scales)
 
     selection = best_single(bench.pool.distinct, search)
     return bench.choose(selection.candidates), selection.search, selection.searches
-
-
-def _on_test(bench: Workbench, choice: Choice, scale: float) -> Point:
-    def score(scale: float, *, forget_at_most: int | None = None, retain_at_least: Least | None = None) -> Point:
-        return bench.score(choice, scale, "test").point(scale)
-
-    with KeptPoints(bench.pool, choice, "test", bench.model.device) as kept:
-        return kept.around(score)(scale)
 
 
 def _pair(point: Point | None) -> Json | None:

@@ -1,7 +1,7 @@
 """The models retrained without the images to forget, which others are held against: one for each seed and length.
 
 POOL/retrained-<digest>.safetensors        under base, remaining images, network, recipe with its epochs and seed, and
-                                           what trained it: our code, torch, the kind of device
+                                           what trained it: results version, torch, the kind of device
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ import torch
 
 from negmerge_kit.checkpoints.pool import MADE_FROM, Pool
 from negmerge_kit.checkpoints.reader import open_checkpoint
-from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
-from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.provenance import made_with, short_digest
+from negmerge_kit.checkpoints.result_store import KEY, ResultStore, made_with
+from negmerge_kit.checkpoints.writer import sha256_file
+from negmerge_kit.errors import CheckpointError, ParameterError
 from negmerge_kit.lab.training.from_scratch import BaseTraining
 from negmerge_kit.lab.training.recipe import SEEDS
-from negmerge_kit.types import Items, Json, Weights
-from negmerge_kit.vision.scene import Scene
+from negmerge_kit.types import Json, Weights
+from negmerge_kit.vision.scenes import scene_from_json
 
-RETRAINING = "retraining"
-"""Where a file's metadata tell what it was made from."""
+KIND = "retrained"
+KEY_OF_0_1 = "retraining"
+"""Where version 0.1 wrote what a file was made from."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Wanted:
         seed: of its training; None takes any model: one trained as the base was before others, of these the smallest
             seed.
         epochs: of its training, where not the base's own; counts only beside a seed.
-        device: kind of device that trained it, with this torch and by this version of the kit: what another one trained
-            is not held against what is trained here. None takes any; counts only beside a seed.
+        device: kind of device that trained it, with this torch and under this version of our results: what another one
+            trained is not held against what is trained here. None takes any; counts only beside a seed.
         sha256: of its file, before all others.
         another: where no seed is named, the one after the first of those trained as the base was, if there are two.
     """
@@ -76,7 +77,7 @@ class Retrained:
 
     def json(self) -> Json:
         """Which one it is, as a search or a card names it."""
-        made = self.made_by[RETRAINING]
+        made = _made_from(self.made_by)
         told = {"file": self.path.name, "sha256": self.sha256}
         return told | {"seed": made.get("seed", made["recipe"]["seed"]), "epochs": made["recipe"]["epochs"]}
 
@@ -86,7 +87,7 @@ def retraining(pool: Pool, seed: int, epochs: int | None = None) -> Json:
 
     The recipe's seed is the one that `BaseTraining.retrained` makes of the seed asked for.
     """
-    training = BaseTraining.of(Scene.from_json(pool.scene))
+    training = BaseTraining.of(scene_from_json(pool.scene))
     training = training.but(epochs=epochs or training.recipe.epochs).retrained(seed)
     remaining = {entry["fingerprint"] for entry in pool.scene["sets"] if entry["name"] == "remaining"}
     return {
@@ -109,9 +110,9 @@ def find_retrained(pool: Pool, wanted: Wanted = ANY) -> Retrained | None:
     ours = retraining(pool, wanted.seed or 0, wanted.epochs)
     here = made_with(torch.device(wanted.device or "cpu"))
     ranked = []
-    for path in pool.folder.glob("retrained-*.safetensors"):
-        made = open_checkpoint(path).metadata.get(RETRAINING)
-        if not isinstance(made, dict) or any(made.get(name) != ours[name] for name in ("base", "remaining", "model")):
+    for path in pool.folder.glob(f"{KIND}-*.safetensors"):
+        made = _made_from(open_checkpoint(path).metadata)
+        if any(made.get(name) != ours[name] for name in ("base", "remaining", "model")):
             continue
         if "seed" not in made and wanted.sha256 is None:
             continue  # of an earlier version, perhaps of the base's own first weights: only who names the file takes it
@@ -120,7 +121,7 @@ def find_retrained(pool: Pool, wanted: Wanted = ANY) -> Retrained | None:
             if any(made.get(name) != needed[name] for name in needed):
                 continue
         another = _but_seed({name: made.get(name) for name in ours}) != _but_seed(ours)
-        stale = any(made.get(name) != here[name] for name in ("code", "torch"))
+        stale = any(made.get(name) != here[name] for name in ("results", "torch"))
         ranked.append((another, made.get("seed", -1), stale, path.name, path))
     ranked.sort()
     if wanted.another:  # the first one judges
@@ -153,17 +154,25 @@ def require_retrained(pool: Pool, wanted: Wanted = ANY) -> Retrained:
     return found
 
 
-def keep_retrained(pool: Pool, items: Items, made_by: Json, wanted: Wanted) -> Path:
-    """Write a retrained model of that seed, trained now on that kind of device, beside the pool's base.
+def keep_retrained(pool: Pool, weights: Weights, made_by: Json, wanted: Wanted) -> None:
+    """Write a retrained model of that seed, trained now on that kind of device, into the pool's folder.
 
     Raises:
         CheckpointError: if the folder cannot be written.
     """
     assert wanted.seed is not None and wanted.device is not None
     made = retraining(pool, wanted.seed, wanted.epochs) | made_with(torch.device(wanted.device))
-    metadata = {MADE_FROM: pool.base_file.sha256, RETRAINING: made, **made_by}
-    path = pool.folder / f"retrained-{short_digest(made)}.safetensors"
-    return save_checkpoint(path, items, like=pool.base, metadata=metadata)
+    metadata = {MADE_FROM: pool.base_file.sha256, **made_by}
+    if not ResultStore(pool.folder).put_tensors(KIND, made, weights, like=pool.base, metadata=metadata):
+        raise CheckpointError(
+            f"the retrained model cannot be written into {pool.folder}: make room there, or compare a copy of the pool "
+            "in a folder that may be written to."
+        )
+
+
+def _made_from(metadata: Json) -> Json:
+    found = metadata.get(KEY, metadata.get(KEY_OF_0_1))
+    return found if isinstance(found, dict) else {}
 
 
 def _but_seed(made: Json) -> Json:

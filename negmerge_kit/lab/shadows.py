@@ -1,12 +1,11 @@
 """Shadow models: trained on random halves of all images, so that each image's mark on a model can be told.
 
-POOL/shadows/<digest>-<k>.safetensors        what shadow model k answered, and which images it was trained on
+POOL/shadows/shadow-<digest>.safetensors        what one shadow model answered
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,21 +13,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from negmerge_kit.checkpoints.reader import open_checkpoint
-from negmerge_kit.checkpoints.writer import save_checkpoint
-from negmerge_kit.errors import CheckpointError, ParameterError
+from negmerge_kit.checkpoints.result_store import ResultStore
+from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.evaluation import logits_of
-from negmerge_kit.lab.provenance import short_digest
 from negmerge_kit.lab.training.seeding import derived_seed
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.scoring.lira import scaled_confidence
 from negmerge_kit.types import Json
 from negmerge_kit.vision.images import ImageSet
 
 if TYPE_CHECKING:
-    from negmerge_kit.vision.clip import Classifier
+    from negmerge_kit.vision.classifier import Classifier
     from negmerge_kit.vision.forgetting import Parts
 
-SCHEMA = 2
+KIND = "shadow"
 SETS = ("forgotten", "remaining", "validation", "test")
 """The sets whose images shadow models are trained on and asked about, in this order."""
 
@@ -81,7 +79,7 @@ def train_shadows(
     seed: int,
     folder: Path,
     made_from: Json,
-    on_shadow: Callable[[int, int], None] = lambda done, count: None,
+    on_shadow: ProgressFn = no_progress,
 ) -> Shadows:
     """Train the shadow models, or find in `folder` those that were finished before.
 
@@ -90,30 +88,28 @@ def train_shadows(
 
     Args:
         train: makes a model from images and a seed, which no other shadow model has, nor base or retrained model.
-        made_from: what else the answers depend on: network, recipe, code, torch, device.
-        on_shadow: called with (models done, models in all) before each.
+        made_from: what else the answers depend on: network, recipe, results version, torch, device.
+        on_shadow: called before each model, and after the last.
 
     Raises:
         ParameterError: for a count that cannot be halved.
-        CheckpointError: if the folder cannot be written.
     """
     whole = _joined([getattr(parts, name) for name in SETS])
     inside = halves(count, len(whole), seed)
-    key = {"schema": SCHEMA, "count": count, "seed": seed, "images": whole.fingerprint(), **made_from}
-    digest, answers = short_digest(key), []
+    store, answers = ResultStore(folder), []
     for index in range(count):
-        on_shadow(index, count)
-        path = folder / f"{digest}-{index}.safetensors"
-        found = _read(path, len(whole))
+        on_shadow(Progress("shadow models", step=index, total=count))
+        key = {"index": index, "count": count, "seed": seed, "images": whole.fingerprint(), **made_from}
+        found = _find(store, key, len(whole))
         if found is None:
             chosen = inside[index].nonzero().flatten()
             images = whole.at(chosen)
             model = train(images, derived_seed(seed, "shadow model", index))
             logits = logits_of(model, model.features(whole.images), whole)
             found = scaled_confidence(logits, whole.labels).float()
-            _write(path, found, key)
+            store.put_tensors(KIND, key, {"confidence": found})
         answers.append(found)
-    on_shadow(count, count)
+    on_shadow(Progress("shadow models", step=count, total=count))
     return Shadows(torch.stack(answers), inside, tuple(len(getattr(parts, name)) for name in SETS))
 
 
@@ -127,22 +123,8 @@ def _joined(sets: list[ImageSet]) -> ImageSet:
     )
 
 
-def _read(path: Path, n: int) -> Tensor | None:
-    """Finished answers; a file that is not there, or not one of ours, counts as none."""
-    with suppress(CheckpointError, KeyError):
-        found = open_checkpoint(path)["confidence"]
-        if tuple(found.shape) == (n,) and bool(torch.isfinite(found).all()):
-            return found.clone()
-    return None
-
-
-def _write(path: Path, confidence: Tensor, key: Json) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot make {path.parent} ({error.strerror or error}): make the pool's folder "
-            "writable, or leave the shadow models out."
-        ) from error
-    told = {"confidence": confidence}
-    save_checkpoint(path, told.items(), like=told, metadata=key)
+def _find(store: ResultStore, key: Json, n: int) -> Tensor | None:
+    """Finished answers to n images; None where there are none."""
+    kept = store.get_tensors(KIND, key)
+    found = kept.get("confidence") if kept else None
+    return found if found is not None and tuple(found.shape) == (n,) and bool(torch.isfinite(found).all()) else None

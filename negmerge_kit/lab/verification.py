@@ -17,16 +17,16 @@ from negmerge_kit.checkpoints.writer import sha256_file
 from negmerge_kit.errors import NegmergeError, SceneError
 from negmerge_kit.lab.card import BY_HAND, LIMITS, OPERATION, public, versions
 from negmerge_kit.lab.evaluation import Scores, evaluate_splits
-from negmerge_kit.lab.report import searched
+from negmerge_kit.lab.pipeline import searched
 from negmerge_kit.lab.retrained import find_retrained
 from negmerge_kit.lab.verified_search import check_search, nearest_to
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging.rules import find_rule
 from negmerge_kit.types import Items, Json
-from negmerge_kit.vision.scene import Scene
+from negmerge_kit.vision.scenes import scene_from_json
 
 if TYPE_CHECKING:
-    from negmerge_kit.lab.resident import Choice
+    from negmerge_kit.lab.delta_cache import Choice
 
 Audit = Callable[[Workbench, "Choice", float], Json]
 """Runs the probes again and answers what `audit --json` prints."""
@@ -195,7 +195,7 @@ def _opened(pool: Pool, record: Json, device: str) -> tuple[Workbench | None, Fi
     if public(pool.scene) != record["scene"]:
         return None, Finding("images", False, "the pool's scene is not the card's.")
     try:
-        bench = Workbench(pool, device=device)
+        bench = Workbench(pool, device=device, memory="none")
     except SceneError as error:
         return None, Finding("images", False if _drawn(pool) else None, str(error))
     return bench, Finding("images", True, f"{len(pool.scene['sets'])} sets with the recorded fingerprints")
@@ -204,7 +204,7 @@ def _opened(pool: Pool, record: Json, device: str) -> tuple[Workbench | None, Fi
 def _drawn(pool: Pool) -> bool:
     """Whether the scene's images are here at all: only then can they differ; images that are not here are no fault."""
     try:
-        Scene.from_json(pool.scene).describe()
+        scene_from_json(pool.scene).describe()
     except SceneError:
         return False
     return True

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from negmerge_kit.lab.live_model import NEGATIVE_VARIANCE
 from negmerge_kit.lab.retrained import Wanted, find_retrained
-from negmerge_kit.lab.running_statistics import NEGATIVE_VARIANCE
 from negmerge_kit.lab.yardstick import Yardstick
-from negmerge_kit.scoring.curve import NO_NUMBERS, NOT_BETTER, NOT_NEEDED
-from negmerge_kit.scoring.floors import images_needed, reaches
-from negmerge_kit.scoring.grid import FARTHEST
-from negmerge_kit.scoring.scale import METHODS, Point, ScaleSearch
+from negmerge_kit.scoring.early_stopping import FARTHEST, NO_NUMBERS, NOT_BETTER
+from negmerge_kit.scoring.retention_floor import images_needed, reaches
+from negmerge_kit.scoring.scale_search import METHODS, Point, ScaleSearch
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
-    from negmerge_kit.lab.resident import Choice
+    from negmerge_kit.lab.delta_cache import Choice
     from negmerge_kit.lab.workbench import Workbench
+
+NOT_NEEDED = "not looked at: the curve fell wherever it was looked at"
+"""What version 0.1's bisecting search said of the scales between those that it looked at."""
 
 Says = tuple[str, bool | None, str]
 """A claim's name, whether it holds, and why."""
@@ -46,7 +48,7 @@ def check_search(bench: Workbench, choice: Choice, record: Json) -> Iterator[Say
         found = Yardstick(bench, wanted=nearest_to(record)).nearest(choice, scales=scales)
     else:
         method = next((known for known in METHODS if known == told.get("method")), METHODS[0])
-        found = bench.search(choice, keep=record["keep"], scales=scales, method=method, remember=False)
+        found = bench.search(choice, keep=record["keep"], scales=scales, method=method)
     best = found.best
     same = best is not None and best.scale == record["scale"]
     says = "nothing feasible" if best is None else f"scale {best.scale:g}"
@@ -86,10 +88,10 @@ def _follows(claimed: Json, full: Point, found: ScaleSearch, *, each: bool) -> b
     stopped = claimed.get("stopped")
     if stopped is None:
         return claimed == full.json(each=each)
-    if claimed.get("forget") is not None or claimed.get("retain") is not None:
+    assert full.forget is not None
+    if claimed.get("forget") not in (None, full.forget.json()) or claimed.get("retain") is not None:
         return False
     kept = reaches(full, images_needed(found.keep, found.base))
-    assert full.forget is not None
     bar = found.best.forget.correct if found.best and found.best.forget else -1
     beaten = full.forget.correct >= bar  # of equals the smaller scale is chosen, and `best` is
     if stopped == NOT_BETTER:

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from math import inf
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from negmerge_kit.checkpoints.pool import Candidate, Pool
-from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.evaluation import Scores, answer, chance_of, count
-from negmerge_kit.lab.hardest import HardestFirst
-from negmerge_kit.lab.kept_points import KeptPoints
-from negmerge_kit.lab.placing import BASE, Place, Placing
-from negmerge_kit.lab.residency import let_go
-from negmerge_kit.lab.resident import Choice, Merged, ResidentDeltas
-from negmerge_kit.lab.running_statistics import NEGATIVE_VARIANCE, RunningStatistics, largest_scale
-from negmerge_kit.lab.telling import Tell, unheard
-from negmerge_kit.lab.turns import Turns
+from negmerge_kit.errors import ParameterError, check_scale
+from negmerge_kit.lab.answer_memory import AnswerMemory
+from negmerge_kit.lab.delta_cache import Choice, Merged, ResidentDeltas, let_go
+from negmerge_kit.lab.evaluation import Scores
+from negmerge_kit.lab.fair_lock import Turns
+from negmerge_kit.lab.live_model import BASE, Place, Placing, RunningStatistics, largest_scale
+from negmerge_kit.lab.scorer import Scorer
 from negmerge_kit.merging import LayerAgreement, find_rule, subtract
-from negmerge_kit.scoring.scale import KEEP, Keep, Least, Method, Point, Scales, ScaleSearch, check_scale, search_scale
+from negmerge_kit.progress import ProgressFn, no_progress
+from negmerge_kit.scoring.scale_search import KEEP, Keep, Method, Point, Scales, ScaleSearch
 from negmerge_kit.types import Items
-from negmerge_kit.vision.clip import BATCH, Classifier
-from negmerge_kit.vision.scene import Scene, Splits
+from negmerge_kit.vision.classifier import BATCH, Classifier
+from negmerge_kit.vision.scene import Splits
+from negmerge_kit.vision.scenes import scene_from_json
+
+Memory: TypeAlias = Literal["disk", "read", "none"]
+"""Where a workbench finds answers of before, and whether it keeps new ones on disk."""
 
 
 class Workbench:
@@ -37,15 +39,23 @@ class Workbench:
     several threads; they take turns in order of arrival, and what runs `in_background` lets others in between two
     forward passes.
 
+    Args:
+        memory: "disk": answers to images are found in the pool's folder and kept there; "read": found there, new ones
+            kept in this process only; "none": in this process only.
+
+    Attributes:
+        scorer: how many images are right, for all that is written or reported.
+        sliders: the same for sliders, whose deltas may be rounded (see `merged`); it remembers in this process only.
+
     Raises:
         PoolError: if a file of the pool is missing or changed.
         SceneError: if the images that this version draws are not those the pool was made with.
     """
 
-    def __init__(self, pool: Pool, *, device: str = "auto") -> None:
+    def __init__(self, pool: Pool, *, device: str = "auto", memory: Memory = "disk") -> None:
         self._turn = Turns()
         self.pool = pool
-        self.scene = Scene.from_json(pool.scene)
+        self.scene = scene_from_json(pool.scene)
         self.scene.require(pool.scene)
         self.model: Classifier = self.scene.load(device=device, heads=pool.checked(pool.heads_file))
         self.model.load(pool.checked(pool.base_file).items())
@@ -53,10 +63,11 @@ class Workbench:
         self._statistics = RunningStatistics(self.model, self.scene)
         # The model's own tensors are overwritten in place; the base stays apart.
         self._deltas = ResidentDeltas(self.model.weights())
-        self._splits: dict[str, HardestFirst] = {}
-        self._base_scores: dict[str, Scores] = {}
+        self._splits: dict[str, Splits] = {}
         self._placing = Placing(self.model, self._deltas, self._statistics)
         self._images_stay = False
+        kept = AnswerMemory(None if memory == "none" else pool, self.model.device, write=memory == "disk")
+        self.scorer, self.sliders = Scorer(self, kept), Scorer(_Sliders(self))
 
     @property
     def given_up(self) -> str:
@@ -147,10 +158,12 @@ class Workbench:
         """The scale from which on nothing can be scored: a merged running variance would be negative; else infinite."""
         return largest_scale(self._deltas.base, self.merged(choice).delta) if choice.buffers == "merge" else inf
 
-    def agreement(self, candidates: Iterable[str] | None = None, *, tell: Tell = unheard) -> list[LayerAgreement]:
+    def agreement(
+        self, candidates: Iterable[str] | None = None, *, report: ProgressFn = no_progress
+    ) -> list[LayerAgreement]:
         """Sign agreement by tensor, with fused attention shown as q, k and v, over what moved."""
         with self._turn:
-            return self._deltas.agreement(self.pool, self.choose(candidates).candidates, tell=tell)
+            return self._deltas.agreement(self.pool, self.choose(candidates).candidates, report=report)
 
     def unlearned(self, choice: Choice, scale: float) -> Items:
         """The base's whole key set with scale times the merged delta subtracted, on the CPU.
@@ -158,7 +171,7 @@ class Workbench:
         Recalibrated running statistics are the ones that were scored; integer entries stay the base's.
         """
         if choice.buffers == "recalibrate" and scale:
-            with self._at(choice, scale):
+            with self.at(choice, scale):
                 yield from self._statistics.written(self._deltas.base)
             return
         delta, scale = self.merged(choice).delta, check_scale(scale)
@@ -169,27 +182,24 @@ class Workbench:
 
     def images(self, split: str) -> Splits:
         """The scene's images of a split, resident on the device."""
-        return self._asked(split).splits
+        if split not in self._splits:
+            self._splits[split] = self._resident(self.scene.images(split))
+        return self._splits[split]
 
-    def score(self, choice: Choice, scale: float, split: str = "val") -> Scores:
-        """Forget and retain accuracy after subtracting scale times the merged delta.
+    def score(self, choice: Choice | None, scale: float, split: str = "val") -> Scores:
+        """Forget and retain accuracy after subtracting scale times the merged delta; no choice is the base.
 
-        Split `live` is the fixed validation subset of the sliders, scored in one go with a delta that may be rounded
+        Split `live` is the fixed validation subset of the sliders, scored with a delta that may be rounded
         (see `merged`).
 
         Raises:
             ParameterError: if the scale is not a finite number of 0 or more.
         """
-        with self._at(choice, scale, exact=split != "live"):
-            return self._live() if split == "live" else self._asked(split).scores(self.model)
+        return (self.sliders if split == "live" else self.scorer).scores(choice, scale, split)
 
     def base_scores(self, split: str = "val") -> Scores:
-        """The base's own scores on a split, measured once."""
-        if split not in self._base_scores:
-            with self._at(None, 0.0):
-                scores = self._live() if split == "live" else self._asked(split).scores(self.model)
-            self._base_scores[split] = scores
-        return self._base_scores[split]
+        """The base's own scores on a split."""
+        return self.score(None, 0.0, split)
 
     def search(
         self,
@@ -200,38 +210,23 @@ class Workbench:
         method: Method = "early",
         split: str = "val",
         on_point: Callable[[Point], None] | None = None,
-        remember: bool = True,
     ) -> ScaleSearch:
         """The scale that forgets most on validation with retention at the floor (see `search_scale`).
 
-        Without `scales` the search goes on beyond the paper's grid until retention falls to the floor. Points are kept
-        in the pool's folder and found there again, unless told not to `remember` (see `KeptPoints`).
+        Without `scales` the search goes on beyond the paper's grid until retention falls to the floor. No image is
+        asked that was answered before, in a comparison too, unless the workbench remembers nothing.
         """
-
-        limit = self.largest_scale(choice)
-
-        def score(scale: float, *, forget_at_most: int | None = None, retain_at_least: Least | None = None) -> Point:
-            if scale == 0.0:
-                base = self.base_scores(split)
-                return base.point(0.0)
-            if scale >= limit:
-                return Point(scale, None, None, NEGATIVE_VARIANCE)
-            with self._at(choice, scale):
-                return self._asked(split).point(
-                    self.model, scale, forget_at_most=forget_at_most, retain_at_least=retain_at_least
-                )
-
-        asked: dict[str, Any] = {
-            "scales": scales,
-            "keep": keep,
-            "method": method,
-            "chance": chance_of(self.images(split)),
-            "on_point": on_point,
-        }
-        if not remember:
-            return search_scale(score, **asked)
-        with KeptPoints(self.pool, choice, split, self.model.device) as kept:
-            return search_scale(kept.around(score), **asked)
+        with self.scorer.charge():
+            self.merged(choice)  # a file that changed is refused even where every answer is known
+            return self.scorer.search(
+                choice,
+                keep=keep,
+                scales=scales,
+                method=method,
+                split=split,
+                limit=self.largest_scale(choice),
+                on_point=on_point,
+            )
 
     def fixed(self, choice: Choice, scale: float, *, keep: Keep = KEEP, split: str = "val") -> ScaleSearch:
         """The outcome of "searching" one scale that was chosen by hand, whatever it keeps."""
@@ -244,20 +239,21 @@ class Workbench:
 
         No choice asks the base; the delta may be rounded (see `merged`).
         """
-        with self._at(choice, scale, exact=False):
-            said = self._answers()
-        return count(said, tuple(self.images("live"))), said
+        classes = self.sliders.classes(choice, scale, "live")
+        return self.sliders.scores(choice, scale, "live"), classes
 
     # --- the resident model -------------------------------------------------------------------
 
     @contextmanager
-    def at(self, choice: Choice | None, scale: float) -> Iterator[Classifier]:
+    def at(self, choice: Choice | None, scale: float, *, exact: bool = True) -> Iterator[Classifier]:
         """The model with scale times the merged delta subtracted, for the length of the block; None is the base.
 
         Raises:
             ParameterError: if the scale is not a finite number of 0 or more.
         """
-        with self._at(choice, scale):
+        check_scale(scale)
+        with self._turn:
+            self._placing.move(self.pool, Place(choice, scale, exact))
             yield self.model
 
     def give_way(self) -> None:
@@ -265,19 +261,6 @@ class Workbench:
         place = self._placing.place
         if self._turn.give_way():
             self._placing.move(self.pool, place or BASE)
-
-    @contextmanager
-    def _at(self, choice: Choice | None, scale: float, *, exact: bool = True) -> Iterator[None]:
-        """The model with the choice subtracted, for the length of the block."""
-        check_scale(scale)
-        with self._turn:
-            self._placing.move(self.pool, Place(choice, scale, exact))
-            yield
-
-    def _asked(self, split: str) -> HardestFirst:
-        if split not in self._splits:
-            self._splits[split] = HardestFirst(self._resident(self.scene.images(split)), between=self.give_way)
-        return self._splits[split]
 
     def _resident(self, splits: Splits) -> Splits:
         """The images on the device, or where they are if they do not fit: each pass takes its own along."""
@@ -288,8 +271,13 @@ class Workbench:
         let_go(self.model.device)
         return splits
 
-    def _live(self) -> Scores:
-        return count(self._answers(), tuple(self.images("live")))
 
-    def _answers(self) -> list[Tensor]:
-        return answer(self.model, tuple(self.images("live")), between=self.give_way)
+class _Sliders:
+    """A workbench as sliders see it: deltas may be rounded where candidates are held in bfloat16."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self._bench = bench
+        self.images, self.give_way = bench.images, bench.give_way
+
+    def at(self, choice: Choice | None, scale: float) -> AbstractContextManager[Classifier]:
+        return self._bench.at(choice, scale, exact=False)

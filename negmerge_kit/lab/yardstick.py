@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 
-from negmerge_kit.lab.provenance import made_with
-from negmerge_kit.lab.resident import Choice
+from negmerge_kit.checkpoints.result_store import made_with
+from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.lab.retrained import ANY, Retrained, Wanted, find_retrained, require_retrained
 from negmerge_kit.lab.shadows import Shadows, train_shadows
 from negmerge_kit.lab.standing import Standing, measure
 from negmerge_kit.lab.training.from_scratch import BaseTraining
 from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.progress import ProgressFn, no_progress
 from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
-from negmerge_kit.scoring.curve import Point
+from negmerge_kit.scoring.early_stopping import Point
 from negmerge_kit.scoring.gap import GAP_OVER, average_gap, nearest_scale
-from negmerge_kit.scoring.scale import Scales, ScaleSearch
+from negmerge_kit.scoring.scale_search import Scales, ScaleSearch
 from negmerge_kit.types import Json
-from negmerge_kit.vision.clip import Classifier
-from negmerge_kit.vision.forgetting import parts_of
+from negmerge_kit.vision.classifier import Classifier
 from negmerge_kit.vision.images import ImageSet
 
 
@@ -47,10 +47,10 @@ class Yardstick:
         seed: int = 0,
         wanted: Wanted = ANY,
         chooser: Wanted | None = None,
-        on_shadow: Callable[[int, int], None] = lambda done, count: None,
+        on_shadow: ProgressFn = no_progress,
     ) -> None:
         self.bench = bench
-        self.parts = parts_of(bench.scene)
+        self.parts = bench.scene.parts
         self._count, self._seed, self._on_shadow = shadows, seed, on_shadow
         self.wanted, self.chooser = wanted, chooser or wanted
         self._retrained: dict[tuple[str, str], Standing] = {}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
 
 from negmerge_kit.merging.alike import check_alike, check_buffers, check_voters
-from negmerge_kit.merging.deltas import Deltas
-from negmerge_kit.merging.sources import Sources
+from negmerge_kit.merging.cpu_threads import side_by_side
+from negmerge_kit.merging.deltas import Deltas, Rooms
+from negmerge_kit.merging.sources import AHEAD, Sources
+from negmerge_kit.merging.staging import Piece
 from negmerge_kit.types import Weights
 
 
@@ -53,7 +56,6 @@ def sign_agreement(
     *,
     device: str | torch.device = "cpu",
     buffers: str = "keep",
-    chunk: int | None = None,
     ignore: Sequence[str] = (),
 ) -> Iterator[LayerAgreement]:
     """The agreement of each counted tensor: floating entries, without running statistics unless `buffers="merge"`.
@@ -67,7 +69,7 @@ def sign_agreement(
     """
     check_alike(base, candidates, ignore=ignore)
     check_voters(candidates)
-    sources = Sources(base, candidates, device=device, buffers=check_buffers(buffers), chunk=chunk, ignore=ignore)
+    sources = Sources(base, candidates, device=device, buffers=check_buffers(buffers), ignore=ignore)
     return (_layer(sources, name) for name in sources.counted())
 
 
@@ -102,12 +104,15 @@ def majority_votes(deltas: Deltas) -> Tensor:
 
 
 def _layer(sources: Sources, name: str) -> LayerAgreement:
-    n = len(sources.candidates)
+    n, rooms = len(sources.candidates), Rooms()
+
+    def votes(piece: Piece) -> Tensor:
+        majority = majority_votes(sources.deltas(piece, rooms.room))
+        return torch.bincount(majority.to(torch.int64), minlength=n + 1).cpu()
+
     histogram = torch.zeros(n + 1, dtype=torch.int64)
-    elements = 0
-    for deltas in sources.chunks(name):
-        elements += deltas.base.numel()
-        histogram += torch.bincount(majority_votes(deltas).to(torch.int64), minlength=n + 1).cpu()
+    for found in side_by_side(votes, sources.pieces(name, sources.chunk), sources.threads, ahead=AHEAD):
+        histogram += found
     histogram[0] = 0  # what did not move has no majority
     counts = tuple(int(count) for count in histogram)
-    return LayerAgreement(name, elements, sum(counts), counts)
+    return LayerAgreement(name, prod(sources.layout[name][0]), sum(counts), counts)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property
+from threading import local
 
 import torch
 from torch import Tensor
@@ -17,22 +20,61 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype is torch.float64 else torch.float32
 
 
+class Room:
+    """Memory that one chunk after another works in: taken once, for the largest, because fresh pages cost more than
+    the arithmetic does.
+
+    >>> room = Room()
+    >>> first, second = (room.take("low", (3,), torch.zeros(1)) for _ in range(2))
+    >>> first.data_ptr() == second.data_ptr()
+    True
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[str, Tensor] = {}
+
+    def take(self, use: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """An uninitialised tensor of `like`'s dtype and device; what was taken for the same `use` is gone."""
+        count = math.prod(shape)
+        held = self._held.get(use)
+        if held is None or held.numel() < count or held.dtype != like.dtype or held.device != like.device:
+            held = self._held[use] = torch.empty(count, dtype=like.dtype, device=like.device)
+        return held[:count].view(shape)
+
+
+class Rooms(local):
+    """A `room` for each thread that asks."""
+
+    def __init__(self) -> None:
+        self.room = Room()
+
+
 class Deltas:
     """The task vectors τk = θk - θ0 of one chunk, computed when they are asked for.
 
-    Iterating gives one fresh tensor a candidate, in the candidates' order, so that a rule needs memory for what it
-    keeps and no more. `start` is the chunk's first element in its flattened tensor; `given` marks the candidates
-    that are deltas already (adapters). Rules never write into what they get here: it may be the file itself.
+    Iterating gives one tensor a candidate, in the candidates' order. `start` is the chunk's first element in its
+    flattened tensor; `given` marks the candidates that are deltas already (adapters). Everything that is asked for is
+    computed once and lives in `room`, which the next chunk uses again: rules never write into it and keep nothing of
+    it but what they return, which is copied.
 
     >>> chunk = Deltas(torch.zeros(3), [torch.tensor([1.0, -1.0, 0.0]), torch.tensor([3.0, 1.0, 2.0])])
     >>> chunk.mean()
     tensor([2., 0., 1.])
     >>> chunk.low, chunk.high
     (tensor([ 1., -1.,  0.]), tensor([3., 1., 2.]))
+    >>> chunk.unanimous(), chunk.moved()
+    (tensor([1., 0., 0.]), tensor([1., 1., 1.]))
     """
 
     def __init__(
-        self, base: Tensor, candidates: list[Tensor], *, given: Sequence[bool] = (), start: int = 0, name: str = ""
+        self,
+        base: Tensor,
+        candidates: list[Tensor],
+        *,
+        given: Sequence[bool] = (),
+        start: int = 0,
+        name: str = "",
+        room: Room | None = None,
     ) -> None:
         self.name = name
         self.start = start
@@ -40,7 +82,10 @@ class Deltas:
         self.base = base
         self.candidates = candidates
         self._given = given or [False] * len(candidates)
-        self._sums: tuple[Tensor, Tensor, Tensor] | None = None
+        self._room = room or Room()
+        self._origin = base.to(self.dtype)
+        self._rows = self.take("rows", len(candidates))
+        self._filled = [False] * len(candidates)
 
     def __len__(self) -> int:
         return len(self.candidates)
@@ -50,52 +95,76 @@ class Deltas:
             yield self[position]
 
     def __getitem__(self, position: int) -> Tensor:
-        candidate = self.candidates[position].to(self.dtype)
-        return candidate if self._given[position] else candidate - self.base.to(self.dtype)
+        row = self._rows[position]
+        if not self._filled[position]:
+            candidate = self.candidates[position].to(self.dtype)
+            if self._given[position]:
+                row.copy_(candidate)
+            else:
+                torch.sub(candidate, self._origin, out=row)
+            self._filled[position] = True
+        return row
 
-    def _difference(self, position: int, room: Tensor) -> Tensor:
-        """One task vector, in `room` where nothing has to be converted first."""
-        candidate = self.candidates[position]
-        if self._given[position] or not (candidate.dtype == self.base.dtype == self.dtype):
-            return self[position]
-        return torch.sub(candidate, self.base, out=room)
-
-    def _tally(self) -> tuple[Tensor, Tensor, Tensor]:
-        if self._sums is None:
-            total = low = high = self[0]
-            if len(self) > 1:
-                # Four tensors for any number of candidates: fresh memory would cost more than the arithmetic.
-                total, low, high, room = total.clone(), total.clone(), total.clone(), torch.empty_like(total)
-            for position in range(1, len(self)):
-                delta = self._difference(position, room)
-                torch.minimum(low, delta, out=low)
-                torch.maximum(high, delta, out=high)
-                total += delta  # added one by one in the candidates' order: a stacked reduction may reorder
-            self._sums = total, low, high
-        return self._sums
+    def take(self, use: str, *rows: int) -> Tensor:
+        """Room for one number an element, or several, in the precision of the differences."""
+        return self._room.take(use, (*rows, self.base.numel()), self._origin)
 
     @property
+    def rows(self) -> Tensor:
+        """All task vectors, [N, elements]."""
+        for _ in self:
+            pass
+        return self._rows
+
+    @cached_property
     def total(self) -> Tensor:
         """Σk τk, added one candidate after another."""
-        return self._tally()[0]
+        if len(self) == 1:
+            return self[0]
+        total = torch.add(self[0], self[1], out=self.take("total"))
+        for position in range(2, len(self)):
+            total += self[position]  # in the candidates' order: a reduction over rows may choose another one
+        return total
 
-    @property
+    @cached_property
     def low(self) -> Tensor:
         """The smallest τk of each element: above 0 where all candidates went up."""
-        return self._tally()[1]
+        return torch.amin(self.rows, 0, out=self.take("low"))
 
-    @property
+    @cached_property
     def high(self) -> Tensor:
         """The largest τk of each element: below 0 where all candidates went down."""
-        return self._tally()[2]
+        return torch.amax(self.rows, 0, out=self.take("high"))
 
     def mean(self) -> Tensor:
         """Σk τk / N, divided once."""
         return divided(self.total, len(self))
 
+    def unanimous(self) -> Tensor:
+        """1 where all candidates moved the same way, 0 elsewhere."""
+        return torch.minimum(self._fall, self.high, out=self.take("unanimous")).lt_(0)
+
     def moved(self) -> Tensor:
-        """True where at least one candidate left the base."""
-        return (self.low < 0) | (self.high > 0)
+        """1 where at least one candidate left the base, 0 elsewhere."""
+        return torch.maximum(self._fall, self.high, out=self.take("moved")).gt_(0)
+
+    @cached_property
+    def _fall(self) -> Tensor:
+        """-low: below 0 where all candidates went up, above 0 where one went down."""
+        return torch.neg(self.low, out=self.take("fall"))
+
+
+def masked(values: Tensor, mask: Tensor) -> Tensor:
+    """`values` where the mask is 1, and 0 where it is 0, whatever the value there.
+
+    As `torch.where`, which on a CPU branches at every element: where candidates disagree nobody predicts the branch,
+    and that takes ten times as long as multiplying the values' bits by 0 or 1.
+
+    >>> masked(torch.tensor([-1.5, torch.nan, -2.0]), torch.tensor([1.0, 0.0, 0.0]))
+    tensor([-1.5000,  0.0000,  0.0000])
+    """
+    whole = torch.int64 if values.dtype is torch.float64 else torch.int32
+    return (values.view(whole) * mask.to(whole)).view(values.dtype)
 
 
 def divided(total: Tensor, n: int) -> Tensor:

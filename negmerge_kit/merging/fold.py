@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from negmerge_kit.errors import NotFiniteError
-from negmerge_kit.merging.alike import label_of
-from negmerge_kit.merging.deltas import Deltas
-from negmerge_kit.merging.fused import LEAST, PIECE, FusedUnavailable, Kernel, find_kernel
-from negmerge_kit.merging.outputs import Outputs
+from negmerge_kit.merging.alike import label_of, peek
+from negmerge_kit.merging.cpu_threads import side_by_side
+from negmerge_kit.merging.deltas import Deltas, Rooms
 from negmerge_kit.merging.rule import Rule, Settings
-from negmerge_kit.merging.sources import Sources
+from negmerge_kit.merging.sources import AHEAD, Sources
+from negmerge_kit.merging.staging import Piece
 from negmerge_kit.types import Item
+
+NOTHING = torch.empty(0)
 
 
 @dataclass
@@ -52,113 +53,105 @@ class MergeCounts:
 class Merge(Iterator[Item]):
     """The stream of `(name, delta)` over every floating key of the base, with its `counts`."""
 
-    def __init__(
-        self, sources: Sources, rule: Rule, settings: Settings, *, refuse_nonfinite: bool = True, engine: str = "auto"
-    ) -> None:
+    def __init__(self, sources: Sources, rule: Rule, settings: Settings, *, refuse_nonfinite: bool = True) -> None:
         self.counts = MergeCounts()
         self.rule = rule
         self.settings = settings
         self._sources = sources
         self._refuse = refuse_nonfinite
-        self._outputs = Outputs()
-        self._engine = engine
+        self._rooms = Rooms()
         self._items = self._run()
 
     def __next__(self) -> Item:
         return next(self._items)
 
     def _run(self) -> Iterator[Item]:
-        stream = self._sources.stream()
-        survey = self.rule.survey(stream, self.settings) if self.rule.survey else None
-        find = partial(
-            find_kernel,
-            self.rule,
-            self.settings,
-            self._sources.given,
-            self._sources.device.type,
-            stream.elements * stream.candidates,
-            self._engine,
-        )
-        for run in self._sources.runs():
-            kernel = find(self._sources.layout[run[0]][1])
-            if len(run) > 1 and kernel:
-                if joined := self._fused(run, kernel):
-                    yield from joined
-                    continue
-                kernel = None
-            for name in run:
-                # Nothing here holds the tensor while the caller has it: its memory is free again once it is dropped.
-                yield name, self._alone(name, kernel, survey)
+        survey = self.rule.survey(self._sources.stream(), self.settings) if self.rule.survey else None
+        names = self._sources.names
+        # Where tensors are made when they are asked for, those of one name are in memory at a time.
+        for group in [names] if self._sources.in_place else [[name] for name in names]:
+            parts = (part for name in group for part in self._parts(name, survey))
+            for part, *counts in side_by_side(self._fold, parts, self._sources.threads, ahead=AHEAD):
+                part.whole.add(*counts)
+                if part.last:
+                    yield part.whole.name, self._finished(part.whole)
 
-    def _alone(self, name: str, kernel: Kernel | None, survey: Any) -> Tensor:
+    def _parts(self, name: str, survey: Any) -> Iterator[_Part]:
         shape, dtype = self._sources.layout[name]
-        if not self._sources.takes_part(name):
-            return torch.zeros(shape, dtype=dtype, device=self._sources.device)
-        if self._sources.unmoved(name):
-            return self._zero(name)
-        if kernel and math.prod(shape) >= LEAST and (items := self._fused([name], kernel)):
-            return items[0][1]
-        return self._plain(name, survey)
-
-    def _fused(self, run: list[str], kernel: Kernel) -> list[Item] | None:
-        """A run of neighbours through the compiled loop, or None where compiling failed."""
-        layout = [self._sources.layout[name] for name in run]
-        sizes = [math.prod(shape) for shape, _ in layout]
-        merged = self._outputs.take(sum(sizes), layout[0][1], self._sources.device)
-        moved = kept = 0
-        try:
-            for deltas in self._sources.joined(run, PIECE):
-                piece = merged[deltas.start : deltas.start + deltas.base.numel()]
-                counts = kernel(deltas.base, deltas.candidates, piece)
-                if self._refuse and not math.isfinite(float(counts[2])):
-                    for name in run:
-                        for chunk in self._sources.chunks(name):
-                            check_finite(chunk, self._sources)
-                moved, kept = moved + int(counts[0]), kept + int(counts[1])
-        except FusedUnavailable:
-            return None
-        self._count(merged, moved, kept)
-        parts = zip(run, merged.split(sizes), layout, strict=True)
-        return [(name, part.reshape(shape)) for name, part, (shape, _) in parts]
-
-    def _plain(self, name: str, survey: Any) -> Tensor:
-        merged = self._empty(name)
+        with torch.inference_mode(False):  # threads write into it, for which the caller's mode does not hold
+            merged = torch.empty(math.prod(shape), dtype=dtype, device=self._sources.device)
+        whole = _Whole(name, merged, survey, merged.numel())
+        del merged
+        if not self._sources.takes_part(name) or self._sources.unmoved(name) or not whole.elements:
+            yield _Part(whole, None)
+            return
         if self.rule.measure is not None:
-            survey = self.rule.measure(self._sources.stream(name), self.settings)
+            whole.survey = self.rule.measure(self._sources.stream(name), self.settings)
+        for piece in self._sources.pieces(name, self._sources.chunk):
+            yield _Part(whole, piece)
 
-        def fold(deltas: Deltas) -> tuple[int, int, int]:
-            piece = merged[deltas.start : deltas.start + deltas.base.numel()]
-            piece.copy_(self.rule.combine(deltas, self.settings, survey))
-            if self._refuse:
+    def _fold(self, part: _Part) -> tuple[_Part, int, int, int]:
+        """Merge one chunk into its place: how many elements moved, how many are kept, and the rule's quota."""
+        whole, piece = part
+        if piece is None:
+            whole.merged.zero_()
+            if self._refuse and self._sources.takes_part(whole.name):
+                self._check_unmoved(whole.name)
+            return part, 0, 0, 0
+        deltas = self._sources.deltas(piece, self._rooms.room)
+        merged = whole.merged[piece.start : piece.start + piece.base.numel()]
+        merged.copy_(self.rule.combine(deltas, self.settings, whole.survey))
+        if self._refuse:
+            check_finite(deltas, self._sources)
+        quota = int(self.rule.quota(deltas, self.settings)) if self.rule.quota else 0
+        kept = torch.ne(merged, 0, out=deltas.take("kept"))
+        return part, int(deltas.moved().sum()), int(kept.sum()), quota
+
+    def _check_unmoved(self, name: str) -> None:
+        if not math.isfinite(float(peek(self._sources.base, name).sum())):
+            for deltas in self._sources.chunks(name):
                 check_finite(deltas, self._sources)
-            quota = int(self.rule.quota(deltas, self.settings)) if self.rule.quota else 0
-            return int(deltas.moved().count_nonzero()), int(piece.count_nonzero()), quota
 
-        moved = kept = quota = 0
-        for counts in map(fold, self._sources.chunks(name)):
-            moved, kept, quota = moved + counts[0], kept + counts[1], quota + counts[2]
+    def _finished(self, whole: _Whole) -> Tensor:
+        # Nothing here holds the tensor while the caller has it: its memory is free again once it is dropped.
+        merged, whole.merged = whole.merged, NOTHING
         if self.rule.finish is not None:
-            merged = self.rule.finish(merged, quota, name, self.settings)
-            kept = int(merged.count_nonzero())
-        self._count(merged, moved, kept)
-        return merged.reshape(self._sources.layout[name][0])
+            merged = self.rule.finish(merged, whole.quota, whole.name, self.settings)
+            whole.kept = int(merged.count_nonzero())
+        if self._sources.takes_part(whole.name):
+            self.counts.elements += whole.elements
+            self.counts.moved += whole.moved
+            self.counts.kept += whole.kept
+        return merged.reshape(self._sources.layout[whole.name][0])
 
-    def _empty(self, name: str) -> Tensor:
-        shape, dtype = self._sources.layout[name]
-        return self._outputs.take(math.prod(shape), dtype, self._sources.device)
 
-    def _zero(self, name: str) -> Tensor:
-        shape, dtype = self._sources.layout[name]
-        if self._refuse and not math.isfinite(float(self._sources.base[name].sum())):
-            return self._plain(name, None)  # which says where the NaN or infinity is
-        merged = torch.zeros(shape, dtype=dtype, device=self._sources.device)
-        self._count(merged, 0, 0)
-        return merged
+@dataclass
+class _Whole:
+    """A tensor of the merged delta, filled part by part."""
 
-    def _count(self, merged: Tensor, moved: int, kept: int) -> None:
-        self.counts.elements += merged.numel()
-        self.counts.moved += moved
-        self.counts.kept += kept
+    name: str
+    merged: Tensor
+    survey: Any
+    elements: int
+    moved: int = 0
+    kept: int = 0
+    quota: int = 0
+
+    def add(self, moved: int, kept: int, quota: int) -> None:
+        self.moved += moved
+        self.kept += kept
+        self.quota += quota
+
+
+class _Part(NamedTuple):
+    """A chunk of a tensor; None for all of one that no candidate moved."""
+
+    whole: _Whole
+    piece: Piece | None
+
+    @property
+    def last(self) -> bool:
+        return self.piece is None or self.piece.start + self.piece.base.numel() == self.whole.elements
 
 
 def check_finite(deltas: Deltas, sources: Sources) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from negmerge_kit.devices import pick_merge_device
-from negmerge_kit.errors import CheckpointError, MismatchError, ParameterError
+from negmerge_kit.errors import CheckpointError, MismatchError, ParameterError, check_scale
 from negmerge_kit.merging.alike import (
     SHOWN,
     check_alike,
@@ -29,7 +28,8 @@ from negmerge_kit.merging.sources import Sources
 from negmerge_kit.types import Item, Items, Weights
 
 NONFINITE = ("refuse", "pass")
-ENGINES = ("auto", "plain", "fused")
+# argument that is gone -> what to use, for one version
+GONE = dict.fromkeys(("engine", "chunk"), "leave it out, there is one way to merge and nothing to compile.")
 
 
 def merge(
@@ -40,8 +40,6 @@ def merge(
     device: str | torch.device = "cpu",
     buffers: str = "keep",
     nonfinite: str = "refuse",
-    chunk: int | None = None,
-    engine: str = "auto",
     ignore: Sequence[str] = (),
     **params: object,
 ) -> Merge:
@@ -51,10 +49,9 @@ def merge(
     sums are float32 (float64 for a float64 base). `rule` and its `params` are described by `RULES`; the default is
     NegMerge (https://arxiv.org/abs/2410.05583): τ* = mean of τk where all signs agree, 0 elsewhere. `buffers` says
     what becomes of BatchNorm's running statistics: `keep` and `recalibrate` give zeros, `merge` treats them as weights.
-    The iterator's `.counts` are complete once it is exhausted. `chunk` (elements) never changes a result, nor does
-    `engine`: `fused` compiles the fold into one loop, `plain` does not, `auto` compiles where that pays. Candidates
-    may be stored in another floating dtype than the base; entries of other dtypes, and names that match a pattern of
-    `ignore`, stay the base's.
+    The iterator's `.counts` are complete once it is exhausted. Candidates may be stored in another floating dtype than
+    the base; entries of other dtypes, and names that match a pattern of `ignore`, stay the base's. The number of
+    threads never changes a result.
 
     Raises:
         ParameterError: no candidates, an unknown rule or parameter, a value out of range.
@@ -67,14 +64,15 @@ def merge(
     ({'w': tensor([2., 0., 0.])}, MergeCounts(elements=3, moved=3, kept=1))
     """
     chosen = find_rule(rule)
+    for option in GONE.keys() & params:
+        raise ParameterError(f"{option} is gone: {GONE[option]}")
     settings = chosen.resolve(params)
-    for option, value, choices in (("nonfinite", nonfinite, NONFINITE), ("engine", engine, ENGINES)):
-        if value not in choices:
-            raise ParameterError(f"{option} is {value!r}: choose one of {', '.join(choices)}.")
+    if nonfinite not in NONFINITE:
+        raise ParameterError(f"nonfinite is {nonfinite!r}: choose one of {', '.join(NONFINITE)}.")
     check_alike(base, candidates, ignore=ignore)
     check_voters(candidates)
-    sources = Sources(base, candidates, device=device, buffers=check_buffers(buffers), chunk=chunk, ignore=ignore)
-    merged = Merge(sources, chosen, settings, refuse_nonfinite=nonfinite == "refuse", engine=engine)
+    sources = Sources(base, candidates, device=device, buffers=check_buffers(buffers), ignore=ignore)
+    merged = Merge(sources, chosen, settings, refuse_nonfinite=nonfinite == "refuse")
     merged.counts.below_half_step = warn_of_half(sources)[0]
     return merged
 
@@ -88,8 +86,6 @@ def unlearn(
     device: str | torch.device = "cpu",
     buffers: str = "keep",
     nonfinite: str = "refuse",
-    chunk: int | None = None,
-    engine: str = "auto",
     ignore: Sequence[str] = (),
     **params: object,
 ) -> Iterator[Item]:
@@ -105,16 +101,7 @@ def unlearn(
     """
     check_scale(scale)
     merged = merge(
-        base,
-        candidates,
-        rule=rule,
-        device=device,
-        buffers=buffers,
-        nonfinite=nonfinite,
-        chunk=chunk,
-        engine=engine,
-        ignore=ignore,
-        **params,
+        base, candidates, rule=rule, device=device, buffers=buffers, nonfinite=nonfinite, ignore=ignore, **params
     )
     return negate(base, merged, scale, device=pick_merge_device(device))
 
@@ -158,18 +145,6 @@ def subtract(base: Tensor, delta: Tensor, scale: float) -> Tensor:
     dtype = compute_dtype(base.dtype)
     step = delta.to(dtype) * scale
     return torch.sub(base.to(dtype), step, out=step).to(base.dtype)  # in place: a large tensor is in memory once less
-
-
-def check_scale(scale: float) -> float:
-    """The scale λ, or ParameterError unless it is finite and at least 0.
-
-    >>> check_scale(float("nan"))
-    Traceback (most recent call last):
-    negmerge_kit.errors.ParameterError: scale is nan: give a finite number of at least 0, it is always subtracted.
-    """
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not math.isfinite(scale) or scale < 0:
-        raise ParameterError(f"scale is {scale}: give a finite number of at least 0, it is always subtracted.")
-    return float(scale)
 
 
 def negate(

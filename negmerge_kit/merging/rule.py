@@ -121,11 +121,6 @@ class Rule:
     control: bool = False
     caution: str = ""
 
-    @property
-    def elementwise(self) -> bool:
-        """True when an element's result depends on that element alone: one pass, and a fused kernel fits."""
-        return self.survey is None and self.measure is None and self.finish is None
-
     def resolve(self, params: Mapping[str, object]) -> dict[str, Any]:
         """Every parameter with its default filled in and its value checked.
 

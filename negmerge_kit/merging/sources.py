@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from negmerge_kit.devices import pick_merge_device
-from negmerge_kit.errors import ParameterError
 from negmerge_kit.merging.alike import counted, layout_of, matches, merges, peek
-from negmerge_kit.merging.deltas import Deltas, compute_dtype
+from negmerge_kit.merging.deltas import Deltas, Room, compute_dtype
 from negmerge_kit.merging.rule import Stream
 from negmerge_kit.merging.staging import Piece, staged
 from negmerge_kit.types import Weights
 
-CHUNK = 1 << 15
-"""Elements a chunk: all of it stays in the cache, and torch runs each step on the calling thread alone."""
-LONG_CHUNK = 1 << 21
-"""Elements a chunk of a large tensor: long enough that waking a second thread for each step costs nothing."""
-LARGE = 1 << 20
-"""Elements of a large tensor."""
-RUN = 1 << 24
-"""Elements of neighbouring tensors that are folded in one call."""
-GPU_CHUNK = 1 << 23
+CHUNK = 1 << 16
+"""Elements a chunk of up to eight candidates: few enough that their differences stay in the cache, enough that the work
+outweighs the calls."""
+SHORT_CHUNK = 1 << 15
+"""Elements that torch works on without sharing them between its threads."""
+MUCH = 1 << 22
+"""Elements times candidates from which threads of our own pay."""
+AHEAD = 64
+"""Chunks computed before the first of them is asked for: the cores work while a caller writes."""
+GPU_CHUNK = 1 << 22
 """Elements a chunk on a GPU: enough to keep it busy, few enough that thirty candidates' buffers fit."""
 SURVEY_CHUNK = 1 << 18
 """Elements a chunk of a survey: long enough that counting outweighs clearing its counters."""
@@ -44,19 +44,14 @@ class Sources:
         *,
         device: str | torch.device = "cpu",
         buffers: str = "keep",
-        chunk: int | None = None,
         ignore: Sequence[str] = (),
     ) -> None:
-        if chunk is not None and chunk < 1:
-            raise ParameterError(f"chunk is {chunk}: give a number of elements of at least 1.")
         self.base = base
         self.candidates = candidates
         self.device = pick_merge_device(device)
         self.buffers = buffers
-        self.chunk = chunk
         self.layout = layout_of(base)
         self._ignored = {name for name in self.layout if matches(name, ignore)} if ignore else set[str]()
-        self._everyone: list[Any] = [base, *candidates]
         self.given = [bool(getattr(candidate, "holds_deltas", False)) for candidate in candidates]
 
     def counted(self) -> Iterator[str]:
@@ -80,49 +75,60 @@ class Sources:
             for one, given in zip(self.candidates, self.given, strict=True)
         )
 
-    def chunks(self, name: str, size: int | None = None) -> Iterator[Deltas]:
-        """One tensor of everyone, chunk after chunk; an empty tensor gives none."""
+    @property
+    def names(self) -> list[str]:
+        """What a merge yields, in the base's order: every entry of a dtype that merges."""
+        return [name for name, (_, dtype) in self.layout.items() if merges(dtype)]
+
+    @property
+    def in_place(self) -> bool:
+        """Whether everyone shows tensors that are there already: none is made when it is asked for."""
+        return not any(self.given) and all(
+            isinstance(weights, dict) or hasattr(weights, "view") for weights in (self.base, *self.candidates)
+        )
+
+    @cached_property
+    def threads(self) -> int:
+        """Chunks worth computing side by side: one a core, unless there is little to do, or a GPU does it."""
+        work = len(self.candidates) * sum(math.prod(self.layout[name][0]) for name in self.counted())
+        return torch.get_num_threads() if self.device.type == "cpu" and work >= MUCH else 1
+
+    @cached_property
+    def chunk(self) -> int:
+        """Elements of a chunk of the fold on a CPU: its differences stay in the cache of the core that makes them."""
+        if self.threads < torch.get_num_threads():
+            return SHORT_CHUNK
+        return max(SHORT_CHUNK, CHUNK * 8 // max(len(self.candidates), 8))
+
+    def chunks(self, name: str, size: int | None = None, room: Room | None = None) -> Iterator[Deltas]:
+        """One tensor of everyone, chunk after chunk; an empty tensor gives none. Each chunk ends the one before."""
+        room = room or Room()
+        return (self.deltas(piece, room) for piece in self.pieces(name, size or SHORT_CHUNK))
+
+    def pieces(self, name: str, size: int) -> Iterator[Piece]:
+        """What a tensor's chunks are made of; on a GPU, where they have GPU_CHUNK elements, already on their way."""
         base = peek(self.base, name).reshape(-1)
         candidates = [self._flat(position, name, base) for position in range(len(self.candidates))]
-        return self._chunks(name, base, candidates, size)
+        size = size if self.device.type == "cpu" else GPU_CHUNK
+        pieces: Iterator[Piece] = (
+            Piece(name, start, base[start : start + size], [each[start : start + size] for each in candidates])
+            for start in range(0, base.numel(), size)
+        )
+        return staged(pieces, self.device) if self.device.type == "cuda" else pieces
 
-    def runs(self) -> Iterator[list[str]]:
-        """The base's floating names in order, neighbours together: tensors that lie side by side in everyone's file.
-
-        A model of hundreds of small tensors is then a few long arrays, and a call costs nothing beside its work.
-        """
-        run: list[str] = []
-        elements = 0
-        for name, (shape, dtype) in self.layout.items():
-            if not merges(dtype):
-                continue
-            elements += math.prod(shape)
-            if run and (elements > RUN or not self._adjoin(run[-1], name)):
-                yield run
-                run, elements = [], math.prod(shape)
-            run.append(name)
-        if run:
-            yield run
-
-    def joined(self, run: Sequence[str], size: int) -> Iterator[Deltas]:
-        """A run of neighbours as one flat array, chunk after chunk."""
-        if len(run) == 1:
-            return self.chunks(run[0], size)
-        spans: list[Tensor] = [weights.span(run[0], run[-1]) for weights in self._everyone]
-        return self._chunks(run[0], spans[0], spans[1:], size)
-
-    def _adjoin(self, first: str, second: str) -> bool:
-        if not all(map(self.takes_part, (first, second))):
-            return False
-        return all(hasattr(weights, "adjoins") and weights.adjoins(first, second) for weights in self._everyone)
+    def deltas(self, piece: Piece, room: Room) -> Deltas:
+        """A chunk's task vectors, computed in `room`."""
+        base, *candidates = (part.to(self.device) for part in (piece.base, *piece.candidates))
+        return Deltas(base, candidates, given=self.given, start=piece.start, name=piece.name, room=room)
 
     def stream(self, *names: str) -> Stream:
-        """Passes over some tensors or all counted ones, on a grid of its own: a survey does not depend on `chunk`."""
+        """Passes over some tensors or all counted ones, on their own grid of chunks."""
         chosen = names or tuple(self.counted())
 
         def chunks() -> Iterator[Deltas]:
+            room = Room()
             for name in chosen:
-                yield from self.chunks(name, SURVEY_CHUNK)
+                yield from self.chunks(name, SURVEY_CHUNK, room)
 
         return Stream(
             chunks,
@@ -130,31 +136,6 @@ class Sources:
             len(self.candidates),
             any(self.layout[name][1] is torch.float64 for name in chosen),
         )
-
-    def _chunks(self, name: str, base: Tensor, candidates: Sequence[Tensor], size: int | None) -> Iterator[Deltas]:
-        if size is None:
-            size = self.chunk or self._usual(base.numel())
-        elif self.device.type == "cuda":
-            size = min(size, GPU_CHUNK)
-        pieces: Iterator[Piece] = (
-            Piece(start, base[start : start + size], [candidate[start : start + size] for candidate in candidates])
-            for start in range(0, base.numel(), size)
-        )
-        if self.device.type == "cuda":
-            pieces = staged(pieces, self.device)
-        for start, part, parts in pieces:
-            yield Deltas(
-                part.to(self.device),
-                [candidate.to(self.device) for candidate in parts],
-                given=self.given,
-                start=start,
-                name=name,
-            )
-
-    def _usual(self, elements: int) -> int:
-        if self.device.type != "cpu":
-            return GPU_CHUNK
-        return CHUNK if elements < LARGE else LONG_CHUNK
 
     def _flat(self, position: int, name: str, base: Tensor) -> Tensor:
         candidate = self.candidates[position]

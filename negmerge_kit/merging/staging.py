@@ -10,8 +10,9 @@ from torch import Tensor
 
 
 class Piece(NamedTuple):
-    """One chunk of a tensor: where it starts, the base's part and the candidates'."""
+    """One chunk of the tensor `name`: where it starts, the base's part and the candidates'."""
 
+    name: str
     start: int
     base: Tensor
     candidates: list[Tensor]
@@ -23,7 +24,7 @@ def staged(pieces: Iterator[Piece], device: torch.device) -> Iterator[Piece]:
     Two sets of page-locked buffers take turns, filled by this thread and emptied by a stream of their own, so that
     reading, the bus and the arithmetic overlap. On the CPU, where nothing can overlap, the same steps run one by one.
 
-    >>> ones = Piece(0, torch.zeros(2), [torch.ones(2)])
+    >>> ones = Piece("w", 0, torch.zeros(2), [torch.ones(2)])
     >>> [piece.candidates[0].tolist() for piece in staged(iter([ones, ones, ones]), torch.device("cpu"))]
     [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]]
     """
@@ -56,7 +57,7 @@ class _Slot:
         tensors = [self._copied(position, tensor) for position, tensor in enumerate((piece.base, *piece.candidates))]
         if self._event is not None and self._stream is not None:
             self._event.record(self._stream)
-        return Piece(piece.start, tensors[0], tensors[1:])
+        return piece._replace(base=tensors[0], candidates=tensors[1:])
 
     def arrived(self, piece: Piece) -> Piece:
         """The piece, for use by the current stream once the copies are through."""

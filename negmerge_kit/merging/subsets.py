@@ -131,10 +131,9 @@ def _signs(base: Weights, candidates: Sequence[Weights]) -> Iterator[tuple[Tenso
     sources = Sources(base, candidates)
     for name in sources.counted():
         for chunk in sources.chunks(name, SURVEY_CHUNK):
-            deltas = torch.stack(list(chunk))
-            signs = deltas.sign().char()
+            signs = chunk.rows.sign().char()
             if bool(signs.any()):
-                yield signs, deltas
+                yield signs, chunk.rows
 
 
 def _check(candidates: Sequence[Weights], parts: Sequence[Order]) -> None:

@@ -2,7 +2,7 @@
 
 from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
 from negmerge_kit.scoring.intervals import paired_difference, wilson
-from negmerge_kit.scoring.scale import Point, ScaleSearch, parse_scales, search_scale, select_scale
+from negmerge_kit.scoring.scale_search import Point, ScaleSearch, parse_scales, search_scale, select_scale
 
 __all__ = [
     "Accuracy",

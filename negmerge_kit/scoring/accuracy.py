@@ -63,3 +63,15 @@ def pool_accuracies(parts: Iterable[Accuracy]) -> Accuracy:
     if len(splits) != 1:
         raise ParameterError(f"cannot pool accuracies of splits {sorted(splits)}: score one split at a time.")
     return Accuracy(sum(part.correct for part in parts), sum(part.n for part in parts), splits.pop())
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Forget accuracy and retain accuracy, pooled over its images, of one model on one split."""
+
+    forget: Accuracy
+    retain: Accuracy
+
+    def json(self) -> Json:
+        """`{"forget": score, "retain": score}`."""
+        return {"forget": self.forget.json(), "retain": self.retain.json()}

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from negmerge_kit.errors import ParameterError, SplitError
-from negmerge_kit.scoring.curve import Point
-from negmerge_kit.scoring.grid import Scales, scale_grid
-from negmerge_kit.scoring.scale import Ended, ScaleSearch
+from negmerge_kit.scoring.early_stopping import Point, Scales, scale_grid
+from negmerge_kit.scoring.scale_search import Ended, ScaleSearch
 
 GAP_OVER = ("retain", "forget", "unseen", "mia")
 """The metrics whose distances to the retrained model's are averaged."""

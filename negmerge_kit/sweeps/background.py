@@ -12,9 +12,10 @@ from negmerge_kit.checkpoints.filling import candidate_id, set_aside_damaged, wr
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import NegmergeError, PoolBusyError
 from negmerge_kit.lab.training.recipe import Recipe
+from negmerge_kit.progress import Progress
 from negmerge_kit.sweeps.jobs import missing_jobs, pool_order
 from negmerge_kit.sweeps.local import run_sweep
-from negmerge_kit.sweeps.protocol import Job, Progress, SweepStopped
+from negmerge_kit.sweeps.protocol import Job, SweepStopped
 
 POLL_SECONDS = 1.0
 
@@ -116,7 +117,12 @@ class BackgroundSweep:
         if self._stop.is_set():
             raise SweepStopped
         self._set(
-            recipe_label=job.label, step=step.index, steps=step.total, loss=step.loss, doing=step.doing, part=step.done
+            recipe_label=job.label,
+            step=step.step,
+            steps=step.total,
+            loss=step.loss,
+            doing=step.message,
+            part=step.fraction or 0.0,
         )
         # Hand the interpreter over between steps, so that the page answers while candidates train.
         time.sleep(0)

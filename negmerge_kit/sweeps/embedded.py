@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,18 +9,20 @@ from pathlib import Path
 
 from negmerge_kit.checkpoints.filling import create_pool, restore_base, set_aside_damaged, writing
 from negmerge_kit.checkpoints.pool import RECORD, Pool, open_pool
+from negmerge_kit.checkpoints.result_store import digest
 from negmerge_kit.checkpoints.writer import sha256_file
 from negmerge_kit.devices import pick_device
 from negmerge_kit.errors import DivergedError, OtherRunError, ParameterError, PoolBusyError, PoolError
-from negmerge_kit.lab.base_knowledge import is_untrained
 from negmerge_kit.lab.training.from_scratch import BaseTraining, base_recipe
 from negmerge_kit.lab.training.pretraining import pretrain_tiny
 from negmerge_kit.lab.training.resuming import recipe_of
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.types import Json, Weights
-from negmerge_kit.vision.data.cache import cache_folder
-from negmerge_kit.vision.families import FAMILIES
-from negmerge_kit.vision.forgetting import parts_of
-from negmerge_kit.vision.scene import TINY_CLASSIFIER, Scene, open_scene
+from negmerge_kit.vision.classifier_scene import ClassifierScene
+from negmerge_kit.vision.data.decoded_cache import cache_folder
+from negmerge_kit.vision.data.embedded import FAMILIES
+from negmerge_kit.vision.scene import Scene
+from negmerge_kit.vision.scenes import TINY_CLASSIFIER, open_scene
 from negmerge_kit.vision.tiny import SHIPPED, TOKEN_EMBEDDING, fresh_clip, token_embedding
 
 
@@ -32,12 +32,10 @@ def default_folder(scene: Json) -> Path:
     >>> default_folder({"name": "tiny:digits"}).name.startswith("tiny-digits-")
     True
     """
-    made_from = [scene, sha256_file(SHIPPED)]
-    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:8]
-    return cache_folder() / "pools" / f"{scene['name'].replace(':', '-')}-{digest}"
+    made_from = digest([scene, sha256_file(SHIPPED)])[:8]
+    return cache_folder() / "pools" / f"{scene['name'].replace(':', '-')}-{made_from}"
 
 
-OnStep = Callable[[int, int], None]
 """Told each step of a base's training: which, of how many."""
 
 STATE = "base.unfinished.safetensors"
@@ -52,7 +50,7 @@ def start_pool(
     *,
     pretrain: Callable[[], Weights] | None = None,
     device: str = "auto",
-    on_step: OnStep = lambda index, total: None,
+    on_step: ProgressFn = no_progress,
     on_wait: Callable[[Path], None] = lambda folder: None,
 ) -> tuple[Pool, list[str]]:
     """Make the pool of a scene, or open the one that is there.
@@ -85,7 +83,7 @@ def start_pool(
     place = None if isinstance(name, Scene) else Path(name)
     if folder is None and not is_embedded(scene):
         raise ParameterError(f"the pool of {scene.name} needs a folder: name one with --out.")
-    if pretrain is not None and folder is None and scene.forgetting is None:
+    if pretrain is not None and folder is None and not scene.own_head:
         raise ParameterError("a base pretrained from scratch needs a folder of its own: name one with --out.")
     described = scene.describe()
     folder = folder or default_folder(described)
@@ -96,7 +94,7 @@ def start_pool(
         except OtherRunError as error:
             raise _unfinished(folder, error.what) from None
 
-    made, waiting = trained if pretrain is None and is_untrained(scene) else pretrain, False
+    made, waiting = trained if pretrain is None and scene.trains_base else pretrain, False
     while True:
         try:
             with writing(folder):
@@ -133,7 +131,7 @@ def _restored(pool: Pool, scene: Scene, place: Path | None, made: Callable[[], W
     lost = pool.problem(pool.base_file)
     if not lost and not pool.problem(pool.heads_file):
         return []
-    if is_untrained(scene) and not _is_other(place, pool.folder):
+    if scene.trains_base and not _is_other(place, pool.folder):
         if lost:
             raise PoolError(
                 f"{pool.folder / pool.base_file.file} is missing or changed, and training does not give the same bytes "
@@ -148,8 +146,6 @@ def _open_of(scene: Scene, folder: Path) -> Pool:
     pool = open_pool(folder)
     if pool.scene["name"] != scene.name:
         raise PoolError(f"{folder} holds a pool of {pool.scene['name']}: choose another folder.")
-    if scene.forgetting is not None and not pool.scene.get("forgetting", {}).get("halved"):
-        scene = replace(scene, forgetting=replace(scene.forgetting, halved=False))  # as version 0.1 made pools
     scene.require(pool.scene)
     return pool
 
@@ -161,7 +157,7 @@ def _weights(
     if place and _is_other(place, but):
         other = open_pool(place)
         return other.checked(other.base_file), other.checked(other.heads_file)
-    if is_untrained(scene):
+    if scene.trains_base:
         assert pretrain is not None
         return pretrain(), {}
     model = scene.load(device="cpu")
@@ -190,7 +186,7 @@ def is_embedded(scene: Scene) -> bool:
 
 
 def trained_base(
-    scene: Scene, device: str = "auto", on_step: OnStep = lambda index, total: None, *, resume: Path | None = None
+    scene: Scene, device: str = "auto", on_step: ProgressFn = no_progress, *, resume: Path | None = None
 ) -> Weights:
     """Train the base of a standard classifier's scene from scratch, on all that it has seen.
 
@@ -204,11 +200,11 @@ def trained_base(
         DivergedError: if the loss stops being a number; no state is kept to go on from.
         CheckpointError: if the state cannot be written, or is another training's.
     """
-    training, images = BaseTraining.of(scene), parts_of(scene).seen
+    training, images = BaseTraining.of(scene), scene.parts.seen
     model = scene.untrained(device=device, seed=training.recipe.seed)
     try:
         for step in training.steps(model, images, resume=resume):
-            on_step(step.index, step.total)
+            on_step(Progress("step", step=step.index, total=step.total, loss=step.loss))
     except DivergedError:
         if resume:
             resume.unlink(missing_ok=True)
@@ -218,14 +214,16 @@ def trained_base(
 
 def _with_training(scene: Scene) -> Scene:
     """The scene with the whole of its base's recipe, which the pool then records."""
-    return replace(scene, training=base_recipe(scene).json()) if is_untrained(scene) else scene
+    if isinstance(scene, ClassifierScene) and scene.trains_base:
+        return replace(scene, training=base_recipe(scene).json())
+    return scene
 
 
-def pretrained_base(device: str, on_step: OnStep = lambda index, total: None) -> Weights:
+def pretrained_base(device: str, on_step: ProgressFn = no_progress) -> Weights:
     """Pretrain the embedded base from its seeds; about two minutes on one core."""
     clip = fresh_clip().to(pick_device(device))
     for step in pretrain_tiny(clip):
-        on_step(step.step, step.steps)
+        on_step(Progress("step", step=step.index, total=step.total, loss=step.loss))
     # Rounded as the shipped weights are, so that the two can be compared.
     weights = {name: tensor.detach().cpu().half().float() for name, tensor in clip.state_dict().items()}
     return {**weights, TOKEN_EMBEDDING: token_embedding()}

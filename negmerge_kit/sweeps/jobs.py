@@ -12,18 +12,18 @@ from negmerge_kit.checkpoints.filling import candidate_id, save_candidate
 from negmerge_kit.checkpoints.pool import Candidate, Pool, open_pool
 from negmerge_kit.checkpoints.unfinished import drop_written, find_written, note_written, state_file
 from negmerge_kit.errors import DivergedError, NotFiniteError
-from negmerge_kit.lab.base_knowledge import check_known, is_untrained
+from negmerge_kit.lab.base_knowledge import check_known
 from negmerge_kit.lab.training.execution import Execution
-from negmerge_kit.lab.training.finetuning import Step, finetune
+from negmerge_kit.lab.training.finetuning import finetune
 from negmerge_kit.lab.training.forecast import SEARCHED, TRAINING
+from negmerge_kit.lab.training.loop import Step
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.scoring.curve import Point
-from negmerge_kit.scoring.grid import DEFAULT_SCALES, looks, scale_grid
-from negmerge_kit.scoring.scale import KEEP
-from negmerge_kit.sweeps.protocol import Progress, Report
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
+from negmerge_kit.scoring.early_stopping import DEFAULT_SCALES, Point, looks, scale_grid
+from negmerge_kit.scoring.scale_search import KEEP
 from negmerge_kit.types import Json
-from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.classifier import Classifier
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class FinetuneJob:
         """The id that its candidate has in that pool."""
         return candidate_id(pool, self.recipe.json())
 
-    def run(self, on_step: Report = lambda progress: None) -> Candidate:
+    def run(self, on_step: ProgressFn = no_progress) -> Candidate:
         """Train, save and score; the returned entry is not in pool.json yet.
 
         What an interrupted run has written is not trained again. Whatever `on_step` raises ends the job.
@@ -63,7 +63,7 @@ class FinetuneJob:
         bench = open_workbench(self.folder, pool.base_file.sha256, self.device)
         entry = find_written(pool, self.id_in(pool))
         if entry is None:
-            if not self.anyway and not is_untrained(bench.scene):
+            if not self.anyway and not bench.scene.trains_base:
                 images = bench.scene.images("val").forget
                 check_known(bench.base_scores("val").forget, len(images.classes), images.name)
             entry = self._trained(bench, on_step)
@@ -76,7 +76,7 @@ class FinetuneJob:
             open_workbench.cache_clear()  # it holds the dropped weights
             raise
 
-    def _trained(self, bench: Workbench, on_step: Report) -> Candidate:
+    def _trained(self, bench: Workbench, on_step: ProgressFn) -> Candidate:
         """The candidate with its weights on disk, trained from the start or from where a killed sweep was."""
         state = state_file(bench.pool, self.id_in(bench.pool))
         started, trained = time.perf_counter(), self._trained_share(bench)
@@ -85,7 +85,7 @@ class FinetuneJob:
             losses.append(round(step.loss, 5))
             rates.append(float(f"{step.lr:.5g}"))
             earlier = step.earlier
-            on_step(Progress(step.index, step.total, step.loss, share=trained * step.index / step.total))
+            on_step(Progress("step", trained * step.index / step.total, step.index, step.total, step.loss))
         entry = save_candidate(bench.pool, self.recipe.json(), model.weights().items())
         seconds = round(earlier + time.perf_counter() - started, 3)
         return replace(entry, seconds=seconds, losses=tuple(losses), rates=tuple(rates))
@@ -97,10 +97,10 @@ class FinetuneJob:
         scored = SEARCHED * len(DEFAULT_SCALES) * (len(val.forget) + sum(len(images) for images in val.retain))
         return trained / (trained + scored)
 
-    def _scoring(self, bench: Workbench, on_step: Report) -> Report:
+    def _scoring(self, bench: Workbench, on_step: ProgressFn) -> ProgressFn:
         """Reports of the search, as the part of the job that follows training."""
         trained = self._trained_share(bench)
-        return lambda step: on_step(replace(step, share=trained + (1 - trained) * step.done))
+        return lambda step: on_step(replace(step, fraction=trained + (1 - trained) * (step.fraction or 0.0)))
 
     def _steps(self, bench: Workbench, model: Classifier, state: Path) -> Iterator[Step]:
         images, mirror = bench.scene.images("train").forget, bench.scene.sources[0].flips
@@ -136,7 +136,7 @@ def pool_order(pool: Pool, recipes: Iterable[Recipe]) -> list[str]:
     return [candidate_id(pool, recipe.json()) for recipe in recipes]
 
 
-def own_scores(bench: Workbench, id: str, keep: float = KEEP, on_step: Report = lambda progress: None) -> Json:
+def own_scores(bench: Workbench, id: str, keep: float = KEEP, on_step: ProgressFn = no_progress) -> Json:
     """A candidate negated alone at its own best scale, on validation: what the table of candidates shows.
 
     Returns `{"status", "keep", "scale", "forget", "retain", "kept"}`; `kept` is retention as a share of
@@ -156,7 +156,7 @@ def own_scores(bench: Workbench, id: str, keep: float = KEEP, on_step: Report = 
     }
 
 
-def counted(on_step: Report, scales: Sequence[float] | None = None) -> Callable[[Point], None]:
+def counted(on_step: ProgressFn, scales: Sequence[float] | None = None) -> Callable[[Point], None]:
     """Tells each scale that a search has looked at, and of how many; beyond scale 1 there are more of them."""
     tried, farthest = 0, 0.0
 
@@ -164,7 +164,7 @@ def counted(on_step: Report, scales: Sequence[float] | None = None) -> Callable[
         nonlocal tried, farthest
         tried, farthest = tried + 1, max(farthest, point.scale)
         expected = looks(farthest) if scales is None else len(scale_grid(scales))
-        on_step(Progress(tried, max(tried, expected), doing="scoring"))
+        on_step(Progress("scoring", step=tried, total=max(tried, expected)))
 
     return on_point
 

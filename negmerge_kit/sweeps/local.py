@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from negmerge_kit.checkpoints.filling import writing
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.checkpoints.unfinished import clear_up, record_finished
 from negmerge_kit.errors import ParameterError, PoolError
-from negmerge_kit.sweeps.protocol import AddsCandidate, Executor, Job, OnStep, Outcome, SweepStopped, attempt
-from negmerge_kit.sweeps.sentinel import Sentinel, planted
+from negmerge_kit.sweeps.protocol import (
+    AddsCandidate,
+    Executor,
+    Job,
+    OnStep,
+    Outcome,
+    SweepStopped,
+    attempt,
+    pool_digest,
+    unshared,
+)
 
 EXECUTORS = ("serial", "process", "ray")
 
@@ -51,14 +61,15 @@ def run_sweep(
             todo = tuple(job for job in todo if not _recorded(job, store))
             clear_up(store)
             held.callback(clear_up, store)
-        folders = sorted({job.folder for job in todo})
-        sentinels = held.enter_context(planted(folders)) if todo else ()
-        outcomes = held.enter_context(closing(chosen.run(todo, on_step, sentinels)))
+        digests = {folder: pool_digest(folder) for folder in {job.folder for job in todo}}
+        outcomes = held.enter_context(closing(chosen.run(todo, on_step, digests)))
         try:
             for outcome in outcomes:
                 if outcome.stops:
                     raise PoolError(outcome.failure)
                 if store is not None and outcome.candidate:
+                    if not (store.folder / outcome.candidate.file).exists():  # written into a copy of the pool
+                        raise PoolError(unshared(store.folder, outcome.worker))
                     store = record_finished(store, outcome.candidate, order)
                 yield outcome
         except SweepStopped:
@@ -74,11 +85,11 @@ class Serial:
     """An executor: one job after another, in this thread."""
 
     def run(
-        self, jobs: Sequence[Job], on_step: OnStep, sentinels: Sequence[Sentinel]
+        self, jobs: Sequence[Job], on_step: OnStep, digests: Mapping[Path, str | None]
     ) -> Generator[Outcome, None, None]:
         """Outcomes in the order of the jobs."""
         for job in jobs:
-            yield attempt(job, partial(on_step, job), sentinels)
+            yield attempt(job, partial(on_step, job), digests)
 
 
 def find_executor(

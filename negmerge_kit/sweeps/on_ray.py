@@ -11,9 +11,10 @@ import signal
 import socket
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -27,11 +28,11 @@ from ray.exceptions import (
 )
 
 from negmerge_kit.errors import NegmergeError, ParameterError
+from negmerge_kit.progress import Progress
 from negmerge_kit.sweeps.processes import visible_gpus
-from negmerge_kit.sweeps.protocol import TRIES, Job, OnStep, Outcome, Progress, attempt, lost
-from negmerge_kit.sweeps.sentinel import Sentinel
+from negmerge_kit.sweeps.protocol import TRIES, Job, OnStep, Outcome, attempt, lost
 from negmerge_kit.sweeps.worker import NowAndThen
-from negmerge_kit.vision.data.decoding import cores
+from negmerge_kit.vision.data.decoded_cache import cores
 
 SAY_EVERY = 0.5
 """Seconds between two reports of one job."""
@@ -62,7 +63,7 @@ class OnRay:
     gpus_per_job: float | None = None
 
     def run(
-        self, jobs: Sequence[Job], on_step: OnStep, sentinels: Sequence[Sentinel]
+        self, jobs: Sequence[Job], on_step: OnStep, digests: Mapping[Path, str | None]
     ) -> Generator[Outcome, None, None]:
         """Outcomes in the order in which jobs end; a job whose worker or node is lost runs again, TRIES times at most.
 
@@ -84,7 +85,7 @@ class OnRay:
                 while waiting or running:
                     while waiting and len(running) < (self.workers or len(jobs)):
                         job, tries = waiting.popleft()
-                        running[task.remote(job, tuple(sentinels))] = job, tries
+                        running[task.remote(job, digests)] = job, tries
                     ready, _ = ray.wait(list(running), num_returns=1)
                     for stream_of in ready:
                         job, tries = running[stream_of]
@@ -178,7 +179,7 @@ def _unusable(address: str, reason: str) -> NegmergeError:
     )
 
 
-def stream(job: Job, sentinels: Sequence[Sentinel]) -> Iterator[Progress | Outcome]:
+def stream(job: Job, digests: Mapping[Path, str | None]) -> Iterator[Progress | Outcome]:
     """What a Ray worker runs: the job in a thread, its reports now and then, and at last its outcome."""
     box: queue.SimpleQueue[Progress | Outcome] = queue.SimpleQueue()
     chosen = NowAndThen(SAY_EVERY)
@@ -188,7 +189,7 @@ def stream(job: Job, sentinels: Sequence[Sentinel]) -> Iterator[Progress | Outco
             box.put(progress)
 
     def work() -> None:
-        box.put(attempt(job, report, sentinels))
+        box.put(attempt(job, report, digests))
 
     threading.Thread(target=work, daemon=True).start()
     while True:

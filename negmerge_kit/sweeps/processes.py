@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import time
 from collections import deque
-from collections.abc import Generator, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection, wait
+from multiprocessing import active_children, get_context
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 from negmerge_kit.errors import NegmergeError, ParameterError
-from negmerge_kit.sweeps.protocol import TRIES, Job, OnStep, Outcome, Progress, lost
-from negmerge_kit.sweeps.sentinel import Sentinel
-from negmerge_kit.sweeps.worker import Place, serve
-from negmerge_kit.vision.data.decoding import cores
-
-GRACE = 2.0
-"""Seconds that workers get to end by themselves; a process that is told to stop has four in all."""
+from negmerge_kit.progress import Progress
+from negmerge_kit.sweeps.protocol import TRIES, Job, OnStep, Outcome, lost
+from negmerge_kit.sweeps.worker import SAY_EVERY, Place, begin, run_job
+from negmerge_kit.vision.data.decoded_cache import cores
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class Processes:
     device: str = "auto"
 
     def run(
-        self, jobs: Sequence[Job], on_step: OnStep, sentinels: Sequence[Sentinel]
+        self, jobs: Sequence[Job], on_step: OnStep, digests: Mapping[Path, str | None]
     ) -> Generator[Outcome, None, None]:
         """Outcomes in the order in which jobs end.
 
@@ -45,33 +42,33 @@ class Processes:
             NegmergeError: if workers end before they begin.
         """
         waiting = deque((job, 1) for job in jobs)
-        crew = [_Worker(place, sentinels) for place in places(self.workers, self.device, most=len(jobs))]
+        workers = [_Worker(place) for place in places(self.workers, self.device, most=len(jobs))]
+        idle, running = [*workers], dict[Future[Outcome], tuple[_Worker, Job, int]]()
         try:
-            while waiting or any(worker.job for worker in crew):
-                for worker in crew:
-                    if worker.ready and worker.job is None and waiting:
-                        worker.begin(*waiting.popleft())
-                for pipe in wait([worker.pipe for worker in crew]):
-                    worker = next(worker for worker in crew if worker.pipe is pipe)
-                    heard = worker.hear()
-                    if isinstance(heard, Progress) and worker.job:
-                        on_step(worker.job, heard)
-                    elif isinstance(heard, Outcome):
-                        job, worker.job = worker.job, None
-                        yield replace(heard, job=job, attempts=worker.tries)
-                    elif heard is _GONE:
-                        job, tries, how = worker.job, worker.tries, worker.end()
-                        crew[crew.index(worker)] = _Worker(worker.place, sentinels)
-                        if job is not None and tries < TRIES:
+            while waiting or running:
+                while waiting and idle:
+                    worker, (job, tries) = idle.pop(0), waiting.popleft()
+                    running[worker.submit(job, digests)] = worker, job, tries
+                done, _ = wait(running, timeout=SAY_EVERY, return_when=FIRST_COMPLETED)
+                for worker, job, _ in running.values():
+                    for progress in worker.heard():
+                        on_step(job, progress)
+                for future in done:
+                    worker, job, tries = running.pop(future)
+                    idle.append(worker)
+                    try:
+                        outcome = replace(future.result(), job=job, attempts=tries)
+                    except BrokenProcessPool:
+                        outcome = lost(job, tries, worker.replace())
+                        if tries < TRIES:
                             waiting.appendleft((job, tries + 1))
-                        elif job is not None:
-                            yield lost(job, tries, how)
+                            continue
+                    yield outcome
         finally:
-            for worker in crew:
-                worker.hang_up()
-            until = time.monotonic() + GRACE
-            for worker in crew:
-                worker.end(until - time.monotonic())
+            for worker in workers:
+                worker.pipe.close()
+            for worker in workers:
+                worker.pool.shutdown(cancel_futures=True)
 
 
 def places(workers: int | None, device: str, *, most: int) -> list[Place]:
@@ -100,52 +97,54 @@ def visible_gpus() -> list[str]:
     return named[:count] if named else [str(k) for k in range(count)]
 
 
-_GONE = object()
-
-
 class _Worker:
-    """A worker process as the driver sees it."""
+    """One process in a pool of its own: when it dies no other job is lost, and each has its GPU."""
 
-    def __init__(self, place: Place, sentinels: Sequence[Sentinel]) -> None:
-        # Spawned, not forked: CUDA and OpenMP do not survive a fork, and no file or lock is inherited.
-        context = multiprocessing.get_context("spawn")
-        mine, theirs = context.Pipe()
+    process: BaseProcess
+
+    def __init__(self, place: Place) -> None:
         self.place = place
-        self.pipe: Connection = mine
-        self.process: BaseProcess = context.Process(target=serve, args=(theirs, place, tuple(sentinels)), daemon=True)
-        self.process.start()
-        theirs.close()  # so that its death is heard as the end of the pipe
-        self.ready = False
-        self.job: Job | None = None
-        self.tries = 0
+        self._make_pool()
 
-    def begin(self, job: Job, tries: int) -> None:
-        self.job, self.tries = job, tries
-        with suppress(OSError):  # it is dead: the end of the pipe is heard next
-            self.pipe.send(job)
+    def _make_pool(self) -> None:
+        # Spawned, not forked: CUDA and OpenMP do not survive a fork, and no file or lock is inherited.
+        context = get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.pool = ProcessPoolExecutor(1, context, initializer=begin, initargs=(theirs, self.place))
+        self.began = False
 
-    def hear(self) -> object:
+    def submit(self, job: Job, digests: Mapping[Path, str | None]) -> Future[Outcome]:
         try:
-            heard = self.pipe.recv()
-        except (EOFError, OSError):
-            if not self.ready:
-                raise NegmergeError(
-                    f"a worker ended before it began ({self.end()}): its own message is above. In a script, start "
-                    "the sweep under `if __name__ == '__main__':`, because workers import the script."
-                ) from None
-            return _GONE
-        self.ready = True
-        return heard
+            return self._submit(job, digests)
+        except BrokenProcessPool:  # it died between two jobs
+            self.replace()
+            return self._submit(job, digests)
 
-    def hang_up(self) -> None:
+    def _submit(self, job: Job, digests: Mapping[Path, str | None]) -> Future[Outcome]:
+        before = active_children()
+        future = self.pool.submit(run_job, job, digests)
+        for process in set(active_children()).difference(before):
+            self.process = process
+        return future
+
+    def heard(self) -> Iterator[Progress]:
+        """What the worker has reported since it was last asked."""
+        while self.pipe.poll():
+            said = self.pipe.recv()
+            self.began = True
+            if isinstance(said, Progress):
+                yield said
+
+    def replace(self) -> str:
+        """Begin another process in the place of one that died; how that one ended."""
         self.pipe.close()
-
-    def end(self, grace: float = GRACE) -> str:
-        """Wait for its end, then make sure of it; how it ended."""
-        self.hang_up()
-        self.process.join(max(0.0, grace))
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
+        self.pool.shutdown()
         code = self.process.exitcode or 0
-        return f"signal {-code}" if code < 0 else f"exit code {code}"
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        if not self.began:
+            raise NegmergeError(
+                f"a worker ended before it began ({how}): its own message is above. In a script, start "
+                "the sweep under `if __name__ == '__main__':`, because workers import the script."
+            )
+        self._make_pool()
+        return how

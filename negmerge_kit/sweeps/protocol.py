@@ -2,53 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import socket
 import time
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from negmerge_kit.checkpoints.pool import Candidate, Pool
+from negmerge_kit.checkpoints.pool import Candidate, Pool, open_pool
 from negmerge_kit.errors import CheckpointError, NegmergeError, NotFiniteError, PoolError
-from negmerge_kit.sweeps.sentinel import Sentinel
+from negmerge_kit.progress import Progress, ProgressFn
 
 
 class SweepStopped(Exception):
     """Raised inside a job whose sweep was asked to stop; finished jobs stay, this one goes on another time."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One step of a job: which of how many, and the loss where there is one.
-
-    Attributes:
-        doing: what is counted: "step" of training, or "scoring".
-        share: how much of the whole job is done, where these steps are only a part of it.
-    """
-
-    index: int
-    total: int
-    loss: float | None = None
-    doing: str = "step"
-    share: float | None = None
-
-    @property
-    def done(self) -> float:
-        """How much of the whole job is done.
-
-        >>> Progress(1, 4).done, Progress(1, 4, share=0.75).done
-        (0.25, 0.75)
-        """
-        if self.share is not None:
-            return self.share
-        return self.index / self.total if self.total else 0.0
-
-
-Report: TypeAlias = Callable[[Progress], None]
-"""What a job calls at each step; whatever it raises ends the job with nothing written."""
 
 
 class Job(Protocol):
@@ -68,8 +39,8 @@ class Job(Protocol):
         """What the job does, in a few words."""
         ...
 
-    def run(self, on_step: Report = ...) -> Any:
-        """Do it, and return plain values."""
+    def run(self, on_step: ProgressFn = ...) -> Any:
+        """Do it, and return plain values; whatever `on_step` raises ends it with nothing written."""
         ...
 
 
@@ -114,17 +85,38 @@ class Executor(Protocol):
     """Runs jobs somewhere and yields their outcomes as they come; closing the iterator ends what still runs."""
 
     def run(
-        self, jobs: Sequence[Job], on_step: OnStep, sentinels: Sequence[Sentinel]
+        self, jobs: Sequence[Job], on_step: OnStep, digests: Mapping[Path, str | None]
     ) -> Generator[Outcome, None, None]:
-        """Outcomes in the order in which jobs end; a job whose worker is lost runs again."""
+        """Outcomes in the order in which jobs end; a job whose worker is lost runs again.
+
+        `digests` holds the `pool_digest` of each job's folder as the driver sees it.
+        """
         ...
+
+
+def pool_digest(folder: Path) -> str | None:
+    """Digest of what `pool.json` says of scene, base and heads, which stays while candidates come; None without it."""
+    try:
+        pool = open_pool(folder, force=True)
+    except PoolError:
+        return None
+    stays = [pool.scene, pool.base_file.sha256, pool.heads_file.sha256]
+    return hashlib.sha256(json.dumps(stays, sort_keys=True).encode()).hexdigest()
+
+
+def unshared(folder: Path, worker: str) -> str:
+    """What is wrong where a worker has another folder under the same path."""
+    return (
+        f"the worker on {worker} does not see {folder} as the driver does: put it in a folder that every machine "
+        "shares under one path."
+    )
 
 
 TRIES = 3
 """How often a job is begun before a worker's loss counts as its failure."""
 
 
-def attempt(job: Job, on_step: Report, sentinels: Sequence[Sentinel] = ()) -> Outcome:
+def attempt(job: Job, on_step: ProgressFn, digests: Mapping[Path, str | None] | None = None) -> Outcome:
     """Run a job in this process; only SweepStopped and what is no Exception gets out.
 
     >>> from dataclasses import dataclass
@@ -146,8 +138,8 @@ def attempt(job: Job, on_step: Report, sentinels: Sequence[Sentinel] = ()) -> Ou
         )
 
     try:
-        for sentinel in sentinels:
-            sentinel.check()
+        if digests and digests[job.folder] not in (None, pool_digest(job.folder)):
+            raise PoolError(unshared(job.folder, socket.gethostname()))
         return ended(job.run(on_step))
     except SweepStopped:
         raise

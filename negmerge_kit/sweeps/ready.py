@@ -12,7 +12,7 @@ from negmerge_kit.lab.training.recipe import Recipe, grid
 from negmerge_kit.sweeps.embedded import default_folder, default_grid, start_pool
 from negmerge_kit.sweeps.jobs import missing_jobs, pool_order
 from negmerge_kit.sweeps.local import run_sweep
-from negmerge_kit.vision.scene import open_scene
+from negmerge_kit.vision.scenes import open_scene
 
 POLL_SECONDS = 1.0
 

@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from negmerge_kit.checkpoints.pool import Pool, open_pool
-from negmerge_kit.lab.baselines.choosing import RateStep
 from negmerge_kit.lab.comparison.comparison import compare_rules
 from negmerge_kit.lab.comparison.entrants import RETRAIN, RETRAIN_AGAIN, Entrant
 from negmerge_kit.lab.comparison.kept_rows import KeptRows
 from negmerge_kit.lab.comparison.terms import PLAIN, Terms
-from negmerge_kit.lab.report import search_json
-from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.delta_cache import Choice
+from negmerge_kit.lab.pipeline import search_json
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.scoring.scale import KEEP, Method, Scales
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
+from negmerge_kit.scoring.scale_search import KEEP, Method, Scales
 from negmerge_kit.sweeps.jobs import counted, open_workbench
-from negmerge_kit.sweeps.protocol import Progress, Report
 from negmerge_kit.types import Json
 
 
@@ -46,7 +45,7 @@ class SearchJob:
         params = "".join(f", {name} {value}" for name, value in self.choice.params)
         return f"{self.choice.rule}{params} of {len(self.choice.candidates)}"
 
-    def run(self, on_step: Report = lambda progress: None) -> Json:
+    def run(self, on_step: ProgressFn = no_progress) -> Json:
         """Search, and report each scale."""
         started = time.perf_counter()
         bench = _fresh(self.folder, self.device)
@@ -79,20 +78,16 @@ class ComparisonJob:
         """The rule as readers know it."""
         return self.entrant.title
 
-    def run(self, on_step: Report = lambda progress: None) -> Json:
+    def run(self, on_step: ProgressFn = no_progress) -> Json:
         """Find the row, or work it out and keep it."""
-        on_step(Progress(0, 1))
+        on_step(Progress("step", total=1))
         pool = open_pool(self.folder, force=self.force)
         bench = Workbench(pool, device=self.device) if self.force else _fresh(self.folder, self.device)
         if self.candidates is not None:
             bench.pool = bench.pool.only(self.candidates)
         same: dict[str, Any] = {"keep": self.keep, "scales": self.scales, "buffers": self.buffers, "terms": self.terms}
         kept = KeptRows(bench.pool, device=bench.model.device, anew=self.anew, **same)
-
-        def on_training(step: RateStep) -> None:
-            on_step(Progress(step.index, step.total, step.step.loss, step.doing))
-
-        comparison = compare_rules(bench, [self.entrant], kept=kept, anew=self.anew, on_step=on_training, **same)
+        comparison = compare_rules(bench, [self.entrant], kept=kept, anew=self.anew, on_step=on_step, **same)
         return comparison.rows[0].json()
 
 

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from negmerge_kit.checkpoints.operations import merged_json
 from negmerge_kit.checkpoints.shards import finish_shards, merge_shard, plan_shards
 from negmerge_kit.errors import NegmergeError
+from negmerge_kit.merging.fold import MergeCounts
+from negmerge_kit.progress import ProgressFn, no_progress
 from negmerge_kit.sweeps.local import run_sweep
-from negmerge_kit.sweeps.protocol import Executor, OnStep, Outcome, Progress, Report
+from negmerge_kit.sweeps.protocol import Executor, OnStep, Outcome
 from negmerge_kit.types import Json
 
 
@@ -37,7 +40,7 @@ class MergeJob:
         """Which shard."""
         return f"shard {self.shard + 1} of {self.out.name}"
 
-    def run(self, on_step: Report = lambda progress: None) -> Json:
+    def run(self, on_step: ProgressFn = no_progress) -> Json:
         """Merge and write it; `{"elements", "moved", "kept"}`."""
         return merge_shard(
             self.base,
@@ -46,7 +49,7 @@ class MergeJob:
             shard=self.shard,
             record=json.loads(self.record),
             device=self.device,
-            on_tensor=lambda done, total: on_step(Progress(done, total)),
+            on_tensor=on_step,
         )
 
 
@@ -98,19 +101,16 @@ def merge_sharded(
         on_end(outcome)
     if failed := [outcome for outcome in outcomes if outcome.failure]:
         raise NegmergeError(f"{len(failed)} of {count} shards failed; {failed[0].job.label}: {failed[0].failure}")
-    elements, moved, kept = (sum(outcome.value[name] for outcome in outcomes) for name in ("elements", "moved", "kept"))
-    return {
-        "rule": rule,
-        "params": record["params"],
-        "candidates": [str(path) for path in candidates],
-        "elements": elements,
-        "moved": moved,
-        "kept": kept,
-        "kept_fraction": kept / elements if elements else 0.0,
-        "kept_of_moved": kept / moved if moved else 0.0,
-        "scale": scale,
-        "seconds": time.perf_counter() - started,
-        "out": str(finish_shards(base, out)),
-        "delta_out": None,
-        **told,
-    }
+    counts = MergeCounts(below_half_step=told["below_half_step"])
+    for outcome in outcomes:
+        counts.elements += outcome.value["elements"]
+        counts.moved += outcome.value["moved"]
+        counts.kept += outcome.value["kept"]
+    return merged_json(
+        record,
+        candidates,
+        counts,
+        seconds=time.perf_counter() - started,
+        out=finish_shards(base, out),
+        notes=told["notes"],
+    )

@@ -1,4 +1,4 @@
-"""What runs in a worker process: jobs from a pipe, one at a time, on the place that it is pinned to."""
+"""What runs in a worker process: the initializer that pins it to its place, and one job after another."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from multiprocessing import parent_process
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from negmerge_kit.sweeps.memory import keep_freed_memory
 
 if TYPE_CHECKING:
-    from negmerge_kit.sweeps.protocol import Progress
-    from negmerge_kit.sweeps.sentinel import Sentinel
+    from negmerge_kit.progress import Progress
+    from negmerge_kit.sweeps.protocol import Job, Outcome
 
+GRACE = 2.0
+"""Seconds that a job gets for its tidy-up once the driver has hung up; a process that has to stop has four in all."""
 SAY_EVERY = 0.2
 """Seconds between two reports of one job."""
 
@@ -45,40 +47,54 @@ class NowAndThen:
     def __call__(self, progress: Progress) -> bool:
         """Whether this one is passed on."""
         now = time.monotonic()
-        if progress.doing == self._doing and now - self._said < self._seconds:
+        if progress.message == self._doing and now - self._said < self._seconds:
             return False
-        self._said, self._doing = now, progress.doing
+        self._said, self._doing = now, progress.message
         return True
 
 
-def serve(driver: Connection, place: Place, sentinels: Sequence[Sentinel]) -> None:
-    """Answer every job with its outcome until the driver hangs up; end at once when it dies."""
+_driver: Connection
+_stopped, _idle = threading.Event(), threading.Event()
+
+
+def begin(driver: Connection, place: Place) -> None:
+    """Initialise a worker process: take the place, say that it is there, and end once the driver hangs up or dies."""
+    global _driver
+    _driver = driver
+    _idle.set()
     place.settle()
     keep_freed_memory()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's: it tells its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's: it hangs up
     threading.Thread(target=_end_with_the_driver, daemon=True).start()
+    driver.send(None)  # from here on a loss is a job's loss
 
+
+def run_job(job: Job, digests: Mapping[Path, str | None]) -> Outcome:
+    """Run a job in a worker, reporting now and then through its pipe."""
     from negmerge_kit.sweeps.protocol import SweepStopped, attempt
 
     chosen = NowAndThen()
 
     def report(progress: Progress) -> None:
-        if driver.poll():  # while a job runs, the driver speaks only to hang up
+        if _stopped.is_set():
             raise SweepStopped
         if chosen(progress):
-            driver.send(progress)
+            try:
+                _driver.send(progress)
+            except OSError:
+                raise SweepStopped from None
 
+    _idle.clear()
     try:
-        driver.send(None)  # ready: from here on a loss is a job's loss
-        while True:
-            job, chosen = driver.recv(), NowAndThen()
-            driver.send(attempt(job, report, sentinels))
-    except (EOFError, OSError, SweepStopped):
-        return
+        return attempt(job, report, digests)
+    finally:
+        _idle.set()
 
 
 def _end_with_the_driver() -> None:
-    driver = parent_process()
-    if driver is not None:
-        driver.join()
-        os._exit(1)
+    try:
+        _driver.recv()  # the driver never speaks: this returns when its end is closed, by itself or by its death
+    except (EOFError, OSError):
+        _stopped.set()
+    _idle.wait(GRACE)
+    os._exit(1)  # the interpreter's own end takes as long as a job's tidy-up

@@ -13,8 +13,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.comparison.comparison import REFERENCE, Comparison
 from negmerge_kit.lab.comparison.rows import Row
-from negmerge_kit.scoring.bootstrap import Resampled
-from negmerge_kit.scoring.scale import Point
+from negmerge_kit.scoring.paired_bootstrap import Resampled
+from negmerge_kit.scoring.scale_search import Point
 from negmerge_kit.views.plots import gaps
 from negmerge_kit.views.style import AGREE, FORGET, INK, MUTED, RETAIN, percent, placed, style
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from negmerge_kit.scoring.scale import Point
+from negmerge_kit.scoring.scale_search import Point
 from negmerge_kit.views.style import FORGET, percent_ticks, sheet, style
 
 MARKS = ("D", "s", "^", "o", "v", "P")

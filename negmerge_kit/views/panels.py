@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from negmerge_kit.scoring.scale import Point
+from negmerge_kit.scoring.scale_search import Point
 from negmerge_kit.views.plots import draw_series
 from negmerge_kit.views.style import INK, RETAIN, percent, percent_ticks, sheet, style
 

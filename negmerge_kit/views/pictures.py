@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
-from negmerge_kit.lab.evaluation import answer
-from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.delta_cache import Choice
+from negmerge_kit.lab.evaluation import ImageQueue
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.views.style import FORGET, RETAIN, headline, style
 from negmerge_kit.vision.scene import Splits
@@ -91,7 +91,7 @@ def answered(
     sets, said = list(splits), []
     for which, where in ((None, 0.0), (choice, scale)):
         with bench.at(which, where) as model:
-            said.append(answer(model, sets))
+            said.append(ImageQueue(sets).classes(model))
     right = [named_right(one, splits) for one in said]
     pictures = []
     for place, (images, shown) in enumerate(zip(sets, shown_places(splits, right[0], each, seed=seed), strict=False)):

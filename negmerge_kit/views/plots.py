@@ -13,7 +13,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from negmerge_kit.merging.agreement import LayerAgreement
-from negmerge_kit.scoring.scale import Point
+from negmerge_kit.scoring.scale_search import Point
 from negmerge_kit.views.style import AGREE, FORGET, INK, MUTED, RETAIN, percent, percent_ticks, style
 from negmerge_kit.vision.layers import layer_of, reading_order
 

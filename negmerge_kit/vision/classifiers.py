@@ -1,4 +1,4 @@
-"""Standard classifiers: a network with its own trained head, met as any other model of the kit."""
+"""Standard classifiers: a network with its own trained head."""
 
 from __future__ import annotations
 
@@ -13,23 +13,10 @@ from negmerge_kit.checkpoints import open_checkpoint
 from negmerge_kit.checkpoints.normalise import as_a_model
 from negmerge_kit.devices import pick_device
 from negmerge_kit.errors import CheckpointError, SceneError
-from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.classifier import Classifier
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.model_spec import CLASSIFIER, ModelSpec, find_model
 from negmerge_kit.vision.networks import Network, build_network, head_of
-
-
-class Whole(nn.Module):
-    """A network met as an open_clip model's image tower; its state dict has the network's own names."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.visual = network
-        self.register_buffer("logit_scale", torch.zeros(()))
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The network's own state dict."""
-        return self.visual.state_dict(*args, **kwargs)
 
 
 class StandardClassifier(Classifier):
@@ -41,24 +28,19 @@ class StandardClassifier(Classifier):
     """
 
     def __init__(self, network: Network, spec: ModelSpec, device: torch.device) -> None:
-        super().__init__(
-            Whole(network.module).to(device),
-            spec,
-            None,
-            mean=network.mean,
-            std=network.std,
-            image_size=network.image_size,
-        )
+        placed = network.module.to(device)
+        super().__init__(placed, placed, spec, mean=network.mean, std=network.std, image_size=network.image_size)
 
     @property
     def layer(self) -> nn.Linear:
         """The network's last layer."""
-        layer: nn.Linear = self.clip.visual.get_classifier()
+        tower: Any = self.tower
+        layer: nn.Linear = tower.get_classifier()
         return layer
 
     def encode(self, pixels: Tensor) -> Tensor:
         """What the last layer sees of normalised pixels, and a constant 1: [n, D + 1]."""
-        network = self.clip.visual
+        network: Any = self.tower
         seen: Tensor = network.forward_head(network.forward_features(pixels), pre_logits=True)
         return torch.cat([seen, seen.new_ones(len(seen), 1)], dim=1)
 
@@ -103,7 +85,7 @@ def load_classifier(
 
     >>> model = load_classifier("classifier:tiny", classes=10, device="cpu")
     >>> pixels = model.pixels(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
-    >>> torch.allclose(model.encode(pixels) @ model.head("any").T, model.clip.visual(pixels), atol=1e-6)
+    >>> torch.allclose(model.encode(pixels) @ model.head("any").T, model.tower(pixels), atol=1e-6)
     True
     """
     found = find_model(spec)

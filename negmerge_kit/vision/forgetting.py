@@ -12,17 +12,15 @@ import torch
 
 from negmerge_kit.errors import SceneError
 from negmerge_kit.types import Json
-from negmerge_kit.vision.data.finding import find_data
-from negmerge_kit.vision.data.numbering import Numbering
+from negmerge_kit.vision.data.find import find_data
 from negmerge_kit.vision.data.source import DataSource
+from negmerge_kit.vision.data.splits import Numbering
 from negmerge_kit.vision.data.transform import Transform
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.published_split import published_split
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from negmerge_kit.vision.scene import Scene
 
 SOURCE = "source"
 """Stored beside indices that are the source's numbers; without it they count the training images in the kit's order."""
@@ -259,24 +257,6 @@ class Parts:
             return images
         others = (images.labels != self._of_class).nonzero().flatten()
         return images.at(others)
-
-
-def parts_of(scene: Scene) -> Parts:
-    """The five image sets of a standard classifier's scene, at the model's size.
-
-    Raises:
-        SceneError: for a scene whose data are not parted.
-
-    >>> from negmerge_kit.vision.scene import open_scene
-    >>> len(parts_of(open_scene("tiny-classifier")).remaining)
-    1080
-    """
-    if scene.forgetting is None:
-        raise SceneError(
-            f"scene {scene.name} has no parted training images: this needs a standard classifier's scene, "
-            "such as tiny-classifier."
-        )
-    return scene.forgetting.parts(scene.transform, scene.corrupt)
 
 
 @lru_cache(maxsize=4)

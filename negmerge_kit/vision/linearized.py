@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,10 +14,12 @@ from torch import Tensor
 from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.errors import SceneError
+from negmerge_kit.vision.classifier import Classifier
+from negmerge_kit.vision.clip import ClipClassifier
 
 
-class LinearClassifier(Classifier):
+class LinearClassifier(ClipClassifier):
     """A classifier whose features are f(θ0) + J(θ0)·(θ - θ0), to unit length; see `linearize`."""
 
     mode = "linear"
@@ -27,11 +30,11 @@ class LinearClassifier(Classifier):
 
     def anchor(self) -> None:
         """Take the present weights as θ0."""
-        self._start = {name: weight.detach().clone() for name, weight in self.clip.visual.named_parameters()}
+        self._start = {name: weight.detach().clone() for name, weight in self.tower.named_parameters()}
 
     def raw(self, pixels: Tensor) -> Tensor:
         """Features before they are brought to unit length, [n, D]: linear in θ."""
-        tower, start = self.clip.visual, self._start
+        tower, start = self.tower, self._start
         change = {name: weight - start[name] for name, weight in tower.named_parameters()}
         buffers = dict(tower.named_buffers())
 
@@ -57,20 +60,21 @@ def linearize(classifier: Classifier) -> LinearClassifier:
     speak θ, so candidates, deltas and rules are what they are for any model. θ0 is the model's weights at this moment,
     and again whenever `anchor()` is called. Buffers such as running statistics are taken as they are, in eval mode.
 
-    >>> from negmerge_kit.vision.clip import load_model
-    >>> from negmerge_kit.vision.families import family_images
+    Raises:
+        SceneError: a standard classifier, whose head trains with it.
+
+    >>> from negmerge_kit.vision.load import load_model
+    >>> from negmerge_kit.vision.data.embedded import family_images
     >>> model, images = load_model("tiny", device="cpu"), family_images("digits", "val").images[:2]
     >>> torch.allclose(linearize(model).features(images), model.features(images), atol=1e-5)
     True
     """
-    linear = LinearClassifier(
-        copy.deepcopy(classifier.clip),
-        classifier.spec,
-        classifier.tokenizer,
-        mean=classifier.mean,
-        std=classifier.std,
-        image_size=classifier.image_size,
-    )
+    if not isinstance(classifier, ClipClassifier):
+        raise SceneError(
+            f"{classifier.spec} trains its own head, so it has no tangent model: give a CLIP or a timm tower."
+        )
+    built = replace(classifier.built, clip=copy.deepcopy(classifier.clip))
+    linear = LinearClassifier(built, classifier.spec)
     linear.heads, linear.classes = dict(classifier.heads), dict(classifier.classes)
     return linear
 

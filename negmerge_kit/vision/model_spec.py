@@ -9,7 +9,7 @@ from pathlib import Path
 from negmerge_kit.checkpoints import open_checkpoint
 from negmerge_kit.checkpoints.normalise import as_a_model
 from negmerge_kit.errors import CheckpointError
-from negmerge_kit.vision.families import FAMILIES
+from negmerge_kit.vision.data.embedded import FAMILIES
 from negmerge_kit.vision.tiny import SHIPPED, TINY, TOKEN_EMBEDDING, register
 
 TIMM = "timm:"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from negmerge_kit.types import Json
-from negmerge_kit.vision.data.source import SPLITS, DataSource, OnSplit
+from negmerge_kit.vision.data.decoded_cache import OnImages
+from negmerge_kit.vision.data.source import SPLITS, DataSource
 from negmerge_kit.vision.data.transform import Transform, as_transform
 from negmerge_kit.vision.forgetting import SOURCE, Forgetting
 from negmerge_kit.vision.images import ImageSet
@@ -78,7 +79,7 @@ class PartedSource(DataSource):
         *,
         image_size: int | tuple[int, int] | Transform,
         corrupt: str = "refuse",
-        on_images: OnSplit = lambda split, done, total: None,
+        on_images: OnImages = lambda done, total: None,
     ) -> None:
         """Prepare the whole: every part is taken from it."""
         self.whole.prepare(SPLITS, image_size=image_size, corrupt=corrupt, on_images=on_images)

@@ -33,7 +33,7 @@ TIMM_TEMPERATURE = 100.0
 class Built:
     """A model on its device with what its images have to look like; no tokenizer means no text tower."""
 
-    clip: nn.Module
+    clip: Any
     tokenizer: Callable[[Sequence[str]], Tensor] | None
     image_size: tuple[int, int]
     mean: tuple[float, ...]
@@ -121,7 +121,7 @@ def _open_clip(found: ModelSpec, device: torch.device) -> nn.Module:
             stored = open_checkpoint(file)
             plain = as_a_model(stored)
             if {*plain} != {*stored}:  # open_clip takes off `module.` alone
-                filled = build_untrained(found.arch, device).clip
+                filled: nn.Module = build_untrained(found.arch, device).clip
                 filled.load_state_dict(dict(plain.items()))
                 return filled
         clip: nn.Module = open_clip.create_model(

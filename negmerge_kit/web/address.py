@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 from negmerge_kit.errors import NegmergeError
 from negmerge_kit.merging.alike import BUFFERS
 from negmerge_kit.merging.rules import RULES
-from negmerge_kit.scoring.scale import KEEP
+from negmerge_kit.scoring.scale_search import KEEP
 from negmerge_kit.web.dials import DIALS
 
 RULE = "negmerge"

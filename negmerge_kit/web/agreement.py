@@ -9,14 +9,14 @@ import gradio as gr
 from torch import Tensor
 
 from negmerge_kit.errors import NegmergeError, ParameterError
-from negmerge_kit.lab.directions import PARTS, STEPS, Step, step_along
+from negmerge_kit.lab.delta_cache import Choice
+from negmerge_kit.lab.directions import step_along
 from negmerge_kit.lab.likeness import inner_products, outliers_of
-from negmerge_kit.lab.resident import Choice
-from negmerge_kit.lab.telling import Tell, unheard
 from negmerge_kit.lab.training.recipe import recipe_line
 from negmerge_kit.lab.why_signs import Why, why_signs
 from negmerge_kit.merging.agreement import LayerAgreement, total
 from negmerge_kit.merging.signs import chance, votes_needed
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.types import Weights
 from negmerge_kit.views import svg
 from negmerge_kit.views.blocks import agreement_map, map_finding
@@ -25,7 +25,7 @@ from negmerge_kit.views.votes import consensus_by_count, vote_finding, vote_hist
 from negmerge_kit.views.why import why_figure, why_finding
 from negmerge_kit.vision.layers import block_and_kind, layer_of, reading_order
 from negmerge_kit.web.buttons import JobButtons, contents_of, progress_of
-from negmerge_kit.web.jobs import CancelledError, Done, Job, Jobs, Progress
+from negmerge_kit.web.jobs import CancelledError, Done, Job, JobProgress, Jobs
 from negmerge_kit.web.recent import Recent
 from negmerge_kit.web.requests import PageSubject, RequestTracker, session
 from negmerge_kit.web.templates import notice, plural, render
@@ -94,8 +94,8 @@ class AgreementPage:
             if self._layers.get(choice.voters) is not None:
                 return
             key = ("count", choice.voters)
-            for news in self._counting.follow(visitor, key, lambda job: self.layers(choice, tell=job.tell)):
-                if isinstance(news, Progress):
+            for news in self._counting.follow(visitor, key, lambda job: self.layers(choice, report=job.report)):
+                if isinstance(news, JobProgress):
                     yield progress_of(news)
         except CancelledError:
             raise
@@ -127,17 +127,17 @@ class AgreementPage:
 
     # --- what they are made from ----------------------------------------------------------------
 
-    def layers(self, choice: Choice, *, tell: Tell = unheard) -> list[LayerAgreement]:
+    def layers(self, choice: Choice, *, report: ProgressFn = no_progress) -> list[LayerAgreement]:
         """The votes by tensor, in the order of the network."""
         if (found := self._layers.get(choice.voters)) is None:
-            by_name = {layer.name: layer for layer in self.bench.agreement(choice.candidates, tell=tell)}
-            tell("Comparing the candidates of this pool", 1.0)
+            by_name = {layer.name: layer for layer in self.bench.agreement(choice.candidates, report=report)}
+            report(Progress("Comparing the candidates of this pool", 1.0))
             inner_products(self.bench.pool)  # kept in its folder, for this page and for Unlearn
             found = [by_name[name] for name in reading_order(by_name)]
             self._layers.put(choice.voters, found)
         return found
 
-    def explanation(self, visitor: str, choice: Choice) -> Iterator[Progress | Done]:
+    def explanation(self, visitor: str, choice: Choice) -> Iterator[JobProgress | Done]:
         """Steps along consensus and conflict, zeros as candidates join, and what the cosines predict; ends in HTML.
 
         Raises:
@@ -183,12 +183,10 @@ class AgreementPage:
         )
 
     def _explain(self, job: Job, choice: Choice) -> Why:
-        pool, count, taken = self.bench.pool, len(PARTS) * len(STEPS), 0
+        pool = self.bench.pool
 
-        def on_step(part: str, step: Step) -> None:
-            nonlocal taken
-            taken += 1
-            job.tell(f"Steps along consensus, conflict and controls: {taken} of {count}", 0.5 * taken / count)
+        def on_step(at: Progress) -> None:
+            job.tell(f"Steps along consensus, conflict and controls: {at.step} of {at.total}", 0.5 * at.step / at.total)
 
         steps = step_along(self.bench, choice.candidates, on_step=on_step)
         job.tell("Signs along random orders and halves of the candidates", 0.5)

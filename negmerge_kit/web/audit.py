@@ -10,14 +10,14 @@ import gradio as gr
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.lab.audits.audit import LIMITS, PROBES, Audit, audit, check_asked
 from negmerge_kit.lab.audits.probe import ARROWS, LEFTOVER, Probe
-from negmerge_kit.lab.audits.reference import FILE, retrained_reference
-from negmerge_kit.lab.resident import Choice
-from negmerge_kit.lab.telling import Tell
+from negmerge_kit.lab.audits.reference import find_reference, retrained_reference
+from negmerge_kit.lab.delta_cache import Choice
+from negmerge_kit.progress import ProgressFn
 from negmerge_kit.views import svg
 from negmerge_kit.views.probes import audit_figure, relearning_figure, relearning_finding
 from negmerge_kit.web.buttons import JobButtons, contents_of
 from negmerge_kit.web.downloads import Downloads
-from negmerge_kit.web.jobs import Done, Job, Jobs, Progress
+from negmerge_kit.web.jobs import Done, Job, JobProgress, Jobs
 from negmerge_kit.web.recent import Recent
 from negmerge_kit.web.requests import PageSubject, RequestTracker
 from negmerge_kit.web.templates import notice, plural, render
@@ -77,14 +77,16 @@ class AuditPage:
         if self.page.classifier:
             return iter([(notice(CLASSIFIER, "hint"), "")])
 
-        def begin() -> Iterator[Progress | Done]:
+        def begin() -> Iterator[JobProgress | Done]:
             asked = self.asked(*self._model(ids, rule, scale, dials), probes, retrain=retrain)
             for news in self.follow(visitor, asked):
                 yield Done(audit_html(news.result)) if isinstance(news, Done) else news
 
         return contents_of(begin)
 
-    def write(self, kind: str, tell: Tell, ids: list[str], rule: str, keep: float, scale: float, *dials: Any) -> str:
+    def write(
+        self, kind: str, report: ProgressFn, ids: list[str], rule: str, keep: float, scale: float, *dials: Any
+    ) -> str:
         """The path of the `page`, the card as Markdown with the audit if there is one, or of `everything` in one zip.
 
         Raises:
@@ -92,7 +94,7 @@ class AuditPage:
         """
         choice, scale = self._model(ids, rule, scale, dials)
         found = self._latest.get((choice, scale))
-        return str(getattr(self.downloads, kind)(choice, scale, self.page.keep(keep), found, tell=tell))
+        return str(getattr(self.downloads, kind)(choice, scale, self.page.keep(keep), found, report=report))
 
     def of(self, ids: list[str], rule: str, keep: float, scale: float, *dials: Any) -> object:
         """What the page is about with these controls: a model of this pool.
@@ -118,7 +120,7 @@ class AuditPage:
                 "only the embedded model's pretraining images are known: train a model without the "
                 "forget set yourself, and give it to `negmerge audit --retrained FILE`."
             )
-        if retrain and self._read_only and not (self.bench.pool.folder / FILE).is_file():
+        if retrain and self._read_only and find_reference(self.bench) is None:
             raise ParameterError("this app trains nothing for its visitors: run `negmerge audit POOL --retrain`.")
         if not scale:
             raise ParameterError("scale 0 is the base itself: find the best scale on Unlearn, or move its slider.")
@@ -127,7 +129,7 @@ class AuditPage:
         check_asked(probes)
         return choice, scale, tuple(name for name in PROBES if name in probes), bool(retrain)
 
-    def follow(self, visitor: str, asked: Asked) -> Iterator[Progress | Done]:
+    def follow(self, visitor: str, asked: Asked) -> Iterator[JobProgress | Done]:
         """Put the probes, and say which has answered; the result is an Audit.
 
         Raises:
@@ -159,8 +161,8 @@ class AuditPage:
         retrained = (
             retrained_reference(
                 self.bench,
-                on_step=lambda step, steps: job.tell(
-                    f"Training a model without {without}: step {step} of {steps}", step / steps
+                on_step=lambda at: job.tell(
+                    f"Training a model without {without}: step {at.step} of {at.total}", at.fraction
                 ),
             )
             if retrain
@@ -198,10 +200,10 @@ class AuditEvents:
         self.subject.turn(request, number, list(model))
         return [*answer, list(model)]
 
-    def write(self, kind: str, tell: Tell, named: list[Any]) -> str:
+    def write(self, kind: str, report: ProgressFn, named: list[Any]) -> str:
         """The path of a file of the named model."""
         pool, *values = _checked(named)
-        return self._of_pool(pool).write(kind, tell, *values)
+        return self._of_pool(pool).write(kind, report, *values)
 
     def _of(self, named: list[Any], probes: object = None, retrain: object = False, *model: Any) -> object:
         pool, *values = _checked(named or list(model))

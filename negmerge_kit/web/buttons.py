@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from negmerge_kit.errors import NegmergeError
-from negmerge_kit.web.jobs import CancelledError, Done, Jobs, Progress
+from negmerge_kit.web.jobs import CancelledError, Done, JobProgress, Jobs
 from negmerge_kit.web.requests import PageSubject, numbers, session
 from negmerge_kit.web.templates import notice, progress
 
@@ -24,15 +24,15 @@ PRESS = "message => message || document.querySelector('#{file} a, a#{file}, #{fi
 """Presses the hidden download button of the one that had the file written, unless there is a message instead."""
 
 Write = Callable[..., str]
-"""From (kind, tell, *values) to the path of a file that was written."""
+"""From (kind, report, *values) to the path of a file that was written."""
 
 
-def progress_of(news: Progress) -> str:
+def progress_of(news: JobProgress) -> str:
     """How far a job is, as a bar."""
-    return progress(news.text, news.share or 0.0, news.hint)
+    return progress(news.message, news.fraction or 0.0, news.hint)
 
 
-def contents_of(begin: Callable[[], Iterator[Progress | Done]]) -> Iterator[tuple[str, str]]:
+def contents_of(begin: Callable[[], Iterator[JobProgress | Done]]) -> Iterator[tuple[str, str]]:
     """(progress, content) of a job whose result is HTML; an error is a sentence in the place of the progress."""
     try:
         for news in begin():
@@ -113,7 +113,7 @@ class FileButtons:
     progress: gr.HTML
 
     def connect(self, write: Write, inputs: Sequence[Any], jobs: Jobs) -> None:
-        """Have `write(kind, tell, *values)` done in `jobs` when a button is pressed, and give the file it returns."""
+        """Have `write(kind, report, *values)` done in `jobs` when a button is pressed, and give the file it returns."""
         writing = FileWriting(write, self.page, jobs)
         for kind, button in self.buttons.items():
             file = self.files[kind]
@@ -141,7 +141,7 @@ class FileWriting(Cancellable):
             message, path = "", gr.skip()
             try:
                 write = partial(self._write, kind)
-                for news in self._jobs.follow(self._visitor(request), object(), lambda job: write(job.tell, *values)):
+                for news in self._jobs.follow(self._visitor(request), object(), lambda job: write(job.report, *values)):
                     if isinstance(news, Done):
                         path = news.result
                     else:

@@ -16,18 +16,18 @@ from negmerge_kit.lab.comparison.comparison import REFERENCE, Comparison, compar
 from negmerge_kit.lab.comparison.entrants import SEARCHES, Entrant, find_entrants
 from negmerge_kit.lab.comparison.kept_rows import KeptRows
 from negmerge_kit.lab.comparison.rows import Row
-from negmerge_kit.lab.resident import Choice, Merged
-from negmerge_kit.lab.telling import rule_of
+from negmerge_kit.lab.delta_cache import Choice, Merged
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging.alike import BUFFERS
-from negmerge_kit.scoring.grid import Scales
+from negmerge_kit.progress import Progress
+from negmerge_kit.scoring.early_stopping import Scales
 from negmerge_kit.views import svg
 from negmerge_kit.views.frontier import frontier_finding, rule_frontier
 from negmerge_kit.views.plots import reach
 from negmerge_kit.vision.scene import Splits
 from negmerge_kit.web.buttons import JobButtons, contents_of
 from negmerge_kit.web.dials import DIALS, buffers_of
-from negmerge_kit.web.jobs import Done, Job, Jobs, Progress
+from negmerge_kit.web.jobs import Done, Job, JobProgress, Jobs
 from negmerge_kit.web.recent import Recent
 from negmerge_kit.web.requests import PageSubject, RequestTracker, session
 from negmerge_kit.web.templates import notice, render
@@ -73,7 +73,7 @@ class Compare:
         rows = _Rows(self, pool, keep, None, buffers, write=False)
         return len(pool.distinct) > 1 and all(rows.find(entrant, pool.distinct) for entrant in find_entrants())
 
-    def follow(self, visitor: str, keep: float, buffers: str = "keep") -> Iterator[Progress | Done]:
+    def follow(self, visitor: str, keep: float, buffers: str = "keep") -> Iterator[JobProgress | Done]:
         """Compare all rules, and say which comes next; rows of before are found again.
 
         Raises:
@@ -134,9 +134,9 @@ class Compare:
         rows = _Rows(self, pool, keep, scales, buffers, write=write and not self._read_only)
         entrants = find_entrants() if entrants is None else entrants
 
-        def on_row(done: int, total: int, entrant: Entrant) -> None:
+        def on_row(progress: Progress) -> None:
             # Of the last rule nobody knows how long it takes: rules differ too much.
-            job.tell(rule_of(entrant.title, done, total), done / total, forecast=done + 1 < total)
+            job.tell(progress.message, progress.fraction, forecast=progress.step + 1 < progress.total)
 
         stand = _Stand(self.bench, pool, job)
         found = compare_rules(stand, entrants, keep=keep, scales=scales, buffers=buffers, kept=rows, on_row=on_row)
@@ -148,6 +148,7 @@ class _Stand:
 
     def __init__(self, bench: Workbench, pool: Pool, job: Job) -> None:
         self._bench, self.pool, self._job = bench, pool, job
+        self.scorer = bench.scorer.through(self)
 
     def at(self, choice: Choice | None, scale: float) -> AbstractContextManager[Any]:
         self._job.tell()
@@ -224,7 +225,7 @@ def shown_first(compare: Compare, keep: object, buffers: object = BUFFERS[0]) ->
 def follow(compare: Compare, visitor: str, keep: object, buffers: object = BUFFERS[0]) -> Iterator[tuple[str, str]]:
     """(progress, content) again and again until the comparison is there; errors are sentences in the first."""
 
-    def begin() -> Iterator[Progress | Done]:
+    def begin() -> Iterator[JobProgress | Done]:
         for news in compare.follow(visitor, floor_of(keep), buffers_of(buffers)):
             yield Done(compare_html(news.result)) if isinstance(news, Done) else news
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from negmerge_kit.scoring.scale import KEEP
+from negmerge_kit.scoring.scale_search import KEEP
 from negmerge_kit.web.buttons import LIGHT
 from negmerge_kit.web.compare import CompareEvents
 from negmerge_kit.web.errors import as_gradio_error

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.running_statistics import RECALIBRATED_ON
+from negmerge_kit.lab.live_model import RECALIBRATED_ON
 from negmerge_kit.merging.alike import BUFFERS
 from negmerge_kit.merging.rule import Parameter, Rule
 from negmerge_kit.merging.rules import RULES

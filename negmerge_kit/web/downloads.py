@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import threading
@@ -11,15 +10,16 @@ import zipfile
 from pathlib import Path
 
 from negmerge_kit.checkpoints.atomic import atomic_file
+from negmerge_kit.checkpoints.result_store import digest
 from negmerge_kit.checkpoints.writer import save_checkpoint
 from negmerge_kit.lab.audits.audit import Audit
 from negmerge_kit.lab.card import BY_HAND, card, with_file
-from negmerge_kit.lab.report import search_json, searched
-from negmerge_kit.lab.resident import Choice
-from negmerge_kit.lab.telling import Tell, unheard
-from negmerge_kit.scoring.scale import ScaleSearch
+from negmerge_kit.lab.card_files import card_files
+from negmerge_kit.lab.delta_cache import Choice
+from negmerge_kit.lab.pipeline import search_json, searched
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
+from negmerge_kit.scoring.scale_search import ScaleSearch
 from negmerge_kit.types import Items, Json
-from negmerge_kit.views.card_files import card_files
 from negmerge_kit.web.scored import Scored
 
 WEIGHTS, RECORD, PAGE, EVERYTHING = "unlearned.safetensors", "unlearned.json", "unlearned.md", "unlearned.zip"
@@ -35,7 +35,7 @@ class Downloads:
         self._turn = threading.Lock()
 
     def weights(
-        self, choice: Choice, scale: float, keep: float, audit: Audit | None = None, *, tell: Tell = unheard
+        self, choice: Choice, scale: float, keep: float, audit: Audit | None = None, *, report: ProgressFn = no_progress
     ) -> Path:
         """The base's whole key set with the merged delta subtracted; what loads the base's file loads it.
 
@@ -49,32 +49,32 @@ class Downloads:
             place = self._place(choice, scale, keep if found else None, audit)
             weights, record = place / WEIGHTS, place / RECORD
             if not record.exists():
-                tell("Scoring the test images for the record", None)
+                report(Progress("Scoring the test images for the record"))
                 bench, made = self._scored.bench, self._card(choice, scale, found, audit)
                 # The record comes last: where it is, the weights next to it are whole.
                 with card_files(record) as write:
-                    items = _reporting(bench.unlearned(choice, scale), len(bench.pool.base), tell)
+                    items = _reporting(bench.unlearned(choice, scale), len(bench.pool.base), report)
                     save_checkpoint(weights, items, like=bench.pool.base, metadata=made)
                     write(with_file(made, weights))
             return weights
 
-    def record(self, choice: Choice, scale: float, keep: float, *, tell: Tell = unheard) -> Path:
+    def record(self, choice: Choice, scale: float, keep: float, *, report: ProgressFn = no_progress) -> Path:
         """What was done, as JSON: choice, scores, hashes, versions, and the hash of the weights that go with it."""
-        return self.weights(choice, scale, keep, tell=tell).with_name(RECORD)
+        return self.weights(choice, scale, keep, report=report).with_name(RECORD)
 
     def page(
-        self, choice: Choice, scale: float, keep: float, audit: Audit | None = None, *, tell: Tell = unheard
+        self, choice: Choice, scale: float, keep: float, audit: Audit | None = None, *, report: ProgressFn = no_progress
     ) -> Path:
         """The card as Markdown, with the audit's probes if there was one."""
-        return self.weights(choice, scale, keep, audit, tell=tell).with_name(PAGE)
+        return self.weights(choice, scale, keep, audit, report=report).with_name(PAGE)
 
     def everything(
-        self, choice: Choice, scale: float, keep: float, audit: Audit | None = None, *, tell: Tell = unheard
+        self, choice: Choice, scale: float, keep: float, audit: Audit | None = None, *, report: ProgressFn = no_progress
     ) -> Path:
         """One zip of weights, record, card and audit."""
-        weights = self.weights(choice, scale, keep, audit, tell=tell)
+        weights = self.weights(choice, scale, keep, audit, report=report)
         path = weights.with_name(EVERYTHING)
-        tell("Packing them into one file", None)
+        report(Progress("Packing them into one file"))
         with self._turn, atomic_file(path) as file, zipfile.ZipFile(file, "w") as archive:
             for name in (WEIGHTS, RECORD, PAGE):
                 archive.write(weights.with_name(name), name)
@@ -94,8 +94,7 @@ class Downloads:
 
     def _place(self, choice: Choice, scale: float, keep: float | None, audit: Audit | None) -> Path:
         made_of = [choice.json(), scale, keep, audit and audit.json()]
-        digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
-        place = self._folder / digest
+        place = self._folder / digest(made_of)[:16]
         place.mkdir(parents=True, exist_ok=True)
         place.touch()
         places = sorted(self._folder.iterdir(), key=lambda folder: folder.stat().st_mtime)
@@ -105,7 +104,7 @@ class Downloads:
         return place
 
 
-def _reporting(items: Items, count: int, tell: Tell) -> Items:
+def _reporting(items: Items, count: int, report: ProgressFn) -> Items:
     for number, item in enumerate(items):
-        tell("Writing the weights", number / count)
+        report(Progress("Writing the weights", number / count))
         yield item

@@ -10,11 +10,11 @@ import gradio as gr
 from negmerge_kit.errors import ParameterError, PoolError
 from negmerge_kit.lab.baselines import BASELINES
 from negmerge_kit.lab.comparison.entrants import find_entrants
-from negmerge_kit.lab.report import score_json, search_json
-from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.delta_cache import Choice
+from negmerge_kit.lab.pipeline import score_json, search_json
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.scoring.grid import AUTO, Scales, parse_scales
-from negmerge_kit.scoring.scale import Method
+from negmerge_kit.scoring.early_stopping import AUTO, Scales, parse_scales
+from negmerge_kit.scoring.scale_search import Method
 from negmerge_kit.types import Json
 from negmerge_kit.web.dials import buffers_of
 from negmerge_kit.web.errors import as_gradio_error
@@ -75,10 +75,9 @@ class Endpoints:
                 raise ParameterError(f"{name} is {value!r}: give true or false.")
         method: Method = "exhaustive" if exhaustive else "early"
         floor = _number(keep, "keep", 0.0, 1.0)
-        # Visitors choose the parameters: nothing of theirs is written to the pool's disk.
 
         def work(job: Job) -> Json:
-            found = bench.search(choice, keep=floor, scales=grid, method=method, remember=False)
+            found = bench.search(choice, keep=floor, scales=grid, method=method)
             return search_json(bench, choice, found, test=test, started=started)
 
         answer: Json = self._pools.jobs.do(work)

@@ -12,13 +12,13 @@ from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.views import svg
 from negmerge_kit.views.losses import loss_curves, loss_finding
-from negmerge_kit.vision.data.rgb import left_out
+from negmerge_kit.vision.data.transform import left_out
 from negmerge_kit.vision.tiny import TINY
 from negmerge_kit.web import own_weights
 from negmerge_kit.web.buttons import progress_of
 from negmerge_kit.web.finetune_runs import STOPPED, Cost, FinetuneRuns, Run
 from negmerge_kit.web.grid_rows import preset_rows, recipes_of
-from negmerge_kit.web.jobs import CancelledError, Done, Job, Progress
+from negmerge_kit.web.jobs import CancelledError, Done, Job, JobProgress
 from negmerge_kit.web.plans import Plan, checked_families, checked_name
 from negmerge_kit.web.requests import session
 from negmerge_kit.web.templates import duration, notice, plural, progress, render
@@ -68,14 +68,14 @@ class FinetunePage:
                 images = None
                 if kind == OWN:
                     several = None if archive else paths
-                    images = held.enter_context(uploads.images(archive or files, several, tell=job.tell))
+                    images = held.enter_context(uploads.images(archive or files, several, report=job.report))
                     plan = plans.of_images(images, name, keep, own, as_viewed=as_viewed)
                 else:
                     plan = plans.of_family(family, own)
-                return own_weights.opened(plan, sent, job.tell) if sent else plan, images
+                return own_weights.opened(plan, sent, job.report) if sent else plan, images
 
         for news in self.tunes.pools.jobs.follow(visitor, object(), take):
-            if isinstance(news, Progress):
+            if isinstance(news, JobProgress):
                 yield progress_of(news), ""
             elif isinstance(news, Done):
                 plan, images = news.result
@@ -224,7 +224,7 @@ def status(run: Run) -> str:
     if run.stopped:
         return failed + progress(counted, run.share, "Stopping after the step under way.")
     left = f"about {duration(run.left)} left" if run.left is not None else ""
-    hint = " · ".join(part for part in (now.text if now else "", left) if part)
+    hint = " · ".join(part for part in (now.message if now else "", left) if part)
     return failed + progress(counted, run.share, hint)
 
 

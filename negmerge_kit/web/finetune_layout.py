@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.vision.families import FAMILIES
+from negmerge_kit.vision.data.embedded import FAMILIES
 from negmerge_kit.vision.tiny import TINY
 from negmerge_kit.web.buttons import LIGHT
 from negmerge_kit.web.errors import as_gradio_error

@@ -19,13 +19,14 @@ from negmerge_kit.lab.training.execution import Execution
 from negmerge_kit.lab.training.forecast import predicted_seconds
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.lab.training.sweep_forecast import measured_seconds
+from negmerge_kit.progress import Progress
 from negmerge_kit.sweeps import protocol
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.sweeps.jobs import missing_jobs, pool_order
 from negmerge_kit.sweeps.local import find_executor, run_sweep
 from negmerge_kit.sweeps.protocol import Executor, SweepStopped
 from negmerge_kit.views.losses import LossCurve
-from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.classifier import Classifier
 from negmerge_kit.web.jobs import CancelledError, Job
 from negmerge_kit.web.plans import Plan, Plans
 from negmerge_kit.web.pools import Pools
@@ -109,12 +110,12 @@ class Run:
                 self.curves[label] = LossCurve(label, entry.losses, len(entry.losses))
                 self.recorded.add(label)
 
-    def note(self, label: str, step: protocol.Progress) -> None:
+    def note(self, label: str, step: Progress) -> None:
         """A candidate has taken a step of its training, or of the search of its own scale."""
-        self.parts[label] = step.done
+        self.parts[label] = step.fraction or 0.0
         if step.loss is None:
             return
-        before = self.curves.get(label) or LossCurve(label, (), step.total, step.index)
+        before = self.curves.get(label) or LossCurve(label, (), step.total, step.step)
         self.curves[label] = LossCurve(label, (*before.losses, step.loss), before.total, before.first)
 
 
@@ -219,7 +220,7 @@ class FinetuneRuns:
             plan.scene,
             plan.folder,
             device=self._device,
-            on_step=lambda step, steps: job.tell(f"Training the base: step {step} of {steps}"),
+            on_step=lambda at: job.tell(f"Training the base: step {at.step} of {at.total}"),
             on_wait=lambda folder: job.tell("Another negmerge makes this pool: waiting for its base"),
         )
         if not anyway:
@@ -231,10 +232,10 @@ class FinetuneRuns:
         order, labels = pool_order(pool, recipes), _labels(recipes)
         run.show_recorded({id: labels[recipe] for id, recipe in zip(order, recipes, strict=True)}, pool.entries)
 
-        def on_step(of: protocol.Job, step: protocol.Progress) -> None:
+        def on_step(of: protocol.Job, step: Progress) -> None:
             try:
                 run.note(labels[of.recipe], step)  # type: ignore[attr-defined]
-                what = "Fine-tuning" if step.loss is not None else f"Scoring, {step.index} of {step.total} scales"
+                what = "Fine-tuning" if step.loss is not None else f"Scoring, {step.step} of {step.total} scales"
                 job.tell(f"{what}: {of.label}", run.share)
             except CancelledError:
                 raise SweepStopped from None

@@ -13,7 +13,8 @@ from typing import Any
 from uuid import uuid4
 
 from negmerge_kit.errors import NegmergeError, ParameterError
-from negmerge_kit.lab.turns import in_background
+from negmerge_kit.lab.fair_lock import in_background
+from negmerge_kit.progress import Progress
 
 POLL_SECONDS = 0.3
 MOST_JOBS = 24
@@ -32,11 +33,9 @@ class JobFailedError(NegmergeError):
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a job is; `share` is None where nobody can say."""
+class JobProgress(Progress):
+    """How far a job is, with a hint: the time that it has taken and, where it can be known, the time left."""
 
-    text: str
-    share: float | None = None
     hint: str = ""
 
 
@@ -56,7 +55,7 @@ class Job:
         self._why = CANCELLED
         self._began: float | None = None
         self._forecast = True
-        self._told = Progress("Waiting for another job to end", None, "One heavy job runs at a time.")
+        self._told = JobProgress("Waiting for another job to end", hint="One heavy job runs at a time.")
         self.watchers: set[str] = set()
         self.future: Future[Any] = Future()
 
@@ -66,14 +65,14 @@ class Job:
         return self._stop.is_set()
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> JobProgress:
         """What it said last, with the time that it has taken and, where its share is known, the time left."""
         if self._began is None:
             return self._told
-        gone, share = time.monotonic() - self._began, self._told.share
+        gone, share = time.monotonic() - self._began, self._told.fraction
         passed = share if gone > 2 and self._forecast else None
         left = f", about {gone / passed * (1 - passed):.0f} s left" if passed else ""
-        return Progress(self._told.text, share, self._told.hint or f"{gone:.0f} s{left}")
+        return JobProgress(self._told.message, share, hint=self._told.hint or f"{gone:.0f} s{left}")
 
     def tell(self, text: str = "", share: float | None = None, *, forecast: bool = True) -> None:
         """Say what comes next; without a text this is only the place to stop.
@@ -88,7 +87,11 @@ class Job:
         if self._stop.is_set():
             raise CancelledError(self._why)
         if text:
-            self._told, self._forecast = Progress(text, share), forecast
+            self._told, self._forecast = JobProgress(text, share), forecast
+
+    def report(self, progress: Progress) -> None:
+        """As `tell`, for work that takes a `ProgressFn`."""
+        self.tell(progress.message, progress.fraction)
 
     def stop(self, why: str = CANCELLED) -> None:
         """End at the next step."""
@@ -134,7 +137,7 @@ class Jobs:
         with self._turn:
             return any(not job.future.done() for job in self._open.values())
 
-    def follow(self, visitor: str, key: Hashable, work: Callable[[Job], Any]) -> Iterator[Progress | Done]:
+    def follow(self, visitor: str, key: Hashable, work: Callable[[Job], Any]) -> Iterator[JobProgress | Done]:
         """Progress again and again, and at the end what the job came to.
 
         Raises:

@@ -17,12 +17,13 @@ from negmerge_kit.checkpoints.writer import sha256_file
 from negmerge_kit.errors import CheckpointError, MismatchError, NegmergeError, ParameterError
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging.alike import differences, layout_of
+from negmerge_kit.progress import Progress, ProgressFn
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.sweeps.jobs import own_scores
 from negmerge_kit.types import Items, Weights
 from negmerge_kit.vision.tiny import TINY
 from negmerge_kit.web.plans import BASE, OwnBase, Plan
-from negmerge_kit.web.uploads import TellShare, shown
+from negmerge_kit.web.uploads import shown
 
 MOST_CANDIDATES = 64
 LONGEST_HEADER = 10 << 20
@@ -108,7 +109,7 @@ def taken(paths: Sequence[Path], arch: object) -> Sent:
     return Sent(OwnBase(arch.strip(), paths[0], sha256_file(paths[0])), tuple(paths[1:]))
 
 
-def opened(plan: Plan, sent: Sent, tell: TellShare) -> Plan:
+def opened(plan: Plan, sent: Sent, report: ProgressFn) -> Plan:
     """The plan with its pool made and the candidates in it, each scored alone; nothing of it stays if that fails.
 
     Raises:
@@ -116,12 +117,14 @@ def opened(plan: Plan, sent: Sent, tell: TellShare) -> Plan:
     """
     whole = (plan.folder / RECORD).is_file()  # a pool that was there before stays, whatever happens now
     try:
-        tell("Opening the base", 0.0)
+        report(Progress("Opening the base", 0.0))
         pool, _ = start_pool(plan.scene, plan.folder)
         bench = Workbench(pool, device="cpu")
         with writing(plan.folder):
             for number, path in enumerate(sent.candidates):
-                tell(f"Scoring candidate {number + 1} of {len(sent.candidates)}", number / len(sent.candidates))
+                report(
+                    Progress(f"Scoring candidate {number + 1} of {len(sent.candidates)}", number / len(sent.candidates))
+                )
                 recipe = {"file": path.name, "sha256": sha256_file(path)}
                 weights = _as(pool.base, open_checkpoint(path), shown(path.name))
                 entry = save_candidate(pool, recipe, _like(pool.base, weights))

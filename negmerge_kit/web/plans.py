@@ -7,7 +7,6 @@ HOME/app-<name>-<digest>/pool.json …  the pool
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -20,13 +19,16 @@ from typing import Any
 from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.filling import candidate_id
 from negmerge_kit.checkpoints.pool import RECORD, open_pool
+from negmerge_kit.checkpoints.result_store import digest
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.outside import read_json
 from negmerge_kit.types import Json
+from negmerge_kit.vision.data.embedded import FAMILIES
 from negmerge_kit.vision.data.folder import FolderSource
-from negmerge_kit.vision.families import FAMILIES
-from negmerge_kit.vision.scene import Scene, open_scene
+from negmerge_kit.vision.scene import Scene
+from negmerge_kit.vision.scenes import open_scene
+from negmerge_kit.vision.zero_shot import ZeroShotScene
 from negmerge_kit.web.uploads import RESERVED, Taken, shown
 
 PLAN, PREFIX, SCHEMA, BASE = "app.json", "app-", 1, "base.safetensors"
@@ -132,7 +134,7 @@ class Plans:
             told: Json = read_json((folder / PLAN), dict)
             if told["schema"] != SCHEMA:
                 raise ValueError(f"schema {told['schema']}")
-            scene = Scene(**{**told["scene"], "retain": tuple(told["scene"]["retain"])})
+            scene = ZeroShotScene(**{**told["scene"], "retain": tuple(told["scene"]["retain"])})
             return Plan(folder, scene, int(told["images"]), tuple(map(Recipe.from_json, told["recipes"])))
         except (OSError, ValueError, KeyError, TypeError, NegmergeError) as error:
             raise ParameterError(
@@ -177,7 +179,9 @@ class Plans:
                 (arriving / called).rename(images)
             finally:
                 shutil.rmtree(arriving, ignore_errors=True)
-        scene = Scene(called, base.model(folder) if base else "tiny", f"folder:{images}", tuple(kept), **reading)
+        scene = ZeroShotScene(
+            called, base.model(folder) if base else "tiny", f"folder:{images}", tuple(kept), **reading
+        )
         return self._begun(Plan(folder, scene, len(FolderSource(images).rows("train")[1])), base)
 
     def unfinished(self) -> list[Plan]:
@@ -193,8 +197,7 @@ class Plans:
         return found
 
     def _folder(self, name: str, made_from: list[Any]) -> Path:
-        digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:8]
-        return self.home / f"{PREFIX}{name}-{digest}"
+        return self.home / f"{PREFIX}{name}-{digest(made_from)[:8]}"
 
     def _begun(self, plan: Plan, base: OwnBase | None) -> Plan:
         if (plan.folder / PLAN).is_file():

@@ -13,14 +13,14 @@ import torch
 
 from negmerge_kit.checkpoints.pool import RECORD, Pool, open_pool
 from negmerge_kit.errors import PoolError
-from negmerge_kit.lab.telling import Tell, unheard
 from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.sweeps.background import BackgroundSweep
 from negmerge_kit.web.agreement import AgreementPage
 from negmerge_kit.web.audit import AuditPage
 from negmerge_kit.web.compare import Compare
 from negmerge_kit.web.downloads import Downloads
-from negmerge_kit.web.jobs import CancelledError, Done, Jobs, Progress
+from negmerge_kit.web.jobs import CancelledError, Done, JobProgress, Jobs
 from negmerge_kit.web.requests import RequestTracker
 from negmerge_kit.web.scored import Scored
 from negmerge_kit.web.templates import short
@@ -134,7 +134,7 @@ class Pools:
             self._served[id] = opened
             return id
 
-    def follow(self, visitor: str, id: object) -> Iterator[Progress | Done]:
+    def follow(self, visitor: str, id: object) -> Iterator[JobProgress | Done]:
         """How long this pool is being opened already, in parallel to heavy jobs; at once done where it is open.
 
         Raises:
@@ -145,7 +145,7 @@ class Pools:
             yield Done(found)
         else:
             try:
-                yield from self._line.follow(visitor, id, lambda job: self.open(id, tell=job.tell))
+                yield from self._line.follow(visitor, id, lambda job: self.open(id, report=job.report))
             except CancelledError:
                 raise CancelledError("cancelled: choose the pool again to open it.") from None
 
@@ -153,7 +153,7 @@ class Pools:
         """This visitor waits for no pool any more."""
         self._line.cancel(visitor)
 
-    def open(self, id: object, *, tell: Tell = unheard) -> OpenPool:
+    def open(self, id: object, *, report: ProgressFn = no_progress) -> OpenPool:
         """The pool of this id, on the device.
 
         Raises:
@@ -166,9 +166,9 @@ class Pools:
             if found := self._ready(id):
                 return found
             pool = self._served[str(id)]
-            tell("Opening this pool", None)
+            report(Progress("Opening this pool"))
             self._make_room(_bytes(pool))
-            opened = self._load(str(id), pool, tell)
+            opened = self._load(str(id), pool, report)
             with self._turn:
                 self._open[opened.id] = opened
             return opened
@@ -188,11 +188,12 @@ class Pools:
             while self._open and needed + sum(_bytes(other.bench.pool) for other in self._open.values()) > self._memory:
                 self._open.popitem(last=False)
 
-    def _load(self, id: str, pool: Pool, tell: Tell) -> OpenPool:
+    def _load(self, id: str, pool: Pool, report: ProgressFn) -> OpenPool:
         first = next(iter(self._served)) == id
         sweep = self._sweep if first else None
-        bench = Workbench(pool.reload(), device=self._device)
-        tell("Scoring this pool’s base", None)
+        # Visitors choose the parameters: nothing of theirs is written to the pool's disk.
+        bench = Workbench(pool.reload(), device=self._device, memory="read")
+        report(Progress("Scoring this pool’s base"))
         scored = Scored(bench, self.jobs)
         page = Unlearn(scored, growing=sweep is not None, visitors=self.visitors)
         downloads = Downloads(scored, self._made / id)

@@ -1,4 +1,4 @@
-"""What the page has measured so far, by choice: the curves fill in from here, and nothing is scored twice."""
+"""What the page shows of each choice: the curves fill in from the workbench's scorers, which ask no image twice."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from queue import Empty, SimpleQueue
 from torch import Tensor
 
 from negmerge_kit.errors import NegmergeError
-from negmerge_kit.lab.report import on_test
-from negmerge_kit.lab.resident import Choice
-from negmerge_kit.lab.turns import in_background
+from negmerge_kit.lab.delta_cache import Choice
+from negmerge_kit.lab.fair_lock import in_background
+from negmerge_kit.lab.pipeline import on_test
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.scoring.scale import Point, ScaleSearch
+from negmerge_kit.scoring.scale_search import Point, ScaleSearch
 from negmerge_kit.types import Json
 from negmerge_kit.views.pictures import Lost, lost_of, named_right
 from negmerge_kit.views.plots import LARGEST_SCALE, reach
@@ -29,17 +29,14 @@ LIVE_SCALES = (1.0, 0.5, 1.5, 0.75, 0.25, 1.25, 0.1, 0.4, 0.6, 0.9, 1.1, 1.4)
 
 @dataclass
 class Known:
-    """All that has been measured for one choice.
+    """What was found for one choice, beyond the counts that the scorers remember.
 
     `end` is where its curve's axis ends: beyond LARGEST_SCALE once a search, or a link, has gone there.
     """
 
-    live: dict[float, Point] = field(default_factory=dict)
     said: dict[float, list[list[int]]] = field(default_factory=dict)
     lost: dict[float, dict[str, Lost]] = field(default_factory=dict)
-    whole: dict[float, Point] = field(default_factory=dict)
     searches: dict[float, ScaleSearch] = field(default_factory=dict)
-    tests: dict[float, Json] = field(default_factory=dict)
     end: float = LARGEST_SCALE
 
     def live_scales(self) -> tuple[float, ...]:
@@ -48,7 +45,7 @@ class Known:
 
 
 class Scored:
-    """A workbench with a memory, shared by all visitors: the same choice has the same numbers for everyone."""
+    """A workbench and what was found on it, shared by all visitors: the same choice has the same numbers for all."""
 
     def __init__(self, bench: Workbench, jobs: Jobs | None = None) -> None:
         self.bench, self.jobs = bench, jobs or Jobs()
@@ -71,6 +68,16 @@ class Scored:
         scores = self.bench.base_scores(split)
         return Point(0.0, scores.forget, scores.retain)
 
+    def live(self, choice: Choice) -> dict[float, Point]:
+        """The points of the live curve, by scale; not those at numbers that only scripts send."""
+        steps = self.known(choice).live_scales()
+        points = self.bench.sliders.points(choice, "live")
+        return {point.scale: point for point in points if point.scale in steps or round(point.scale, 2) == point.scale}
+
+    def whole(self, choice: Choice) -> dict[float, Point]:
+        """The points known on the whole validation split, by scale."""
+        return {point.scale: point for point in self.bench.scorer.points(choice)}
+
     def watch(self, places: list[list[int]], right: list[Tensor]) -> None:
         """Note from now on what is said of the images at `places` of each live set; `right` is what the base knows."""
         self._places, self._right = places, right
@@ -82,43 +89,41 @@ class Scored:
         """
         known = self.known(choice)
         if (kept := known.said.get(scale)) is not None:
-            return known.live[scale], kept, known.lost[scale]
+            return self.bench.score(choice, scale, "live").point(scale), kept, known.lost[scale]
         scores, indices = self.bench.look(choice, scale)
         said = [part[shown].tolist() for part, shown in zip(indices, self._places, strict=False)]
-        point, lost = Point(scale, scores.forget, scores.retain), {}
+        point, lost = scores.point(scale), {}
         if self._right:
             lost = lost_of(self._right, named_right(indices, self.bench.images("live")))
         if round(scale, 2) == scale:
-            known.live[scale], known.lost[scale], known.said[scale] = point, lost, said
+            known.lost[scale], known.said[scale] = lost, said
         return point, said, lost
 
     def fill_live(self, choice: Choice) -> Iterator[None]:
         """Score the scales that the live curve lacks, one a step."""
         known, limit = self.known(choice), self.bench.largest_scale(choice)
         for scale in known.live_scales():
-            if scale not in known.live and scale < limit:
+            if scale < limit and not self.bench.sliders.found(choice, scale, "live"):
                 with in_background():
-                    known.live[scale] = self.look(choice, scale)[0]
+                    self.look(choice, scale)
                 yield
 
     def fill_whole(self, choice: Choice, keep: float) -> Iterator[None]:
         """Score on the whole validation split what the search with this floor could leave out, one scale a step."""
         known, limit = self.known(choice), self.bench.largest_scale(choice)
         for scale in (point.scale for point in known.searches[keep].curve if 0 < point.scale <= known.end):
-            if scale not in known.whole and scale < limit:
+            if scale < limit and not self.bench.scorer.found(choice, scale):
                 with in_background():
-                    scores = self.bench.score(choice, scale, "val")
-                known.whole[scale] = Point(scale, scores.forget, scores.retain)
+                    self.bench.score(choice, scale, "val")
                 yield
 
     def search(self, choice: Choice, keep: float) -> Iterator[Point | None]:
         """Search the scale on the whole validation split, yielding each point as it is known, and None while it waits.
 
-        The outcome, and its one score on test, are in `known(choice)` afterwards. A reader who stops
-        early stops the search at its next point.
+        The outcome is in `known(choice)` afterwards, and has been scored once on test. A reader who stops early stops
+        the search at its next point.
         """
-        known = self.known(choice)
-        if keep in known.searches:
+        if keep in self.known(choice).searches:
             return
         news: SimpleQueue[Point | ScaleSearch | BaseException] = SimpleQueue()
         left = threading.Event()
@@ -132,7 +137,7 @@ class Scored:
             try:
                 if left.is_set():
                     raise _LeftError
-                news.put(self.bench.search(choice, keep=keep, on_point=tell, remember=False))
+                news.put(self.bench.search(choice, keep=keep, on_point=tell))
             except BaseException as error:  # handed over to the reader, who raises it
                 news.put(error)
 
@@ -148,19 +153,20 @@ class Scored:
                     break
                 if isinstance(item, BaseException):
                     raise item
-                if item.scale and item.stopped is None and item.forget and item.retain:
-                    known.whole[item.scale] = item
                 yield item
         finally:
             left.set()
-        test = on_test(self.bench, choice, item.best.scale) if item.best else None
-        points, known = known.whole, self.known(choice)  # which others' choices may have pushed out meanwhile
-        known.whole.update(points)
-        if item.best and test:
-            known.tests[item.best.scale] = test
+        if item.best:
+            on_test(self.bench, choice, item.best.scale)
+        known = self.known(choice)  # which others' choices may have pushed out meanwhile
         if item.best:
             known.end = max(known.end, reach(item.best.scale))
         known.searches[keep] = item
+
+    def test(self, choice: Choice, keep: float) -> Json | None:
+        """The scores on test of what a search found."""
+        best = self.known(choice).searches[keep].best
+        return on_test(self.bench, choice, best.scale) if best else None
 
 
 class _LeftError(NegmergeError):

@@ -15,7 +15,7 @@ import gradio as gr
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.sweeps.background import BackgroundSweep
-from negmerge_kit.vision.data.cache import cache_folder
+from negmerge_kit.vision.data.decoded_cache import cache_folder
 from negmerge_kit.web import agreement_layout, audit_layout, compare_layout, finetune_layout, unlearn_events
 from negmerge_kit.web.address import remember_tab
 from negmerge_kit.web.agreement import AgreementEvents

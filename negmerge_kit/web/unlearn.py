@@ -6,16 +6,17 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from negmerge_kit.errors import NegmergeError, ParameterError, PoolError
+from negmerge_kit.errors import NegmergeError, ParameterError, PoolError, check_scale
+from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.lab.likeness import inner_products, known_products, outliers_of
-from negmerge_kit.lab.resident import Choice
 from negmerge_kit.lab.training.recipe import recipe_line
 from negmerge_kit.merging.rules import RULES
 from negmerge_kit.merging.signs import chance, votes_needed
-from negmerge_kit.scoring.scale import DEFAULT_SCALES, KEEP, NOT_NEEDED, Point, check_scale
+from negmerge_kit.scoring.scale_search import DEFAULT_SCALES, KEEP, Point
 from negmerge_kit.views import plots, svg
 from negmerge_kit.views.pictures import named_right
-from negmerge_kit.vision.families import FAMILIES
+from negmerge_kit.vision.classifier_scene import ClassifierScene
+from negmerge_kit.vision.data.embedded import FAMILIES
 from negmerge_kit.web import unlearn_pieces
 from negmerge_kit.web.dials import buffers_of, params_of
 from negmerge_kit.web.requests import RequestTracker
@@ -81,7 +82,8 @@ class Unlearn:
         self.retain_title = f"everything else ({len(live.retain)} families)" if several else _title(live.retain[0].name)
         self._of: tuple[str, str] | None = None
         self._aim = self._alike = ""
-        if forgetting := self.bench.scene.forgetting:
+        if isinstance(scene := self.bench.scene, ClassifierScene):
+            forgetting = scene.forgetting
             self.forget_title, self.retain_title = forgetting.label, "remaining and unseen images"
             self._of = "training images", "remaining training and unseen validation images"
             self._aim = AIM_OF_CLASS if forgetting.of_class is not None else AIM
@@ -253,17 +255,18 @@ class Unlearn:
         """The curve as far as it is known: whole-validation points over the live ones once there is a search."""
         known = self.scored.known(choice) if choice else None
         found = known.searches.get(keep) if known else None
-        live = list(known.live.values()) if known else []
-        if known and found:
-            base, behind = self.scored.base("val"), [self._base, *live]
-            given_up = {p.scale: p for p in found.curve if p.scale and p.stopped != NOT_NEEDED and not p.retain}
-            points = list((given_up | known.whole).values())
+        live = self.scored.live(choice) if choice else {}
+        if choice and known and found:
+            base, behind = self.scored.base("val"), [self._base, *live.values()]
+            given_up = {p.scale: p for p in found.curve if p.scale and not p.retain}
+            whole = self.scored.whole(choice)
+            points = list((given_up | whole).values())
             wanted = [p.scale for p in found.curve if p.scale <= known.end]
-            there: set[float] = {0.0, *known.whole}
+            there: set[float] = {0.0, *whole}
         else:
-            base, points, behind = self._base, live, []
+            base, points, behind = self._base, list(live.values()), []
             wanted = [0.0, *(known.live_scales() if known else ())]
-            there = {0.0, *(known.live if known else ())}
+            there = {0.0, *live}
         best, end = (found.best if found else None), known.end if known else plots.LARGEST_SCALE
         limit = self.bench.largest_scale(choice) if choice else 0.0
         wanted = [scale for scale in wanted if scale < limit]
@@ -280,13 +283,12 @@ class Unlearn:
         known = self.scored.known(choice)
         if keep not in known.searches:
             return ""
-        found = known.searches[keep]
-        test = known.tests.get(found.best.scale) if found.best else None
-        return unlearn_pieces.result(found, test, 1 / self._classes, self._alike)
+        test = self.scored.test(choice, keep)
+        return unlearn_pieces.result(known.searches[keep], test, 1 / self._classes, self._alike)
 
     def _best_known(self, choice: Choice, now: Point) -> tuple[Point, Point]:
         """(point, base) on the whole validation split where that has been scored, else live."""
-        whole = self.scored.known(choice).whole.get(now.scale)
+        whole = self.bench.scorer.found(choice, now.scale)
         return (whole, self.scored.base("val")) if whole else (now, self._base)
 
     def _cards(self, base: Point, now: Point, keep: float) -> str:

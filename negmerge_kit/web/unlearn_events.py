@@ -9,15 +9,15 @@ import gradio as gr
 
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import NegmergeError
-from negmerge_kit.lab.telling import Tell
 from negmerge_kit.merging.rules import RULES
+from negmerge_kit.progress import ProgressFn
 from negmerge_kit.views.plots import MOST_SCALE, reach
 from negmerge_kit.web import candidates
 from negmerge_kit.web.address import READ, READ_TAB, Address, remember, restored
 from negmerge_kit.web.buttons import LIGHT
 from negmerge_kit.web.dials import DIALS, explanation, statistics_dial
 from negmerge_kit.web.errors import as_gradio_error, as_gradio_errors
-from negmerge_kit.web.jobs import Progress
+from negmerge_kit.web.jobs import JobProgress
 from negmerge_kit.web.pools import OpenPool, Pools
 from negmerge_kit.web.requests import RequestTracker, numbers, session
 from negmerge_kit.web.templates import notice, render
@@ -96,8 +96,8 @@ class UnlearnEvents:
     def _opening(self, request: gr.Request, pool: str) -> Iterator[list[Any]]:
         """[message, its cancel, everything else] until the pool is open."""
         for news in self._pools.follow(session(request), pool):
-            if isinstance(news, Progress):
-                yield [notice(f"{news.text}: {news.hint}", "hint"), gr.Button(visible=True), *_rest()]
+            if isinstance(news, JobProgress):
+                yield [notice(f"{news.message}: {news.hint}", "hint"), gr.Button(visible=True), *_rest()]
 
     def _asked_for(self, query: Any) -> Address:
         return restored(
@@ -197,12 +197,20 @@ class UnlearnEvents:
     # --- files ----------------------------------------------------------------------------------------
 
     def take(
-        self, kind: str, tell: Tell, pool: str, ids: list[str], rule: str, keep: float, scale: float, *dials: Any
+        self,
+        kind: str,
+        report: ProgressFn,
+        pool: str,
+        ids: list[str],
+        rule: str,
+        keep: float,
+        scale: float,
+        *dials: Any,
     ) -> str:
         """The path of the weights, or of the record, of the model that is chosen."""
         opened = self._pools.open(pool)
         page, write = opened.unlearn, getattr(opened.downloads, kind)
-        return str(write(page.choice(ids, rule, dials), page.scale(scale), page.keep(keep), tell=tell))
+        return str(write(page.choice(ids, rule, dials), page.scale(scale), page.keep(keep), report=report))
 
 
 def connect(blocks: gr.Blocks, pools: Pools, controls: Controls, shown: Shown, tabs: gr.Tabs) -> None:

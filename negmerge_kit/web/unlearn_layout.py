@@ -10,7 +10,7 @@ import gradio as gr
 
 from negmerge_kit.merging.alike import BUFFERS
 from negmerge_kit.merging.rules import RULES
-from negmerge_kit.scoring.scale import KEEP
+from negmerge_kit.scoring.scale_search import KEEP
 from negmerge_kit.views.plots import LARGEST_SCALE
 from negmerge_kit.web import candidates
 from negmerge_kit.web.address import LOWEST_KEEP, RULE

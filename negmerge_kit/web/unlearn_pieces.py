@@ -12,12 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging.signs import chance, votes_needed
 from negmerge_kit.scoring.accuracy import Accuracy
-from negmerge_kit.scoring.outcome import outcome
-from negmerge_kit.scoring.scale import Point, ScaleSearch
+from negmerge_kit.scoring.scale_search import Point, ScaleSearch, outcome
 from negmerge_kit.types import Json
 from negmerge_kit.views import plots, svg
 from negmerge_kit.views.pictures import Lost, shown_places

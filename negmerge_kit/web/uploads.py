@@ -11,12 +11,13 @@ import unicodedata
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from negmerge_kit.errors import ParameterError
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.vision.data.checking import checked_image
 from negmerge_kit.vision.data.source import SPLITS
 
@@ -40,7 +41,6 @@ RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{port}{k}" for port in ("c
 
 Parts = tuple[str, ...]
 """The folders and the file of a path."""
-TellShare = Callable[[str, float], None]
 
 _TURNING = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029\ufeff")
 _LAST_RECORD = struct.Struct("<4s4H2LH")
@@ -111,15 +111,13 @@ class Uploads:
                 path.unlink(missing_ok=True)
 
     @contextmanager
-    def images(
-        self, files: object, names: object = None, *, tell: TellShare = lambda text, share: None
-    ) -> Iterator[Taken]:
+    def images(self, files: object, names: object = None, *, report: ProgressFn = no_progress) -> Iterator[Taken]:
         """Take in one zip or several images, as PRIVATE/[SPLIT/]CLASS/NUMBER, for the length of the block.
 
         Args:
             files: what the page's upload holds.
             names: each file's path in its folder, where a folder was chosen; gradio sends the last part only.
-            tell: told which image is being checked, and the share that is done. What it raises ends the upload.
+            report: told which image is being checked, and the share that is done. What it raises ends the upload.
 
         Raises:
             ParameterError, SceneError: a sentence for the first thing that is wrong; nothing is left behind.
@@ -130,10 +128,10 @@ class Uploads:
             try:
                 if len(paths) == 1 and paths[0].suffix.lower() == ".zip":
                     with _opened(paths[0]) as (parts, contents):
-                        yield _take(parts, contents, folder, tell)
+                        yield _take(parts, contents, folder, report)
                 else:
                     parts = _named(paths, names)
-                    yield _take(parts, (path.read_bytes() for path in paths), folder, tell)
+                    yield _take(parts, (path.read_bytes() for path in paths), folder, report)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -257,7 +255,7 @@ def _places(images: Sequence[Parts]) -> dict[Parts, Parts]:
 # --- contents ---------------------------------------------------------------------------------
 
 
-def _take(names: Sequence[Parts], contents: Iterable[bytes], folder: Path, tell: TellShare) -> Taken:
+def _take(names: Sequence[Parts], contents: Iterable[bytes], folder: Path, report: ProgressFn) -> Taken:
     """Check every image and write it under its class; its own name is not kept."""
     check_distinct(names)
     images = [parts for parts in names if not _is_system_file(parts)]
@@ -269,7 +267,7 @@ def _take(names: Sequence[Parts], contents: Iterable[bytes], folder: Path, tell:
         if parts not in places:
             continue
         if len(digests) % 20 == 0:
-            tell(f"Checking image {len(digests) + 1} of {len(images)}", len(digests) / len(images))
+            report(Progress(f"Checking image {len(digests) + 1} of {len(images)}", len(digests) / len(images)))
         (ending, noticed), place = checked_image(shown("/".join(parts)), data), places[parts]
         seen += Counter(word for word, there in noticed._asdict().items() if there)
         numbers[place] += 1

@@ -5,7 +5,7 @@ import torch
 from benchmarks.authors_loader import decode_once, published_loader, write_jpegs
 from benchmarks.bench_finetune import RECIPE, authors_step, bench
 from negmerge_kit.lab.training.recipe import grid
-from negmerge_kit.vision.clip import load_model
+from negmerge_kit.vision.load import load_model
 from negmerge_kit.vision.parameters import trained_parameters
 
 
@@ -33,7 +33,7 @@ def test_the_baseline_sees_the_same_files_anew_each_epoch_and_trains_the_same_we
     before = model.weights()
     authors_step(model)(first, labels)
     moved = {name for name, tensor in model.weights().items() if not torch.equal(tensor, before[name])}
-    assert moved == {f"visual.{name}" for name in trained_parameters(model.clip.visual, "no-attention")}
+    assert moved == {f"visual.{name}" for name in trained_parameters(model.tower, "no-attention")}
 
 
 def test_the_measured_recipe_is_one_of_the_published():

@@ -106,7 +106,7 @@ def test_a_damaged_candidate_gives_a_named_error_or_a_merge(tmp_path):
     for _ in range(300):
         path.write_bytes(mutated(data, rng))
         try:
-            names = {name for name, _ in merge(base, [open_checkpoint(path)], engine="plain")}
+            names = {name for name, _ in merge(base, [open_checkpoint(path)])}
         except NegmergeError:
             continue
         assert names == {"a.weight", "c", "e"}

@@ -9,7 +9,9 @@ import struct
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
+from argparse import Namespace
+from collections import OrderedDict, defaultdict, deque
+from pathlib import Path, PurePosixPath
 
 import pytest
 import torch
@@ -218,6 +220,21 @@ def test_tensors_beside_a_state_dict_are_not_taken_for_it(tmp_path):
         "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": []},
     }
     assert load_legacy(save(tmp_path, lightning)).weights.keys() == STATE.keys()
+
+
+@pytest.mark.parametrize("old_format", [False, True])
+def test_classes_of_every_kind_may_be_next_to_the_weights(tmp_path, old_format):
+    """Trainers pickle their options and logs along; torch.load(weights_only=True) refuses a file that holds these."""
+    content = {
+        "state_dict": OrderedDict(STATE),
+        "args": Namespace(lr=0.1),
+        "log": defaultdict(list, loss=[0.5]),
+        "recent": deque([1, 2]),
+        "where": PurePosixPath("runs/a"),
+    }
+    found = load_legacy(save(tmp_path, content, _use_new_zipfile_serialization=not old_format))
+    assert found.weights.keys() == STATE.keys() and torch.equal(found.weights["w"], STATE["w"])
+    assert {"argparse.Namespace", "collections.defaultdict", "collections.deque"} < {*found.named}
 
 
 def test_several_state_dicts_are_a_choice(tmp_path, capsys):

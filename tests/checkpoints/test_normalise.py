@@ -199,13 +199,12 @@ def test_ignored_names_stay_the_base_s_whatever_they_hold(model, tmp_path):
         merge_files(*paths, ignore=["mask", "mo*", "zzz"])
 
 
-@pytest.mark.parametrize("engine", ["plain", "auto"])
-def test_nan_names_the_file_and_the_flag_as_one_types_it(model, tmp_path, engine):
+def test_nan_names_the_file_and_the_flag_as_one_types_it(model, tmp_path):
     base, candidates = model
     candidates[1]["head.w"][0, 0] = torch.nan
     first, paths = write(tmp_path, base, candidates)
     with pytest.raises(NotFiniteError) as told:
-        merge_files(first, paths, engine=engine)
+        merge_files(first, paths)
     assert str(told.value).startswith("head.w") and str(paths[1]) in str(told.value)
     assert str(paths[0]) not in str(told.value) and "--nonfinite pass" in str(told.value)
     base["head.w"][0, 0] = torch.inf

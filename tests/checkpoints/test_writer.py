@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 
 import pytest
 import safetensors.torch
 import torch
 
-from negmerge_kit.checkpoints import open_checkpoint, save_checkpoint, sha256_file
+from negmerge_kit.checkpoints import open_checkpoint, save_checkpoint, sha256_file, writer
 from negmerge_kit.errors import CheckpointError, MismatchError
 from negmerge_kit.merging import unlearn
 from tests.checkpoints.files import sharded
@@ -151,3 +152,43 @@ def test_a_sharded_base_gives_shards_alike(tmp_path):
     with pytest.raises(MismatchError):
         save_checkpoint(tmp_path / "half.safetensors", list(base.items())[:3], like=base)
     assert not list(tmp_path.glob("*half*"))
+
+
+def test_metadata_that_are_known_last_give_the_bytes_of_those_known_first(tmp_path):
+    order = []
+
+    def items():
+        yield from WEIGHTS.items()
+        order.append("items")
+
+    def complete():
+        order.append("metadata")
+        return {"digest": "abc"}
+
+    first = save_checkpoint(tmp_path / "a.safetensors", WEIGHTS.items(), like=WEIGHTS, metadata={"digest": "abc"})
+    last = save_checkpoint(
+        tmp_path / "b.safetensors", items(), like=WEIGHTS, metadata={"digest": "000"}, complete=complete
+    )
+    assert first.read_bytes() == last.read_bytes() and order == ["items", "metadata"]
+    with pytest.raises(ValueError, match="header has become"):
+        save_checkpoint(
+            tmp_path / "c.safetensors", items(), like=WEIGHTS, metadata={"digest": "0" * 64}, complete=complete
+        )
+    assert leftovers(tmp_path) == ["a.safetensors", "b.safetensors"]
+
+
+def test_what_is_handed_to_the_disk_on_the_way_gives_the_same_bytes_and_fails_whole(tmp_path, monkeypatch):
+    expected = save_checkpoint(tmp_path / "a.safetensors", WEIGHTS.items(), like=WEIGHTS).read_bytes()
+    monkeypatch.setattr(writer, "FLUSH", 1)
+    flushed, real = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(handle) or real(handle))
+    assert save_checkpoint(tmp_path / "a.safetensors", WEIGHTS.items(), like=WEIGHTS).read_bytes() == expected
+    assert len(flushed) > 2  # the file at its end, and its folder
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match="free some space"):
+        save_checkpoint(tmp_path / "b.safetensors", WEIGHTS.items(), like=WEIGHTS)
+    assert leftovers(tmp_path) == ["a.safetensors"]

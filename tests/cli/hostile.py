@@ -28,14 +28,14 @@ from negmerge_kit.checkpoints import save_checkpoint, sha256_file
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.cli import main
 from negmerge_kit.errors import NegmergeError
+from negmerge_kit.lab.card_files import read_card, weights_of
+from negmerge_kit.lab.card_markdown import card_markdown
 from negmerge_kit.lab.training.recipe import grid
-from negmerge_kit.views.card import card_markdown
-from negmerge_kit.views.card_files import read_card, weights_of
 from negmerge_kit.vision.data.checking import checked_image
-from negmerge_kit.vision.data.decoding import _decoder
+from negmerge_kit.vision.data.decoded_cache import decode_image
 from negmerge_kit.vision.data.transform import Transform
-from negmerge_kit.vision.index_file import read_indices
-from negmerge_kit.vision.scene import Scene, open_scene
+from negmerge_kit.vision.scene_file import read_indices
+from negmerge_kit.vision.scenes import open_scene, scene_from_json
 
 NASTY: list[Any] = [
     None,
@@ -372,7 +372,7 @@ class Stand:
 
         def read() -> None:
             self.run("pool", rng.choice(["show", "show", "verify"]), self.pooled, *rng.choice([[], ["--json"]]))
-            assert Scene.from_json(open_pool(self.pooled).scene).sources
+            assert scene_from_json(open_pool(self.pooled).scene).sources
 
         return read
 
@@ -457,12 +457,12 @@ class Stand:
         file = io.BytesIO()
         Image.fromarray(pixels).convert(mode).save(file, kind)
         data = torn(file.getvalue(), rng, rng.choice([60, None]))
-        decode = _decoder(Transform(8, 8))
+        transform = Transform(8, 8)
 
         def read() -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                decode(("a.png", lambda: data))
+                decode_image(transform, ("a.png", lambda: data))
                 checked_image("a.png", data)
 
         return read

@@ -60,7 +60,7 @@ def test_a_file_is_audited_in_place_of_a_merge(capsys, tiny_pool, tmp_path):
 def test_wrong_input_is_one_clear_line(capsys, tiny_pool, tmp_path, monkeypatch, words, says):
     monkeypatch.chdir(tmp_path)
     code, out, said = run(capsys, *(word.format(pool=tiny_pool) for word in words))
-    lines = [line for line in said.splitlines() if line and "probes:" not in line]
+    lines = [line for line in said.splitlines() if line and not line.startswith("probes [")]
     assert code == 2 and not out and len(lines) == 1 and says in lines[0], said
 
 

@@ -14,7 +14,7 @@ from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
 from negmerge_kit.cli import main
 from negmerge_kit.errors import CardError, SceneError
 from negmerge_kit.lab.card import with_file
-from negmerge_kit.views.card_files import card_files, read_card
+from negmerge_kit.lab.card_files import card_files, read_card
 
 
 @pytest.fixture(scope="module")

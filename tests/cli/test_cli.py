@@ -73,7 +73,6 @@ def test_search_prints_the_contract(capsys, tiny_pool):
         "seconds",
         "failing",
         "method",
-        "monotone",
         "range",
         "ended",
         "outcome",

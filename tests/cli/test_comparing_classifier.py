@@ -10,7 +10,8 @@ import pytest
 
 from negmerge_kit.checkpoints.pool import MADE_FROM, open_pool
 from negmerge_kit.checkpoints.writer import save_checkpoint
-from negmerge_kit.cli import comparing, main, progress
+from negmerge_kit.cli import comparing, main
+from negmerge_kit.cli.progress import ProgressDisplay
 from negmerge_kit.lab.baselines import BASELINES
 from negmerge_kit.lab.baselines.baseline import Baseline
 from negmerge_kit.lab.comparison.comparison import across, compare_rules
@@ -44,7 +45,7 @@ def run(capsys, *words):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """The embedded classifier, trained for a few epochs, with three quick candidates."""
-    from negmerge_kit.vision.scene import open_scene
+    from negmerge_kit.vision.scenes import open_scene
 
     scene = replace(open_scene("tiny-classifier"), training=TRAINING)
     pool, _ = start_pool(scene, tmp_path_factory.mktemp("classifier") / "pool")
@@ -190,13 +191,13 @@ def test_rates_are_one_bar_the_last_rule_says_so_and_shadow_models_are_not_menti
     capsys, made, tmp_path, monkeypatch
 ):
     folder, told = shutil.copytree(made, tmp_path / "pool"), []
-    say = progress.say
+    show = ProgressDisplay.show
 
-    def heard(bar, text, *, done=None):
-        say(bar, text, done=done)
-        told.append((text, bar.n, bar.bar_format))
+    def heard(display, text="", *, done=None, total=None):
+        show(display, text, done=done, total=total)
+        told.append((text, display._done, display._left()))
 
-    monkeypatch.setattr(progress, "say", heard)
+    monkeypatch.setattr(ProgressDisplay, "show", heard)
     words = ("compare", folder, "--rules", "negmerge", "--baselines", "gradient-ascent", "--scales", "0,0.5")
     code, out, err = run(capsys, *words, "--device", "cpu", "--json")
     assert code == 0, err
@@ -208,8 +209,8 @@ def test_rates_are_one_bar_the_last_rule_says_so_and_shadow_models_are_not_menti
     assert [done for _, done in steps] == pytest.approx([1 + (k + 1) / total for k in range(total)])
     n = len(trials)
     assert f"rate {trials[-1]['rate']:g} ({n} of {n}), step {total}/{total}" in steps[-1][0]
-    (last,) = (form for text, _, form in told if "last rule" in text)
-    assert "{remaining}" not in last and any("{remaining}" in form for _, _, form in told[:-2])
+    (last,) = (left for text, _, left in told if "last rule" in text)
+    assert not last and any(left.startswith("about") for _, _, left in told[:-2])
     code, tables, more = run(capsys, *words, "--device", "cpu")
     said = out + err + tables + more + "".join(text for text, _, _ in told)
     assert code == 0 and "shadow model" not in said.lower()
@@ -253,7 +254,6 @@ def test_running_statistics_are_merged_or_recalibrated_and_rows_are_kept_apart(c
         (("compare", "--baselines", "nope"), "on a classifier's pool"),
         (("compare", "--resample", "10"), "--resample"),
         (("search", "--choose", "gap"), "no retrained model"),
-        (("search", "--choose", "gap", "--bisect"), "leave --bisect out"),
         (("search", "--choose", "gap", "--keep", "0.95"), "leave --keep out"),
         (("compare", "--choose", "gap", "--keep", "0.95"), "leave --keep out"),
         (("unlearn", "--out", "u.safetensors", "--choose", "gap", "--scale", "1", "--keep", "1"), "--keep and --scale"),
@@ -288,7 +288,7 @@ def test_a_retrained_model_of_another_base_is_not_taken(capsys, made, tmp_path):
         other / "retrained-0123456789abcdef.safetensors",
         weights.items(),
         like=weights,
-        metadata={MADE_FROM: "0" * 64, "seconds": 1.0, "retraining": key},
+        metadata={MADE_FROM: "0" * 64, "seconds": 1.0, "made_from": key},
     )
     code, _, err = run(capsys, "search", other, "--choose", "gap")
     assert code == 2 and "has no retrained model" in err
@@ -396,11 +396,14 @@ def test_anew_tries_every_rate_again(capsys, made, tmp_path, monkeypatch):
     unlearn = Baseline.unlearn
     monkeypatch.setattr(Baseline, "unlearn", lambda self, *a, **k: tried.append(k["rate"]) or unlearn(self, *a, **k))
     assert run(capsys, *words)[0] == 0
-    rates, (log,) = list(tried), (folder / "baselines").iterdir()
-    assert len(rates) > 1 and len(json.loads(log.read_text())["trials"]) == len(rates)
+    rates, kept = list(tried), sorted((folder / "baselines").iterdir())
+    assert len(rates) > 1
+    assert sorted(json.loads(file.read_text())["value"]["rate"] for file in kept) == rates
+    before = [file.stat().st_mtime_ns for file in kept]
     tried.clear()
     assert run(capsys, *words, "--anew")[0] == 0
-    assert tried == rates and list((folder / "baselines").iterdir()) == [log]
+    assert tried == rates and sorted((folder / "baselines").iterdir()) == kept
+    assert max(before) < min(file.stat().st_mtime_ns for file in kept)
 
 
 def test_what_every_row_needs_is_made_before_the_rows_are_spread(capsys, made, tmp_path, monkeypatch):
@@ -467,6 +470,6 @@ def test_a_reference_made_anew_is_measured_anew(made, tmp_path):
     ]
     seen = []
     for weights in scaled:
-        keep_retrained(bench.pool, weights.items(), {"seconds": 1.0}, Wanted(seed=0, device="cpu"))
+        keep_retrained(bench.pool, weights, {"seconds": 1.0}, Wanted(seed=0, device="cpu"))
         seen.append(yardstick.reference("val").values)
     assert seen[0] != seen[1] and yardstick.reference("val") is yardstick.reference("val")

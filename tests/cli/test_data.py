@@ -6,7 +6,7 @@ import pytest
 
 from negmerge_kit.cli import main
 from negmerge_kit.vision.data import DATASETS
-from negmerge_kit.vision.families import FAMILIES
+from negmerge_kit.vision.data.embedded import FAMILIES
 from tests.vision.pictures import COMMIT, hub_repository, write_folder, write_parquet
 
 

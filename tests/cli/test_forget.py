@@ -9,7 +9,7 @@ from PIL import Image
 from negmerge_kit.checkpoints import open_checkpoint, save_checkpoint
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.cli import main
-from negmerge_kit.vision.families import FAMILIES, family_images
+from negmerge_kit.vision.data.embedded import FAMILIES, family_images
 from negmerge_kit.vision.tiny import TINY, register, tiny_weights
 
 GRID = "[recipe]\nlr = 1e-3\nepochs = 2\n[vary]\nweight_decay = [0.1, 0.2]\n"

@@ -12,11 +12,10 @@ from negmerge_kit.cli import main
 from negmerge_kit.lab.comparison.comparison import doubts
 from negmerge_kit.lab.evaluation import evaluate
 from negmerge_kit.lab.retrained import find_retrained
-from negmerge_kit.vision.clip import load_model
 from negmerge_kit.vision.data import find_data
-from negmerge_kit.vision.forgetting import parts_of
 from negmerge_kit.vision.images import ImageSet
-from negmerge_kit.vision.scene import Scene
+from negmerge_kit.vision.load import load_model
+from negmerge_kit.vision.scenes import scene_from_json
 
 SCENE = 'model = "classifier:tiny"\ndata = "scans"\nforget = {class = "7"}\ntraining = {epochs = 5}\n'
 GRID = "[recipe]\nlr = 1e-3\nepochs = 4\nbatch_size = 30\nwarmup = 0\nweight_decay = 0.0\n[vary]\nlr = [1e-3, 2e-3]\n"
@@ -72,7 +71,7 @@ def test_from_a_scenes_file_to_the_table(tmp_path, capsys, sevens):
     assert told["warnings"] == []
 
     pool, sizes = open_pool(folder), {split: len(images) for split, images in sevens.items()}
-    parts = parts_of(Scene.from_json(pool.scene))
+    parts = scene_from_json(pool.scene).parts
     assert parts.forgotten.fingerprint() == sevens["train"].fingerprint()
     assert all(7 not in images.labels for images in (parts.remaining, parts.validation, parts.test))
     told_of = {(images["name"], images["split"]): images["n"] for images in pool.scene["sets"]}

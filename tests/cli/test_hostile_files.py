@@ -21,9 +21,9 @@ from negmerge_kit.cli import main
 from negmerge_kit.errors import CheckpointError, NegmergeError, ParameterError, SceneError
 from negmerge_kit.lab.training.recipe import grid
 from negmerge_kit.outside import checked, parse_json, read_json, read_toml
-from negmerge_kit.vision.data.finding import find_data
-from negmerge_kit.vision.index_file import read_indices
-from negmerge_kit.vision.scene import open_scene
+from negmerge_kit.vision.data.find import find_data
+from negmerge_kit.vision.scene_file import read_indices
+from negmerge_kit.vision.scenes import open_scene
 from tests.cli.hostile import KINDS, Stand, tried
 
 CASES = Path(__file__).parents[1] / "cases"

@@ -12,8 +12,8 @@ from negmerge_kit.lab.reproduction import ROWS, averages, find_published
 from negmerge_kit.lab.training.forecast import count_images
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.vision.data import find_data
+from negmerge_kit.vision.data.embedded import FAMILIES, family_images
 from negmerge_kit.vision.data.transform import Transform
-from negmerge_kit.vision.families import FAMILIES, family_images
 from negmerge_kit.vision.tiny import TINY, tiny_weights
 
 GRID = "[recipe]\nlr = 1e-3\nepochs = 2\n[vary]\nweight_decay = [0.1, 0.2]\n"

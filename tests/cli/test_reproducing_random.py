@@ -16,7 +16,7 @@ from negmerge_kit.lab.training.from_scratch import BaseTraining
 from negmerge_kit.scoring.gap import average_gap
 from negmerge_kit.scoring.metrics import METRICS
 from negmerge_kit.vision import clip
-from negmerge_kit.vision.families import family_images
+from negmerge_kit.vision.data.embedded import family_images
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 GRID = "[recipe]\nlr = 2e-3\nepochs = 1\nbatch_size = 8\n[vary]\nweight_decay = [0.0, 0.1]\n"

@@ -20,7 +20,7 @@ def run(capsys, *words):
 @pytest.mark.slow
 def test_every_method_finds_the_same_scale_and_says_how(capsys, tiny_pool):
     found = {}
-    for flags in ([], ["--exhaustive"], ["--bisect"]):
+    for flags in ([], ["--exhaustive"]):
         code, out, _ = run(capsys, "search", tiny_pool, "--scales", "0:1:0.2", "--json", *flags)
         told = json.loads(out)
         assert code == 0 and told["failing"] is None
@@ -28,10 +28,16 @@ def test_every_method_finds_the_same_scale_and_says_how(capsys, tiny_pool):
         assert len(told["curve"]) == 6 and all(
             set(p) == {"scale", "forget", "retain", "stopped"} for p in told["curve"]
         )
-    assert set(found) <= {"early", "exhaustive", "bisect"} and len({told["scale"] for told in found.values()}) == 1
+    assert set(found) == {"early", "exhaustive"} and len({told["scale"] for told in found.values()}) == 1
     assert all(point["stopped"] is None for point in found["exhaustive"]["curve"])
-    code, _, said = run(capsys, "search", tiny_pool, "--exhaustive", "--bisect")
-    assert code == 2 and "not allowed with" in said
+
+
+@pytest.mark.parametrize(
+    "verb", [("search", "POOL"), ("unlearn", "POOL", "--out", "u.safetensors"), ("reproduce", "clip-negation")]
+)
+def test_bisecting_is_gone_and_the_sentence_says_what_to_use(capsys, verb):
+    code, _, said = run(capsys, *verb, "--bisect")
+    assert code == 2 and "--bisect is gone: leave it out, the default search finds the best scale" in said
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,9 +14,12 @@ import pytest
 
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.cli import main
-from negmerge_kit.cli.live import LiveTable
-from negmerge_kit.sweeps.protocol import Outcome, Progress
+from negmerge_kit.cli import progress as shown_progress
+from negmerge_kit.cli.progress import ProgressDisplay
+from negmerge_kit.progress import Progress
+from negmerge_kit.sweeps.protocol import Outcome
 
+COLOUR = re.compile(r"\x1b\[(3[0-8]|9[0-7])[0-9;]*m")
 GRID = "[recipe]\nlr = 2e-3\nepochs = 1\n[vary]\nweight_decay = [0.1, 0.2]\n"
 
 
@@ -32,11 +36,11 @@ class Terminal(io.StringIO):
 def test_the_table_shows_jobs_losses_and_the_time_that_is_left():
     now, out = [0.0], Terminal()
     a, b = Named("lr 1e-3"), Named("lr 2e-3")
-    with LiveTable("candidates", 4, done=1, out=out, clock=lambda: now[0]) as table:
+    with ProgressDisplay("candidates", 5, done=1, out=out, clock=lambda: now[0]) as table:
         now[0] = 10.0
-        table.step(a, Progress(22, 44, 0.53))
+        table.step(a, Progress("step", step=22, total=44, loss=0.53))
         now[0] = 20.0
-        table.step(b, Progress(11, 44))
+        table.step(b, Progress("step", step=11, total=44))
         head, first, second = table.lines()
         assert "1/5" in head and "about 87 s left" in head  # 0.75 of 4 jobs in 20 s
         assert head.count("#") == int(24 * 1.75 / 5)
@@ -47,18 +51,19 @@ def test_the_table_shows_jobs_losses_and_the_time_that_is_left():
         assert table.lines()[0].startswith("candidates [##############..........] 3/5, 1 failed, about 30 s left")
     shown = out.getvalue()
     assert "2/5 lr 1e-3: 12 s\n" in shown and "3/5 lr 2e-3 failed, 2 tries: too small: give more.\n" in shown
-    # Three lines are drawn over before the first job's line is printed.
-    assert "\x1b[3F\x1b[J2/5" in shown
+    # Three lines are wiped before the first job's line is printed, and that one is never wiped.
+    before, _, after = shown.partition("2/5 lr 1e-3: 12 s\n")
+    assert before.endswith("\r" + "\x1b[2K\x1b[1A" * 2 + "\x1b[2K") and "lr 2e-3" in after
 
 
 def test_the_search_of_its_own_scale_is_part_of_a_candidate():
     """Its training is behind it by then: neither the bar nor the time left begins again."""
     now, job = [0.0], Named("lr 1e-3")
-    with LiveTable("candidates", 2, out=Terminal(), clock=lambda: now[0]) as table:
+    with ProgressDisplay("candidates", 2, out=Terminal(), clock=lambda: now[0]) as table:
         now[0] = 10.0
-        table.step(job, Progress(44, 44, 0.5, share=0.5))
+        table.step(job, Progress("step", 0.5, 44, 44, 0.5))
         assert "about 30 s left" in table.lines()[0]
-        table.step(job, Progress(5, 20, doing="scoring", share=0.625))
+        table.step(job, Progress("scoring", 0.625, 5, 20))
         head, line = table.lines()
         assert line == "  lr 1e-3: scoring 5/20" and head.count("#") == int(24 * 0.625 / 2)
         assert "about 22 s left" in head  # 0.625 of 2 jobs in 10 s
@@ -66,31 +71,75 @@ def test_the_search_of_its_own_scale_is_part_of_a_candidate():
 
 def test_the_last_rule_says_so_instead_of_a_time():
     now, a, b = [0.0], Named("NegMerge"), Named("SalUn")
-    with LiveTable("comparing", 2, last="last rule", out=Terminal(), clock=lambda: now[0]) as table:
+    with ProgressDisplay("comparing", 2, last="last rule", out=Terminal(), clock=lambda: now[0]) as table:
         now[0] = 10.0
-        table.step(a, Progress(1, 2))
+        table.step(a, Progress("step", step=1, total=2))
         assert "about 30 s left" in table.lines()[0]
         table.end(Outcome(a, value={}, seconds=10.0))
         # All its training is done, not all it does.
-        table.step(b, Progress(300, 300, 0.5))
+        table.step(b, Progress("step", step=300, total=300, loss=0.5))
         assert table.lines()[0].endswith("1/2, last rule")
-    with LiveTable("comparing", 2, out=Terminal(), clock=lambda: now[0] + 10) as table:
+    with ProgressDisplay("comparing", 2, out=Terminal(), clock=lambda: now[0] + 10) as table:
         table._started = 0.0
-        table.step(a, Progress(2, 2))
-        table.step(b, Progress(2, 2))
+        table.step(a, Progress("step", step=2, total=2))
+        table.step(b, Progress("step", step=2, total=2))
         assert table.lines()[0].endswith("0/2")  # no "0 s left" while jobs run
 
 
 def test_a_log_file_gets_plain_lines_now_and_then():
     now, out = [0.0], io.StringIO()
-    with LiveTable("candidates", 2, out=out, clock=lambda: now[0]) as table:
+    with ProgressDisplay("candidates", 2, out=out, clock=lambda: now[0]) as table:
         for step in range(100):
             now[0] += 0.5
-            table.step(Named("a"), Progress(step, 100, 1.0))
+            table.step(Named("a"), Progress("step", step=step, total=100, loss=1.0))
         table.end(Outcome(Named("a"), value={}, seconds=50.0))
     lines = out.getvalue().splitlines()
     assert "\x1b" not in out.getvalue() and len(lines) == 4
     assert lines[0].endswith("0/2") and "step 5" in lines[2] and lines[3] == "1/2 a: 50 s"
+
+
+def test_a_file_s_name_moves_no_cursor_and_long_lines_stay_one_line(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    out, job = Terminal(), Named("evil \x1b[2J[bold red] " + 80 * "x")
+    with ProgressDisplay("a\x1b]0;owned\x07", 2, out=out) as display:
+        display.step(job, Progress(1, 2))
+        display.end(Outcome(job, failure="no \x9b1A"))
+    shown = out.getvalue()
+    assert not {"\x1b[2J", "\x07", "\x9b"} & {*shown} and "\x1b[2J" not in shown and "\x1b]0" not in shown
+    assert r"a\x1b]0;owned\x07" in shown and r"failed: no \x9b1A" in shown and "[bold red]" in shown
+    assert "\x1b[?25l" not in shown  # the cursor is never hidden
+
+
+def test_no_color_is_heeded_and_a_dumb_terminal_gets_plain_lines(monkeypatch):
+    for name, value, colours, moves in (("NO_COLOR", "1", False, True), ("TERM", "dumb", False, False)):
+        with monkeypatch.context() as patched:
+            patched.setenv("TERM", "xterm-256color")
+            patched.delenv("NO_COLOR", raising=False)
+            plain = Terminal()
+            with ProgressDisplay("a", 2, out=plain) as display:
+                display.show(done=1)
+            assert COLOUR.search(plain.getvalue())
+            patched.setenv(name, value)
+            out = Terminal()
+            with ProgressDisplay("a", 2, out=out) as display:
+                display.show(done=1)
+                display.show("the second", done=2)
+            assert bool(COLOUR.search(out.getvalue())) is colours
+            assert ("\x1b[2K" in out.getvalue()) is moves
+
+
+def test_of_what_nobody_knows_the_end_the_count_is_shown(monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(shown_progress, "LOG_EVERY", 0.0)
+    with ProgressDisplay("images", out=out) as display:
+        display.advance()
+        display.show("of the second", done=7, total=9)
+    assert out.getvalue().splitlines()[:2] == ["images 0", "images 1"]
+    assert re.fullmatch(r"images \[#{18}\.{6}\] 7/9, about \d+ ms left, of the second", out.getvalue().splitlines()[2])
+    terminal = Terminal()
+    with ProgressDisplay("images", keep=False, out=terminal) as display:
+        display.advance()
+    assert terminal.getvalue().endswith("\x1b[2K")  # a bar that does not stay is wiped
 
 
 @pytest.mark.slow

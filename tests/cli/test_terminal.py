@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from negmerge_kit.cli import main, pools
-from negmerge_kit.cli.terminal import Plain, plain_terminal
+from negmerge_kit.cli.terminal import Plain, plain_terminal, raw
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.sweeps import memory
 
@@ -41,11 +41,12 @@ def test_our_own_bars_and_tables_still_move():
     shown = io.StringIO()
     stream = Plain(shown)
     stream.write("\r 3/8")
-    stream.control("\x1b[2F\x1b[J")
+    raw(stream).write("\x1b[2F\x1b[J")
     stream.write("a\rb")
     assert shown.getvalue() == "\r 3/8\x1b[2F\x1b[Ja\\x0db"
     with plain_terminal():
         assert sys.stderr.isatty() is not None and sys.stdout.encoding
+        assert not isinstance(raw(sys.stderr), Plain) and raw(shown) is shown
 
 
 def test_a_strangers_tensor_name_is_written_out(tmp_path, capfd):

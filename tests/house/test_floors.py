@@ -11,6 +11,7 @@ FLOORS = {
     "errors": 0,
     "types": 0,
     "outside": 0,
+    "progress": 0,
     "devices": 1,
     "merging": 2,
     "scoring": 2,

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from negmerge_kit.cli import main
-from negmerge_kit.vision.families import family_images
+from negmerge_kit.vision.data.embedded import family_images
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -8,10 +8,11 @@ import torch
 
 from negmerge_kit.checkpoints.filling import candidate_id
 from negmerge_kit.checkpoints.pool import Candidate, Pool, StoredFile
-from negmerge_kit.lab.resident import Choice, Merged
+from negmerge_kit.lab.delta_cache import Choice, Merged
+from negmerge_kit.lab.scorer import Scorer
 from negmerge_kit.merging import merge
 from negmerge_kit.merging.rules import find_rule
-from negmerge_kit.vision.clip import BATCH
+from negmerge_kit.vision.classifier import BATCH
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.scene import Splits
 
@@ -56,6 +57,7 @@ class SmallStand:
         self._images = images
         self._merged = {}
         self.answered = 0
+        self.scorer = Scorer(self)
 
     def choose(self, candidates=None, rule="negmerge", params=None, *, buffers="keep"):
         ids = self.pool.ids if candidates is None else candidates

@@ -5,20 +5,20 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from negmerge_kit.checkpoints import atomic, result_store
 from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
-from negmerge_kit.lab import provenance
+from negmerge_kit.errors import CheckpointError
 from negmerge_kit.lab.comparison.baseline_rows import retrained, yardstick_of
 from negmerge_kit.lab.comparison.terms import Terms
-from negmerge_kit.lab.provenance import short_digest
-from negmerge_kit.lab.retrained import RETRAINING, Wanted, find_retrained, keep_retrained, retraining
+from negmerge_kit.lab.retrained import KEY_OF_0_1, Wanted, find_retrained, keep_retrained, retraining
 from negmerge_kit.lab.training import from_scratch
 from negmerge_kit.lab.training.seeding import derived_seed
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps.embedded import start_pool
-from negmerge_kit.vision.forgetting import Forgetting, parts_of
+from negmerge_kit.vision.classifier_scene import ClassifierScene
+from negmerge_kit.vision.forgetting import Forgetting
 from negmerge_kit.vision.parted import PartedSource
-from negmerge_kit.vision.scene import parted_scene
 
 
 class Run(NamedTuple):
@@ -50,12 +50,12 @@ def runs(monkeypatch):
 
 
 def test_all_are_trained_as_the_base(runs, tmp_path, monkeypatch):
-    scene = parted_scene("mirrored", "classifier:tiny", Forgetting("scans"), training={"epochs": 3})
+    scene = ClassifierScene("mirrored", "classifier:tiny", Forgetting("scans"), training={"epochs": 3})
     pool, _ = start_pool(scene, tmp_path / "pool", device="cpu")
     bench, terms = Workbench(pool, device="cpu"), Terms(shadows=4)
     yardstick = yardstick_of(bench, terms)
-    made = retrained(yardstick, terms).made_by["retraining"]
-    halves = {parts_of(scene).on("remaining", split).fingerprint() for split in ("val", "test")}
+    made = retrained(yardstick, terms).made_by["made_from"]
+    halves = {scene.parts.on("remaining", split).fingerprint() for split in ("val", "test")}
     assert len(halves) == 2 and set(made["remaining"]) == halves and made["may_mirror"] is True
     assert yardstick.shadows is not None
     seen, remaining, shadow = 1200, 1080, (1200 + 240 + 357) / 2
@@ -65,10 +65,10 @@ def test_all_are_trained_as_the_base(runs, tmp_path, monkeypatch):
 
     # Shadow models of another answer, code, torch or device are not these.
     folder = pool.folder / "shadows"
-    made_from = open_checkpoint(next(folder.iterdir())).metadata
+    made_from = open_checkpoint(next(folder.iterdir())).metadata["made_from"]
     assert made_from["may_mirror"] is True and made_from["recipe"]["epochs"] == 3
-    assert provenance.made_with(bench.model.device).items() <= made_from.items()
-    monkeypatch.setattr(provenance, "code_digest", lambda: "another version")
+    assert result_store.made_with(bench.model.device).items() <= made_from.items()
+    monkeypatch.setattr(result_store, "RESULTS_VERSION", -1)
     assert yardstick_of(bench, terms).shadows is not None
     assert len(runs) == 10 and len(list(folder.iterdir())) == 8
 
@@ -76,7 +76,7 @@ def test_all_are_trained_as_the_base(runs, tmp_path, monkeypatch):
 @pytest.mark.parametrize("seed", [0, 3])
 def test_every_model_has_first_weights_and_an_order_of_its_own(runs, seed, tmp_path):
     """The base those of the seed asked for; the retrained and the shadow models of that seed none that another has."""
-    scene = parted_scene("seeded", "classifier:tiny", Forgetting("scans"), training={"seed": seed, "epochs": 1})
+    scene = ClassifierScene("seeded", "classifier:tiny", Forgetting("scans"), training={"seed": seed, "epochs": 1})
     pool, _ = start_pool(scene, tmp_path / "pool", device="cpu")
     terms = Terms(shadows=4, seed=seed)
     yardstick = yardstick_of(Workbench(pool, device="cpu"), terms)
@@ -87,17 +87,24 @@ def test_every_model_has_first_weights_and_an_order_of_its_own(runs, seed, tmp_p
     assert not {run.seed for run in runs} & {derived_seed(seed + 1, "retrained model"), seed + 1}
 
 
-def test_a_retrained_model_of_an_earlier_version_is_taken_by_its_name_only(runs, tmp_path):
+def test_a_retrained_model_of_an_earlier_version_is_taken_by_its_name_only(runs, tmp_path, monkeypatch):
     """It may have begun with the base's own first weights, yet a card that names it can still be verified."""
-    scene = parted_scene("earlier", "classifier:tiny", Forgetting("scans"), training={"epochs": 1})
+    scene = ClassifierScene("earlier", "classifier:tiny", Forgetting("scans"), training={"epochs": 1})
     pool, _ = start_pool(scene, tmp_path / "pool", device="cpu")
     now = retraining(pool, 0)
     earlier = {name: value for name, value in now.items() if name != "seed"}
     earlier["recipe"] = {**earlier["recipe"], "seed": 0}
-    path = pool.folder / f"retrained-{short_digest(earlier)}.safetensors"
-    save_checkpoint(path, pool.base.items(), like=pool.base, metadata={RETRAINING: earlier, "seconds": 1.0})
+    path = pool.folder / "retrained-0123456789abcdef.safetensors"
+    save_checkpoint(path, pool.base.items(), like=pool.base, metadata={KEY_OF_0_1: earlier, "seconds": 1.0})
     assert find_retrained(pool) is None is find_retrained(pool, Wanted(seed=0))
     named = find_retrained(pool, Wanted(sha256=sha256_file(path)))
     assert named.path == path and (named.json()["seed"], named.json()["epochs"]) == (0, 1)
-    keep_retrained(pool, pool.base.items(), {"seconds": 1.0}, Wanted(seed=4, device="cpu"))
+    keep_retrained(pool, pool.base, {"seconds": 1.0}, Wanted(seed=4, device="cpu"))
     assert find_retrained(pool).json()["seed"] == 4
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(atomic.os, "fsync", full)
+    with pytest.raises(CheckpointError, match=f"cannot be written into {pool.folder}: make room there"):
+        keep_retrained(pool, pool.base, {"seconds": 1.0}, Wanted(seed=5, device="cpu"))

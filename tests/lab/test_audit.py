@@ -13,7 +13,7 @@ from negmerge_kit.lab.audits.case import few_of_each
 from negmerge_kit.lab.audits.membership import membership
 from negmerge_kit.lab.audits.other_prompts import other_prompts
 from negmerge_kit.lab.audits.probe import LEFTOVER, NONE, OPEN, Probe, Reading, alarms_first, judge
-from negmerge_kit.lab.audits.reference import FILE, retrained_reference
+from negmerge_kit.lab.audits.reference import find_reference, retrained_reference
 from negmerge_kit.lab.audits.subjects import Stage, Subject, shuffled
 from negmerge_kit.lab.training.pretraining import Pretraining
 from negmerge_kit.lab.workbench import Workbench
@@ -81,8 +81,8 @@ def test_a_model_trained_without_the_family_is_cleared(own_bench, without):
 @pytest.mark.slow
 def test_the_retrained_model_is_kept_and_made_once(own_bench, without):
     steps = []
-    again = retrained_reference(own_bench, recipe=BRIEF, on_step=lambda step, steps_: steps.append(step))
-    assert not steps and (own_bench.pool.folder / FILE).is_file()
+    again = retrained_reference(own_bench, recipe=BRIEF, on_step=lambda progress: steps.append(progress.step))
+    assert not steps and find_reference(own_bench, recipe=BRIEF) is not None
     assert torch.equal(again["visual.proj"], without["visual.proj"])
     assert own_bench.pool.verify() == []
 

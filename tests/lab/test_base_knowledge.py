@@ -15,8 +15,8 @@ from negmerge_kit.scoring.accuracy import Accuracy
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.sweeps.jobs import FinetuneJob, missing_jobs
 from negmerge_kit.sweeps.local import run_sweep
-from negmerge_kit.vision.families import FAMILIES, family_images
-from negmerge_kit.vision.scene import open_scene
+from negmerge_kit.vision.data.embedded import FAMILIES, family_images
+from negmerge_kit.vision.scenes import open_scene
 
 GRID = "[recipe]\nlr = 1e-3\nepochs = 1\n"
 RECIPE = Recipe(lr=1e-3, epochs=1)

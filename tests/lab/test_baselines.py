@@ -55,7 +55,7 @@ def unlearned(
         )
     )
     assert [step.index for step in steps] == list(range(1, steps[0].total + 1))
-    assert not model.clip.training and not model.clip.visual.weight.requires_grad
+    assert not model.network.training and not model.tower.weight.requires_grad
     return model.w
 
 

@@ -1,18 +1,17 @@
 """The search for a baseline's rate: every try logged and charged, the best kept, stopped searches continued."""
 
 import json
-from dataclasses import replace
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from negmerge_kit.errors import DivergedError, NotFiniteError, ParameterError, PoolError
-from negmerge_kit.lab import provenance
+from negmerge_kit.checkpoints import result_store
+from negmerge_kit.errors import CheckpointError, DivergedError, NotFiniteError, ParameterError
 from negmerge_kit.lab.baselines import BASELINES
-from negmerge_kit.lab.baselines.choosing import RateStep, choose_rate
-from negmerge_kit.lab.training.finetuning import Step
+from negmerge_kit.lab.baselines.choosing import choose_rate
 from negmerge_kit.lab.training.recipe import Recipe
 from tests.lab.two_weights import TwoWeights, images_of, parted
 
@@ -35,6 +34,11 @@ def search(score, rates, model=None, **more):
     )
 
 
+def rate_of(at):
+    """The rate that a step among those of several is of, as its message says."""
+    return float(re.fullmatch(r"rate (\S+) \(\d of \d\), step", at.message)[1])
+
+
 def test_every_try_is_logged_and_the_best_one_is_kept():
     model, told, order = TwoWeights(*BASE), {}, []
 
@@ -47,7 +51,7 @@ def test_every_try_is_logged_and_the_best_one_is_kept():
         [1.0, 0.25, 0.5],
         model,
         scored_by="distance",
-        on_step=lambda step: order.append(step.rate) if step.step.index == 1 else None,
+        on_step=lambda at: order.append(rate_of(at)) if at.step % 2 else None,
     )
     assert order == [0.25, 0.5, 1.0] == [trial.rate for trial in choice.trials]
     assert choice.chosen.rate == 0.25 and choice.scored_by == "distance" and choice.dial == "learning rate"
@@ -69,20 +73,21 @@ def test_the_steps_of_all_rates_are_counted_as_one_run(tmp_path):
     def seen(rates, **more):
         steps = []
         search(lambda model: abs(model.w[0] - 0.8), rates, on_step=steps.append, **more)
-        return [(step.rate, step.number, step.index, step.total) for step in steps]
+        return [(rate_of(at), at.message.partition(" (")[2][0], at.step, at.total) for at in steps]
 
     assert seen([0.25, 0.5, 1.0]) == [
-        (0.25, 1, 1, 6),
-        (0.25, 1, 2, 6),
-        (0.5, 2, 3, 6),
-        (0.5, 2, 4, 6),
-        (1.0, 3, 5, 6),
-        (1.0, 3, 6, 6),
+        (0.25, "1", 1, 6),
+        (0.25, "1", 2, 6),
+        (0.5, "2", 3, 6),
+        (0.5, "2", 4, 6),
+        (1.0, "3", 5, 6),
+        (1.0, "3", 6, 6),
     ]
     seen([0.25, 0.5], store=tmp_path)
-    assert seen([0.25, 0.5], store=tmp_path) == [(0.25, 2, 3, 4), (0.25, 2, 4, 4)]
-    step = RateStep(0.5, 2, 3, Step(1, 2, 0.1, 0.5))
-    assert step.doing == "rate 0.5 (2 of 3), step" and replace(step, number=1, rates=1).doing == "step"
+    assert seen([0.25, 0.5], store=tmp_path) == [(0.25, "2", 3, 4), (0.25, "2", 4, 4)]
+    alone = []
+    search(lambda model: 0.0, [0.5], on_step=alone.append)
+    assert [at.message for at in alone] == ["step", "step"]
 
 
 def test_ties_take_the_smaller_rate_and_without_rates_it_is_the_recipes():
@@ -126,16 +131,16 @@ def test_a_stopped_search_goes_on(tmp_path, monkeypatch):
         return abs(model.w[0] - 0.8)
 
     def stop(step):
-        if step.rate == 0.5:
+        if rate_of(step) == 0.5:
             raise KeyboardInterrupt
 
     tries, model = [], TwoWeights(*BASE)
     with pytest.raises(KeyboardInterrupt):
         search(scored, [0.25, 0.5], model, store=tmp_path, on_step=stop)
     assert model.w == pytest.approx(BASE) and len(tries) == 1
-    assert not model.clip.training and not model.clip.visual.weight.requires_grad
+    assert not model.network.training and not model.tower.weight.requires_grad
     (file,) = tmp_path.iterdir()
-    assert [trial["rate"] for trial in json.loads(file.read_text())["trials"]] == [0.25]
+    assert json.loads(file.read_text())["value"]["rate"] == 0.25
     again = search(scored, [0.25, 0.5], model, store=tmp_path)
     assert again.chosen.rate == 0.25 and len(tries) == 3  # 0.5, and the best one made again
     whole = TwoWeights(*BASE)
@@ -145,19 +150,19 @@ def test_a_stopped_search_goes_on(tmp_path, monkeypatch):
     search(scored, [0.25], store=tmp_path, seed=1)
     search(scored, [0.25], TwoWeights(0.1, 0.2), store=tmp_path)
     search(scored, [0.25], store=tmp_path, scored_by="gap")
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == 2 + 3
     # So is what another version of the kit or another torch computes, or another kind of device.
-    for name, value in (("code_digest", lambda: "another version"), ("torch", SimpleNamespace(__version__="1"))):
-        monkeypatch.setattr(provenance, name, value)
+    for name, value in (("RESULTS_VERSION", -1), ("torch", SimpleNamespace(__version__="1"))):
+        monkeypatch.setattr(result_store, name, value)
         search(scored, [0.25], store=tmp_path)
-    assert len(list(tmp_path.iterdir())) == 6
-    assert provenance.made_with(torch.device("cuda")).items() - provenance.made_with(torch.device("cpu")).items()
+    assert len(list(tmp_path.iterdir())) == 2 + 5
+    assert result_store.made_with(torch.device("cuda")).items() - result_store.made_with(torch.device("cpu")).items()
     # What was kept is not looked at where it is to be made anew.
     tries.clear()
     search(scored, [0.25], store=tmp_path)
     assert len(tries) == 1
     search(scored, [0.25], store=tmp_path, anew=True)
-    assert len(tries) == 2 and len(list(tmp_path.iterdir())) == 6
+    assert len(tries) == 2 and len(list(tmp_path.iterdir())) == 2 + 5
 
 
 def test_bad_requests(tmp_path):
@@ -165,8 +170,22 @@ def test_bad_requests(tmp_path):
         search(lambda model: 0.0, [0.1, 0.1])
     with pytest.raises(ParameterError, match="has no parameter 'alpha'"):
         search(lambda model: 0.0, [0.1], params={"alpha": 1})
-    search(lambda model: 0.0, [0.1], store=tmp_path)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match="cannot be made"):
+        search(lambda model: 0.0, [0.1], store=tmp_path / "file")
+
+
+def test_a_trial_that_cannot_be_read_is_made_again(tmp_path):
+    def score(model):
+        tries.append(1)
+        return 0.0
+
+    tries = []
+    first = search(score, [0.1], store=tmp_path)
     (file,) = tmp_path.iterdir()
-    file.write_text("{}")
-    with pytest.raises(PoolError, match="is no log of a rate search"):
-        search(lambda model: 0.0, [0.1], store=tmp_path)
+    record = json.loads(file.read_text())
+    for damaged in ("{", json.dumps(record | {"value": {"rate": 0.1}}), json.dumps(record | {"value": [3]})):
+        file.write_text(damaged)
+        before = len(tries)
+        assert search(score, [0.1], store=tmp_path).chosen.score == first.chosen.score and len(tries) == before + 1
+        assert json.loads(file.read_text())["value"]["score"] == 0.0

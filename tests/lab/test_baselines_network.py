@@ -8,8 +8,7 @@ import torch
 from negmerge_kit.errors import DivergedError, ParameterError
 from negmerge_kit.lab.baselines import BASELINES, find_baseline
 from negmerge_kit.lab.baselines.baseline import PAPER, TINY
-from negmerge_kit.lab.baselines.influence import slope
-from negmerge_kit.lab.baselines.loop import Run
+from negmerge_kit.lab.baselines.loop import Run, slope
 from negmerge_kit.lab.baselines.salun import mask_of, saliency
 from negmerge_kit.lab.training.finetuning import finetune
 from negmerge_kit.lab.training.recipe import Recipe
@@ -133,13 +132,13 @@ def test_salience_is_measured_in_eval_mode():
     before = network.weights()
     salience = saliency(Run(network, parted(forgotten=FORGET), 1.0, 1, 0, {"batch_size": 16}, fresh, RECIPE))
     assert all(torch.equal(value, before[key]) for key, value in network.weights().items())
-    for weight in network.clip.visual.parameters():
+    for weight in network.tower.parameters():
         weight.requires_grad_(True)
     total = None
     for chosen in (slice(0, 16), slice(16, 32), slice(32, 33)):
-        logits = network.clip.visual(network.pixels(FORGET.images[chosen]))
+        logits = network.tower(network.pixels(FORGET.images[chosen]))
         loss = torch.nn.functional.cross_entropy(logits, FORGET.labels[chosen])
-        slopes = torch.autograd.grad(loss, list(network.clip.visual.parameters()))
+        slopes = torch.autograd.grad(loss, list(network.tower.parameters()))
         total = slopes if total is None else [a + b for a, b in zip(total, slopes, strict=True)]
     for found, wanted in zip(salience.values(), total, strict=True):
         torch.testing.assert_close(found, wanted.abs(), rtol=1e-4, atol=1e-6)
@@ -158,7 +157,7 @@ def test_gradients_without_a_scaler_do_not_vanish_in_float16(gradient):
     for precision in ("float32", "float16"):
         network = model()
         with torch.no_grad():
-            network.clip.visual.head.weight *= 1e-7
+            network.tower.head.weight *= 1e-7
         recipe = replace(RECIPE, precision=precision)
         found.append(gradient(Run(network, parted(forgotten=FORGET), 1.0, 1, 0, {"batch_size": 16}, fresh, recipe)))
     assert bool((found[0] != 0).float().mean() > 0.5) and torch.equal(*found)
@@ -189,6 +188,12 @@ def test_running_statistics_move_as_in_training_but_not_under_influence():
 def test_a_rate_that_is_far_too_large(name, rate):
     with pytest.raises(DivergedError, match="give a smaller rate"):
         unlearn(name, rate=rate, epochs=5)
+
+
+def test_weights_that_the_last_step_broke_are_named():
+    """Every loss was a number, and so is the only one of this run."""
+    with pytest.raises(DivergedError, match="at step 1, the last, with rate 1e\\+30: give a smaller rate"):
+        unlearn("gradient-ascent", rate=1e30, epochs=1, weight_decay=1e10)
 
 
 def test_half_precision_and_augmentation_are_the_recipes():

@@ -14,9 +14,9 @@ from negmerge_kit.lab.training.batches import batches
 from negmerge_kit.lab.training.execution import Execution
 from negmerge_kit.lab.training.finetuning import finetune
 from negmerge_kit.lab.training.recipe import Recipe
-from negmerge_kit.vision.clip import load_model
-from negmerge_kit.vision.families import family_images
+from negmerge_kit.vision.data.embedded import family_images
 from negmerge_kit.vision.images import ImageSet
+from negmerge_kit.vision.load import load_model
 
 CPU = torch.device("cpu")
 PLAIN = Recipe(lr=1e-3, epochs=2, batch_size=8, seed=5)

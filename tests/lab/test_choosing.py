@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from negmerge_kit.checkpoints import result_store
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.cli.standings import standings_table
 from negmerge_kit.errors import ParameterError, SplitError
-from negmerge_kit.lab import provenance
 from negmerge_kit.lab.baselines import BASELINES, choosing
 from negmerge_kit.lab.baselines.baseline import TINY, Baseline
 from negmerge_kit.lab.comparison import baseline_rows, classifier_contest
@@ -29,7 +29,7 @@ from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.sweeps.jobs import missing_jobs
 from negmerge_kit.sweeps.local import run_sweep
 from negmerge_kit.vision.forgetting import Parts
-from negmerge_kit.vision.scene import open_scene
+from negmerge_kit.vision.scenes import open_scene
 
 NEGMERGE, ASCENT, RETRAIN = (find_entrant(name) for name in ("negmerge", "gradient-ascent", "retrain"))
 SCALES = [0.0, 0.5, 1.0]
@@ -50,7 +50,7 @@ def folder(tmp_path_factory):
         assert outcome.failure is None, outcome.failure
     for seed, size in ((0, 0.9), (1, 0.8)):  # the first judges, the other chooses
         smaller = {name: tensor * size if tensor.is_floating_point() else tensor for name, tensor in pool.base.items()}
-        keep_retrained(pool, smaller.items(), {"seconds": 1.0}, Wanted(seed=seed, device="cpu"))
+        keep_retrained(pool, smaller, {"seconds": 1.0}, Wanted(seed=seed, device="cpu"))
     return pool.folder
 
 
@@ -161,16 +161,16 @@ def test_a_retrained_model_of_another_device_torch_or_version_is_not_mixed_in(fo
     here, there = (Wanted(seed=1, device=device) for device in ("cpu", "cuda"))
     kept = KeptRows(bench.pool, keep=0.5, scales=SCALES, device=bench.model.device, terms=Terms("gap"))
     assert find_retrained(bench.pool, there) is None and find_retrained(bench.pool, here).json()["seed"] == 1
-    before = kept._path(NEGMERGE, bench.pool.ids)
-    keep_retrained(bench.pool, bench.pool.base.items(), {"seconds": 1.0}, there)
+    before = kept._key(NEGMERGE, bench.pool.ids)
+    keep_retrained(bench.pool, bench.pool.base, {"seconds": 1.0}, there)
     found = [find_retrained(bench.pool, wanted).path for wanted in (here, there)]
-    assert found[0] != found[1] and kept._path(NEGMERGE, bench.pool.ids) == before
+    assert found[0] != found[1] and kept._key(NEGMERGE, bench.pool.ids) == before
     assert baseline_rows.yardstick_of(bench, Terms("gap")).require().path == found[0]
     find_retrained(bench.pool, there).path.unlink()
-    for name, value in (("code_digest", lambda: "another version"), ("torch", SimpleNamespace(__version__="1"))):
+    for name, value in (("RESULTS_VERSION", -1), ("torch", SimpleNamespace(__version__="1"))):
         with monkeypatch.context() as patched:
-            patched.setattr(provenance, name, value)
-            assert kept._path(NEGMERGE, bench.pool.ids) != before
+            patched.setattr(result_store, name, value)
+            assert kept._key(NEGMERGE, bench.pool.ids) != before
             assert find_retrained(bench.pool, ANY.other).path == found[0] != find_retrained(bench.pool).path
             with pytest.raises(ParameterError, match="of seed 1 that this version trained on cpu .*--device cpu"):
                 baseline_rows.yardstick_of(bench, Terms("gap")).require()

@@ -19,10 +19,11 @@ from negmerge_kit.lab.training.grid_files import PRESETS
 from negmerge_kit.lab.training.recipe import Recipe, grid
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps.embedded import start_pool
-from negmerge_kit.vision.data.cropping import crop_at_random
+from negmerge_kit.vision.classifier_scene import ClassifierScene
+from negmerge_kit.vision.data.augment import crop_at_random
 from negmerge_kit.vision.data.labels import class_names
-from negmerge_kit.vision.forgetting import Forgetting, parts_of
-from negmerge_kit.vision.scene import open_scene, parted_scene
+from negmerge_kit.vision.forgetting import Forgetting
+from negmerge_kit.vision.scenes import open_scene
 from tests.vision.pictures import hub_repository, write_parquet
 
 SGD = Recipe(lr=0.1, epochs=1, weight_decay=0.01, batch_size=4, warmup=0, clip_norm=0.0, optimizer="sgd")
@@ -59,22 +60,22 @@ def test_multistep_lets_the_rate_fall_after_a_half_and_three_quarters():
 
 def test_sgd_steps_as_written_down(scene):
     """θ₁ = θ₀ - lr·(g + wd·θ₀), θ₂ = θ₁ - lr·(0.9·(g₀ + wd·θ₀) + g₁ + wd·θ₁), without momentum's dampening."""
-    images, recipe = parts_of(scene).forgotten.take(4), replace(SGD, epochs=2, schedule="multistep")
+    images, recipe = scene.parts.forgotten.take(4), replace(SGD, epochs=2, schedule="multistep")
     model, mine = scene.untrained(device="cpu"), scene.untrained(device="cpu")
     steps = list(finetune(model, images, recipe))
-    mine.clip.visual.train()
+    mine.tower.train()
     velocity = {}
     for step in steps:
-        mine.clip.visual.zero_grad()
-        logits = mine.clip.visual(mine.pixels(images.images))
+        mine.tower.zero_grad()
+        logits = mine.tower(mine.pixels(images.images))
         torch.nn.functional.cross_entropy(logits, images.labels).backward()
         with torch.no_grad():
-            for name, weight in mine.clip.visual.named_parameters():
+            for name, weight in mine.tower.named_parameters():
                 gradient = weight.grad + recipe.weight_decay * weight
                 velocity[name] = 0.9 * velocity[name] + gradient if name in velocity else gradient
                 weight -= step.lr * velocity[name]
     assert [step.lr for step in steps] == pytest.approx([0.1, 0.01])
-    for name, weight in mine.clip.visual.state_dict().items():
+    for name, weight in mine.tower.state_dict().items():
         assert torch.allclose(model.weights()[name].float(), weight.float(), atol=1e-6), name
 
 
@@ -100,7 +101,7 @@ def test_crops_are_windows_of_the_padded_image_repeatable_and_mirrored_where_all
 
 
 def test_batches_crop_by_the_seed_and_the_step(scene):
-    images, recipe = parts_of(scene).forgotten.take(8), replace(SGD, augment="crop-1")
+    images, recipe = scene.parts.forgotten.take(8), replace(SGD, augment="crop-1")
     first, again, plain = (list(batches(images, used, CPU)) for used in (recipe, recipe, SGD))
     assert all(torch.equal(one.pixels, other.pixels) for one, other in zip(first, again, strict=True))
     assert all(torch.equal(one.labels, other.labels) for one, other in zip(first, plain, strict=True))
@@ -108,7 +109,7 @@ def test_batches_crop_by_the_seed_and_the_step(scene):
 
 
 def test_a_trailing_image_alone_joins_the_batch_before_it(scene):
-    images = parts_of(scene).forgotten.take(9)
+    images = scene.parts.forgotten.take(9)
     assert [len(batch.labels) for batch in batches(images, SGD, CPU)] == [4, 4, 1]
     assert [len(batch.labels) for batch in batches(images, SGD, CPU, least=2)] == [4, 5]
     assert steps_of(images, SGD) == 3 and steps_of(images, SGD, least=2) == 2
@@ -126,30 +127,30 @@ def test_a_trailing_image_alone_joins_the_batch_before_it(scene):
 def test_a_batch_of_one_is_refused_under_batch_normalisation(scene, images, batch, says):
     with pytest.raises(ParameterError, match=says):
         list(
-            finetune(
-                scene.untrained(device="cpu"), parts_of(scene).forgotten.take(images), replace(SGD, batch_size=batch)
-            )
+            finetune(scene.untrained(device="cpu"), scene.parts.forgotten.take(images), replace(SGD, batch_size=batch))
         )
 
 
 def test_channels_last_trains_alike_and_leaves_the_weights_as_they_lay(scene):
-    images, made = parts_of(scene).forgotten.take(8), []
+    images, made = scene.parts.forgotten.take(8), []
     for channels_last in (False, True):
         model = scene.untrained(device="cpu")
         list(finetune(model, images, SGD, execution=Execution(channels_last=channels_last)))
         made.append(model.weights())
-        assert all(weight.is_contiguous() for weight in model.clip.visual.parameters())
+        assert all(weight.is_contiguous() for weight in model.tower.parameters())
     assert all(torch.allclose(made[0][name].float(), made[1][name].float(), atol=1e-4) for name in made[0])
 
 
 def test_mixed_precision_trains_a_convolutional_network(scene):
     model = scene.untrained(device="cpu")
-    steps = list(finetune(model, parts_of(scene).forgotten.take(8), replace(SGD, precision="bfloat16", epochs=3)))
-    assert steps[-1].loss < steps[0].loss and all(weight.dtype == torch.float32 for weight in model.clip.parameters())
+    steps = list(finetune(model, scene.parts.forgotten.take(8), replace(SGD, precision="bfloat16", epochs=3)))
+    assert steps[-1].loss < steps[0].loss and all(
+        weight.dtype == torch.float32 for weight in model.network.parameters()
+    )
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights_and_statistics(scene, tmp_path):
-    images, recipe = parts_of(scene).forgotten.take(12), replace(SGD, augment="crop-1", epochs=2)
+    images, recipe = scene.parts.forgotten.take(12), replace(SGD, augment="crop-1", epochs=2)
     whole, stopped, resumed = (scene.untrained(device="cpu") for _ in range(3))
     list(finetune(whole, images, recipe))
     state = tmp_path / "state.safetensors"
@@ -173,7 +174,7 @@ class Guarded(torch.Tensor):
 
 
 def test_retraining_never_looks_at_an_image_to_forget(scene, monkeypatch):
-    guarded = type("Forgotten", (Guarded,), {"forbidden": frozenset(parts_of(scene).places.tolist())})
+    guarded = type("Forgotten", (Guarded,), {"forbidden": frozenset(scene.parts.places.tolist())})
     whole = scene.forgetting.source
 
     class Source:
@@ -185,7 +186,7 @@ def test_retraining_never_looks_at_an_image_to_forget(scene, monkeypatch):
             return replace(images, images=images.images.as_subclass(guarded)) if split == "train" else images
 
     monkeypatch.setattr(Forgetting, "source", property(lambda self: Source()))
-    parts = parts_of(replace(scene, forgetting=replace(scene.forgetting, data="guarded scans")))
+    parts = replace(scene, forgetting=replace(scene.forgetting, data="guarded scans")).parts
     training = BaseTraining.of(scene).but(epochs=1)
     steps = list(training.steps(scene.untrained(device="cpu"), parts.remaining))
     assert len(steps) == 18
@@ -197,7 +198,7 @@ def test_retraining_never_looks_at_an_image_to_forget(scene, monkeypatch):
 def test_the_base_is_good_and_remembers_what_it_saw(classifier_pool):
     pool = open_pool(classifier_pool)
     bench = Workbench(pool, device="cpu")
-    parts = parts_of(bench.scene)
+    parts = bench.scene.parts
     assert evaluate(bench.model, parts.test).value > 0.95 and evaluate(bench.model, parts.seen).value > 0.99
     assert pool.scene["training"] == base_recipe(bench.scene).json() and bench.scene.training == pool.scene["training"]
     forgets = bench.search(bench.choose(rule="uniform"))
@@ -206,7 +207,7 @@ def test_the_base_is_good_and_remembers_what_it_saw(classifier_pool):
 
 def test_a_candidate_of_another_split_is_refused(classifier_pool, tmp_path):
     pool, _ = start_pool(
-        parted_scene("other", "classifier:tiny", Forgetting("scans", seed=5), training={"epochs": 1}),
+        ClassifierScene("other", "classifier:tiny", Forgetting("scans", seed=5), training={"epochs": 1}),
         tmp_path / "other",
     )
     theirs = open_pool(classifier_pool)
@@ -289,7 +290,7 @@ def test_resnet_18_on_small_files_of_cifars_format(tmp_path, monkeypatch):
     written = dict(bench.unlearned(bench.choose(), 0.5))
     assert written.keys() == open_checkpoint(pool.folder / "base.safetensors").keys()
     delta = bench.merged(bench.choose())
-    assert delta.counts.elements == sum(weight.numel() for weight in bench.model.clip.visual.parameters())
+    assert delta.counts.elements == sum(weight.numel() for weight in bench.model.tower.parameters())
     assert bool(delta.delta["fc.weight"].any()) and not bool(delta.delta["bn1.running_mean"].any())
 
 

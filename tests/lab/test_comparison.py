@@ -7,24 +7,25 @@ from dataclasses import replace
 import pytest
 import torch
 
+from negmerge_kit.checkpoints import result_store
 from negmerge_kit.checkpoints.pool import MADE_FROM, open_pool
 from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
 from negmerge_kit.errors import CheckpointError, ParameterError, PoolError, SceneError, SplitError
-from negmerge_kit.lab import provenance
 from negmerge_kit.lab.comparison.comparison import across, compare_rules, strangers
 from negmerge_kit.lab.comparison.contest import Contest
 from negmerge_kit.lab.comparison.cost import metered
 from negmerge_kit.lab.comparison.entrants import find_entrant, find_entrants
-from negmerge_kit.lab.comparison.examiner import Examiner
 from negmerge_kit.lab.comparison.greedy import best_single, greedy
 from negmerge_kit.lab.comparison.kept_rows import KeptRows
 from negmerge_kit.lab.comparison.matched import first_crossing
 from negmerge_kit.lab.comparison.redraws import redraw
 from negmerge_kit.lab.comparison.resampling import _choices, curve_of, resample
 from negmerge_kit.lab.comparison.rows import Row
+from negmerge_kit.lab.scorer import Scorer
 from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.progress import Progress
 from negmerge_kit.scoring.accuracy import Accuracy
-from negmerge_kit.scoring.scale import Point, ScaleSearch, search_scale, select_scale
+from negmerge_kit.scoring.scale_search import Point, ScaleSearch, select_scale
 from negmerge_kit.vision.scene import Splits
 from tests.lab.small_stand import GRID, stand
 
@@ -38,7 +39,7 @@ def small():
 @pytest.mark.slow
 def test_the_protocol_is_select_scale_on_the_whole_curve(small):
     made, comparison = small
-    examiner = Examiner(made)
+    scorer = Scorer(made)
     floor = comparison.floor
     for row in comparison.rows:
         if row.status == "empty":
@@ -48,17 +49,17 @@ def test_the_protocol_is_select_scale_on_the_whole_curve(small):
             "uniform" if row.entrant.rule in ("single", "greedy") else row.entrant.rule,
             row.params,  # of a dial that was searched, what was chosen
         )
-        points = [examiner.hits(choice, scale).accuracy() for scale in GRID]
+        points = [scorer.answers(choice, scale).accuracy() for scale in GRID]
         chosen = select_scale(GRID, [p[0].value for p in points], [p[1].value for p in points], floor)
         assert row.scale == chosen
         assert (row.validation.forget, row.validation.retain) == points[GRID.index(chosen)]
-        assert (row.test.forget, row.test.retain) == examiner.hits(choice, chosen, "test").accuracy()
+        assert (row.test.forget, row.test.retain) == scorer.answers(choice, chosen, "test").accuracy()
 
 
 def test_matched_rows_lie_on_the_floor(small):
     made, comparison = small
     floor = comparison.keep * comparison.base["val"].retain.correct
-    examiner = Examiner(made)
+    scorer = Scorer(made)
     matched = [row for row in comparison.rows if row.matched]
     assert len(matched) >= 12
     for row in matched:
@@ -70,7 +71,7 @@ def test_matched_rows_lie_on_the_floor(small):
         assert row.matched.test.forget.split == row.matched.test.retain.split == "test"
         if row.entrant.rule not in ("single", "greedy"):
             choice = made.choose(row.candidates, row.entrant.rule, row.params)
-            assert examiner.retained(choice, crossing.above[0]) == crossing.above[1]
+            assert scorer.retained(choice, crossing.above[0]) == crossing.above[1]
 
 
 def test_searches_over_candidates_pay_for_every_search(small):
@@ -149,7 +150,7 @@ def test_a_crossing_is_never_looked_for_on_test():
         first_crossing(lambda scale: 1, lambda scale: True, floor=1, scales=[1.0], split="test")
     made = stand()
     with pytest.raises(SplitError, match="validation"):
-        search_scale(Examiner(made).score(made.choose(), "test"), scales=GRID)
+        made.scorer.search(made.choose(), scales=GRID, split="test")
 
 
 def test_retention_that_never_falls_has_no_crossing():
@@ -207,9 +208,10 @@ def test_an_empty_side_is_refused_and_an_empty_class_told():
     made = stand()
     comparison = compare_rules(made, ["uniform"], scales=GRID)
     assert any("forget has no val image of no" in warning for warning in comparison.warnings)
+    made = stand()
     empty = made.images("val")
     made._images["val"] = Splits(empty.forget.take(0), empty.retain)
-    with pytest.raises(SceneError, match="no forget images"):
+    with pytest.raises(SceneError, match="forget has no val image"):
         compare_rules(made, ["uniform"])
 
 
@@ -266,21 +268,36 @@ def test_finished_rows_are_found_again_and_others_are_not(embedded, monkeypatch)
     bench, comparison = embedded
     seen = []
     kept = KeptRows(bench.pool, keep=0.9, scales=GRID[::2], device=torch.device("cpu"))
-    again = compare_rules(
-        bench, ["negmerge"], keep=0.9, scales=GRID[::2], kept=kept, on_row=lambda *told: seen.append(told)
-    )
-    assert again.rows == comparison.rows[1:] and len(seen) == 1
-    assert again.contest.examiner.evaluations == 3  # the base, on both splits and on the slider’s images
+    before = bench.scorer.images
+    again = compare_rules(bench, ["negmerge"], keep=0.9, scales=GRID[::2], kept=kept, on_row=seen.append)
+    assert again.rows == comparison.rows[1:]
+    assert seen == [Progress(f"{again.rows[0].entrant.title}, last rule", step=0, total=1)]
+    assert again.contest.scorer.images == before  # not even the base is asked
     other = KeptRows(bench.pool, keep=0.8, scales=GRID[::2], device=torch.device("cpu"))
     assert other.find(comparison.rows[0].entrant, bench.pool.ids) is None
-    monkeypatch.setattr(provenance, "code_digest", lambda: "another version of the kit")
+    monkeypatch.setattr(result_store, "RESULTS_VERSION", -1)
     other = KeptRows(bench.pool, keep=0.9, scales=GRID[::2], device=torch.device("cpu"))
     assert other.find(comparison.rows[0].entrant, bench.pool.ids) is None
     assert kept.find(comparison.rows[0].entrant, bench.pool.ids[:2]) is None
-    for damaged in ('{"row": {"cost": [], "matched": [], "status": 3}}', "{"):
-        for path in kept.folder.iterdir():
-            path.write_text(damaged)
+    monkeypatch.undo()
+    kept = KeptRows(bench.pool, keep=0.9, scales=GRID[::2], device=torch.device("cpu"))
+    assert kept.find(comparison.rows[0].entrant, bench.pool.ids) == comparison.rows[0]
+    for damaged in ({"cost": [], "matched": [], "status": 3}, {}, [], 3, None):
+        for path in (bench.pool.folder / "comparisons").iterdir():
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"value": damaged}))
         assert kept.find(comparison.rows[0].entrant, bench.pool.ids) is None
+
+
+def test_a_pool_that_cannot_be_written_keeps_no_row_and_says_so_once(bench, tmp_path, caplog):
+    (tmp_path / "comparisons").write_text("in the way")
+    pool = replace(bench.pool, folder=tmp_path)
+    kept = KeptRows(pool, keep=0.9, scales=GRID, device=torch.device("cpu"))
+    rows = compare_rules(stand(), ["uniform", "negmerge"], scales=(0.0, 0.5)).rows
+    for row in rows:
+        kept.keep(row, pool.ids)
+        assert kept.find(row.entrant, pool.ids) is None
+    (said,) = caplog.messages
+    assert f"{tmp_path / 'comparisons'} cannot be written" in said
 
 
 def test_a_candidate_of_another_base_is_refused_unless_forced(own_pool):

@@ -3,7 +3,7 @@
 import pytest
 
 from negmerge_kit.checkpoints.pool import open_pool
-from negmerge_kit.lab.evaluation import answer
+from negmerge_kit.lab.evaluation import ImageQueue
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging import chance, total
 from negmerge_kit.scoring import paired_difference
@@ -26,7 +26,7 @@ def test_merging_forgets_and_keeps_by_the_papers_protocol(embedded):
     right = []
     for which, scale in ((None, 0.0), (choice, found.best.scale)):
         with embedded.at(which, scale) as model:
-            right.append((answer(model, [forget])[0] == forget.labels.cpu()).tolist())
+            right.append((ImageQueue([forget]).classes(model)[0] == forget.labels.cpu()).tolist())
     before, after = map(sum, right)
     assert (before, after) == (
         embedded.base_scores("test").forget.correct,

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from math import isnan
 
 import numpy as np
 import pytest
+import torch
 
 from negmerge_kit.checkpoints.filling import record_candidate, save_candidate, writing
 from negmerge_kit.checkpoints.pool import open_pool
@@ -66,6 +68,7 @@ def test_of_one_that_moved_there_is_nothing_to_say(products):
 @pytest.fixture
 def odd_pool(own_pool):
     """The quick pool with two more: one that went ten times as far, one that went the other way."""
+    shutil.rmtree(own_pool / "likeness", ignore_errors=True)  # another test may have asked the shared pool
     pool = open_pool(own_pool)
     base, tuned = pool.base, pool.candidate(pool.ids[0])
     with writing(own_pool):
@@ -97,9 +100,20 @@ def test_a_pool_s_candidates_are_compared_once(odd_pool, monkeypatch):
     assert named(open_pool(odd_pool)) == odd
     # Without the two, and as far as the first three are asked alone, nothing is odd.
     assert outliers_of(pool, inner_products(pool), pool.ids[:3]) == []
-    (odd_pool / "likeness.json").write_text('{"schema": 1}')
-    with pytest.raises(AssertionError, match="twice"):
-        inner_products(pool)
+    (file,) = (odd_pool / "likeness").iterdir()
+    record = json.loads(file.read_text())
+    for damaged in ({}, record | {"value": [[1.0]]}, record | {"value": [3]}, record | {"value": [["a"]]}):
+        file.write_text(json.dumps(damaged))
+        with pytest.raises(AssertionError, match="twice"):
+            inner_products(pool)
+
+
+def test_a_candidate_of_nan_is_compared_and_nothing_is_kept(own_pool):
+    pool = open_pool(own_pool)
+    with writing(own_pool):
+        items = ((key, torch.full_like(tensor, torch.nan)) for key, tensor in pool.base.items())
+        pool = record_candidate(pool, save_candidate(pool, {"file": "nan.safetensors"}, items))
+    assert isnan(inner_products(pool)[-1][-1]) and known_products(pool) is None
 
 
 def test_a_pool_of_other_candidates_is_compared_again(odd_pool):

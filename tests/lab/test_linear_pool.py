@@ -8,12 +8,12 @@ from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps.jobs import FinetuneJob
-from negmerge_kit.vision.scene import Scene
+from negmerge_kit.vision.zero_shot import ZeroShotScene
 
 
 @pytest.fixture(scope="module")
 def linear_bench(tmp_path_factory):
-    scene = Scene("linear:digits", "tiny", "digits", ("colours",), mode="linear")
+    scene = ZeroShotScene("linear:digits", "tiny", "digits", ("colours",), mode="linear")
     model = scene.load(device="cpu")
     folder = tmp_path_factory.mktemp("pools") / "linear"
     pool = create_pool(folder, scene.describe(), model.weights(), model.heads)
@@ -46,7 +46,7 @@ def test_scaling_the_delta_scales_the_features_as_in_the_linear_model(linear_ben
     for scale in (0.25, 3.0):
         torch.testing.assert_close(raw(choice, scale) - base, scale * whole, rtol=1e-3, atol=1e-3)
     # The very same delta in the plain model is another function.
-    plain = Scene("plain", "tiny", "digits", ("colours",)).load(device="cpu")
+    plain = ZeroShotScene("plain", "tiny", "digits", ("colours",)).load(device="cpu")
     plain.load(linear_bench.unlearned(choice, 3.0))
     with torch.no_grad():
         other = plain.clip.encode_image(plain.pixels(images))

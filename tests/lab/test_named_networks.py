@@ -47,4 +47,4 @@ def test_two_candidates_are_trained_merged_and_subtracted(name, recipe, tmp_path
         assert torch.equal(tensor, base[key] - 0.5 * delta[key] if key in delta else base[key]), key
     pixels = again.pixels(images.images)
     with torch.no_grad():
-        assert bool(torch.isfinite(again.clip.visual(pixels)).all())
+        assert bool(torch.isfinite(again.tower(pixels)).all())

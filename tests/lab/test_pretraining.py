@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from negmerge_kit.lab.training.pretraining import Pretraining, pretrain_tiny, pretraining_images
-from negmerge_kit.vision.families import FAMILIES
+from negmerge_kit.vision.data.embedded import FAMILIES
 from negmerge_kit.vision.tiny import TOKEN_EMBEDDING, fresh_clip, token_embedding
 
 QUICK = Pretraining(epochs=1, batch=32, warmup=5)

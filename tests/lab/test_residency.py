@@ -8,11 +8,11 @@ import torch
 from negmerge_kit.checkpoints import open_checkpoint, sha256_file
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import DeviceError
-from negmerge_kit.lab import resident
-from negmerge_kit.lab.residency import residency
+from negmerge_kit.lab import delta_cache
+from negmerge_kit.lab.delta_cache import residency
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging.rules import RULES
-from negmerge_kit.vision.clip import BATCH, Classifier
+from negmerge_kit.vision.classifier import BATCH, Classifier
 from negmerge_kit.vision.images import ImageSet
 from tests.merging.test_kinds_of_mappings import unaligned
 
@@ -21,9 +21,9 @@ GIB = 1 << 30
 
 def workbench(tiny_pool, monkeypatch, free=None):
     """A workbench that has found so many bytes left on its device."""
-    made = Workbench(open_pool(tiny_pool), device="cpu")
+    made = Workbench(open_pool(tiny_pool), device="cpu", memory="none")
     with monkeypatch.context() as patch:
-        patch.setattr(resident, "free_memory", lambda device: free)
+        patch.setattr(delta_cache, "free_memory", lambda device: free)
         made.agreement(made.pool.ids[:1])
     return made
 
@@ -144,7 +144,7 @@ def test_a_slider_after_a_search_goes_back_to_its_own_delta(tiny_pool, moved, mo
 def test_out_of_memory_in_a_merge_reads_from_disk_and_the_numbers_stay(tiny_pool, bench, monkeypatch):
     poor = workbench(tiny_pool, monkeypatch)
     choice = bench.choose()
-    monkeypatch.setattr(resident, "merge", out_of_memory(1)(resident.merge))
+    monkeypatch.setattr(delta_cache, "merge", out_of_memory(1)(delta_cache.merge))
     assert poor.score(choice, 0.7) == bench.score(choice, 0.7)
     assert "ran out of memory" in poor.given_up
     assert not any(held.tensors for held in poor._deltas._held.values())
@@ -188,7 +188,7 @@ def test_images_that_do_not_fit_travel_with_each_pass(tiny_pool, bench, monkeypa
 
 
 def test_merged_deltas_are_kept_up_to_a_budget_of_bytes(tiny_pool, bench, moved, monkeypatch):
-    monkeypatch.setattr(resident, "CACHE_BYTES", 0)
+    monkeypatch.setattr(delta_cache, "CACHE_BYTES", 0)
     bounded = workbench(tiny_pool, monkeypatch)
     ids = bounded.pool.ids
     for scale in range(6):

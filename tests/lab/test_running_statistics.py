@@ -9,9 +9,8 @@ import torch
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.cli import main
 from negmerge_kit.errors import NotFiniteError, ParameterError
-from negmerge_kit.lab.running_statistics import NEGATIVE_VARIANCE, RECALIBRATED_ON, largest_scale
+from negmerge_kit.lab.live_model import NEGATIVE_VARIANCE, RECALIBRATED_ON, largest_scale
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.vision.forgetting import parts_of
 
 STATISTICS = ("running_mean", "running_var")
 
@@ -65,9 +64,9 @@ def test_recalibrated_statistics_are_those_of_the_unlearned_weights_on_remaining
     assert same(written, dict(stand.unlearned(keep, scale)), others)
     assert not same(written, base, statistics_of(base))
     # By hand for the first layer: the mean over equal parts of what its convolution gives.
-    images = parts_of(stand.scene).remaining.take(RECALIBRATED_ON).images
+    images = stand.scene.parts.remaining.take(RECALIBRATED_ON).images
     with stand.at(keep, scale) as model, torch.no_grad():
-        means = [model.clip.visual.features[0](model.pixels(part)).mean(dim=(0, 2, 3)) for part in images.split(128)]
+        means = [model.tower.features[0](model.pixels(part)).mean(dim=(0, 2, 3)) for part in images.split(128)]
     assert len(images) == 8 * 128
     assert torch.allclose(written["features.1.running_mean"], torch.stack(means).mean(dim=0), atol=1e-5)
 
@@ -99,7 +98,7 @@ def test_memory_that_runs_out_while_recalibrating_leaves_a_model_that_answers_as
 
     monkeypatch.setattr(stand.model, "pixels", full)
     stand.score(choice, 0.3)
-    assert len(calls) > 2 and not any(module.training for module in stand.model.clip.modules())
+    assert len(calls) > 2 and not any(module.training for module in stand.model.network.modules())
     assert stand.score(choice, 0.4) == before == stand.score(choice, 0.4)
 
 

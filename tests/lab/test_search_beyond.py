@@ -11,7 +11,7 @@ from negmerge_kit.lab.comparison.comparison import compare_rules
 from negmerge_kit.lab.comparison.kept_rows import KeptRows
 from negmerge_kit.lab.comparison.resampling import resample
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.scoring.scale import DEFAULT_SCALES
+from negmerge_kit.scoring.scale_search import DEFAULT_SCALES
 from tests.lab.small_stand import GRID, stand
 
 pytestmark = pytest.mark.slow
@@ -31,12 +31,12 @@ def tenth(tiny_pool, tmp_path_factory):
 
 def test_the_search_finds_ten_times_the_scale(bench, tenth):
     short = Workbench(open_pool(tenth), device="cpu")
-    long = bench.search(bench.choose(), scales=DEFAULT_SCALES, remember=False)
-    found = short.search(short.choose(), remember=False)
+    long = bench.search(bench.choose(), scales=DEFAULT_SCALES)
+    found = short.search(short.choose())
     assert long.ended == found.ended == "floor" and found.best.scale > 1.5
     assert found.best.scale == pytest.approx(10 * long.best.scale, abs=0.6)
     assert found.best.forget.value == pytest.approx(long.best.forget.value, abs=0.06)
-    paper = short.search(short.choose(), scales=DEFAULT_SCALES, remember=False)
+    paper = short.search(short.choose(), scales=DEFAULT_SCALES)
     assert paper.best.scale <= 1.0 and paper.ended == "grid"
 
 
@@ -55,7 +55,7 @@ def test_the_command_line_says_which_range_was_searched(tenth, tmp_path, capsys)
 def test_a_comparison_goes_on_too_and_says_where_it_did_not(tenth, capsys):
     short = Workbench(open_pool(tenth), device="cpu")
     (row,) = compare_rules(short, ["negmerge"]).rows
-    assert row.scale == short.search(short.choose(), remember=False).best.scale
+    assert row.scale == short.search(short.choose()).best.scale
     assert row.reach[1] >= row.scale and row.ended == "floor" and row.outcome is None
     assert main(["compare", str(tenth), "--rules", "negmerge", "--baselines", "none", "--scales", "0:1:0.05"]) == 0
     assert "NegMerge: the grid ended before the floor" in capsys.readouterr().out

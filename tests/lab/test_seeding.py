@@ -43,7 +43,7 @@ class Noted(nn.Dropout):
 def dropping():
     """The embedded network with dropout before its mean."""
     model = load_classifier("classifier:tiny", classes=10, device="cpu")
-    model.clip.visual.features.append(Noted())
+    model.tower.features.append(Noted())
     return model
 
 
@@ -52,7 +52,7 @@ def swin():
     model = load_classifier("classifier:tiny", classes=10, device="cpu")
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
-        model.clip.visual = SwinTransformer(
+        model.tower = SwinTransformer(
             img_size=8,
             patch_size=2,
             embed_dim=8,
@@ -133,7 +133,7 @@ def test_no_gpu_is_reseeded_by_what_is_made_and_trained_on_the_cpu(images, monke
 def noted(images, seed):
     model = dropping()
     list(finetune(model, images, replace(RECIPE, seed=seed)))
-    return model.clip.visual.features[-1].notes
+    return model.tower.features[-1].notes
 
 
 def test_every_step_and_seed_draws_something_else(images):
@@ -162,5 +162,5 @@ def test_one_seed_one_unlearned_network(network, images):
 def test_every_step_of_a_baseline_draws_something_else(images):
     model = dropping()
     list(unlearned(model, images))
-    notes = model.clip.visual.features[-1].notes
+    notes = model.tower.features[-1].notes
     assert len(set(notes)) == len(notes) == 6

@@ -52,7 +52,7 @@ def parts():
 def memorised(images, seed, epochs=40):
     """A network that knows every one of these images by heart."""
     model = load_classifier("classifier:tiny", classes=10, device="cpu", seed=seed)
-    network = model.clip.visual.requires_grad_(True).train()
+    network = model.tower.requires_grad_(True).train()
     taught = torch.optim.Adam(network.parameters(), lr=5e-3)
     draw, pixels = torch.Generator().manual_seed(seed), model.pixels(images.images)
     with torch.enable_grad():
@@ -61,7 +61,7 @@ def memorised(images, seed, epochs=40):
                 taught.zero_grad()
                 torch.nn.functional.cross_entropy(network(pixels[batch]), images.labels[batch]).backward()
                 taught.step()
-    model.clip.eval().requires_grad_(False)
+    model.network.eval().requires_grad_(False)
     return model
 
 
@@ -159,6 +159,6 @@ def test_what_cannot_be_measured_is_told(parts, leaking):
     with pytest.raises(SplitError, match="one split"):
         on_val.beside(on_test)
     broken = load_classifier("classifier:tiny", classes=10, device="cpu")
-    broken.clip.visual.head.weight.data.fill_(float("nan"))
+    broken.tower.head.weight.data.fill_(float("nan"))
     with pytest.raises(NotFiniteError):
         measure(broken, parts, split="val")

@@ -10,8 +10,9 @@ from negmerge_kit.lab.training import sweep_forecast
 from negmerge_kit.lab.training.finetuning import finetune
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.lab.training.sweep_forecast import SEARCHED, assumed_seconds, measured_seconds, steps_of
-from negmerge_kit.vision.clip import BATCH, Classifier, load_model
-from negmerge_kit.vision.families import family_images
+from negmerge_kit.vision.classifier import BATCH, Classifier
+from negmerge_kit.vision.data.embedded import family_images
+from negmerge_kit.vision.load import load_model
 
 
 class Clock:
@@ -83,9 +84,9 @@ def test_a_dry_run_measures_here_and_makes_nothing(capsys, tmp_path, monkeypatch
 
 
 def test_without_the_data_the_forecast_says_what_it_assumes(capsys, tmp_path, monkeypatch):
-    from negmerge_kit.vision.data.drawn import DrawnSource
+    from negmerge_kit.vision.data.embedded import EmbeddedSource
 
-    monkeypatch.setattr(DrawnSource, "is_ready", lambda *given, **more: False)
+    monkeypatch.setattr(EmbeddedSource, "is_ready", lambda *given, **more: False)
     words = ["sweep", "--scene", "tiny:digits", "--grid", "tiny", "--out", str(tmp_path / "pool"), "--dry-run"]
     assert main([*words, "--tflops", "2"]) == 0
     said = capsys.readouterr().out

@@ -9,8 +9,8 @@ from negmerge_kit.errors import DivergedError, ParameterError
 from negmerge_kit.lab.training.finetuning import finetune
 from negmerge_kit.lab.training.grid_files import PRESETS
 from negmerge_kit.lab.training.recipe import Recipe, grid
-from negmerge_kit.vision.clip import load_model
-from negmerge_kit.vision.families import family_images
+from negmerge_kit.vision.data.embedded import family_images
+from negmerge_kit.vision.load import load_model
 
 
 def _trained(recipe, n=192):
@@ -28,7 +28,7 @@ def test_loss_falls_and_only_the_image_tower_moves():
         if not name.startswith("visual."):
             assert torch.equal(tensor, base[name]), name
     assert any(not torch.equal(t, base[n]) for n, t in model.weights().items() if n.startswith("visual."))
-    assert not any(p.requires_grad for p in model.clip.parameters()) and not model.clip.training
+    assert not any(p.requires_grad for p in model.network.parameters()) and not model.network.training
 
 
 def test_the_rate_warms_up_and_falls_to_zero():

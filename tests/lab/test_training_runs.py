@@ -17,9 +17,9 @@ from negmerge_kit.errors import CheckpointError, ParameterError
 from negmerge_kit.lab.training.execution import Execution
 from negmerge_kit.lab.training.finetuning import finetune
 from negmerge_kit.lab.training.recipe import Recipe
-from negmerge_kit.vision.clip import load_model
-from negmerge_kit.vision.families import family_images
+from negmerge_kit.vision.data.embedded import family_images
 from negmerge_kit.vision.linearized import linearize
+from negmerge_kit.vision.load import load_model
 from negmerge_kit.vision.parameters import trained_parameters
 
 RECIPE = Recipe(lr=1e-3, epochs=2, label_smoothing=0.1, seed=3)
@@ -68,7 +68,7 @@ def test_parts_of_a_batch_give_the_whole_batchs_gradient(digits):
         model = _fresh()
         still, how = replace(RECIPE, clip_norm=1e9, lr=1e-12), Execution(micro_batch=micro)
         for step in finetune(model, digits, still, execution=how):  # the gradients of each step stay until the next
-            gradients[micro, step.index] = {n: p.grad.clone() for n, p in model.clip.visual.named_parameters()}
+            gradients[micro, step.index] = {n: p.grad.clone() for n, p in model.tower.named_parameters()}
     for index in (1, 3):
         for name, gradient in gradients[None, index].items():
             torch.testing.assert_close(gradients[24, index][name], gradient, rtol=1e-4, atol=1e-6)
@@ -97,8 +97,8 @@ def test_a_killed_process_is_resumed(digits, whole, tmp_path):
             "from negmerge_kit.lab.training.finetuning import finetune\n"
             "from negmerge_kit.lab.training.recipe import Recipe\n"
             "from negmerge_kit.lab.training.execution import Execution\n"
-            "from negmerge_kit.vision.clip import load_model\n"
-            "from negmerge_kit.vision.families import family_images\n"
+            "from negmerge_kit.vision.load import load_model\n"
+            "from negmerge_kit.vision.data.embedded import family_images\n"
             "recipe = Recipe.from_json(json.loads(sys.argv[2]))\n"
             "images = family_images('digits', 'train').take(130)\n"
             "for step in finetune(load_model('tiny', device='cpu'), images, recipe, resume=pathlib.Path(sys.argv[1]),\n"
@@ -132,7 +132,7 @@ def test_the_state_of_another_run_is_refused(digits, tmp_path):
     with pytest.raises(CheckpointError, match="state of another run"):
         _trained(digits.take(129), replace(RECIPE, epochs=1), resume=state)
     other = _fresh()
-    other.clip.visual.proj.data[0, 0] += 1
+    other.tower.proj.data[0, 0] += 1
     with pytest.raises(CheckpointError, match="state of another run"):
         _trained(digits, replace(RECIPE, epochs=1), model=other, resume=state)
     state.write_bytes(state.read_bytes()[:-100])
@@ -143,7 +143,7 @@ def test_the_state_of_another_run_is_refused(digits, tmp_path):
 @pytest.mark.parametrize("group", ["no-attention", "last-1", "norms"])
 def test_only_the_named_parameters_move(digits, base, group):
     model, _ = _trained(digits, replace(RECIPE, epochs=1, trainable=group))
-    before, chosen = base.weights(), trained_parameters(base.clip.visual, group)
+    before, chosen = base.weights(), trained_parameters(base.tower, group)
     moved = {name for name, tensor in model.weights().items() if not torch.equal(tensor, before[name])}
     assert moved == {f"visual.{name}" for name in chosen}
 
@@ -180,7 +180,7 @@ def test_a_linear_model_trains_and_its_loss_falls(digits, base):
     assert sum(step.loss for step in steps[-3:]) < 0.8 * sum(step.loss for step in steps[:3])
     before = base.weights()
     moved = {name for name, tensor in linear.weights().items() if not torch.equal(tensor, before[name])}
-    assert moved == {f"visual.{name}" for name in trained_parameters(base.clip.visual, "no-attention")}
+    assert moved == {f"visual.{name}" for name in trained_parameters(base.tower, "no-attention")}
     with pytest.raises(ParameterError, match="cannot be compiled"):
         _trained(digits, recipe, model=linear, execution=Execution(compile=True))
 
@@ -201,7 +201,7 @@ def test_a_compiled_tower_trains_alike(digits, whole, monkeypatch):
 
 def test_batch_normalisation_sees_whole_batches_or_nothing():
     tower = torch.nn.Sequential(torch.nn.BatchNorm2d(3))
-    model = SimpleNamespace(device=torch.device("cpu"), mode="standard", clip=SimpleNamespace(visual=tower))
+    model = SimpleNamespace(device=torch.device("cpu"), mode="standard", tower=tower)
     Execution(micro_batch=64).check(model, RECIPE)
     with pytest.raises(ParameterError, match="batch normalisation"):
         Execution(micro_batch=32).check(model, RECIPE)

@@ -4,7 +4,9 @@ import threading
 
 import pytest
 
-from negmerge_kit.lab.turns import PATIENCE, Turns, in_background
+from negmerge_kit.checkpoints.pool import open_pool
+from negmerge_kit.lab.fair_lock import PATIENCE, Turns, in_background
+from negmerge_kit.lab.workbench import Workbench
 
 WAIT = 10
 
@@ -83,9 +85,10 @@ def test_an_error_hands_the_turn_on():
     assert order == ["next"]
 
 
-def test_a_slider_move_has_the_model_in_the_middle_of_a_job_and_both_get_their_numbers(bench):
+def test_a_slider_move_has_the_model_in_the_middle_of_a_job_and_both_get_their_numbers(tiny_pool):
+    other, bench = (Workbench(open_pool(tiny_pool), device="cpu", memory="none") for _ in range(2))
     choice = bench.choose()
-    alone, moved = bench.score(choice, 0.5, "val"), bench.score(choice, 1.1, "live")
+    alone, moved = other.score(choice, 0.5, "val"), other.score(choice, 1.1, "live")
     began, order, found = threading.Event(), [], {}
 
     def job():

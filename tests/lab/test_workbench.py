@@ -121,7 +121,7 @@ def test_unknown_split(bench):
 @pytest.mark.slow
 def test_search_agrees_with_the_whole_curve(bench):
     choice = bench.choose()
-    quick, whole = (bench.search(choice, method=method, remember=False) for method in ("early", "exhaustive"))
+    quick, whole = (bench.search(choice, method=method) for method in ("early", "exhaustive"))
     assert quick.best == whole.best
     assert all(point.stopped is None for point in whole.curve) and len(whole.curve) == 21
     assert any(point.stopped for point in quick.curve)

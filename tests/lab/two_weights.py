@@ -30,7 +30,7 @@ class TwoWeights:
         return torch.cat([x, torch.ones_like(x)], dim=1)
 
     def head(self, name):
-        weight = self.clip.visual.weight
+        weight = self.tower.weight
         return torch.cat([weight, torch.zeros_like(weight)], dim=1)
 
     @torch.no_grad()
@@ -42,7 +42,7 @@ class TwoWeights:
 
     @property
     def w(self):
-        return self.clip.visual.weight.detach().flatten().double().numpy()
+        return self.tower.weight.detach().flatten().double().numpy()
 
 
 def images_of(name, grey, labels):

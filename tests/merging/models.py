@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from negmerge_kit.merging import sources
+
 SHAPES = {
     "a.weight": (7, 5),
     "b.bias": (1,),
@@ -50,3 +52,12 @@ def arrays(base, candidates):
 
 def as_array(tensor: torch.Tensor) -> np.ndarray:
     return tensor.to(torch.float64).numpy()
+
+
+def in_chunks(monkeypatch, size, *, threads=None):
+    """Merge in chunks of so many elements (None: as usual), and small models on so many threads, too."""
+    if size is not None:
+        monkeypatch.setattr(sources, "CHUNK", size)
+        monkeypatch.setattr(sources, "SHORT_CHUNK", size)
+    if threads is not None:
+        monkeypatch.setattr(sources.Sources, "threads", threads)

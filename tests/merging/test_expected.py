@@ -42,6 +42,8 @@ def test_without_cosines_chance_is_left_and_with_copies_certainty():
     assert expected_unanimity(np.ones((6, 6)).tolist()).value == pytest.approx(1, abs=2e-3)
     assert expected_unanimity([[1.0, 0.0], [0.0, 0.0]]).value == 0.0
     assert expected_unanimity([[1.0]]).value == 1.0
+    rounded = np.ones((4, 4)) + 1e-6 * (1 - np.eye(4))  # no longer positive semidefinite, by rounding
+    assert expected_unanimity(rounded.tolist()).value == pytest.approx(1, abs=5e-3)
 
 
 def test_gaussian_task_vectors_agree_as_often_as_expected():

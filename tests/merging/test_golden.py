@@ -11,6 +11,7 @@ import torch
 from negmerge_kit.checkpoints import open_checkpoint, save_checkpoint
 from negmerge_kit.merging import merge, sign_agreement, total
 from tests.checkpoints.files import sharded
+from tests.merging.models import in_chunks
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CHUNKS = [1, 7, 64, 1000, 6912, 6913, None, 10**9]
@@ -28,9 +29,10 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 @pytest.mark.parametrize("chunk", CHUNKS)
-def test_negmerge_is_bit_identical_to_the_authors(files, chunk):
+def test_negmerge_is_bit_identical_to_the_authors(files, chunk, monkeypatch):
+    in_chunks(monkeypatch, chunk)
     expected = open_checkpoint(GOLDEN / "expected_negmerge.safetensors")
-    merged = merge(*files, buffers="merge", chunk=chunk)
+    merged = merge(*files, buffers="merge")
     delta = dict(merged)
     assert delta.keys() == set(expected)
     assert all(same_bits(delta[name], expected[name]) for name in expected)
@@ -40,9 +42,10 @@ def test_negmerge_is_bit_identical_to_the_authors(files, chunk):
     assert merged.counts.kept_fraction == pytest.approx(stats["consensus_fraction"], abs=1e-6)
 
 
-def test_agreement_matches_the_authors_counts(files):
+def test_agreement_matches_the_authors_counts(files, monkeypatch):
+    in_chunks(monkeypatch, 100)
     stats = json.loads((GOLDEN / "stats.json").read_text())
-    layers = list(sign_agreement(*files, buffers="merge", chunk=100))
+    layers = list(sign_agreement(*files, buffers="merge"))
     for layer in layers:
         assert layer.unanimous_fraction == pytest.approx(stats["per_tensor_consensus_fraction"][layer.name], abs=1e-6)
     assert total(layers).unanimous == stats["consensus_elements"]
@@ -59,25 +62,29 @@ def test_the_written_delta_is_the_authors(files, tmp_path):
 
 
 @pytest.mark.parametrize("chunk", CHUNKS)
-def test_magmax_is_bit_identical_to_the_authors(files, chunk):
+def test_magmax_is_bit_identical_to_the_authors(files, chunk, monkeypatch):
+    in_chunks(monkeypatch, chunk)
     expected = open_checkpoint(GOLDEN / "expected_magmax.safetensors")
-    delta = dict(merge(*files, rule="magmax", buffers="merge", chunk=chunk))
+    delta = dict(merge(*files, rule="magmax", buffers="merge"))
     assert all(same_bits(delta[name], expected[name]) for name in expected)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("chunk", CHUNKS)
 @pytest.mark.parametrize("percent", [20, 70])
-def test_ties_matches_the_authors(files, percent, chunk):
+def test_ties_matches_the_authors(files, percent, chunk, monkeypatch):
+    in_chunks(monkeypatch, chunk)
     expected = open_checkpoint(GOLDEN / f"expected_ties_top{percent}.safetensors")
-    delta = dict(merge(*files, rule="ties", density=percent / 100, trim_over="all", buffers="merge", chunk=chunk))
+    delta = dict(merge(*files, rule="ties", density=percent / 100, trim_over="all", buffers="merge"))
     for name in expected:
         assert torch.equal(delta[name] == 0, expected[name] == 0), name
         torch.testing.assert_close(delta[name], expected[name], rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow
-def test_shards_of_any_number_give_the_same_bits(files, tmp_path):
+@pytest.mark.parametrize("chunk", [3, 1000, None])
+def test_shards_of_any_number_give_the_same_bits(files, tmp_path, chunk, monkeypatch):
+    in_chunks(monkeypatch, chunk)
     opened = []
     for k, weights in enumerate((files[0], *files[1])):
         (tmp_path / str(k)).mkdir()
@@ -88,8 +95,8 @@ def test_shards_of_any_number_give_the_same_bits(files, tmp_path):
         ("ties", "ties_top20", {"density": 0.2, "trim_over": "all"}),
     ]:
         golden = open_checkpoint(GOLDEN / f"expected_{expected}.safetensors")
-        chunks = [merge(opened[0], opened[1:], rule=rule, buffers="merge", chunk=c, **params) for c in (3, 1000, None)]
-        for name, delta in ((name, delta) for delta in map(dict, chunks) for name in golden):
+        delta = dict(merge(opened[0], opened[1:], rule=rule, buffers="merge", **params))
+        for name in golden:
             if rule == "ties":
                 assert torch.equal(delta[name] == 0, golden[name] == 0)
                 torch.testing.assert_close(delta[name], golden[name], rtol=0, atol=1e-6)

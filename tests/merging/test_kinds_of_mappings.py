@@ -10,15 +10,14 @@ import torch
 
 from negmerge_kit.checkpoints import open_checkpoint, save_checkpoint
 from negmerge_kit.checkpoints.operations import agreement_files, merge_files
-from negmerge_kit.merging import RULES, fused, merge, sign_agreement, unlearn
-from negmerge_kit.merging.outputs import Outputs
+from negmerge_kit.merging import RULES, merge, sign_agreement, unlearn
 from negmerge_kit.merging.similarity import likeness
 from negmerge_kit.merging.sources import Sources
 from negmerge_kit.merging.subsets import agreement_along
 from negmerge_kit.sweeps.shards import merge_sharded
 from negmerge_kit.vision.layers import split_attention
 from tests.checkpoints.files import sharded
-from tests.merging.models import SHAPES, make
+from tests.merging.models import SHAPES, in_chunks, make
 
 
 class Lazy(Mapping):
@@ -124,13 +123,13 @@ def test_every_rule_gives_the_same_bits_for_every_kind(tmp_path, rule):
         assert all(torch.equal(bits(result[name]), bits(gone[name])) for name in gone), kind
 
 
-@pytest.mark.skipif(not fused.compiler_present(), reason="no C++ compiler on this machine")
-def test_compiled_and_plain_agree_for_every_kind(tmp_path):
+def test_threads_give_the_same_bits_for_every_kind(tmp_path, monkeypatch):
     base, candidates = make(3, seed=3, shapes={**SHAPES, "large": (60, 61)}, common=0.5)
-    expected = merge(base, candidates, engine="plain")
+    expected = merge(base, candidates)
     deltas = dict(expected)
-    for kind, (first, *rest) in every_kind(tmp_path, (base, *candidates), ("lazy", "unaligned")):
-        found = merge(first, rest, engine="fused")
+    in_chunks(monkeypatch, 1000, threads=3)
+    for kind, (first, *rest) in every_kind(tmp_path, (base, *candidates)):
+        found = merge(first, rest)
         items = dict(found)
         assert all(torch.equal(bits(items[name]), bits(deltas[name])) for name in deltas), kind
         assert found.counts == expected.counts, kind
@@ -177,10 +176,3 @@ def test_only_an_object_that_is_the_base_s_own_is_taken_for_unmoved():
     assert sources.unmoved("still") and not sources.unmoved("moved")
     assert not Sources(Lazy(base), [Lazy(tuned)]).unmoved("still")
     assert not Sources(base, [Lazy(tuned)]).unmoved("still")
-
-
-def test_a_result_that_is_still_held_is_never_handed_out_again():
-    outputs = Outputs()
-    held = [outputs.take(1 << 19, torch.float32).fill_(k) for k in range(6)]
-    later = [outputs.take(1 << 19, torch.float32).fill_(-1) for _ in range(3)]
-    assert [float(tensor.max()) for tensor in held] == [0, 1, 2, 3, 4, 5] and len(later) == 3

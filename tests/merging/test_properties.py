@@ -141,9 +141,9 @@ def test_wrong_arguments_are_one_sentence_before_anything_is_read():
         (lambda: merge(BASE, [BASE]), ParameterError, "base itself"),
         (lambda: merge(BASE, [tuned], rule="best"), ParameterError, "no rule 'best'"),
         (lambda: merge(BASE, [tuned], buffers="drop"), ParameterError, "buffers"),
-        (lambda: merge(BASE, [tuned], engine="fast"), ParameterError, "engine"),
+        (lambda: merge(BASE, [tuned], engine="fused"), ParameterError, "engine is gone: leave it out"),
         (lambda: merge(BASE, [tuned], nonfinite="maybe"), ParameterError, "nonfinite"),
-        (lambda: merge(BASE, [tuned], chunk=0), ParameterError, "chunk"),
+        (lambda: unlearn(BASE, [tuned], scale=1.0, chunk=64), ParameterError, "chunk is gone: leave it out"),
         (lambda: merge(BASE, [tuned], device="tpu9"), DeviceError, "device"),
         (lambda: next(merge(BASE, [tuned], rule="task-arithmetic", candidate=2)), ParameterError, "candidate is 2"),
         (lambda: unlearn(BASE, [tuned], scale=float("nan")), ParameterError, "scale is nan"),
@@ -184,7 +184,7 @@ def test_nothing_that_goes_in_is_changed():
 
 
 def test_pieces_pass_the_stage_in_order_and_unmixed():
-    pieces = [Piece(k, torch.full((k + 1,), float(k)), [torch.full((k + 1,), -float(k))]) for k in range(7)]
+    pieces = [Piece("w", k, torch.full((k + 1,), float(k)), [torch.full((k + 1,), -float(k))]) for k in range(7)]
     for sent, came in zip(pieces, staged(iter(pieces), torch.device("cpu")), strict=True):
         assert came.start == sent.start and torch.equal(came.base, sent.base)
         assert torch.equal(came.candidates[0], sent.candidates[0])

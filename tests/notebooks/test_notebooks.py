@@ -67,7 +67,7 @@ def cache(whole_pool, tmp_path_factory):
     """A user's cache folder that already holds the embedded pool; the rest is made anew in it."""
     from negmerge_kit.checkpoints.pool import open_pool
     from negmerge_kit.sweeps.embedded import default_folder
-    from negmerge_kit.vision.data.cache import PLACE
+    from negmerge_kit.vision.data.decoded_cache import PLACE
 
     home = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:

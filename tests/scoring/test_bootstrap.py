@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.scoring.bootstrap import NUMBERS, Curve, bootstrap, choose_scale, draw, first_below
-from negmerge_kit.scoring.scale import select_scale
+from negmerge_kit.scoring.paired_bootstrap import NUMBERS, Curve, bootstrap, choose_scale, draw, first_below
+from negmerge_kit.scoring.scale_search import select_scale
 
 
 def everywhere(right, scales=2):

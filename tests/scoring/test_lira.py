@@ -7,7 +7,7 @@ import torch
 
 from negmerge_kit.errors import ParameterError, SplitError
 from negmerge_kit.scoring.accuracy import Accuracy
-from negmerge_kit.scoring.curve import Point
+from negmerge_kit.scoring.early_stopping import Point
 from negmerge_kit.scoring.gap import GAP_OVER, average_gap, nearest_scale
 from negmerge_kit.scoring.lira import log_ratios, scaled_confidence, separation
 from negmerge_kit.scoring.metrics import METRICS

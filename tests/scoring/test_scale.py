@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from negmerge_kit.errors import ParameterError, SplitError
 from negmerge_kit.scoring import Accuracy, Point, parse_scales, search_scale, select_scale
-from negmerge_kit.scoring.curve import BELOW_FLOOR, NOT_NEEDED, stop_early
-from negmerge_kit.scoring.floors import parse_keep
-from negmerge_kit.scoring.scale import METHODS
+from negmerge_kit.scoring.early_stopping import BELOW_FLOOR, NOT_BETTER, out_of_reach
+from negmerge_kit.scoring.retention_floor import parse_keep
+from negmerge_kit.scoring.scale_search import METHODS
 
 CASES = json.loads((Path(__file__).parents[1] / "golden" / "coefficient_cases.json").read_text())
 
@@ -24,6 +24,35 @@ def test_there_are_sixty_golden_curves_some_of_them_infeasible():
 @pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))
 def test_select_scale_picks_what_the_authors_code_picks(case):
     assert select_scale(case["scales"], case["forget"], case["retain"], case["retain_floor"]) == case["expected_scale"]
+
+
+def stop_early(forget, retain, *, forget_n, retain_n, forget_at_most, retain_at_least, scale, split):
+    """Count (set, correct, images) part by part and stop once the counts prove that this scale cannot be chosen."""
+    correct, kept, unseen = 0, dict.fromkeys(retain_n, 0), dict(retain_n)
+
+    def forget_side():
+        nonlocal correct
+        for _, hits, _ in forget:
+            correct += hits
+            if forget_at_most is not None and correct > forget_at_most:
+                return NOT_BETTER
+        return None
+
+    def retain_side():
+        for name, hits, images in retain:
+            kept[name], unseen[name] = kept[name] + hits, unseen[name] - images
+            if retain_at_least is not None and (short := out_of_reach(retain_at_least, kept, unseen)):
+                return short
+        return None
+
+    sides = (retain_side, forget_side) if forget_at_most is None else (forget_side, retain_side)
+    for index, side in enumerate(sides):
+        if stopped := side():
+            forgotten = Accuracy(correct, forget_n, split) if index and stopped != NOT_BETTER else None
+            return Point(scale, forgotten, None, stopped)
+    sets = {name: Accuracy(kept[name], n, split) for name, n in retain_n.items()}
+    pooled = Accuracy(sum(kept.values()), sum(retain_n.values()), split)
+    return Point(scale, Accuracy(correct, forget_n, split), pooled, sets=sets)
 
 
 class Model:
@@ -107,26 +136,11 @@ def test_stopping_early_never_changes_the_answer(drawn, method):
 
 @given(models(falling=True), st.booleans())
 @settings(max_examples=150, deadline=None)
-def test_bisecting_a_falling_curve_picks_what_the_grid_picks(drawn, heedless):
+def test_a_falling_curve_needs_no_scorer_that_stops(drawn, heedless):
     scales, model, keep = drawn
     score = (lambda scale, **bounds: model.score(scale)) if heedless else model.score
-    found = search_scale(score, scales=scales, keep=keep, method="bisect")
+    found = search_scale(score, scales=scales, keep=keep)
     expected, feasible = chosen(*drawn)
-    assert (found.monotone, found.method) == (True, "bisect")
-    assert picked(found) == (expected if feasible else None)
-
-
-@given(models())
-@settings(max_examples=250, deadline=None)
-def test_bisecting_any_curve_falls_back_or_is_right_wherever_it_looked(drawn):
-    scales, model, keep = drawn
-    found = search_scale(model.score, scales=scales, keep=keep, method="bisect")
-    expected, feasible = chosen(*drawn)
-    if not found.monotone:
-        assert (found.method, picked(found)) == ("early", expected if feasible else None)
-        return
-    looked = [point for point in found.curve if point.stopped != NOT_NEEDED]
-    expected, feasible = chosen([point.scale for point in looked], model, keep)
     assert picked(found) == (expected if feasible else None)
 
 
@@ -137,26 +151,23 @@ def _falling():
     return scales, forget, retain
 
 
-@pytest.mark.parametrize(("method", "saves"), [("early", 2), ("bisect", 4)])
-def test_fewer_images_are_asked_on_a_falling_curve(method, saves):
+def test_fewer_images_are_asked_on_a_falling_curve():
     scales, forget, retain = _falling()
     quick, whole = Model(forget, retain, 240), Model(forget, retain, 240)
-    a = search_scale(quick.score, scales=scales, method=method)
+    a = search_scale(quick.score, scales=scales)
     b = search_scale(whole.score, scales=scales, method="exhaustive")
     assert a.best == b.best and a.best is not None
-    assert quick.asked < whole.asked / saves
+    assert quick.asked < whole.asked / 2
 
 
-def test_a_curve_that_rises_where_it_is_looked_at_is_told():
+def test_a_curve_that_rises_and_falls_is_searched_exactly():
     scales = [float(k) for k in range(9)]
     forget = {s: [i >= s for i in range(10)] for s in scales}
     retain = {"a": {s: [i >= s for i in range(10)] for s in scales}}
-    falls = search_scale(Model(forget, retain, 1).score, scales=scales, keep=0.5, method="bisect")
-    assert (falls.monotone, falls.best.scale) == (True, 5.0)
+    assert search_scale(Model(forget, retain, 1).score, scales=scales, keep=0.5).best.scale == 5.0
     forget[5.0] = [True] * 8 + [False] * 2
     for bumpy in (Model(forget, retain, 1), Model({**forget, 4.0: [False] * 10}, retain, 1)):
-        found = search_scale(bumpy.score, scales=scales, keep=0.5, method="bisect")
-        assert (found.monotone, found.method, found.best.scale) == (False, "early", 4.0)
+        assert search_scale(bumpy.score, scales=scales, keep=0.5).best.scale == 4.0
 
 
 def test_an_infeasible_search_names_the_floor_that_fails():
@@ -186,8 +197,10 @@ def test_unreadable_floors(text):
 
 
 def test_an_unknown_method_is_refused():
-    with pytest.raises(ParameterError, match="early, exhaustive, bisect"):
+    with pytest.raises(ParameterError, match="choose one of early, exhaustive\\.$"):
         search_scale(_flat("val"), method="random")
+    with pytest.raises(ParameterError, match="exhaustive; leave it out, the default search finds"):
+        search_scale(_flat("val"), method="bisect")
 
 
 def _flat(split):

@@ -4,9 +4,8 @@ import pytest
 
 from negmerge_kit.errors import NotFiniteError
 from negmerge_kit.scoring import Accuracy, Point, parse_scales, search_scale, select_scale
-from negmerge_kit.scoring.grid import DEFAULT_SCALES, FARTHEST, STEPS
-from negmerge_kit.scoring.outcome import outcome, remedy
-from negmerge_kit.scoring.scale import METHODS
+from negmerge_kit.scoring.early_stopping import DEFAULT_SCALES, FARTHEST, STEPS
+from negmerge_kit.scoring.scale_search import METHODS, outcome, remedy
 from tests.scoring.test_scale import Model
 
 N, KEPT = 200, 1000

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.sweeps.protocol import Progress
+from negmerge_kit.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Count:
             digest = hashlib.sha256(self.label.encode())
             while time.monotonic() < until:
                 digest.update(bytes(1 << 16))
-            on_step(Progress(k + 1, self.steps, 1.0 / (k + 1)))
+            on_step(Progress("step", step=k + 1, total=self.steps, loss=1.0 / (k + 1)))
         return {
             "label": self.label,
             "pid": os.getpid(),

@@ -15,13 +15,13 @@ from negmerge_kit.cli import main
 from negmerge_kit.errors import PoolError, SceneError
 from negmerge_kit.lab.comparison.baseline_rows import retrained, yardstick_of
 from negmerge_kit.lab.comparison.terms import Terms
-from negmerge_kit.lab.training import finetuning
+from negmerge_kit.lab.training import loop
 from negmerge_kit.lab.training.resuming import StateFile
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps import embedded
 from negmerge_kit.sweeps.embedded import STATE, _with_training, start_pool
+from negmerge_kit.vision.classifier_scene import ClassifierScene
 from negmerge_kit.vision.forgetting import Forgetting
-from negmerge_kit.vision.scene import Scene, parted_scene
 
 
 class Stopped(Exception):
@@ -30,22 +30,22 @@ class Stopped(Exception):
 
 @pytest.fixture(scope="module")
 def scene():
-    return parted_scene("short", "classifier:tiny", Forgetting("scans", share=0.1), training={"epochs": 1})
+    return ClassifierScene("short", "classifier:tiny", Forgetting("scans", share=0.1), training={"epochs": 1})
 
 
 @pytest.fixture
 def computed(monkeypatch):
     """The steps that were really computed; the state is saved after each."""
-    steps, gradient, save = [], finetuning._gradient, StateFile.save
-    monkeypatch.setattr(finetuning, "_gradient", lambda *given: steps.append(1) or gradient(*given))
+    steps, gradient, save = [], loop._gradient, StateFile.save
+    monkeypatch.setattr(loop, "_gradient", lambda *given: steps.append(1) or gradient(*given))
     monkeypatch.setattr(StateFile, "save", lambda self, training, last: save(self, training, last=True))
     return steps
 
 
 def stop_at(number, told):
-    def on_step(index, total):
-        told.append((index, total))
-        if index == number:
+    def on_step(progress):
+        told.append((progress.step, progress.total))
+        if progress.step == number:
             raise Stopped
 
     return on_step
@@ -58,7 +58,7 @@ def test_a_base_goes_on_where_it_was_stopped(scene, tmp_path, computed):
     with pytest.raises(Stopped):
         start_pool(scene, tmp_path / "pool", device="cpu", on_step=stop_at(15, told))
     assert told == [(index, steps) for index in range(1, 16)] and (tmp_path / "pool" / STATE).is_file()
-    pool, _ = start_pool(scene, tmp_path / "pool", device="cpu", on_step=lambda index, total: told.append(index))
+    pool, _ = start_pool(scene, tmp_path / "pool", device="cpu", on_step=lambda progress: told.append(progress.step))
     assert len(computed) == steps and told[-1] == steps
     assert pool.base_file == whole.base_file
     assert not (tmp_path / "pool" / STATE).exists() and not (tmp_path / "whole" / STATE).exists()
@@ -115,7 +115,7 @@ def test_a_retrained_model_goes_on_where_it_was_stopped(classifier_pool, tmp_pat
     yardstick, terms = yardstick_of(Workbench(open_pool(folder), device="cpu"), Terms(epochs=1)), Terms(epochs=1)
     stop = stop_at(10, told := [])
     with pytest.raises(Stopped):
-        retrained(yardstick, terms, lambda step: stop(step.index, step.total))
+        retrained(yardstick, terms, stop)
     (state,) = (folder / "baselines").glob("retrain-*.unfinished.safetensors")
     found = retrained(yardstick, terms)
     assert len(computed) == told[-1][1] and not state.exists()
@@ -130,7 +130,7 @@ def test_the_time_before_the_stop_is_charged_too(classifier_pool, tmp_path, comp
     folder = shutil.copytree(classifier_pool, tmp_path / "pool")
     bench, terms = Workbench(open_pool(folder), device="cpu"), Terms(epochs=1)
     with pytest.raises(Stopped):
-        retrained(yardstick_of(bench, terms), terms, lambda step: stop_at(18, [])(step.index, step.total))
+        retrained(yardstick_of(bench, terms), terms, stop_at(18, []))
     (state,) = (folder / "baselines").glob("retrain-*.unfinished.safetensors")
     before = float(open_checkpoint(state).metadata["seconds"])
     assert before > 0 and retrained(yardstick_of(bench, terms), terms).seconds > before
@@ -200,12 +200,12 @@ def test_the_base_is_trained_on_the_device_that_was_named(words, tmp_path, monke
 
 
 def test_the_device_reaches_the_base(scene, tmp_path, monkeypatch):
-    devices, untrained = [], Scene.untrained
+    devices, untrained = [], ClassifierScene.untrained
 
     def recorded(self, *, device="auto", **named):
         devices.append(device)
         return untrained(self, device=device, **named)
 
-    monkeypatch.setattr(Scene, "untrained", recorded)
+    monkeypatch.setattr(ClassifierScene, "untrained", recorded)
     start_pool(scene, tmp_path / "pool", device="cpu")
     assert devices == ["cpu"]

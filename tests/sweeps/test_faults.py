@@ -61,8 +61,8 @@ def test_an_interrupted_fine_tuning_goes_on_to_the_same_bits(own_pool):
     seen = []
 
     def stop(of, progress):
-        seen.append(progress.index)
-        if progress.index == 5:
+        seen.append(progress.step)
+        if progress.step == 5:
             raise SweepStopped
 
     assert list(run_sweep([job], store=pool, on_step=stop)) == []
@@ -86,7 +86,7 @@ def test_a_candidate_that_was_written_but_not_recorded_is_not_trained_again(own_
     (own_pool / "candidates" / ".half.safetensors.x.part").write_bytes(b"half")
     steps = []
     (outcome,) = run_sweep(missing_jobs(pool, [FAST]), store=pool, on_step=lambda job, step: steps.append(step))
-    assert {step.doing for step in steps} == {"scoring"} and outcome.candidate == written
+    assert {step.message for step in steps} == {"scoring"} and outcome.candidate == written
     assert open_pool(own_pool).ids == [*pool.ids, written.id]
     assert not (own_pool / "unfinished").exists() and not list(own_pool.rglob("*.part"))
 

@@ -17,7 +17,6 @@ from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.sweeps.jobs import missing_jobs
 from negmerge_kit.sweeps.local import Serial, find_executor, run_sweep
 from negmerge_kit.sweeps.protocol import SweepStopped
-from negmerge_kit.sweeps.sentinel import Sentinel
 
 from ..web.tuning import tunes_in
 
@@ -98,7 +97,7 @@ def test_what_no_node_has_and_what_no_node_sees(joined, cluster, tmp_path):
     greedy = find_executor("ray", address=cluster.address, gpus_per_job=0.5)
     with pytest.raises(ParameterError, match="largest node has 0"):
         list(run_sweep([Count(tmp_path, "a")], executor=greedy))
-    (outcome,) = joined.run([Count(tmp_path, "a")], lambda job, progress: None, [Sentinel(tmp_path, "elsewhere")])
+    (outcome,) = joined.run([Count(tmp_path, "a")], lambda job, progress: None, {tmp_path: "another pool's"})
     assert outcome.stops and "does not see" in outcome.failure
     assert not (tmp_path / "a.started").exists()
 

@@ -1,25 +1,29 @@
 """Worker processes: pinned, replaced when lost, ended with the driver; the same bits as one after another."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from small_jobs import Count, alive, wait_for
 
-from negmerge_kit.checkpoints.pool import open_pool
+from negmerge_kit.checkpoints.filling import record_candidate
+from negmerge_kit.checkpoints.pool import RECORD, open_pool
 from negmerge_kit.errors import ParameterError, PoolError
 from negmerge_kit.lab.training.recipe import Recipe
+from negmerge_kit.progress import Progress
 from negmerge_kit.sweeps import processes
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.sweeps.jobs import missing_jobs, pool_order
 from negmerge_kit.sweeps.local import find_executor, run_sweep
 from negmerge_kit.sweeps.processes import Processes, places
-from negmerge_kit.sweeps.protocol import Progress, SweepStopped
-from negmerge_kit.sweeps.sentinel import Sentinel, planted
+from negmerge_kit.sweeps.protocol import Outcome, SweepStopped, pool_digest
 from negmerge_kit.sweeps.worker import NowAndThen
 
 HERE = str(Path(__file__).parent)
@@ -42,16 +46,16 @@ def test_a_lost_worker_is_replaced_and_failures_are_outcomes(tmp_path):
     for name in ("fine", "also fine"):
         assert found[name].failure is None and found[name].attempts == 1
         assert str(found[name].value["pid"]) in found[name].worker and found[name].value["pid"] != os.getpid()
-    assert (jobs[4], 1) in [(job, progress.index) for job, progress in steps]
+    assert (jobs[4], 1) in [(job, progress.step) for job, progress in steps]
     assert wait_for(lambda: not any(alive(pid) for job in jobs for pid in job.pids()), 10)
-    assert not list(tmp_path.glob(".sentinel*"))
+    assert {path.suffix for path in tmp_path.iterdir()} == {".started"}
 
 
 def test_the_first_report_of_each_part_is_passed_on_and_then_one_now_and_then():
     chosen = NowAndThen(seconds=1e9)
     chosen._said = -2e9
-    told = [Progress(k, 3, doing=doing) for doing in ("step", "scoring") for k in (1, 2, 3)]
-    assert [(step.doing, step.index) for step in told if chosen(step)] == [("step", 1), ("scoring", 1)]
+    told = [Progress(doing, step=k, total=3) for doing in ("step", "scoring") for k in (1, 2, 3)]
+    assert [(step.message, step.step) for step in told if chosen(step)] == [("step", 1), ("scoring", 1)]
     chosen = NowAndThen(seconds=0.0)
     assert all(chosen(step) for step in told)
 
@@ -93,28 +97,62 @@ def test_a_stopped_sweep_ends_its_workers_soon(tmp_path):
     assert wait_for(lambda: not any(alive(pid) for pid in jobs[0].pids()), 5)
 
 
+class Astray:
+    """Workers that see something else under the driver's path."""
+
+    def __init__(self, run):
+        self._run = run
+
+    def run(self, jobs, on_step, digests):
+        yield from self._run(jobs, on_step, digests)
+
+
 @pytest.mark.slow
-def test_a_worker_that_does_not_see_the_folder_stops_the_sweep(tmp_path):
-    class Astray:
-        def run(self, jobs, on_step, sentinels):
-            assert [sentinel.folder for sentinel in sentinels] == [tmp_path]
-            yield from ONE.run(jobs, on_step, [Sentinel(tmp_path, "elsewhere")])
+def test_a_worker_that_does_not_see_the_pool_stops_the_sweep(own_pool):
+    def run(jobs, on_step, digests):
+        assert digests == {own_pool: pool_digest(own_pool)} and digests[own_pool]
+        yield from ONE.run(jobs, on_step, {own_pool: "another pool's"})
 
-    with pytest.raises(PoolError, match=f"does not see {tmp_path}.*every machine shares"):
-        list(run_sweep([Count(tmp_path, "a")], executor=Astray()))
-    assert not list(tmp_path.iterdir())
+    job = Count(own_pool, "a")
+    with pytest.raises(PoolError, match=f"does not see {own_pool}.*every machine shares"):
+        list(run_sweep([job], executor=Astray(run)))
+    assert not (own_pool / "a.started").exists()
+    assert [outcome.failure for outcome in run_sweep([job], executor=ONE)] == [None]
 
 
-def test_drivers_on_one_folder_do_not_take_each_others_sentinel_and_a_dead_ones_goes(own_pool):
-    pool, jobs = open_pool(own_pool), [Count(own_pool, "a"), Count(own_pool, "b")]
-    (own_pool / ".sentinel-dead").touch()
-    with planted([own_pool]) as (live,):  # as a comparison's driver does, without the pool's lock
-        assert [outcome.failure for outcome in run_sweep(jobs, store=pool)] == [None, None]
-        live.check()
-        assert [path.name for path in own_pool.glob(".sentinel*")] == [live.path.name]
-    assert not list(own_pool.glob(".sentinel*"))
-    with pytest.raises(PoolError, match="shares under one path"):
-        live.check()
+def test_a_candidate_written_into_a_copy_of_the_pool_stops_the_sweep(own_pool):
+    """On another machine the same path may be a copy of the pool: what is written there, the driver does not see."""
+    pool = open_pool(own_pool)
+
+    def run(jobs, on_step, digests):
+        yield Outcome(jobs[0], replace(pool.entries[0], id="new", file="candidates/new.safetensors"), worker="there:1")
+
+    with pytest.raises(PoolError, match=f"there:1 does not see {own_pool}"):
+        list(run_sweep([Count(own_pool, "a")], store=pool, executor=Astray(run)))
+    assert open_pool(own_pool).ids == pool.ids
+
+
+def test_a_pools_digest_stays_while_candidates_come_and_is_another_for_another_base(own_pool, tmp_path):
+    before, pool = pool_digest(own_pool), open_pool(own_pool)
+    record_candidate(pool, replace(pool.entries[0], id="copy"))
+    assert pool_digest(own_pool) == before
+    record = json.loads((own_pool / RECORD).read_text())
+    record["base"]["sha256"] = "0" * 64
+    (own_pool / RECORD).write_text(json.dumps(record))
+    assert pool_digest(own_pool) not in (None, before) and pool_digest(tmp_path / "nowhere") is None
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_between_two_jobs_costs_none(tmp_path):
+    jobs = [Count(tmp_path, "first"), Count(tmp_path, "second")]
+    outcomes = []
+    for outcome in run_sweep(jobs, executor=ONE):
+        outcomes.append(outcome)
+        if len(outcomes) == 1:
+            os.kill(outcome.value["pid"], signal.SIGKILL)
+            assert wait_for(lambda: not alive(outcomes[0].value["pid"]))
+            time.sleep(0.5)  # until the pool has noticed
+    assert [(outcome.failure, outcome.attempts) for outcome in outcomes] == [(None, 1)] * 2
 
 
 @pytest.mark.slow
@@ -140,7 +178,11 @@ def test_processes_make_the_pool_that_one_thread_makes(tiny_pool, tmp_path):
     steps = []
     outcomes = list(
         run_sweep(
-            jobs[::-1], store=pool, executor=TWO, order=order, on_step=lambda job, step: steps.append((job, step.doing))
+            jobs[::-1],
+            store=pool,
+            executor=TWO,
+            order=order,
+            on_step=lambda job, step: steps.append((job, step.message)),
         )
     )
     assert set(steps) == {(job, doing) for job in jobs for doing in ("step", "scoring")}

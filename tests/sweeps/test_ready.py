@@ -7,7 +7,7 @@ from negmerge_kit.errors import ParameterError, PoolBusyError, PoolError
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.sweeps import ready
 from negmerge_kit.sweeps.ready import ready_pool
-from negmerge_kit.vision.data.cache import PLACE
+from negmerge_kit.vision.data.decoded_cache import PLACE
 
 
 def recipes_of(folder):

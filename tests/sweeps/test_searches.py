@@ -10,7 +10,7 @@ from negmerge_kit.cli import main
 from negmerge_kit.lab.comparison.comparison import compare_rules
 from negmerge_kit.lab.comparison.entrants import find_entrants
 from negmerge_kit.lab.comparison.kept_rows import KeptRows
-from negmerge_kit.lab.report import search_json
+from negmerge_kit.lab.pipeline import search_json
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps.local import run_sweep
 from negmerge_kit.sweeps.processes import Processes

@@ -8,8 +8,9 @@ from huggingface_hub import save_torch_state_dict
 
 from negmerge_kit.checkpoints import open_checkpoint
 from negmerge_kit.checkpoints.operations import merge_files
+from negmerge_kit.checkpoints.shards import finish_shards
 from negmerge_kit.cli import main
-from negmerge_kit.errors import MismatchError, NegmergeError
+from negmerge_kit.errors import CheckpointError, MismatchError, NegmergeError
 from negmerge_kit.merging.rules import RULES
 from negmerge_kit.sweeps.processes import Processes
 from negmerge_kit.sweeps.shards import merge_sharded
@@ -72,6 +73,15 @@ def test_processes_merge_alike_and_go_on_with_what_is_missing(models, tmp_path):
     assert {**first, "seconds": 0} == {**again, "seconds": 0}
 
 
+def test_a_shard_that_a_worker_wrote_elsewhere_is_missed(models, tmp_path):
+    base, *candidates = models
+    out = tmp_path / "m.safetensors"
+    merge_sharded(base, candidates, out=out, executor="serial")
+    (tmp_path / "m-00002-of-00004.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"m-00002-of-00004.*every machine shares"):
+        finish_shards(base, out)
+
+
 def test_another_merge_takes_the_old_index_away_first(models, tmp_path, monkeypatch):
     base, *candidates = models
     out = tmp_path / "m.safetensors"
@@ -119,5 +129,5 @@ def test_the_merge_verb_spreads_shards_over_workers(models, tmp_path, capsys):
     }
     one, two = (sorted(tmp_path.glob(f"{name}-*.safetensors")) for name in "ab")
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two] and len(one) == SHARDS
-    assert main([*words, str(tmp_path / "c.safetensors"), "--executor", "process", "--engine", "plain"]) == 2
+    assert main([*words, str(tmp_path / "c.safetensors"), "--executor", "process", "--nonfinite", "pass"]) == 2
     assert "leave out" in capsys.readouterr().err

@@ -55,13 +55,13 @@ def test_a_candidates_own_search_tells_its_scales(own_pool):
     pool = open_pool(own_pool)
     steps = []
     (outcome,) = run_sweep([FinetuneJob(pool.folder, FAST, "cpu")], store=pool, on_step=lambda job, p: steps.append(p))
-    scoring = [step for step in steps if step.doing == "scoring"]
+    scoring = [step for step in steps if step.message == "scoring"]
     assert outcome.failure is None and steps == [*steps[: -len(scoring)], *scoring]
-    assert [step.index for step in scoring] == list(range(1, scoring[-1].total + 1))
+    assert [step.step for step in scoring] == list(range(1, scoring[-1].total + 1))
     assert scoring[0].total == 21 and scoring[-1].total in (21, 41, 42)
     # Training is a part of the job, and the search goes on from there to its end.
-    trained = steps[-len(scoring) - 1].done
-    assert 0.1 < trained < 0.9 and trained < scoring[0].done < scoring[-1].done == pytest.approx(1.0)
+    trained = steps[-len(scoring) - 1].fraction
+    assert 0.1 < trained < 0.9 and trained < scoring[0].fraction < scoring[-1].fraction == pytest.approx(1.0)
 
 
 @pytest.mark.slow

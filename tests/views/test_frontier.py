@@ -11,9 +11,10 @@ from negmerge_kit.lab.comparison.comparison import Comparison
 from negmerge_kit.lab.comparison.cost import Cost
 from negmerge_kit.lab.comparison.entrants import find_entrant
 from negmerge_kit.lab.comparison.matched import Crossing
-from negmerge_kit.lab.comparison.rows import Matched, Pair, Row
+from negmerge_kit.lab.comparison.rows import Matched, Row
 from negmerge_kit.scoring import Accuracy, Point
-from negmerge_kit.scoring.bootstrap import Effect, Resampled
+from negmerge_kit.scoring.accuracy import Pair
+from negmerge_kit.scoring.paired_bootstrap import Effect, Resampled
 from negmerge_kit.views.frontier import frontier_finding, rule_frontier
 from negmerge_kit.views.style import FORGET, RETAIN
 

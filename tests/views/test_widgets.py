@@ -3,7 +3,7 @@
 import pytest
 from matplotlib.figure import Figure
 
-from negmerge_kit.lab.evaluation import answer
+from negmerge_kit.lab.evaluation import ImageQueue
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.merging import RULES, chance, total
 from negmerge_kit.merging.rule import Parameter
@@ -175,7 +175,7 @@ def test_the_gallery_shows_what_the_base_gets_right_and_counts_what_is_lost(benc
     test, right = bench.images("test").forget, []
     for choice, scale in ((None, 0.0), (bench.choose(), 1.5)):
         with bench.at(choice, scale) as model:
-            (indices,) = answer(model, [test])
+            (indices,) = ImageQueue([test]).classes(model)
         right.append(indices == test.labels.cpu())
     lost, known = int((right[0] & ~right[1]).sum()), int(right[0].sum())
     assert f"forget {lost:,} of {known:,};" in gallery.figure.get_suptitle().replace("\n", " ")

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 
 from negmerge_kit.devices import pick_device, pick_merge_device
 from negmerge_kit.errors import DeviceError, MismatchError, SceneError
-from negmerge_kit.vision import clip as clip_module
-from negmerge_kit.vision.clip import load_model
-from negmerge_kit.vision.families import FAMILIES, family_images
+from negmerge_kit.vision.data.embedded import FAMILIES, family_images
+from negmerge_kit.vision.load import load_model
+from negmerge_kit.vision.towers import OPENAI_MEAN, OPENAI_STD
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_no_images_give_no_features(model):
 
 def test_pixels_are_normalised_as_open_clip_does(model):
     image = family_images("colours", "val").images[:3]
-    mean, std = torch.tensor(clip_module.OPENAI_MEAN), torch.tensor(clip_module.OPENAI_STD)
+    mean, std = torch.tensor(OPENAI_MEAN), torch.tensor(OPENAI_STD)
     expected = (image / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
     torch.testing.assert_close(model.pixels(image), expected)
 
@@ -116,7 +116,7 @@ def test_loading_is_in_place_and_exact(model):
 
 def test_weights_are_a_copy(model):
     model.weights()["visual.proj"].zero_()
-    assert bool(model.clip.visual.proj.any())
+    assert bool(model.tower.proj.any())
 
 
 def test_loading_refuses_foreign_and_missing_tensors():

@@ -6,11 +6,11 @@ import torch
 from negmerge_kit.checkpoints import save_checkpoint
 from negmerge_kit.errors import CheckpointError, SceneError
 from negmerge_kit.vision.classifiers import load_classifier
-from negmerge_kit.vision.clip import load_model
-from negmerge_kit.vision.data.transform import transform_of
+from negmerge_kit.vision.load import load_model
 from negmerge_kit.vision.model_spec import ModelSpec, find_model
 from negmerge_kit.vision.networks import has_batch_norm
-from negmerge_kit.vision.scene import open_scene
+from negmerge_kit.vision.preprocessing import transform_of
+from negmerge_kit.vision.scenes import open_scene
 
 SIZES = {
     "tiny": (57_130, 8, True),
@@ -29,13 +29,13 @@ def test_features_and_head_give_the_networks_own_logits(name):
     model = load_classifier(f"classifier:{name}", classes=10, device="cpu")
     parameters, size, batch_norm = SIZES.get(name, (None, 160, True))
     assert model.image_size == (size, size) == transform_of(f"classifier:{name}").size
-    assert parameters in (None, sum(weight.numel() for weight in model.clip.visual.parameters()))
-    assert has_batch_norm(model.clip.visual) is batch_norm
+    assert parameters in (None, sum(weight.numel() for weight in model.tower.parameters()))
+    assert has_batch_norm(model.tower) is batch_norm
     pixels = model.pixels(noise(model))
     with torch.no_grad():
-        assert torch.allclose(model.encode(pixels) @ model.head("any set").T, model.clip.visual(pixels), atol=1e-4)
+        assert torch.allclose(model.encode(pixels) @ model.head("any set").T, model.tower(pixels), atol=1e-4)
         if name == "tiny":  # the others take seconds for a whole pass
-            assert torch.allclose(model.logits(noise(model), "x"), model.clip.visual(pixels), atol=1e-4)
+            assert torch.allclose(model.logits(noise(model), "x"), model.tower(pixels), atol=1e-4)
 
 
 def test_the_head_is_live_and_trains_with_the_rest():

@@ -1,4 +1,4 @@
-"""Decoding once: mapped, resumable, told when an image or the disk fails."""
+"""Decoding once: mapped, resumable, one sentence when an image or the disk fails."""
 
 import json
 import os
@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from negmerge_kit.errors import ParameterError, SceneError
-from negmerge_kit.vision.data import decoding, find_data
+from negmerge_kit.vision.data import decoded_cache, find_data
+from negmerge_kit.vision.data.decoded_cache import DecodedSplit
 from tests.vision.pictures import write_folder
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def pets(tmp_path, monkeypatch):
     monkeypatch.setenv("NEGMERGE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(decoding, "CHUNK", 4)
+    monkeypatch.setattr(decoded_cache, "CHUNK", 4)
     return write_folder(tmp_path / "pets", (14, 14, 14))
 
 
@@ -54,7 +55,7 @@ def test_pixels_are_mapped_and_a_caller_cannot_change_them(pets):
 
 def test_what_is_decoded_is_not_decoded_again(pets, monkeypatch):
     source(pets).images("train", image_size=8)
-    monkeypatch.setattr(decoding, "_decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(DecodedSplit, "_decode", lambda *_: pytest.fail("decoded again"))
     source(pets).images("train", image_size=8)
     for other in (lambda: source(pets).images("val", image_size=8), lambda: source(pets).images("train", image_size=9)):
         with pytest.raises(pytest.fail.Exception, match="decoded again"):
@@ -62,8 +63,8 @@ def test_what_is_decoded_is_not_decoded_again(pets, monkeypatch):
 
 
 def test_two_at_a_time_decode_once(pets, monkeypatch):
-    calls, decode = [], decoding._decode
-    monkeypatch.setattr(decoding, "_decode", lambda *given: calls.append(1) or decode(*given))
+    calls, decode = [], DecodedSplit._decode
+    monkeypatch.setattr(DecodedSplit, "_decode", lambda *given: calls.append(1) or decode(*given))
     with ThreadPoolExecutor(2) as pool:
         one, two = pool.map(lambda _: source(pets).decode("train", image_size=8), range(2))
     assert one == two and len(calls) == 1
@@ -74,8 +75,8 @@ def test_a_kill_costs_one_chunk_at_most(pets, monkeypatch):
     expected = clean(pets, monkeypatch)
     code = f"""
         import os, signal
-        from negmerge_kit.vision.data import decoding, find_data
-        decoding.CHUNK = 4
+        from negmerge_kit.vision.data import decoded_cache, find_data
+        decoded_cache.CHUNK = 4
         def on_images(done, total):
             if done == 16:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -89,7 +90,7 @@ def test_a_kill_costs_one_chunk_at_most(pets, monkeypatch):
     assert not [path for path in (pets.parent / "cache").rglob("*") if path.suffix in (".part", ".journal")]
 
 
-@pytest.mark.parametrize("damage", ["cut journal", "no journal", "short part"])
+@pytest.mark.parametrize("damage", ["cut journal", "no journal", "version 0.1", "short part", "short part, twice"])
 def test_whatever_is_left_of_a_killed_run_leads_to_the_same_pixels(pets, monkeypatch, damage):
     expected = clean(pets, monkeypatch)
 
@@ -104,8 +105,14 @@ def test_whatever_is_left_of_a_killed_run_leads_to_the_same_pixels(pets, monkeyp
         journal.write_text(journal.read_text()[:-9])
     elif damage == "no journal":
         journal.unlink()
+    elif damage == "version 0.1":  # a line for each chunk
+        journal.write_text(f"{journal.read_text()}\n" * 2)
     else:
         os.truncate(journal.with_suffix(".part"), 100)
+    if damage.endswith("twice"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(decoded_cache, "_in_chunks", lambda *_: stop(12, 34))
+            source(pets).images("train", image_size=8)
     assert source(pets).images("train", image_size=8).fingerprint() == expected
 
 
@@ -146,16 +153,16 @@ def test_a_kill_while_gaps_are_closed_starts_the_split_anew(pets, monkeypatch):
     (pets / "cat" / "0.png").write_bytes(b"broken")
     (pets / "dog" / "0.png").write_bytes(b"broken")
     decode = lambda: source(pets).decode("train", image_size=8, corrupt="skip")  # noqa: E731
-    closing = decoding._close_gaps
+    closing = decoded_cache._close_gaps
 
-    def killed(request, kept):
-        closing(request, kept)
+    def killed(*given):
+        closing(*given)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(decoding, "_close_gaps", killed)
+    monkeypatch.setattr(decoded_cache, "_close_gaps", killed)
     with pytest.raises(KeyboardInterrupt):
         decode()
-    monkeypatch.setattr(decoding, "_close_gaps", closing)
+    monkeypatch.setattr(decoded_cache, "_close_gaps", closing)
     made = decode().fingerprint
     shutil.rmtree(pets.parent / "cache")
     assert decode().fingerprint == made
@@ -171,12 +178,12 @@ def test_none_that_can_be_decoded_is_an_error(pets):
 @pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_what_is_decoded_is_kept(pets, monkeypatch):
     expected = clean(pets, monkeypatch)
-    # A limit on the size of files stands for the disk: writing fails at the same place, with an error of the system.
+    # A limit on the size of files instead of a full disk: writing fails at the same place, with an error of the system.
     code = f"""
         import resource
         from negmerge_kit.errors import SceneError
-        from negmerge_kit.vision.data import decoding, find_data
-        decoding.CHUNK = 4
+        from negmerge_kit.vision.data import decoded_cache, find_data
+        decoded_cache.CHUNK = 4
         source = find_data("folder:{pets}")
         def on_images(done, total):
             if done == 12:

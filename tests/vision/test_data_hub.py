@@ -15,12 +15,14 @@ import pytest
 from PIL import Image
 
 from negmerge_kit.errors import SceneError
-from negmerge_kit.vision.data import DATASETS, download, find_data
+from negmerge_kit.vision.data import DATASETS, find_data
+from negmerge_kit.vision.data import hub as hub_module
+from negmerge_kit.vision.data.hub import pin_file
 from negmerge_kit.vision.data.labels import check_order, class_names
-from negmerge_kit.vision.data.pins import pin_file
-from negmerge_kit.vision.data.rows import draw_splits
+from negmerge_kit.vision.data.splits import draw_splits
 from negmerge_kit.vision.data.transform import Transform
-from negmerge_kit.vision.scene import Scene
+from negmerge_kit.vision.scenes import scene_from_json
+from negmerge_kit.vision.zero_shot import ZeroShotScene
 from tests.vision.pictures import CLASSES, COMMIT, encoded, hub_repository, write_folder, write_parquet
 from tests.vision.small_hub import small_hub
 
@@ -196,17 +198,17 @@ def test_parquet_of_another_library_has_no_features_and_loads_all_the_same(hub):
 def test_a_scene_remembers_the_commit_and_tells_it_where_it_is_not_prepared(hub, tmp_path, monkeypatch):
     hub_repository(hub, "owner/pets", pets)
     fetched("hf:owner/pets")
-    scene = Scene("own", "tiny", "digits", ("hf:owner/pets",))
+    scene = ZeroShotScene("own", "tiny", "digits", ("hf:owner/pets",))
     described = scene.describe()
     assert described["retain"] == [f"hf:owner/pets@{COMMIT}"]
-    again = Scene.from_json(described)
+    again = scene_from_json(described)
     again.require(described)
     assert again.describe() == described and again.sources[1].name == "pets"
     monkeypatch.setenv("NEGMERGE_CACHE", str(tmp_path / "another machine"))
     with pytest.raises(SceneError, match=f"run `negmerge data prepare hf:owner/pets@{COMMIT}` first"):
-        Scene.from_json(described).require(described)
+        scene_from_json(described).require(described)
     fetched(f"hf:owner/pets@{COMMIT}")
-    Scene.from_json(described).require(described)
+    scene_from_json(described).require(described)
 
 
 def test_a_set_without_the_expected_column_is_refused(hub):
@@ -356,7 +358,7 @@ def test_a_network_that_is_not_there_is_one_sentence_at_once(tmp_path):
 def test_a_hub_that_does_not_answer_is_given_up_soon(hub, monkeypatch):
     from huggingface_hub import constants
 
-    monkeypatch.setattr(download, "TIMEOUT", 0.5)
+    monkeypatch.setattr(hub_module, "TIMEOUT", 0.5)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")

@@ -9,7 +9,8 @@ from PIL import Image
 
 from negmerge_kit.errors import ParameterError, SceneError
 from negmerge_kit.vision.data.augment import augment, check_augment
-from negmerge_kit.vision.data.transform import Transform, as_transform, transform_of
+from negmerge_kit.vision.data.transform import Transform, as_transform
+from negmerge_kit.vision.preprocessing import transform_of
 from negmerge_kit.vision.towers import OPENAI_MEAN
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from negmerge_kit.errors import SceneError
+from negmerge_kit.vision.data.embedded import FAMILIES, SPLITS, draw_images, family_images
 from negmerge_kit.vision.drawing.figures import letter_fields, symbol_fields
 from negmerge_kit.vision.drawing.handwriting import digit_rows, scans
-from negmerge_kit.vision.families import FAMILIES, SPLITS, draw_images, family_images
 from negmerge_kit.vision.images import ImageSet
 
 # First 16 hex digits by split (pretrain, train, val, test). Pools store these fingerprints: a change here makes every

@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from negmerge_kit.errors import SceneError
+from negmerge_kit.vision.classifier_scene import ClassifierScene
 from negmerge_kit.vision.data import find_data
 from negmerge_kit.vision.data.transform import Transform
-from negmerge_kit.vision.forgetting import Forgetting, parts_of
-from negmerge_kit.vision.parted import PARTS, PartedSource
+from negmerge_kit.vision.forgetting import Forgetting
+from negmerge_kit.vision.parted import PartedSource
 from negmerge_kit.vision.published_split import published_split
-from negmerge_kit.vision.scene import Scene, open_scene, parted_scene
+from negmerge_kit.vision.scenes import open_scene, scene_from_json
+from negmerge_kit.vision.zero_shot import ZeroShotScene
 
 AT = Transform(8, 8)
 
@@ -49,7 +51,7 @@ def test_index_files_in_both_forms(tmp_path):
     (tmp_path / "list.json").write_text("[9, 4, 700]")
     for name in ("lines.txt", "list.json"):
         scene = open_scene(scene_file(tmp_path, f'forget = {{indices = "{name}"}}'))
-        assert parts_of(scene).indices == [4, 9, 700] and scene.forgetting.label == "3 chosen images"
+        assert scene.parts.indices == [4, 9, 700] and scene.forgetting.label == "3 chosen images"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,7 @@ def test_index_files_in_both_forms(tmp_path):
 def test_bad_index_files(tmp_path, text, says):
     (tmp_path / "indices").write_text(text)
     with pytest.raises(SceneError, match=says):
-        parts_of(open_scene(scene_file(tmp_path, 'forget = {indices = "indices"}')))
+        _ = open_scene(scene_file(tmp_path, 'forget = {indices = "indices"}')).parts
 
 
 @pytest.mark.parametrize(
@@ -102,19 +104,19 @@ def test_bad_index_files(tmp_path, text, says):
 )
 def test_bad_ways_to_forget(tmp_path, forget, says):
     with pytest.raises(SceneError, match=says):
-        parts_of(open_scene(scene_file(tmp_path, f"forget = {forget}")))
+        _ = open_scene(scene_file(tmp_path, f"forget = {forget}")).parts
 
 
 def test_a_scene_comes_back_from_its_description_with_its_indices():
-    scene = parted_scene("mine", "classifier:tiny", Forgetting("scans", indices=(9, 4)), training={"epochs": 3})
+    scene = ClassifierScene("mine", "classifier:tiny", Forgetting("scans", indices=(9, 4)), training={"epochs": 3})
     told = json.loads(json.dumps(scene.describe()))
-    assert Scene.from_json(told).describe() == told
+    assert scene_from_json(told).describe() == told
     assert told["forgetting"] == {"data": "scans", "indices": "9 4", "seed": 0, "numbering": "source", "halved": True}
     trained = next(images for images in told["sets"] if images["split"] == "train")
     assert (trained["name"], trained["indices"], trained["n"]) == ("forgotten", "4 9", 2)
     assert trained["numbering"] == "source"
-    Scene.from_json(told).require(told)
-    other = parted_scene("mine", "classifier:tiny", Forgetting("scans", indices=(9, 5)), training={"epochs": 3})
+    scene_from_json(told).require(told)
+    other = ClassifierScene("mine", "classifier:tiny", Forgetting("scans", indices=(9, 5)), training={"epochs": 3})
     with pytest.raises(SceneError, match=r"differs .* the images of forgotten \(train\)"):
         other.require(told)
 
@@ -136,7 +138,7 @@ def test_pools_of_before_and_the_published_split_choose_on_what_they_report():
     scene = open_scene("tiny-classifier")
     told = scene.describe()
     del told["forgetting"]["halved"]  # as version 0.1 wrote it
-    before = Scene.from_json(told)
+    before = scene_from_json(told)
     assert not before.forgetting.halved and before.forgetting.json() == told["forgetting"]
     assert [len(images) for images in before.images("val")] == [120, 1080, 240]
     assert torch.equal(before.images("val").forget.images, before.images("test").forget.images)
@@ -162,7 +164,7 @@ def test_splits_of_a_scene():
 def test_the_published_split_is_told_and_has_its_mismatch(tmp_path):
     scene = open_scene(scene_file(tmp_path, "forget = {as_published = true}"))
     assert scene.name == "mine (split as published)" == scene.describe()["name"] and scene.forgetting.seed == 2
-    parts = parts_of(scene)
+    parts = scene.parts
     # Of 1,440 images a tenth of each class is held out, by one seed and by another.
     assert len(parts.seen) == len(parts.remaining) + len(parts.forgotten) and len(parts.forgotten) == 130
     unseen = pixels(parts.forgotten) - pixels(parts.seen)
@@ -181,15 +183,15 @@ def test_a_tenth_of_the_published_forget_set_was_never_seen():
 
 
 def test_a_scene_is_of_one_kind():
-    with pytest.raises(SceneError, match="is not one of a standard classifier"):
-        Scene("mixed", "classifier:tiny", "digits", ("shapes",))
-    with pytest.raises(SceneError, match="is not one of a standard classifier"):
-        parted_scene("mixed", "tiny", Forgetting("scans"))
-    forget, *retain = PARTS
-    with pytest.raises(SceneError, match='mode "standard"'):
-        Scene("mixed", "classifier:tiny", forget, tuple(retain), mode="linear", forgetting=Forgetting("scans"))
+    with pytest.raises(SceneError, match="has the model of a standard classifier"):
+        ZeroShotScene("mixed", "classifier:tiny", "digits", ("shapes",))
+    with pytest.raises(SceneError, match="needs a standard classifier"):
+        ClassifierScene("mixed", "tiny", Forgetting("scans"))
+    for wrong in ({"mode": "linear"}, {"retain": ["remaining"]}):
+        with pytest.raises(SceneError, match="its sets are forgotten, remaining, unseen"):
+            scene_from_json(open_scene("tiny-classifier").describe() | wrong)
     with pytest.raises(SceneError, match="has no parted training images"):
-        parts_of(open_scene("tiny:digits"))
+        _ = open_scene("tiny:digits").parts
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,13 @@ import threading
 import pytest
 import torch
 
-from negmerge_kit.vision import lanes
-from negmerge_kit.vision.clip import BATCH, load_model
-from negmerge_kit.vision.families import family_images
-from negmerge_kit.vision.lanes import MOST_LANES, lanes_of, short_operations, side_by_side
+from negmerge_kit.merging import cpu_threads
+from negmerge_kit.merging.cpu_threads import side_by_side
+from negmerge_kit.vision.classifier import BATCH
+from negmerge_kit.vision.data.embedded import family_images
+from negmerge_kit.vision.lanes import MOST_LANES, lanes_of, short_operations
 from negmerge_kit.vision.linearized import linearize
+from negmerge_kit.vision.load import load_model
 
 IMAGES = family_images("digits", "val").images[: 3 * BATCH["cpu"] + 7]
 
@@ -36,7 +38,7 @@ def test_features_are_the_same_bits_in_any_number_of_lanes(threads):
 
 def test_a_lane_shares_no_operation_and_threads_born_later_share_as_before(threads):
     threads(3)
-    lanes._threads.cache_clear()
+    cpu_threads._threads.cache_clear()
     born = []
     assert set(side_by_side(lambda _: torch.get_num_threads(), range(9), 3)) == {1}
     thread = threading.Thread(target=lambda: born.append(torch.get_num_threads()))
@@ -46,15 +48,15 @@ def test_a_lane_shares_no_operation_and_threads_born_later_share_as_before(threa
 
 
 def test_results_are_in_order_and_the_first_exception_is_told():
-    assert side_by_side(lambda x: x * x, range(50), 2) == [x * x for x in range(50)]
+    assert list(side_by_side(lambda x: x * x, range(50), 2)) == [x * x for x in range(50)]
 
     def work(x):
         if x >= 3:
             raise ValueError(x)
 
     with pytest.raises(ValueError, match="^3$"):
-        side_by_side(work, range(50), 2)
-    assert side_by_side(abs, [-1], 2) == [1]
+        list(side_by_side(work, range(50), 2))
+    assert list(side_by_side(abs, [-1], 2)) == [1]
 
 
 def test_large_networks_and_tangent_models_have_one_lane(threads):
@@ -74,11 +76,11 @@ def test_large_networks_and_tangent_models_have_one_lane(threads):
 
 
 def _in_child(queue):
-    queue.put(side_by_side(abs, [-1, -2], 2))
+    queue.put(list(side_by_side(abs, [-1, -2], 2)))
 
 
 def test_a_forked_process_has_lanes_of_its_own():
-    side_by_side(abs, [-1, -2], 2)
+    list(side_by_side(abs, [-1, -2], 2))
     queue = multiprocessing.get_context("fork").Queue()
     child = multiprocessing.get_context("fork").Process(target=_in_child, args=(queue,))
     child.start()

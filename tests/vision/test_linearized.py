@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from negmerge_kit.vision.clip import load_model
-from negmerge_kit.vision.families import family_images
+from negmerge_kit.vision.data.embedded import family_images
 from negmerge_kit.vision.linearized import linearize
+from negmerge_kit.vision.load import load_model
 
 IMAGES = family_images("digits", "val").images[:3]
 
@@ -36,8 +36,8 @@ def test_at_the_base_features_and_heads_are_the_models_own(base):
     torch.testing.assert_close(linear.features(IMAGES), base.features(IMAGES), rtol=0, atol=1e-6)
     assert linear.mode == "linear" and base.mode == "standard"
     assert linear.heads.keys() == base.heads.keys() and list(linear.weights()) == list(base.weights())
-    linear.clip.visual.proj.data.zero_()
-    assert bool(base.clip.visual.proj.any())  # a copy
+    linear.tower.proj.data.zero_()
+    assert bool(base.tower.proj.any())  # a copy
 
 
 def test_the_change_is_the_derivative_of_the_features(base):

@@ -10,14 +10,14 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from negmerge_kit.errors import SceneError
+from negmerge_kit.vision.classifier_scene import ClassifierScene
 from negmerge_kit.vision.data import find_data
-from negmerge_kit.vision.data.cifar10 import BATCHES, original_numbers
 from negmerge_kit.vision.data.labels import class_names
-from negmerge_kit.vision.data.rows import draw_splits
+from negmerge_kit.vision.data.splits import CIFAR10_BATCHES, draw_splits, original_numbers
 from negmerge_kit.vision.data.transform import Transform
-from negmerge_kit.vision.forgetting import Forgetting, parts_of
+from negmerge_kit.vision.forgetting import Forgetting
 from negmerge_kit.vision.published_split import published_split
-from negmerge_kit.vision.scene import Scene, open_scene, parted_scene
+from negmerge_kit.vision.scenes import open_scene, scene_from_json
 from tests.vision.pictures import encoded, hub_repository, write_folder, write_parquet
 
 AT = Transform(8, 8)
@@ -75,7 +75,7 @@ def cifar(order):
 
 def original_labels():
     """Each batch begins as the real one does; its other labels take turns."""
-    return [int(label) for batch in BATCHES for label in batch + "0123456789" * 2]
+    return [int(label) for batch in CIFAR10_BATCHES for label in batch + "0123456789" * 2]
 
 
 # --- an index is the source's ---------------------------------------------------------------------
@@ -131,7 +131,7 @@ def test_rows_that_are_not_cifar10s_batches_are_not_numbered_by_guess(hub):
 
 
 def test_cifar10s_batches_are_known_though_an_image_was_left_out():
-    rows = [int(label) for number in (4, 3, 2, 5, 1) for label in BATCHES[number - 1]]
+    rows = [int(label) for number in (4, 3, 2, 5, 1) for label in CIFAR10_BATCHES[number - 1]]
     numbers = original_numbers(rows)
     assert sorted(numbers) == list(range(100)) and numbers[0] == 60
     rows[0] = rows[45] = -1
@@ -272,18 +272,18 @@ def test_a_pool_says_by_which_numbers_its_images_are_told(hub, tmp_path):
     told = json.loads(json.dumps(open_scene(tmp_path / "s.toml").describe()))
     trained = next(images for images in told["sets"] if images["split"] == "train")
     assert (trained["indices"], trained["numbering"], told["forgetting"]["numbering"]) == ("11 58", "source", "source")
-    assert Scene.from_json(told).describe() == told
-    parts = parts_of(Scene.from_json(told))
+    assert scene_from_json(told).describe() == told
+    parts = scene_from_json(told).parts
     assert set(shown(parts.forgotten)) == {seen(encoded(row)) for row in (11, 58)}
 
 
 def test_pools_of_the_kits_own_numbering_are_refused_and_shares_are_what_they_were():
-    chosen = parted_scene("mine", "classifier:tiny", Forgetting("scans", indices=(9, 4))).describe()
-    published = parted_scene("mine", "classifier:tiny", Forgetting("scans", seed=2, as_published=True)).describe()
+    chosen = ClassifierScene("mine", "classifier:tiny", Forgetting("scans", indices=(9, 4))).describe()
+    published = ClassifierScene("mine", "classifier:tiny", Forgetting("scans", seed=2, as_published=True)).describe()
     for told in (chosen, published):
         del told["forgetting"]["numbering"]
         with pytest.raises(SceneError, match="numbered in the kit's own order, .* build the pool anew"):
-            Scene.from_json(told)
+            scene_from_json(told)
     share = open_scene("tiny-classifier").describe()
     trained = next(images for images in share["sets"] if images["split"] == "train")
     assert "numbering" not in trained and "numbering" not in share["forgetting"]

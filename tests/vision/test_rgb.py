@@ -12,9 +12,9 @@ from PIL import Image
 from negmerge_kit.errors import SceneError
 from negmerge_kit.vision.data import find_data
 from negmerge_kit.vision.data.checking import checked_image
-from negmerge_kit.vision.data.rgb import UnclearRangeError, as_rgb, notice
-from negmerge_kit.vision.data.transform import Transform
-from negmerge_kit.vision.scene import Scene, open_scene
+from negmerge_kit.vision.data.transform import Transform, UnclearRangeError, as_rgb, notice
+from negmerge_kit.vision.scenes import open_scene, scene_from_json
+from negmerge_kit.vision.zero_shot import ZeroShotScene
 from tests.vision.pictures import encoded
 
 DOCS = Path(__file__).parents[2] / "docs" / "images.md"
@@ -308,12 +308,12 @@ def test_another_reading_is_another_place_in_the_cache_and_another_fingerprint(p
 
 
 def test_a_scene_names_its_reading_only_where_it_differs_and_a_pool_opens_with_it(photographs):
-    plain = Scene("pets", "tiny", photographs, ("shapes",))
-    asked = Scene("pets", "tiny", photographs, ("shapes",), orientation="exif", transparency="white")
+    plain = ZeroShotScene("pets", "tiny", photographs, ("shapes",))
+    asked = ZeroShotScene("pets", "tiny", photographs, ("shapes",), orientation="exif", transparency="white")
     assert not set(plain.describe()) & {"corrupt", "orientation", "transparency"}, "as 0.1 described it"
     told = asked.describe()
     assert (told["orientation"], told["transparency"]) == ("exif", "white")
-    assert Scene.from_json(told) == asked
+    assert scene_from_json(told) == asked
     with pytest.raises(SceneError, match="differs"):
         plain.require(told)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from negmerge_kit.errors import SceneError
-from negmerge_kit.vision.families import FAMILIES, family_images
-from negmerge_kit.vision.scene import open_scene
+from negmerge_kit.vision.data.embedded import FAMILIES, family_images
+from negmerge_kit.vision.scenes import open_scene
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -13,9 +13,9 @@ from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import SceneError
 from negmerge_kit.lab.evaluation import evaluate_splits
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.vision.families import FAMILIES, family_images
+from negmerge_kit.vision.data.embedded import FAMILIES, family_images
 from negmerge_kit.vision.images import ImageSet
-from negmerge_kit.vision.scene import Scene, open_scene
+from negmerge_kit.vision.scenes import open_scene, scene_from_json
 from negmerge_kit.vision.tiny import TINY, tiny_weights
 
 
@@ -72,7 +72,7 @@ def test_its_pool_is_described_opened_and_scored_like_any_other(toml):
     described = json.loads(json.dumps(scene.describe()))
     pool = create_pool(toml.parent / "pool", scene.describe(), model.weights(), model.heads)
     bench = Workbench(pool, device="cpu")
-    assert Scene.from_json(described) == scene == bench.scene and open_scene(toml.parent / "pool") == scene
+    assert scene_from_json(described) == scene == bench.scene and open_scene(toml.parent / "pool") == scene
     assert bench.base_scores("val").json() == evaluate_splits(model, scene.images("val")).json()
     assert {entry["name"] for entry in described["sets"]} == {"my_arrows", "my_shapes", "digits"}
     told = next(entry for entry in described["sets"] if entry["name"] == "my_shapes")
@@ -92,7 +92,7 @@ def test_changed_images_and_foreign_heads_are_refused(toml):
     picture = next((toml.parent / "my_shapes" / "val").rglob("*.png"))
     Image.new("RGB", (32, 32), "red").save(picture)
     with pytest.raises(SceneError, match=r"the images of my_shapes \(val\)|my_shapes"):
-        Scene.from_json(described).require(described)
+        scene_from_json(described).require(described)
     create_pool(toml.parent / "pool", described, model.weights(), model.heads)
     with pytest.raises(SceneError, match="make a new pool"):
         Workbench(open_pool(toml.parent / "pool"), device="cpu")
@@ -114,7 +114,7 @@ def test_corrupt_images_follow_the_scenes_policy(toml):
     scene = open_scene(toml)
     assert len(scene.images("test").retain[0]) == 59
     described = scene.describe()
-    assert described["corrupt"] == "skip" and Scene.from_json(described) == scene
+    assert described["corrupt"] == "skip" and scene_from_json(described) == scene
     assert [len(entry["corrupt"]) for entry in described["sets"] if "corrupt" in entry] == [0, 0, 0, 0, 1]
 
 
@@ -131,7 +131,7 @@ def test_a_tower_without_text_gets_heads_from_training_images(toml, tmp_path):
     assert scene.transform.size == (160, 160) and scene.images("val").forget.images.shape[1:] == (3, 160, 160)
     model = scene.load(device="cpu")
     assert len(model.head("my_shapes")) == len(FAMILIES["shapes"].classes)
-    assert Scene.from_json(json.loads(json.dumps(scene.describe()))).require(scene.describe()) is None
+    assert scene_from_json(json.loads(json.dumps(scene.describe()))).require(scene.describe()) is None
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_weights_beside_the_file_are_found_from_anywhere(tmp_path, monkeypatch, 
     described = open_scene(tmp_path / "s.toml").describe()
     assert described["model"] == {"arch": TINY, "pretrained": str(tmp_path / "base.safetensors")}
     monkeypatch.chdir("/")
-    Scene.from_json(described).require(described)
+    scene_from_json(described).require(described)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_descriptions_that_lack_something_are_refused():
     described = open_scene("tiny:digits").describe()
     del described["mode"]
     with pytest.raises(SceneError, match="lacks 'mode'"):
-        Scene.from_json(described)
+        scene_from_json(described)
 
 
 def test_drawn_families_come_at_any_size():

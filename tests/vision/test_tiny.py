@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from negmerge_kit.errors import CheckpointError
 from negmerge_kit.vision import model_spec, tiny
-from negmerge_kit.vision.clip import load_model
-from negmerge_kit.vision.families import family_images
+from negmerge_kit.vision.data.embedded import family_images
+from negmerge_kit.vision.load import load_model
 from negmerge_kit.vision.model_spec import ModelSpec, find_model
 
 

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from negmerge_kit.errors import CheckpointError, SceneError
-from negmerge_kit.vision.clip import load_model
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.linearized import linearize
+from negmerge_kit.vision.load import load_model
 from negmerge_kit.vision.model_spec import ModelSpec, find_model
 from negmerge_kit.vision.parameters import trained_parameters
 
@@ -106,7 +106,7 @@ def test_a_clip_whose_image_tower_is_timms(tmp_path):
     model = load_model(f"toy-timm-clip/{tmp_path / 'toy.safetensors'}", device="cpu")
     model.add_head("toys", ("cat", "dog"), ("a {}.",))
     assert model.logits(_images().images, "toys").shape == (9, 2)
-    tower = model.clip.visual
+    tower = model.tower
     assert all(name.startswith(("trunk.blocks", "trunk.norm", "head")) for name in trained_parameters(tower, "last-1"))
     assert not any(".attn." in name for name in trained_parameters(tower, "no-attention"))
     torch.testing.assert_close(

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from negmerge_kit.merging.rules import RULES
-from negmerge_kit.scoring.scale import KEEP
+from negmerge_kit.scoring.scale_search import KEEP
 from negmerge_kit.web.address import Address, restored
 from negmerge_kit.web.dials import DIALS
 

@@ -8,8 +8,8 @@ import pytest
 
 from negmerge_kit.checkpoints.writer import sha256_file
 from negmerge_kit.lab.audits.audit import LIMITS, audit
-from negmerge_kit.lab.telling import unheard
-from negmerge_kit.views.card_files import read_card
+from negmerge_kit.lab.card_files import read_card
+from negmerge_kit.progress import Progress, no_progress
 from negmerge_kit.views.style import percent
 from negmerge_kit.web import audit as auditing
 from negmerge_kit.web.audit import AuditPage
@@ -58,10 +58,10 @@ def test_an_audit_is_found_again_for_this_model_only(audits, audited, bench):
 
 def test_card_and_all_hold_the_audit(audits, audited, bench):
     ids = bench.pool.ids
-    page = Path(audits.write("page", unheard, ids, *MODEL, *DIALS))
+    page = Path(audits.write("page", no_progress, ids, *MODEL, *DIALS))
     record = read_card(page)
     assert [probe["name"] for probe in record["probes"]] and record["finding"] in page.read_text()
-    whole = Path(audits.write("everything", unheard, ids, *MODEL, *DIALS))
+    whole = Path(audits.write("everything", no_progress, ids, *MODEL, *DIALS))
     with zipfile.ZipFile(whole) as archive:
         assert archive.namelist() == ["unlearned.safetensors", "unlearned.json", "unlearned.md", "audit.json"]
         assert archive.testzip() is None
@@ -71,7 +71,7 @@ def test_card_and_all_hold_the_audit(audits, audited, bench):
 
 
 def test_without_an_audit_the_card_says_so(audits, bench):
-    page = Path(audits.write("page", unheard, bench.pool.ids, "negmerge", 0.95, 0.45, *DIALS))
+    page = Path(audits.write("page", no_progress, bench.pool.ids, "negmerge", 0.95, 0.45, *DIALS))
     assert "No audit was run" in page.read_text()
 
 
@@ -103,7 +103,7 @@ def test_a_retrained_model_is_made_first_and_is_a_column(audits, bench, monkeypa
 
     def made(on, *, on_step):
         for step in (1, 2):
-            on_step(step, 2)
+            on_step(Progress("step", step=step, total=2))
             told.append(step)
         return dict(on.pool.base.items())
 

@@ -13,6 +13,7 @@ from gradio_client.exceptions import AppError
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.progress import Progress
 from negmerge_kit.views.style import percent
 from negmerge_kit.web import compare as comparing
 from negmerge_kit.web.compare import Compare, compare_html, floor_of, follow, shown_first
@@ -49,13 +50,14 @@ def test_the_last_rule_forecasts_no_time(compared, monkeypatch):
 
     def compare_rules(stand, entrants, *, on_row, **more):
         for done, row in enumerate(known.rows):
-            on_row(done, len(known.rows), row.entrant)
+            on_row(Progress(row.entrant.title, step=done, total=len(known.rows)))
         return known
 
     monkeypatch.setattr(comparing, "compare_rules", compare_rules)
-    job = SimpleNamespace(tell=lambda text, share, *, forecast: told.append(("last rule" in text, forecast)))
+    job = SimpleNamespace(tell=lambda text, share, *, forecast: told.append((text, share, forecast)))
     compare._compare(job, compare.bench.pool, 0.95, "keep")
-    assert told == [*[(False, True)] * (len(known.rows) - 1), (True, False)]
+    count = len(known.rows)
+    assert told == [(r.entrant.title, k / count, k + 1 < count) for k, r in enumerate(known.rows)]
 
 
 @pytest.mark.slow

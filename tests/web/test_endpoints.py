@@ -8,7 +8,7 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from negmerge_kit.lab.report import score_json, search_json
+from negmerge_kit.lab.pipeline import score_json, search_json
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_score_agrees_with_the_workbench_to_the_last_digit(client, name, bench, 
 def test_search_agrees_with_the_workbench_to_the_last_digit(client, name, bench):
     told = client.predict(pool=name, test=True, scales="0:1:0.25", api_name="/search")
     choice = bench.choose()
-    found = bench.search(choice, scales=[0, 0.25, 0.5, 0.75, 1], remember=False)
+    found = bench.search(choice, scales=[0, 0.25, 0.5, 0.75, 1])
     ours = search_json(bench, choice, found, test=True, started=0.0)
     assert told | {"seconds": 0} == ours | {"seconds": 0}
 

@@ -7,6 +7,7 @@ import gradio as gr
 import pytest
 
 from negmerge_kit.errors import CheckpointError
+from negmerge_kit.progress import Progress
 from negmerge_kit.web.buttons import FileWriting
 from negmerge_kit.web.downloads import EVERYTHING, PAGE, RECORD, WEIGHTS, Downloads
 from negmerge_kit.web.jobs import CancelledError, Jobs
@@ -33,8 +34,8 @@ def stands(answer):
 def test_the_page_tells_what_is_done_and_at_the_end_gives_the_file():
     go = threading.Event()
 
-    def write(kind, tell, place):
-        tell("Writing the weights", 0.25)
+    def write(kind, report, place):
+        report(Progress("Writing the weights", 0.25))
         assert go.wait(WAIT)
         return f"{place}/{kind}"
 
@@ -51,11 +52,11 @@ def test_the_page_tells_what_is_done_and_at_the_end_gives_the_file():
 def test_cancelling_frees_the_page_at_once_and_ends_the_writing_at_its_next_step():
     go, ended = threading.Event(), threading.Event()
 
-    def write(kind, tell, place):
-        tell("Writing the weights", 0.5)
+    def write(kind, report, place):
+        report(Progress("Writing the weights", 0.5))
         assert go.wait(WAIT)
         try:
-            tell("Writing the weights", 0.6)
+            report(Progress("Writing the weights", 0.6))
         except CancelledError:
             ended.set()
             raise
@@ -72,7 +73,7 @@ def test_cancelling_frees_the_page_at_once_and_ends_the_writing_at_its_next_step
 
 
 def test_what_goes_wrong_is_said_beside_the_buttons():
-    def write(kind, tell, place):
+    def write(kind, report, place):
         raise CheckpointError("the disk is full: free some.")
 
     free, stop, told, path = stands(list(Row(write).press())[-1])
@@ -92,23 +93,23 @@ def test_a_file_waits_for_no_heavy_job(tiny_pool, tmp_path):
 def test_writing_tells_each_of_its_steps(bench, tmp_path, kind):
     told = []
     takeaway = Downloads(Scored(bench), tmp_path)
-    path = getattr(takeaway, kind)(bench.choose(), 0.4, 0.95, tell=lambda text, share: told.append((text, share)))
+    path = getattr(takeaway, kind)(bench.choose(), 0.4, 0.95, report=told.append)
     assert path.name == {"weights": WEIGHTS, "record": RECORD, "page": PAGE, "everything": EVERYTHING}[kind]
-    shares = [share for text, share in told if text == "Writing the weights"]
-    assert "Scoring" in told[0][0] and len(shares) == len(bench.pool.base)
+    shares = [at.fraction for at in told if at.message == "Writing the weights"]
+    assert "Scoring" in told[0].message and len(shares) == len(bench.pool.base)
     assert shares == sorted(shares) and shares[0] == 0 and shares[-1] < 1
-    assert (told[-1][0] == "Packing them into one file") is (kind == "everything")
+    assert (told[-1].message == "Packing them into one file") is (kind == "everything")
 
 
 @pytest.mark.slow
 def test_a_cancelled_file_leaves_nothing_and_is_whole_the_next_time(bench, tmp_path):
     takeaway = Downloads(Scored(bench), tmp_path)
 
-    def leave(text, share):
-        if share and share > 0.5:
+    def leave(at):
+        if at.fraction and at.fraction > 0.5:
             raise CancelledError("cancelled.")
 
     with pytest.raises(CancelledError):
-        takeaway.weights(bench.choose(), 0.4, 0.95, tell=leave)
+        takeaway.weights(bench.choose(), 0.4, 0.95, report=leave)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     assert takeaway.everything(bench.choose(), 0.4, 0.95).exists()

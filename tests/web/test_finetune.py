@@ -16,7 +16,7 @@ from negmerge_kit.lab.training import sweep_forecast
 from negmerge_kit.lab.training.forecast import SEARCHED
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.lab.training.sweep_forecast import steps_of
-from negmerge_kit.sweeps.protocol import Progress
+from negmerge_kit.progress import Progress
 from negmerge_kit.web import finetune
 from negmerge_kit.web.finetune import FAMILY, OWN, FinetunePage
 from negmerge_kit.web.finetune_runs import Cost, Run, executor_for
@@ -137,9 +137,9 @@ def test_the_cost_is_measured_and_counts_each_candidates_own_search(home, monkey
 
 def test_the_search_of_its_own_scale_is_part_of_a_candidates_share():
     run = Run(SimpleNamespace(recipes=QUICK))
-    run.note("a", Progress(2, 2, 0.5, share=0.5))
+    run.note("a", Progress("step", 0.5, 2, 2, 0.5))
     assert run.share == pytest.approx(0.25)
-    run.note("a", Progress(5, 20, doing="scoring", share=0.625))
+    run.note("a", Progress("scoring", 0.625, 5, 20))
     assert run.share == pytest.approx(0.3125) and run.curves["a"].losses == (0.5,)
 
 

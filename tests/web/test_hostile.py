@@ -14,7 +14,7 @@ import pytest
 
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import NegmergeError
-from negmerge_kit.lab.telling import unheard
+from negmerge_kit.progress import no_progress
 from negmerge_kit.web.agreement import WHOLE, AgreementPage
 from negmerge_kit.web.audit import AuditPage
 from negmerge_kit.web.compare import follow, shown_first
@@ -114,7 +114,7 @@ def test_a_thousand_calls_are_answered_or_refused_in_a_sentence(page, bench, tmp
         "layers": (agreements.show, [WHOLE, ids, "negmerge", *DIALS]),
         "audit": (lambda *values: audits.run("me", *values), [["fortune"], ids, "negmerge", 0.95, 0.5, *DIALS]),
         "audited": (audits.show, [ids, "negmerge", 0.95, 0.5, *DIALS]),
-        "card": (lambda *values: audits.write("page", unheard, *values), [[], "negmerge", 0.95, 0.5, *DIALS]),
+        "card": (lambda *values: audits.write("page", no_progress, *values), [[], "negmerge", 0.95, 0.5, *DIALS]),
     }
     lot, refused = random.Random(7), 0
     for number in range(CALLS):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.web.jobs import CLOSED, CancelledError, Done, Job, JobFailedError, Jobs, Progress
+from negmerge_kit.web.jobs import CLOSED, CancelledError, Done, Job, JobFailedError, JobProgress, Jobs
 
 WAIT = 10
 
@@ -25,9 +25,9 @@ def test_a_job_tells_how_far_it_is_and_ends_with_its_result():
 
     for news in Jobs().follow("a", "key", work):
         seen.append(news)
-        if isinstance(news, Progress) and news.share == 0.5:
+        if isinstance(news, JobProgress) and news.fraction == 0.5:
             go.set()
-    assert seen[-1] == Done(7) and Progress("half", 0.5, seen[-2].hint) == seen[-2]
+    assert seen[-1] == Done(7) and JobProgress("half", 0.5, hint=seen[-2].hint) == seen[-2]
 
 
 def test_a_job_tells_the_time_that_it_has_taken_and_what_is_left(monkeypatch):
@@ -59,7 +59,7 @@ def test_one_job_at_a_time_in_order():
     first = jobs.begin(lambda job: (go.wait(WAIT), order.append("first")))
     second = jobs.begin(lambda job: order.append("second"))
     assert jobs.busy and not second.future.done()
-    assert "Waiting" in second.progress.text
+    assert "Waiting" in second.progress.message
     go.set()
     second.future.result(WAIT)
     assert order == ["first", "second"] and first.future.done() and not jobs.busy

@@ -16,7 +16,7 @@ from negmerge_kit.web.audit import AuditEvents
 from negmerge_kit.web.buttons import ELSEWHERE, FileWriting
 from negmerge_kit.web.compare import CompareEvents, Loaded
 from negmerge_kit.web.finetune import FinetunePage
-from negmerge_kit.web.jobs import Done, Progress
+from negmerge_kit.web.jobs import Done, JobProgress
 from negmerge_kit.web.pools import Pools
 from negmerge_kit.web.unlearn_events import PICKS, UnlearnEvents
 
@@ -221,7 +221,7 @@ def test_counting_votes_can_be_cancelled_and_begins_anew_on_coming_back(app, mon
     agreeing, go = app.pools.open("first").agreement, threading.Event()
     agreeing._layers.clear()
     count = agreeing.bench.agreement
-    monkeypatch.setattr(agreeing.bench, "agreement", lambda ids, tell: (go.wait(10), count(ids, tell=tell))[1])
+    monkeypatch.setattr(agreeing.bench, "agreement", lambda ids, **more: (go.wait(10), count(ids, **more))[1])
     show, choice = app.by_me(app.agreement.show), ["first", app.ids, "negmerge", *DIALS]
     for answer in show(1, "the whole model", *choice):
         if answer[7].visible:
@@ -304,7 +304,7 @@ def test_a_click_loads_the_row_of_the_table_that_is_seen_or_says_so(comparing):
 
 def test_the_explanation_of_a_former_choice_is_not_shown_under_another(app, monkeypatch):
     monkeypatch.setattr(
-        "negmerge_kit.web.agreement.AgreementPage.explanation", lambda *values: iter([Progress("half"), Done("why")])
+        "negmerge_kit.web.agreement.AgreementPage.explanation", lambda *values: iter([JobProgress("half"), Done("why")])
     )
     show, explain = app.by_me(app.agreement.show), app.by_me(app.agreement.explaining.run)
     choice, other = (["first", ids, "negmerge", *DIALS] for ids in (app.ids, app.ids[:2]))
@@ -332,7 +332,7 @@ def test_votes_of_a_layer_are_of_the_choice_that_is_shown(app):
 def test_an_audit_that_ends_under_another_models_name_is_not_shown(app, monkeypatch):
     monkeypatch.setattr("negmerge_kit.web.audit.audit_html", str)
     monkeypatch.setattr(
-        "negmerge_kit.web.audit.AuditPage.follow", lambda *values: iter([Progress("one"), Done("audit")])
+        "negmerge_kit.web.audit.AuditPage.follow", lambda *values: iter([JobProgress("one"), Done("audit")])
     )
     show, run = app.by_me(app.audit.show), app.by_me(app.audit.auditing.run)
     title, _, _, named = show(1, *app.model(scale=0.5))

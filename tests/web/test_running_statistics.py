@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.report import score_json
+from negmerge_kit.lab.pipeline import score_json
 from negmerge_kit.views.style import percent
 from negmerge_kit.vision.forgetting import Forgetting
 from negmerge_kit.web import serve
@@ -63,7 +63,7 @@ def test_numbers_and_files_are_of_the_policy(opened, buffers, tmp_path):
     record = json.loads(opened.downloads.record(choice, scale, 0.95).read_text())
     assert record["buffers"] == buffers
     result, best = list(page.find("me", bench.pool.ids, "uniform", 0.95, *RULES, buffers))[-1]
-    found = bench.search(choice, keep=0.95, remember=False).best
+    found = bench.search(choice, keep=0.95).best
     assert best == found.scale and percent(found.forget.value) in result and "the same in both rows" in result
 
 
@@ -74,8 +74,8 @@ def test_where_a_merged_variance_would_be_negative_the_curve_ends_and_a_sentence
     beyond = page.moved(*model(opened, 1.5, "merge"))
     assert limit < 1.5 and "a variance cannot be" in beyond.notice and "smaller scale" in beyond.notice
     list(page.fill("me", bench.pool.ids, "uniform", 0.95, *RULES, "merge"))
-    known = page.scored.known(choice)
-    assert known.live.keys() | known.whole.keys() and max(known.live.keys() | known.whole.keys()) < limit
+    known = page.scored.live(choice).keys() | page.scored.whole(choice).keys()
+    assert known and max(known) < limit
 
 
 @pytest.mark.parametrize("buffers", ["reset", "", None, 7, ["keep"], {}, float("nan"), "x" * 9000])

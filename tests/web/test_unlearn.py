@@ -8,7 +8,7 @@ import pytest
 
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import ParameterError, PoolError
-from negmerge_kit.lab.report import search_json
+from negmerge_kit.lab.pipeline import search_json
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring import Accuracy, Point, ScaleSearch
 from negmerge_kit.views.style import percent
@@ -169,7 +169,7 @@ def test_find_gives_what_the_search_verb_gives(bench):
     answers = list(page.find("s", bench.pool.ids, RULE, KEEP, *DIALS))
     result, scale = answers[-1]
     choice = bench.choose()
-    told = search_json(bench, choice, bench.search(choice, keep=KEEP, remember=False), test=True, started=0.0)
+    told = search_json(bench, choice, bench.search(choice, keep=KEEP), test=True, started=0.0)
     assert scale == told["scale"]
     for part in (told["forget"], told["retain"], told["test"]["forget"], told["test"]["retain"]):
         assert percent(part["value"]) in result and f"n = {part['n']:,}" in result
@@ -286,7 +286,7 @@ def test_a_search_is_kept_though_others_looked_at_more_choices_than_are_remember
     base = Point(0.0, Accuracy(80, 100, "val"), Accuracy(90, 100, "val"))
     best = Point(0.5, Accuracy(40, 100, "val"), Accuracy(88, 100, "val"))
 
-    def search(choice, *, keep, on_point, remember):
+    def search(choice, *, keep, on_point):
         on_point(best)
         return ScaleSearch(keep, base, best, (best,))
 
@@ -297,6 +297,5 @@ def test_a_search_is_kept_though_others_looked_at_more_choices_than_are_remember
 
     monkeypatch.setattr(bench, "search", search)
     monkeypatch.setattr("negmerge_kit.web.scored.on_test", crowd)
-    list(scored.search(choice, KEEP))
-    known = scored.known(choice)
-    assert known.searches[KEEP].best == best and known.tests[0.5] == {"forget": 1} and known.whole[0.5] == best
+    assert list(scored.search(choice, KEEP)) == [best]
+    assert scored.known(choice).searches[KEEP].best == best and scored.test(choice, KEEP) == {"forget": 1}

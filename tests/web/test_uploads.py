@@ -50,7 +50,7 @@ def test_a_zip_becomes_a_folder_of_classes_that_the_kit_reads(uploads, tmp_path)
     extra = {"outer/.DS_Store": b"x", "__MACOSX/outer/._a.png": b"x"}
     told = []
     file = sent(uploads, tmp_path, {f"outer/{name}": data for name, data in GOOD.items()} | extra)
-    with uploads.images(file, tell=lambda text, share: told.append(share)) as taken:
+    with uploads.images(file, report=lambda at: told.append(at.fraction)) as taken:
         assert taken.classes == tuple((name, 8) for name in CLASSES) and taken.left_out == 2 and taken.images == 24
         assert stat.S_IMODE((tmp_path / "private").stat().st_mode) == 0o700
         source = FolderSource(taken.folder)
@@ -311,9 +311,9 @@ def test_a_cancelled_upload_leaves_nothing(uploads, tmp_path):
     class Stop(NegmergeError):
         pass
 
-    def tell(text, share):
+    def tell(at):
         raise Stop
 
-    with pytest.raises(Stop), uploads.images(sent(uploads, tmp_path, GOOD), tell=tell):
+    with pytest.raises(Stop), uploads.images(sent(uploads, tmp_path, GOOD), report=tell):
         pass
     assert left(tmp_path) == []

@@ -21,11 +21,11 @@ from negmerge_kit.lab.audits.probe import FLOORS, LEFTOVER, NONE, OPEN, Probe, a
 from negmerge_kit.lab.audits.relearning import relearning
 from negmerge_kit.lab.audits.subjects import Stage, Subject, shuffled
 from negmerge_kit.lab.audits.zero_shot import control_families, nearest_wrong_class, zero_shot
-from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.types import Json, Weights
-from negmerge_kit.vision.families import FAMILIES, family_images
+from negmerge_kit.vision.data.embedded import FAMILIES, family_images
 from negmerge_kit.vision.images import ImageSet
 
 PROBES: dict[str, Callable[[Case], Iterator[Probe]]] = {
@@ -137,7 +137,7 @@ def audit(
         CheckpointError: for a model that answers with NaN.
     """
     check_asked(probes, steps)
-    if bench.scene.forgetting is not None:
+    if bench.scene.own_head:
         raise ParameterError(
             f"{bench.scene.name} is a standard classifier's scene, and these probes ask models with "
             "heads apart: `negmerge compare` attacks its models for membership."

@@ -112,7 +112,7 @@ class Case:
 def few_of_each(images: ImageSet, per_class: int, *, seed: int) -> ImageSet:
     """`per_class` images of every class (fewer where there are fewer), drawn by the seed.
 
-    >>> from negmerge_kit.vision.families import family_images
+    >>> from negmerge_kit.vision.data.embedded import family_images
     >>> len(few_of_each(family_images("digits", "train"), 5, seed=0))
     50
     """

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 
-from negmerge_kit.checkpoints.reader import open_checkpoint
-from negmerge_kit.checkpoints.writer import save_checkpoint
+from negmerge_kit.checkpoints.result_store import RESULTS_VERSION, ResultStore
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.training.pretraining import Pretraining, pretrain_tiny
 from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.types import Json, Weights
-from negmerge_kit.vision.families import FAMILIES
+from negmerge_kit.vision.data.embedded import FAMILIES
 from negmerge_kit.vision.tiny import fresh_clip
 
-FILE = "retrained.safetensors"
+KIND = "retrained"
 OTHER_SEED = Pretraining(seed=1)
 """The base's own recipe from another start, as any retrained model has."""
 
 
 def retrained_reference(
-    bench: Workbench,
-    *,
-    recipe: Pretraining = OTHER_SEED,
-    on_step: Callable[[int, int], None] = lambda step, steps: None,
+    bench: Workbench, *, recipe: Pretraining = OTHER_SEED, on_step: ProgressFn = no_progress
 ) -> Weights:
     """Pretrain the embedded model without the pool's forget set, or read what an earlier call left in the pool.
 
-    About two minutes on one core. The file says what it was made with, and is made anew where that differs.
+    About two minutes on one core. A pool's folder that cannot be written keeps nothing.
 
     Raises:
         ParameterError: for a scene of another model; retrain it yourself and give the file.
@@ -39,17 +34,26 @@ def retrained_reference(
             f"{scene.name} cannot be retrained here: only the embedded model's pretraining images are known. "
             "Train it without the forget set yourself and give the file."
         )
-    path = bench.pool.folder / FILE
-    made: Json = {"without": scene.forget, "recipe": asdict(recipe)}
-    if not _holds(path, made):
-        clip = fresh_clip(recipe.seed).to(bench.model.device)
-        families = [name for name in FAMILIES if name != scene.forget]
-        for step in pretrain_tiny(clip, recipe, families=families):
-            on_step(step.step, step.steps)
-        save_checkpoint(path, clip.state_dict().items(), like=bench.pool.base, metadata=made)
-    return open_checkpoint(path)
+    if found := find_reference(bench, recipe=recipe):
+        return found
+    clip = fresh_clip(recipe.seed).to(bench.model.device)
+    families = [name for name in FAMILIES if name != scene.forget]
+    for step in pretrain_tiny(clip, recipe, families=families):
+        on_step(Progress("step", step=step.index, total=step.total, loss=step.loss))
+    weights: Weights = clip.state_dict()
+    _store(bench).put_tensors(KIND, _key(bench, recipe), weights, like=bench.pool.base)
+    return weights
 
 
-def _holds(path: Path, made: Json) -> bool:
-    """Whether an earlier run left this very model."""
-    return path.is_file() and open_checkpoint(path).metadata == made
+def find_reference(bench: Workbench, *, recipe: Pretraining = OTHER_SEED) -> Weights | None:
+    """The model that an earlier `retrained_reference` left in the pool, or None."""
+    return _store(bench).get_tensors(KIND, _key(bench, recipe))
+
+
+def _store(bench: Workbench) -> ResultStore:
+    return ResultStore(bench.pool.folder)
+
+
+def _key(bench: Workbench, recipe: Pretraining) -> Json:
+    """What the model was made from; a reference that another device or torch trained is as good, and stays."""
+    return {"results": RESULTS_VERSION, "without": bench.scene.forget, "recipe": asdict(recipe)}

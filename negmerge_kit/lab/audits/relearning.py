@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from typing import cast
 
 from torch import Tensor
 
 from negmerge_kit.lab.audits.case import Case, few_of_each
 from negmerge_kit.lab.audits.probe import LEFTOVER, LOWER, NONE, OPEN, Probe, Reading, change
 from negmerge_kit.lab.audits.subjects import Subject
-from negmerge_kit.lab.training.finetuning import Step, finetune
+from negmerge_kit.lab.training.finetuning import finetune
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.types import Json
-from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.classifier import Classifier
 from negmerge_kit.vision.images import ImageSet
 
 IMAGES = (1, 5, 20)
@@ -62,7 +61,7 @@ def _relearn(case: Case, subject: Subject, images: ImageSet, goal: Reading) -> d
     model = subject.shown()
     subject.disturbed()
     # A generator: closing it gives training mode and threads back.
-    with closing(cast("Generator[Step]", finetune(model, images, _recipe(case, images)))) as steps:
+    with closing(finetune(model, images, _recipe(case, images))) as steps:
         for step in steps:
             if step.index in LOOKS or step.index == case.steps:
                 with _resting(model):
@@ -112,9 +111,9 @@ def _share(hits: Tensor) -> float:
 @contextmanager
 def _resting(model: Classifier) -> Iterator[None]:
     """Evaluation mode in the middle of training."""
-    training = model.clip.visual.training
-    model.clip.eval()
+    training = model.tower.training
+    model.network.eval()
     try:
         yield
     finally:
-        model.clip.visual.train(training)
+        model.tower.train(training)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from negmerge_kit.errors import NotFiniteError
 from negmerge_kit.types import Weights
-from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.classifier import Classifier
 from negmerge_kit.vision.images import ImageSet
 
 

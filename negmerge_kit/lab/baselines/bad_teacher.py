@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax, softmax
 
 from negmerge_kit.lab.baselines.baseline import BATCH_SIZE, EMBEDDED, PAPER, TINY, Baseline, Preset
-from negmerge_kit.lab.baselines.loop import Pass, Run, View, descend, frozen
-from negmerge_kit.lab.training.finetuning import Step
+from negmerge_kit.lab.baselines.loop import Run, frozen, train_epochs
+from negmerge_kit.lab.training.loop import Step, View
 from negmerge_kit.lab.training.seeding import derived_seed
 from negmerge_kit.merging.rule import Parameter
 from negmerge_kit.vision.images import ImageSet
@@ -48,7 +48,7 @@ def steps(run: Run) -> Iterator[Step]:
         student = log_softmax(view.logits / temperature, dim=1)
         return kl_div(student, softmax(teacher / temperature, dim=1), reduction="batchmean")
 
-    return descend(run, lambda epoch: [Pass(mixed, taught, run.settings["batch_size"])], optimizer=adam)
+    return train_epochs(run, lambda epoch: [run.over(mixed, taught)], optimizer=adam)
 
 
 BAD_TEACHER = Baseline(

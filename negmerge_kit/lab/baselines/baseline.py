@@ -14,9 +14,9 @@ from negmerge_kit.merging.rule import Parameter, resolve
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from negmerge_kit.lab.training.finetuning import Step
+    from negmerge_kit.lab.training.loop import Step
     from negmerge_kit.lab.training.recipe import Recipe
-    from negmerge_kit.vision.clip import Classifier
+    from negmerge_kit.vision.classifier import Classifier
     from negmerge_kit.vision.forgetting import Parts
 
 Reads: TypeAlias = Literal["forget", "remaining"]

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from negmerge_kit.lab.baselines.baseline import EMBEDDED, PAPER, SGD, TINY, Baseline, Preset
-from negmerge_kit.lab.baselines.loop import Pass, Run, View, descend
-from negmerge_kit.lab.training.finetuning import Step
+from negmerge_kit.lab.baselines.loop import Run, train_epochs
+from negmerge_kit.lab.training.loop import Step, View
 
 
 def shadow_row(run: Run, features: int) -> torch.nn.Parameter:
@@ -32,9 +32,7 @@ def steps(run: Run) -> Iterator[Step]:
         logits = view.features @ torch.cat([view.classes, shadow]).T
         return cross_entropy(logits, torch.full_like(view.labels, len(view.classes)))
 
-    return descend(
-        run, lambda epoch: [Pass(run.parts.forgotten, into_shadow, run.settings["batch_size"])], extra=[shadow]
-    )
+    return train_epochs(run, lambda epoch: [run.over(run.parts.forgotten, into_shadow)], extra=[shadow])
 
 
 BOUNDARY_EXPAND = Baseline(

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from negmerge_kit.lab.baselines.baseline import EMBEDDED, PAPER, SGD, TINY, Baseline, Preset
-from negmerge_kit.lab.baselines.loop import Pass, Run, View, descend
-from negmerge_kit.lab.training.finetuning import Step
+from negmerge_kit.lab.baselines.loop import Run, train_epochs
+from negmerge_kit.lab.training.loop import Step, View
 from negmerge_kit.merging.rule import Parameter
-from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.classifier import Classifier
 
 
 def attacked(base: Classifier, head: str, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:
@@ -35,7 +35,7 @@ def steps(run: Run) -> Iterator[Step]:
     Where the attack fails ŷ is the true label, as in the reference code.
     """
     base, head = deepcopy(run.model), run.parts.forgotten.name
-    base.clip.eval().requires_grad_(False)
+    base.network.eval().requires_grad_(False)
 
     def towards_neighbour(view: View) -> Tensor:
         shifted = attacked(base, head, view.images, view.labels, run.settings["epsilon"])
@@ -43,7 +43,7 @@ def steps(run: Run) -> Iterator[Step]:
             nearest = (base.encode(base.pixels(shifted)) @ base.head(head).T).argmax(dim=1)
         return cross_entropy(view.logits, nearest)
 
-    return descend(run, lambda epoch: [Pass(run.parts.forgotten, towards_neighbour, run.settings["batch_size"])])
+    return train_epochs(run, lambda epoch: [run.over(run.parts.forgotten, towards_neighbour)])
 
 
 BOUNDARY_SHRINK = Baseline(

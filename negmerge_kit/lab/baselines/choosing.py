@@ -4,58 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
+from negmerge_kit.checkpoints.outputs import make_folder
+from negmerge_kit.checkpoints.result_store import ResultStore, made_with
 from negmerge_kit.errors import DivergedError, NotFiniteError, ParameterError, SearchDivergedError
 from negmerge_kit.lab.baselines.baseline import Baseline
-from negmerge_kit.lab.baselines.trials import ChosenRate, Trial, TrialLog
-from negmerge_kit.lab.provenance import made_with
+from negmerge_kit.lab.baselines.trials import STATE, ChosenRate, Trial
 from negmerge_kit.lab.training.resuming import describe_run
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from negmerge_kit.lab.training.finetuning import Step
+    from negmerge_kit.lab.training.loop import Step
     from negmerge_kit.lab.training.recipe import Recipe
-    from negmerge_kit.vision.clip import Classifier
+    from negmerge_kit.vision.classifier import Classifier
     from negmerge_kit.vision.forgetting import Parts
-
-
-@dataclass(frozen=True)
-class RateStep:
-    """One training step of a search of rates.
-
-    Attributes:
-        number: which rate of how many, from 1; the best one, where it is made again, counts as the last.
-        step: the step among those of this rate.
-    """
-
-    rate: float
-    number: int
-    rates: int
-    step: Step
-
-    @property
-    def index(self) -> int:
-        """Which step among those of all rates, of which each takes as many."""
-        return (self.number - 1) * self.step.total + self.step.index
-
-    @property
-    def total(self) -> int:
-        """Steps of all rates."""
-        return self.rates * self.step.total
-
-    @property
-    def doing(self) -> str:
-        """What is trained, in a few words."""
-        return f"rate {self.rate:g} ({self.number} of {self.rates}), step" if self.rates > 1 else "step"
-
-
-OnStep = Callable[[RateStep], None]
 
 
 def choose_rate(
@@ -74,7 +43,7 @@ def choose_rate(
     scored_by: str = "score",
     store: Path | None = None,
     anew: bool = False,
-    on_step: OnStep = lambda step: None,
+    on_step: ProgressFn = no_progress,
 ) -> ChosenRate:
     """Try every rate on the same seed, from the base's weights; the model is left as the best one made it.
 
@@ -86,26 +55,27 @@ def choose_rate(
         score: of an unlearned model; smaller is better. No number, or NotFiniteError, counts as diverged.
         rates: to try; where there are none, the base recipe's.
         scored_by: what the score is, in words; told in the log.
-        store: a folder that keeps each trial as it ends. A search that was stopped goes on from there: its file is
-            named after all that decides a trial: the base's weights, both sets, `scored_by`, code, torch, device.
+        store: a folder that keeps each trial as it ends, for a search that was stopped to go on from: under all that
+            decides it, the base's weights, both sets, `scored_by`, results version, torch and device.
         anew: try every rate again, whatever the folder keeps.
-        on_step: called with each training step of each rate.
+        on_step: called with each training step among those of all rates, of which each takes as many; the best one,
+            where it is made again, counts as the last.
 
     Raises:
         SearchDivergedError: if every rate diverged; it has the trials.
         ParameterError: for a rate twice, or what `Baseline.unlearn` refuses.
-        PoolError: if the folder's file of this search cannot be read.
+        CheckpointError: if the folder cannot be made.
     """
-    rates = sorted(rates or (recipe.lr,))
+    rates = sorted(map(float, rates or (recipe.lr,)))
     if len(set(rates)) < len(rates):
         raise ParameterError(f"{baseline.name} is to try {_told(rates)}: give each rate once.")
     settings, base = baseline.resolve(params or {}), model.weights()
+    results = None if store is None else ResultStore(make_folder(store))
     made_from = (
         {}
-        if store is None
+        if results is None
         else {
             **made_with(model.device),
-            "baseline": baseline.name,
             "epochs": epochs,
             "seed": seed,
             "params": settings,
@@ -113,12 +83,22 @@ def choose_rate(
             "sets": [describe_run(model, images, recipe, may_mirror) for images in (parts.forgotten, parts.remaining)],
         }
     )
-    log = TrialLog(store, baseline.name, made_from, anew=anew)
+
+    def known(rate: float) -> Trial | None:
+        values = results.get(baseline.name, made_from | {"rate": rate}) if results and not anew else None
+        try:
+            return Trial(**values) if values else None
+        except TypeError:  # a record of ours that somebody edited
+            return None
 
     def tried(rate: float, number: int) -> Trial:
         model.load(base.items())
+        doing = f"rate {rate:g} ({number} of {len(rates)}), step" if len(rates) > 1 else "step"
         begun, steps = perf_counter(), 0
-        earlier, state = 0.0, log.state_file(rate)
+        earlier = 0.0
+        state = results.path(baseline.name, made_from | {"rate": rate}, f".{STATE}") if results else None
+        if anew and state:
+            state.unlink(missing_ok=True)
         try:
             run = baseline.unlearn(
                 model,
@@ -135,7 +115,8 @@ def choose_rate(
             with closing(cast("Generator[Step, None, None]", run)):  # a cancelled run gives the model back at once
                 for step in run:
                     steps, earlier = steps + 1, step.earlier
-                    on_step(RateStep(rate, number, len(rates), step))
+                    index, total = (number - 1) * step.total + step.index, len(rates) * step.total
+                    on_step(Progress(doing, step=index, total=total, loss=step.loss))
             value = float(score(model))
             if not isfinite(value):
                 raise DivergedError(f"the unlearned model scores {value}.")
@@ -145,22 +126,22 @@ def choose_rate(
             return Trial(rate, None, earlier + perf_counter() - begun, steps, "diverged", str(error))
         return Trial(rate, value, earlier + perf_counter() - begun, steps)
 
+    trials: dict[float, Trial] = {}
     best: Trial | None = None
     weights: dict[str, Tensor] | None = None
     try:
         for number, rate in enumerate(rates, 1):
-            known = rate in log
-            if not known:
-                log.add(tried(rate, number))
-            trial = log[rate]
+            kept = known(rate)
+            trial = trials[rate] = kept or tried(rate, number)
+            if results and not kept:
+                results.put(baseline.name, made_from | {"rate": rate}, asdict(trial))
             if trial.score is not None and (best is None or best.score is None or trial.score < best.score):
-                best, weights = trial, None if known else model.weights()
+                best, weights = trial, None if kept else model.weights()
         if best is None:
-            trials = [log[rate] for rate in rates]
             raise SearchDivergedError(
                 f"{baseline.name} diverged with every {baseline.dial} of {_told(rates)}: give smaller ones.",
-                tuple(asdict(trial) for trial in trials),
-                sum(trial.seconds for trial in trials),
+                tuple(asdict(trial) for trial in trials.values()),
+                sum(trial.seconds for trial in trials.values()),
             )
         if weights is None:  # the best one is known from a search that was stopped; the same seed makes it again
             tried(best.rate, len(rates))
@@ -169,9 +150,7 @@ def choose_rate(
         model.load(base.items())
         raise
     model.load(weights.items())
-    return ChosenRate(
-        baseline.name, baseline.dial, epochs, seed, settings, scored_by, best, tuple(log[rate] for rate in rates)
-    )
+    return ChosenRate(baseline.name, baseline.dial, epochs, seed, settings, scored_by, best, tuple(trials.values()))
 
 
 def _told(rates: Sequence[float]) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from negmerge_kit.lab.baselines.baseline import EMBEDDED, PAPER, SGD, TINY, Baseline, Preset
-from negmerge_kit.lab.baselines.loop import Pass, Run, descend, truth
-from negmerge_kit.lab.training.finetuning import Step
+from negmerge_kit.lab.baselines.loop import Run, train_epochs
+from negmerge_kit.lab.training.loop import Step, truth
 
 
 def steps(run: Run) -> Iterator[Step]:
     """θ ← θ − η ∇ CE(θ; remaining): a few epochs on the remaining set, with its own labels."""
-    return descend(run, lambda epoch: [Pass(run.parts.remaining, truth, run.settings["batch_size"])])
+    return train_epochs(run, lambda epoch: [run.over(run.parts.remaining, truth)])
 
 
 FINE_TUNE = Baseline(

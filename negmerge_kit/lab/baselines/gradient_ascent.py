@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from negmerge_kit.lab.baselines.baseline import EMBEDDED, PAPER, SGD, TINY, Baseline, Preset
-from negmerge_kit.lab.baselines.loop import Pass, Run, View, descend, truth
-from negmerge_kit.lab.training.finetuning import Step
+from negmerge_kit.lab.baselines.loop import Run, train_epochs
+from negmerge_kit.lab.training.loop import Step, View, truth
 
 
 def rising(view: View) -> Tensor:
@@ -18,7 +18,7 @@ def rising(view: View) -> Tensor:
 
 def steps(run: Run) -> Iterator[Step]:
     """θ ← θ + η ∇ CE(θ; forget); weight decay still pulls towards zero, as in the reference."""
-    return descend(run, lambda epoch: [Pass(run.parts.forgotten, rising, run.settings["batch_size"])])
+    return train_epochs(run, lambda epoch: [run.over(run.parts.forgotten, rising)])
 
 
 GRADIENT_ASCENT = Baseline(

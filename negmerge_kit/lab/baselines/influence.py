@@ -8,22 +8,14 @@ import torch
 from torch import Tensor
 
 from negmerge_kit.lab.baselines.baseline import EMBEDDED, PAPER, TINY, Baseline, Preset
-from negmerge_kit.lab.baselines.loop import Run, check_finite, gradients, truth, view
+from negmerge_kit.lab.baselines.loop import Run, slope
 from negmerge_kit.lab.baselines.woodfisher import AsPublished, Exact
-from negmerge_kit.lab.training.finetuning import Step
+from negmerge_kit.lab.training.loop import Step, check_finite, gradients
 from negmerge_kit.merging.rule import Parameter
 from negmerge_kit.vision.images import ImageSet
 
 CHUNK = 256
 """Images a pass where a whole set's gradient is summed; the result does not depend on it."""
-
-
-def slope(run: Run, images: ImageSet, chosen: slice | Tensor) -> Tensor:
-    """∇ of the mean cross-entropy of the chosen images, flattened over every parameter, [d], in float32."""
-    with torch.enable_grad():
-        loss = truth(view(run, images.name, images.images[chosen], images.labels[chosen], precision="float32"))
-        parts = torch.autograd.grad(loss, list(run.model.clip.visual.parameters()))
-    return torch.cat([part.flatten() for part in parts])
 
 
 def whole_slope(run: Run, images: ImageSet) -> Tensor:
@@ -44,7 +36,7 @@ def steps(run: Run) -> Iterator[Step]:
     """
     forgotten, remaining = run.parts.forgotten, run.parts.remaining
     order = torch.randperm(len(remaining), generator=torch.Generator().manual_seed(run.seed))
-    chosen, weights = order[: run.settings["samples"]], list(run.model.clip.visual.parameters())
+    chosen, weights = order[: run.settings["samples"]], list(run.model.tower.parameters())
     with gradients(run.model, train=False):
         n_f, n_r = len(forgotten), len(remaining)
         v = whole_slope(run, forgotten) / (n_f + n_r) - whole_slope(run, remaining) * (n_f / ((n_f + n_r) * n_r))
@@ -55,8 +47,8 @@ def steps(run: Run) -> Iterator[Step]:
                 with torch.no_grad():
                     sizes = [weight.numel() for weight in weights]
                     for weight, move in zip(weights, inverse.product.split(sizes), strict=True):
-                        weight += run.rate * move.view_as(weight)
-                check_finite(weights, run.rate)
+                        weight.add_(run.rate * move.view_as(weight))
+                check_finite(weights, index, run.hint)
             yield Step(index, len(chosen), float(inverse.product.norm()), run.rate)
 
 

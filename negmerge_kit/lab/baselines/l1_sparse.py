@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from negmerge_kit.lab.baselines.baseline import EMBEDDED, PAPER, SGD, TINY, Baseline, Preset
-from negmerge_kit.lab.baselines.loop import Pass, Run, View, descend, truth
-from negmerge_kit.lab.training.finetuning import Step
+from negmerge_kit.lab.baselines.loop import Run, SeededPass, train_epochs
+from negmerge_kit.lab.training.loop import Step, View, truth
 from negmerge_kit.merging.rule import Parameter
 
 
@@ -25,18 +25,18 @@ def strength(alpha: float, epoch: int, epochs: int, without: int) -> float:
 
 def steps(run: Run) -> Iterator[Step]:
     """Minimise CE(θ; remaining) + α_t ‖θ‖₁ over every parameter, those of BatchNorm and biases too, as in the code."""
-    network = run.model.clip.visual
+    network = run.model.tower
 
-    def passes(epoch: int) -> Sequence[Pass]:
+    def passes(epoch: int) -> Sequence[SeededPass]:
         alpha = strength(run.settings["alpha"], epoch, run.epochs, run.settings["epochs_without"])
 
         def penalised(view: View) -> Tensor:
             norms = torch.stack([weight.abs().sum() for weight in network.parameters()])
             return truth(view) + alpha * norms.sum()
 
-        return [Pass(run.parts.remaining, penalised, run.settings["batch_size"])]
+        return [run.over(run.parts.remaining, penalised)]
 
-    return descend(run, passes)
+    return train_epochs(run, passes)
 
 
 L1_SPARSE = Baseline(

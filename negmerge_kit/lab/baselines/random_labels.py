@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from negmerge_kit.lab.baselines.baseline import EMBEDDED, PAPER, SGD, TINY, Baseline, Preset
-from negmerge_kit.lab.baselines.loop import Pass, Run, View, descend, truth
-from negmerge_kit.lab.training.finetuning import Step
+from negmerge_kit.lab.baselines.loop import Run, SeededPass, train_epochs
+from negmerge_kit.lab.training.loop import Step, View, truth
 
 
-def passes(run: Run, epoch: int) -> Sequence[Pass]:
+def passes(run: Run, epoch: int) -> Sequence[SeededPass]:
     """Of one epoch: the forget set with labels drawn anew, and then the remaining set with its own.
 
     As in SalUn's code for CIFAR-10, the labels are uniform over all classes, so that one in C is the truth, and the
@@ -25,13 +25,12 @@ def passes(run: Run, epoch: int) -> Sequence[Pass]:
         labels = torch.randint(len(view.classes), view.labels.shape, generator=draw)
         return cross_entropy(view.logits, labels.to(view.labels.device))
 
-    size = run.settings["batch_size"]
-    return [Pass(run.parts.forgotten, at_random, size), Pass(run.parts.remaining, truth, size)]
+    return [run.over(run.parts.forgotten, at_random), run.over(run.parts.remaining, truth)]
 
 
 def steps(run: Run) -> Iterator[Step]:
     """Every epoch θ ← θ − η ∇ CE(θ; forget, random labels), then θ ← θ − η ∇ CE(θ; remaining)."""
-    return descend(run, lambda epoch: passes(run, epoch))
+    return train_epochs(run, lambda epoch: passes(run, epoch))
 
 
 RANDOM_LABELS = Baseline(

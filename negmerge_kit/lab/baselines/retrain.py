@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from negmerge_kit.lab.baselines.baseline import PAPER, TINY, Baseline, Preset
 from negmerge_kit.lab.baselines.loop import Run
-from negmerge_kit.lab.training.finetuning import Step
 from negmerge_kit.lab.training.from_scratch import BaseTraining
+from negmerge_kit.lab.training.loop import Step
 
 
 def steps(run: Run) -> Iterator[Step]:

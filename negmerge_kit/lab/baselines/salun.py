@@ -8,25 +8,23 @@ import torch
 from torch import Tensor
 
 from negmerge_kit.lab.baselines.baseline import EMBEDDED, PAPER, SGD, TINY, Baseline, Preset
-from negmerge_kit.lab.baselines.loop import Run, descend, gradients, truth, view
+from negmerge_kit.lab.baselines.loop import Run, slope, train_epochs
 from negmerge_kit.lab.baselines.random_labels import passes
-from negmerge_kit.lab.training.finetuning import Step
+from negmerge_kit.lab.training.loop import Step, gradients
 from negmerge_kit.merging.rule import Parameter
 
 
 def saliency(run: Run) -> dict[str, Tensor]:
     """|Σ over batches of ∇ CE(θ; forget)| of each parameter at the base: eval mode, float32, images as they are."""
     forgotten, size = run.parts.forgotten, run.settings["batch_size"]
-    names, weights = zip(*run.model.clip.visual.named_parameters(), strict=True)
-    total = [torch.zeros_like(weight) for weight in weights]
+    names, weights = zip(*run.model.tower.named_parameters(), strict=True)
     with gradients(run.model, train=False):
-        for images, labels in zip(forgotten.images.split(size), forgotten.labels.split(size), strict=True):
-            with torch.enable_grad():
-                loss = truth(view(run, forgotten.name, images, labels, precision="float32"))
-                slopes = torch.autograd.grad(loss, weights)
-            for kept, slope in zip(total, slopes, strict=True):
-                kept += slope
-    return {name: kept.abs() for name, kept in zip(names, total, strict=True)}
+        total = sum(
+            (slope(run, forgotten, slice(start, start + size)) for start in range(0, len(forgotten), size)),
+            start=torch.zeros((), device=run.model.device),
+        )
+    parts = total.abs().split([weight.numel() for weight in weights])
+    return {name: part.view_as(weight) for name, weight, part in zip(names, weights, parts, strict=True)}
 
 
 def mask_of(salience: dict[str, Tensor], share: float) -> dict[str, Tensor]:
@@ -49,7 +47,7 @@ def steps(run: Run) -> Iterator[Step]:
     momentum move what should stay. BatchNorm's running statistics are no weights and move as in training.
     """
     mask = mask_of(saliency(run), run.settings["share"])
-    weights = dict(run.model.clip.visual.named_parameters())
+    weights = dict(run.model.tower.named_parameters())
     base = {name: weight.detach().clone() for name, weight in weights.items()}
 
     @torch.no_grad()
@@ -57,7 +55,7 @@ def steps(run: Run) -> Iterator[Step]:
         for name, weight in weights.items():
             weight.copy_(torch.where(mask[name], weight, base[name]))
 
-    yield from descend(run, lambda epoch: passes(run, epoch), after=restore)
+    yield from train_epochs(run, lambda epoch: passes(run, epoch), after=restore)
 
 
 SALUN = Baseline(

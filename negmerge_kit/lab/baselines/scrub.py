@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
 from negmerge_kit.lab.baselines.baseline import EMBEDDED, MOMENTUM, PAPER, TINY, WEIGHT_DECAY, Baseline, Preset
-from negmerge_kit.lab.baselines.loop import Pass, Run, View, descend, frozen, truth
-from negmerge_kit.lab.training.finetuning import Step
+from negmerge_kit.lab.baselines.loop import Run, SeededPass, frozen, train_epochs
+from negmerge_kit.lab.training.loop import Step, View, truth
 from negmerge_kit.merging.rule import Parameter
 
 
@@ -47,11 +47,13 @@ def steps(run: Run) -> Iterator[Step]:
         both: Tensor = settings["alpha"] * apart(view) + settings["gamma"] * truth(view)
         return both
 
-    def passes(epoch: int) -> Sequence[Pass]:
-        most = [Pass(parts.forgotten, away, settings["forget_batch_size"])] if epoch < settings["max_epochs"] else []
-        return [*most, Pass(parts.remaining, near, settings["batch_size"])]
+    def passes(epoch: int) -> Sequence[SeededPass]:
+        most = (
+            [run.over(parts.forgotten, away, settings["forget_batch_size"])] if epoch < settings["max_epochs"] else []
+        )
+        return [*most, run.over(parts.remaining, near)]
 
-    return descend(run, passes, decay=decay)
+    return train_epochs(run, passes, decay=decay)
 
 
 SCRUB = Baseline(

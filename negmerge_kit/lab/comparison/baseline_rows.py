@@ -7,21 +7,22 @@ from dataclasses import replace
 
 from negmerge_kit.errors import SearchDivergedError
 from negmerge_kit.lab.baselines import BASELINES
-from negmerge_kit.lab.baselines.choosing import OnStep, choose_rate
+from negmerge_kit.lab.baselines.choosing import choose_rate
 from negmerge_kit.lab.baselines.trials import STATE, ChosenRate
 from negmerge_kit.lab.comparison.cost import Cost, metered
 from negmerge_kit.lab.comparison.entrants import RETRAIN, RETRAIN_AGAIN, Entrant
-from negmerge_kit.lab.comparison.rows import Pair, Row
+from negmerge_kit.lab.comparison.rows import Row
 from negmerge_kit.lab.comparison.terms import Terms
 from negmerge_kit.lab.evaluation import evaluate, evaluate_splits
 from negmerge_kit.lab.retrained import Retrained, Wanted, keep_retrained
 from negmerge_kit.lab.training.from_scratch import BaseTraining
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.lab.yardstick import Yardstick
-from negmerge_kit.scoring.accuracy import Accuracy, pool_accuracies
-from negmerge_kit.scoring.floors import images_needed
+from negmerge_kit.progress import ProgressFn, no_progress
+from negmerge_kit.scoring.accuracy import Accuracy, Pair, pool_accuracies
+from negmerge_kit.scoring.retention_floor import images_needed
 from negmerge_kit.types import Json
-from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.classifier import Classifier
 
 
 def base_row(entrant: Entrant, yardstick: Yardstick) -> Row:
@@ -30,9 +31,7 @@ def base_row(entrant: Entrant, yardstick: Yardstick) -> Row:
     return _row(entrant, yardstick, bench.fresh_model(), "ok", _cost(yardstick, 0.0, 0, None), {}, ())
 
 
-def yardstick_of(
-    bench: Workbench, terms: Terms, *, on_shadow: Callable[[int, int], None] = lambda done, count: None
-) -> Yardstick:
+def yardstick_of(bench: Workbench, terms: Terms, *, on_shadow: ProgressFn = no_progress) -> Yardstick:
     """What models are measured with on these terms: shadow models, and two retrained ones; one chooses, one judges."""
     wanted = Wanted(seed=terms.seed, epochs=terms.epochs, device=bench.model.device.type)
     return Yardstick(
@@ -41,7 +40,7 @@ def yardstick_of(
 
 
 def retrained(
-    yardstick: Yardstick, terms: Terms, on_step: OnStep = lambda step: None, *, split: str = "test", anew: bool = False
+    yardstick: Yardstick, terms: Terms, on_step: ProgressFn = no_progress, *, split: str = "test", anew: bool = False
 ) -> Retrained:
     """The pool's retrained model that counts on `split`; trained now and kept where there is none, or `anew`.
 
@@ -69,7 +68,7 @@ def retrained(
         on_step,
         anew,
     )
-    keep_retrained(yardstick.bench.pool, model.weights("cpu").items(), chosen.json(), wanted)
+    keep_retrained(yardstick.bench.pool, model.weights("cpu"), chosen.json(), wanted)
     for state in (yardstick.bench.pool.folder / "baselines").glob(f"{RETRAIN}-*.{STATE}"):
         state.unlink(missing_ok=True)
     found = yardstick.retrained(split)
@@ -82,7 +81,7 @@ def baseline_row(
     yardstick: Yardstick,
     terms: Terms,
     keep: float,
-    on_step: OnStep = lambda step: None,
+    on_step: ProgressFn = no_progress,
     *,
     anew: bool = False,
 ) -> Row:
@@ -127,7 +126,7 @@ def _search(
     terms: Terms,
     score: Callable[[Classifier], float],
     scored_by: str,
-    on_step: OnStep,
+    on_step: ProgressFn,
     anew: bool,
 ) -> ChosenRate:
     """Try the preset's rates; the model is left as the best one made it."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from negmerge_kit.lab.baselines.choosing import OnStep
 from negmerge_kit.lab.comparison.baseline_rows import base_row, baseline_row, retrained, yardstick_of
 from negmerge_kit.lab.comparison.contest import Contest
 from negmerge_kit.lab.comparison.entrants import BASE, RETRAIN, RETRAIN_AGAIN, Entrant
 from negmerge_kit.lab.comparison.rows import Matched, Row
 from negmerge_kit.lab.comparison.terms import PLAIN, Terms
-from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.delta_cache import Choice
+from negmerge_kit.lab.scorer import Charge
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.scoring.scale import KEEP, Point, Scales, ScaleSearch
+from negmerge_kit.progress import ProgressFn, no_progress
+from negmerge_kit.scoring.scale_search import KEEP, Point, Scales, ScaleSearch
 
 
 def models_to_make(entrants: Sequence[Entrant], terms: Terms) -> tuple[str, ...]:
@@ -50,7 +51,7 @@ class ClassifierContest(Contest):
         scales: Scales = None,
         buffers: str = "keep",
         terms: Terms = PLAIN,
-        on_step: OnStep = lambda step: None,
+        on_step: ProgressFn = no_progress,
         anew: bool = False,
     ) -> None:
         super().__init__(bench, keep=keep, scales=scales, buffers=buffers)
@@ -84,18 +85,15 @@ class ClassifierContest(Contest):
         """Not a row that was kept by a contest without metrics, as the app's are."""
         return row.status != "ok" or row.standing is not None
 
-    @property
-    def counted(self) -> tuple[int, int]:
-        """With the scales that were held against the retrained model; each answers for every image, the base too."""
-        looked, answered = super().counted
-        return looked + self.yardstick.evaluations, answered + self.yardstick.images
-
-    def find_scale(self, choice: Choice) -> ScaleSearch:
-        """By the floor as for any pool, or the scale nearest to the retrained model."""
+    def find_scale(self, choice: Choice, charge: Charge) -> ScaleSearch:
+        """By the floor as for any pool, or the scale nearest to the retrained model, for which every image answers."""
         if self.terms.choose == "floor":
-            return super().find_scale(choice)
+            return super().find_scale(choice, charge)
         limit = self.limit(choice)
-        return self.yardstick.nearest(choice, scales=[scale for scale in self.grid if scale < limit])
+        before = self.yardstick.evaluations, self.yardstick.images
+        found = self.yardstick.nearest(choice, scales=[scale for scale in self.grid if scale < limit])
+        charge.add(self.yardstick.evaluations - before[0], self.yardstick.images - before[1])
+        return found
 
     def matched(self, choice: Choice) -> Matched | None:
         """At matched retention by the floor only: who chooses by the gap has no floor to meet."""

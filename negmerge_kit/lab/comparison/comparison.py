@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import ParameterError, PoolError
-from negmerge_kit.lab.baselines.choosing import OnStep
 from negmerge_kit.lab.comparison.classifier_contest import ClassifierContest
 from negmerge_kit.lab.comparison.contest import Contest, PoolStand
 from negmerge_kit.lab.comparison.entrants import BASE, RETRAIN, RETRAIN_AGAIN, Entrant, find_entrant, find_entrants
-from negmerge_kit.lab.comparison.rows import Pair, Row
+from negmerge_kit.lab.comparison.rows import Row
 from negmerge_kit.lab.comparison.terms import PLAIN, Terms
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.scoring.grid import scale_grid
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
+from negmerge_kit.scoring.accuracy import Pair
+from negmerge_kit.scoring.early_stopping import scale_grid
 from negmerge_kit.scoring.intervals import Spread
 from negmerge_kit.scoring.metrics import METRICS
-from negmerge_kit.scoring.scale import KEEP, Scales
+from negmerge_kit.scoring.scale_search import KEEP, Scales
 from negmerge_kit.types import Json
 
 REFERENCE = "negmerge"
@@ -132,8 +133,8 @@ def compare_rules(
     buffers: str = "keep",
     kept: Keeper | None = None,
     terms: Terms = PLAIN,
-    on_row: Callable[[int, int, Entrant], None] = lambda done, total, entrant: None,
-    on_step: OnStep = lambda step: None,
+    on_row: ProgressFn = no_progress,
+    on_step: ProgressFn = no_progress,
     anew: bool = False,
 ) -> Comparison:
     """Hold rules against each other on one pool.
@@ -141,7 +142,7 @@ def compare_rules(
     Every rule's scale is chosen on validation by the paper's protocol (the scale that forgets most with at least
     keep times the base's retention, arXiv:2410.05583) and scored once on test. Beside it stands forgetting at matched
     retention: the scale, on no grid and without a cap, where retention first falls below that floor on validation
-    (`first_crossing`), with test forget and test retain there. All rules share one examiner: images stay resident, one
+    (`first_crossing`), with test forget and test retain there. All rules share one scorer: images stay resident, one
     model is updated in place, scales that cannot win are given up early, and nothing is asked twice.
 
     On a standard classifier's pool the rows are also baselines, and each has every metric of METRICS on test.
@@ -156,7 +157,7 @@ def compare_rules(
         buffers: what becomes of running statistics in every row that merges: keep, merge or recalibrate.
         kept: where finished rows are found again and new ones go, e.g. `KeptRows(pool, ...)`.
         terms: on a classifier's pool, by what scales and rates are chosen, and how hard the attacks try.
-        on_row: called with (rows done, rows in all, the entrant that comes next).
+        on_row: called with each row that comes next: its step is the rows that are done.
         on_step: called with each training step of a baseline: its rate, and how far the search of all its rates is.
         anew: whether baselines try every rate again, and the retrained model, where it is a row, is made again,
             whatever the pool keeps.
@@ -186,7 +187,7 @@ def compare_rules(
     base = {split: contest.base(split) for split in ("val", "test", "live")}
     rows = []
     for index, entrant in enumerate(entrants):
-        on_row(index, len(entrants), entrant)
+        on_row(Progress(_rule_of(entrant.title, index, len(entrants)), step=index, total=len(entrants)))
         row = kept.find(entrant, ids) if kept else None
         if row is None or not contest.finished(row):
             row = contest.row(entrant)
@@ -212,6 +213,15 @@ def compare_rules(
     )
 
 
+def _rule_of(title: str, done: int, total: int) -> str:
+    """Which rule is under way, of how many; the last one says so.
+
+    >>> _rule_of("TIES-Merging", 0, 2), _rule_of("MagMax", 1, 2)
+    ('TIES-Merging, 1 of 2', 'MagMax, last rule')
+    """
+    return f"{title}, last rule" if done + 1 == total else f"{title}, {done + 1} of {total}"
+
+
 def _contest(
     stand: PoolStand,
     keep: float,
@@ -219,7 +229,7 @@ def _contest(
     buffers: str,
     terms: Terms,
     entrants: Sequence[Entrant],
-    on_step: OnStep,
+    on_step: ProgressFn,
     anew: bool,
 ) -> Contest:
     if isinstance(stand, Workbench) and is_classifier(stand.pool):
@@ -244,7 +254,7 @@ def is_classifier(pool: Pool) -> bool:
 def parts_used(scene: Json) -> Json:
     """How many images of each part of a classifier's scene choose and report, and the parts of which the same do both.
 
-    >>> from negmerge_kit.vision.scene import open_scene
+    >>> from negmerge_kit.vision.scenes import open_scene
     >>> parts_used(open_scene("tiny-classifier").describe())["val"]
     {'forgotten': 60, 'remaining': 540, 'unseen': 240}
     """

@@ -1,8 +1,7 @@
-"""One pool, one floor, one examiner: every rule is searched, matched and measured alike."""
+"""One pool, one floor, one scorer: every rule is searched, matched and measured alike."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -11,28 +10,30 @@ from typing import Any, Protocol
 import torch
 
 from negmerge_kit.checkpoints.pool import Pool
-from negmerge_kit.lab.comparison.cost import Cost, metered
+from negmerge_kit.lab.comparison.cost import Cost
 from negmerge_kit.lab.comparison.entrants import SEARCHES, Entrant
-from negmerge_kit.lab.comparison.equal_retention import AtTestRetention, at_test_retention
-from negmerge_kit.lab.comparison.examiner import Examiner, Stand
 from negmerge_kit.lab.comparison.greedy import best_single, greedy, left_over
-from negmerge_kit.lab.comparison.matched import Crossing, first_crossing
-from negmerge_kit.lab.comparison.rows import Matched, Pair, Row
-from negmerge_kit.lab.evaluation import chance_of
-from negmerge_kit.lab.resident import Choice
-from negmerge_kit.lab.running_statistics import NEGATIVE_VARIANCE, largest_scale
-from negmerge_kit.scoring.grid import FARTHEST, scale_grid
-from negmerge_kit.scoring.outcome import outcome
-from negmerge_kit.scoring.scale import KEEP, Point, Scales, ScaleSearch, search_scale
+from negmerge_kit.lab.comparison.matched import AtTestRetention, Crossing, at_test_retention, first_crossing
+from negmerge_kit.lab.comparison.rows import Matched, Row
+from negmerge_kit.lab.delta_cache import Choice, Merged
+from negmerge_kit.lab.live_model import largest_scale
+from negmerge_kit.lab.scorer import Charge, Scorer, ScoringBackend
+from negmerge_kit.scoring.accuracy import Pair
+from negmerge_kit.scoring.early_stopping import FARTHEST, scale_grid
+from negmerge_kit.scoring.scale_search import KEEP, Point, Scales, ScaleSearch, outcome
 
 FRONTIER = 10
 """Scales of a row on the live subset, an eighth of the way to its floor apart."""
 
 
-class PoolStand(Stand, Protocol):
-    """A stand that has a pool to choose from: a `Workbench`."""
+class PoolStand(ScoringBackend, Protocol):
+    """A backend that has a pool to choose from, and the scorer that remembers its answers: a `Workbench`."""
 
     pool: Pool
+    scorer: Scorer
+
+    def merged(self, choice: Choice) -> Merged:
+        """The choice's delta and what it keeps."""
 
     def choose(
         self,
@@ -47,14 +48,11 @@ class PoolStand(Stand, Protocol):
 
 @dataclass(frozen=True)
 class _Searched:
-    """A scale search and what it cost when it was run."""
+    """A scale search, the seconds of its merge, and what a search takes that starts from nothing."""
 
     found: ScaleSearch
     merge: float
-    search: float
-    evaluations: int
-    images: int
-    peak: int | None
+    charge: Charge
 
 
 class Contest:
@@ -73,13 +71,13 @@ class Contest:
         self.scales = scales
         self.grid = tuple(scale_grid(scales))
         self.buffers = buffers
-        self.examiner = Examiner(stand)
+        self.scorer = stand.scorer
         self._searched: dict[Choice, _Searched] = {}
         self._crossed: dict[Choice, Matched | None] = {}
 
     def base(self, split: str) -> Pair:
         """The base's own scores."""
-        return Pair(*self.examiner.hits(None, 0.0, split).accuracy())
+        return self._pair(None, 0.0, split)
 
     @property
     def floor(self) -> float:
@@ -103,7 +101,7 @@ class Contest:
             "empty" if empty else found.status,
             best.scale if best and good else None,
             Pair(best.forget, best.retain) if good and best and best.forget and best.retain else None,
-            Pair(*self.examiner.hits(choice, best.scale, "test").accuracy()) if best and good else None,
+            self._pair(choice, best.scale, "test") if best and good else None,
             crossing,
             merged.counts.kept_fraction,
             self.curve(choice),
@@ -117,7 +115,7 @@ class Contest:
 
     def curve(self, choice: Choice) -> tuple[Point, ...]:
         """What is known in full of a choice on validation."""
-        return self.examiner.points(choice)
+        return self.scorer.points(choice)
 
     def frontier(self, choice: Choice) -> tuple[Point, ...]:
         """The choice on the live subset of validation, at even steps from 0 to a quarter beyond its floor.
@@ -127,7 +125,7 @@ class Contest:
         matched, best = self.matched(choice), self.search(choice).found.best
         end = matched.crossing.scale if matched else best.scale if best and best.scale else self.grid[-1]
         scales = [scale for k in range(1, 1 + FRONTIER) if (scale := round(end * k / 8, 4)) < self.limit(choice)]
-        return tuple(Point(scale, *self.examiner.hits(choice, scale, "live").accuracy()) for scale in scales)
+        return tuple(Point(scale, *self.scorer.answers(choice, scale, "live").accuracy()) for scale in scales)
 
     def at_test_retention(self, choice: Choice) -> AtTestRetention | None:
         """Forgetting where test retention crosses its floors, around the crossing on validation; None without one."""
@@ -136,7 +134,7 @@ class Contest:
             return None
 
         def measure(scale: float) -> Pair:
-            return Pair(*self.examiner.hits(choice, scale, "test").accuracy())
+            return self._pair(choice, scale, "test")
 
         limit = min(FARTHEST, 0.999 * self.limit(choice))
         return at_test_retention(measure, self.base("test"), matched.crossing.scale, limit=limit)
@@ -175,48 +173,33 @@ class Contest:
     def search(self, choice: Choice) -> _Searched:
         """The protocol's scale search of a choice, run once."""
         if choice not in self._searched:
-            device = self._device
             self.base("val")  # measured once for all, at nobody's cost
-            before = self.counted
-            with metered(device) as meter:
+            with self.scorer.charge() as charge:
                 merged = self.stand.merged(choice)
-                started = time.perf_counter()
-                found = self.find_scale(choice)
-                seconds = time.perf_counter() - started
-            looked, answered = (now - then for now, then in zip(self.counted, before, strict=True))
-            self._searched[choice] = _Searched(found, merged.seconds, seconds, looked, answered, meter.peak)
+                charge.restart()
+                found = self.find_scale(choice, charge)
+            self._searched[choice] = _Searched(found, merged.seconds, charge)
         return self._searched[choice]
 
-    @property
-    def counted(self) -> tuple[int, int]:
-        """Scales looked at so far, and images answered."""
-        return self.examiner.evaluations, self.examiner.images
-
-    def find_scale(self, choice: Choice) -> ScaleSearch:
-        """The protocol's scale for a choice, searched on validation."""
-        ask, limit = self.examiner.score(choice), self.limit(choice)
-
-        def score(scale: float, **asked: Any) -> Point:
-            return Point(scale, None, None, NEGATIVE_VARIANCE) if scale >= limit else ask(scale, **asked)
-
-        chance = chance_of(self.stand.images("val"))
-        return search_scale(score, scales=self.scales, keep=self.keep, chance=chance)
+    def find_scale(self, choice: Choice, charge: Charge) -> ScaleSearch:
+        """The protocol's scale for a choice, searched on validation; what no scorer answers adds itself to `charge`."""
+        return self.scorer.search(choice, scales=self.scales, keep=self.keep, limit=self.limit(choice))
 
     def crossing(self, choice: Choice) -> Crossing | None:
         """Where the choice's retention first falls below the floor on validation, at any scale.
 
         Every fourth scale of the grid is tried, and those in between where the protocol's search has been.
         """
-        examiner, floor = self.examiner, self.floor
+        scorer, floor = self.scorer, self.floor
         least = -int(-(floor - 1e-9) // 1)  # the smallest whole count that reaches it
         farthest = min(FARTHEST, 0.999 * self.limit(choice))
         scales = [scale for scale in self.grid[::-4] if scale <= farthest]
         return first_crossing(
-            lambda scale: examiner.retained(choice, scale),
-            lambda scale: examiner.keeps(choice, scale, least),
+            lambda scale: scorer.retained(choice, scale),
+            lambda scale: scorer.keeps(choice, scale, least),
             floor=least if abs(least - floor) < 1e-9 else floor,
             scales=scales if any(scales) else [farthest],
-            known=examiner.decided(choice, least),
+            known=scorer.decided(choice, least),
             farthest=farthest,
         )
 
@@ -231,27 +214,28 @@ class Contest:
         return self._crossed[choice]
 
     def _cross(self, choice: Choice) -> Matched | None:
-        examiner = self.examiner
-        started, before = time.perf_counter(), examiner.evaluations
-        crossing = self.crossing(choice)
-        if crossing is None:
-            return None
-        above, below = (
-            examiner.hits(choice, scale).accuracy()[0].value for scale in (crossing.above[0], crossing.below[0])
-        )
-        looked, seconds = examiner.evaluations - before, time.perf_counter() - started
-        test = Pair(*examiner.hits(choice, crossing.scale, "test").accuracy())
+        searched = self.search(choice).charge
+        with self.scorer.charge() as charge:
+            crossing = self.crossing(choice)
+            if crossing is None:
+                return None
+            above, below = (self._pair(choice, end[0], "val").forget.value for end in (crossing.above, crossing.below))
+        looked, seconds = charge.beyond(searched)
+        test = self._pair(choice, crossing.scale, "test")
         return Matched(crossing, crossing.between(above, below), test, looked, seconds)
+
+    def _pair(self, choice: Choice | None, scale: float, split: str) -> Pair:
+        return Pair(*self.scorer.answers(choice, scale, split).accuracy())
 
     def _cost(self, ids: Sequence[str], used: Sequence[Choice]) -> Cost:
         runs = [self._searched[choice] for choice in used]
-        peaks = [run.peak for run in runs if run.peak is not None]
+        peaks = [run.charge.peak for run in runs if run.charge.peak is not None]
         return Cost(
             train=sum(self.stand.pool.entry(id).seconds for id in ids),
             merge=sum(run.merge for run in runs),
-            search=sum(run.search for run in runs),
+            search=sum(run.charge.seconds for run in runs),
             device=str(self._device),
             peak_memory=max(peaks, default=None),
-            evaluations=sum(run.evaluations for run in runs),
-            images=sum(run.images for run in runs),
+            evaluations=sum(run.charge.evaluations for run in runs),
+            images=sum(run.charge.images for run in runs),
         )

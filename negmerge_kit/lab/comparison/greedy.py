@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from negmerge_kit.scoring.scale import ScaleSearch
+from negmerge_kit.scoring.scale_search import ScaleSearch
 
 
 @dataclass(frozen=True)

@@ -1,35 +1,33 @@
 """Finished rows of comparisons, kept in the pool's folder: a comparison goes on where it was stopped.
 
-POOL/comparisons/<digest>.json        one row, under what it was made from
+POOL/comparisons/row-<digest>.json        one row, under what it was made from
 """
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
-from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.pool import Pool
-from negmerge_kit.errors import CheckpointError
+from negmerge_kit.checkpoints.result_store import ResultStore, made_with
 from negmerge_kit.lab.comparison.entrants import RETRAIN_AGAIN, Entrant
 from negmerge_kit.lab.comparison.rows import Row
 from negmerge_kit.lab.comparison.terms import PLAIN, Terms
-from negmerge_kit.lab.provenance import made_with, short_digest
 from negmerge_kit.lab.retrained import Wanted, find_retrained
 from negmerge_kit.merging.rules import RULES
-from negmerge_kit.outside import read_json
-from negmerge_kit.scoring.grid import Scales
+from negmerge_kit.scoring.early_stopping import Scales
 from negmerge_kit.types import Json
 
-SCHEMA = 1
+KIND = "row"
+
+log = logging.getLogger(__name__)
 
 
 class KeptRows:
-    """Rows by a digest of base, candidates, images, floor, grid, rule, buffers, terms, retrained model, torch,
-    device and our code.
+    """Rows by base, candidates, images, floor, grid, rule, buffers, terms, retrained model, torch, device and version
+    of our results.
 
     With `anew` nothing is found, and what is finished replaces what was there.
     """
@@ -45,13 +43,12 @@ class KeptRows:
         anew: bool = False,
         terms: Terms = PLAIN,
     ) -> None:
-        self.folder = pool.folder / "comparisons"
+        self._store, self._warned = ResultStore(pool.folder / "comparisons"), False
         self._pool = pool
         self._anew, self._buffers = anew, buffers
         self._wanted = Wanted(seed=terms.seed, epochs=terms.epochs, device=device.type)
         self._chooses = terms.choose == "gap"
         self._made_from: Json = {
-            "schema": SCHEMA,
             **made_with(device),
             "base": pool.base_file.sha256,
             "heads": pool.heads_file.sha256,
@@ -62,34 +59,19 @@ class KeptRows:
         }
 
     def find(self, entrant: Entrant, ids: Sequence[str]) -> Row | None:
-        """The row if it was finished before; a file that cannot be read counts as none."""
+        """The row if it was finished before; one that cannot be read counts as none."""
         if self._anew:
             return None
         try:
-            record = read_json(self._path(entrant, ids), dict)
-            return Row.from_json(entrant, record["row"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return Row.from_json(entrant, self._store.get(KIND, self._key(entrant, ids)))
+        except (ValueError, KeyError, TypeError, AttributeError):
             return None
 
     def keep(self, row: Row, ids: Sequence[str]) -> None:
-        """Write a finished row.
-
-        Raises:
-            CheckpointError: if the pool's folder cannot be written.
-        """
-        try:
-            self.folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise CheckpointError(
-                f"cannot make {self.folder} ({error.strerror or error}): make the pool's folder writable, "
-                "or compare a copy of it."
-            ) from error
-        record = {"made_from": self._key(row.entrant, ids), "row": row.json()}
-        with atomic_file(self._path(row.entrant, ids)) as file:
-            file.write(json.dumps(record, indent=1, allow_nan=False).encode())
-
-    def _path(self, entrant: Entrant, ids: Sequence[str]) -> Path:
-        return self.folder / f"{short_digest(self._key(entrant, ids))}.json"
+        """Write a finished row; a pool's folder that cannot be written keeps none, which is logged once."""
+        if not self._store.put(KIND, self._key(row.entrant, ids), row.json()) and not self._warned:
+            self._warned = True
+            log.warning("%s cannot be written: finished rules are not kept.", self._store.folder)
 
     def _key(self, entrant: Entrant, ids: Sequence[str]) -> Json:
         files = [self._pool.entry(id).sha256 for id in ids]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import comb
 
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.comparison.comparison import Comparison, Keeper
 from negmerge_kit.lab.comparison.rows import Row
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
 
 
 def half(ids: Sequence[str]) -> int:
@@ -50,7 +51,7 @@ def redraw(
     size: int | None = None,
     seed: int = 0,
     kept: Keeper | None = None,
-    on_row: Callable[[int, int, str], None] = lambda done, total, title: None,
+    on_row: ProgressFn = no_progress,
 ) -> tuple[Comparison, ...]:
     """Compare the same rules on `count` subsets of the candidates, half of them at a time unless `size` says otherwise.
 
@@ -68,7 +69,8 @@ def redraw(
     for number, subset in enumerate(subsets):
         rows: list[Row] = []
         for row in comparison.rows:
-            on_row(number * len(comparison.rows) + len(rows), total, row.entrant.title)
+            done = number * len(comparison.rows) + len(rows)
+            on_row(Progress(row.entrant.title, step=done, total=total))
             found = kept.find(row.entrant, subset) if kept else None
             if found is None:
                 found = contest.row(row.entrant, subset)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import sqrt
 
 import numpy as np
@@ -11,10 +11,10 @@ from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.comparison.comparison import REFERENCE, Comparison
 from negmerge_kit.lab.comparison.contest import Contest
 from negmerge_kit.lab.comparison.rows import Row
-from negmerge_kit.lab.resident import Choice
-from negmerge_kit.scoring.bootstrap import REPLICATES, Curve, Resampled, bootstrap
-from negmerge_kit.scoring.curve import unscorable
-from negmerge_kit.scoring.grid import onwards
+from negmerge_kit.lab.delta_cache import Choice
+from negmerge_kit.progress import Progress, ProgressFn, no_progress
+from negmerge_kit.scoring.early_stopping import onwards, unscorable
+from negmerge_kit.scoring.paired_bootstrap import REPLICATES, Curve, Resampled, bootstrap
 
 
 def resample(
@@ -24,7 +24,7 @@ def resample(
     replicates: int = REPLICATES,
     seed: int = 0,
     confidence: float = 0.95,
-    on_row: Callable[[int, int, Row], None] = lambda done, total, row: None,
+    on_row: ProgressFn = no_progress,
 ) -> dict[str, Resampled]:
     """Bootstrap the images under all rows at once; every replicate chooses all scales again (see `bootstrap`).
 
@@ -34,7 +34,7 @@ def resample(
 
     Args:
         reference: the name of the row that the others are held against.
-        on_row: called with (rows done, rows in all, the row that comes next).
+        on_row: called with each row that comes next: its step is the rows that are done.
 
     Raises:
         ParameterError: if the comparison was read from a file, or has no such row.
@@ -50,7 +50,7 @@ def resample(
         raise ParameterError(f"{reference} is not among the compared rules: add it, or name another reference.")
     curves: dict[str, Sequence[Curve]] = {}
     for index, row in enumerate(rows):
-        on_row(index, len(rows), row)
+        on_row(Progress(row.entrant.title, step=index, total=len(rows)))
         curves[row.entrant.name] = [curve_of(contest, choice) for choice in _choices(contest, row)]
     return bootstrap(
         curves, reference=reference, keep=comparison.keep, replicates=replicates, seed=seed, confidence=confidence
@@ -62,11 +62,11 @@ def curve_of(contest: Contest, choice: Choice) -> Curve:
 
     Clearly: by four standard deviations of a count that loses the share which the floor allows.
     """
-    examiner, total = contest.examiner, contest.base("val").retain.n
+    scorer, total = contest.scorer, contest.base("val").retain.n
     enough = contest.floor - 4 * sqrt(total * (1 - contest.keep) + 1)
     scales, above = [0.0], [scale for scale in contest.grid if scale > 0]
     for scale in onwards(contest.grid):
-        if scale > above[-1] and examiner.retained(choice, scales[-1]) < enough:
+        if scale > above[-1] and scorer.retained(choice, scales[-1]) < enough:
             break
         scales.append(scale)
     capped: int | None = 1 + len(above)
@@ -75,8 +75,11 @@ def curve_of(contest: Contest, choice: Choice) -> Curve:
         scales, capped = sorted({*scales, *(point.scale for point in searched if not unscorable(point))}), None
     sides = []
     for split in ("val", "test"):
-        hits = [examiner.hits(choice, scale, split) for scale in scales]
-        sides += [np.stack([hit.forget.numpy() for hit in hits]), np.stack([hit.retain.numpy() for hit in hits])]
+        answers = [scorer.answers(choice, scale, split) for scale in scales]
+        sides += [
+            np.stack([each.forget.numpy() for each in answers]),
+            np.stack([each.retain.numpy() for each in answers]),
+        ]
     forget, retain, test_forget, test_retain = sides
     return Curve(forget, retain, test_forget, test_retain, capped=capped)
 

@@ -8,24 +8,11 @@ from typing import Any
 
 from negmerge_kit.lab.comparison.cost import Cost
 from negmerge_kit.lab.comparison.entrants import Entrant
-from negmerge_kit.lab.comparison.equal_retention import AtTestRetention
-from negmerge_kit.lab.comparison.matched import Crossing
+from negmerge_kit.lab.comparison.matched import AtTestRetention, Crossing
 from negmerge_kit.lab.standing import Standing
-from negmerge_kit.scoring.accuracy import Accuracy
-from negmerge_kit.scoring.scale import Ended, Point
+from negmerge_kit.scoring.accuracy import Accuracy, Pair
+from negmerge_kit.scoring.scale_search import Ended, Point
 from negmerge_kit.types import Json
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Forget accuracy and retain accuracy, pooled over its images, of one model on one split."""
-
-    forget: Accuracy
-    retain: Accuracy
-
-    def json(self) -> Json:
-        """`{"forget": score, "retain": score}`."""
-        return {"forget": self.forget.json(), "retain": self.retain.json()}
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from negmerge_kit.lab.training.recipe import SEEDS, Recipe
-from negmerge_kit.vision.data.augment import augment
-from negmerge_kit.vision.data.cropping import CROP, crop_at_random
+from negmerge_kit.vision.data.augment import CROP, augment, crop_at_random
 from negmerge_kit.vision.images import ImageSet
 
 COMMON_ORDER = 0
@@ -33,13 +32,13 @@ class Batch:
 
     pixels: Tensor
     labels: Tensor
-    order: Tensor
+    order: Tensor | None = None
 
 
 def steps_of(images: ImageSet, recipe: Recipe, *, least: int = 1) -> int:
     """Optimiser steps of a run: the last batch of an epoch may be smaller, or larger by what is less than `least`.
 
-    >>> from negmerge_kit.vision.families import family_images
+    >>> from negmerge_kit.vision.data.embedded import family_images
     >>> steps_of(family_images("digits", "train").take(130), Recipe(lr=1e-3, epochs=2))
     6
     """

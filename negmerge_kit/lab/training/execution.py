@@ -12,7 +12,7 @@ from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.vision.networks import has_batch_norm
 
 if TYPE_CHECKING:
-    from negmerge_kit.vision.clip import Classifier
+    from negmerge_kit.vision.classifier import Classifier
     from negmerge_kit.vision.images import ImageSet
 
 
@@ -71,7 +71,7 @@ class Execution:
         if self.compile and model.mode == "linear":
             raise ParameterError("a linear model cannot be compiled: leave compile out.")
         parts = (self.micro_batch or recipe.batch_size) < recipe.batch_size
-        if parts and model.mode == "standard" and has_batch_norm(model.clip.visual):
+        if parts and model.mode == "standard" and has_batch_norm(model.tower):
             raise ParameterError(
                 "this image tower has batch normalisation, which sees parts of a batch as other "
                 "batches: leave micro_batch out."
@@ -81,7 +81,7 @@ class Execution:
         """How the tower's weights lie in memory while it trains."""
         wanted = model.device.type == "cuda" if self.channels_last is None else self.channels_last
         # One convolution alone cuts a transformer's image into patches.
-        convolutions = sum(isinstance(layer, torch.nn.Conv2d) for layer in model.clip.visual.modules())
+        convolutions = sum(isinstance(layer, torch.nn.Conv2d) for layer in model.tower.modules())
         return torch.channels_last if wanted and convolutions > 1 else torch.contiguous_format
 
     def least_batch(self, model: Classifier, recipe: Recipe, images: ImageSet) -> int:
@@ -90,7 +90,7 @@ class Execution:
         Raises:
             ParameterError: if every batch would hold one image.
         """
-        if model.mode != "standard" or not has_batch_norm(model.clip.visual):
+        if model.mode != "standard" or not has_batch_norm(model.tower):
             return 1
         if min(recipe.batch_size, len(images)) < 2:
             one = f"{images.name} has one image" if len(images) < 2 else "the recipe's batch_size is 1"

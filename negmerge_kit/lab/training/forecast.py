@@ -5,18 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from math import isfinite
+from typing import TypeAlias
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.training.recipe import Recipe
-from negmerge_kit.scoring.scale import DEFAULT_SCALES
+from negmerge_kit.scoring.scale_search import DEFAULT_SCALES
 from negmerge_kit.types import Json
-from negmerge_kit.vision.clip import BATCH, Classifier
+from negmerge_kit.vision.classifier import BATCH, Classifier
 from negmerge_kit.vision.data import DataSource
-from negmerge_kit.vision.data.registry import DATASETS
-from negmerge_kit.vision.data.stored import StoredSource
+from negmerge_kit.vision.data.hub import NamedSource
+from negmerge_kit.vision.data.source import EncodedSource
 from negmerge_kit.vision.data.transform import Transform
 
 SUSTAINED = 40.0
@@ -28,6 +29,8 @@ TRAINING = 3.0
 SEARCHED = 0.25
 """Share of the images that a search of a candidate's own scale looks at, of all images at every scale of the grid: most
 scales are given up early. Counted on the embedded scene: 14 to 44 %, on average 23 %, for the eight of its grid."""
+
+Clock: TypeAlias = Callable[[], float]
 
 
 def forecast(
@@ -118,18 +121,13 @@ def count_images(source: DataSource, split: str, transform: Transform) -> int:
     >>> count_images(find_data("cars"), "train", Transform(224, 224))
     7330
     """
-    entry = DATASETS.get(source.text.partition("@")[0])
-    if entry is None:
-        if split not in source.splits:
-            return 0  # a control is never trained on
-        if isinstance(source, StoredSource):
-            return len(source.rows(split)[1])
-        return len(source.images(split, image_size=transform))
-    train, test = entry.images
-    drawn = 5000 if entry.control else min(train // 10, 5000)
-    if split == "test":
-        return 5000 if entry.control and not train else test
-    return drawn if split == "val" else max(0, train - drawn)
+    if isinstance(source, NamedSource):
+        return source.count([split])
+    if split not in source.splits:
+        return 0  # a control is never trained on
+    if isinstance(source, EncodedSource):
+        return len(source.rows(split)[1])
+    return len(source.images(split, image_size=transform))
 
 
 def predicted_seconds(model: Classifier, recipes: Sequence[Recipe], *, images: int, scored: int) -> tuple[float, float]:
@@ -142,15 +140,19 @@ def predicted_seconds(model: Classifier, recipes: Sequence[Recipe], *, images: i
         images: that candidates train on.
         scored: validation images, of both sides, that the search of a candidate's own scale looks at.
     """
+    each = seconds_of_an_image(model)
+    epochs = sum(recipe.epochs for recipe in recipes)
+    return TRAINING * epochs * images * each, len(recipes) * SEARCHED * len(DEFAULT_SCALES) * scored * each
+
+
+def seconds_of_an_image(model: Classifier, *, clock: Clock = time.perf_counter) -> float:
+    """Of a forward pass over a whole batch, the quickest of three: what else the machine does is not the model's."""
     blank = torch.zeros(BATCH[model.device.type], 3, *model.image_size, dtype=torch.uint8)
     model.features(blank)  # the first pass also sets up
 
     def timed() -> float:
-        started = time.perf_counter()
+        started = clock()
         model.features(blank).cpu()
-        return time.perf_counter() - started
+        return clock() - started
 
-    # The quickest of three: what else the machine does at this moment is not the recipes' cost.
-    each = min(timed() for _ in range(3)) / len(blank)
-    epochs = sum(recipe.epochs for recipe in recipes)
-    return TRAINING * epochs * images * each, len(recipes) * SEARCHED * len(DEFAULT_SCALES) * scored * each
+    return min(timed() for _ in range(3)) / len(blank)

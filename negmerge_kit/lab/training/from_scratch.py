@@ -9,11 +9,12 @@ from typing import Any
 
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.training.execution import Execution
-from negmerge_kit.lab.training.finetuning import Step, finetune
+from negmerge_kit.lab.training.finetuning import finetune
+from negmerge_kit.lab.training.loop import Step
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.lab.training.seeding import derived_seed
 from negmerge_kit.types import Json
-from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.classifier import Classifier
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.model_spec import CLASSIFIER, find_model
 from negmerge_kit.vision.scene import Scene
@@ -49,12 +50,12 @@ def base_recipe(scene: Scene) -> Recipe:
     Raises:
         ParameterError: settings that a recipe does not have, or that cannot be trained.
 
-    >>> from negmerge_kit.vision.scene import open_scene
+    >>> from negmerge_kit.vision.scenes import open_scene
     >>> base_recipe(open_scene("tiny-classifier")).optimizer
     'sgd'
     """
     name = find_model(scene.model).arch.removeprefix(CLASSIFIER)
-    told: dict[str, Any] = {**BASES.get(name, PUBLISHED).json(), **(scene.training or {})}
+    told: dict[str, Any] = BASES.get(name, PUBLISHED).json() | (getattr(scene, "training", None) or {})
     try:
         return Recipe.from_json(told)
     except ParameterError as error:

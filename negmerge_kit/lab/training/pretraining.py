@@ -7,17 +7,24 @@ caption present once (Radford et al. 2021, https://arxiv.org/abs/2103.00020).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from math import cos, pi
 from typing import TYPE_CHECKING
 
-from negmerge_kit.vision.families import FAMILIES, draw_images
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from negmerge_kit.lab.training.batches import Batch
+from negmerge_kit.lab.training.loop import Pass, Step, train
+from negmerge_kit.lab.training.seeding import derived_seed
+from negmerge_kit.vision.classifier import normalise
+from negmerge_kit.vision.data.embedded import FAMILIES, draw_images
 
 if TYPE_CHECKING:
     from open_clip import CLIP
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -35,22 +42,11 @@ class Pretraining:
         """Learning rate of a step counted from 0: linear warm-up, then a cosine to zero."""
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
-        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, steps - self.warmup)))
-
-
-@dataclass(frozen=True)
-class PretrainingStep:
-    """One step done: its number (from 1), how many there are, and its loss."""
-
-    step: int
-    steps: int
-    loss: float
+        return self.lr * 0.5 * (1 + cos(pi * (step - self.warmup) / max(1, steps - self.warmup)))
 
 
 def pretraining_images(epoch: int, families: Sequence[str] = tuple(FAMILIES)) -> tuple[Tensor, Tensor]:
     """What one epoch shows: uint8 images [n, 3, 32, 32] of the families, labels that count classes across them."""
-    import torch
-
     sets = [draw_images(name, "pretrain", epoch) for name in families]
     first = [0, *accumulate(len(images.classes) for images in sets)]
     return (
@@ -61,7 +57,7 @@ def pretraining_images(epoch: int, families: Sequence[str] = tuple(FAMILIES)) ->
 
 def pretrain_tiny(
     clip: CLIP, recipe: Pretraining | None = None, *, families: Sequence[str] = tuple(FAMILIES)
-) -> Iterator[PretrainingStep]:
+) -> Generator[Step]:
     """Train an untrained embedded CLIP in place, one step for each item taken.
 
     Args:
@@ -69,48 +65,52 @@ def pretrain_tiny(
         recipe: the defaults make the weights that ship.
         families: what the model is shown; all but the forget set make the retrained model that an audit compares with.
 
-    Yields: a PretrainingStep after each step; stop taking them to stop training. The same seeds give the same weights
-    on the same machine and thread count; another processor may round sums differently.
+    Yields: a Step after each step; stop taking them to stop training. The same seeds give the same weights on the same
+    machine and thread count; another processor may round sums differently.
+
+    Raises:
+        DivergedError: if the loss or, by the last step, a weight stops being a number.
     """
-    import torch
-    import torch.nn.functional as F
-
-    from negmerge_kit.vision.clip import normalise
-
     recipe = recipe or Pretraining()
     device = clip.logit_scale.device
     texts = _prompts(families).to(device)
     every_class = torch.arange(texts.shape[1])
+    # One generator for the order of the images and the templates: an epoch's order is drawn as it begins.
     generator = torch.Generator().manual_seed(recipe.seed)
-    optimizer = torch.optim.AdamW(
-        [weight for weight in clip.parameters() if weight.requires_grad], lr=recipe.lr, weight_decay=recipe.weight_decay
-    )
-    batches = sum(FAMILIES[name].pretrain for name in families) // recipe.batch
-    steps = batches * recipe.epochs
-    clip.train()
-    for step in range(steps):
-        if step % batches == 0:
-            images, labels = pretraining_images(step // batches, families)
-            order = torch.split(torch.randperm(len(labels), generator=generator), recipe.batch)
-        rows = order[step % batches]
+    per_epoch = sum(FAMILIES[name].pretrain for name in families) // recipe.batch
+
+    def contrast(images: Tensor, labels: Tensor) -> Tensor:
         templates = torch.randint(len(texts), (len(every_class),), generator=generator)
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.rate(step, steps)
-        image = clip.encode_image(normalise(images[rows].to(device)), normalize=True)
+        image = clip.encode_image(normalise(images.to(device)), normalize=True)
         text = clip.encode_text(texts[templates, every_class], normalize=True)
-        loss = F.cross_entropy(clip.logit_scale.exp() * image @ text.T, labels[rows].to(device))
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimizer.step()
-        if step + 1 == steps:
-            clip.eval()
-        yield PretrainingStep(step + 1, steps, loss.item())
+        return cross_entropy(clip.logit_scale.exp() * image @ text.T, labels.to(device))
+
+    def epoch_of(epoch: int) -> Pass:
+        def shown(done: int, order: Tensor | None) -> Iterator[Batch]:
+            images, labels = pretraining_images(epoch, families)
+            chosen = torch.randperm(len(labels), generator=generator).split(recipe.batch)
+            return (Batch(images[rows], labels[rows]) for rows in chosen[:per_epoch])
+
+        return Pass(per_epoch, shown, contrast)
+
+    weights = [weight for weight in clip.parameters() if weight.requires_grad]
+    clip.train()
+    try:
+        yield from train(
+            clip,
+            [epoch_of(epoch) for epoch in range(recipe.epochs)],
+            torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay),
+            lambda step: recipe.rate(step, per_epoch * recipe.epochs),
+            seed=lambda step: derived_seed(recipe.seed, "dropout", step),
+            hint=f"rate {recipe.lr:g}: give a smaller rate.",
+        )
+    finally:
+        clip.eval()
 
 
 def _prompts(families: Sequence[str]) -> Tensor:
     """Token ids of every class under each of the three templates: [3, classes, context]."""
     import open_clip
-    import torch
 
     from negmerge_kit.vision.tiny import register
 

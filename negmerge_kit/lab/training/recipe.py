@@ -135,6 +135,10 @@ class Recipe:
         parts += [f"{self.order} order"] * (self.order != "own")
         return " · ".join(parts)
 
+    def mirrors(self, may_mirror: bool) -> bool:
+        """Whether augmented images are mirrored, where a mirrored image of the data set may still show its class."""
+        return self.flips == "as-published" or (self.flips == "safe" and may_mirror)
+
     def json(self) -> Json:
         """Plain values for pool.json; the same values give the same candidate id.
 

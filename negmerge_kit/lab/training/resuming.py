@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -14,10 +13,11 @@ import torch
 from torch import Tensor
 
 from negmerge_kit.checkpoints import open_checkpoint, save_checkpoint
+from negmerge_kit.checkpoints.result_store import digest
 from negmerge_kit.errors import CheckpointError, NegmergeError, OtherRunError
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.types import Json
-from negmerge_kit.vision.clip import Classifier
+from negmerge_kit.vision.classifier import Classifier
 from negmerge_kit.vision.images import ImageSet
 
 
@@ -26,20 +26,24 @@ class Training:
     """What changes while a model trains.
 
     Attributes:
-        tower: the image tower; its parameters and running statistics are part of the state.
-        moving: the parameters that train, by name.
+        network: its running statistics, and those of its parameters that the optimiser holds, are part of the state.
         losses: one for each step done.
         order: the order generator's state before the present epoch.
         earlier: seconds that the steps took before the run was stopped.
     """
 
-    tower: torch.nn.Module
-    moving: dict[str, torch.nn.Parameter]
+    network: torch.nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     losses: list[float] = field(default_factory=list)
     order: Tensor | None = None
     earlier: float = 0.0
+
+    @property
+    def moving(self) -> dict[str, torch.nn.Parameter]:
+        """The network's parameters that train, by name."""
+        trained = {id(weight) for group in self.optimizer.param_groups for weight in group["params"]}
+        return {name: weight for name, weight in self.network.named_parameters() if id(weight) in trained}
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the state by name; the optimiser's are its moments and step counts."""
@@ -47,7 +51,7 @@ class Training:
             yield f"weight/{name}", parameter.detach()
             for key, value in self.optimizer.state[parameter].items():
                 yield f"optimizer/{key}/{name}", value
-        for name, value in self.tower.named_buffers():
+        for name, value in self.network.named_buffers():
             yield f"buffer/{name}", value
         if self.order is not None:
             yield "order", self.order
@@ -65,13 +69,13 @@ class StateFile:
     """Where a run keeps its state: written whole or not at all, read without unpickling.
 
     Args:
-        path: a safetensors file, there or not; `None` keeps nothing.
+        path: a safetensors file, there or not.
         run: what the run is, as `describe_run` tells it: a file of another run is refused.
         recipe: the run's own, which tells people what a file of another run is.
         every: least seconds between two saves; 0 saves whenever asked.
     """
 
-    def __init__(self, path: Path | None, run: str, recipe: Recipe, *, every: float) -> None:
+    def __init__(self, path: Path, run: str, recipe: Recipe, *, every: float) -> None:
         self._path, self._run, self._recipe, self._every = path, run, recipe, every
         self._began = self._saved = time.monotonic()
         self._took = 0.0
@@ -80,7 +84,7 @@ class StateFile:
         """Write the state if it is time or the run is at its end."""
         wait = max(self._every, self._took / WRITING_SHARE) if self._every else 0.0
         started = time.monotonic()
-        if self._path is None or (not last and started - self._saved < wait):
+        if not last and started - self._saved < wait:
             return
         layout = dict(training.tensors())
         record: Json = {
@@ -103,7 +107,7 @@ class StateFile:
             CheckpointError: a damaged file.
             OtherRunError: one of another run.
         """
-        if self._path is None or not self._path.exists():
+        if not self._path.exists():
             return
         stored = open_checkpoint(self._path)
         record = stored.metadata
@@ -123,7 +127,7 @@ class StateFile:
                 for key, _, owner in [full.removeprefix(prefix).partition("/")]
                 if owner == name
             }
-        for name, buffer in training.tower.named_buffers():
+        for name, buffer in training.network.named_buffers():
             buffer.copy_(stored[f"buffer/{name}"])
         training.order = stored["order"].clone()
         training.losses = [float(loss) for loss in record["losses"]]
@@ -159,11 +163,10 @@ def _difference(theirs: Recipe | None, ours: Recipe) -> str:
 
 def describe_run(model: Classifier, images: ImageSet, recipe: Recipe, mirror: bool) -> str:
     """A digest of all that decides a run's outcome: base weights, mode, images, recipe."""
-    digest = hashlib.sha256()
-    for name, tensor in model.clip.visual.state_dict().items():
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    made_from = [2, digest.hexdigest(), model.mode, images.fingerprint(), recipe.json(), mirror]
-    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+    weights = hashlib.sha256()
+    for name, tensor in model.tower.state_dict().items():
+        weights.update(name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest([2, weights.hexdigest(), model.mode, images.fingerprint(), recipe.json(), mirror])
 
 
 def _placed(value: Tensor, key: str, parameter: Tensor) -> Any:

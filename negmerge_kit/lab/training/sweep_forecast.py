@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from statistics import median
-from typing import cast
 
-import torch
-
-from negmerge_kit.lab.training.finetuning import Step, finetune
-from negmerge_kit.lab.training.forecast import SEARCHED, SUSTAINED, TRAINING, flops_per_image
+from negmerge_kit.lab.training.finetuning import finetune
+from negmerge_kit.lab.training.forecast import (
+    SEARCHED,
+    SUSTAINED,
+    TRAINING,
+    Clock,
+    flops_per_image,
+    seconds_of_an_image,
+)
 from negmerge_kit.lab.training.recipe import Recipe
-from negmerge_kit.scoring.scale import DEFAULT_SCALES
+from negmerge_kit.scoring.scale_search import DEFAULT_SCALES
 from negmerge_kit.types import Json
-from negmerge_kit.vision.clip import BATCH, Classifier
+from negmerge_kit.vision.classifier import Classifier
 from negmerge_kit.vision.images import ImageSet
 
 STEPS = 3
 """Steps that are timed of each kind of recipe, after one that also sets up."""
-
-Clock = Callable[[], float]
 
 
 def measured_seconds(
@@ -65,13 +67,7 @@ def measured_seconds(
         steps += steps_of(recipe, len(seen))
     looked = len(recipes) * SEARCHED * len(DEFAULT_SCALES) * scored
     scoring = looked * seconds_of_an_image(model, clock=clock)
-    return {
-        "base_seconds": before,
-        "training_seconds": total,
-        "scoring_seconds": scoring,
-        "seconds": before + total + scoring,
-        "steps": steps,
-    }
+    return _summed(before, total, scoring, steps)
 
 
 def assumed_seconds(
@@ -89,13 +85,12 @@ def assumed_seconds(
     before = 0.0 if base is None else TRAINING * each * base[0] * base[1].epochs
     scoring = len(recipes) * SEARCHED * len(DEFAULT_SCALES) * scored * each
     steps = sum(steps_of(recipe, images) for recipe in recipes) + (0 if base is None else steps_of(base[1], base[0]))
-    return {
-        "base_seconds": before,
-        "training_seconds": training,
-        "scoring_seconds": scoring,
-        "seconds": before + training + scoring,
-        "steps": steps,
-    }
+    return _summed(before, training, scoring, steps)
+
+
+def _summed(base: float, training: float, scoring: float, steps: int) -> Json:
+    seconds = {"base_seconds": base, "training_seconds": training, "scoring_seconds": scoring}
+    return {**seconds, "seconds": base + training + scoring, "steps": steps}
 
 
 def steps_of(recipe: Recipe, images: int) -> int:
@@ -115,7 +110,7 @@ def seconds_of_a_step(
     few = replace(recipe, epochs=-(-(STEPS + 1) // max(1, -(-len(images) // recipe.batch_size))))
     spent: list[float] = []
     # A generator: closing it gives training mode and threads back.
-    with closing(cast("Generator[Step]", finetune(model, images, few))) as run:
+    with closing(finetune(model, images, few)) as run:
         started = clock()
         for step in run:
             now = clock()
@@ -125,16 +120,3 @@ def seconds_of_a_step(
             started = clock()
     model.load(kept.items())
     return median(spent[1:] or spent)
-
-
-def seconds_of_an_image(model: Classifier, *, clock: Clock = time.perf_counter) -> float:
-    """Of a forward pass over a whole batch, the quickest of three: what else the machine does is not the search's."""
-    blank = torch.zeros(BATCH[model.device.type], 3, *model.image_size, dtype=torch.uint8)
-    model.features(blank)  # the first pass also sets up
-
-    def timed() -> float:
-        started = clock()
-        model.features(blank).cpu()
-        return clock() - started
-
-    return min(timed() for _ in range(3)) / len(blank)

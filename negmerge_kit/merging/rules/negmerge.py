@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from negmerge_kit.merging.deltas import Deltas, divided
+from negmerge_kit.merging.deltas import Deltas, divided, masked
 from negmerge_kit.merging.rule import Parameter, Rule, Settings
 from negmerge_kit.merging.signs import votes_needed
 
@@ -71,7 +71,7 @@ def combine(deltas: Deltas, settings: Settings, survey: object) -> Tensor:
     """
     unanimous = votes_needed(len(deltas), settings["agreement"]) == len(deltas)
     if unanimous and settings["average"] == "mean":  # the paper; a mean of one sign needs no second look at it
-        return torch.where((deltas.low > 0) | (deltas.high < 0), deltas.mean(), 0.0)
+        return masked(deltas.mean(), deltas.unanimous())
     sign = consensus(deltas, settings["agreement"])
     everyone = settings["over"] == "all" or unanimous
     match settings["average"]:

@@ -32,7 +32,7 @@ def trimmed_from(stream: Stream, settings: Settings) -> int:
     """
     if settings["trim_over"] == "all":
         return stream.elements
-    return sum(int(deltas.moved().count_nonzero()) for deltas in stream())
+    return sum(int(deltas.moved().sum()) for deltas in stream())
 
 
 @dataclass(frozen=True)

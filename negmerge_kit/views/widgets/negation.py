@@ -8,21 +8,20 @@ import ipywidgets as widgets
 from matplotlib.figure import Figure
 
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.scoring.scale import KEEP
+from negmerge_kit.scoring.scale_search import KEEP
 from negmerge_kit.views.plots import LARGEST_SCALE, scale_curve
 from negmerge_kit.views.widgets.explorer import LABELS, Drawn, Explorer, slider
-from negmerge_kit.views.widgets.measured import Measured
+from negmerge_kit.views.widgets.measured import live_curve, live_point
 from negmerge_kit.views.widgets.picker import candidate_line
 
 
 def negation_explorer(bench: Workbench, *, keep: float = KEEP, interactive: bool = True) -> Explorer | Figure:
     """One candidate negated alone on the live subset: controls `candidate` and `scale`; or its first figure."""
-    measured = Measured(bench)
 
     def figure(candidate: str, scale: float) -> Figure:
         choice = bench.choose([candidate])
-        here = measured.point(choice, scale)
-        return scale_curve(measured.curve(choice), base=measured.base, keep=keep, here=here)
+        here, base = live_point(bench, choice, scale), live_point(bench, None, 0.0)
+        return scale_curve(live_curve(bench, choice), base=base, keep=keep, here=here)
 
     if not interactive:
         return figure(bench.pool.ids[0], 0.5)

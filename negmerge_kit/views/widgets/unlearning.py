@@ -8,17 +8,16 @@ import ipywidgets as widgets
 from matplotlib.figure import Figure
 
 from negmerge_kit.errors import NegmergeError
-from negmerge_kit.lab.resident import Choice
+from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging import chance, votes_needed
 from negmerge_kit.scoring.accuracy import Accuracy
-from negmerge_kit.scoring.outcome import outcome
-from negmerge_kit.scoring.scale import KEEP, Point
+from negmerge_kit.scoring.scale_search import KEEP, Point, outcome
 from negmerge_kit.views.plots import LARGEST_SCALE, reach, scale_curve
 from negmerge_kit.views.style import percent
 from negmerge_kit.views.widgets.dials import RuleDials
 from negmerge_kit.views.widgets.explorer import Drawn, Explorer, slider
-from negmerge_kit.views.widgets.measured import Measured
+from negmerge_kit.views.widgets.measured import live_curve, live_point
 from negmerge_kit.views.widgets.picker import CandidatePicker
 
 AT_FIRST = 0.7
@@ -33,12 +32,11 @@ def unlearn_explorer(
     The controls are `candidates` (ids), `rule` ((name, params)), `scale` and `keep`; the button `find` searches the
     scale on the whole validation split and moves the slider there.
     """
-    measured = Measured(bench)
 
     def draw(choice: Choice, scale: float, keep: float) -> Drawn:
-        here = measured.point(choice, scale)
-        figure = scale_curve(measured.curve(choice, reach(scale)), base=measured.base, keep=keep, here=here)
-        return Drawn(figure, f"{_scores(here, measured.base)}<br>{kept_line(bench, choice)}")
+        here, base = live_point(bench, choice, scale), live_point(bench, None, 0.0)
+        figure = scale_curve(live_curve(bench, choice, reach(scale)), base=base, keep=keep, here=here)
+        return Drawn(figure, f"{_scores(here, base)}<br>{kept_line(bench, choice)}")
 
     if not interactive:
         return draw(bench.choose(rule=rule), AT_FIRST, keep).figure

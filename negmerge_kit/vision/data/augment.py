@@ -1,4 +1,8 @@
-"""RandAugment on images that are decoded already: timm's own draws and operations, many images at a time."""
+"""Augmentation of decoded images: RandAugment by timm's own draws and operations, and CIFAR's crop and mirror.
+
+One seed draws for a whole batch, in timm's own order, and threads then apply what was drawn. `DataLoader` workers would
+need a seed for each image, which draws other pictures than those that the candidates of today's pools were trained on.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.vision.data.cropping import CROP as CROP_AT_RANDOM
-from negmerge_kit.vision.data.cropping import crop_at_random
-from negmerge_kit.vision.data.decoding import cores
-from negmerge_kit.vision.towers import OPENAI_MEAN
+from negmerge_kit.vision.data.decoded_cache import cores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NONE = "none"
-CROP = (0.08, 1.0)
+CROP_SHARE = (0.08, 1.0)
 """Share of the image that a random crop keeps: timm's default, and what the authors train with."""
+
+CROP = re.compile(r"crop-([1-9]\d*)")
+"""How a recipe writes `crop_at_random`: `crop-4` pads by four pixels."""
 
 _SPEC = re.compile(r"rand(-(m|n|p|mstd|mmax|inc)\d+(\.\d+)?)+")
 _MOVES = ("Rotate", "Shear", "Translate")
@@ -42,7 +46,7 @@ def check_augment(spec: str) -> str:
     >>> check_augment("rand-m2-n1-mstd0.5")
     'rand-m2-n1-mstd0.5'
     """
-    if spec != NONE and not _SPEC.fullmatch(spec) and not CROP_AT_RANDOM.fullmatch(spec):
+    if spec != NONE and not _SPEC.fullmatch(spec) and not CROP.fullmatch(spec):
         raise ParameterError(
             f"augment is {spec!r}: give none, timm's rand-m{{m}}-n{{n}}-mstd0.5 (the paper: m 1 to "
             "10, n 1 to 3), or crop-4."
@@ -87,7 +91,7 @@ def augment(images: Tensor, spec: str, *, seed: int, flips: bool = False, crop: 
             f"images to augment are {images.dtype} {list(images.shape)} on {images.device}: give "
             "uint8 [n, 3, H, W] on the CPU."
         )
-    if cropped := CROP_AT_RANDOM.fullmatch(spec):
+    if cropped := CROP.fullmatch(spec):
         return crop_at_random(images, int(cropped[1]), seed=seed, flips=flips)
     if not len(images) or (spec == NONE and not flips):
         return images
@@ -99,6 +103,43 @@ def augment(images: Tensor, spec: str, *, seed: int, flips: bool = False, crop: 
     return torch.from_numpy(np.stack(done)).permute(0, 3, 1, 2).contiguous()
 
 
+def crop_at_random(images: Tensor, padding: int, *, seed: int, flips: bool = False) -> Tensor:
+    """Every image padded with black, cropped to its size at a random place and, with `flips`, mirrored half the time.
+
+    What torchvision's RandomCrop(size, padding) and RandomHorizontalFlip do to one image, in one gather for all. The
+    places are drawn on the CPU, so that every device gives the same pixels; only these few numbers travel.
+
+    Args:
+        images: uint8 [n, 3, H, W] on any device.
+        padding: pixels on each side.
+        seed: of all draws; another one for every step.
+        flips: mirror half of the images.
+
+    Returns:
+        uint8 [n, 3, H, W], laid out by channels last.
+
+    >>> import torch
+    >>> images = torch.arange(2 * 3 * 8 * 8).view(2, 3, 8, 8).to(torch.uint8)
+    >>> first, again = (crop_at_random(images, 2, seed=1) for _ in range(2))
+    >>> first.shape == images.shape, torch.equal(first, again), torch.equal(first, images)
+    (True, True, False)
+    """
+    import torch
+
+    count, _, height, width = images.shape
+    generator = torch.Generator().manual_seed(seed)
+    places = torch.randint(0, 2 * padding + 1, (2, count), generator=generator)
+    mirrored = torch.rand(count, generator=generator) < 0.5 if flips else torch.zeros(count, dtype=torch.bool)
+    columns = torch.arange(width).repeat(count, 1)
+    columns[mirrored] = columns[mirrored].flip(1)
+    rows, columns = places[0][:, None] + torch.arange(height), places[1][:, None] + columns
+    chosen = (rows, columns, torch.arange(count))
+    rows, columns, which = (index.to(images.device, non_blocking=True) for index in chosen)
+    padded = torch.nn.functional.pad(images, (padding,) * 4)
+    # Indexing puts the channels last, which is what convolutions on a GPU like best.
+    return padded[which[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
 def _plans(n: int, spec: str, size: tuple[int, int], flips: bool, crop: bool) -> Iterator[list[Step]]:
     """For every image the steps that make it, with all that is random in them drawn."""
     from PIL import Image
@@ -107,7 +148,7 @@ def _plans(n: int, spec: str, size: tuple[int, int], flips: bool, crop: bool) ->
 
     height, width = size
     blank = Image.new("RGB", (width, height))
-    cropper = RandomResizedCropAndInterpolation(size, scale=CROP, interpolation="random")
+    cropper = RandomResizedCropAndInterpolation(size, scale=CROP_SHARE, interpolation="random")
     planned: list[Step] = []
     randaugment = None if spec == NONE else _recording(spec, size, planned)
     for _ in range(n):
@@ -139,10 +180,11 @@ def _recording(spec: str, size: tuple[int, int], planned: list[Step]) -> Any:
     the draws are made first, in one thread, by timm's own code.
     """
     from timm.data.auto_augment import rand_augment_transform
+    from timm.data.constants import OPENAI_CLIP_MEAN
 
     hparams = {
         "translate_const": int(min(size) * 0.45),
-        "img_mean": tuple(min(255, round(255 * mean)) for mean in OPENAI_MEAN),
+        "img_mean": tuple(min(255, round(255 * mean)) for mean in OPENAI_CLIP_MEAN),
     }
     transform = rand_augment_transform(spec, hparams)
     for operation in transform.ops:

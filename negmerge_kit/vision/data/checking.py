@@ -9,7 +9,7 @@ import zipfile
 import zlib
 
 from negmerge_kit.errors import SceneError
-from negmerge_kit.vision.data.rgb import Noticed, UnclearRangeError, as_rgb, notice
+from negmerge_kit.vision.data.transform import Noticed, UnclearRangeError, as_rgb, notice
 
 FORMATS = {"PNG": ".png", "JPEG": ".jpg", "GIF": ".gif", "BMP": ".bmp", "PPM": ".ppm", "TIFF": ".tiff", "WEBP": ".webp"}
 """What is accepted, by Pillow's name, and the ending that such a file gets."""
@@ -100,4 +100,4 @@ def _check_single(name: str, data: bytes) -> None:
         found = repr(foreign.decode())
     else:
         return
-    raise SceneError(f"{name} holds more than an image ({found}): save it anew in an image program, or leave it out.")
+    raise SceneError(f"{name} holds more than an image ({found}): save it again in an image program, or leave it out.")

@@ -13,11 +13,9 @@ from pathlib import Path
 from negmerge_kit.errors import SceneError
 from negmerge_kit.outside import UNSPEAKABLE, shortened
 from negmerge_kit.types import Json
-from negmerge_kit.vision.data.labels import check_order, class_names, said
+from negmerge_kit.vision.data.labels import check_order, class_names, display_name
 from negmerge_kit.vision.data.registry import DATASETS
-from negmerge_kit.vision.data.rows import Rows, draw_all, draw_splits
-from negmerge_kit.vision.data.source import PLAIN_TEMPLATES, SPLITS
-from negmerge_kit.vision.data.stored import StoredSource
+from negmerge_kit.vision.data.source import SPLITS, EncodedSource
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"})
 """torchvision's ImageFolder's own, and GIF."""
@@ -28,7 +26,7 @@ TEST_FOLDERS = ("test", "val_in_folder", "val", "validation")
 
 @dataclass(frozen=True)
 class FolderRows:
-    """Image files in the order of torchvision's ImageFolder: classes by name, then files by path."""
+    """Image files by class name, then by path: torchvision's ImageFolder's order, unless classes have sub-folders."""
 
     root: Path
     files: tuple[str, ...]
@@ -41,8 +39,8 @@ class FolderRows:
             yield str(path), path.read_bytes
 
 
-class FolderSource(StoredSource):
-    """One's own images: PATH/CLASS/image, or PATH/train/CLASS/image with val and test beside train.
+class FolderSource(EncodedSource):
+    """One's own images: PATH/CLASS/image, or PATH/train/CLASS/image with val and test next to train.
 
     What is not given apart is drawn (see `draw_splits`). Class names are the folders', underscores shown as spaces.
     """
@@ -53,87 +51,64 @@ class FolderSource(StoredSource):
         self.name = self.path.name or "images"
         self.title = f"images in {self.path}"
         self.names_from = "the folders' names"
-        self._listings: dict[str, FolderRows] = {}
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The folders' names, sorted, as prompts say them."""
-        return tuple(said(label) for label in self._labels)
-
-    @property
-    def templates(self) -> tuple[str, ...]:
-        """One plain prompt."""
-        return PLAIN_TEMPLATES
-
-    def identity(self) -> Json:
-        """A digest of every file: an image that is changed makes another state of the data."""
-        return self._identity
+        return tuple(display_name(label) for label in self._labels)
 
     @cached_property
-    def _identity(self) -> Json:
-        """By path, size and time."""
+    def identity(self) -> Json:
+        """A digest of every file's path, size and time: an image that is changed makes another state of the data."""
         sha, total = hashlib.sha256(), 0
-        for folder, (root, _) in self._parts.items():
-            for file in self._listed(folder).files:
+        for folder, rows in self._rows.items():
+            for file in rows.files:
                 try:
-                    state = (root / file).stat()
+                    state = (rows.root / file).stat()
                 except OSError as error:
                     raise SceneError(
-                        f"{root / file} cannot be read ({error.strerror}): put it back, or remove it and begin anew."
+                        f"{rows.root / file} cannot be read ({error.strerror}): put it back, or remove it and "
+                        "start again."
                     ) from error
                 total += state.st_size
                 sha.update(f"{folder}/{file}\0{state.st_size}\0{state.st_mtime_ns}\0".encode())
         self.bytes = total
         return {"folder": self.name, "files": sha.hexdigest()}
 
-    def rows(self, split: str) -> tuple[Rows, Sequence[int]]:
-        """The folder that a split is taken from, and its rows there."""
-        for folder, (_, splits) in self._parts.items():
-            if split in splits:
-                listed = self._listed(folder)
-                n = len(listed.files)
-                if splits == (split,):
-                    return listed, draw_all(n)
-                return listed, draw_splits(n, splits[1:], name=self.name)[split]
-        raise SceneError(f"{self.path} has no {split} images: add a folder {split}.")
-
-    @property
-    def drawn(self) -> tuple[str, ...]:
-        """What there is no folder for."""
-        return next(splits[1:] for _, splits in self._parts.values() if "train" in splits)
+    def encoded(self, place: str) -> FolderRows:
+        """The images of a folder."""
+        return self._rows[place]
 
     def count(self, splits: Sequence[str]) -> int:
-        """All the files that these splits, and what is drawn beside them, are taken from."""
-        return sum(
-            len(self._listed(folder).files) for folder, (_, taken) in self._parts.items() if set(taken) & set(splits)
-        )
+        """All the files that these splits, and what is drawn from the same folders, are taken from."""
+        return sum(len(self._rows[folder].files) for folder, taken in self.layout.items() if set(taken) & set(splits))
 
     @cached_property
-    def _parts(self) -> dict[str, tuple[Path, tuple[str, ...]]]:
-        """Folder name -> (where it is, the splits that are taken from it)."""
+    def _rows(self) -> dict[str, FolderRows]:
+        return {
+            folder: list_images(self.path / folder, self._labels, complete="train" in splits)
+            for folder, splits in self.layout.items()
+        }
+
+    @cached_property
+    def _labels(self) -> tuple[str, ...]:
+        return _class_folders(self.path / next(iter(self.layout)))
+
+    @cached_property
+    def layout(self) -> dict[str, tuple[str, ...]]:
+        """As the folders' names say; without any, all splits are taken from the folder itself."""
         if not self.path.is_dir():
             raise SceneError(f"{self.path} is not a folder: give one with a sub-folder of images for each class.")
         given = [split for split in SPLITS if (self.path / split).is_dir()]
         if not given:
-            return {".": (self.path, SPLITS)}
+            return {".": SPLITS}
         if "train" not in given:
             raise SceneError(
                 f"{self.path} has {', '.join(given)} but no train: add a folder train, or put the classes "
                 "straight into the folder and let the splits be drawn."
             )
         drawn = tuple(split for split in SPLITS if split == "train" or split not in given)
-        return {split: (self.path / split, drawn if split == "train" else (split,)) for split in given}
-
-    @cached_property
-    def _labels(self) -> tuple[str, ...]:
-        first = next(iter(self._parts.values()))[0]
-        return _class_folders(first)
-
-    def _listed(self, folder: str) -> FolderRows:
-        if folder not in self._listings:
-            root, splits = self._parts[folder]
-            self._listings[folder] = list_images(root, self._labels, complete="train" in splits)
-        return self._listings[folder]
+        return {split: drawn if split == "train" else (split,) for split in given}
 
 
 class LocalSource(FolderSource):
@@ -141,11 +116,11 @@ class LocalSource(FolderSource):
 
     def __init__(self, name: str, path: str | Path) -> None:
         super().__init__(path)
-        entry = DATASETS[name]
+        self._entry = entry = DATASETS[name]
+        self._known = class_names(entry.classes or name)
         self.text, self.name, self.title = f"{name}:{self.path}", name, entry.title
         self.licence, self.homepage, self.flips = entry.licence, entry.homepage, entry.flips
         self.splits = ("val", "test") if entry.control else SPLITS
-        self._known, self._entry = class_names(entry.classes or name), entry
         self.names_from = self._known.source
 
     @property
@@ -159,31 +134,29 @@ class LocalSource(FolderSource):
         return self._known.templates
 
     @cached_property
-    def _identity(self) -> Json:
+    def identity(self) -> Json:
         """By path only: such sets do not change, and a million files are not asked for their size."""
         sha = hashlib.sha256()
-        for folder in self._parts:
-            listed = self._listed(folder)
-            sha.update(f"{folder}\0{len(listed.files)}\0".encode() + "\0".join(listed.files).encode())
+        for folder, rows in self._rows.items():
+            sha.update(f"{folder}\0{len(rows.files)}\0".encode() + "\0".join(rows.files).encode())
         return {"local": self.name, "files": sha.hexdigest()}
 
     @cached_property
-    def _parts(self) -> dict[str, tuple[Path, tuple[str, ...]]]:
+    def _labels(self) -> tuple[str, ...]:
+        found = _class_folders(self.path / next(iter(self.layout)))
+        check_order(self._known, found, str(self.path))
+        return found
+
+    @cached_property
+    def layout(self) -> dict[str, tuple[str, ...]]:
+        """Validation is drawn from train; a small control takes all from its test images."""
         test = next((name for name in TEST_FOLDERS if (self.path / name).is_dir()), None)
         if test is None or (self._entry.train and not (self.path / "train").is_dir()):
             raise SceneError(
                 f"{self.path} is not a copy of {self.title}: give a folder with train and test (or val), "
                 "and in each a sub-folder of images for each class."
             )
-        if not self._entry.train:
-            return {test: (self.path / test, ("train", "val", "test"))}
-        return {"train": (self.path / "train", ("train", "val")), test: (self.path / test, ("test",))}
-
-    @cached_property
-    def _labels(self) -> tuple[str, ...]:
-        found = _class_folders(next(iter(self._parts.values()))[0])
-        check_order(self._known, found, str(self.path))
-        return found
+        return {"train": ("train", "val"), test: ("test",)} if self._entry.train else {test: SPLITS}
 
 
 def list_images(root: Path, labels: Sequence[str], *, complete: bool) -> FolderRows:

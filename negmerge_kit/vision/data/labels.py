@@ -46,9 +46,9 @@ def class_names(name: str) -> ClassNames:
             tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES),
             (tuple(info.label_names()), tuple(info.label_descriptions())),
         )
-    told = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
-    labels = (tuple(told["labels"]),) if "labels" in told else ()
-    return ClassNames(told["source"], tuple(told["classes"]), tuple(told["templates"]), labels)
+    record = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    labels = (tuple(record["labels"]),) if "labels" in record else ()
+    return ClassNames(record["source"], tuple(record["classes"]), tuple(record["templates"]), labels)
 
 
 def names_source(name: str) -> str:
@@ -57,7 +57,7 @@ def names_source(name: str) -> str:
     >>> names_source("imagenet")
     'open_clip, IMAGENET_CLASSNAMES and OPENAI_IMAGENET_TEMPLATES'
     """
-    if name == IMAGENET:  # told without opening open_clip, which takes seconds
+    if name == IMAGENET:  # known without importing open_clip, which takes seconds
         return "open_clip, IMAGENET_CLASSNAMES and OPENAI_IMAGENET_TEMPLATES"
     return class_names(name).source
 
@@ -103,10 +103,10 @@ def check_order(known: ClassNames, found: Sequence[str], where: str) -> None:
         )
 
 
-def said(label: str) -> str:
-    """A data set's own label as a prompt says it.
+def display_name(label: str) -> str:
+    """A data set's own label as it appears in a prompt.
 
-    >>> said("golden_retriever")
+    >>> display_name("golden_retriever")
     'golden retriever'
     """
     return re.sub(r"[_\s]+", " ", label).strip()

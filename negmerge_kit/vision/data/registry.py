@@ -1,7 +1,7 @@
-"""The named data sets: where they lie on the Hub, how large they are, whose they are.
+"""The named data sets: where they are on the Hub, how large they are, whose they are.
 
 A revision is written down here only where its whole hash is known for certain. Everywhere else `negmerge data prepare`
-resolves the repository's main branch once, notes the commit in the cache (see `pins`), stores it in every pool, and
+resolves the repository's main branch once, notes the commit in the cache (see `Pin`), stores it in every pool, and
 uses no other afterwards.
 """
 
@@ -182,4 +182,4 @@ DATASETS: dict[str, Entry] = {
         control=True,
     ),
 }
-"""All named data sets; class names and templates of each lie in `classes/NAME.json`, ImageNet's come from open_clip."""
+"""All named data sets; class names and templates of each are in `classes/NAME.json`, ImageNet's come from open_clip."""

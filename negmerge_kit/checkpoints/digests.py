@@ -1,0 +1,96 @@
+"""SHA-256 of files, computed while other work is done: it begins before anything heavy is imported, torch among it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+
+from negmerge_kit.errors import CheckpointError
+from negmerge_kit.outside import check_regular
+
+BLOCK = 1 << 20
+"""Bytes read together."""
+TURN = 16
+"""Blocks of one file before the next one's turn."""
+
+
+class Digests:
+    """Files being hashed, a thread a core, each file from its beginning, all at nearly the same place.
+
+    So a merge, which reads all files at the same place too, finds in memory what was hashed, and the other way round:
+    files larger than memory are read from disk once. Leaving the block ends what still runs.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, Digests() as digests:
+    ...     file = Path(folder) / "a"
+    ...     _ = file.write_bytes(b"abc")
+    ...     digests.begin([file])
+    ...     digests.of(file)[:8]
+    'ba7816bf'
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[Path, Future[str]] = {}
+        self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+        self._ended = False
+
+    def __enter__(self) -> Digests:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended = True
+        self._threads.shutdown(cancel_futures=True)
+
+    def begin(self, files: Iterable[Path]) -> None:
+        """Hash these files, those that are not begun yet."""
+        for path in files:
+            if path.resolve() not in self._found:
+                found = self._found[path.resolve()] = Future[str]()
+                self._threads.submit(self._open, path, found)
+
+    def of(self, path: Path) -> str:
+        """The file's digest in hex, as soon as it is known.
+
+        Raises:
+            CheckpointError: if it cannot be read.
+        """
+        self.begin([path])
+        return self._found[path.resolve()].result()
+
+    def _open(self, path: Path, found: Future[str]) -> None:
+        try:
+            file = check_regular(path).open("rb", buffering=0)
+        except OSError as error:
+            found.set_exception(_unreadable(path, error))
+        else:
+            self._go_on(path, file, hashlib.sha256(), bytearray(BLOCK), found)
+
+    def _go_on(self, path: Path, file: FileIO, digest: hashlib._Hash, room: bytearray, found: Future[str]) -> None:
+        try:
+            for _ in range(TURN):
+                if self._ended:
+                    file.close()
+                    return
+                count = file.readinto(room)
+                if not count:
+                    file.close()
+                    found.set_result(digest.hexdigest())
+                    return
+                digest.update(memoryview(room)[:count])
+        except OSError as error:
+            found.set_exception(_unreadable(path, error))
+            return
+        with suppress(RuntimeError):  # the block was left
+            self._threads.submit(self._go_on, path, file, digest, room, found)
+
+
+def _unreadable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"{path} cannot be read: {error.strerror or error}. Check the path.")
