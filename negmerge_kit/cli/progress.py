@@ -67,7 +67,8 @@ class ProgressDisplay:
         if self._terminal is not None:
             self._bar = self._terminal.add_task(escaped(self._title), text=escaped(self._state()))
             self._terminal.start()
-        self._draw()
+        if self._terminal is not None or self._total is not None:  # a log file gains nothing from a title alone
+            self._draw()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

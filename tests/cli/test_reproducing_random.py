@@ -15,7 +15,7 @@ from negmerge_kit.lab.retrained import Wanted, find_retrained
 from negmerge_kit.lab.training.from_scratch import BaseTraining
 from negmerge_kit.scoring.gap import average_gap
 from negmerge_kit.scoring.metrics import METRICS
-from negmerge_kit.vision import clip
+from negmerge_kit.vision import classifier
 from negmerge_kit.vision.data.embedded import family_images
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -45,7 +45,7 @@ def place(tmp_path_factory):
 @pytest.fixture
 def words(place, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
-    monkeypatch.setitem(clip.BATCH, "cpu", 5)  # these sets are smaller than a whole pass
+    monkeypatch.setitem(classifier.BATCH, "cpu", 5)  # these sets are smaller than a whole pass
     return [
         *("reproduce", "cifar10-random", "--data", f"cifar10:{place / 'cifar10'}", "--grid", str(place / "grid.toml")),
         *("--share", "0.2", "--epochs", "1", "--device", "cpu", "--out", str(place / "out"), "--json"),

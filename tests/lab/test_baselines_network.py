@@ -74,8 +74,8 @@ def test_one_seed_one_network(name):
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert any(not torch.equal(one[key], base[key]) for key in one)
     assert any(not torch.equal(one[key], other[key]) for key in one)
-    assert not any(module.training for module in first.clip.modules())
-    assert not any(weight.requires_grad for weight in first.clip.parameters())
+    assert not any(module.training for module in first.network.modules())
+    assert not any(weight.requires_grad for weight in first.network.parameters())
 
 
 @pytest.mark.parametrize("name", BASELINES)

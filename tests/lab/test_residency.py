@@ -12,7 +12,8 @@ from negmerge_kit.lab import delta_cache
 from negmerge_kit.lab.delta_cache import residency
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging.rules import RULES
-from negmerge_kit.vision.classifier import BATCH, Classifier
+from negmerge_kit.vision.classifier import BATCH
+from negmerge_kit.vision.clip import ClipClassifier
 from negmerge_kit.vision.images import ImageSet
 from tests.merging.test_kinds_of_mappings import unaligned
 
@@ -175,7 +176,7 @@ def test_out_of_memory_in_a_pass_halves_the_batch(tiny_pool, bench, monkeypatch)
 
 def test_a_model_beside_which_no_image_fits_is_one_sentence(tiny_pool, monkeypatch):
     poor = workbench(tiny_pool, monkeypatch)
-    monkeypatch.setattr(Classifier, "encode", out_of_memory(10**9)(Classifier.encode))
+    monkeypatch.setattr(ClipClassifier, "encode", out_of_memory(10**9)(ClipClassifier.encode))
     with pytest.raises(DeviceError, match="--device cpu"):
         poor.base_scores()
 

@@ -52,7 +52,7 @@ def swin():
     model = load_classifier("classifier:tiny", classes=10, device="cpu")
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
-        model.tower = SwinTransformer(
+        model.network = model.tower = SwinTransformer(
             img_size=8,
             patch_size=2,
             embed_dim=8,

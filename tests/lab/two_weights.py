@@ -20,7 +20,8 @@ class TwoWeights:
     device = torch.device("cpu")
 
     def __init__(self, a=0.0, b=0.0):
-        self.clip = Whole(a, b).eval()
+        self.network = Whole(a, b).eval()
+        self.tower = self.network.visual
 
     def pixels(self, images):
         return images.float() / 255 - 0.5
@@ -35,10 +36,10 @@ class TwoWeights:
 
     @torch.no_grad()
     def load(self, items):
-        self.clip.load_state_dict(dict(items))
+        self.network.load_state_dict(dict(items))
 
     def weights(self):
-        return {name: weight.detach().clone() for name, weight in self.clip.state_dict().items()}
+        return {name: weight.detach().clone() for name, weight in self.network.state_dict().items()}
 
     @property
     def w(self):

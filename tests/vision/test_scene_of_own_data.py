@@ -186,7 +186,13 @@ def test_a_scene_says_what_it_needs_and_prepares_it_once(toml, capsys):
     ]
     prepare_scene(scene)
     told = capsys.readouterr()
-    assert "my_shapes test" in told.err and "\n" not in told.err and told.out == ""
+    assert told.out == "" and [line.split(" [")[0] for line in told.err.splitlines()] == [
+        "my_arrows train",
+        "my_arrows val",
+        "my_arrows test",
+        "my_shapes val",
+        "my_shapes test",
+    ]
     prepare_scene(open_scene(toml))
     assert capsys.readouterr().err == ""
 
