@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
@@ -53,10 +54,10 @@ def restored(
     tabs: Sequence[str] = TABS,
     buffers_of: Callable[[str], Sequence[str]] = lambda pool: BUFFERS[:1],
 ) -> Address:
-    """The state that a query string asks for; every part that cannot be is left out and told of.
+    """The state that a query string asks for; every part that cannot be is left out and named.
 
     Args:
-        query: what stands behind the address, with or without its question mark.
+        query: what comes after the address, with or without its question mark.
         pools: ids of those that are served; the first is shown where the address names none.
         ids_of: the candidates of a pool.
         largest: the end of the scale's slider.
@@ -68,37 +69,38 @@ def restored(
     """
     given: dict[str, str] = {}
     if isinstance(query, str) and len(query) <= LONGEST:
-        told = parse_qsl(query.removeprefix("?"), keep_blank_values=True, errors="replace")
-        given = {name: text for name, text in told if text or name == "candidates"}  # none ticked is an answer, too
+        pairs = parse_qsl(query.removeprefix("?"), keep_blank_values=True, errors="replace")
+        given = {name: text for name, text in pairs if text or name == "candidates"}  # none ticked is an answer, too
     found = Address(pools[0])
-    if (pool := given.get("pool")) is not None:
-        if pool in pools:
-            found.pool = pool
-        else:
-            found.problems.append(f"pool {_short(pool)}")
-    if (rule := given.get("rule")) is not None:
-        if rule in RULES:
-            found.rule = rule
-        else:
-            found.problems.append(f"rule {_short(rule)}")
+
+    def among(name: str, there: Collection[str], default: str) -> str:
+        if (text := given.get(name, default)) in there:
+            return text
+        found.problems.append(f"{name} {_short(text)}")
+        return default
+
+    def number(name: str, low: float, high: float, default: float) -> float:
+        if (text := given.get(name)) is None:
+            return default
+        with suppress(ValueError):
+            if low <= (value := float(text)) <= high:  # a NaN is not between the two either
+                return value
+        found.problems.append(f"{name} {_short(text)}")
+        return default
+
+    found.pool = among("pool", pools, found.pool)
+    found.rule = among("rule", RULES, found.rule)
     for parameter in RULES[found.rule].parameters:
         if (text := given.get(parameter.name)) is not None:
             try:
                 found.params[parameter.name] = parameter.check(text)
             except NegmergeError:
                 found.problems.append(f"{parameter.name} {_short(text)}")
-    found.scale = _number(given, "scale", 0.0, largest, found.scale, found.problems)
-    found.keep = _number(given, "keep", LOWEST_KEEP, 1.0, found.keep, found.problems)
-    if (buffers := given.get("buffers")) is not None:
-        if buffers in buffers_of(found.pool):
-            found.buffers = buffers
-        else:
-            found.problems.append(f"buffers {_short(buffers)}")
-    if (tab := given.get("tab")) is not None:
-        if tab in tabs:
-            found.tab = tab
-        else:
-            found.problems.append(f"tab {_short(tab)}")
+    found.scale = number("scale", 0.0, largest, found.scale)
+    found.keep = number("keep", LOWEST_KEEP, 1.0, found.keep)
+    if "buffers" in given:  # only then the pool must be opened
+        found.buffers = among("buffers", buffers_of(found.pool), found.buffers)
+    found.tab = among("tab", tabs, found.tab)
     if (named := given.get("candidates")) is not None:
         wanted, known = named.split(",") if named else [], ids_of(found.pool)
         found.candidates = [id for id in known if id in set(wanted)]
@@ -122,19 +124,6 @@ def remember(pool: str) -> str:
 def remember_tab(tab: str) -> str:
     """JavaScript that writes the tab into the address."""
     return f"() => {{ negmerge.rememberTab({json.dumps(tab)}, {json.dumps(TABS[0])}); return []; }}"
-
-
-def _number(given: dict[str, str], name: str, low: float, high: float, default: float, problems: list[str]) -> float:
-    if (text := given.get(name)) is None:
-        return default
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if low <= value <= high:  # a NaN is not between the two either
-        return value
-    problems.append(f"{name} {_short(text)}")
-    return default
 
 
 def _default(rule: str, name: str) -> Any:

@@ -1,15 +1,16 @@
-"""The list of candidates: aligned lines, all, none, best three, and what is still being fine-tuned."""
+"""The list of candidates: aligned lines, all, none, best three, examples, and what is still being fine-tuned."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from negmerge_kit.checkpoints.pool import Candidate, Pool
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.sweeps.background import SweepStatus
 from negmerge_kit.types import Json
-from negmerge_kit.web.fragments import notice, progress
+from negmerge_kit.web.address import Address
+from negmerge_kit.web.templates import notice, progress, render
 
 WIDTHS = {"lr": 5, "epochs": 8, "wd": 7, "forget": 8, "kept": 8}
 FILE_WIDTH = WIDTHS["lr"] + WIDTHS["epochs"] + WIDTHS["wd"]
@@ -18,8 +19,8 @@ SPACE = "\N{NO-BREAK SPACE}"
 
 def head_row() -> str:
     """The heads of the columns, in the widths of the lines."""
-    cells = "".join(name.rjust(width) for name, width in WIDTHS.items()).replace(" ", SPACE)
-    return f'<p class="nm-columns" aria-hidden="true">{cells}</p>'
+    cells = "".join(name.rjust(width) for name, width in WIDTHS.items())
+    return render("shared.candidate_heads", cells.replace(" ", SPACE))
 
 
 def line(entry: Candidate, further: Sequence[str] = ()) -> str:
@@ -49,7 +50,7 @@ def _recipe_cells(recipe: Json) -> dict[str, str]:
 
 
 def choices(pool: Pool) -> list[tuple[str, str]]:
-    """(line, id) of every finished candidate; of what labels tell beyond the columns, that in which they differ."""
+    """(line, id) of every finished candidate; of what labels say beyond the columns, that in which they differ."""
     further = [_further(entry.recipe) for entry in pool.entries]
     shared = set.intersection(*map(set, further)) if further else set()
     return [
@@ -59,7 +60,7 @@ def choices(pool: Pool) -> list[tuple[str, str]]:
 
 
 def _further(recipe: Json) -> list[str]:
-    """What a recipe's label tells after rate, epochs and decay: smoothing, augmentation and so on."""
+    """What a recipe's label says after rate, epochs and decay: smoothing, augmentation and so on."""
     return Recipe.from_json(recipe).label.split(" · ")[3:] if "lr" in recipe else []
 
 
@@ -72,6 +73,14 @@ def best(pool: Pool, count: int = 3) -> list[str]:
 
     chosen = {entry.id for entry in sorted(pool.only(pool.distinct).entries, key=forget)[:count]}
     return [id for id in pool.ids if id in chosen]
+
+
+EXAMPLES: Mapping[str, Callable[[str, Pool], Address]] = {
+    "NegMerge at its best scale": lambda id, pool: Address(id, list(pool.distinct)),
+    "uniform average": lambda id, pool: Address(id, list(pool.distinct), rule="uniform"),
+    "one candidate": lambda id, pool: Address(id, best(pool, 1), rule="task-arithmetic"),
+}
+"""Name to the state that it asks for, whose best scale is then searched."""
 
 
 def selected_after(selected: list[str], known: list[str], ids: list[str], *, begun: bool) -> list[str]:
@@ -109,8 +118,8 @@ def status_line(status: SweepStatus | None, pace: Pace) -> str:
     if status.finished:
         return ""
     if status.waiting:
-        told = f"Another process is fine-tuning these candidates: {status.done} of {status.total} are done"
-        return progress(told, _share(status), "They appear here as they are finished.")
+        text = f"Another process is fine-tuning these candidates: {status.done} of {status.total} are done"
+        return progress(text, _share(status), "They appear here as they are finished.")
     what = f"Fine-tuning candidate {min(status.done + 1, status.total)} of {status.total}"
     if status.recipe_label is None:
         return progress(what, _share(status), "Starting.")

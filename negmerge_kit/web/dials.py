@@ -22,15 +22,19 @@ DIALS: tuple[tuple[str, str], ...] = tuple(
 def dial(rule: Rule, parameter: Parameter) -> gr.components.FormComponent:
     """The control for one parameter: a slider within its range, or a choice, with its sentence and the rule's paper."""
     info = f"{parameter.explains} [Paper]({rule.paper})" if rule.paper else parameter.explains
-    told = {"label": parameter.title, "info": info, "value": parameter.default, "interactive": True}
+    shared = {"label": parameter.title, "info": info, "value": parameter.default, "interactive": True}
     if parameter.kind == "choice":
         choices = list(parameter.choices)
-        return gr.Radio(choices, elem_classes="nm-choice", **told) if len(choices) < 6 else gr.Dropdown(choices, **told)
+        return (
+            gr.Radio(choices, elem_classes="nm-choice", **shared)
+            if len(choices) < 6
+            else gr.Dropdown(choices, **shared)
+        )
     if parameter.low is None or parameter.high is None:
-        return gr.Number(precision=0 if parameter.kind == "int" else None, **told)
+        return gr.Number(precision=0 if parameter.kind == "int" else None, **shared)
     step = parameter.step or (1 if parameter.kind == "int" else round((parameter.high - parameter.low) / 100, 6))
     low = parameter.low + step if parameter.low_open else parameter.low
-    return gr.Slider(low, parameter.high, step=step, buttons=[], **told)
+    return gr.Slider(low, parameter.high, step=step, buttons=[], **shared)
 
 
 def params_of(rule: str, values: Sequence[Any]) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from negmerge_kit.scoring.early_stopping import AUTO, Scales, parse_scales
 from negmerge_kit.scoring.scale_search import Method
 from negmerge_kit.types import Json
 from negmerge_kit.web.dials import buffers_of
+from negmerge_kit.web.errors import as_gradio_error
 from negmerge_kit.web.jobs import Job
 from negmerge_kit.web.pools import Pools
-from negmerge_kit.web.told import told
+from negmerge_kit.web.templates import short
 
 SPLITS = ("val", "test", "live")
 MOST_SCALES = 201
@@ -95,7 +96,7 @@ class Endpoints:
         opened = self._pools.open(pool)
         for name, value in (("rules", rules), ("baselines", baselines)):
             if not isinstance(value, str) or len(value) > 10_000:
-                raise ParameterError(f"{name} is {_short(value)}: give names with commas between them, all or none.")
+                raise ParameterError(f"{name} is {short(value)}: give names with commas between them, all or none.")
         if any(name.strip() in BASELINES for name in f"{rules},{baselines}".split(",")):
             raise ParameterError(
                 "baselines train a network for minutes, which this app does for nobody: give searches "
@@ -112,7 +113,7 @@ class Endpoints:
     ) -> tuple[Workbench, Choice]:
         bench = self._pools.open(pool).bench
         if not isinstance(rule, str):
-            raise ParameterError(f"rule is {_short(rule)}: give a rule's name.")
+            raise ParameterError(f"rule is {short(rule)}: give a rule's name.")
         if candidates is not None and not (
             isinstance(candidates, list) and len(candidates) < 10_000 and all(isinstance(id, str) for id in candidates)
         ):
@@ -129,7 +130,7 @@ def publish(endpoints: Endpoints) -> None:
     """Add the endpoints to the Blocks that are being built."""
     for name in ("pools", "score", "search", "compare"):
         function = getattr(endpoints, name)
-        gr.api(told(function), api_name=name, api_description=function.__doc__, concurrency_limit=4)
+        gr.api(as_gradio_error(function), api_name=name, api_description=function.__doc__, concurrency_limit=4)
 
 
 def _grid(scales: object) -> Scales:
@@ -146,10 +147,5 @@ def _grid(scales: object) -> Scales:
 def _number(value: object, name: str, low: float, high: float) -> float:
     # A NaN is not between the two either.
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise ParameterError(f"{name} is {_short(value)}: give a number from {low:g} to {high:g}.")
+        raise ParameterError(f"{name} is {short(value)}: give a number from {low:g} to {high:g}.")
     return float(value)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -47,19 +47,19 @@ def rows_of(recipes: Sequence[Recipe]) -> list[list[Any]]:
 
 
 def another_row(rows: object) -> list[list[Any]]:
-    """The table with its last row once more, under a seed of its own.
+    """The table with its last row once more, under another seed.
 
     Raises:
         ParameterError: for a table that cannot be read, or is full.
     """
-    told = [list(row) for row in _table(rows)]
-    if len(told) >= MOST_ROWS:
+    given = [list(row) for row in _table(rows)]
+    if len(given) >= MOST_ROWS:
         raise ParameterError(f"the table has {MOST_ROWS} rows, which is the most: start these first.")
-    if not told:
+    if not given:
         return preset_rows(next(iter(PRESETS)), DIGITS)[:1]
-    last = rows_of(recipes_of(told))[-1]
-    taken = {row[-1] for row in rows_of(recipes_of(told))}
-    return [*told, [*last[:-1], next(seed for seed in range(MOST_ROWS + 1) if seed not in taken)]]
+    last = rows_of(recipes_of(given))[-1]
+    taken = {row[-1] for row in rows_of(recipes_of(given))}
+    return [*given, [*last[:-1], next(seed for seed in range(MOST_ROWS + 1) if seed not in taken)]]
 
 
 def one_less(rows: object) -> list[list[Any]]:
@@ -71,8 +71,8 @@ def one_less(rows: object) -> list[list[Any]]:
     >>> one_less([["1e-3", 4, "", "", "", "", 0], ["nonsense", 4, "", "", "", "", 1]])
     [['1e-3', 4, '', '', '', '', 0]]
     """
-    told = _shaped(rows)
-    return [list(row) for row in told[:-1] or told]
+    given = _shaped(rows)
+    return [list(row) for row in given[:-1] or given]
 
 
 def recipes_of(rows: object) -> tuple[Recipe, ...]:
@@ -84,9 +84,9 @@ def recipes_of(rows: object) -> tuple[Recipe, ...]:
     >>> recipes_of([["1e-3", "4", "0.1", "", "none", "own", 0], ["", None, "", "", "", "", ""]])[0].label
     'lr 1e-3 · 4 epochs · wd 0.1'
     """
-    told = _table(rows)
+    given = _table(rows)
     recipes = []
-    for number, row in enumerate(told, 1):
+    for number, row in enumerate(given, 1):
         try:
             recipes.append(Recipe(**{name: _cell(name, value) for name, value in zip(_NAMES, row, strict=True)}))
         except ParameterError as error:
@@ -104,10 +104,10 @@ def recipes_of(rows: object) -> tuple[Recipe, ...]:
 
 
 def _table(rows: object) -> list[Sequence[Any]]:
-    told = [row for row in _shaped(rows) if any(not _blank(cell) for cell in row)]
-    if len(told) > MOST_ROWS:
-        raise ParameterError(f"the grid has {len(told)} rows, and {MOST_ROWS} are the most: start some of them first.")
-    return told
+    given = [row for row in _shaped(rows) if any(not _blank(cell) for cell in row)]
+    if len(given) > MOST_ROWS:
+        raise ParameterError(f"the grid has {len(given)} rows, and {MOST_ROWS} are the most: start some of them first.")
+    return given
 
 
 def _shaped(rows: object) -> list[Sequence[Any]]:

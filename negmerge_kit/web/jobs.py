@@ -1,4 +1,4 @@
-"""Heavy work: one job at a time and in order, told of while it runs, ended when nobody waits for it any more."""
+"""Heavy work: one job at a time and in order, followed while it runs, ended when nobody waits for it any more."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Job:
 
     @property
     def progress(self) -> JobProgress:
-        """What it told last, with the time that it has taken and, where its share is known, the time left."""
+        """What it said last, with the time that it has taken and, where its share is known, the time left."""
         if self._began is None:
             return self._told
         gone, share = time.monotonic() - self._began, self._told.fraction

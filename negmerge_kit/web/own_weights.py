@@ -22,8 +22,8 @@ from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.sweeps.jobs import own_scores
 from negmerge_kit.types import Items, Weights
 from negmerge_kit.vision.tiny import TINY
-from negmerge_kit.web.archives import shown
 from negmerge_kit.web.plans import BASE, OwnBase, Plan
+from negmerge_kit.web.uploads import shown
 
 MOST_CANDIDATES = 64
 LONGEST_HEADER = 10 << 20

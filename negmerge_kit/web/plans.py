@@ -29,8 +29,7 @@ from negmerge_kit.vision.data.folder import FolderSource
 from negmerge_kit.vision.scene import Scene
 from negmerge_kit.vision.scenes import open_scene
 from negmerge_kit.vision.zero_shot import ZeroShotScene
-from negmerge_kit.web.archives import RESERVED, shown
-from negmerge_kit.web.uploads import Taken
+from negmerge_kit.web.uploads import RESERVED, Taken, shown
 
 PLAN, PREFIX, SCHEMA, BASE = "app.json", "app-", 1, "base.safetensors"
 MOST_PLANS = 200

@@ -16,16 +16,15 @@ from negmerge_kit.errors import PoolError
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.sweeps.background import BackgroundSweep
-from negmerge_kit.web.agreeing import Agreeing
-from negmerge_kit.web.agreement_page import AgreementPage
-from negmerge_kit.web.audit_page import AuditPage
-from negmerge_kit.web.auditing import Auditing
-from negmerge_kit.web.comparing import Compare
+from negmerge_kit.web.agreement import AgreementPage
+from negmerge_kit.web.audit import AuditPage
+from negmerge_kit.web.compare import Compare
+from negmerge_kit.web.downloads import Downloads
 from negmerge_kit.web.jobs import CancelledError, Done, JobProgress, Jobs
+from negmerge_kit.web.requests import RequestTracker
 from negmerge_kit.web.scored import Scored
-from negmerge_kit.web.takeaway import TakeAway
+from negmerge_kit.web.templates import short
 from negmerge_kit.web.unlearn import Unlearn
-from negmerge_kit.web.visitors import Visitors
 
 GIB = 1 << 30
 CLOSE_SECONDS = 1.5
@@ -44,7 +43,7 @@ class OpenPool:
     compare: Compare
     agreement: AgreementPage
     audit: AuditPage
-    takeaway: TakeAway
+    downloads: Downloads
     sweep: BackgroundSweep | None
 
     @property
@@ -62,7 +61,7 @@ class Pools:
     All pools share one line of heavy jobs. Those that are open answer while another is being opened.
 
     Args:
-        pools: pools, or folders of pools; the first is opened at once by whoever builds the page.
+        pools: pools, or folders of pools; the first is opened at once by the code that builds the page.
         made: folder for what visitors download.
         device: where workbenches live.
         read_only: nothing is written into a pool's folder.
@@ -83,8 +82,8 @@ class Pools:
         memory: int = MEMORY,
         sweep: BackgroundSweep | None = None,
     ) -> None:
-        self.jobs, self.files, self._line = Jobs(), Jobs(), Jobs()  # files and pools come beside a job, not after it
-        self.visitors, self.read_only = Visitors(), read_only
+        self.jobs, self.files, self._line = (Jobs(), Jobs(), Jobs())  # files and pools wait for no heavy job
+        self.visitors, self.read_only = RequestTracker(), read_only
         self._made, self._device, self._memory, self._sweep = made, device, memory, sweep
         self._served: dict[str, Pool] = {}
         self._open: OrderedDict[str, OpenPool] = OrderedDict()
@@ -136,7 +135,7 @@ class Pools:
             return id
 
     def follow(self, visitor: str, id: object) -> Iterator[JobProgress | Done]:
-        """How long this pool is being opened already, beside heavy jobs; at once done where it is open.
+        """How long this pool is being opened already, in parallel to heavy jobs; at once done where it is open.
 
         Raises:
             CancelledError: if the visitor waits for it no longer.
@@ -177,9 +176,8 @@ class Pools:
     def _ready(self, id: object) -> OpenPool | None:
         with self._turn:
             if not isinstance(id, str) or id not in self._served:
-                told = repr(id) if len(repr(id)) <= 60 else f"{repr(id)[:57]}..."
                 listed = ", ".join(list(self._served)[:20])
-                raise PoolError(f"there is no pool {told} here: /pools lists those that are served ({listed}).")
+                raise PoolError(f"there is no pool {short(id)} here: /pools lists those that are served ({listed}).")
             if id in self._open:
                 self._open.move_to_end(id)
             return self._open.get(id)
@@ -198,15 +196,15 @@ class Pools:
         report(Progress("Scoring this pool’s base"))
         scored = Scored(bench, self.jobs)
         page = Unlearn(scored, growing=sweep is not None, visitors=self.visitors)
-        takeaway = TakeAway(scored, self._made / id)
+        downloads = Downloads(scored, self._made / id)
         return OpenPool(
             id,
             bench,
             page,
             Compare(bench, self.jobs, read_only=self.read_only),
-            AgreementPage(page, Agreeing(bench, self.jobs)),
-            AuditPage(page, Auditing(bench, self.jobs, read_only=self.read_only), takeaway),
-            takeaway,
+            AgreementPage(page, self.jobs),
+            AuditPage(page, self.jobs, downloads, read_only=self.read_only),
+            downloads,
             sweep,
         )
 

@@ -1,10 +1,11 @@
-"""The app's private folder: nobody else reads it, and it ends with the app, or with the next start after a kill."""
+"""This process's private folder: nobody else reads it; it ends with the last app, or the next start after a kill."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from filelock import FileLock, Timeout
 
 PREFIX = "negmerge-app-"
 _LOCK = ".held"
+_TURN = threading.Lock()
 
 
 class PrivateFolder:
@@ -59,3 +61,36 @@ def remove_abandoned() -> None:
             if mine and not folder.is_symlink() and (folder / _LOCK).is_file():
                 with FileLock(folder / _LOCK).acquire(timeout=0):
                     shutil.rmtree(folder, ignore_errors=True)
+
+
+class AppFolder:
+    """An app's part of its process's private folder.
+
+    gradio has one cache a process, GRADIO_TEMP_DIR, which it reads whenever it gives or takes a file: all apps of the
+    process share it, and it ends with the last of them. What an app makes, `path` holds, and ends with that app.
+    """
+
+    _shared: PrivateFolder | None = None
+    _apps = 0
+
+    def __init__(self) -> None:
+        with _TURN:
+            if AppFolder._shared is None:
+                AppFolder._shared = PrivateFolder()
+            AppFolder._apps += 1
+            self.cache = AppFolder._shared.path / "cache"
+            self.path = Path(tempfile.mkdtemp(prefix="app-", dir=AppFolder._shared.path))
+            os.environ["GRADIO_TEMP_DIR"] = str(self.cache)
+        self._open = True
+
+    def remove(self) -> None:
+        """End it, and with the last app the cache; once more does nothing."""
+        with _TURN:
+            if not self._open:
+                return
+            self._open = False
+            shutil.rmtree(self.path, ignore_errors=True)
+            AppFolder._apps -= 1
+            if not AppFolder._apps and AppFolder._shared:
+                AppFolder._shared.remove()
+                AppFolder._shared = None

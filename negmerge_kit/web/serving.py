@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import gc
-import os
 import socket
 from collections.abc import Callable, Sequence
 from importlib import resources
@@ -17,19 +16,22 @@ from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.sweeps.background import BackgroundSweep
 from negmerge_kit.vision.data.decoded_cache import cache_folder
-from negmerge_kit.web import agreement_page, audit_page, compare_page, finetune_page, fragments
+from negmerge_kit.web import agreement_layout, audit_layout, compare_layout, finetune_layout, unlearn_events
 from negmerge_kit.web.address import remember_tab
+from negmerge_kit.web.agreement import AgreementEvents
+from negmerge_kit.web.audit import AuditEvents
+from negmerge_kit.web.compare import CompareEvents
 from negmerge_kit.web.endpoints import Endpoints, publish
-from negmerge_kit.web.finetuning import FineTunes
-from negmerge_kit.web.forwarded import check_root_path, networks
-from negmerge_kit.web.origin import is_loopback
-from negmerge_kit.web.page import lay_out, lay_out_head
+from negmerge_kit.web.finetune import FinetunePage
+from negmerge_kit.web.finetune_runs import FinetuneRuns
+from negmerge_kit.web.gate import check_root_path, is_loopback, networks
 from negmerge_kit.web.plans import Plans
 from negmerge_kit.web.pools import Pools, find_pools
-from negmerge_kit.web.private import PrivateFolder
+from negmerge_kit.web.private import AppFolder
 from negmerge_kit.web.server import Server
+from negmerge_kit.web.templates import render
+from negmerge_kit.web.unlearn_layout import lay_out, lay_out_head
 from negmerge_kit.web.uploads import LARGEST_FILE, Uploads
-from negmerge_kit.web.wiring import wire
 
 SWEEP_SECONDS = 1.0
 """How long an app that ends waits for the step that its sweep is at; nothing is lost where that takes longer."""
@@ -77,12 +79,11 @@ def serve(
     check_address(host, port, guarded=bool(people) or public)
     listed = [pools] if isinstance(pools, (Pool, str, Path)) else list(pools)
     found = [pool for given in listed for pool in ([given] if isinstance(given, Pool) else find_pools(given))]
-    folder = PrivateFolder()
+    folder = AppFolder()
     atexit.register(folder.remove)
-    os.environ["GRADIO_TEMP_DIR"] = str(folder.path / "cache")
     served = Pools(found, made=folder.path / "made", device=device, read_only=public, sweep=sweep)
-    uploads = Uploads(folder.path / "cache", folder.path / "checking", allowed=not public)
-    blocks = build(served, FineTunes(served, Plans(cache_folder() / "pools"), uploads, device=device))
+    uploads = Uploads(folder.cache, folder.path / "checking", allowed=not public)
+    blocks = build(served, FinetuneRuns(served, Plans(cache_folder() / "pools"), uploads, device=device))
 
     def end() -> None:
         served.close()
@@ -128,35 +129,29 @@ def serve(
     return blocks
 
 
-def build(pools: Pools, tunes: FineTunes) -> gr.Blocks:
+def build(pools: Pools, tunes: FinetuneRuns) -> gr.Blocks:
     """The pages and the endpoints over what is served, not served yet; the first pool is opened."""
     tunes.serve_finished()
     first = pools.open(pools.ids[0])
     growing = first.sweep is not None
     with gr.Blocks(title="negmerge-kit", fill_width=True, analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
-        head = lay_out_head(pools.ids, fragments.device_chip(first.device))
+        head = lay_out_head(pools.ids, render("shared.device_chip", first.device))
         with gr.Tabs(selected="unlearn", elem_id="nm-pages") as tabs:
-            with gr.Tab("Unlearn", id="unlearn") as tab:
+            with gr.Tab("Unlearn", id="unlearn") as unlearn:
                 controls, shown = lay_out(first.unlearn, head, growing=growing)
-                remembered = [tab]
-            with gr.Tab("Compare", id="compare") as tab:
-                compare_page.lay_out(
-                    lambda pool: pools.open(pool).compare, pools.jobs, controls, tabs, tab, shown.number, pools.visitors
-                )
-                remembered.append(tab)
-            with gr.Tab("Agreement", id="agreement") as tab:
-                agreement_page.lay_out(lambda pool: pools.open(pool).agreement, pools.jobs, controls, tab, shown.number)
-                remembered.append(tab)
-            with gr.Tab("Fine-tune", id="finetune") as tab:
-                finetune_page.lay_out(finetune_page.FinetunePage(tunes), tab)
-                remembered.append(tab)
-            with gr.Tab("Audit", id="audit") as tab:
-                audit_page.lay_out(
-                    lambda pool: pools.open(pool).audit, pools.jobs, pools.files, controls, tab, shown.number
-                )
-                remembered.append(tab)
-        wire(blocks, pools, controls, shown, tabs)
-        for tab in remembered:
+            with gr.Tab("Compare", id="compare") as compare:
+                comparing = CompareEvents(lambda pool: pools.open(pool).compare, pools.jobs, pools.visitors)
+                compare_layout.lay_out(comparing, controls, tabs, compare, shown.number)
+            with gr.Tab("Agreement", id="agreement") as agreement:
+                agreeing = AgreementEvents(lambda pool: pools.open(pool).agreement, pools.jobs)
+                agreement_layout.lay_out(agreeing, controls, agreement, shown.number)
+            with gr.Tab("Fine-tune", id="finetune") as finetune:
+                finetune_layout.lay_out(FinetunePage(tunes), finetune)
+            with gr.Tab("Audit", id="audit") as audit:
+                auditing = AuditEvents(lambda pool: pools.open(pool).audit, pools.jobs)
+                audit_layout.lay_out(auditing, pools.files, controls, audit, shown.number)
+        unlearn_events.connect(blocks, pools, controls, shown, tabs)
+        for tab in (unlearn, compare, agreement, finetune, audit):
             tab.select(None, None, None, js=remember_tab(str(tab.id)), api_visibility="private")
         publish(Endpoints(pools))
     blocks.queue(default_concurrency_limit=2, max_size=64)

@@ -15,15 +15,13 @@ from negmerge_kit.merging.signs import chance, votes_needed
 from negmerge_kit.scoring.scale_search import DEFAULT_SCALES, KEEP, Point
 from negmerge_kit.views import plots, svg
 from negmerge_kit.views.pictures import named_right
-from negmerge_kit.views.style import percent
 from negmerge_kit.vision.classifier_scene import ClassifierScene
 from negmerge_kit.vision.data.embedded import FAMILIES
-from negmerge_kit.web import fragments
-from negmerge_kit.web.agreement_bars import NOTHING, AgreementBars
+from negmerge_kit.web import unlearn_pieces
 from negmerge_kit.web.dials import buffers_of, params_of
-from negmerge_kit.web.gallery import Gallery
+from negmerge_kit.web.requests import RequestTracker
 from negmerge_kit.web.scored import Scored
-from negmerge_kit.web.visitors import Visitors
+from negmerge_kit.web.templates import notice, progress, render
 
 MOST_CANDIDATES = 10_000
 COMPARED_AT_ONCE = 1 << 28
@@ -71,11 +69,11 @@ class Chosen(NamedTuple):
 class Unlearn:
     """The main page over one workbench; visitors share what has been measured, never their choices."""
 
-    def __init__(self, scored: Scored, *, growing: bool = False, visitors: Visitors | None = None) -> None:
+    def __init__(self, scored: Scored, *, growing: bool = False, visitors: RequestTracker | None = None) -> None:
         self.scored, self.bench, self.growing = scored, scored.bench, growing
         live = self.bench.images("live")
         right = named_right(self.bench.look(None, 0.0)[1], live)
-        self.gallery = Gallery(live, right)
+        self.gallery = unlearn_pieces.Gallery(live, right)
         scored.watch(self.gallery.places, right)
         self._base, self._said, self._none_lost = scored.look(None, 0.0)
         self._classes = len(live.forget.classes)
@@ -90,8 +88,8 @@ class Unlearn:
             self._of = "training images", "remaining training and unseen validation images"
             self._aim = AIM_OF_CLASS if forgetting.of_class is not None else AIM
             self._alike = ALIKE
-        self._bars = AgreementBars(self.bench)
-        self._visitors = visitors or Visitors()
+        self._bars = unlearn_pieces.AgreementBars(self.bench)
+        self._visitors = visitors or RequestTracker()
 
     @property
     def classifier(self) -> bool:
@@ -152,9 +150,9 @@ class Unlearn:
         given_up = self.bench.given_up and f"For want of memory: {self.bench.given_up}."
         hint = " ".join(part for part in (first, given_up, self._aim) if part)
         return Moved(
-            fragments.notice(hint, "hint"),
+            notice(hint, "hint"),
             self._cards(base, shown, keep),
-            fragments.marker(shown, self.scored.known(choice).end),
+            unlearn_pieces.marker(shown, self.scored.known(choice).end),
             self.gallery.html(self._said, said, lost, self.scored.known(choice).said),
         )
 
@@ -173,7 +171,9 @@ class Unlearn:
             line, bars = self.kept_line(choice), self._bars.html(choice)
         except NegmergeError as error:
             self._now(session, None, number)
-            return Chosen(*self._base_only(error, keep), "", self.curve(None, _shown_keep(keep)), NOTHING, "")
+            return Chosen(
+                *self._base_only(error, keep), "", self.curve(None, _shown_keep(keep)), render("unlearn.no_bars"), ""
+            )
         moved = self.moved(ids, rule, keep, scale, *dials)
         return Chosen(*moved, line, self.curve(choice, keep), bars, self.result(choice, keep))
 
@@ -189,7 +189,7 @@ class Unlearn:
             steps = self.scored.fill_whole(choice, keep) if keep in known.searches else self.scored.fill_live(choice)
             count = 0
             for count, _ in enumerate(steps, 1):
-                if not self._stands(session, choice, keep):
+                if not self._is_at(session, choice, keep):
                     return
                 if _power_of_two(count):
                     yield self.curve(choice, keep)
@@ -210,24 +210,24 @@ class Unlearn:
         """
         choice, keep = self.choice(ids, rule, dials), self.keep(keep)
         self._now(session, (choice, keep), number)
-        if not self._stands(session, choice, keep):
+        if not self._is_at(session, choice, keep):
             return  # it waited in line while another choice arrived
         if self.scored.jobs.busy and keep not in self.scored.known(choice).searches:
-            waiting = fragments.progress("Waiting for another job to end", 0.0, "One heavy job runs at a time.")
-            yield f'<div class="nm-card">{waiting}</div>', None
+            waiting = progress("Waiting for another job to end", 0.0, "One heavy job runs at a time.")
+            yield render("unlearn.card", waiting), None
         began, count = None, 0
         for point in self.scored.search(choice, keep):
-            if not self._stands(session, choice, keep):
+            if not self._is_at(session, choice, keep):
                 return
             if point is None:
                 continue
             began, count = began or time.monotonic(), count + 1
-            told = f"Scoring scale {point.scale:g} on the whole validation split"
+            doing = f"Scoring scale {point.scale:g} on the whole validation split"
             most = max(SEARCHES_AT_ONCE, count + 1)  # a search that goes on beyond the grid looks at more
             left = _left(time.monotonic() - began, count - 1, most - count) if count < SEARCHES_AT_ONCE else ""
-            yield f'<div class="nm-card">{fragments.progress(told, count / most, left)}</div>', None
+            yield render("unlearn.card", progress(doing, count / most, left)), None
         best = self.scored.known(choice).searches[keep].best
-        if self._stands(session, choice, keep):  # scoring it on test took its time, too
+        if self._is_at(session, choice, keep):  # scoring it on test took its time, too
             yield self.result(choice, keep), best.scale if best else None
 
     # --- pieces -------------------------------------------------------------------------------
@@ -235,14 +235,9 @@ class Unlearn:
     def kept_line(self, choice: Choice) -> str:
         """How much of what moved the rule keeps, held against chance where the rule votes."""
         counts, n = self.bench.merged(choice, exact=False).counts, len(choice.candidates)
-        line = f"Keeps <b>{percent(counts.kept_of_moved)}</b> of the {counts.moved:,} weights that moved"
         agreement = dict(choice.params).get("agreement")
-        if agreement is None or n == 1:
-            return f'<p class="nm-fine">{line}.</p>{self._odd(choice)}'
-        return (
-            f'<p class="nm-fine">{line} (chance {percent(chance(n, agreement))}): '
-            f"<b>{votes_needed(n, agreement)} of {n}</b> signs must agree.</p>{self._odd(choice)}"
-        )
+        votes = None if agreement is None or n == 1 else (chance(n, agreement), votes_needed(n, agreement), n)
+        return render("unlearn.kept_line", counts, votes) + self._odd(choice)
 
     def _odd(self, choice: Choice) -> str:
         """Chosen candidates that do not belong with the others; of a large pool only once they have been compared."""
@@ -253,8 +248,7 @@ class Unlearn:
             return ""
         labels = dict(zip(pool.ids, (recipe_line(entry.recipe) for entry in pool.entries), strict=True))
         return "".join(
-            fragments.notice(odd.sentence(labels[id]), "hint")
-            for id, odd in outliers_of(pool, products, choice.candidates)
+            notice(odd.sentence(labels[id]), "hint") for id, odd in outliers_of(pool, products, choice.candidates)
         )
 
     def curve(self, choice: Choice | None, keep: float) -> str:
@@ -281,8 +275,8 @@ class Unlearn:
         figure = plots.scale_curve(
             points, base=base, keep=keep, best=best, behind=behind, titled=False, end=end, note=note
         )
-        told = plots.curve_finding(points, base=base, keep=keep, best=best)
-        return svg.inline(figure, f"{told}; {note}" if note else told, name="curve")
+        finding = plots.curve_finding(points, base=base, keep=keep, best=best)
+        return svg.inline(figure, f"{finding}; {note}" if note else finding, name="curve")
 
     def result(self, choice: Choice, keep: float) -> str:
         """What the search for this choice and floor found, or nothing before it."""
@@ -290,7 +284,7 @@ class Unlearn:
         if keep not in known.searches:
             return ""
         test = self.scored.test(choice, keep)
-        return fragments.result(known.searches[keep], test, 1 / self._classes, self._alike)
+        return unlearn_pieces.result(known.searches[keep], test, 1 / self._classes, self._alike)
 
     def _best_known(self, choice: Choice, now: Point) -> tuple[Point, Point]:
         """(point, base) on the whole validation split where that has been scored, else live."""
@@ -298,20 +292,19 @@ class Unlearn:
         return (whole, self.scored.base("val")) if whole else (now, self._base)
 
     def _cards(self, base: Point, now: Point, keep: float) -> str:
-        return fragments.cards(
-            self.forget_title, self.retain_title, self._classes, base, now, _shown_keep(keep), of=self._of
-        )
+        titles = {"forget": self.forget_title, "retain": self.retain_title}
+        return unlearn_pieces.cards(titles, self._classes, base, now, _shown_keep(keep), of=self._of)
 
     def _base_only(self, error: NegmergeError, keep: float) -> Moved:
         kind = "hint" if str(error) == WAITING else "alert"
         pictures = self.gallery.html(self._said, self._said, self._none_lost, {})
-        return Moved(fragments.notice(str(error), kind), self._cards(self._base, self._base, keep), "", pictures)
+        return Moved(notice(str(error), kind), self._cards(self._base, self._base, keep), "", pictures)
 
     def _now(self, session: str, what: tuple[Choice, float] | None, number: object = 0) -> None:
         self._visitors.chose(session, what and (self.bench.pool.folder, *what), number)
 
-    def _stands(self, session: str, choice: Choice, keep: float) -> bool:
-        return self._visitors.stands_at(session, (self.bench.pool.folder, choice, keep))
+    def _is_at(self, session: str, choice: Choice, keep: float) -> bool:
+        return self._visitors.is_at(session, (self.bench.pool.folder, choice, keep))
 
 
 def _power_of_two(count: int) -> bool:

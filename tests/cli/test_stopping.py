@@ -13,7 +13,7 @@ import pytest
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.cli import main, pools
 from negmerge_kit.cli.stopping import GRACE
-from negmerge_kit.web import fragments
+from negmerge_kit.web import templates
 from negmerge_kit.web.jobs import CLOSED
 from tests.web.conftest import free_port
 
@@ -150,13 +150,13 @@ def test_the_app_ends_at_once_and_leaves_no_folder(tiny_pool, tmp_path, number, 
 
 COMPARING = """
 import time
-from negmerge_kit.web import comparing
+from negmerge_kit.web import compare
 def compare_rules(stand, *given, **named):
     print("at work", flush=True)
     while True:
         stand._job.tell()
         time.sleep(0.05)
-comparing.compare_rules = compare_rules
+compare.compare_rules = compare_rules
 """
 
 
@@ -194,7 +194,7 @@ def test_who_follows_a_job_in_the_app_reads_one_sentence_when_it_is_stopped(tiny
         finally:
             run.kill()
     assert script.startswith("event: error\n") and json.loads(script.partition("data: ")[2])["error"] == CLOSED
-    told = fragments.notice(CLOSED, "hint").replace('"', r"\"")
+    told = templates.notice(CLOSED, "hint").replace('"', r"\"")
     assert told in page and page.count("process_completed") == 1 and "unexpected" not in page
     assert (run.returncode, said) == (143, "negmerge demo: stopped; what was finished is kept.\n")
     assert not list(tmp_path.glob("negmerge-app-*"))

@@ -77,6 +77,13 @@ def test_the_wheel_ships_the_weights(tmp_path):
     assert set(shipped) <= set(tracked())
 
 
+def test_the_wheel_ships_the_pages_of_the_app():
+    """The folder of the package is in the wheel as git tracks it."""
+    files = [path for name in ("*.html", "*.css", "*.js") for path in (ROOT / "negmerge_kit").rglob(name)]
+    assert {path.suffix for path in files} == {".html", ".css", ".js"} and set(files) <= set(tracked())
+    assert 'packages = ["negmerge_kit"]' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
 def test_type_checkers_of_users_read_our_types():
     """PEP 561: without this file mypy takes everything that comes from the package for Any."""
     assert ROOT / "negmerge_kit" / "py.typed" in tracked()

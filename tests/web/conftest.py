@@ -20,9 +20,6 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-CACHE_OF_ADDRESS: list[str] = []
-
-
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
     """What apps begin and decode in these tests; the pools that somebody has made on this machine are not served."""
@@ -61,15 +58,8 @@ def address(tiny_pool):
 
     port = free_port()
     blocks = serve(tiny_pool, device="cpu", port=port, block=False)
-    CACHE_OF_ADDRESS.append(os.environ["GRADIO_TEMP_DIR"])
     yield f"http://127.0.0.1:{port}/"
     blocks.close(verbose=False)
-
-
-@pytest.fixture
-def cache_of_address(address, monkeypatch):
-    """gradio has one cache folder a process, the last server's; this page gives files only out of its own."""
-    monkeypatch.setenv("GRADIO_TEMP_DIR", CACHE_OF_ADDRESS[-1])
 
 
 @pytest.fixture(scope="session")
@@ -86,9 +76,8 @@ def compared(tiny_pool, two, tmp_path_factory):
     from negmerge_kit.checkpoints.pool import open_pool
     from negmerge_kit.lab.comparison.entrants import find_entrants
     from negmerge_kit.lab.workbench import Workbench
-    from negmerge_kit.web import comparing
-    from negmerge_kit.web.compare_page import follow
-    from negmerge_kit.web.comparing import Compare
+    from negmerge_kit.web import compare as comparing
+    from negmerge_kit.web.compare import Compare, follow
     from negmerge_kit.web.jobs import Jobs
 
     folder = shutil.copytree(tiny_pool, tmp_path_factory.mktemp("compared") / "pool")

@@ -10,9 +10,8 @@ from negmerge_kit.merging.agreement import total
 from negmerge_kit.views.style import percent
 from negmerge_kit.views.votes import vote_finding
 from negmerge_kit.vision.layers import layer_of
-from negmerge_kit.web import agreeing
-from negmerge_kit.web.agreeing import WHOLE, Agreeing
-from negmerge_kit.web.agreement_page import AgreementPage
+from negmerge_kit.web import agreement as agreeing
+from negmerge_kit.web.agreement import WHOLE, AgreementPage
 from negmerge_kit.web.jobs import Jobs
 
 from .conftest import DIALS
@@ -21,8 +20,8 @@ RULE = "negmerge"
 
 
 @pytest.fixture(scope="module")
-def pages(page, bench):
-    return AgreementPage(page, Agreeing(bench, Jobs()))
+def pages(page):
+    return AgreementPage(page, Jobs())
 
 
 def test_the_choice_on_unlearn_is_shown_with_chance_and_tensors(pages, bench):
@@ -79,5 +78,5 @@ def test_the_explanation_tells_its_progress_and_is_found_again(pages, bench, mon
 def test_a_cancelled_explanation_says_so(pages, bench):
     news = pages.explain("me", bench.pool.ids, RULE, *DIALS)
     next(news)
-    pages.agreeing.jobs.cancel("me")
+    pages.jobs.cancel("me")
     assert "Cancelled" in list(news)[-1][0]

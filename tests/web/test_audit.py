@@ -11,11 +11,10 @@ from negmerge_kit.lab.audits.audit import LIMITS, audit
 from negmerge_kit.lab.card_files import read_card
 from negmerge_kit.progress import Progress, no_progress
 from negmerge_kit.views.style import percent
-from negmerge_kit.web import auditing
-from negmerge_kit.web.audit_page import AuditPage
-from negmerge_kit.web.auditing import Auditing
+from negmerge_kit.web import audit as auditing
+from negmerge_kit.web.audit import AuditPage
+from negmerge_kit.web.downloads import Downloads
 from negmerge_kit.web.jobs import Jobs
-from negmerge_kit.web.takeaway import TakeAway
 
 from .conftest import DIALS
 
@@ -25,7 +24,7 @@ PROBES = ["zero-shot", "confidence"]
 
 @pytest.fixture(scope="module")
 def audits(page, bench, tmp_path_factory):
-    return AuditPage(page, Auditing(bench, Jobs()), TakeAway(page.scored, tmp_path_factory.mktemp("made")))
+    return AuditPage(page, Jobs(), Downloads(page.scored, tmp_path_factory.mktemp("made")))
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +94,7 @@ def test_what_cannot_be_asked_is_one_sentence(audits, bench, probes, scale, says
 def test_a_cancelled_audit_says_so(audits, bench):
     news = audits.run("me", PROBES, bench.pool.ids, "negmerge", 0.95, 0.7, *DIALS)
     next(news)
-    audits.auditing.jobs.cancel("me")
+    audits.jobs.cancel("me")
     assert "Cancelled" in list(news)[-1][0]
 
 
@@ -117,6 +116,6 @@ def test_a_retrained_model_is_made_first_and_is_a_column(audits, bench, monkeypa
 
 
 def test_a_public_app_trains_no_retrained_model(page, bench):
-    closed = AuditPage(page, Auditing(bench, Jobs(), read_only=True), None)
+    closed = AuditPage(page, Jobs(), None, read_only=True)
     told = list(closed.run("me", ["zero-shot"], bench.pool.ids, *MODEL, *DIALS, retrain=True))
     assert len(told) == 1 and "trains nothing for its visitors" in told[0][0]

@@ -81,7 +81,7 @@ def test_dials_belong_to_the_rule_and_the_line_counts_votes(visit):
     expect(visit.page.locator("#nm-kept")).to_contain_text("100.0")
 
 
-def test_best_scale_is_found_and_the_file_opens_in_open_clip(visit, bench, tmp_path, cache_of_address):
+def test_best_scale_is_found_and_the_file_opens_in_open_clip(visit, bench, tmp_path):
     import open_clip
     from safetensors.torch import load_file
 

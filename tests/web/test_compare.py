@@ -15,9 +15,8 @@ from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.progress import Progress
 from negmerge_kit.views.style import percent
-from negmerge_kit.web import comparing
-from negmerge_kit.web.compare_page import compare_html, floor_of, follow, shown_first
-from negmerge_kit.web.comparing import Compare
+from negmerge_kit.web import compare as comparing
+from negmerge_kit.web.compare import Compare, compare_html, floor_of, follow, shown_first
 from negmerge_kit.web.jobs import Jobs
 
 SPENT = {"seconds", "peak_memory", "cost"}

@@ -8,10 +8,10 @@ import pytest
 
 from negmerge_kit.errors import CheckpointError
 from negmerge_kit.progress import Progress
-from negmerge_kit.web.file_buttons import connect_files, lay_out_files
+from negmerge_kit.web.buttons import FileWriting
+from negmerge_kit.web.downloads import EVERYTHING, PAGE, RECORD, WEIGHTS, Downloads
 from negmerge_kit.web.jobs import CancelledError, Jobs
 from negmerge_kit.web.scored import Scored
-from negmerge_kit.web.takeaway import EVERYTHING, PAGE, RECORD, WEIGHTS, TakeAway
 
 WAIT = 10
 
@@ -20,13 +20,9 @@ class Row:
     """A row of one button over `write`, and its two handlers for one visitor."""
 
     def __init__(self, write, jobs=None):
-        with gr.Blocks() as blocks:
-            row, place = lay_out_files({"weights": "weights"}, "take"), gr.State("here")
-            connect_files(row, write, [place], jobs or Jobs())
-        request = SimpleNamespace(session_hash="me")
-        by_target = {event.targets[0]: event.fn for event in blocks.fns.values() if event.targets and event.fn}
-        self.press = lambda: by_target[row.buttons["weights"]._id, "click"](request, "here")
-        self.cancel = lambda: by_target[row.stop._id, "click"](request)
+        row, request = FileWriting(write, "take", jobs or Jobs()), SimpleNamespace(session_hash="me")
+        self.press = lambda: row.pressed("weights")(request, "here")
+        self.cancel = lambda: row.cancel(request)
 
 
 def stands(answer):
@@ -96,7 +92,7 @@ def test_a_file_waits_for_no_heavy_job(tiny_pool, tmp_path):
 @pytest.mark.parametrize("kind", ["weights", "record", "page", "everything"])
 def test_writing_tells_each_of_its_steps(bench, tmp_path, kind):
     told = []
-    takeaway = TakeAway(Scored(bench), tmp_path)
+    takeaway = Downloads(Scored(bench), tmp_path)
     path = getattr(takeaway, kind)(bench.choose(), 0.4, 0.95, report=told.append)
     assert path.name == {"weights": WEIGHTS, "record": RECORD, "page": PAGE, "everything": EVERYTHING}[kind]
     shares = [at.fraction for at in told if at.message == "Writing the weights"]
@@ -107,7 +103,7 @@ def test_writing_tells_each_of_its_steps(bench, tmp_path, kind):
 
 @pytest.mark.slow
 def test_a_cancelled_file_leaves_nothing_and_is_whole_the_next_time(bench, tmp_path):
-    takeaway = TakeAway(Scored(bench), tmp_path)
+    takeaway = Downloads(Scored(bench), tmp_path)
 
     def leave(at):
         if at.fraction and at.fraction > 0.5:

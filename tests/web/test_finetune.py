@@ -17,9 +17,9 @@ from negmerge_kit.lab.training.forecast import SEARCHED
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.lab.training.sweep_forecast import steps_of
 from negmerge_kit.progress import Progress
-from negmerge_kit.web import finetune_told
-from negmerge_kit.web.finetune_page import FAMILY, OWN, FinetunePage
-from negmerge_kit.web.finetuning import Cost, Run, executor_for
+from negmerge_kit.web import finetune
+from negmerge_kit.web.finetune import FAMILY, OWN, FinetunePage
+from negmerge_kit.web.finetune_runs import Cost, Run, executor_for
 from negmerge_kit.web.grid_rows import (
     COLUMNS,
     MOST_ROWS,
@@ -68,7 +68,7 @@ def test_uploaded_images_become_a_pool_and_the_same_ones_are_found_again(home):
     pool = open_pool(plan.folder)
     assert [entry.recipe["lr"] for entry in pool.entries] == [1e-3, 2e-3] and pool.verify() == []
     assert {label: len(curve.losses) for label, curve in run.curves.items()} == {QUICK[0].label: 2, QUICK[1].label: 2}
-    assert "<svg" in finetune_told.losses(run) and "2 of 2" in finetune_told.status(run)
+    assert "<svg" in finetune.losses(run) and "2 of 2" in finetune.status(run)
     # The same upload again is the same plan, and another grid adds to its pool.
     assert plan_of_drawings(tunes, home).id == plan.id
     assert plan_of_drawings(tunes, home, keep=("colours", "digits")).id != plan.id
@@ -93,7 +93,7 @@ def test_photographs_held_sideways_are_turned_unless_they_shall_be_as_stored(hom
         with tunes.uploads.images(str(zipped(home / "arrived" / "a.zip", images))) as taken:
             assert (taken.turned, taken.transparent) == (5, 2)
             plan = tunes.plans.of_images(taken, "photographs", ["colours"], as_viewed=as_viewed)
-            told[as_viewed] = finetune_told.summary(plan, taken)
+            told[as_viewed] = finetune.summary(plan, taken)
         reading = {"orientation": "exif", "transparency": "white"} if as_viewed else {}
         assert plan.scene.reading == tunes.plans.read(plan.id).scene.reading == reading
     assert len(tunes.plans.ids()) == 2
@@ -125,7 +125,7 @@ def test_the_cost_is_measured_and_counts_each_candidates_own_search(home, monkey
         assert cost.training == pytest.approx(2 * 0.25 * steps_of(QUICK[0], plan.images))
         assert cost.scoring == pytest.approx(2 * SEARCHED * 21 * scored * 0.001)
     assert len(kinds) == 1  # both recipes are of one kind, which is measured once
-    told = finetune_told.estimate(plan, QUICK, Cost(100.0, 140.0, 2**20))
+    told = finetune.estimate(plan, QUICK, Cost(100.0, 140.0, 2**20))
     assert "about <b>4 min</b>" in told and "2 min of searching each one’s own scale" in told
     # While something trains, no step is taken beside it.
     going = threading.Event()
@@ -154,16 +154,16 @@ def test_a_stopped_run_is_found_by_the_next_process_and_gone_on_with(home):
     while not run.recorded or len(run.curves) < 2:
         assert time.monotonic() < deadline and not run.ended
         time.sleep(0.02)
-    assert "1 of 2" in finetune_told.status(run) and 0.5 <= run.share < 1
+    assert "1 of 2" in finetune.status(run) and 0.5 <= run.share < 1
     tunes.stop()
-    assert ended(run).error is None and "Resume" in finetune_told.status(run)
+    assert ended(run).error is None and "Resume" in finetune.status(run)
     with pytest.raises(ParameterError, match="nothing is being"):
         tunes.stop()
     assert len(open_pool(plan.folder).ids) == 1
 
     restarted = tunes_in(home)
     assert [left.id for left in restarted.plans.unfinished()] == [plan.id]
-    assert "1 of 2 candidates" in finetune_told.offer(restarted.plans.unfinished())
+    assert "1 of 2 candidates" in finetune.offer(restarted.plans.unfinished())
     assert restarted.open(plan.id) == plan.id
     shorter = restarted.plans.read(plan.id)
     assert [recipe.epochs for recipe in shorter.recipes] == [1, 400]
@@ -180,12 +180,12 @@ def test_a_bug_or_a_failure_is_a_sentence_and_the_app_goes_on(home, monkeypatch)
     plan = tunes.plans.of_family("colours")
     hot = ended(tunes.start(plan.id, (Recipe(lr=1e4, epochs=3, clip_norm=1e9),)))
     assert hot.failures or hot.error
-    assert "no candidate" in hot.error and "Traceback" not in finetune_told.status(hot)
+    assert "no candidate" in hot.error and "Traceback" not in finetune.status(hot)
 
     def bug(*values, **named):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("negmerge_kit.web.finetuning.start_pool", bug)
+    monkeypatch.setattr("negmerge_kit.web.finetune_runs.start_pool", bug)
     assert "ZeroDivisionError" in ended(tunes.start(plan.id, QUICK)).error
     monkeypatch.undo()
     assert tunes.pools.jobs.do(lambda job: "alive") == "alive"
@@ -316,10 +316,10 @@ def test_an_address_needs_ray_and_must_be_one(monkeypatch):
     for address in ("http://x", "a b:1", "x", "10.0.0.5", ":1", None, 7, "a:1\r\nb", "x" * 999):
         with pytest.raises(NegmergeError, match="Ray address"):
             executor_for(address, "cpu")
-    monkeypatch.setattr("negmerge_kit.web.finetuning.find_spec", lambda name: None)
+    monkeypatch.setattr("negmerge_kit.web.finetune_runs.find_spec", lambda name: None)
     with pytest.raises(ParameterError, match="not installed"):
         executor_for("10.0.0.5:6379", "cpu")
-    monkeypatch.setattr("negmerge_kit.web.finetuning.find_spec", lambda name: SimpleNamespace())
+    monkeypatch.setattr("negmerge_kit.web.finetune_runs.find_spec", lambda name: SimpleNamespace())
     assert executor_for("auto", "cpu").address == "auto"
 
 

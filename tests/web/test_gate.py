@@ -15,10 +15,19 @@ from starlette.responses import JSONResponse
 
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.web import private
-from negmerge_kit.web.bodies import LARGEST_BODY, TOO_LARGE, SmallBodies
-from negmerge_kit.web.forwarded import Forwarded, check_root_path, networks
-from negmerge_kit.web.origin import MALFORMED, OwnPagesOnly
-from negmerge_kit.web.passwords import LONGEST_DELAY, MOST_SENDERS, SlowGuesses
+from negmerge_kit.web.gate import (
+    LARGEST_BODY,
+    LONGEST_DELAY,
+    MALFORMED,
+    MOST_SENDERS,
+    TOO_LARGE,
+    Forwarded,
+    OwnPagesOnly,
+    SlowGuesses,
+    SmallBodies,
+    check_root_path,
+    networks,
+)
 from negmerge_kit.web.private import PrivateFolder
 
 from .conftest import free_port

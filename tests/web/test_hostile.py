@@ -15,15 +15,13 @@ import pytest
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import NegmergeError
 from negmerge_kit.progress import no_progress
-from negmerge_kit.web.agreeing import WHOLE, Agreeing
-from negmerge_kit.web.agreement_page import AgreementPage
-from negmerge_kit.web.audit_page import AuditPage
-from negmerge_kit.web.auditing import Auditing
-from negmerge_kit.web.compare_page import follow, shown_first
+from negmerge_kit.web.agreement import WHOLE, AgreementPage
+from negmerge_kit.web.audit import AuditPage
+from negmerge_kit.web.compare import follow, shown_first
+from negmerge_kit.web.downloads import Downloads
 from negmerge_kit.web.endpoints import Endpoints, publish
+from negmerge_kit.web.errors import as_gradio_error
 from negmerge_kit.web.pools import Pools
-from negmerge_kit.web.takeaway import TakeAway
-from negmerge_kit.web.told import told
 
 from .conftest import DIALS
 
@@ -96,8 +94,8 @@ def drained(answer):
 def test_a_thousand_calls_are_answered_or_refused_in_a_sentence(page, bench, tmp_path, secret):
     pools, name = Pools([bench.pool], made=tmp_path / "made", device="cpu", read_only=True), bench.pool.folder.name
     jobs, compare, endpoints = pools.jobs, pools.open(name).compare, Endpoints(pools)
-    audits = AuditPage(page, Auditing(bench, jobs), TakeAway(page.scored, tmp_path / "made"))
-    agreements = AgreementPage(page, Agreeing(bench, jobs))
+    audits = AuditPage(page, jobs, Downloads(page.scored, tmp_path / "made"))
+    agreements = AgreementPage(page, jobs)
     ids, folder = bench.pool.ids, bench.pool.folder
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     # At least one argument of each is replaced; those that would run long by themselves start from a refused one.
@@ -127,7 +125,7 @@ def test_a_thousand_calls_are_answered_or_refused_in_a_sentence(page, bench, tmp
             values[place] = hostile(lot, secret)
         said = ""
         try:
-            said = str(drained(told(function)(*values)))
+            said = str(drained(as_gradio_error(function)(*values)))
         except (gr.Error, NegmergeError) as error:
             said, refused = str(error), refused + 1
             assert len(said) < 12_000 and "Traceback" not in said

@@ -9,13 +9,16 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 
-from negmerge_kit.errors import PoolError
+from negmerge_kit.errors import ParameterError, PoolError
 from negmerge_kit.scoring import Accuracy, Point, ScaleSearch
-from negmerge_kit.web.comparing import Loaded
-from negmerge_kit.web.job_buttons import ELSEWHERE
+from negmerge_kit.web.agreement import AgreementEvents
+from negmerge_kit.web.audit import AuditEvents
+from negmerge_kit.web.buttons import ELSEWHERE, FileWriting
+from negmerge_kit.web.compare import CompareEvents, Loaded
+from negmerge_kit.web.finetune import FinetunePage
 from negmerge_kit.web.jobs import Done, JobProgress
 from negmerge_kit.web.pools import Pools
-from negmerge_kit.web.serving import build
+from negmerge_kit.web.unlearn_events import PICKS, UnlearnEvents
 
 from .conftest import DIALS
 from .tuning import tunes_in
@@ -27,30 +30,24 @@ TABLE = "a table"
 
 
 class App:
-    """The pages over two pools of the same candidates, "first" and "second", and the handlers behind their parts."""
+    """The pages over two pools of the same candidates, "first" and "second", as handlers for one visitor."""
 
     def __init__(self, tiny_pool, home):
         folders = [shutil.copytree(tiny_pool, home / name) for name in ("first", "second")]
-        self.pools = Pools(folders, made=home / "made", device="cpu")
+        self.pools = pools = Pools(folders, made=home / "made", device="cpu")
         (home / "arrived").mkdir()
         self.request = SimpleNamespace(session_hash="")
         self.tunes = tunes_in(home)
-        self.blocks = build(self.pools, self.tunes)
+        self.unlearn = UnlearnEvents(pools)
+        self.compare = CompareEvents(lambda pool: pools.open(pool).compare, pools.jobs, pools.visitors)
+        self.agreement = AgreementEvents(lambda pool: pools.open(pool).agreement, pools.jobs)
+        self.audit = AuditEvents(lambda pool: pools.open(pool).audit, pools.jobs)
+        self.finetune = FinetunePage(self.tunes)
         self.ids = self.pools.open("first").bench.pool.ids
-        self.named = {part.elem_id: part for part in self.blocks.blocks.values() if part.elem_id}
-        self.tabs = {part.id: part for part in self.blocks.blocks.values() if isinstance(part, gr.Tab)}
 
-    def at(self, part, what):
-        """The handler of this event, for the visitor of this test."""
-        part = self.tabs.get(part) or self.named[part]
-        (event,) = (event for event in self.blocks.fns.values() if event.fn and (part._id, what) in event.targets)
-        return partial(event.fn, self.request)
-
-    def after(self, part, what):
-        """The event that follows when this one has been answered."""
-        events = [event for event in self.blocks.fns.values() if event.fn]
-        (first,) = (event for event in events if (self.named[part]._id, what) in event.targets)
-        return next(event for event in events if event.trigger_after == first._id)
+    def by_me(self, handler):
+        """The handler, for the visitor of this test."""
+        return partial(handler, self.request)
 
     @property
     def me(self):
@@ -87,12 +84,12 @@ def skipped(answer):
 @pytest.mark.parametrize("then", ["candidates", "floor", "pool", "cancel", "nothing"])
 def test_a_search_that_ends_after_something_else_was_chosen_moves_no_slider(app, monkeypatch, then):
     scored = app.pools.open("first").unlearn.scored
-    find, choose = app.at("nm-find", "click"), app.at("nm-picker", "change")
+    find, choose = app.by_me(app.unlearn.find), app.by_me(app.unlearn.choose)
     later = {
         "candidates": lambda: choose(3, *app.model(ids=app.ids[:1])),
         "floor": lambda: choose(3, *app.model(keep=0.9)),
-        "pool": lambda: list(app.at("nm-pool", "input")(3, "second", ("first", app.ids))),
-        "cancel": lambda: app.at("nm-find-stop", "click")(3),
+        "pool": lambda: list(app.by_me(app.unlearn.switch)(3, "second", ("first", app.ids))),
+        "cancel": lambda: app.by_me(app.unlearn.cancel)(3),
         "nothing": lambda: None,
     }
 
@@ -111,15 +108,15 @@ def test_a_search_that_ends_after_something_else_was_chosen_moves_no_slider(app,
 def test_a_search_that_waited_in_line_while_another_choice_arrived_does_not_begin(app, monkeypatch):
     scored, begun = app.pools.open("first").unlearn.scored, []
     monkeypatch.setattr(scored, "search", lambda *values: begun.append(values) or iter(()))
-    app.at("nm-picker", "change")(3, *app.model(ids=app.ids[:1]))
-    list(app.at("nm-find", "click")(2, *app.floored()))
+    app.by_me(app.unlearn.choose)(3, *app.model(ids=app.ids[:1]))
+    list(app.by_me(app.unlearn.find)(2, *app.floored()))
     assert begun == []
-    assert app.pools.visitors.stands_at(app.me, None) is False  # and the curve of that choice goes on
+    assert app.pools.visitors.is_at(app.me, None) is False  # and the curve of that choice goes on
 
 
 def test_a_search_that_an_example_has_overtaken_leaves_it_the_buttons(app, monkeypatch):
     scored = app.pools.open("first").unlearn.scored
-    find, choose, ids = app.at("nm-find", "click"), app.at("nm-picker", "change"), app.ids[:1]
+    find, choose, ids = app.by_me(app.unlearn.find), app.by_me(app.unlearn.choose), app.ids[:1]
 
     def search(choice, keep):
         yield BEST
@@ -140,7 +137,7 @@ def test_a_search_that_an_example_has_overtaken_leaves_it_the_buttons(app, monke
 def test_another_floor_ends_the_filling_of_the_curve_with_the_former_floor(app, monkeypatch):
     page = app.pools.open("first").unlearn
     monkeypatch.setattr(page.scored, "fill_live", lambda choice: iter([None] * 3))
-    choose = app.at("nm-picker", "change")
+    choose = app.by_me(app.unlearn.choose)
     choose(1, *app.model())
     filling = page.fill(app.me, *app.floored()[1:])
     assert next(filling)
@@ -149,26 +146,26 @@ def test_another_floor_ends_the_filling_of_the_curve_with_the_former_floor(app, 
 
 
 def test_a_cancel_that_a_later_choice_overtook_does_not_end_it(app):
-    app.at("nm-picker", "change")(3, *app.model())
-    app.at("nm-find-stop", "click")(2)
-    assert not app.pools.visitors.stands_at(app.me, None)
+    app.by_me(app.unlearn.choose)(3, *app.model())
+    app.by_me(app.unlearn.cancel)(2)
+    assert not app.pools.visitors.is_at(app.me, None)
 
 
 # --- which pool stands ------------------------------------------------------------------------
 
 
 def test_what_a_button_puts_for_the_former_pool_is_left_out_once_another_one_is_asked_for(app):
-    buttons = {part.value: part for part in app.blocks.blocks.values() if isinstance(part, gr.Button)}
-    for name in ("all", "none", "best 3", "uniform average", "one candidate"):
-        (event,) = (event for event in app.blocks.fns.values() if (buttons[name]._id, "click") in event.targets)
+    handlers = {name: app.unlearn.picked(name) for name in PICKS}
+    handlers |= {name: app.unlearn.example(name) for name in ("uniform average", "one candidate")}
+    for name, handler in handlers.items():
         request = SimpleNamespace(session_hash=name)
-        assert not skipped(event.fn(request, 1, "first"))
+        assert not skipped(handler(request, 1, "first"))
         app.pools.visitors.turned(name, None, 3)
-        assert skipped(event.fn(request, 2, "first")) and not skipped(event.fn(request, 4, "first"))
+        assert skipped(handler(request, 2, "first")) and not skipped(handler(request, 4, "first"))
 
 
 def test_of_two_pools_asked_for_the_later_one_stands_whichever_opens_first(app, monkeypatch):
-    switch, opened, later = app.at("nm-pool", "input"), app.pools.open, []
+    switch, opened, later = app.by_me(app.unlearn.switch), app.pools.open, []
 
     def slowly(id, **telling):
         if id == "second" and not later:
@@ -181,13 +178,11 @@ def test_of_two_pools_asked_for_the_later_one_stands_whichever_opens_first(app, 
 
 
 def test_a_link_that_is_restored_late_does_not_undo_another_pool(app, monkeypatch):
-    load = next(e for e in app.blocks.fns.values() if (app.blocks._id, "load") in e.targets and len(e.inputs) == 2)
-    restore = partial(load.fn, app.request)
-    opened = app.pools.open
+    restore, opened = app.by_me(app.unlearn.restore), app.pools.open
 
     def slowly(id, **telling):
         monkeypatch.undo()
-        list(app.at("nm-pool", "input")(2, "first", ("first", app.ids)))
+        list(app.by_me(app.unlearn.switch)(2, "first", ("first", app.ids)))
         return opened(id, **telling)
 
     monkeypatch.setattr(app.pools, "open", slowly)
@@ -201,7 +196,7 @@ def test_a_pool_that_cannot_be_opened_leaves_the_chooser_where_the_page_stands(a
         raise PoolError("it is damaged.")
 
     monkeypatch.setattr(app.pools, "open", broken)
-    _, chooser, told, leave, *rest = list(app.at("nm-pool", "input")(1, "second", ("first", app.ids)))[-1]
+    _, chooser, told, leave, *rest = list(app.by_me(app.unlearn.switch)(1, "second", ("first", app.ids)))[-1]
     assert chooser == "first" and "It is damaged" in told and leave.visible is False and skipped(rest)
 
 
@@ -210,11 +205,11 @@ def test_while_a_pool_is_opened_the_page_says_so_and_can_cancel(app, monkeypatch
     go, load = threading.Event(), app.pools._load
     monkeypatch.setattr(app.pools, "_load", lambda *asked: (go.wait(10), load(*asked))[1])
     seen = []
-    for answer in app.at("nm-pool", "input")(1, "second", ("first", app.ids)):
+    for answer in app.by_me(app.unlearn.switch)(1, "second", ("first", app.ids)):
         seen.append(answer)
         if "Opening this pool: " in str(answer[2]):
             assert answer[3].visible and skipped(answer[4:])
-            app.at("nm-told-stop", "click")()
+            app.by_me(app.unlearn.leave)()
     go.set()
     _, chooser, told, leave, *rest = seen[-1]
     assert "Cancelled: choose the pool again" in told and leave.visible is False
@@ -223,26 +218,21 @@ def test_while_a_pool_is_opened_the_page_says_so_and_can_cancel(app, monkeypatch
 
 
 def test_counting_votes_can_be_cancelled_and_begins_anew_on_coming_back(app, monkeypatch):
-    agreeing, go = app.pools.open("first").agreement.agreeing, threading.Event()
+    agreeing, go = app.pools.open("first").agreement, threading.Event()
     agreeing._layers.clear()
     count = agreeing.bench.agreement
     monkeypatch.setattr(agreeing.bench, "agreement", lambda ids, **more: (go.wait(10), count(ids, **more))[1])
-    show, choice = app.at("agreement", "select"), ["first", app.ids, "negmerge", *DIALS]
+    show, choice = app.by_me(app.agreement.show), ["first", app.ids, "negmerge", *DIALS]
     for answer in show(1, "the whole model", *choice):
         if answer[7].visible:
-            app.at("nm-agreed-stop", "click")("first")
+            app.by_me(app.agreement.leave)("first")
     assert "Cancelled" in answer[0] and answer[7].visible is False
     go.set()
     assert "candidates as chosen on Unlearn" in list(show(2, "the whole model", *choice))[-1][0]
 
 
 def test_the_list_of_candidates_does_not_grow_into_another_pool(app):
-    (look,) = (
-        event.fn
-        for event in app.blocks.fns.values()
-        if any(what == "tick" for _, what in event.targets) and len(event.outputs) == 4
-    )
-    request = app.request
+    look, request = app.pools.visitors.unless_overtaken(app.unlearn.look), app.request
     grown = look(request, 1, "first", app.ids[:1], ("first", app.ids[:1]), 0)
     assert grown[1] == ("first", app.ids)
     assert skipped(look(request, 2, "second", app.ids[:1], ("first", app.ids[:1]), 0))
@@ -263,10 +253,10 @@ def comparing(app, monkeypatch):
         done.add((compare.bench.pool.folder.name, keep))
         yield "", TABLE
 
-    monkeypatch.setattr("negmerge_kit.web.compare_page.follow", follow)
-    monkeypatch.setattr("negmerge_kit.web.comparing.Compare.ready", lambda compare, *at: False)
+    monkeypatch.setattr("negmerge_kit.web.compare.follow", follow)
+    monkeypatch.setattr("negmerge_kit.web.compare.Compare.ready", lambda compare, *at: False)
     monkeypatch.setattr(
-        "negmerge_kit.web.comparing.Compare.load",
+        "negmerge_kit.web.compare.Compare.load",
         lambda compare, row, which, *at: Loaded(tuple(app.ids), "uniform", {}, 0.7),
     )
     return app
@@ -274,7 +264,7 @@ def comparing(app, monkeypatch):
 
 @pytest.mark.parametrize("then", [(0.95, "second"), (0.9, "first"), (0.95, "first")])
 def test_a_comparison_that_ends_on_another_pool_or_floor_is_not_shown_there(comparing, then):
-    run, show = comparing.at("nm-compare", "click"), comparing.at("compare", "select")
+    run, show = comparing.by_me(comparing.compare.comparing.run), comparing.by_me(comparing.compare.show)
     running = run(1, 0.95, "first", "keep")
     next(running), next(running)
     list(show(2, *then, "keep"))
@@ -286,14 +276,14 @@ def test_a_comparison_that_ends_on_another_pool_or_floor_is_not_shown_there(comp
 
 
 def test_a_table_of_another_pool_is_gone_before_anything_is_worked_out(comparing):
-    show = comparing.at("compare", "select")
+    show = comparing.by_me(comparing.compare.show)
     list(show(1, 0.95, "first", "keep"))
     assert skipped(next(show(2, 0.95, "first", "keep"))[1])
     assert next(show(3, 0.95, "second", "keep"))[1] == ""
 
 
 def test_a_click_loads_the_row_of_the_table_that_is_seen_or_says_so(comparing):
-    load = comparing.at("nm-compare-content", "click")
+    load = comparing.by_me(comparing.compare.load)
 
     def clicked(of, number=2, pool="first"):
         return load(number, 0.95, pool, "keep", gr.EventData(None, {"row": "uniform", "which": "matched", "of": of}))
@@ -301,9 +291,9 @@ def test_a_click_loads_the_row_of_the_table_that_is_seen_or_says_so(comparing):
     seen = json.dumps(["first", 0.95, "keep"])
     rule, slider = clicked(seen)[2:4]
     assert (rule, slider.value) == ("uniform", 0.7)
-    with pytest.raises(gr.Error, match="another pool"):
+    with pytest.raises(ParameterError, match="another pool"):
         clicked(seen, pool="second")
-    with pytest.raises(gr.Error, match="another pool"):
+    with pytest.raises(ParameterError, match="another pool"):
         clicked({"an": "object"})
     comparing.pools.visitors.turned(comparing.me, None, 3)  # another pool is on its way
     assert skipped(clicked(seen))
@@ -314,9 +304,9 @@ def test_a_click_loads_the_row_of_the_table_that_is_seen_or_says_so(comparing):
 
 def test_the_explanation_of_a_former_choice_is_not_shown_under_another(app, monkeypatch):
     monkeypatch.setattr(
-        "negmerge_kit.web.agreeing.Agreeing.explain", lambda *values: iter([JobProgress("half"), Done("why")])
+        "negmerge_kit.web.agreement.AgreementPage.explanation", lambda *values: iter([JobProgress("half"), Done("why")])
     )
-    show, explain = app.at("agreement", "select"), app.at("nm-explain", "click")
+    show, explain = app.by_me(app.agreement.show), app.by_me(app.agreement.explaining.run)
     choice, other = (["first", ids, "negmerge", *DIALS] for ids in (app.ids, app.ids[:2]))
     named = list(show(1, "the whole model", *choice))[-1][6]
     assert named == choice
@@ -331,7 +321,7 @@ def test_the_explanation_of_a_former_choice_is_not_shown_under_another(app, monk
 
 
 def test_votes_of_a_layer_are_of_the_choice_that_is_shown(app):
-    show, votes = app.at("agreement", "select"), app.at("nm-votes-of", "input")
+    show, votes = app.by_me(app.agreement.show), app.by_me(app.agreement.votes)
     choice, other = (["first", ids, "negmerge", *DIALS] for ids in (app.ids, app.ids[:2]))
     list(show(1, "the whole model", *choice))
     assert "<svg" in votes("b1 q", choice)
@@ -340,11 +330,11 @@ def test_votes_of_a_layer_are_of_the_choice_that_is_shown(app):
 
 
 def test_an_audit_that_ends_under_another_models_name_is_not_shown(app, monkeypatch):
-    monkeypatch.setattr("negmerge_kit.web.audit_page.audit_html", str)
+    monkeypatch.setattr("negmerge_kit.web.audit.audit_html", str)
     monkeypatch.setattr(
-        "negmerge_kit.web.auditing.Auditing.follow", lambda *values: iter([JobProgress("one"), Done("audit")])
+        "negmerge_kit.web.audit.AuditPage.follow", lambda *values: iter([JobProgress("one"), Done("audit")])
     )
-    show, run = app.at("audit", "select"), app.at("nm-audit", "click")
+    show, run = app.by_me(app.audit.show), app.by_me(app.audit.auditing.run)
     title, _, _, named = show(1, *app.model(scale=0.5))
     assert "scale 0.5" in title and named == app.model(scale=0.5)
     running = run(2, named, ["zero-shot"], False)
@@ -357,29 +347,23 @@ def test_an_audit_that_ends_under_another_models_name_is_not_shown(app, monkeypa
 
 def test_what_the_audit_page_gives_away_is_the_model_that_it_names(app, monkeypatch):
     """A search that ends meanwhile moves the slider of Unlearn: the page still names, and gives, the model it named."""
-    show = app.at("audit", "select")
+    show = app.by_me(app.audit.show)
     named = show(1, *app.model(scale=0.5))[-1]
     given = []
-    monkeypatch.setattr(
-        "negmerge_kit.web.audit_page.AuditPage.write", lambda page, *asked: given.append(asked) or "file"
-    )
-    (button,) = (
-        part for part in app.blocks.blocks.values() if isinstance(part, gr.Button) and "unlearned.md" in part.value
-    )
-    (event,) = (event for event in app.blocks.fns.values() if (button._id, "click") in event.targets)
-    assert [part for part in event.inputs if part.elem_id == "nm-scale"] == []
-    assert list(event.fn(app.request, named))[-1][2:] == ("", "file")
+    monkeypatch.setattr("negmerge_kit.web.audit.AuditPage.write", lambda page, *asked: given.append(asked) or "file")
+    press = app.by_me(FileWriting(app.audit.write, "audit-files", app.pools.files).pressed("page"))
+    assert list(press(named))[-1][2:] == ("", "file")
     kind, _, *model = given[0]
     assert kind == "page" and model == app.model(scale=0.5)[1:]
-    told, path = list(event.fn(app.request, []))[-1][2:]
+    told, path = list(press([]))[-1][2:]
     assert "No model is named" in told and skipped(path)
 
 
 def test_cancelling_on_one_page_leaves_the_other_pages_jobs_alone(app, monkeypatch):
     left = []
     monkeypatch.setattr(app.pools.jobs, "cancel", left.append)
-    for stop in ("nm-compare-stop", "nm-explain-stop", "nm-audit-stop"):
-        app.at(stop, "click")()
+    for buttons in (app.compare.comparing, app.agreement.explaining, app.audit.auditing):
+        buttons.cancel(app.request)
     assert len(set(left)) == 3 and all(name.startswith(app.me) for name in left)
 
 
@@ -396,24 +380,14 @@ def plan(app):
 
 def test_a_look_at_the_run_leaves_the_chosen_pool_alone(app, plan):
     other = app.tunes.plans.of_family("digits")
-    (look,) = (
-        event.fn
-        for event in app.blocks.fns.values()
-        if any(what == "tick" for _, what in event.targets) and app.named["nm-begun-list"] in event.outputs
-    )
+    look = app.finetune.watch
     for chosen in (plan.id, other.id):  # by now another one may be chosen: an answer must not put this one back
         assert "value" not in look("", chosen)[-1].constructor_args
     assert look("", None)[-1].value in (plan.id, other.id)
 
 
-def test_a_refused_start_or_stop_shows_what_another_tab_has_begun(app):
-    for button in ("nm-finetune", "nm-finetune-stop", "nm-resume"):
-        follower = app.after(button, "click")
-        assert app.named["nm-finetune-progress"] in follower.outputs and not follower.trigger_only_on_success
-
-
 def test_while_something_else_is_checked_or_refused_the_page_names_what_fine_tune_would_begin(app, plan):
-    use = app.at("nm-use", "click")
+    use = app.by_me(app.finetune.use)
     nothing_sent = ["images of your own", None, None, [], "mine", ["digits"], "digits", None, None, "negmerge-tiny"]
     assert "colours</b> stays chosen" in list(use(*nothing_sent, plan.id))[-1][2]
     assert "stays chosen" not in list(use(*nothing_sent, ""))[-1][2]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import NegmergeError
 from negmerge_kit.web import candidates
-from negmerge_kit.web.finetune_page import FAMILY, OWN, FinetunePage
+from negmerge_kit.web.finetune import FAMILY, OWN, FinetunePage
 from negmerge_kit.web.own_weights import check_weights
 
 from .drawings import drawings, zipped

@@ -1,6 +1,7 @@
 """The other pages in Chromium: rows load, votes and audit follow, pools change, everybody can read and reach them."""
 
 import re
+import threading
 import time
 import zipfile
 from urllib.parse import parse_qsl, urlsplit
@@ -12,7 +13,7 @@ from negmerge_kit.views.style import percent
 from negmerge_kit.web.unlearn import Unlearn
 
 from .conftest import free_port
-from .visits import Visit, inaccessible, tab
+from .visits import SLOW, Visit, inaccessible, tab
 
 pytestmark = pytest.mark.browser
 
@@ -147,6 +148,34 @@ def test_another_pool_comes_onto_the_page(visit, compared, tiny_pool):
     visit.page.locator("#nm-pool input").click()
     visit.page.get_by_role("option", name=compared[2].parent.name, exact=True).click()
     visit.page.wait_for_url(lambda url: "pool=" not in url)
+
+
+def test_a_comparison_that_ends_on_another_floor_is_not_shown_there(visit, monkeypatch):
+    go = threading.Event()
+
+    def follow(compare, visitor, keep, buffers="keep"):
+        yield "<p>under way</p>", ""
+        assert go.wait(SLOW / 1000)
+        yield "", "<p>a table</p>"
+
+    def set_floor(text):
+        visit.page.locator("#nm-floor input[type=number]").fill(text)
+        visit.page.keyboard.press("Enter")
+        visit.page.wait_for_timeout(500)
+
+    monkeypatch.setattr("negmerge_kit.web.compare.follow", follow)
+    monkeypatch.setattr("negmerge_kit.web.compare.Compare.ready", lambda compare, *at: False)
+    progress, content = visit.page.locator("#nm-compare-progress"), visit.page.locator("#nm-compare-content")
+    tab(visit, "Compare")
+    set_floor("0.9")
+    visit.page.locator("#nm-compare").click()
+    expect(progress).to_contain_text("under way")
+    set_floor("0.85")
+    go.set()
+    expect(progress).to_contain_text("This page is about something else by now")
+    expect(content).not_to_contain_text("a table")
+    visit.page.locator("#nm-compare").click()
+    expect(content).to_contain_text("a table")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -61,9 +61,9 @@ def test_pools_of_the_same_candidates_never_share_a_job(tiny_pool, tmp_path, mon
         opened = pools.open(id)
         choice = opened.bench.choose()
         list(opened.compare.follow("me", 0.95))
-        list(opened.agreement.agreeing.explain("me", choice))
+        list(opened.agreement.explanation("me", choice))
         with suppress(AssertionError):  # no audit came of it
-            list(opened.audit.auditing.follow("me", (choice, 0.5, ("linear",))))
+            list(opened.audit.follow("me", (choice, 0.5, ("linear",))))
     assert len(keys) == 6 and len(set(keys)) == 6
 
 

@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from negmerge_kit.web.finetuning import FineTunes
+from negmerge_kit.web.finetune_runs import FinetuneRuns
 
 from .conftest import free_port
 from .drawings import drawing
@@ -38,9 +38,9 @@ def test_a_public_app_has_nothing_to_send_or_to_start(public):
 
 def test_a_public_app_serves_none_of_the_pools_that_were_made_here(public, monkeypatch):
     served = []
-    monkeypatch.setattr(FineTunes, "open", lambda tunes, id: served.append(id))
+    monkeypatch.setattr(FinetuneRuns, "open", lambda tunes, id: served.append(id))
     uploads = type("Uploads", (), {"allowed": False})()
-    FineTunes(None, None, uploads).serve_finished()
+    FinetuneRuns(None, None, uploads).serve_finished()
     assert served == []
 
 

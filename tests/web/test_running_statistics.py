@@ -12,11 +12,11 @@ from negmerge_kit.lab.pipeline import score_json
 from negmerge_kit.views.style import percent
 from negmerge_kit.vision.forgetting import Forgetting
 from negmerge_kit.web import serve
-from negmerge_kit.web.compare_page import shown_first
+from negmerge_kit.web.compare import shown_first
 from negmerge_kit.web.dials import params_of, statistics_dial
 from negmerge_kit.web.endpoints import Endpoints
-from negmerge_kit.web.fragments import notice
 from negmerge_kit.web.pools import Pools
+from negmerge_kit.web.templates import notice
 from negmerge_kit.web.unlearn import AIM, AIM_OF_CLASS, Unlearn
 
 from .conftest import DIALS, free_port
@@ -60,7 +60,7 @@ def test_numbers_and_files_are_of_the_policy(opened, buffers, tmp_path):
     choice = bench.choose(rule="uniform", buffers=buffers)
     shown, scores = page.moved(*model(opened, scale, buffers)), bench.score(choice, scale, "live")
     assert percent(scores.forget.value) in shown.cards and percent(scores.retain.value) in shown.cards
-    record = json.loads(opened.takeaway.record(choice, scale, 0.95).read_text())
+    record = json.loads(opened.downloads.record(choice, scale, 0.95).read_text())
     assert record["buffers"] == buffers
     result, best = list(page.find("me", bench.pool.ids, "uniform", 0.95, *RULES, buffers))[-1]
     found = bench.search(choice, keep=0.95).best

@@ -1,6 +1,7 @@
 """Where the app listens and who may look: every wrong address is one sentence with the remedy."""
 
 import os
+import re
 import socket
 import stat
 from pathlib import Path
@@ -9,9 +10,10 @@ import httpx
 import pytest
 
 from negmerge_kit.errors import ParameterError
+from negmerge_kit.web.private import AppFolder
 from negmerge_kit.web.serving import check_address, read_auth
 
-from .conftest import free_port
+from .conftest import DIALS, free_port
 
 
 def test_a_port_in_use_names_the_port_and_another():
@@ -195,3 +197,50 @@ def test_a_wrong_password_opens_nothing(somebody, user, password):
     answer = login(somebody, user, password)
     assert answer.status_code in (400, 422) and not answer.cookies
     assert somebody.get("/config").status_code == 401
+
+
+def test_two_apps_of_one_process_share_the_cache_that_ends_with_the_last_of_them(monkeypatch):
+    """gradio reads GRADIO_TEMP_DIR whenever it gives a file: a second app must not take the first one's away."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "restored afterwards")
+    monkeypatch.setattr(AppFolder, "_shared", None)
+    monkeypatch.setattr(AppFolder, "_apps", 0)
+    first, second = AppFolder(), AppFolder()
+    first.cache.mkdir()
+    assert first.cache == second.cache == Path(os.environ["GRADIO_TEMP_DIR"]) and first.path != second.path
+    first.remove(), first.remove()
+    assert second.cache.is_dir() and second.path.is_dir() and not first.path.exists()
+    second.remove()
+    assert not second.cache.parent.exists()
+    third = AppFolder()
+    assert third.cache != second.cache
+    third.remove()
+
+
+def record_of(address, pool, scale):
+    """The record that the page's button gives, as its download."""
+    from negmerge_kit.checkpoints.pool import open_pool
+
+    with httpx.Client(base_url=address, timeout=120) as http:
+        config, name = http.get("config").json(), "unlearned.json"
+        (button,) = (part["id"] for part in config["components"] if part["props"].get("value") == name)
+        (event,) = (event for event in config["dependencies"] if [button, "click"] in event["targets"])
+        data = [pool.name, list(open_pool(pool).ids), "negmerge", 0.95, scale, *DIALS]
+        http.post("gradio_api/queue/join", json={"data": data, "fn_index": event["id"], "session_hash": "me"})
+        news = http.get("gradio_api/queue/data", params={"session_hash": "me"}).text
+        found = re.search(rf'"path":\s*"([^"]+{name})"', news)
+        assert found, news[-1000:]
+        return http.get(f"gradio_api/file={found[1]}").json()
+
+
+@pytest.mark.slow
+def test_an_app_gives_its_files_though_another_one_was_served_after_it_and_closed(tiny_pool, address):
+    from negmerge_kit.web import serve
+
+    port = free_port()
+    other = serve(tiny_pool, device="cpu", port=port, block=False)
+    try:
+        assert record_of(address, tiny_pool, 0.31)["scale"] == 0.31
+        assert record_of(f"http://127.0.0.1:{port}/", tiny_pool, 0.32)["scale"] == 0.32
+    finally:
+        other.close(verbose=False)
+    assert record_of(address, tiny_pool, 0.33)["scale"] == 0.33

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from negmerge_kit.web.streams import LastingStreams
+from negmerge_kit.web.server import LastingStreams
 
 CLOSE = b'data: {"msg":"close_stream","event_id":null}\n\n'
 

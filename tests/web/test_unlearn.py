@@ -12,10 +12,11 @@ from negmerge_kit.lab.pipeline import search_json
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring import Accuracy, Point, ScaleSearch
 from negmerge_kit.views.style import percent
-from negmerge_kit.web import fragments
+from negmerge_kit.web.downloads import Downloads
 from negmerge_kit.web.scored import LIVE_SCALES, Scored
-from negmerge_kit.web.takeaway import TakeAway
+from negmerge_kit.web.templates import notice
 from negmerge_kit.web.unlearn import EMPTY, WAITING, Unlearn
+from negmerge_kit.web.unlearn_pieces import result
 
 from .conftest import DIALS
 
@@ -186,7 +187,7 @@ def test_find_without_candidates_is_one_sentence(page):
 
 def test_infeasible_says_so_with_the_remedy():
     base = Point(0.0, Accuracy(80, 100, "val"), Accuracy(90, 100, "val"))
-    text = fragments.result(ScaleSearch(0.99, base, None, ()), None, 0.1)
+    text = result(ScaleSearch(0.99, base, None, ()), None, 0.1)
     assert "No scale keeps 99" in text and "Lower" in text and "candidates" in text and "finer" in text
 
 
@@ -194,7 +195,7 @@ def test_test_numbers_stand_apart_from_validation():
     base = Point(0.0, Accuracy(80, 100, "val"), Accuracy(90, 100, "val"))
     best = Point(0.5, Accuracy(40, 100, "val"), Accuracy(88, 100, "val"))
     score = Accuracy(30, 90, "test").json()
-    text = fragments.result(
+    text = result(
         ScaleSearch(0.95, base, best, ()),
         {"base": {"forget": score, "retain": score}, "forget": score, "retain": score},
         0.1,
@@ -203,7 +204,7 @@ def test_test_numbers_stand_apart_from_validation():
 
 
 def test_a_notice_sets_commands_as_code_and_nothing_else_as_markup():
-    told = fragments.notice("say `rm <x>`, <b>not</b> ` alone")
+    told = notice("say `rm <x>`, <b>not</b> ` alone")
     assert "Say <code>rm &lt;x&gt;</code>, &lt;b&gt;not&lt;/b&gt; ` alone" in told
 
 
@@ -214,7 +215,7 @@ def test_a_pool_without_candidates_shows_the_base(tmp_path, growing):
     pool, _ = start_pool("tiny:digits", tmp_path / "empty")
     page = Unlearn(Scored(Workbench(pool, device="cpu")), growing=growing)
     shown = page.chosen("s", [], RULE, KEEP, 0.0, *DIALS)
-    assert shown.notice == (fragments.notice(WAITING, "hint") if growing else fragments.notice(EMPTY))
+    assert shown.notice == (notice(WAITING, "hint") if growing else notice(EMPTY))
     assert percent(page.bench.base_scores("live").forget.value) in shown.cards
     assert "<svg" in shown.curve and shown.gallery.count("<figure>") == 12
 
@@ -235,7 +236,7 @@ def test_what_one_takes_away_is_the_model_on_the_page(page, ids, tmp_path):
     from negmerge_kit.checkpoints.writer import sha256_file
 
     choice = page.choice(ids, RULE, DIALS)
-    takeaway = TakeAway(page.scored, tmp_path)
+    takeaway = Downloads(page.scored, tmp_path)
     weights, record = takeaway.weights(choice, 0.4, 0.95), takeaway.record(choice, 0.4, 0.95)
     written = open_checkpoint(weights)
     for name, tensor in page.bench.unlearned(choice, 0.4):
@@ -252,7 +253,7 @@ def test_what_one_takes_away_is_the_model_on_the_page(page, ids, tmp_path):
 @pytest.mark.slow
 def test_the_record_says_search_only_for_the_scale_that_this_floor_found(page, ids, tmp_path):
     choice = page.choice(ids, RULE, DIALS)
-    takeaway = TakeAway(page.scored, tmp_path)
+    takeaway = Downloads(page.scored, tmp_path)
     for _ in page.find("visitor", ids, RULE, 0.9, *DIALS):
         pass
     scale = page.scored.known(choice).searches[0.9].best.scale
@@ -272,9 +273,9 @@ def test_a_floor_that_means_nothing_is_said_on_the_page(page, ids, keep):
 
 
 def test_only_the_newest_downloads_are_kept(page, ids, tmp_path, monkeypatch):
-    takeaway = TakeAway(page.scored, tmp_path)
+    takeaway = Downloads(page.scored, tmp_path)
     told = takeaway._card(page.choice(ids, RULE, DIALS), 0.1, None)
-    monkeypatch.setattr(TakeAway, "_card", lambda self, choice, scale, found, audit=None: told)
+    monkeypatch.setattr(Downloads, "_card", lambda self, choice, scale, found, audit=None: told)
     for scale in range(1, 12):
         takeaway.weights(page.choice(ids, RULE, DIALS), scale / 10, 0.95)
     assert len(list(tmp_path.iterdir())) == 8

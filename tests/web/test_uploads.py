@@ -13,7 +13,7 @@ from PIL import Image
 from negmerge_kit.errors import NegmergeError
 from negmerge_kit.vision.data import checking
 from negmerge_kit.vision.data.folder import FolderSource
-from negmerge_kit.web import archives
+from negmerge_kit.web import uploads as limits
 from negmerge_kit.web.uploads import Uploads
 
 from .drawings import CLASSES, drawing, drawings, zipped
@@ -137,13 +137,13 @@ def test_links_and_devices_in_a_zip(uploads, tmp_path, kind):
 def test_bombs(uploads, tmp_path, monkeypatch):
     bomb = {"circle/bomb.png": bytes(30 << 20)}
     assert "times its size" in refused(uploads, tmp_path, sent(uploads, tmp_path, GOOD | bomb))
-    monkeypatch.setattr(archives, "LARGEST_MEMBER", 1 << 10)
+    monkeypatch.setattr(limits, "LARGEST_MEMBER", 1 << 10)
     assert "unpacks to more than" in refused(uploads, tmp_path, sent(uploads, tmp_path, {**GOOD, "a/b": bytes(2048)}))
     monkeypatch.undo()
-    monkeypatch.setattr(archives, "LARGEST_WHOLE", 2000)
+    monkeypatch.setattr(limits, "LARGEST_WHOLE", 2000)
     assert "more than" in refused(uploads, tmp_path, sent(uploads, tmp_path, GOOD))
     monkeypatch.undo()
-    monkeypatch.setattr(archives, "MOST_FILES", 23)
+    monkeypatch.setattr(limits, "MOST_FILES", 23)
     assert "24 files" in refused(uploads, tmp_path, sent(uploads, tmp_path, GOOD))
 
 

@@ -1,6 +1,6 @@
 """Fine-tuning as the app begins it, without an app around it."""
 
-from negmerge_kit.web.finetuning import FineTunes
+from negmerge_kit.web.finetune_runs import FinetuneRuns
 from negmerge_kit.web.jobs import Jobs
 from negmerge_kit.web.plans import Plans
 from negmerge_kit.web.uploads import Uploads
@@ -22,4 +22,4 @@ class Served:
 
 def tunes_in(home, *, allowed=True):
     uploads = Uploads(home / "arrived", home / "private", allowed=allowed)
-    return FineTunes(Served(), Plans(home / "cache" / "pools"), uploads, device="cpu")
+    return FinetuneRuns(Served(), Plans(home / "cache" / "pools"), uploads, device="cpu")

@@ -27,7 +27,7 @@ AUDIT = "audit.json"
 MADE_AT_ONCE = 8
 
 
-class TakeAway:
+class Downloads:
     """Writes what a visitor downloads; the newest few are kept, so that the folder stays small."""
 
     def __init__(self, scored: Scored, folder: Path) -> None:
@@ -50,12 +50,12 @@ class TakeAway:
             weights, record = place / WEIGHTS, place / RECORD
             if not record.exists():
                 report(Progress("Scoring the test images for the record"))
-                bench, told = self._scored.bench, self._card(choice, scale, found, audit)
-                # The record comes last: where it is, the weights beside it are whole.
+                bench, made = self._scored.bench, self._card(choice, scale, found, audit)
+                # The record comes last: where it is, the weights next to it are whole.
                 with card_files(record) as write:
-                    items = _told_of(bench.unlearned(choice, scale), len(bench.pool.base), report)
-                    save_checkpoint(weights, items, like=bench.pool.base, metadata=told)
-                    write(with_file(told, weights))
+                    items = _reporting(bench.unlearned(choice, scale), len(bench.pool.base), report)
+                    save_checkpoint(weights, items, like=bench.pool.base, metadata=made)
+                    write(with_file(made, weights))
             return weights
 
     def record(self, choice: Choice, scale: float, keep: float, *, report: ProgressFn = no_progress) -> Path:
@@ -86,11 +86,11 @@ class TakeAway:
         probes = audit.json() if audit else None
         bench, started = self._scored.bench, time.perf_counter()
         if found:
-            told = search_json(bench, choice, found, test=True, started=started)
-            return card(bench, choice, told, chosen=searched(told), probes=probes)
+            made = search_json(bench, choice, found, test=True, started=started)
+            return card(bench, choice, made, chosen=searched(made), probes=probes)
         by_hand = bench.fixed(choice, scale)
-        told = search_json(bench, choice, by_hand, test=True, started=started) | {"keep": None}
-        return card(bench, choice, told, chosen=BY_HAND[1], probes=probes)
+        made = search_json(bench, choice, by_hand, test=True, started=started) | {"keep": None}
+        return card(bench, choice, made, chosen=BY_HAND[1], probes=probes)
 
     def _place(self, choice: Choice, scale: float, keep: float | None, audit: Audit | None) -> Path:
         made_of = [choice.json(), scale, keep, audit and audit.json()]
@@ -104,7 +104,7 @@ class TakeAway:
         return place
 
 
-def _told_of(items: Items, count: int, report: ProgressFn) -> Items:
+def _reporting(items: Items, count: int, report: ProgressFn) -> Items:
     for number, item in enumerate(items):
         report(Progress("Writing the weights", number / count))
         yield item

@@ -1,4 +1,4 @@
-"""The main page: where everything stands. What it answers is in `unlearn`, what moves it is in `wiring`."""
+"""The Unlearn page's components, and the head of all pages; `unlearn_events` connects them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from negmerge_kit.merging.alike import BUFFERS
 from negmerge_kit.merging.rules import RULES
 from negmerge_kit.scoring.scale_search import KEEP
 from negmerge_kit.views.plots import LARGEST_SCALE
-from negmerge_kit.web import candidates, fragments
+from negmerge_kit.web import candidates
 from negmerge_kit.web.address import LOWEST_KEEP, RULE
+from negmerge_kit.web.buttons import FileButtons, lay_out_files
 from negmerge_kit.web.dials import dial, explanation, statistics_dial
-from negmerge_kit.web.examples import EXAMPLES
-from negmerge_kit.web.file_buttons import FileButtons, lay_out_files
-from negmerge_kit.web.takeaway import RECORD, WEIGHTS
+from negmerge_kit.web.downloads import RECORD, WEIGHTS
+from negmerge_kit.web.templates import render
 from negmerge_kit.web.unlearn import Chosen, Unlearn
 
 
@@ -53,7 +53,7 @@ class Controls:
 
     @property
     def model(self) -> list[Any]:
-        """The choice with floor and scale before the dials: the model that stands on Unlearn."""
+        """The choice with floor and scale before the dials: the model that is chosen on Unlearn."""
         return [self.pool, self.picker, self.rule, self.keep, self.scale, *self.dials, self.buffers]
 
 
@@ -61,26 +61,26 @@ class Controls:
 class Shown:
     """What changes in answer."""
 
-    told: gr.HTML
-    leave: gr.Button  # beside what is told while a pool is being opened
+    message: gr.HTML
+    leave: gr.Button  # next to the message while a pool is being opened
     number: gr.Number  # hidden: the page's script numbers its requests in it
     device: gr.HTML
     style: gr.HTML
     explains: gr.Markdown
     progress: gr.HTML
     chosen: Chosen  # the components of each piece, under its name
-    known: gr.State  # (id, candidates) of the pool that the page stands on
+    known: gr.State  # (id, candidates) of the pool that the page shows
     timer: gr.Timer
 
 
 Head: TypeAlias = tuple[gr.Dropdown, gr.HTML, gr.HTML, gr.Button]
-"""Pool chooser, what it runs on, a place for a sentence, and a button to cancel what it tells of."""
+"""Pool chooser, what it runs on, a place for a sentence, and a button to cancel what it speaks of."""
 
 
 def lay_out_head(ids: Sequence[str], device: str) -> Head:
-    """What stands above all pages."""
+    """Build what is above all pages."""
     with gr.Row(elem_id="nm-head"):
-        gr.HTML(fragments.header())
+        gr.HTML(render("shared.header"))
         pool = gr.Dropdown(
             list(ids),
             value=ids[0],
@@ -92,8 +92,8 @@ def lay_out_head(ids: Sequence[str], device: str) -> Head:
             min_width=220,
         )
         chip = gr.HTML(device, elem_id="nm-device")
-    told = gr.HTML("", elem_id="nm-told")
-    return pool, chip, told, gr.Button("Cancel", size="sm", visible=False, elem_id="nm-told-stop")
+    message = gr.HTML("", elem_id="nm-told")
+    return pool, chip, message, gr.Button("Cancel", size="sm", visible=False, elem_id="nm-told-stop")
 
 
 def lay_out(page: Unlearn, head: Head, *, growing: bool) -> tuple[Controls, Shown]:
@@ -104,7 +104,7 @@ def lay_out(page: Unlearn, head: Head, *, growing: bool) -> tuple[Controls, Show
     known, timer = gr.State((head[0].value, ids)), gr.Timer(1.0, active=growing)
     number = gr.Number(0, visible=False, elem_id="nm-number")
     style = gr.HTML(page.gallery.style(), elem_classes="nm-unseen")
-    gr.HTML(fragments.hint(), elem_id="nm-hint-box", js_on_load="negmerge.hint(element)")
+    gr.HTML(render("shared.hint"), elem_id="nm-hint-box", js_on_load="negmerge.hint(element)")
     with gr.Row(elem_id="nm-body"):
         with gr.Column(elem_id="nm-steps"):
             choose, progress = _step_choose(page, ids)
@@ -115,7 +115,7 @@ def lay_out(page: Unlearn, head: Head, *, growing: bool) -> tuple[Controls, Show
             notice = gr.HTML(first.notice, elem_id="nm-notice")
             with gr.Row(elem_id="nm-examples", elem_classes="nm-buttons"):
                 gr.HTML('<p class="nm-fine">Examples:</p>')
-                examples = {name: gr.Button(name, size="sm") for name in EXAMPLES}
+                examples = {name: gr.Button(name, size="sm") for name in candidates.EXAMPLES}
             cards = gr.HTML(first.cards, elem_id="nm-cards")
             result = gr.HTML(first.result, elem_id="nm-result")
             with gr.Column(elem_id="nm-curve", elem_classes="nm-card"):
@@ -127,8 +127,8 @@ def lay_out(page: Unlearn, head: Head, *, growing: bool) -> tuple[Controls, Show
                 gr.HTML("<h2>What it says now <small>real images, before and after</small></h2>")
                 gallery = gr.HTML(first.gallery)
             with gr.Column(elem_id="nm-agreement", elem_classes="nm-card"):
-                told = "share of moved weights with enough equal signs, by layer"
-                gr.HTML(f"<h2>Where the candidates agree <small>{told}</small></h2>")
+                what = "share of moved weights with enough equal signs, by layer"
+                gr.HTML(f"<h2>Where the candidates agree <small>{what}</small></h2>")
                 agreement = gr.HTML(first.agreement)
     pieces = Chosen(notice, cards, marker, gallery, line, curve, agreement, result)
     controls = Controls(head[0], *choose, rule, dials, buffers, groups, scale, keep, find, stop, examples, takes)
@@ -137,7 +137,7 @@ def lay_out(page: Unlearn, head: Head, *, growing: bool) -> tuple[Controls, Show
 
 def _step_choose(page: Unlearn, ids: list[str]) -> tuple[tuple[Any, Any, Any, Any], gr.HTML]:
     with gr.Column(elem_id="nm-step-1", elem_classes="nm-card"):
-        gr.HTML(fragments.heading(1, "Choose candidates"))
+        gr.HTML(render("shared.heading", 1, "Choose candidates"))
         with gr.Row(elem_classes="nm-buttons"):
             every, none, best = (gr.Button(text, size="sm") for text in ("all", "none", "best 3"))
         gr.HTML(candidates.head_row())
@@ -161,7 +161,7 @@ def _step_merge(line: str, policies: Sequence[str]) -> tuple[Any, ...]:
     dials: list[Any] = []
     groups = {}
     with gr.Column(elem_id="nm-step-2", elem_classes="nm-card"):
-        gr.HTML(fragments.heading(2, "Merge them"))
+        gr.HTML(render("shared.heading", 2, "Merge them"))
         rule = gr.Dropdown(
             [(entry.title, name) for name, entry in RULES.items()],
             value=RULE,
@@ -182,7 +182,7 @@ def _step_merge(line: str, policies: Sequence[str]) -> tuple[Any, ...]:
 
 def _step_subtract() -> tuple[gr.Slider, gr.Slider, gr.Button, gr.Button]:
     with gr.Column(elem_id="nm-step-3", elem_classes="nm-card"):
-        gr.HTML(fragments.heading(3, "Subtract it"))
+        gr.HTML(render("shared.heading", 3, "Subtract it"))
         scale = gr.Slider(
             0,
             LARGEST_SCALE,
@@ -211,7 +211,7 @@ def _step_subtract() -> tuple[gr.Slider, gr.Slider, gr.Button, gr.Button]:
 
 def _step_take() -> FileButtons:
     with gr.Column(elem_id="nm-step-4", elem_classes="nm-card"):
-        gr.HTML(fragments.heading(4, "Take it with you"))
+        gr.HTML(render("shared.heading", 4, "Take it with you"))
         takes = lay_out_files({"weights": WEIGHTS, "record": RECORD}, "take")
         gr.HTML(
             '<p class="nm-fine">The weights at the scale above, named as the base’s, and a JSON record of how they '

@@ -1,4 +1,4 @@
-"""What the Fine-tune page does: plans become pools, one fine-tuning at a time, in the line of the app's heavy jobs."""
+"""Fine-tuning behind the page: plans become pools, one fine-tuning at a time, in the line of the app's heavy jobs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from negmerge_kit.checkpoints.pool import Candidate
 from negmerge_kit.errors import NegmergeError, ParameterError
@@ -27,8 +27,9 @@ from negmerge_kit.sweeps.local import find_executor, run_sweep
 from negmerge_kit.sweeps.protocol import Executor, SweepStopped
 from negmerge_kit.views.losses import LossCurve
 from negmerge_kit.vision.classifier import Classifier
-from negmerge_kit.web.jobs import CancelledError, Job, Jobs
+from negmerge_kit.web.jobs import CancelledError, Job
 from negmerge_kit.web.plans import Plan, Plans
+from negmerge_kit.web.pools import Pools
 from negmerge_kit.web.uploads import Uploads
 
 SAVE_SECONDS = 5.0
@@ -38,25 +39,6 @@ ADDRESS = re.compile(r"auto|[A-Za-z0-9][A-Za-z0-9.-]{0,252}:\d{1,5}")
 log = logging.getLogger(__name__)
 
 STOPPED = "Stopped. What is finished is kept; Resume goes on from where it was."
-
-
-class Served(Protocol):
-    """Where a finished pool is opened: the app's pools."""
-
-    jobs: Jobs
-
-    @property
-    def opened(self) -> list[str]:
-        """The ids of the pools that are on the device."""
-        ...
-
-    def add(self, pool: Any) -> str:
-        """Serve one more pool and say its id."""
-        ...
-
-    def open(self, id: object) -> Any:
-        """The pool of that id, on the device."""
-        ...
 
 
 class Cost(NamedTuple):
@@ -137,7 +119,7 @@ class Run:
         self.curves[label] = LossCurve(label, (*before.losses, step.loss), before.total, before.first)
 
 
-class FineTunes:
+class FinetuneRuns:
     """Fine-tuning for one app; all visitors see the same run.
 
     Args:
@@ -147,7 +129,7 @@ class FineTunes:
         device: where candidates train.
     """
 
-    def __init__(self, pools: Served, plans: Plans, uploads: Uploads, *, device: str = "auto") -> None:
+    def __init__(self, pools: Pools, plans: Plans, uploads: Uploads, *, device: str = "auto") -> None:
         self.pools, self.plans, self.uploads, self._device = pools, plans, uploads, device
         self.run: Run | None = None
         self._turn, self._measuring = threading.Lock(), threading.Lock()
