@@ -82,7 +82,7 @@ class _Held:
     tensors: dict[str, Tensor]
 
 
-class ResidentDeltas:
+class DeltaCache:
     """The base, and of each candidate the tensors that fine-tuning moved, on the base's device as far as they fit.
 
     Tensors that a candidate did not move are held once, as the base's own. When the device runs out of memory,
@@ -97,7 +97,7 @@ class ResidentDeltas:
     def __init__(self, base: dict[str, Tensor]) -> None:
         self.base: Weights = base
         self.device = next(iter(base.values())).device
-        self.residency: Residency | None = None
+        self.residency: MemoryMode | None = None
         self.ran_out = False
         self._held: dict[str, _Held] = {}
         self._merged: OrderedDict[tuple[Choice, bool], Merged] = OrderedDict()
@@ -108,7 +108,7 @@ class ResidentDeltas:
         """What was given up for want of memory, in words; empty where nothing was."""
         if self.ran_out:
             return "this device ran out of memory: candidates are read from disk for every merge, the numbers stay"
-        return TELLS[self.residency or "float32"]
+        return GIVEN_UP[self.residency or "float32"]
 
     def merged(self, pool: Pool, choice: Choice, *, exact: bool = True) -> Merged:
         """The choice's delta, merged once and then cached.
@@ -140,7 +140,7 @@ class ResidentDeltas:
         self._merged.clear()
         for held in self._held.values():
             held.tensors.clear()
-        let_go(self.device)
+        empty_cache(self.device)
 
     def _stepping_down(self, work: Callable[[torch.device], T]) -> T:
         device = self.device
@@ -228,14 +228,14 @@ class ResidentDeltas:
         self._budget = max(CACHE_BYTES, 4 * delta) if free is None else free // 4
 
 
-Residency = Literal["float32", "bfloat16", "streamed"]
+MemoryMode = Literal["float32", "bfloat16", "streamed"]
 
 SHARE = 0.8
 """Of the free memory, this much may be taken: forward passes need the rest."""
 SPARE_DELTAS = 3
 """Merged deltas that must fit beside the candidates: the one shown, the next one, and room to merge it."""
 
-TELLS: Mapping[Residency, str] = {
+GIVEN_UP: Mapping[MemoryMode, str] = {
     "float32": "",
     "bfloat16": "sliders use changes rounded to bfloat16, because float32 does not fit on this device; searches, "
     "scores of whole splits and files are float32, read from disk",
@@ -243,7 +243,7 @@ TELLS: Mapping[Residency, str] = {
 }
 
 
-def residency(whole: int, halved: int, delta: int, free: int | None) -> Residency:
+def residency(whole: int, halved: int, delta: int, free: int | None) -> MemoryMode:
     """The best way that fits: everything as it is stored, changes in bfloat16, or read from disk for every merge.
 
     Args:
@@ -273,7 +273,7 @@ def free_memory(device: torch.device) -> int | None:
     return None
 
 
-def let_go(device: torch.device) -> None:
+def empty_cache(device: torch.device) -> None:
     """Give memory that no tensor uses any more back to the device."""
     if device.type == "cuda":
         torch.cuda.empty_cache()

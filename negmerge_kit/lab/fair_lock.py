@@ -16,7 +16,7 @@ _mine = threading.local()
 
 
 @contextmanager
-def in_background() -> Iterator[None]:
+def background_priority() -> Iterator[None]:
     """Within the block this thread lets nearly everyone else go first, and it gives way where it is asked to."""
     before = getattr(_mine, "background", False)
     _mine.background = True
@@ -32,15 +32,15 @@ class _Waiter:
     called: threading.Event = field(default_factory=threading.Event)
 
 
-class Turns:
-    """A re-entrant lock that is fair: `threading.RLock` may give the same thread every turn while others wait.
+class FairLock:
+    """Re-entrant lock with first-come order: `threading.RLock` may let one thread acquire it again while others wait.
 
-    A thread inside `in_background()` waits until nobody else does, or `PATIENCE` others had their turn, and hands its
-    own over in `give_way()`.
+    A thread inside `background_priority()` waits until no foreground thread does, or until `PATIENCE` of them had
+    their turn, and releases the lock to them in `yield_to_foreground()`.
 
-    >>> turn = Turns()
+    >>> turn = FairLock()
     >>> with turn, turn:
-    ...     turn.give_way()
+    ...     turn.yield_to_foreground()
     False
     """
 
@@ -52,7 +52,7 @@ class Turns:
         self._depth = 0
         self._foreground_turns = 0
 
-    def __enter__(self) -> Turns:
+    def __enter__(self) -> FairLock:
         self._take(1)
         return self
 
@@ -64,7 +64,7 @@ class Turns:
             with self._guard:
                 self._call_next()
 
-    def give_way(self) -> bool:
+    def yield_to_foreground(self) -> bool:
         """Let all go first who wait in the foreground; whether anyone did, so that what they changed can be restored.
 
         Does nothing unless this thread has the turn and is in the background.

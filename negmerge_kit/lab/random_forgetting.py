@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from negmerge_kit.lab.baselines import BASELINES
-from negmerge_kit.lab.comparison.classifier_contest import models_to_make
+from negmerge_kit.lab.comparison.classifier_runner import models_to_make
 from negmerge_kit.lab.comparison.comparison import Comparison
-from negmerge_kit.lab.comparison.entrants import BASE, RETRAIN, RETRAIN_AGAIN, SEARCHES, Entrant
-from negmerge_kit.lab.comparison.terms import PLAIN, Terms
+from negmerge_kit.lab.comparison.methods import BASE, RETRAIN, RETRAIN_AGAIN, SEARCHES, Method
+from negmerge_kit.lab.comparison.options import PLAIN, ComparisonOptions
 from negmerge_kit.lab.training.forecast import SUSTAINED, TRAINING, check_tflops, count_images, flops_per_image
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.merging.rules import RULES
@@ -75,21 +75,21 @@ def find_published_rows(network: str, data: str = "cifar10", share: float = 0.1)
     return PublishedRows(tuple(rows), record["sources"], tuple(record["second_hand"]), why_none)
 
 
-def beside(comparison: Comparison, published: PublishedRows) -> list[Json]:
+def with_published(comparison: Comparison, published: PublishedRows) -> list[Json]:
     """Every measured row with the published ones of its name, then what was published but is not measured here."""
     lines: list[Json] = []
     for row in comparison.rows:
         measured = None
-        if row.standing:
-            measured = {name: row.standing.scores[name] for name in (*GAP_OVER, "gap", "seconds")}
+        if row.metrics:
+            measured = {name: row.metrics.scores[name] for name in (*GAP_OVER, "gap", "seconds")}
         lines.append(
             {
-                "row": row.entrant.name,
-                "title": row.entrant.title,
+                "row": row.method.name,
+                "title": row.method.title,
                 "status": row.status,
                 "scale": row.scale,
                 "measured": measured,
-                "published": published.of(row.entrant.name),
+                "published": published.of(row.method.name),
             }
         )
     measured_names = {line["row"] for line in lines}
@@ -112,11 +112,11 @@ def beside(comparison: Comparison, published: PublishedRows) -> list[Json]:
 def forecast_rows(
     scene: ClassifierScene,
     model: Classifier,
-    entrants: Sequence[Entrant],
+    methods: Sequence[Method],
     base: Recipe,
     grid: Callable[[str, int], Sequence[Recipe]],
     *,
-    terms: Terms = PLAIN,
+    options: ComparisonOptions = PLAIN,
     scales: Scales = DEFAULT_SCALES,
     tflops: float = SUSTAINED,
 ) -> Json:
@@ -145,31 +145,33 @@ def forecast_rows(
     rows = [_trained("base", 1, [(base.epochs, sets["seen"], base.batch_size)])]
     passes = [(recipe.epochs, sets["forget"], recipe.batch_size) for recipe in recipes]
     rows.append(_trained("candidates", len(recipes), passes))
-    trained = [(entrant.name, entrant.rule) for entrant in entrants if entrant.is_baseline and entrant.rule != BASE]
-    if "val" in models_to_make(entrants, terms) and all(rule != RETRAIN_AGAIN for _, rule in trained):
+    trained = [(method.name, method.rule) for method in methods if method.is_baseline and method.rule != BASE]
+    if "val" in models_to_make(methods, options) and all(rule != RETRAIN_AGAIN for _, rule in trained):
         trained.append((RETRAIN_AGAIN, RETRAIN_AGAIN))  # no row of the table, but what chooses has to be trained
     for name, rule in trained:
         baseline = BASELINES[RETRAIN if rule == RETRAIN_AGAIN else rule]
         preset = baseline.preset_of(str(model.spec))
         tries = max(1, len(preset.rates))
-        epochs = terms.epochs or preset.epochs or base.epochs
+        epochs = options.epochs or preset.epochs or base.epochs
         size = baseline.resolve(preset.params).get("batch_size", base.batch_size)
         rows.append(_trained(name, tries, [(tries * epochs, sets[part], size) for part in baseline.reads]))
-    if terms.shadows:
+    if options.shadows:
         every = known + sets["val"] + sets["test"]
-        rows.append(_trained("shadows", terms.shadows, [(terms.shadows * base.epochs, every // 2, base.batch_size)]))
+        rows.append(
+            _trained("shadows", options.shadows, [(options.shadows * base.epochs, every // 2, base.batch_size)])
+        )
     for row in rows:
         row["hours"] = TRAINING * row["images"] * flops / (tflops * 1e12) / 3600
-    rules = {entrant.rule for entrant in entrants}
-    searches = sum(len(entrant.settings) for entrant in entrants if entrant.rule in RULES)
+    rules = {method.rule for method in methods}
+    searches = sum(len(method.settings) for method in methods if method.rule in RULES)
     searches += len(recipes) * bool(rules & SEARCHES.keys()) + (len(recipes) - 1) * ("greedy" in rules)
     looked = searches * len({0.0, *scale_grid(scales)})
     tried = sum(row["trainings"] for row in rows if row["row"] in BASELINES and row["row"] != RETRAIN)
     chosen_on = known // 2 if scene.forgetting.halved else known  # the other half reports
     reported_on = known - chosen_on if scene.forgetting.halved else known
-    answered = (looked + tried) * (chosen_on + sets["val"]) + len(entrants) * (reported_on + sets["test"])
-    attacks = {2 * sets["test"]: len(FEATURES) * len(entrants)}
-    if terms.choose == "gap":
+    answered = (looked + tried) * (chosen_on + sets["val"]) + len(methods) * (reported_on + sets["test"])
+    attacks = {2 * sets["test"]: len(FEATURES) * len(methods)}
+    if options.choose == "gap":
         attacks[2 * sets["val"]] = attacks.get(2 * sets["val"], 0) + looked + tried
     attack_hours = sum(count * ATTACK * (size / 20_000) ** 2 for size, count in attacks.items()) / 3600
     search_hours = answered * flops / (tflops * 1e12) / 3600

@@ -77,7 +77,7 @@ class ScoringBackend(Protocol):
     def images(self, split: str) -> Splits:
         """The images of a split, on the model's device."""
 
-    def give_way(self) -> None:
+    def yield_to_foreground(self) -> None:
         """Between two forward passes: let others use the model for a moment."""
 
 
@@ -453,7 +453,7 @@ class Scorer:
                         "measured by them; build the pool again."
                     )
             queues = tuple(
-                ImageQueue(sets, between=self.backend.give_way) for sets in ((splits.forget,), splits.retain)
+                ImageQueue(sets, between=self.backend.yield_to_foreground) for sets in ((splits.forget,), splits.retain)
             )
             forecasts = tuple(MarginForecast(queue.sizes) for queue in queues)
             margins = self.memory.known(None, split, (len(queues[0]), len(queues[1]))).margins

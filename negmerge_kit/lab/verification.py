@@ -18,7 +18,7 @@ from negmerge_kit.errors import NegmergeError, SceneError
 from negmerge_kit.lab.card import BY_HAND, LIMITS, OPERATION, public, versions
 from negmerge_kit.lab.evaluation import Scores, evaluate_splits
 from negmerge_kit.lab.pipeline import searched
-from negmerge_kit.lab.retrained import find_retrained
+from negmerge_kit.lab.retrained_model import find_retrained
 from negmerge_kit.lab.verified_search import check_search, nearest_to
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging.rules import find_rule

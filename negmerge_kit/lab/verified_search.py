@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from negmerge_kit.lab.evaluator import ClassifierEvaluator
 from negmerge_kit.lab.live_model import NEGATIVE_VARIANCE
-from negmerge_kit.lab.retrained import Wanted, find_retrained
-from negmerge_kit.lab.yardstick import Yardstick
+from negmerge_kit.lab.retrained_model import RetrainedSpec, find_retrained
 from negmerge_kit.scoring.early_stopping import FARTHEST, NO_NUMBERS, NOT_BETTER
 from negmerge_kit.scoring.retention_floor import images_needed, reaches
 from negmerge_kit.scoring.scale_search import METHODS, Point, ScaleSearch
@@ -24,9 +24,9 @@ Says = tuple[str, bool | None, str]
 """A claim's name, whether it holds, and why."""
 
 
-def nearest_to(record: Json) -> Wanted:
+def nearest_to(record: Json) -> RetrainedSpec:
     """The retrained model that a search by the gap was held against, as the card names it."""
-    return Wanted(sha256=(record["search"].get("retrained") or {}).get("sha256"))
+    return RetrainedSpec(sha256=(record["search"].get("retrained") or {}).get("sha256"))
 
 
 def check_search(bench: Workbench, choice: Choice, record: Json) -> Iterator[Says]:
@@ -45,7 +45,7 @@ def check_search(bench: Workbench, choice: Choice, record: Json) -> Iterator[Say
         yield "curve", None, missing
         return
     if by_gap:
-        found = Yardstick(bench, wanted=nearest_to(record)).nearest(choice, scales=scales)
+        found = ClassifierEvaluator(bench, wanted=nearest_to(record)).nearest(choice, scales=scales)
     else:
         method = next((known for known in METHODS if known == told.get("method")), METHODS[0])
         found = bench.search(choice, keep=record["keep"], scales=scales, method=method)

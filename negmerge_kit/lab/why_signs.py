@@ -10,7 +10,7 @@ from math import comb, sqrt
 from statistics import fmean
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.directions import Direction
+from negmerge_kit.lab.step_along import Direction
 from negmerge_kit.merging.orthants import Estimate, expected_unanimity
 from negmerge_kit.merging.signs import chance
 from negmerge_kit.merging.similarity import Likeness, likeness, pooled

@@ -14,10 +14,10 @@ from torch import Tensor
 from negmerge_kit.checkpoints.pool import Candidate, Pool
 from negmerge_kit.errors import ParameterError, check_scale
 from negmerge_kit.lab.answer_memory import AnswerMemory
-from negmerge_kit.lab.delta_cache import Choice, Merged, ResidentDeltas, let_go
+from negmerge_kit.lab.delta_cache import Choice, DeltaCache, Merged, empty_cache
 from negmerge_kit.lab.evaluation import Scores
-from negmerge_kit.lab.fair_lock import Turns
-from negmerge_kit.lab.live_model import BASE, Place, Placing, RunningStatistics, largest_scale
+from negmerge_kit.lab.fair_lock import FairLock
+from negmerge_kit.lab.live_model import BASE, LiveModel, ModelState, RunningStatistics, largest_scale
 from negmerge_kit.lab.scorer import Scorer
 from negmerge_kit.merging import LayerAgreement, find_rule, subtract
 from negmerge_kit.progress import ProgressFn, no_progress
@@ -36,7 +36,7 @@ class Workbench:
 
     Merging is cached by `Choice`; moving the scale is one in-place update and one pass over
     resident images. Tensors that no candidate moved are held once. All methods may be called from
-    several threads; they take turns in order of arrival, and what runs `in_background` lets others in between two
+    several threads; they take turns in order of arrival, and what runs `background_priority` lets others in between two
     forward passes.
 
     Args:
@@ -53,7 +53,7 @@ class Workbench:
     """
 
     def __init__(self, pool: Pool, *, device: str = "auto", memory: Memory = "disk") -> None:
-        self._turn = Turns()
+        self._turn = FairLock()
         self.pool = pool
         self.scene = scene_from_json(pool.scene)
         self.scene.require(pool.scene)
@@ -62,9 +62,9 @@ class Workbench:
         self.model.anchor()
         self._statistics = RunningStatistics(self.model, self.scene)
         # The model's own tensors are overwritten in place; the base stays apart.
-        self._deltas = ResidentDeltas(self.model.weights())
+        self._deltas = DeltaCache(self.model.weights())
         self._splits: dict[str, Splits] = {}
-        self._placing = Placing(self.model, self._deltas, self._statistics)
+        self._live = LiveModel(self.model, self._deltas, self._statistics)
         self._images_stay = False
         kept = AnswerMemory(None if memory == "none" else pool, self.model.device, write=memory == "disk")
         self.scorer, self.sliders = Scorer(self, kept), Scorer(_Sliders(self))
@@ -253,14 +253,14 @@ class Workbench:
         """
         check_scale(scale)
         with self._turn:
-            self._placing.move(self.pool, Place(choice, scale, exact))
+            self._live.move(self.pool, ModelState(choice, scale, exact))
             yield self.model
 
-    def give_way(self) -> None:
+    def yield_to_foreground(self) -> None:
         """Between two passes of work in the background: let others use the model, and place the weights again."""
-        place = self._placing.place
-        if self._turn.give_way():
-            self._placing.move(self.pool, place or BASE)
+        state = self._live.state
+        if self._turn.yield_to_foreground():
+            self._live.move(self.pool, state or BASE)
 
     def _resident(self, splits: Splits) -> Splits:
         """The images on the device, or where they are if they do not fit: each pass takes its own along."""
@@ -268,7 +268,7 @@ class Workbench:
             return splits.to(self.model.device)
         except torch.OutOfMemoryError:
             self._images_stay = True
-        let_go(self.model.device)
+        empty_cache(self.model.device)
         return splits
 
 
@@ -277,7 +277,7 @@ class _Sliders:
 
     def __init__(self, bench: Workbench) -> None:
         self._bench = bench
-        self.images, self.give_way = bench.images, bench.give_way
+        self.images, self.yield_to_foreground = bench.images, bench.yield_to_foreground
 
     def at(self, choice: Choice | None, scale: float) -> AbstractContextManager[Classifier]:
         return self._bench.at(choice, scale, exact=False)

@@ -9,7 +9,7 @@ from html import escape
 
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.audits.audit import LIMITS, PROBES, Audit, audit, check_asked
-from negmerge_kit.lab.audits.probe import ARROWS, LEFTOVER, Probe, Reading
+from negmerge_kit.lab.audits.probe import ARROWS, LEFTOVER, Measurement, Probe
 from negmerge_kit.lab.audits.reference import find_reference, retrained_reference
 from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.lab.workbench import Workbench
@@ -111,7 +111,7 @@ class Auditing:
 
 def audit_html(found: Audit) -> str:
     """Finding, table and figures of an audit; what it cannot show stands with it."""
-    retrained = any("retrained" in probe.readings for probe in found.probes)
+    retrained = any("retrained" in probe.measurements for probe in found.probes)
     models = ("unlearned", "base", *(["retrained"] if retrained else []))
     rows = "".join(_row(probe, models) for probe in found.probes)
     figures = [("audit", svg.inline(audit_figure(found), found.headline, name="audit"))]
@@ -141,12 +141,12 @@ def _row(probe: Probe, models: Sequence[str]) -> str:
         return f'{head}<td colspan="{len(models) + 3}">{escape(probe.undefined)}</tr>'
     chance = "–" if probe.chance is None else percent(probe.chance)
     kind = ' class="nm-left"' if probe.verdict == LEFTOVER else ""
-    cells = "".join(f"<td>{_reading(probe.readings.get(who))}" for who in models)
-    shuffled = _reading(probe.readings.get("shuffled"))
+    cells = "".join(f"<td>{_reading(probe.measurements.get(who))}" for who in models)
+    shuffled = _reading(probe.measurements.get("shuffled"))
     return f"{head}{cells}<td>{chance}<td>{shuffled}<td{kind}>{escape(probe.says) or '–'}</tr>"
 
 
-def _reading(reading: Reading | None) -> str:
+def _reading(reading: Measurement | None) -> str:
     if reading is None:
         return "–"
     spread = f"{100 * reading.low:.0f}–{100 * reading.high:.0f}{NBSP}%, n{NBSP}={NBSP}{reading.n:,}"

@@ -11,7 +11,7 @@ import gradio as gr
 
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.lab.comparison.comparison import Comparison, is_classifier
-from negmerge_kit.lab.comparison.entrants import find_entrants
+from negmerge_kit.lab.comparison.methods import find_methods
 from negmerge_kit.merging.alike import BUFFERS
 from negmerge_kit.scoring.scale_search import KEEP
 from negmerge_kit.views import svg
@@ -29,7 +29,7 @@ from negmerge_kit.web.told import told
 from negmerge_kit.web.visitors import Visitors
 
 EMPTY = (
-    f"All {len(find_entrants())} rules and searches are held against each other on this pool’s candidates at the floor "
+    f"All {len(find_methods())} rules and searches are held against each other on this pool’s candidates at the floor "
     "above; on the embedded pool that takes a minute or two. What is finished is kept."
 )
 CLASSIFIER = (

@@ -48,13 +48,13 @@ def compare_table(comparison: Comparison) -> str:
 
 def _notes(comparison: Comparison) -> str:
     """What really happened in searches whose scale alone would mislead."""
-    told = [f"{row.entrant.title}: {row.outcome}" for row in comparison.rows if row.outcome and row.status == "ok"]
+    told = [f"{row.method.title}: {row.outcome}" for row in comparison.rows if row.outcome and row.status == "ok"]
     return escape("".join(f"{text}. " for text in told))
 
 
 def _row(row: Row) -> str:
-    title, name = escape(row.entrant.title), escape(row.entrant.name, quote=True)
-    kind = ' class="nm-ours"' if row.entrant.name == REFERENCE else ' class="nm-control"' if row.entrant.control else ""
+    title, name = escape(row.method.title), escape(row.method.name, quote=True)
+    kind = ' class="nm-ours"' if row.method.name == REFERENCE else ' class="nm-control"' if row.method.control else ""
     protocol = f'<td colspan="3">{_why(row)}'
     if row.scale is not None and row.test:
         protocol = _cells(title, name, "protocol", f"{row.scale:.2f}", row.test)
@@ -63,7 +63,7 @@ def _row(row: Row) -> str:
         matched = _cells(title, name, "matched", f"{row.matched.crossing.scale:.3f}", row.matched.test)
     spent = f"{row.cost.merge + row.cost.search:.1f}{NBSP}s<small>{row.cost.evaluations} scales</small>"
     kept, equal = percent(row.kept_fraction or 0.0), percent(row.equal.value) if row.equal else "–"
-    note = f' title="{escape(row.entrant.note, quote=True)}"' if row.entrant.note else ""
+    note = f' title="{escape(row.method.note, quote=True)}"' if row.method.note else ""
     return f'<tr{kind}><th scope="row"{note}>{title}{protocol}{matched}<td>{equal}<td>{kept}<td>{spent}</tr>'
 
 

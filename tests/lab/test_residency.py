@@ -138,8 +138,8 @@ def test_a_slider_after_a_search_goes_back_to_its_own_delta(tiny_pool, moved, mo
     choice = rounded.choose()
     before = rounded.look(choice, 0.7)[0]
     rounded.score(choice, 0.7)
-    assert rounded._placing.place == (choice, 0.7, True)
-    assert rounded.look(choice, 0.7)[0] == before and rounded._placing.place == (choice, 0.7, False)
+    assert rounded._live.state == (choice, 0.7, True)
+    assert rounded.look(choice, 0.7)[0] == before and rounded._live.state == (choice, 0.7, False)
 
 
 def test_out_of_memory_in_a_merge_reads_from_disk_and_the_numbers_stay(tiny_pool, bench, monkeypatch):

@@ -38,10 +38,10 @@ MARGIN = 0.05
 
 
 @dataclass(frozen=True)
-class Reading:
+class Measurement:
     """One model's number on `n` images of a split, with its 95 % interval.
 
-    >>> Reading.of(Accuracy(9, 10, "test")).json()["value"]
+    >>> Measurement.of(Accuracy(9, 10, "test")).json()["value"]
     0.9
     """
 
@@ -52,12 +52,12 @@ class Reading:
     split: str
 
     @classmethod
-    def of(cls, accuracy: Accuracy) -> Reading:
+    def of(cls, accuracy: Accuracy) -> Measurement:
         """A share of images, with Wilson's interval."""
         return cls(accuracy.value, *accuracy.interval, accuracy.n, accuracy.split)
 
     @classmethod
-    def share(cls, hits: Tensor, split: str) -> Reading:
+    def share(cls, hits: Tensor, split: str) -> Measurement:
         """The share of true entries, with Wilson's interval.
 
         Raises:
@@ -97,7 +97,7 @@ class Probe:
 
     name: str
     asks: str
-    readings: Mapping[str, Reading] = field(default_factory=dict)
+    measurements: Mapping[str, Measurement] = field(default_factory=dict)
     chance: float | None = None
     verdict: str | None = None
     undefined: str | None = None
@@ -109,10 +109,10 @@ class Probe:
     @property
     def left(self) -> Leftover | None:
         """Where the unlearned model stands between the floor, 0, and the base, 1 (see `share_left`)."""
-        if self.floor is None or not {"base", "unlearned"} <= self.readings.keys():
+        if self.floor is None or not {"base", "unlearned"} <= self.measurements.keys():
             return None
-        known = self.known or self.readings["base"].span
-        return share_left(self.readings["unlearned"].span, floor=self.floor[1], base=known)
+        known = self.known or self.measurements["base"].span
+        return share_left(self.measurements["unlearned"].span, floor=self.floor[1], base=known)
 
     @property
     def says(self) -> str:
@@ -121,7 +121,7 @@ class Probe:
 
     def json(self) -> Json:
         """`{"name", "asks", "base", "unlearned", "chance", "retrained", …}` of the JSON contract."""
-        told = {who: found.json() for who, found in self.readings.items()}
+        told = {who: found.json() for who, found in self.measurements.items()}
         return {
             "name": self.name,
             "asks": self.asks,
@@ -150,7 +150,7 @@ def alarms_first(probes: Iterable[Probe]) -> list[Probe]:
 
     >>> from negmerge_kit.scoring.accuracy import Accuracy
     >>> def probe(name, right):
-    ...     read = {who: Reading.of(Accuracy(n, 100, "test")) for who, n in (("base", 90), ("unlearned", right))}
+    ...     read = {who: Measurement.of(Accuracy(n, 100, "test")) for who, n in (("base", 90), ("unlearned", right))}
     ...     return Probe(name, "?", read, 0.1, floor=("chance", 0.1))
     >>> [found.name for found in alarms_first([Probe("control", "?"), probe("prompts", 40), probe("linear", 70)])]
     ['linear', 'prompts', 'control']
@@ -208,7 +208,7 @@ def judge(hits: Mapping[str, Tensor], chance: float | None = None) -> str:
         if "shuffled" in hits:
             return change(hits["shuffled"], found)[0] > 0
         assert chance is not None
-        return Reading.share(found, "test").low > chance
+        return Measurement.share(found, "test").low > chance
 
     if not beats_floor(base):
         return OPEN  # the base shows nothing here either

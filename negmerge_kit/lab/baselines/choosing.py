@@ -42,7 +42,7 @@ def choose_rate(
     may_mirror: bool = False,
     scored_by: str = "score",
     store: Path | None = None,
-    anew: bool = False,
+    recompute: bool = False,
     on_step: ProgressFn = no_progress,
 ) -> ChosenRate:
     """Try every rate on the same seed, from the base's weights; the model is left as the best one made it.
@@ -85,7 +85,7 @@ def choose_rate(
     )
 
     def known(rate: float) -> Trial | None:
-        values = results.get(baseline.name, made_from | {"rate": rate}) if results and not anew else None
+        values = results.get(baseline.name, made_from | {"rate": rate}) if results and not recompute else None
         try:
             return Trial(**values) if values else None
         except TypeError:  # a record of ours that somebody edited
@@ -97,7 +97,7 @@ def choose_rate(
         begun, steps = perf_counter(), 0
         earlier = 0.0
         state = results.path(baseline.name, made_from | {"rate": rate}, f".{STATE}") if results else None
-        if anew and state:
+        if recompute and state:
             state.unlink(missing_ok=True)
         try:
             run = baseline.unlearn(

@@ -7,9 +7,15 @@ from functools import cached_property
 
 from negmerge_kit.checkpoints.result_store import made_with
 from negmerge_kit.lab.delta_cache import Choice
-from negmerge_kit.lab.retrained import ANY, Retrained, Wanted, find_retrained, require_retrained
-from negmerge_kit.lab.shadows import Shadows, train_shadows
-from negmerge_kit.lab.standing import Standing, measure
+from negmerge_kit.lab.metric_set import MetricSet, measure
+from negmerge_kit.lab.retrained_model import (
+    ANY_RETRAINED,
+    RetrainedModel,
+    RetrainedSpec,
+    find_retrained,
+    require_retrained,
+)
+from negmerge_kit.lab.shadow_models import Shadows, train_shadows
 from negmerge_kit.lab.training.from_scratch import BaseTraining
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.progress import ProgressFn, no_progress
@@ -22,7 +28,7 @@ from negmerge_kit.vision.classifier import Classifier
 from negmerge_kit.vision.images import ImageSet
 
 
-class Yardstick:
+class ClassifierEvaluator:
     """Measures any model of one scene alike; what it needs is made once.
 
     Args:
@@ -45,15 +51,15 @@ class Yardstick:
         *,
         shadows: int = 0,
         seed: int = 0,
-        wanted: Wanted = ANY,
-        chooser: Wanted | None = None,
+        wanted: RetrainedSpec = ANY_RETRAINED,
+        chooser: RetrainedSpec | None = None,
         on_shadow: ProgressFn = no_progress,
     ) -> None:
         self.bench = bench
         self.parts = bench.scene.parts
         self._count, self._seed, self._on_shadow = shadows, seed, on_shadow
         self.wanted, self.chooser = wanted, chooser or wanted
-        self._retrained: dict[tuple[str, str], Standing] = {}
+        self._retrained: dict[tuple[str, str], MetricSet] = {}
         self.evaluations = self.images = 0
 
     @cached_property
@@ -81,11 +87,11 @@ class Yardstick:
             on_shadow=self._on_shadow,
         )
 
-    def retrained(self, split: str) -> Retrained | None:
+    def retrained(self, split: str) -> RetrainedModel | None:
         """The retrained model that counts on a split, as it is on disk now: one chooses on val, another judges."""
         return find_retrained(self.bench.pool, self.chooser if split == "val" else self.wanted)
 
-    def reference(self, split: str) -> Standing | None:
+    def reference(self, split: str) -> MetricSet | None:
         """Where that model stands, in what the gap is made of; None if there is none."""
         found = self.retrained(split)
         if found is None:
@@ -97,7 +103,7 @@ class Yardstick:
             self._retrained[key] = measure(model, self.parts, split=split, features=("confidence",))
         return self._retrained[key]
 
-    def require(self) -> Retrained:
+    def require(self) -> RetrainedModel:
         """The retrained model that chooses, for those who look for the smallest gap to it.
 
         Raises:
@@ -105,10 +111,10 @@ class Yardstick:
         """
         return require_retrained(self.bench.pool, self.chooser)
 
-    def standing(self, model: Classifier, split: str, seconds: float | None = None) -> Standing:
+    def metrics(self, model: Classifier, split: str, seconds: float | None = None) -> MetricSet:
         """Every metric of a model, the gap and the time included."""
         found = measure(model, self.parts, split=split, shadows=self.shadows)
-        return found.beside(self.reference(split), seconds)
+        return found.with_gap(self.reference(split), seconds)
 
     def point(self, model: Classifier, scale: float = 0.0) -> Point:
         """Forget and retain accuracy on validation, with the gap.

@@ -27,7 +27,7 @@ KEY_OF_0_1 = "retraining"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RetrainedSpec:
     """Which of a pool's retrained models is meant.
 
     Attributes:
@@ -47,18 +47,18 @@ class Wanted:
     another: bool = False
 
     @property
-    def other(self) -> Wanted:
+    def other(self) -> RetrainedSpec:
         """The retrained model that chooses where this one judges: of the next seed."""
         if self.seed is None:
             return replace(self, another=True)
         return replace(self, seed=(self.seed + 1) % SEEDS)
 
 
-ANY = Wanted()
+ANY_RETRAINED = RetrainedSpec()
 
 
 @dataclass(frozen=True)
-class Retrained:
+class RetrainedModel:
     """A retrained model of a pool.
 
     Attributes:
@@ -99,7 +99,7 @@ def retraining(pool: Pool, seed: int, epochs: int | None = None) -> Json:
     }
 
 
-def find_retrained(pool: Pool, wanted: Wanted = ANY) -> Retrained | None:
+def find_retrained(pool: Pool, wanted: RetrainedSpec = ANY_RETRAINED) -> RetrainedModel | None:
     """The wanted retrained model as it is on disk; None if there is none yet.
 
     Raises:
@@ -133,7 +133,7 @@ def find_retrained(pool: Pool, wanted: Wanted = ANY) -> Retrained | None:
     return None
 
 
-def require_retrained(pool: Pool, wanted: Wanted = ANY) -> Retrained:
+def require_retrained(pool: Pool, wanted: RetrainedSpec = ANY_RETRAINED) -> RetrainedModel:
     """The wanted retrained model, for those who look for the smallest gap to it.
 
     Raises:
@@ -154,7 +154,7 @@ def require_retrained(pool: Pool, wanted: Wanted = ANY) -> Retrained:
     return found
 
 
-def keep_retrained(pool: Pool, weights: Weights, made_by: Json, wanted: Wanted) -> None:
+def keep_retrained(pool: Pool, weights: Weights, made_by: Json, wanted: RetrainedSpec) -> None:
     """Write a retrained model of that seed, trained now on that kind of device, into the pool's folder.
 
     Raises:
@@ -179,6 +179,6 @@ def _but_seed(made: Json) -> Json:
     return {**made, "seed": None, "recipe": {**made["recipe"], "seed": None}}
 
 
-def _read(path: Path) -> Retrained:
+def _read(path: Path) -> RetrainedModel:
     weights = open_checkpoint(path)
-    return Retrained(weights, path, sha256_file(path), dict(weights.metadata))
+    return RetrainedModel(weights, path, sha256_file(path), dict(weights.metadata))

@@ -18,7 +18,7 @@ from negmerge_kit.scoring.metrics import METRICS
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
-    from negmerge_kit.lab.shadows import Shadows
+    from negmerge_kit.lab.shadow_models import Shadows
     from negmerge_kit.vision.classifier import Classifier
     from negmerge_kit.vision.forgetting import Parts
     from negmerge_kit.vision.images import ImageSet
@@ -29,7 +29,7 @@ NOT_TIMED = "this model was given, not made here."
 
 
 @dataclass(frozen=True)
-class Standing:
+class MetricSet:
     """The metrics of one model on one split, by name, in the order of METRICS.
 
     Every one is a score object of the JSON contract; where a metric was not measured its value is None and `why` says
@@ -44,7 +44,7 @@ class Standing:
         """What was measured, as plain numbers."""
         return {name: score["value"] for name, score in self.scores.items() if score["value"] is not None}
 
-    def beside(self, retrained: Standing | None, seconds: float | None = None) -> Standing:
+    def with_gap(self, retrained: MetricSet | None, seconds: float | None = None) -> MetricSet:
         """The same with the gap to the retrained model and the time that making this one took.
 
         Raises:
@@ -59,14 +59,14 @@ class Standing:
             added["gap"] = _plain(average_gap(self.values, retrained.values), self.split)
         if seconds is not None:
             added["seconds"] = _plain(seconds, self.split)
-        return Standing(self.split, {**self.scores, **added})
+        return MetricSet(self.split, {**self.scores, **added})
 
     def json(self) -> Json:
         """Every metric's score object."""
         return dict(self.scores)
 
     @classmethod
-    def from_json(cls, split: str, scores: Json) -> Standing:
+    def from_json(cls, split: str, scores: Json) -> MetricSet:
         """The standing back from what `json` gave.
 
         Raises:
@@ -84,7 +84,7 @@ def measure(
     split: str,
     shadows: Shadows | None = None,
     features: Sequence[str] = tuple(FEATURES),
-) -> Standing:
+) -> MetricSet:
     """Every metric of one model; `gap` and `seconds` come with `Standing.beside`.
 
     Forgotten and remaining images are those of the split: one half of each chooses, the other reports (see
@@ -124,7 +124,7 @@ def measure(
         found = separation(ours, theirs)
         scores["lira_auc"] = {"value": found.value, "n": n, "low": found.low, "high": found.high, "split": split}
     why = {"lira_members": NO_SHADOWS, "lira_auc": NO_SHADOWS, "gap": NO_RETRAINED, "seconds": NOT_TIMED}
-    return Standing(
+    return MetricSet(
         split, {name: scores.get(name) or _absent(why.get(name, "it was not asked for."), split) for name in METRICS}
     )
 

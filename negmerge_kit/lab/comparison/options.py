@@ -13,7 +13,7 @@ CHOOSE = ("floor", "gap")
 
 
 @dataclass(frozen=True)
-class Terms:
+class ComparisonOptions:
     """What a comparison on a classifier's pool needs beyond its floor and its scales.
 
     Attributes:
@@ -49,5 +49,5 @@ class Terms:
         return asdict(self)
 
 
-PLAIN = Terms()
+PLAIN = ComparisonOptions()
 """Chosen by the floor, without shadow models."""
