@@ -1,4 +1,4 @@
-"""What the models of one classifier's pool are measured with: the parted images, the retrained model, shadow models."""
+"""Evaluate models of one classifier's pool: partition, retrained model and shadow models are loaded once."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from negmerge_kit.vision.images import ImageSet
 
 
 class ClassifierEvaluator:
-    """Measures any model of one scene alike; what it needs is made once.
+    """Computes the same metrics for every model of one scene; what they need is made once.
 
     Args:
         bench: a pool of a standard classifier.
         shadows: how many shadow models; 0 leaves the likelihood ratio attack out.
         seed: of the shadow models.
-        wanted: which retrained model of the pool judges: all are held against it on test.
+        wanted: which retrained model of the pool is the reference on test.
         chooser: which one chooses scales and rates, on validation; by default the one that judges.
 
     Attributes:
@@ -88,11 +88,11 @@ class ClassifierEvaluator:
         )
 
     def retrained(self, split: str) -> RetrainedModel | None:
-        """The retrained model that counts on a split, as it is on disk now: one chooses on val, another judges."""
+        """The reference model of a split as it is on disk now: one chooses on val, another is compared with on test."""
         return find_retrained(self.bench.pool, self.chooser if split == "val" else self.wanted)
 
     def reference(self, split: str) -> MetricSet | None:
-        """Where that model stands, in what the gap is made of; None if there is none."""
+        """The retrained model's metrics that the gap is made of; None if there is no such model."""
         found = self.retrained(split)
         if found is None:
             return None
@@ -104,7 +104,7 @@ class ClassifierEvaluator:
         return self._retrained[key]
 
     def require(self) -> RetrainedModel:
-        """The retrained model that chooses, for those who look for the smallest gap to it.
+        """The retrained model that chooses scales and rates by the gap.
 
         Raises:
             ParameterError: if the pool has no retrained model.
@@ -121,7 +121,7 @@ class ClassifierEvaluator:
 
         Raises:
             ParameterError: if the pool has no retrained model.
-            SplitError: if what answers as validation images are test images.
+            SplitError: if the validation images are test images.
         """
         self.require()
         found, reference = measure(model, self.parts, split="val", features=("confidence",)), self.reference("val")

@@ -1,4 +1,4 @@
-"""Who may use a shared model next: in order of arrival, and work in the background lets everyone else go first."""
+"""Fair lock for a shared model: threads in order of arrival, background work after foreground work."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 PATIENCE = 3
-"""After so many turns in the foreground the background has one: a job gets on, slowly, however many people play."""
+"""Foreground turns after which the background gets one, so that a job never starves."""
 
 _mine = threading.local()
 
 
 @contextmanager
 def background_priority() -> Iterator[None]:
-    """Within the block this thread lets nearly everyone else go first, and it gives way where it is asked to."""
+    """Within the block this thread waits for foreground threads, and yields to them where it is asked to."""
     before = getattr(_mine, "background", False)
     _mine.background = True
     try:
@@ -65,7 +65,7 @@ class FairLock:
                 self._call_next()
 
     def yield_to_foreground(self) -> bool:
-        """Let all go first who wait in the foreground; whether anyone did, so that what they changed can be restored.
+        """Yield to all waiting foreground threads; return whether there were any, so that changes can be restored.
 
         Does nothing unless this thread has the turn and is in the background.
         """
@@ -101,7 +101,7 @@ class FairLock:
         self._depth = depth
 
     def _call_next(self) -> None:
-        """Hand the turn over; who is called owns it from now on, so that nobody can snatch it."""
+        """Give the lock to the next waiter, which owns it from now on, so that no other thread can take it."""
         late = self._later and (not self._soon or self._foreground_turns >= PATIENCE)
         line = self._later if late else self._soon
         self._foreground_turns = 0 if late else self._foreground_turns + 1

@@ -20,7 +20,7 @@ from negmerge_kit.vision.scene import Scene
 
 
 class ModelState(NamedTuple):
-    """What a model stands at: a choice less whose delta it is, and whether that is exact; no choice is the base."""
+    """Weights of a resident model: base minus scale times the choice's delta; `exact` is False for a rounded delta."""
 
     choice: Choice | None = None
     scale: float = 0.0
@@ -34,7 +34,7 @@ class LiveModel:
     """A model that holds the base minus scale times one merged delta; a move touches only what the two deltas hold.
 
     Attributes:
-        state: where the model stands; None after an update that failed half-way.
+        state: what the weights are now; None after an update that failed half-way.
     """
 
     def __init__(self, model: Classifier, deltas: DeltaCache, statistics: RunningStatistics) -> None:
@@ -43,7 +43,7 @@ class LiveModel:
         self.state: ModelState | None = BASE
 
     def move(self, pool: Pool, state: ModelState) -> None:
-        """Bring the model there; when the device runs out of memory, once more without what is resident beside it."""
+        """Load the weights for `state`. On CUDA out-of-memory, drop the cached deltas and retry once."""
         state = state if state.choice is not None and state.scale else BASE
         if state == self.state:
             return
@@ -85,7 +85,7 @@ _BATCH = 128
 
 
 class RunningStatistics:
-    """What becomes of a resident model's running statistics, by the choice's policy for buffers."""
+    """BatchNorm policy of a resident model: keep, merge or recalibrate its running statistics."""
 
     def __init__(self, model: Classifier, scene: Scene) -> None:
         self._model, self._scene = model, scene
@@ -120,7 +120,7 @@ class RunningStatistics:
         return {name for name, _ in self._model.tower.named_buffers()}
 
     def apply_batchnorm_policy(self, choice: Choice | None, base: Weights, delta: Weights, scale: float) -> None:
-        """What is left to do once the weights are placed.
+        """Recalibrate or check the running statistics once the weights are loaded.
 
         Raises:
             NotFiniteError: if a merged variance is negative now; the message names the tensor, the scale and a remedy.

@@ -1,4 +1,4 @@
-"""Where one classifier stands: every metric of METRICS on one split, with n and an interval where it is a share."""
+"""Metrics of one classifier: every one of METRICS on one split, with n and an interval where it is a share."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class MetricSet:
         """The same with the gap to the retrained model and the time that making this one took.
 
         Raises:
-            SplitError: if the retrained model stands on another split.
+            SplitError: if the retrained model was measured on another split.
         """
         if retrained is not None and retrained.split != self.split:
             raise SplitError(
@@ -67,7 +67,7 @@ class MetricSet:
 
     @classmethod
     def from_json(cls, split: str, scores: Json) -> MetricSet:
-        """The standing back from what `json` gave.
+        """The metrics back from what `json` gave.
 
         Raises:
             KeyError: for a record that lacks a metric, or holds one that this version does not know.
@@ -85,7 +85,7 @@ def measure(
     shadows: Shadows | None = None,
     features: Sequence[str] = tuple(FEATURES),
 ) -> MetricSet:
-    """Every metric of one model; `gap` and `seconds` come with `Standing.beside`.
+    """Every metric of one model; `gap` and `seconds` come with `MetricSet.with_gap`.
 
     Forgotten and remaining images are those of the split: one half of each chooses, the other reports (see
     `Parts.half`). Members are as many of the remaining images, from the first, as there are unseen ones; non-members
@@ -93,7 +93,7 @@ def measure(
     intervals of the attacks are over the images to forget; they take what the attacker learned as given.
 
     Args:
-        features: what the membership attack looks at; each trains a classifier of its own.
+        features: what the membership attack looks at; one classifier is trained for each.
 
     Raises:
         SplitError: for a split that is neither `val` nor `test`.

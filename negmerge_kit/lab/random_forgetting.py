@@ -1,4 +1,4 @@
-"""The papers' table of random-sample forgetting on CIFAR-10: what was published, beside what is measured here."""
+"""The papers' table of random-sample forgetting on CIFAR-10: what was published, with what is measured here."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class PublishedRows:
     """What was published of one network on one set, of which one share was forgotten; no row for anything else.
 
     Attributes:
-        rows: each with its `row`, title, source, and the numbers that were told, as fractions.
+        rows: each with its `row`, title, source, and the published numbers, as fractions.
         second_hand: the sources that were read from somebody's copy of a table, not from the paper.
         why_none: a sentence where there is no row.
 
@@ -51,7 +51,7 @@ class PublishedRows:
     why_none: str | None = None
 
     def of(self, name: str) -> list[Json]:
-        """The published rows of one entrant: several where data or source differ."""
+        """The published rows of one method: several where data or source differ."""
         return [row for row in self.rows if row["row"] == name]
 
 
@@ -63,14 +63,14 @@ def find_published_rows(network: str, data: str = "cifar10", share: float = 0.1)
         share: of the training images that is forgotten.
     """
     record = json.loads(RECORD.read_text(encoding="utf-8"))
-    told = [
+    every = [
         {"network": name, **row, "second_hand": row["source"] in record["second_hand"]}
         for name, model in record["models"].items()
         for row in model["rows"]
     ]
     asked = (network, data.partition(":")[0], share)
-    rows = [row for row in told if (row["network"], row["data"], row["share"]) == asked]
-    known = dict.fromkeys(f"{100 * row['share']:g} % of {row['data']}, {row['network']}" for row in told)
+    rows = [row for row in every if (row["network"], row["data"], row["share"]) == asked]
+    known = dict.fromkeys(f"{100 * row['share']:g} % of {row['data']}, {row['network']}" for row in every)
     why_none = None if rows else f"Nothing is published for this: published are {'; '.join(known)}."
     return PublishedRows(tuple(rows), record["sources"], tuple(record["second_hand"]), why_none)
 
@@ -95,15 +95,15 @@ def with_published(comparison: Comparison, published: PublishedRows) -> list[Jso
     measured_names = {line["row"] for line in lines}
     for name in dict.fromkeys(row["row"] for row in published.rows):
         if name not in measured_names:
-            told = published.of(name)
+            known = published.of(name)
             lines.append(
                 {
                     "row": name,
-                    "title": told[0]["title"],
+                    "title": known[0]["title"],
                     "status": "not measured",
                     "scale": None,
                     "measured": None,
-                    "published": told,
+                    "published": known,
                 }
             )
     return lines
@@ -130,11 +130,11 @@ def forecast_rows(
         model: an untrained one, whose forward pass is counted; its network also says which rates baselines try.
         base: the recipe of base, retrained model and shadow models.
         grid: the candidates' recipes, by the forget set's name and size.
-        terms: by the gap, every scale and every rate that is tried takes an attack on validation.
+        options: by the gap, every scale and every rate that is tried takes an attack on validation.
 
     Raises:
         ParameterError: unless `tflops` is a finite number above 0.
-        SceneError: for data of nobody's list that are not here yet.
+        SceneError: for unregistered data that are not here yet.
     """
     check_tflops(tflops)
     source, flops = scene.forgetting.source, flops_per_image(model)

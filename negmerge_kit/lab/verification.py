@@ -1,4 +1,4 @@
-"""What an unlearning card claims, computed again: files hashed, weights merged bit for bit, scores counted anew."""
+"""What an unlearning card claims, computed again: files hashed, weights merged bit for bit, scores counted again."""
 
 from __future__ import annotations
 
@@ -73,9 +73,12 @@ def verify_record(
     yield from _words(record, audit)
     yield from _of_pool(record, weights, pool, device, audit)
     here = {name: (made, now) for name, now in versions().items() if (made := record["versions"].get(name)) != now}
-    told = "; ".join(f"{name} {made}, here {now}" for name, (made, now) in here.items())
+    differences = "; ".join(f"{name} {made}, here {now}" for name, (made, now) in here.items())
     yield Finding(
-        "versions", None if here else True, f"made with {told}" if here else "the ones installed here", needed=False
+        "versions",
+        None if here else True,
+        f"made with {differences}" if here else "the ones installed here",
+        needed=False,
     )
     for name in NEVER:
         outer, _, inner = name.partition(".")
@@ -240,9 +243,9 @@ def _scores(bench: Workbench, choice: Choice, record: Json, weights: Path) -> It
             for side in ("forget", "retain")
         ]
         wrong = [
-            f"{what} {_percent(told.get(side))}, recomputed {_percent(getattr(scores, side).json())}"
-            for what, told, scores, side in pairs
-            if told.get(side) != getattr(scores, side).json()
+            f"{what} {_percent(claimed.get(side))}, recomputed {_percent(getattr(scores, side).json())}"
+            for what, claimed, scores, side in pairs
+            if claimed.get(side) != getattr(scores, side).json()
         ]
         says = "; ".join(wrong) or f"forget {_percent(now.forget.json())}, retain {_percent(now.retain.json())}"
         yield Finding(f"scores on {name}", not wrong, says)

@@ -80,7 +80,7 @@ class Why:
     """What `why_signs` found; `directions` and `fields` are empty where a pool is not at hand.
 
     `fields` holds for every hyperparameter the share of the candidates' diversity that goes with it, or None where the
-    pool cannot tell: it never varied, or took another value for every candidate.
+    pool cannot say: it never varied, or took another value for every candidate.
     """
 
     candidates: tuple[str, ...]

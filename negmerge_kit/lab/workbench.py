@@ -72,12 +72,12 @@ class Workbench:
     @property
     def given_up(self) -> str:
         """What was given up for want of memory on the device, as a sentence for the page; empty where nothing was."""
-        told = [self._deltas.told]
+        given_up = [self._deltas.given_up]
         if self._images_stay:
-            told.append("images stay in the machine's memory")
+            given_up.append("images stay in the machine's memory")
         if self.model.batch < BATCH[self.model.device.type]:
-            told.append(f"{self.model.batch} images are scored at a time")
-        return "; ".join(part for part in told if part)
+            given_up.append(f"{self.model.batch} images are scored at a time")
+        return "; ".join(part for part in given_up if part)
 
     @property
     def policies(self) -> tuple[str, ...]:
@@ -128,7 +128,7 @@ class Workbench:
             return self.pool
 
     def hold(self, entry: Candidate) -> None:
-        """Take in a candidate whose file is written but which is not recorded in pool.json yet; once, if told again."""
+        """Add a candidate whose file is written but not yet recorded in pool.json; idempotent."""
         with self._turn:
             entries = {other.id: other for other in self.pool.entries} | {entry.id: entry}
             self.pool = replace(self.pool, entries=tuple(entries.values()))

@@ -9,7 +9,7 @@ from negmerge_kit.checkpoints import open_checkpoint, sha256_file
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import DeviceError
 from negmerge_kit.lab import delta_cache
-from negmerge_kit.lab.delta_cache import residency
+from negmerge_kit.lab.delta_cache import choose_memory_mode
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging.rules import RULES
 from negmerge_kit.vision.classifier import BATCH
@@ -58,11 +58,11 @@ def out_of_memory(times):
 )
 def test_thirty_vit_b_32_candidates_live_where_they_fit(free, expected):
     moved = 88_000_000 * 4  # the image tower
-    assert residency(30 * moved, 15 * moved, moved, free) == expected
+    assert choose_memory_mode(30 * moved, 15 * moved, moved, free) == expected
 
 
 def test_weights_stored_in_half_precision_gain_nothing_by_rounding():
-    assert residency(100, 100, 1, 110) == "streamed"
+    assert choose_memory_mode(100, 100, 1, 110) == "streamed"
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""An audit: every probe put to one unlearned model, beside the base, a floor and, if given, a retrained model."""
+"""An audit: every probe run on one unlearned model, the base, a floor and, if given, a retrained model."""
 
 from __future__ import annotations
 
@@ -85,11 +85,11 @@ class Audit:
             OPEN: "Undecided without a retrained model: {}.",
             NONE: "At the level of the floor: {}.",
         }
-        told = [self.headline]
+        sentences = [self.headline]
         for verdict, sentence in kinds.items():
             if names := [probe.name for probe in self.probes if probe.verdict == verdict]:
-                told.append(sentence.format(", ".join(names)))
-        return " ".join(told)
+                sentences.append(sentence.format(", ".join(names)))
+        return " ".join(sentences)
 
     def json(self) -> Json:
         """`{"scale", "probes": [...]}` of the JSON contract, and what came of it."""
@@ -116,7 +116,7 @@ def audit(
     seed: int = 0,
     on_probe: Callable[[Probe], None] = lambda probe: None,
 ) -> Audit:
-    """Ask what can still be got out of an unlearned model.
+    """Run the probes of forgetting on an unlearned model.
 
     Args:
         bench: the pool: base, heads, images.
@@ -171,7 +171,7 @@ def _percent(share: float) -> str:
 
 
 def check_asked(probes: Sequence[str], steps: int = 1) -> None:
-    """Refuse what cannot be asked, before anything is computed.
+    """Validate the probes' names and the steps before anything is computed.
 
     Raises:
         ParameterError: for an unknown probe, or no step of relearning.
@@ -187,7 +187,7 @@ def check_asked(probes: Sequence[str], steps: int = 1) -> None:
 def build_context(
     bench: Workbench, models: Mapping[str, ProbedModel], *, steps: int = 60, seed: int = 0
 ) -> AuditContext:
-    """The case of a pool's scene: its images, its prompts, and relearning at the median rate of its candidates."""
+    """The context of a pool's scene: its images, its prompts, and relearning at the median rate of its candidates."""
     test = bench.images("test")
     known = [recipe for recipe in bench.pool.recipes.values() if "lr" in recipe]  # others were fine-tuned elsewhere
     recipes = [Recipe.from_json(recipe) for recipe in known] or [Recipe(lr=1e-3, epochs=1)]
@@ -214,7 +214,7 @@ def _probed(
     *,
     around: ProbedModel | None = None,
 ) -> ProbedModel:
-    """A subject with the base's frozen heads; a model with another text tower, or retrained, has heads of its own."""
+    """A model with the base's frozen heads; new ones where its text tower differs or it was retrained."""
     known = base.weights
     if set(weights) != set(known) or any(weights[key].shape != known[key].shape for key in known):
         raise MismatchError(

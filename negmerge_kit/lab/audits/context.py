@@ -1,4 +1,4 @@
-"""An audit's case: the models, the images that they are asked about, and how a probe's numbers become an answer."""
+"""Context of an audit: the models, the images that they are probed with, and how a probe's numbers become an answer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PER_CLASS = 100
 
 
 class SharedModel:
-    """The one model on the device, and whose weights it holds."""
+    """The one model on the device, and the `ProbedModel` whose weights it holds."""
 
     def __init__(self, model: Classifier) -> None:
         self.model = model
@@ -35,8 +35,8 @@ class ProbedModel:
         name: base, unlearned, retrained or shuffled.
         weights: the whole key set.
         heads: class weights by set, [C, D].
-        stage: where the weights are put when features are asked for.
-        around: whose weights a linear model is linearised around, if not this subject's own.
+        shared: where the weights are put when features are asked for.
+        around: whose weights a linear model is linearised around, if not its own.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ProbedModel:
         self._features: dict[ImageSet, Tensor] = {}
 
     def shown(self) -> Classifier:
-        """The resident model with this subject's weights and heads; whoever trains it calls `disturbed` after."""
+        """The resident model with these weights and heads; call `disturbed` after training it."""
         if self._shared.shown is not self:
             self._shared.shown = None  # half loaded until all of it is
             if self._around is not None:
@@ -114,13 +114,13 @@ class Members:
 
 @dataclass(frozen=True)
 class AuditContext:
-    """What probes get.
+    """Input of every probe.
 
     Attributes:
-        subjects: base and unlearned, retrained where there is one, and `shuffled`, the floor of feature probes.
+        models: base and unlearned, retrained where there is one, and `shuffled`, the floor of feature probes.
         train: forget images that a probe may learn from; `fit`: at most PER_CLASS of each class, by the seed.
         val, test: both sides; a probe that chooses does so on val, every number is of test.
-        templates: prompt templates of each set, for heads that are built anew.
+        templates: prompt templates of each set, for heads that are built again.
         recipe: how relearning trains.
         members: pretraining images, or None where nobody knows them.
     """
@@ -185,7 +185,7 @@ class AuditContext:
         )
 
     def floor(self, measurements: Mapping[str, Measurement]) -> tuple[str, float]:
-        """What shows no knowledge among a probe's readings: the retrained model, else shuffled weights, else chance."""
+        """The reference without knowledge: the retrained model if measured, else shuffled weights, else chance."""
         who = next((who for who in ("retrained", "shuffled") if who in measurements), None)
         return (who, measurements[who].value) if who else ("chance", self.chance)
 

@@ -15,7 +15,7 @@ SETTINGS = {"C": 1.0, "max_iter": 2000}
 
 
 def linear_probe(context: AuditContext) -> Iterator[Probe]:
-    """Logistic regression (Alain and Bengio 2016, https://arxiv.org/abs/1610.01644) fitted anew for every model."""
+    """Logistic regression (Alain and Bengio 2016, https://arxiv.org/abs/1610.01644) fitted for every model."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

@@ -1,4 +1,4 @@
-"""Membership inference: do the model's answers tell that it was trained on the images to forget?"""
+"""Membership inference: do the model's answers show that it was trained on the images to forget?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every probe answers: a question, numbers with their intervals, what they are held against, and a verdict."""
+"""Result of a probe: a question, numbers with their intervals, the floor they are compared with, and a verdict."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Probe:
     Attributes:
         name: what the probe is called, e.g. "linear probe".
         asks: the question in one sentence.
-        readings: each model's number: base, unlearned, and retrained and shuffled where they were asked.
+        measurements: each model's number: base, unlearned, and retrained and shuffled where they were asked.
         chance: what a model that knows nothing would show; None where there is no such number.
         verdict: LEFTOVER, NONE, OPEN, or None where the probe describes and does not judge.
         undefined: why there is no number, in a sentence.
@@ -92,7 +92,7 @@ class Probe:
         good: LOWER or HIGHER where one way is good.
         floor: what shows no knowledge, a key of FLOORS, and its number; None for a probe that cannot say how much is
             left.
-        known: (value, low, high) of the base beside that floor, where not its reading.
+        known: (value, low, high) of the base for that floor, where not its measurement.
     """
 
     name: str
@@ -108,7 +108,7 @@ class Probe:
 
     @property
     def left(self) -> Leftover | None:
-        """Where the unlearned model stands between the floor, 0, and the base, 1 (see `share_left`)."""
+        """Position of the unlearned model between the floor, 0, and the base, 1 (see `share_left`)."""
         if self.floor is None or not {"base", "unlearned"} <= self.measurements.keys():
             return None
         known = self.known or self.measurements["base"].span
@@ -121,15 +121,15 @@ class Probe:
 
     def json(self) -> Json:
         """`{"name", "asks", "base", "unlearned", "chance", "retrained", …}` of the JSON contract."""
-        told = {who: found.json() for who, found in self.measurements.items()}
+        numbers = {who: found.json() for who, found in self.measurements.items()}
         return {
             "name": self.name,
             "asks": self.asks,
-            "base": told.get("base"),
-            "unlearned": told.get("unlearned"),
+            "base": numbers.get("base"),
+            "unlearned": numbers.get("unlearned"),
             "chance": self.chance,
-            "retrained": told.get("retrained"),
-            "shuffled": told.get("shuffled"),
+            "retrained": numbers.get("retrained"),
+            "shuffled": numbers.get("shuffled"),
             "verdict": self.verdict,
             "undefined": self.undefined,
             "details": self.details,

@@ -54,10 +54,10 @@ def choose_rate(
         model: holds the base's weights.
         score: of an unlearned model; smaller is better. No number, or NotFiniteError, counts as diverged.
         rates: to try; where there are none, the base recipe's.
-        scored_by: what the score is, in words; told in the log.
+        scored_by: what the score is, in words, for the log.
         store: a folder that keeps each trial as it ends, for a search that was stopped to go on from: under all that
             decides it, the base's weights, both sets, `scored_by`, results version, torch and device.
-        anew: try every rate again, whatever the folder keeps.
+        recompute: try every rate again, whatever the folder keeps.
         on_step: called with each training step among those of all rates, of which each takes as many; the best one,
             where it is made again, counts as the last.
 

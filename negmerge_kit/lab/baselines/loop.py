@@ -58,7 +58,7 @@ class Run:
     resume: Path | None = None
 
     def seed_of(self, epoch: int, place: int = 0) -> int:
-        """A seed of its own for each pass of each epoch."""
+        """The seed of a pass of an epoch."""
         return (self.seed * 100_003 + epoch * 10 + place) % SEEDS
 
     @property

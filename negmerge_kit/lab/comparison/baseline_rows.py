@@ -34,7 +34,7 @@ def base_row(method: Method, evaluator: ClassifierEvaluator) -> Row:
 def evaluator_of(
     bench: Workbench, options: ComparisonOptions, *, on_shadow: ProgressFn = no_progress
 ) -> ClassifierEvaluator:
-    """What models are measured with on these terms: shadow models, and two retrained ones; one chooses, one judges."""
+    """Evaluator with the options' shadow models and two retrained models: one chooses, one is compared with on test."""
     wanted = RetrainedSpec(seed=options.seed, epochs=options.epochs, device=bench.model.device.type)
     return ClassifierEvaluator(
         bench, shadows=options.shadows, seed=options.seed, wanted=wanted, chooser=wanted.other, on_shadow=on_shadow
@@ -49,12 +49,12 @@ def retrained(
     split: str = "test",
     recompute: bool = False,
 ) -> RetrainedModel:
-    """The pool's retrained model that counts on `split`; trained now and kept where there is none, or `anew`.
+    """The pool's retrained model that counts on `split`; trained now and kept where there is none, or `recompute`.
 
     Its rate, where there are several to try, is the one with the best accuracy on validation.
 
     Args:
-        split: "test" for the one that judges, of the terms' seed; "val" for the one that chooses.
+        split: "test" for the one that judges, of the options' seed; "val" for the one that chooses.
 
     Raises:
         SearchDivergedError: if no rate gave numbers.
@@ -92,23 +92,23 @@ def baseline_row(
     *,
     recompute: bool = False,
 ) -> Row:
-    """Search a baseline's rate on validation, by the terms' way to choose, and measure the best one on test.
+    """Search a baseline's rate on validation, as `options.choose` says, and measure the best one on test.
 
     By the floor: forget most with at least `keep` of the base's retention, as a scale is chosen. By the gap: be
-    nearest to the retrained model that chooses, which is not the one that judges. With `anew` no trial that was kept is
-    believed.
+    nearest to the retrained model that chooses, which is not the one that judges. With `recompute` no stored trial is
+    used.
     """
     model = evaluator.bench.fresh_model()
     with metered(model.device) as meter:
         if method.rule in (RETRAIN, RETRAIN_AGAIN):
             split = "test" if method.rule == RETRAIN else "val"
-            # Where all is to be made again, it was before the rows.
+            # Where all is to be made again, it was done before the rows.
             found = retrained(evaluator, options, on_step, split=split)
             model.load(found.weights.items())
             trials = tuple(found.made_by.get("trials", ()))
-            told: Json = {name: found.made_by[name] for name in ("epochs", "seed") if name in found.made_by}
+            params: Json = {name: found.made_by[name] for name in ("epochs", "seed") if name in found.made_by}
             cost = _cost(evaluator, found.seconds, len(trials), None)
-            return _row(method, evaluator, model, "ok", cost, told, trials)
+            return _row(method, evaluator, model, "ok", cost, params, trials)
         score, scored_by = _by_gap(evaluator) if options.choose == "gap" else _by_floor(evaluator, keep)
         chosen: ChosenRate | SearchDivergedError
         try:

@@ -1,4 +1,4 @@
-"""A contest on a standard classifier's pool: rules and baselines side by side, each with every metric on test."""
+"""Comparison on a standard classifier's pool: rules and baselines, each with every metric on test."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from negmerge_kit.scoring.scale_search import KEEP, Point, Scales, ScaleSearch
 
 
 def models_to_make(methods: Sequence[Method], options: ComparisonOptions) -> tuple[str, ...]:
-    """The splits whose retrained models a contest makes where they are not there: of `test` if retraining is a row, and
-    of `val` if that from another seed is one, or chooses beside the first.
+    """Splits whose retrained models must be trained if missing: `test` if retraining is a row, and `val` if retraining
+    from another seed is one, or chooses by the gap.
 
     >>> from negmerge_kit.lab.comparison.methods import find_methods
     >>> models_to_make(find_methods("none", "retrain", classifier=True), ComparisonOptions("gap"))
@@ -35,9 +35,9 @@ class ClassifierRunner(ComparisonRunner):
     """Compares rules, searches and baselines on one classifier's pool.
 
     Args:
-        terms: by what scales and rates are chosen, and how many shadow models attack.
+        options: by what scales and rates are chosen, and how many shadow models attack.
         on_step: called with each training step of a baseline.
-        anew: whether every rate is tried again, and the retrained model made again, whatever the pool keeps.
+        recompute: whether every rate is tried again, and the retrained model made again, whatever the pool keeps.
 
     Raises:
         ParameterError: from `row`, if the gap should choose and the pool has no retrained model.
@@ -84,7 +84,7 @@ class ClassifierRunner(ComparisonRunner):
             return replace(row, metrics=self.evaluator.metrics(model, "test", row.cost.wall))
 
     def finished(self, row: Row) -> bool:
-        """Not a row that was kept by a contest without metrics, as the app's are."""
+        """Not a row that was kept by a runner without metrics, as the app's are."""
         return row.status != "ok" or row.metrics is not None
 
     def find_scale(self, choice: Choice, charge: Charge) -> ScaleSearch:
@@ -98,7 +98,7 @@ class ClassifierRunner(ComparisonRunner):
         return found
 
     def matched(self, choice: Choice) -> Matched | None:
-        """At matched retention by the floor only: who chooses by the gap has no floor to meet."""
+        """At matched retention by the floor only: a search by the gap has no floor to meet."""
         return super().matched(choice) if self.options.choose == "floor" else None
 
     def frontier(self, choice: Choice) -> tuple[Point, ...]:

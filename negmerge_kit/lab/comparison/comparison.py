@@ -1,4 +1,4 @@
-"""Rules compared at equal retention: the paper's protocol, and beside it the crossing of the floor."""
+"""Rules compared at equal retention: the paper's protocol, and the scale at which retention crosses its floor."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from negmerge_kit.scoring.scale_search import KEEP, Scales
 from negmerge_kit.types import Json
 
 REFERENCE = "negmerge"
-"""The rule that the others are held against."""
+"""The rule that the others are compared with."""
 
 
 MERGED_STATISTICS = (
@@ -34,13 +34,13 @@ MERGED_STATISTICS = (
 
 
 class FinishedRows(Protocol):
-    """Where finished rows are found again, such as `RowStore`."""
+    """Cache of finished rows, such as `RowStore`."""
 
     def find(self, method: Method, ids: Sequence[str]) -> Row | None:
         """The row if it was finished before."""
 
     def keep(self, row: Row, ids: Sequence[str]) -> None:
-        """Take in a finished row."""
+        """Store a finished row."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Comparison:
         base: the base's scores by split, `val`, `test` and `live`, the subset of validation that frontiers are on.
         warnings: what to know before believing the rows.
         forced: candidates that were let in although they were made from another base.
-        terms: of a standard classifier's pool; else None.
+        options: of a standard classifier's pool; else None.
         buffers: what became of running statistics in the rows that merge.
         beyond: whether the searches went on beyond `scales` where a rule had not met the floor at their end.
         images: of a standard classifier's pool, how many images of each part choose on "val" and report on "test", and
@@ -98,7 +98,7 @@ class Comparison:
 
     @property
     def statistics(self) -> str:
-        """For headlines, what became of running statistics where that is not what it always is."""
+        """Suffix for headlines: the policy for running statistics where it is not "keep", else empty."""
         return "" if self.buffers == "keep" else f"; running statistics: {self.buffers}"
 
     @property
@@ -137,7 +137,7 @@ def compare_rules(
     on_step: ProgressFn = no_progress,
     recompute: bool = False,
 ) -> Comparison:
-    """Hold rules against each other on one pool.
+    """Compare unlearning rules on one pool at equal retention.
 
     Every rule's scale is chosen on validation by the paper's protocol (the scale that forgets most with at least
     keep times the base's retention, arXiv:2410.05583) and scored once on test. Each row also has forgetting at matched
@@ -149,17 +149,17 @@ def compare_rules(
 
     Args:
         workbench: the pool on its device.
-        rules: entrants, or names as `find_method` reads them; by default all rules, both searches and, on a
+        rules: methods, or names as `find_method` reads them; by default all rules, both searches and, on a
             classifier's pool, all baselines.
         keep: share of the base's retention to keep, in (0, 1].
         scales: the protocol's scales and no others; None for the paper's grid, and on beyond it where a rule has not
             met the floor at its end (see `search_scale`).
         buffers: what becomes of running statistics in every row that merges: keep, merge or recalibrate.
         kept: where finished rows are found again and new ones go, e.g. `RowStore(pool, ...)`.
-        terms: on a classifier's pool, by what scales and rates are chosen, and how hard the attacks try.
+        options: on a classifier's pool, by what scales and rates are chosen, and how hard the attacks try.
         on_row: called with each row that comes next: its step is the rows that are done.
         on_step: called with each training step of a baseline: its rate, and how far the search of all its rates is.
-        anew: whether baselines try every rate again, and the retrained model, where it is a row, is made again,
+        recompute: whether baselines try every rate again, and the retrained model, where it is a row, is made again,
             whatever the pool keeps.
 
     Raises:
@@ -195,7 +195,7 @@ def compare_rules(
                 kept.keep(row, ids)
         rows.append(row)
     warnings = (*doubts(workbench), *([MERGED_STATISTICS] if buffers == "merge" else []))
-    told = options if isinstance(runner, ClassifierRunner) else None
+    used = options if isinstance(runner, ClassifierRunner) else None
     return Comparison(
         str(pool.folder),
         ids,
@@ -206,15 +206,15 @@ def compare_rules(
         warnings,
         forced,
         runner,
-        told,
+        used,
         buffers,
         beyond=scales is None,
-        images=parts_used(pool.scene) if told else None,
+        images=parts_used(pool.scene) if used else None,
     )
 
 
 def _rule_of(title: str, done: int, total: int) -> str:
-    """Which rule is under way, of how many; the last one says so.
+    """Progress text: the rule being compared and its number, or "last rule".
 
     >>> _rule_of("TIES-Merging", 0, 2), _rule_of("MagMax", 1, 2)
     ('TIES-Merging, 1 of 2', 'MagMax, last rule')
@@ -284,9 +284,9 @@ def strangers(pool: Pool) -> tuple[str, ...]:
 def doubts(backend: PoolBackend) -> list[str]:
     """What makes a comparison on this pool mean less: equal candidates, classes without images.
 
-    Where a class is forgotten whole, its images are the forget set and no retain set has any: that is no doubt.
+    Where a class is forgotten whole, its images are the forget set and no retain set has any: no warning then.
     """
-    told, whole = [*backend.pool.repeats], (backend.pool.scene.get("forgetting") or {}).get("of_class")
+    warnings, whole = [*backend.pool.repeats], (backend.pool.scene.get("forgetting") or {}).get("of_class")
     for split in ("val", "test"):
         for images in backend.images(split):
             present = set(images.labels.tolist())
@@ -294,18 +294,18 @@ def doubts(backend: PoolBackend) -> list[str]:
             if whole is not None:
                 absent = [name for name in absent if (name == whole) == (images.name == "forgotten")]
             if absent:
-                told.append(
+                warnings.append(
                     f"{images.name} has no {split} image of {', '.join(absent[:3])}"
                     f"{' and others' if len(absent) > 3 else ''}: its numbers say nothing about that."
                 )
-    return told
+    return warnings
 
 
 def across(comparisons: Sequence[Comparison], *, independent: bool = True) -> list[Json]:
     """Each row's numbers on test over several pools, in their order: points and range; an interval from 8 pools on.
 
     Rows that are missing, infeasible or never crossed in a pool leave no point there: `pools` says how many are there.
-    Of standard classifiers every metric on test is told, too.
+    For standard classifiers every metric on test is included.
     Subsets of one pool are not `independent`, however many: they never get an interval.
     """
     names = list(dict.fromkeys(row.method.name for comparison in comparisons for row in comparison.rows))
@@ -345,8 +345,8 @@ def _sides(pairs: Sequence[Pair], independent: bool) -> Json:
 def _spread(values: Sequence[float], independent: bool) -> Json | None:
     if not values:
         return None
-    told = Spread(tuple(values)).json()
-    return told if independent else told | {"interval": None}
+    spread = Spread(tuple(values)).json()
+    return spread if independent else spread | {"interval": None}
 
 
 def _methods(rules: Sequence[Method | str] | None, pool: Pool) -> tuple[Method, ...]:

@@ -1,4 +1,4 @@
-"""What enters a comparison: merge rules with their dials, and the searches and baselines they are held against."""
+"""Methods of a comparison: merge rules with their parameters, searches and baselines."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from negmerge_kit.merging.rule import Parameter
 from negmerge_kit.merging.rules import RULES, find_rule
 
 SEARCHES = {"single": "Best single candidate", "greedy": "Greedy selection"}
-"""Entrants that look for candidates as well as for a scale, and pay for it."""
+"""Methods that look for candidates as well as for a scale, and pay for it."""
 
 BASE, RETRAIN, RETRAIN_AGAIN = "base", "retrain", "retrain-again"
-"""The entrant that nothing is done to, the first row of a classifier's table; the one all are held against; and the
+"""The unchanged base, the first row of a classifier's table; the reference that all are compared with; and the
 same from another seed: its gap to the other is the noise floor of all gaps."""
 
 UNLEARNERS = (RETRAIN, RETRAIN_AGAIN, *(name for name in BASELINES if name != RETRAIN))

@@ -1,4 +1,4 @@
-"""On what terms a classifier's table is made: by what scales and rates are chosen, and how hard the attacks try."""
+"""Options of a comparison of classifiers: how scales and rates are chosen, and how many shadow models attack."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHOOSE = ("floor", "gap")
 
 @dataclass(frozen=True)
 class ComparisonOptions:
-    """What a comparison on a classifier's pool needs beyond its floor and its scales.
+    """Options of a comparison on a classifier's pool, in addition to its floor and its scales.
 
     Attributes:
         choose: one of CHOOSE, for the scales of rules and the rates of baselines alike, on validation.

@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 
 
 class RowStore:
-    """Rows by base, candidates, images, floor, grid, rule, buffers, terms, retrained model, torch, device and version
+    """Rows by base, candidates, images, floor, grid, rule, buffers, options, retrained model, torch, device and version
     of our results.
 
-    With `anew` nothing is found, and what is finished replaces what was there.
+    With `recompute` nothing is found, and what is finished replaces what was there.
     """
 
     def __init__(

@@ -46,7 +46,7 @@ class Matched:
 
 @dataclass(frozen=True)
 class Row:
-    """What one entrant did.
+    """Result of one method.
 
     Attributes:
         candidates: the ids that it merged.
@@ -60,7 +60,7 @@ class Row:
         matched: None when retention never falls below the floor, or nothing is left.
         kept_fraction: None where nothing is merged.
         curve: what is known in full on validation, at any scale.
-        standing: of a classifier, its metrics on test.
+        metrics: of a classifier, its metrics on test.
         trials: of a baseline, the rates that were tried on validation and what each cost.
         reach: the smallest and the largest scale that the protocol's search looked at; None where there was none.
         ended: what ended that range upwards (see `ScaleSearch`).
@@ -89,7 +89,7 @@ class Row:
     equal: AtTestRetention | None = None
 
     def json(self) -> Json:
-        """The entry of `rows` in the JSON contract, and beyond it name, title, note, candidates, cost and curve.
+        """The entry of `rows` in the JSON contract, and in addition name, title, note, candidates, cost and curve.
 
         Of a classifier also `metrics` on test, and of a baseline `trials`.
         """

@@ -61,7 +61,7 @@ class _Searched:
 
 
 class ComparisonRunner:
-    """Compares rules on one stand, at one floor.
+    """Compares rules on one backend, at one retention floor.
 
     Args:
         keep: share of the base's retention to keep.
@@ -147,11 +147,11 @@ class ComparisonRunner:
         return at_test_retention(measure, self.base("test"), matched.crossing.scale, limit=limit)
 
     def finished(self, row: Row) -> bool:
-        """Whether a row that was kept has all that this contest gives."""
+        """Whether a row that was kept has all that this runner gives."""
         return True
 
     def choose(self, method: Method, ids: Sequence[str]) -> tuple[Choice, list[Choice]]:
-        """What the entrant subtracts, and every choice that it searched to find it."""
+        """What the method subtracts, and every choice that it searched to find it."""
         if method.rule not in SEARCHES:
             tried = [self.subtracted(ids, method.rule, params) for params in method.settings]
             if len(tried) == 1:
@@ -168,7 +168,7 @@ class ComparisonRunner:
         return self.subtracted(selection.candidates, "uniform"), list(used)
 
     def subtracted(self, ids: Sequence[str], rule: str, params: Mapping[str, Any] | None = None) -> Choice:
-        """The choice with this contest's policy for running statistics."""
+        """The choice with this runner's policy for running statistics."""
         return self.backend.choose(ids, rule, params, buffers=self.buffers)
 
     def limit(self, choice: Choice) -> float:

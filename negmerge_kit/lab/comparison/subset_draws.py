@@ -55,7 +55,7 @@ def redraw(
 ) -> tuple[Comparison, ...]:
     """Compare the same rules on `count` subsets of the candidates, half of them at a time unless `size` says otherwise.
 
-    Subsets overlap, so their spread is no confidence interval: `across` is told so.
+    Subsets overlap, so their spread is no confidence interval: pass `independent=False` to `across`.
 
     Raises:
         ParameterError: if the subsets do not exist, or the comparison holds no models any more.
