@@ -1,4 +1,4 @@
-"""The unlearning card as data: what was done to which weights, what came of it, and what it does not show."""
+"""The unlearning card as data: weights, method, scores, and limits of what they show."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BY_HAND = ("by hand", "by hand, on the page's slider")
 
 
 def card(bench: Workbench, choice: Choice, result: Json, *, chosen: str, probes: Json | None = None) -> Json:
-    """The record that goes with an unlearned file: what was done, with what, what came of it, and its limits.
+    """The record of an unlearned file: inputs, method, scores and limits.
 
     Args:
         result: the object of `search_json`, with a scale and the scores on test; "retrained" names the model that a

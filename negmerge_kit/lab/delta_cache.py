@@ -105,7 +105,7 @@ class DeltaCache:
 
     @property
     def given_up(self) -> str:
-        """What was given up for want of memory, in words; empty where nothing was."""
+        """What was given up because memory ran out, in words; empty where nothing was."""
         if self.ran_out:
             return "this device ran out of memory: candidates are read from disk for every merge, the numbers stay"
         return GIVEN_UP[self.mode or "float32"]
@@ -150,7 +150,7 @@ class DeltaCache:
             except torch.OutOfMemoryError:
                 if device != self.device or (self.mode == "streamed" and device.type == "cpu"):
                     raise
-            # Here the error is gone, and with it the tensors of the work that failed.
+            # Outside of the handler, which keeps the tensors of the failed work alive.
             if self.mode == "streamed":
                 device = torch.device("cpu")
             self.stream()
@@ -250,7 +250,7 @@ def choose_memory_mode(whole: int, halved: int, delta: int, free: int | None) ->
         whole: bytes of all candidates' moved tensors as they are stored.
         halved: bytes of the same as bfloat16 changes.
         delta: bytes of one merged delta.
-        free: bytes that the device has left; None where nobody can say, as on the CPU, whose files are mapped anyway.
+        free: bytes that the device has left; None where it is unknown, as on the CPU, whose files are mapped anyway.
 
     >>> [choose_memory_mode(100, 50, 10, free) for free in (None, 200, 100, 50)]
     ['float32', 'float32', 'bfloat16', 'streamed']

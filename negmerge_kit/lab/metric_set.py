@@ -100,7 +100,7 @@ def measure(
         NotFiniteError: if the model answers with NaN or infinity.
     """
     unseen = unseen_of(parts, split)
-    split = unseen.split  # what was read, whatever was asked for
+    split = unseen.split  # the split that was read
     known = (parts.on(name, split) for name in ("remaining", "forgotten"))
     remaining, forgotten, never = (_answers(model, images) for images in (*known, unseen))
     member = tuple(side[: len(never[1])] for side in remaining)

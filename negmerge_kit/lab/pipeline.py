@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What is merged, and how its scale is chosen.
+    """Options of a search: candidates, rule and how the scale is chosen.
 
     Args:
         rule: one of RULES.
@@ -211,7 +211,7 @@ def _write(search: PoolSearch, out: Path, page: Path, *, by_hand: bool, audit: b
 
 
 def _nearest(bench: Workbench, choice: Choice, scales: Scales) -> tuple[RetrainedModel, ScaleSearch]:
-    """The search, and the retrained model that it was held against: of several, the one that chooses in `compare`."""
+    """The search by the gap and its retrained model: of several, the one that chooses in `compare`."""
     from negmerge_kit.lab.evaluator import ClassifierEvaluator
     from negmerge_kit.lab.retrained_model import ANY_RETRAINED, RetrainedSpec
 

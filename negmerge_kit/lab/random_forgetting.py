@@ -60,7 +60,7 @@ def find_published_rows(network: str, data: str = "cifar10", share: float = 0.1)
 
     Args:
         data: DATA as `find_data` reads it; a local copy, as `cifar10:PATH`, is the same data.
-        share: of the training images that is forgotten.
+        share: of the training images to forget.
     """
     record = json.loads(RECORD.read_text(encoding="utf-8"))
     every = [

@@ -28,7 +28,7 @@ KEY_OF_0_1 = "retraining"
 
 @dataclass(frozen=True)
 class RetrainedSpec:
-    """Which of a pool's retrained models is meant.
+    """Selects one of a pool's retrained models.
 
     Attributes:
         seed: of its training; None takes any model: one trained as the base was before others, of these the smallest

@@ -1,4 +1,4 @@
-"""What an unlearning card claims, computed again: files hashed, weights merged bit for bit, scores counted again."""
+"""Verify an unlearning card's claims: files hashed, weights merged bit for bit, scores counted again."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def verify_record(
 
     Args:
         record: a card's record, as `read_card` gives it.
-        weights: where the unlearned weights should lie.
+        weights: path of the unlearned weights.
         pool: the pool that it was made from (opened with `force`); None leaves most claims unchecked.
         audit: how to run the probes again; None leaves them unchecked, they take a minute.
     """

@@ -25,7 +25,7 @@ Says = tuple[str, bool | None, str]
 
 
 def nearest_to(record: Json) -> RetrainedSpec:
-    """The retrained model that a search by the gap was held against, as the card names it."""
+    """The retrained model that a search by the gap used, as the card names it."""
     return RetrainedSpec(sha256=(record["search"].get("retrained") or {}).get("sha256"))
 
 

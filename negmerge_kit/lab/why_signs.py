@@ -1,4 +1,4 @@
-"""Why signs? What a pool's sign agreement is made of, and what of it the candidates' cosines already explain."""
+"""Analysis of a pool's sign agreement: how much of it the candidates' cosines explain."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Why:
 
     @property
     def finding(self) -> str:
-        """What came of it, in a sentence."""
+        """The finding in a sentence."""
         share, expected = self.whole.share, self.whole.expected.value
         return (
             f"All {len(self.candidates)} signs agree on {100 * share:.1f} % of the moved elements; their cosines alone "

@@ -28,16 +28,15 @@ from negmerge_kit.vision.scene import Splits
 from negmerge_kit.vision.scenes import scene_from_json
 
 Memory: TypeAlias = Literal["disk", "read", "none"]
-"""Where a workbench finds answers of before, and whether it keeps new ones on disk."""
+"""Where a workbench finds earlier answers, and whether it keeps new ones on disk."""
 
 
 class Workbench:
     """A pool on a device, with one resident model whose weights are updated in place.
 
-    Merging is cached by `Choice`; moving the scale is one in-place update and one pass over
-    resident images. Tensors that no candidate moved are held once. All methods may be called from
-    several threads; they take turns in order of arrival, and what runs `background_priority` lets others in between two
-    forward passes.
+    Merging is cached by `Choice`; moving the scale is one in-place update and one pass over resident images. Tensors
+    that no candidate moved are held once. All methods are thread-safe: callers take turns in order of arrival, and
+    work inside `background_priority` lets others in between two forward passes.
 
     Args:
         memory: "disk": answers to images are found in the pool's folder and kept there; "read": found there, new ones
@@ -71,7 +70,7 @@ class Workbench:
 
     @property
     def given_up(self) -> str:
-        """What was given up for want of memory on the device, as a sentence for the page; empty where nothing was."""
+        """What was given up because the device ran out of memory, as a sentence; empty where nothing was."""
         given_up = [self._deltas.given_up]
         if self._images_stay:
             given_up.append("images stay in the machine's memory")
@@ -257,7 +256,7 @@ class Workbench:
             yield self.model
 
     def yield_to_foreground(self) -> None:
-        """Between two passes of work in the background: let others use the model, and place the weights again."""
+        """Between two passes of background work: let others use the model, then load the weights again."""
         state = self._live.state
         if self._turn.yield_to_foreground():
             self._live.move(self.pool, state or BASE)

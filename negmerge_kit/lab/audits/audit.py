@@ -48,7 +48,7 @@ LIMITS = (
 
 @dataclass(frozen=True)
 class Audit:
-    """The answers of all probes to one unlearned model, those first that show most of what the base knew."""
+    """Results of all probes of one unlearned model, sorted by how much of the base's knowledge is left."""
 
     scale: float | None
     probes: tuple[Probe, ...]
@@ -92,7 +92,7 @@ class Audit:
         return " ".join(sentences)
 
     def json(self) -> Json:
-        """`{"scale", "probes": [...]}` of the JSON contract, and what came of it."""
+        """`{"scale", "probes": [...]}` of the JSON contract, and the finding in words."""
         return {
             "scale": self.scale,
             "probes": [probe.json() for probe in self.probes],

@@ -71,7 +71,7 @@ class ProbedModel:
         return self._shared.model
 
     def disturbed(self) -> None:
-        """The resident model no longer holds what it was given."""
+        """Mark the resident model's weights as changed."""
         self._shared.shown = None
 
     def features(self, images: ImageSet) -> Tensor:
@@ -122,7 +122,7 @@ class AuditContext:
         val, test: both sides; a probe that chooses does so on val, every number is of test.
         templates: prompt templates of each set, for heads that are built again.
         recipe: how relearning trains.
-        members: pretraining images, or None where nobody knows them.
+        members: pretraining images, or None where they are unknown.
     """
 
     models: Mapping[str, ProbedModel]
@@ -138,7 +138,7 @@ class AuditContext:
     fit: ImageSet = field(init=False)
 
     def __post_init__(self) -> None:
-        """Keep the models whose knowledge is in question apart from the floor; refuse classes without images."""
+        """Separate the audited models from the floor, and check that every class has images."""
         if len(self.train.classes) < 2:
             raise SceneError(
                 f"{self.train.name} has one class: a probe needs two to tell apart; split it, or add some."

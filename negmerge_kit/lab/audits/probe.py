@@ -28,7 +28,7 @@ FLOORS = {
     "never seen": "images it never saw",
     "chance": "chance",
 }
-"""What shows no knowledge of the forget set, the best reference first, in words."""
+"""References without knowledge of the forget set, in words, the best first."""
 
 WORDS = {LEFTOVER: "knowledge is left", OPEN: "undecided without a retrained model"}
 UNPLACED = WORDS | {NONE: "at the level of the floor"}
@@ -79,10 +79,10 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Probe:
-    """One question to the models under audit and their answers.
+    """One probe and the measurement of each model under audit.
 
     Attributes:
-        name: what the probe is called, e.g. "linear probe".
+        name: of the probe, e.g. "linear probe".
         asks: the question in one sentence.
         measurements: each model's number: base, unlearned, and retrained and shuffled where they were asked.
         chance: what a model that knows nothing would show; None where there is no such number.
@@ -116,7 +116,7 @@ class Probe:
 
     @property
     def says(self) -> str:
-        """What came of it, in words; empty where the probe only describes."""
+        """The verdict in words; empty where the probe only describes."""
         return verdict_words(self.json())
 
     def json(self) -> Json:
@@ -161,7 +161,7 @@ def alarms_first(probes: Iterable[Probe]) -> list[Probe]:
 
 
 def verdict_words(probe: Json) -> str:
-    """What came of a probe, from its JSON: how far up from its floor to the base it reads, and what follows.
+    """A probe's verdict in words, from its JSON: its position between floor and base, and what follows.
 
     >>> left = {"value": 0.706, "low": 0.64, "high": 0.77, "floor": "shuffled", "at": 0.44}
     >>> verdict_words({"verdict": "open", "left": left})
@@ -184,7 +184,7 @@ def verdict_words(probe: Json) -> str:
 
 
 def judge(hits: Mapping[str, Tensor], chance: float | None = None) -> str:
-    """Whether what the probe read off the unlearned model is knowledge of the forget set, by paired intervals.
+    """Verdict of a probe by paired intervals: whether the unlearned model still knows the forget set.
 
     With a model retrained without the set, knowledge is left where the unlearned model shows more than that one.
     Without, it is left where the unlearned model falls short of the base by less than MARGIN for sure, and no more than

@@ -1,4 +1,4 @@
-"""Which rate a baseline is used with: every one tried from the base's weights, scored on validation, and charged."""
+"""Rate search of a baseline: every rate is tried from the base's weights and scored on validation."""
 
 from __future__ import annotations
 

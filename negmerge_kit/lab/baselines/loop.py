@@ -1,4 +1,4 @@
-"""What a baseline is given, and how its epochs of passes go onto the training loop."""
+"""Arguments of a baseline's run, and its epochs of passes on the training loop."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SeededPass: TypeAlias = Callable[[int], Pass]
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What a baseline is given.
+    """Arguments of a baseline's run.
 
     Attributes:
         model: holds the base's weights, and the unlearned ones when the steps are over.

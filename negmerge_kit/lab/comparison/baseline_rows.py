@@ -1,4 +1,4 @@
-"""A baseline's row: every rate tried on validation, the best one measured on test, all of it charged."""
+"""Rows of baselines: every rate is tried on validation, the best one is measured on test, all time is charged."""
 
 from __future__ import annotations
 

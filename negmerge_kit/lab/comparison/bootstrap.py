@@ -1,4 +1,4 @@
-"""The rows of a comparison resampled: which differences outlive another draw of images."""
+"""Paired bootstrap of a comparison's rows over images."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def resample(
     selection is not, only its scale is: its set was chosen on the images as they are.
 
     Args:
-        reference: the name of the row that the others are held against.
+        reference: the name of the row that the others are compared with.
         on_row: called with each row that comes next: its step is the rows that are done.
 
     Raises:

@@ -69,7 +69,7 @@ class ClassifierRunner(ComparisonRunner):
     def row(self, method: Method, ids: Sequence[str] | None = None) -> Row:
         """A rule's row with its metrics at the chosen scale, or a baseline's."""
         if self.options.choose == "gap":
-            self.evaluator.reference("val")  # measured once for all, at nobody's cost
+            self.evaluator.reference("val")  # measured once, charged to no row
         if method.rule == BASE:
             return base_row(method, self.evaluator)
         if method.is_baseline:

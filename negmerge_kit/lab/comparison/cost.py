@@ -1,4 +1,4 @@
-"""What a row of a comparison costs: seconds and peak memory, measured where the work is done."""
+"""Cost of a row of a comparison: seconds, peak memory, evaluations and images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Cost:
 
     Attributes:
         search: everything that choosing on validation takes: of a rule the scoring of every scale, of a baseline the
-            training and the scoring of every rate; the final row on test is nobody's.
+            training and the scoring of every rate; the final scoring on test is not counted.
         train: what the pool records for the candidates that the row needs, also those that it then leaves out.
         peak_memory: on CUDA the most that torch held; elsewhere the most that the whole process held, base, images and
             libraries included; None where the system does not report it.

@@ -180,7 +180,7 @@ class ComparisonRunner:
     def search(self, choice: Choice) -> _Searched:
         """The protocol's scale search of a choice, run once."""
         if choice not in self._searched:
-            self.base("val")  # measured once for all, at nobody's cost
+            self.base("val")  # measured once, charged to no row
             with self.scorer.charge() as charge:
                 merged = self.backend.merged(choice)
                 charge.restart()

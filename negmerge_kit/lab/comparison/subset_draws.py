@@ -1,4 +1,4 @@
-"""The same comparison on other draws from the pool: how much a rule owes to which candidates there happen to be."""
+"""The same comparison on random subsets of the candidates: how much a result depends on which there are."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class Recipe:
     order: str = "own"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained, naming every fault at once."""
+        """Validate the values; the message names every fault at once."""
         kinds = {"float": (int, float), "int": (int,), "str": (str,)}
         for item in fields(self):
             if item.type == "float" and type(getattr(self, item.name)) is int:  # 1 and 1.0 are one recipe, one id

@@ -23,7 +23,7 @@ from negmerge_kit.vision.images import ImageSet
 
 @dataclass
 class Training:
-    """What changes while a model trains.
+    """State of a training run.
 
     Attributes:
         network: its running statistics, and those of its parameters that the optimiser holds, are part of the state.
