@@ -155,7 +155,7 @@ class _Loaded:
     def images(self, split: str) -> Splits:
         return self._splits
 
-    def give_way(self) -> None:
+    def yield_to_foreground(self) -> None:
         pass
 
 

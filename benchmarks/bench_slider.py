@@ -17,9 +17,9 @@ from benchmarks.bench_random_subject import random_scene
 from benchmarks.bench_served import served
 from negmerge_kit.checkpoints.pool import Candidate, Pool, StoredFile, open_pool
 from negmerge_kit.errors import ParameterError, PoolError
-from negmerge_kit.lab.delta_cache import Choice, ResidentDeltas
+from negmerge_kit.lab.delta_cache import Choice, DeltaCache
 from negmerge_kit.lab.evaluation import ImageQueue
-from negmerge_kit.lab.live_model import Place, Placing, RunningStatistics
+from negmerge_kit.lab.live_model import LiveModel, ModelState, RunningStatistics
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.types import Json, Weights
@@ -133,13 +133,13 @@ def random_slider(
     """Milliseconds of a scale move and of another set of candidates, each with every image scored, and with LIVE."""
     scene = random_scene(arch, images, device)
     model = scene.build()
-    deltas = ResidentDeltas(model.weights())
+    deltas = DeltaCache(model.weights())
     entries = tuple(Candidate(str(number), "", "", {}) for number in range(candidates))
     nothing = StoredFile("", "")
     weights = {name: tensor.cpu() for name, tensor in scene.base.items()}
     pool = RandomPool(Path(), {}, nothing, nothing, entries, base_weights=weights, shared=scene.delta)
     # A scene is asked for only where running statistics are recalibrated, which is not measured here.
-    placing = Placing(model, deltas, RunningStatistics(model, open_scene("tiny:digits")))
+    resident = LiveModel(model, deltas, RunningStatistics(model, open_scene("tiny:digits")))
     sets = (scene.splits.forget, *scene.splits.retain)
     live = tuple(images.take(LIVE // len(sets)) for images in sets)
     subsets = cycle(chain.from_iterable(combinations(pool.ids, candidates - left) for left in (1, 2)))
@@ -147,17 +147,17 @@ def random_slider(
 
     def move(asked: Sequence[ImageSet]) -> Callable[[float], Any]:
         def moved(scale: float) -> None:
-            placing.move(pool, Place(everyone, scale, exact=False))
+            resident.move(pool, ModelState(everyone, scale, exact=False))
             ImageQueue(asked).classes(model)
 
         return moved
 
     def choose(scale: float) -> None:
-        placing.move(pool, Place(Choice(next(subsets), RULE, PARAMS), scale, exact=False))
+        resident.move(pool, ModelState(Choice(next(subsets), RULE, PARAMS), scale, exact=False))
         ImageQueue(sets).classes(model)
 
     started = time.perf_counter()
-    placing.move(pool, Place(everyone, 0.5))
+    resident.move(pool, ModelState(everyone, 0.5))
     loaded = time.perf_counter() - started
     rows = [
         summary(f"scale moved, {images:,} images scored", timed(move(sets), moves), LIMIT_MS),
@@ -170,8 +170,8 @@ def random_slider(
         "images": images,
         "device": str(model.device),
         "cores": os.cpu_count(),
-        "residency": deltas.residency,
-        "given_up": deltas.told,
+        "residency": deltas.mode,
+        "given_up": deltas.given_up,
         "batch": model.batch,
         "loading_seconds": loaded,
         "rows": rows,

@@ -103,12 +103,12 @@ class Visitor:
             self.values[self._ids[SCALE]] = scale
             if waiting is None or waiting.done():
                 waiting, sent, sent_scale = asyncio.ensure_future(self._call(event)), sent + 1, scale
-        let_go = time.perf_counter()
+        empty_cache = time.perf_counter()
         assert waiting is not None
         answer = await waiting
         if sent_scale != scales[-1]:
             answer, sent = await self._call(event), sent + 1
-        return Move(scales[-1], time.perf_counter() - let_go, len(scales), sent, json.dumps(answer["data"]))
+        return Move(scales[-1], time.perf_counter() - empty_cache, len(scales), sent, json.dumps(answer["data"]))
 
     async def leave(self) -> None:
         """Close the tab, whatever is still on its way.

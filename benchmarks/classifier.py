@@ -20,8 +20,8 @@ from statistics import fmean
 
 from negmerge_kit.checkpoints.pool import Pool, open_pool
 from negmerge_kit.lab.comparison.comparison import Comparison, compare_rules
-from negmerge_kit.lab.comparison.kept_rows import KeptRows
-from negmerge_kit.lab.comparison.terms import CHOOSE, Terms
+from negmerge_kit.lab.comparison.options import CHOOSE, ComparisonOptions
+from negmerge_kit.lab.comparison.row_store import RowStore
 from negmerge_kit.lab.training.recipe import grid, reseeded
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.scale_search import DEFAULT_SCALES, KEEP
@@ -45,14 +45,14 @@ def made(seed: int) -> Pool:
     return pool.reload()
 
 
-def compared(pool: Pool, terms: Terms) -> Comparison:
+def compared(pool: Pool, terms: ComparisonOptions) -> Comparison:
     bench = Workbench(pool)
-    kept = KeptRows(pool, keep=KEEP, scales=DEFAULT_SCALES, device=bench.model.device, terms=terms)
+    kept = RowStore(pool, keep=KEEP, scales=DEFAULT_SCALES, device=bench.model.device, options=terms)
 
     def show(progress):
         print(f"{pool.folder.name}: {progress.message}", file=sys.stderr, flush=True)
 
-    return compare_rules(bench, keep=KEEP, scales=DEFAULT_SCALES, kept=kept, terms=terms, on_row=show)
+    return compare_rules(bench, keep=KEEP, scales=DEFAULT_SCALES, kept=kept, options=terms, on_row=show)
 
 
 def cell(values, *, each=False) -> str:
@@ -66,7 +66,7 @@ def cell(values, *, each=False) -> str:
 
 
 def table(comparisons) -> str:
-    scores = comparisons[0].rows[0].standing.scores
+    scores = comparisons[0].rows[0].metrics.scores
     chosen_on, shared = comparisons[0].images["val"], comparisons[0].images["shared"]
     n = dict.fromkeys(COLUMNS, "")
     for name, part in (("forget", "forgotten"), ("unseen", "unseen")):
@@ -76,10 +76,10 @@ def table(comparisons) -> str:
     heads = [f"test, % ({seeds})", *(f"{title}{n[name]}" for name, title in COLUMNS.items()), "seconds"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for rows in zip(*(comparison.rows for comparison in comparisons), strict=True):
-        standings = [row.standing.values if row.standing else {} for row in rows]
+        standings = [row.metrics.values if row.metrics else {} for row in rows]
         cells = [cell([values.get(name) for values in standings], each=name == "gap") for name in COLUMNS]
-        title = rows[0].entrant.title
-        title = f"**{title}**" if rows[0].entrant.name in ("negmerge", "retrain", "retrain-again") else title
+        title = rows[0].method.title
+        title = f"**{title}**" if rows[0].method.name in ("negmerge", "retrain", "retrain-again") else title
         seconds = [row.cost.wall for row in rows]
         lines.append(f"| {' | '.join([title, *cells, f'{fmean(seconds):.0f}'])} |")
     return "\n".join(lines)
@@ -106,11 +106,11 @@ def facts(comparisons) -> str:
     """Sentences that the table supports, each number from its rows; gaps in points, by the mean of the seeds."""
     titles, gaps = {}, {}
     for rows in zip(*(comparison.rows for comparison in comparisons), strict=True):
-        values = [row.standing.values.get("gap") if row.standing else None for row in rows]
-        entrant = rows[0].entrant
-        titles[entrant.name] = entrant.title
-        if entrant.name not in ("base", "retrain", "retrain-again") and None not in values:
-            gaps[entrant.name] = fmean(values)
+        values = [row.metrics.values.get("gap") if row.metrics else None for row in rows]
+        method = rows[0].method
+        titles[method.name] = method.title
+        if method.name not in ("base", "retrain", "retrain-again") and None not in values:
+            gaps[method.name] = fmean(values)
     ours, best = gaps["negmerge"], min(gaps, key=gaps.get)
     sentences = [
         f"By the mean of its gaps NegMerge ({100 * ours:.2f}) is {place(gaps, 'negmerge')} rows that unlearn; "
@@ -148,7 +148,7 @@ def main() -> None:
     for seed, folder in enumerate(options.pool or [None] * options.seeds):
         started = time.perf_counter()
         pool = open_pool(folder) if folder else made(seed)
-        terms = Terms(options.choose, options.shadows, seed)
+        terms = ComparisonOptions(options.choose, options.shadows, seed)
         comparisons.append(compared(pool, terms))
         print(f"seed {seed}: {time.perf_counter() - started:.0f} s, less what was kept from before", file=sys.stderr)
     shown = f"{table(comparisons)}\n\n{facts(comparisons)}"

@@ -18,7 +18,7 @@ from statistics import correlation, median
 
 from negmerge_kit.checkpoints.pool import Pool, open_pool
 from negmerge_kit.lab.comparison.comparison import Comparison, compare_rules
-from negmerge_kit.lab.comparison.kept_rows import KeptRows
+from negmerge_kit.lab.comparison.row_store import RowStore
 from negmerge_kit.lab.comparison.rows import Pair
 from negmerge_kit.lab.training.recipe import Recipe, grid, reseeded
 from negmerge_kit.lab.workbench import Workbench
@@ -46,7 +46,7 @@ def made(seed: int) -> Pool:
 
 def compared(pool: Pool) -> tuple[Workbench, Comparison]:
     bench = Workbench(pool)
-    kept = KeptRows(pool, keep=KEEP, scales=DEFAULT_SCALES, device=bench.model.device)
+    kept = RowStore(pool, keep=KEEP, scales=DEFAULT_SCALES, device=bench.model.device)
 
     def show(progress):
         print(f"{pool.folder.name}: {progress.message}", file=sys.stderr, flush=True)
@@ -110,10 +110,10 @@ def table(benches, comparisons) -> str:
         )
     )
     for rows in zip(*(comparison.rows for comparison in comparisons), strict=True):
-        title = rows[0].entrant.title
+        title = rows[0].method.title
         lines.append(
             line(
-                f"**{title}**" if rows[0].entrant.name == "negmerge" else title,
+                f"**{title}**" if rows[0].method.name == "negmerge" else title,
                 [scale_of(row) for row in rows],
                 [row.test and row.test.forget.value for row in rows],
                 [row.test and row.test.retain.value for row in rows],
@@ -127,8 +127,8 @@ def table(benches, comparisons) -> str:
 
 def say_of_all(comparisons) -> None:
     """NegMerge's place by the median of the pools, at matched and at equal test retention, and why they differ."""
-    names = [row.entrant.name for row in comparisons[0].rows]
-    rows = {name: [row for c in comparisons for row in c.rows if row.entrant.name == name] for name in names}
+    names = [row.method.name for row in comparisons[0].rows]
+    rows = {name: [row for c in comparisons for row in c.rows if row.method.name == name] for name in names}
     print(f"\n{len(comparisons)} pools on one base and one draw of images")
     for title, value in (
         ("matched retention (validation)", lambda row: row.matched and row.matched.test.forget.value),
@@ -142,7 +142,7 @@ def say_of_all(comparisons) -> None:
         print(f"  least forgotten digits left first: {', '.join(f'{name} {100 * middle[name]:.1f}' for name in order)}")
         for c in comparisons:
             own = [value(row) for row in c.rows if value(row) is not None]
-            (ours,) = (value(row) for row in c.rows if row.entrant.name == "negmerge")
+            (ours,) = (value(row) for row in c.rows if row.method.name == "negmerge")
             print(f"  {Path(c.pool).name}: {placed(ours, own)}")
     for c in comparisons:
         there = [row.matched.test for row in c.rows if row.matched]
@@ -155,8 +155,8 @@ def say_of_all(comparisons) -> None:
 
 def say_of_the_first(bench: Workbench, comparison: Comparison) -> None:
     """NegMerge against the base, image by image, and how often all signs agree."""
-    (row,) = (row for row in comparison.rows if row.entrant.name == "negmerge")
-    scorer = comparison.contest.scorer
+    (row,) = (row for row in comparison.rows if row.method.name == "negmerge")
+    scorer = comparison.runner.scorer
     before = scorer.answers(None, 0.0, "test").forget
     after = scorer.answers(bench.choose(rule="negmerge"), row.scale, "test").forget
     lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
@@ -167,7 +167,7 @@ def say_of_the_first(bench: Workbench, comparison: Comparison) -> None:
     share = every.unanimous_of_moved
     print(f"unanimous: {share:.3f} of moved, chance {chance(n):.4f}, {share / chance(n):.0f} times")
     recipes = {entry.id: Recipe.from_json(entry.recipe).label for entry in bench.pool.entries}
-    (single,) = (row for row in comparison.rows if row.entrant.name == "single")
+    (single,) = (row for row in comparison.rows if row.method.name == "single")
     print(f"best single candidate: {recipes[single.candidates[0]]}")
 
 

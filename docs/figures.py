@@ -143,7 +143,7 @@ agreement_map(layers, votes=n, chance=chance(n))
         "zeros-by-count",
         "How fast does the consensus shrink as candidates join?",
         """\
-from negmerge_kit.lab.directions import step_along
+from negmerge_kit.lab.step_along import step_along
 from negmerge_kit.lab.why_signs import why_signs
 from negmerge_kit.views.votes import consensus_by_count
 
@@ -238,12 +238,12 @@ loss_curves([LossCurve(recipes[entry.id].label, entry.losses, len(entry.losses))
         "standings",
         "Which rule or baseline comes nearest to a retrained classifier?",
         """\
-from negmerge_kit.lab.comparison.terms import Terms
+from negmerge_kit.lab.comparison.options import ComparisonOptions
 from negmerge_kit.views.standings import standings_figure
 
 networks = Workbench(ready_pool("tiny-classifier"))
 rows = ["retrain", "gradient-ascent", "salun", "uniform", "negmerge", "conflict"]
-standings_figure([compare_rules(networks, rows, terms=Terms("gap", shadows=0, seed=0))])
+standings_figure([compare_rules(networks, rows, options=ComparisonOptions("gap", shadows=0, seed=0))])
 """,
     ),
 )

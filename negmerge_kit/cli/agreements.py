@@ -15,7 +15,7 @@ from negmerge_kit.cli.options import Parser, print_json
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
-    from negmerge_kit.lab.directions import Direction
+    from negmerge_kit.lab.step_along import Direction
     from negmerge_kit.lab.why_signs import Why
 
 
@@ -133,7 +133,7 @@ def _why(pool: Pool | None, base: str | Path, files: list[str | Path], device: s
 
 def _steps(pool: Pool, device: str) -> list[Direction]:
     from negmerge_kit.cli.progress import ProgressDisplay
-    from negmerge_kit.lab.directions import PARTS, STEPS, step_along
+    from negmerge_kit.lab.step_along import PARTS, STEPS, step_along
     from negmerge_kit.lab.workbench import Workbench
 
     with ProgressDisplay("steps along the parts", len(PARTS) * len(STEPS)) as display:

@@ -13,7 +13,7 @@ from negmerge_kit.cli.unlearning import scale_by_hand, search_options
 
 if TYPE_CHECKING:
     from negmerge_kit.lab.audits.audit import Audit
-    from negmerge_kit.lab.audits.probe import Probe, Reading
+    from negmerge_kit.lab.audits.probe import Measurement, Probe
     from negmerge_kit.lab.workbench import Workbench
     from negmerge_kit.types import Weights
 
@@ -122,12 +122,12 @@ def format_audit(audit: Audit) -> str:
         lines += ["", f"{probe.name}{good}: {probe.asks}"]
         if probe.undefined:
             lines.append(f"  {probe.undefined}")
-        lines += [f"  {who:10} {_number(reading)}" for who, reading in probe.readings.items()]
+        lines += [f"  {who:10} {_number(reading)}" for who, reading in probe.measurements.items()]
         lines += _context_lines(probe)
     return "\n".join([*lines, ""])
 
 
-def _number(reading: Reading) -> str:
+def _number(reading: Measurement) -> str:
     low, high = 100 * reading.low, 100 * reading.high
     return f"{100 * reading.value:5.1f} %  (95 % interval {low:.1f}-{high:.1f}, n = {reading.n}, {reading.split})"
 

@@ -31,9 +31,9 @@ from negmerge_kit.types import Json
 if TYPE_CHECKING:
     from negmerge_kit.checkpoints.pool import Pool
     from negmerge_kit.lab.comparison.comparison import Comparison
-    from negmerge_kit.lab.comparison.entrants import Entrant
-    from negmerge_kit.lab.comparison.kept_rows import KeptRows
-    from negmerge_kit.lab.comparison.terms import Terms
+    from negmerge_kit.lab.comparison.methods import Method
+    from negmerge_kit.lab.comparison.options import ComparisonOptions
+    from negmerge_kit.lab.comparison.row_store import RowStore
     from negmerge_kit.scoring.paired_bootstrap import Resampled
 
 ABOUT = (
@@ -51,20 +51,20 @@ def compare(arguments: list[str]) -> int:
 
     from negmerge_kit.checkpoints.pool import open_pool
     from negmerge_kit.lab.comparison.comparison import across, is_classifier
-    from negmerge_kit.lab.comparison.entrants import find_entrants
-    from negmerge_kit.lab.comparison.terms import PLAIN, Terms
+    from negmerge_kit.lab.comparison.methods import find_methods
+    from negmerge_kit.lab.comparison.options import PLAIN, ComparisonOptions
 
     pools = [open_pool(folder, force=options.force) for folder in options.pool]
     if (ids := candidate_ids(options)) is not None:
         pools = [_only(pool, ids) for pool in pools]
     classifier = is_classifier(pools[0])
-    entrants = find_entrants(options.rules, options.baselines, classifier=classifier)
-    _refuse(options, entrants, pools)
+    methods = find_methods(options.rules, options.baselines, classifier=classifier)
+    _refuse(options, methods, pools)
     options.keep = KEEP if options.keep is None else options.keep
-    terms = Terms(options.choose, options.shadows, options.seed, options.epochs) if classifier else PLAIN
+    terms = ComparisonOptions(options.choose, options.shadows, options.seed, options.epochs) if classifier else PLAIN
     comparisons: list[Comparison] = []
     for pool in pools:
-        comparison, kept = compare_pool(pool, entrants, terms, options)
+        comparison, kept = compare_pool(pool, methods, terms, options)
         comparisons.append(comparison)
         for warning in comparison.warnings:
             print(f"negmerge compare: {pool.folder}: {warning}", file=sys.stderr)
@@ -107,20 +107,20 @@ def compare(arguments: list[str]) -> int:
 
 def _next(comparison: Comparison, pool: Pool, same: Words) -> list[Words]:
     """Next command: unlearn by the table's first rule; which one is best is left to the reader."""
-    rows = [row for row in comparison.rows if row.entrant.rule in RULES and row.scale]
+    rows = [row for row in comparison.rows if row.method.rule in RULES and row.scale]
     if not rows:
         return []
     if len(rows) > 1:
         print(f"next takes the first of {len(rows)} rules that have a scale: choose yours with --rule and its dials")
     first = rows[0]
-    dials = {dial.name: dial.default for dial in RULES[first.entrant.rule].parameters}
+    dials = {dial.name: dial.default for dial in RULES[first.method.rule].parameters}
     chosen = [
         word
         for name, value in first.params.items()
         if value != dials[name]
         for word in (f"--{name.replace('_', '-')}", value)
     ]
-    return [["unlearn", pool.folder, *same, "--rule", first.entrant.rule, *chosen, "--out", unlearned_file(pool)]]
+    return [["unlearn", pool.folder, *same, "--rule", first.method.rule, *chosen, "--out", unlearned_file(pool)]]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -181,13 +181,13 @@ def _only(pool: Pool, ids: Sequence[str]) -> Pool:
     return pool.only(ids)
 
 
-def _refuse(options: argparse.Namespace, entrants: Sequence[Entrant], pools: Sequence[Pool]) -> None:
+def _refuse(options: argparse.Namespace, methods: Sequence[Method], pools: Sequence[Pool]) -> None:
     """Raise ParameterError for flags that cannot work, before the long work begins."""
     from negmerge_kit.devices import pick_device
-    from negmerge_kit.lab.comparison.classifier_contest import models_to_make
+    from negmerge_kit.lab.comparison.classifier_runner import models_to_make
     from negmerge_kit.lab.comparison.comparison import is_classifier
-    from negmerge_kit.lab.comparison.terms import Terms
-    from negmerge_kit.lab.retrained import Wanted, require_retrained
+    from negmerge_kit.lab.comparison.options import ComparisonOptions
+    from negmerge_kit.lab.retrained_model import RetrainedSpec, require_retrained
 
     if len({pool.folder.resolve() for pool in pools}) < len(pools):
         raise ParameterError("a pool is named twice: name each one once.")
@@ -208,16 +208,16 @@ def _refuse(options: argparse.Namespace, entrants: Sequence[Entrant], pools: Seq
         raise ParameterError(f"{pools[0].folder} is no standard classifier's pool: leave {' and '.join(flags)} out.")
     if options.choose == "gap" and options.keep is not None:
         raise ParameterError("--choose gap has no floor to keep: leave --keep out.")
-    if options.choose == "gap" and "val" not in models_to_make(entrants, Terms("gap")):
-        wanted = Wanted(seed=options.seed, epochs=options.epochs, device=pick_device(options.device).type)
+    if options.choose == "gap" and "val" not in models_to_make(methods, ComparisonOptions("gap")):
+        wanted = RetrainedSpec(seed=options.seed, epochs=options.epochs, device=pick_device(options.device).type)
         for pool in pools:
             require_retrained(pool, wanted.other)
     if len(pools) > 1 and (options.resample or options.subsets):
         raise ParameterError("--resample and --subsets look at one pool: name one, or leave them out.")
-    if options.resample and options.reference not in {entrant.name for entrant in entrants}:
+    if options.resample and options.reference not in {method.name for method in methods}:
         raise ParameterError(f"--reference {options.reference} is not among the compared rules: name one of them.")
     if options.subsets:
-        from negmerge_kit.lab.comparison.redraws import draw_subsets, half
+        from negmerge_kit.lab.comparison.subset_draws import draw_subsets, half
 
         ids = pools[0].distinct
         draw_subsets(ids, options.subsets, options.subset_size or half(ids), seed=options.seed)
@@ -228,27 +228,27 @@ def _refuse(options: argparse.Namespace, entrants: Sequence[Entrant], pools: Seq
 
 
 def compare_pool(
-    pool: Pool, entrants: Sequence[Entrant], terms: Terms, options: argparse.Namespace
-) -> tuple[Comparison, KeptRows]:
+    pool: Pool, methods: Sequence[Method], terms: ComparisonOptions, options: argparse.Namespace
+) -> tuple[Comparison, RowStore]:
     """Compare on one pool as the flags say, showing how far it is; finished rows are kept in the pool."""
     from negmerge_kit.cli.progress import ProgressDisplay, now
     from negmerge_kit.lab.comparison.comparison import compare_rules
-    from negmerge_kit.lab.comparison.kept_rows import KeptRows
+    from negmerge_kit.lab.comparison.row_store import RowStore
     from negmerge_kit.lab.workbench import Workbench
 
     scales, recompute = parse_scales(options.scales), options.anew
     if options.executor != "serial":
         from negmerge_kit.sweeps.searches import comparison_jobs
 
-        _make_reference(pool, entrants, terms, options.device, recompute)
+        _make_reference(pool, methods, terms, options.device, recompute)
         jobs = comparison_jobs(
             pool,
-            entrants,
+            methods,
             keep=options.keep,
             scales=scales,
             device=options.device,
             anew=recompute,
-            terms=terms,
+            options=terms,
             buffers=options.buffers,
         )
         spread(f"comparing on {pool.folder}", jobs, options, last="last rule")
@@ -256,10 +256,10 @@ def compare_pool(
     bench = Workbench(pool, device=options.device)
     if options.buffers != "keep":
         bench.choose(buffers=options.buffers)  # refused before the bar
-    same: dict[str, Any] = {"keep": options.keep, "scales": scales, "buffers": options.buffers, "terms": terms}
-    kept = KeptRows(pool, device=bench.model.device, anew=recompute, **same)
+    same: dict[str, Any] = {"keep": options.keep, "scales": scales, "buffers": options.buffers, "options": terms}
+    kept = RowStore(pool, device=bench.model.device, recompute=recompute, **same)
     # Those before the last one say nothing about how long it takes.
-    with ProgressDisplay(f"comparing on {pool.folder}", len(entrants), last="") as display:
+    with ProgressDisplay(f"comparing on {pool.folder}", len(methods), last="") as display:
         row, before = "retraining", None
 
         def on_row(progress: Progress) -> None:
@@ -272,26 +272,30 @@ def compare_pool(
             part = None if before is None else before + progress.step / progress.total
             display.show(now(row, progress), done=part)
 
-        comparison = compare_rules(bench, entrants, kept=kept, on_row=on_row, on_step=on_step, anew=recompute, **same)
-        display.show(done=len(entrants))
+        comparison = compare_rules(
+            bench, methods, kept=kept, on_row=on_row, on_step=on_step, recompute=recompute, **same
+        )
+        display.show(done=len(methods))
     return comparison, kept
 
 
-def _make_reference(pool: Pool, entrants: Sequence[Entrant], terms: Terms, device: str, recompute: bool) -> None:
+def _make_reference(
+    pool: Pool, methods: Sequence[Method], terms: ComparisonOptions, device: str, recompute: bool
+) -> None:
     """Retrain, and train the shadow models, before rows are worked out elsewhere: all of them need these models."""
     from negmerge_kit.cli.progress import ProgressDisplay, now
-    from negmerge_kit.lab.comparison.baseline_rows import retrained, yardstick_of
-    from negmerge_kit.lab.comparison.classifier_contest import models_to_make
+    from negmerge_kit.lab.comparison.baseline_rows import evaluator_of, retrained
+    from negmerge_kit.lab.comparison.classifier_runner import models_to_make
     from negmerge_kit.lab.comparison.comparison import is_classifier
     from negmerge_kit.lab.workbench import Workbench
 
     if not is_classifier(pool):
         return
-    models = models_to_make(entrants, terms)
+    models = models_to_make(methods, terms)
     if not models and not terms.shadows:
         return
     with ProgressDisplay(f"before comparing on {pool.folder}", len(models) + terms.shadows) as display:
-        evaluator = yardstick_of(
+        evaluator = evaluator_of(
             Workbench(pool, device=device),
             terms,
             on_shadow=lambda progress: display.show(progress.message, done=len(models) + progress.step),
@@ -301,14 +305,14 @@ def _make_reference(pool: Pool, entrants: Sequence[Entrant], terms: Terms, devic
             def on_step(progress: Progress, made: int = made) -> None:
                 display.show(now("retraining", progress), done=made)
 
-            retrained(evaluator, terms, on_step, split=split, anew=recompute)
+            retrained(evaluator, terms, on_step, split=split, recompute=recompute)
             display.show(done=made + 1)
         _ = evaluator.shadows  # trained now, kept in the pool
 
 
 def _resample(comparison: Comparison, options: argparse.Namespace) -> dict[str, Resampled]:
     from negmerge_kit.cli.progress import ProgressDisplay
-    from negmerge_kit.lab.comparison.resampling import resample
+    from negmerge_kit.lab.comparison.bootstrap import resample
 
     with ProgressDisplay("every scale in full", len(comparison.rows)) as display:
         return resample(
@@ -320,9 +324,9 @@ def _resample(comparison: Comparison, options: argparse.Namespace) -> dict[str, 
         )
 
 
-def _redraw(comparison: Comparison, kept: KeptRows, options: argparse.Namespace) -> tuple[Comparison, ...]:
+def _redraw(comparison: Comparison, kept: RowStore, options: argparse.Namespace) -> tuple[Comparison, ...]:
     from negmerge_kit.cli.progress import ProgressDisplay
-    from negmerge_kit.lab.comparison.redraws import redraw
+    from negmerge_kit.lab.comparison.subset_draws import redraw
 
     with ProgressDisplay("subsets", options.subsets * len(comparison.rows)) as display:
         return redraw(

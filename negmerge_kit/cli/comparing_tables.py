@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.options import seconds
-from negmerge_kit.lab.comparison.matched import FLOORS
+from negmerge_kit.lab.comparison.matched_retention import FLOORS
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
@@ -42,13 +42,13 @@ def rules_table(comparison: Comparison) -> str:
             pair = row.matched.test
             matched = f"{row.matched.crossing.scale:>7.3f}{_share(pair):>20}{_percent(pair.retain.value):>9}"
         lines.append(
-            f"{row.entrant.title:34}{protocol}   {matched}{_percent(row.kept_fraction or 0.0):>8}"
+            f"{row.method.title:34}{protocol}   {matched}{_percent(row.kept_fraction or 0.0):>8}"
             f"{_percent(row.equal.value) if row.equal else '-':>17}"
         )
     lines.append(f"forget: n = {test.forget.n}, retain: n = {test.retain.n}; lower forget is better")
     lines.append(EQUAL)
     lines.append(_searched(comparison))
-    outcomes = [f"{row.entrant.title}: {row.outcome}" for row in comparison.rows if row.outcome]
+    outcomes = [f"{row.method.title}: {row.outcome}" for row in comparison.rows if row.outcome]
     return "\n".join([*lines, *outcomes, *notes(comparison)])
 
 
@@ -56,10 +56,10 @@ def notes(comparison: Comparison) -> list[str]:
     """A line for each row that is to be read with care, with what was chosen for it where that was searched."""
     lines = []
     for row in comparison.rows:
-        if row.entrant.note:
-            tried = row.entrant.settings
+        if row.method.note:
+            tried = row.method.settings
             chosen = [f"{name} {row.params[name]:g}" for name in tried[0] if len({s[name] for s in tried}) > 1]
-            lines.append(f"{', '.join([row.entrant.title, *chosen])}: {row.entrant.note}")
+            lines.append(f"{', '.join([row.method.title, *chosen])}: {row.method.note}")
     return lines
 
 
@@ -80,7 +80,7 @@ def costs_table(comparison: Comparison) -> str:
         cost = row.cost
         peak = f"{cost.peak_memory / 2**20:.0f} MB" if cost.peak_memory is not None else "-"
         spent = "".join(f"{seconds(value):>9}" for value in (cost.train, cost.merge, cost.search, cost.wall))
-        lines.append(f"{row.entrant.title:34}{spent}{cost.evaluations:>8}{cost.images:>9}{peak:>9}  {cost.device}")
+        lines.append(f"{row.method.title:34}{spent}{cost.evaluations:>8}{cost.images:>9}{peak:>9}  {cost.device}")
     return "\n".join([*lines, "scales: looked at on validation, in full or in part; the pool is trained once for all"])
 
 
@@ -88,13 +88,13 @@ def differences_table(comparison: Comparison, resampled: dict[str, Resampled], r
     """Each rule minus the reference on the same resampled images, in points of test accuracy."""
     lines = [f"\n{'minus ' + reference + ', points of forget, test':40}{'protocol':>26}{'matched retention':>26}"]
     for row in comparison.rows:
-        if row.entrant.name in resampled and row.entrant.name != reference:
-            effects = resampled[row.entrant.name].differences
+        if row.method.name in resampled and row.method.name != reference:
+            effects = resampled[row.method.name].differences
             cells = "".join(
                 f"{f'{100 * e.value:+.1f} ({100 * e.low:+.1f} to {100 * e.high:+.1f})':>26}"
                 for e in (effects["protocol forget"], effects["matched forget"])
             )
-            lines.append(f"{row.entrant.title:40}{cells}")
+            lines.append(f"{row.method.title:40}{cells}")
     return "\n".join([*lines, "paired bootstrap, 95 %: every replicate chose its scales again on its own validation"])
 
 

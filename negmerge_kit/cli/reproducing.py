@@ -125,7 +125,7 @@ def reproduce(arguments: list[str]) -> int:
             "keep": keep,
             "datasets": parts,
             "averages": averages(parts, published),
-            "published": published.told | {"sources": published.sources},
+            "published": published.numbers | {"sources": published.sources},
         }
         write_result(path, result)
     if options.json:

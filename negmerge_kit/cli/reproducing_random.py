@@ -16,8 +16,8 @@ from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
-    from negmerge_kit.lab.comparison.entrants import Entrant
-    from negmerge_kit.lab.comparison.terms import Terms
+    from negmerge_kit.lab.comparison.methods import Method
+    from negmerge_kit.lab.comparison.options import ComparisonOptions
     from negmerge_kit.lab.random_forgetting import PublishedRows
     from negmerge_kit.vision.classifier_scene import ClassifierScene
 
@@ -35,20 +35,20 @@ def reproduce_random(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     options.grid = options.grid or GRIDS.get(options.model, "paper-cifar")
 
-    from negmerge_kit.lab.comparison.terms import Terms
-    from negmerge_kit.lab.random_forgetting import beside, find_published_rows
+    from negmerge_kit.lab.comparison.options import ComparisonOptions
+    from negmerge_kit.lab.random_forgetting import find_published_rows, with_published
     from negmerge_kit.lab.training.recipe import grid, grid_of
     from negmerge_kit.scoring.early_stopping import parse_scales
 
     # A misspelt value raises here, before hours are spent.
     parse_scales(options.scales)
-    terms = Terms(options.choose, options.shadows, options.seed, options.epochs)
-    entrants, executor = published_entrants(options.rules, options.baselines), executor_of(options)
+    terms = ComparisonOptions(options.choose, options.shadows, options.seed, options.epochs)
+    methods, executor = published_methods(options.rules, options.baselines), executor_of(options)
     grid(options.grid, mode="standard")
     scene = _scene(options)
     published = find_published_rows(options.model, options.data, options.share)
     if options.dry_run:
-        return _dry_run(options, scene, entrants, terms)
+        return _dry_run(options, scene, methods, terms)
 
     from negmerge_kit.cli.data import prepare_scene
     from negmerge_kit.lab.training.recipe import reseeded
@@ -64,7 +64,7 @@ def reproduce_random(arguments: list[str]) -> int:
     pool = store.reload().only(pool_order(store, recipes))
     if not pool.ids:
         raise NegmergeError(f"no candidate could be fine-tuned: {swept['failed'][0]['why'].strip().splitlines()[-1]}")
-    comparison, _ = compare_pool(pool, entrants, terms, options)
+    comparison, _ = compare_pool(pool, methods, terms, options)
     result = {
         "table": TABLE,
         "model": options.model,
@@ -73,7 +73,7 @@ def reproduce_random(arguments: list[str]) -> int:
         "forgetting": scene.forgetting.label,
         "never_seen": scene.parts.never_seen,
         "failed": swept["failed"],
-        "rows": beside(comparison, published),
+        "rows": with_published(comparison, published),
         "published": {
             "sources": published.sources,
             "second_hand": list(published.second_hand),
@@ -148,18 +148,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def published_entrants(rules: str, baselines: str) -> tuple[Entrant, ...]:
+def published_methods(rules: str, baselines: str) -> tuple[Method, ...]:
     """Methods in the table's rows; a rule named without parameters takes those of the papers' tables.
 
     >>> [dict(entrant.params) for entrant in published_entrants("ties,ties:density=0.1", "none")]
     [{}, {'trim_over': 'all'}, {'density': 0.1}]
     """
-    from negmerge_kit.lab.comparison.entrants import find_entrants
+    from negmerge_kit.lab.comparison.methods import find_methods
     from negmerge_kit.lab.reproduction import AS_PUBLISHED
 
     return tuple(
-        replace(entrant, params=tuple(AS_PUBLISHED.get(entrant.name, dict(entrant.params)).items()))
-        for entrant in find_entrants(rules, baselines, classifier=True)
+        replace(method, params=tuple(AS_PUBLISHED.get(method.name, dict(method.params)).items()))
+        for method in find_methods(rules, baselines, classifier=True)
     )
 
 
@@ -185,7 +185,9 @@ def _folder(options: argparse.Namespace) -> str:
     return "-".join(parts)
 
 
-def _dry_run(options: argparse.Namespace, scene: ClassifierScene, entrants: tuple[Entrant, ...], terms: Terms) -> int:
+def _dry_run(
+    options: argparse.Namespace, scene: ClassifierScene, methods: tuple[Method, ...], terms: ComparisonOptions
+) -> int:
     from negmerge_kit.lab.random_forgetting import forecast_rows
     from negmerge_kit.lab.training.forecast import SUSTAINED
     from negmerge_kit.lab.training.from_scratch import base_recipe
@@ -195,10 +197,10 @@ def _dry_run(options: argparse.Namespace, scene: ClassifierScene, entrants: tupl
     cost = forecast_rows(
         scene,
         scene.untrained(device="cpu"),
-        entrants,
+        methods,
         base_recipe(scene),
         lambda name, images: grid(options.grid, data=name, images=images),
-        terms=terms,
+        options=terms,
         scales=parse_scales(options.scales),
         tflops=SUSTAINED if options.tflops is None else options.tflops,
     )

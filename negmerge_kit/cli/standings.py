@@ -11,8 +11,8 @@ from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
     from negmerge_kit.lab.comparison.comparison import Comparison
+    from negmerge_kit.lab.comparison.options import ComparisonOptions
     from negmerge_kit.lab.comparison.rows import Row
-    from negmerge_kit.lab.comparison.terms import Terms
 
 SHOWN = {"retain": "remaining", "forget": "forgotten", "unseen": "unseen", "mia": "attack", "gap": "gap"}
 """The columns, by metric: those that papers report."""
@@ -25,18 +25,18 @@ CHOSEN = {
 
 def standings_table(comparison: Comparison) -> str:
     """Format the comparison, a row a line: shares on test in %, the gap in points, and the row's cost."""
-    assert comparison.terms is not None
+    assert comparison.options is not None
     lines = [
-        f"\n{comparison.pool}: {CHOSEN[comparison.terms.choose].format(keep=comparison.keep)}{comparison.statistics}"
-        f"{_shortened(comparison.terms)}",
+        f"\n{comparison.pool}: {CHOSEN[comparison.options.choose].format(keep=comparison.keep)}{comparison.statistics}"
+        f"{_shortened(comparison.options)}",
         f"chosen on {_images(comparison, 'val')}; reported on {_images(comparison, 'test')}{_shared(comparison)}",
         f"{'test, %':34}{'chosen':>9}" + "".join(f"{title:>11}" for title in SHOWN.values()) + f"{'took':>9}",
     ]
     for row in comparison.rows:
-        values = row.standing.values if row.standing else {}
+        values = row.metrics.values if row.metrics else {}
         cells = "".join(f"{_cell(values.get(name)):>11}" for name in SHOWN)
         shown = cells if values else f"{row.status:>{11 * len(SHOWN)}}"
-        lines.append(f"{row.entrant.title:34}{_chosen(row):>9}{shown}{seconds(row.cost.wall):>9}")
+        lines.append(f"{row.method.title:34}{_chosen(row):>9}{shown}{seconds(row.cost.wall):>9}")
     return "\n".join(
         [
             *lines,
@@ -50,7 +50,7 @@ def standings_table(comparison: Comparison) -> str:
     )
 
 
-def _shortened(terms: Terms) -> str:
+def _shortened(terms: ComparisonOptions) -> str:
     """Remark for the headline where --epochs shortened the training, so that the gap means less."""
     if terms.epochs is None:
         return ""

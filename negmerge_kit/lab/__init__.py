@@ -1,1 +1,1 @@
-"""What a researcher does: fine-tune candidates, score them, merge them live on a workbench."""
+"""Experiments: fine-tune candidates, score them, merge them live on a workbench, compare and audit."""

@@ -1,4 +1,4 @@
-"""Which images are known to be right, by choice, split and scale: in this process and in the pool's folder.
+"""Cache of which images a model answers right, by choice, split and scale: in memory and in the pool's folder.
 
 POOL/searches/answers-<digest>.json      what one choice answers on one split, under what it was made from
 """
@@ -24,13 +24,13 @@ from negmerge_kit.types import Json
 KIND = "answers"
 
 WRITE_EVERY = 0.2
-"""Seconds between two writes: what a kill can cost at most, with the forward passes at work."""
+"""Seconds between two writes; a killed process loses at most this much work."""
 
 REMEMBERED = 512
 """Choices, each on one split, that a process remembers; a point of 50,000 images takes 6 kB."""
 
 MOST_SCALES = 2048
-"""Scales of one choice that are remembered; the oldest are forgotten first."""
+"""Scales remembered for each choice; the oldest are evicted first."""
 
 
 @dataclass
@@ -152,7 +152,7 @@ class Known:
 
 
 class AnswerMemory:
-    """What is known of every choice on every split; safe to use from several threads.
+    """Answers of every choice on every split; thread-safe.
 
     With a pool it is found in the pool's folder, under a key of all that an answer depends on: base, heads, scene,
     candidate files, rule, parameters, buffers, torch, the kind of device, our results version. What cannot be read
@@ -173,7 +173,7 @@ class AnswerMemory:
         self._with = made_with(device) if device is not None else {}
 
     def known(self, choice: Choice | None, split: str, sizes: tuple[int, int]) -> Known:
-        """What is known of a choice, None for the base, on a split of so many images a side."""
+        """Answers of a choice, None for the base, on a split with the given numbers of images a side."""
         with self._turn:
             key = choice, split
             if key not in self._known:
@@ -192,7 +192,7 @@ class AnswerMemory:
                 self.flush()
 
     def flush(self) -> None:
-        """Write what has not been written yet."""
+        """Write all pending answers."""
         with self._turn:
             self._written, unsaved, self._unsaved = time.monotonic(), self._unsaved, set()
             for key in unsaved:
@@ -201,7 +201,7 @@ class AnswerMemory:
                     self._may_write = self._store.put(KIND, made_from, self._known[key].json())
 
     def key(self, choice: Choice | None, split: str) -> Json | None:
-        """What the answers of a choice on a split depend on; None for what is not kept on disk."""
+        """Cache key of a choice's answers on a split; None for what is not kept on disk."""
         if self._pool is None or split == "live":
             return None
         return {

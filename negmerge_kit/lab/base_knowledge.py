@@ -79,14 +79,14 @@ class Fit:
         >>> Fit(Accuracy(99, 100, "train"), Accuracy(40, 50, "val")).sentence()
         'the base gets 99.0 % of the 100 images right that it was trained on, and 80.0 % of 50 unseen ones'
         """
-        told = (
+        accuracies = (
             f"the base gets {100 * self.seen.value:.1f} % of the {self.seen.n:,} images right that it was trained "
             f"on, and {100 * self.unseen.value:.1f} % of {self.unseen.n:,} unseen ones"
         )
         if self.seen.value >= FITTED:
-            return told
+            return accuracies
         return (
-            f"{told}. Far from 100 % on what it has seen, it has hardly learnt single images, so that there is "
+            f"{accuracies}. Far from 100 % on what it has seen, it has hardly learnt single images, so that there is "
             "little to forget: train it longer (training = {epochs = …} in the scene)"
         )
 

@@ -1,4 +1,4 @@
-"""The unlearning card as data: what was done to which weights, what came of it, and what it does not show."""
+"""The unlearning card as data: weights, method, scores, and limits of what they show."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BY_HAND = ("by hand", "by hand, on the page's slider")
 
 
 def card(bench: Workbench, choice: Choice, result: Json, *, chosen: str, probes: Json | None = None) -> Json:
-    """The record that goes with an unlearned file: what was done, with what, what came of it, and its limits.
+    """The record of an unlearned file: inputs, method, scores and limits.
 
     Args:
         result: the object of `search_json`, with a scale and the scores on test; "retrained" names the model that a
@@ -105,20 +105,20 @@ def with_file(record: Json, weights: Path) -> Json:
     }
 
 
-def public(told: Any) -> Any:
+def public(value: Any) -> Any:
     """The same with every local path cut to its last part: a card travels, the folders of its maker do not.
 
     >>> public({"forget": "folder:/home/me/cars", "model": {"arch": "ViT-B-32", "pretrained": "/data/b.safetensors"}})
     {'forget': 'folder:cars', 'model': {'arch': 'ViT-B-32', 'pretrained': 'b.safetensors'}}
     """
-    if isinstance(told, dict):
-        return {key: public(value) for key, value in told.items()}
-    if isinstance(told, list):
-        return [public(value) for value in told]
-    if not isinstance(told, str):
-        return told
-    kind, path = ("folder:", told.removeprefix("folder:")) if told.startswith("folder:") else ("", told)
-    return kind + PurePath(path).name if kind or PurePath(path).is_absolute() else told
+    if isinstance(value, dict):
+        return {key: public(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [public(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    kind, path = ("folder:", value.removeprefix("folder:")) if value.startswith("folder:") else ("", value)
+    return kind + PurePath(path).name if kind or PurePath(path).is_absolute() else value
 
 
 def versions() -> Json:
@@ -127,7 +127,7 @@ def versions() -> Json:
 
 
 def peak_memory() -> int | None:
-    """The most memory this process has held so far, in bytes; None where the system does not tell."""
+    """The most memory this process has held so far, in bytes; None where the system does not report it."""
     try:
         import resource
     except ModuleNotFoundError:  # Windows

@@ -16,11 +16,11 @@ from negmerge_kit.outside import check_regular, parse_json
 from negmerge_kit.types import Json
 
 RUN_FROM = "pool"
-"""The entry that says where the pool lies, from the card's folder; a card that leaves this machine goes without it."""
+"""The entry with the pool's path relative to the card; left out of a published card."""
 
 
 def card_path(weights: Path, card: Path | None = None) -> Path:
-    """Where the card's JSON goes: beside the weights, or where `card` says; the Markdown lies beside it.
+    """Path of the card's JSON: next to the weights, or where `card` says; the Markdown goes next to it.
 
     Raises:
         CardError: if `card` is neither .json nor .md, or one of the two would fall on the weights.
@@ -38,7 +38,7 @@ def card_path(weights: Path, card: Path | None = None) -> Path:
 
 
 def check_card(path: Path, inputs: Iterable[Path] = ()) -> None:
-    """Refuse the place of a card's JSON, or of the Markdown beside it, as `check_output` does."""
+    """Check the paths of a card's JSON and Markdown as `check_output` does."""
     read = list(inputs)
     for file in (path, path.with_suffix(".md")):
         check_output(file, Kind("a card", read_card), read)
@@ -46,7 +46,7 @@ def check_card(path: Path, inputs: Iterable[Path] = ()) -> None:
 
 @contextmanager
 def card_files(path: Path) -> Iterator[Callable[[Json], None]]:
-    """Write a card as JSON at `path` and as Markdown beside it: both appear when the block ends well, or neither.
+    """Write a card as JSON at `path` and as Markdown next to it: both appear when the block succeeds, or neither.
 
     Yields the function that takes the record; the block may write the weights first.
     """
@@ -62,7 +62,7 @@ def card_files(path: Path) -> Iterator[Callable[[Json], None]]:
 
 
 def run_from(pool: Path, card: Path) -> Json:
-    """What a card says of the place of its pool, so that `verify` finds it again."""
+    """Entry with the pool's path, so that `verify` finds it again."""
     try:
         return {RUN_FROM: Path(os.path.relpath(pool.resolve(), card.resolve().parent)).as_posix()}
     except ValueError:  # another drive
@@ -88,7 +88,7 @@ def read_card(path: Path) -> Json:
 
 
 def weights_of(card: Path, record: Json) -> Path:
-    """Where the weights of a card should lie: beside it, under the name that it gives.
+    """Path of a card's weights: next to it, under the name that it gives.
 
     Raises:
         CardError: if the card names no file, or one elsewhere.
@@ -102,7 +102,7 @@ def weights_of(card: Path, record: Json) -> Path:
 def hub_files(record: Json, weights: Path, *, licence: str | None = None) -> dict[str, Path | bytes]:
     """What a repository of these weights holds: the weights as `model.safetensors`, README.md and card.json.
 
-    The card leaves without the place of its pool, which is nobody else's business.
+    The path of the pool is left out: it is private to this machine.
 
     Raises:
         CardError: if these are not the weights that the card goes with.
@@ -126,7 +126,7 @@ def hub_files(record: Json, weights: Path, *, licence: str | None = None) -> dic
 def page_agrees(page: Path, record: Json) -> tuple[bool, list[str]]:
     """Whether a card's Markdown still says, line by line and in order, what the record says; and what it says beyond.
 
-    Lines and entries of one's own are allowed, such as a licence; they are named, because nobody checked them.
+    Lines and entries added by hand are allowed, such as a licence; they are named, because nobody checked them.
     """
     import yaml
     from huggingface_hub import ModelCard

@@ -82,7 +82,7 @@ class _Held:
     tensors: dict[str, Tensor]
 
 
-class ResidentDeltas:
+class DeltaCache:
     """The base, and of each candidate the tensors that fine-tuning moved, on the base's device as far as they fit.
 
     Tensors that a candidate did not move are held once, as the base's own. When the device runs out of memory,
@@ -90,25 +90,25 @@ class ResidentDeltas:
     along, so that its numbers are the same.
 
     Attributes:
-        residency: how candidates are held; None until the first one is needed.
+        mode: how candidates are held; None until the first one is needed.
         ran_out: whether the device has run out of memory.
     """
 
     def __init__(self, base: dict[str, Tensor]) -> None:
         self.base: Weights = base
         self.device = next(iter(base.values())).device
-        self.residency: Residency | None = None
+        self.mode: MemoryMode | None = None
         self.ran_out = False
         self._held: dict[str, _Held] = {}
         self._merged: OrderedDict[tuple[Choice, bool], Merged] = OrderedDict()
         self._budget = CACHE_BYTES
 
     @property
-    def told(self) -> str:
-        """What was given up for want of memory, in words; empty where nothing was."""
+    def given_up(self) -> str:
+        """What was given up because memory ran out, in words; empty where nothing was."""
         if self.ran_out:
             return "this device ran out of memory: candidates are read from disk for every merge, the numbers stay"
-        return TELLS[self.residency or "float32"]
+        return GIVEN_UP[self.mode or "float32"]
 
     def merged(self, pool: Pool, choice: Choice, *, exact: bool = True) -> Merged:
         """The choice's delta, merged once and then cached.
@@ -118,14 +118,14 @@ class ResidentDeltas:
         Raises:
             PoolError: if a candidate's file is missing, changed or of another model.
         """
-        if self.residency != "bfloat16":
+        if self.mode != "bfloat16":
             exact = True
         if (choice, exact) in self._merged:
             self._merged.move_to_end((choice, exact))
             return self._merged[choice, exact]
         found = self._stepping_down(lambda device: self._merge(pool, choice, device, exact=exact))
         # What is resident is decided when the first candidate is loaded, and again when memory runs out.
-        self._merged[choice, exact or self.residency != "bfloat16"] = found
+        self._merged[choice, exact or self.mode != "bfloat16"] = found
         while len(self._merged) > 1 and sum(kept.bytes for kept in self._merged.values()) > self._budget:
             self._merged.popitem(last=False)
         return found
@@ -136,11 +136,11 @@ class ResidentDeltas:
 
     def stream(self) -> None:
         """Hold no candidate and no merged delta any more: the device has run out of memory."""
-        self.residency, self.ran_out = "streamed", True
+        self.mode, self.ran_out = "streamed", True
         self._merged.clear()
         for held in self._held.values():
             held.tensors.clear()
-        let_go(self.device)
+        empty_cache(self.device)
 
     def _stepping_down(self, work: Callable[[torch.device], T]) -> T:
         device = self.device
@@ -148,17 +148,17 @@ class ResidentDeltas:
             try:
                 return work(device)
             except torch.OutOfMemoryError:
-                if device != self.device or (self.residency == "streamed" and device.type == "cpu"):
+                if device != self.device or (self.mode == "streamed" and device.type == "cpu"):
                     raise
-            # Here the error is gone, and with it the tensors of the work that failed.
-            if self.residency == "streamed":
+            # Outside of the handler, which keeps the tensors of the failed work alive.
+            if self.mode == "streamed":
                 device = torch.device("cpu")
             self.stream()
 
     def _merge(self, pool: Pool, choice: Choice, device: torch.device, *, exact: bool) -> Merged:
         started = time.perf_counter()
         held = self._hold(pool, choice.candidates)
-        rounded = self.residency == "bfloat16" and not exact
+        rounded = self.mode == "bfloat16" and not exact
         views = [Rounded(one.tensors) if rounded else self._view(one) for one in held]
         stream = merge(self.base, views, rule=choice.rule, device=device, buffers=choice.buffers, **dict(choice.params))
         moved = frozenset[str]().union(*(one.moved for one in held))
@@ -170,7 +170,7 @@ class ResidentDeltas:
     ) -> list[LayerAgreement]:
         held = self._hold(pool, ids)
         moved = [name for name in self.base if any(name in one.moved for one in held)]
-        if self.residency == "bfloat16":  # changes beside a base of zeros: the same signs
+        if self.mode == "bfloat16":  # changes with a base of zeros: the same signs
             still = {name: torch.zeros_like(self.base[name], dtype=torch.bfloat16) for name in moved}
             views: list[Weights] = [{**still, **one.tensors} for one in held]
             base: Weights = split_attention(still)
@@ -192,7 +192,7 @@ class ResidentDeltas:
 
         The fold knows such tensors for zero deltas without reading them.
         """
-        if self.residency == "float32":
+        if self.mode == "float32":
             return {**self.base, **held.tensors}
         return Streamed(self.base, held.weights, held.moved)
 
@@ -209,12 +209,12 @@ class ResidentDeltas:
         moved = frozenset(
             name for name, tensor in weights.items() if not torch.equal(tensor.to(self.device), self.base[name])
         )
-        if self.residency is None:
+        if self.mode is None:
             self._decide(moved, len(pool.ids))
         tensors = {}
-        if self.residency == "float32":
+        if self.mode == "float32":
             tensors = {name: weights[name].to(self.device) for name in moved}
-        elif self.residency == "bfloat16":
+        elif self.mode == "bfloat16":
             for name in moved:
                 change = weights[name].to(self.device, torch.float32) - self.base[name].float()
                 tensors[name] = change.bfloat16()
@@ -224,18 +224,18 @@ class ResidentDeltas:
         delta = sum(self.base[name].nbytes for name in moved)
         halved = sum(2 * self.base[name].numel() for name in moved)
         free = free_memory(self.device)
-        self.residency = residency(candidates * delta, candidates * halved, delta, free)
+        self.mode = choose_memory_mode(candidates * delta, candidates * halved, delta, free)
         self._budget = max(CACHE_BYTES, 4 * delta) if free is None else free // 4
 
 
-Residency = Literal["float32", "bfloat16", "streamed"]
+MemoryMode = Literal["float32", "bfloat16", "streamed"]
 
 SHARE = 0.8
 """Of the free memory, this much may be taken: forward passes need the rest."""
 SPARE_DELTAS = 3
-"""Merged deltas that must fit beside the candidates: the one shown, the next one, and room to merge it."""
+"""Merged deltas that must fit together with the candidates: the one shown, the next one, and room to merge it."""
 
-TELLS: Mapping[Residency, str] = {
+GIVEN_UP: Mapping[MemoryMode, str] = {
     "float32": "",
     "bfloat16": "sliders use changes rounded to bfloat16, because float32 does not fit on this device; searches, "
     "scores of whole splits and files are float32, read from disk",
@@ -243,16 +243,16 @@ TELLS: Mapping[Residency, str] = {
 }
 
 
-def residency(whole: int, halved: int, delta: int, free: int | None) -> Residency:
+def choose_memory_mode(whole: int, halved: int, delta: int, free: int | None) -> MemoryMode:
     """The best way that fits: everything as it is stored, changes in bfloat16, or read from disk for every merge.
 
     Args:
         whole: bytes of all candidates' moved tensors as they are stored.
         halved: bytes of the same as bfloat16 changes.
         delta: bytes of one merged delta.
-        free: bytes that the device has left; None where nobody can say, as on the CPU, whose files are mapped anyway.
+        free: bytes that the device has left; None where it is unknown, as on the CPU, whose files are mapped anyway.
 
-    >>> [residency(100, 50, 10, free) for free in (None, 200, 100, 50)]
+    >>> [choose_memory_mode(100, 50, 10, free) for free in (None, 200, 100, 50)]
     ['float32', 'float32', 'bfloat16', 'streamed']
     """
     if free is None:
@@ -273,7 +273,7 @@ def free_memory(device: torch.device) -> int | None:
     return None
 
 
-def let_go(device: torch.device) -> None:
+def empty_cache(device: torch.device) -> None:
     """Give memory that no tensor uses any more back to the device."""
     if device.type == "cuda":
         torch.cuda.empty_cache()

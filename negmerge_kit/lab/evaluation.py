@@ -1,4 +1,4 @@
-"""What a model answers to sets of images, in forward passes, and a guess of how sure it will be of each at a scale."""
+"""Accuracy of a model on sets of images, and a forecast of every image's margin at another scale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may use a shared model next: in order of arrival, and work in the background lets everyone else go first."""
+"""Fair lock for a shared model: threads in order of arrival, background work after foreground work."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 PATIENCE = 3
-"""After so many turns in the foreground the background has one: a job gets on, slowly, however many people play."""
+"""Foreground turns after which the background gets one, so that a job never starves."""
 
 _mine = threading.local()
 
 
 @contextmanager
-def in_background() -> Iterator[None]:
-    """Within the block this thread lets nearly everyone else go first, and it gives way where it is asked to."""
+def background_priority() -> Iterator[None]:
+    """Within the block this thread waits for foreground threads, and yields to them where it is asked to."""
     before = getattr(_mine, "background", False)
     _mine.background = True
     try:
@@ -32,15 +32,15 @@ class _Waiter:
     called: threading.Event = field(default_factory=threading.Event)
 
 
-class Turns:
-    """A re-entrant lock that is fair: `threading.RLock` may give the same thread every turn while others wait.
+class FairLock:
+    """Re-entrant lock with first-come order: `threading.RLock` may let one thread acquire it again while others wait.
 
-    A thread inside `in_background()` waits until nobody else does, or `PATIENCE` others had their turn, and hands its
-    own over in `give_way()`.
+    A thread inside `background_priority()` waits until no foreground thread does, or until `PATIENCE` of them had
+    their turn, and releases the lock to them in `yield_to_foreground()`.
 
-    >>> turn = Turns()
+    >>> turn = FairLock()
     >>> with turn, turn:
-    ...     turn.give_way()
+    ...     turn.yield_to_foreground()
     False
     """
 
@@ -52,7 +52,7 @@ class Turns:
         self._depth = 0
         self._foreground_turns = 0
 
-    def __enter__(self) -> Turns:
+    def __enter__(self) -> FairLock:
         self._take(1)
         return self
 
@@ -64,8 +64,8 @@ class Turns:
             with self._guard:
                 self._call_next()
 
-    def give_way(self) -> bool:
-        """Let all go first who wait in the foreground; whether anyone did, so that what they changed can be restored.
+    def yield_to_foreground(self) -> bool:
+        """Yield to all waiting foreground threads; return whether there were any, so that changes can be restored.
 
         Does nothing unless this thread has the turn and is in the background.
         """
@@ -101,7 +101,7 @@ class Turns:
         self._depth = depth
 
     def _call_next(self) -> None:
-        """Hand the turn over; who is called owns it from now on, so that nobody can snatch it."""
+        """Give the lock to the next waiter, which owns it from now on, so that no other thread can take it."""
         late = self._later and (not self._soon or self._foreground_turns >= PATIENCE)
         line = self._later if late else self._soon
         self._foreground_turns = 0 if late else self._foreground_turns + 1

@@ -1,4 +1,4 @@
-"""How alike a pool's candidates are, asked of its files once: the inner products of their task vectors.
+"""Inner products of a pool's task vectors, computed from its files once and kept.
 
 POOL/likeness/products-<digest>.json        τi · τj by candidate, under the files that they were computed from
 """

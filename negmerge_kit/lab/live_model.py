@@ -10,7 +10,7 @@ from torch.optim.swa_utils import update_bn
 
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import NotFiniteError, ParameterError
-from negmerge_kit.lab.delta_cache import Choice, ResidentDeltas
+from negmerge_kit.lab.delta_cache import Choice, DeltaCache
 from negmerge_kit.merging import subtract
 from negmerge_kit.merging.alike import BUFFERS, check_buffers
 from negmerge_kit.types import Items, Weights
@@ -19,60 +19,60 @@ from negmerge_kit.vision.networks import has_batch_norm
 from negmerge_kit.vision.scene import Scene
 
 
-class Place(NamedTuple):
-    """What a model stands at: a choice less whose delta it is, and whether that is exact; no choice is the base."""
+class ModelState(NamedTuple):
+    """Weights of a resident model: base minus scale times the choice's delta; `exact` is False for a rounded delta."""
 
     choice: Choice | None = None
     scale: float = 0.0
     exact: bool = True
 
 
-BASE = Place()
+BASE = ModelState()
 
 
-class Placing:
+class LiveModel:
     """A model that holds the base minus scale times one merged delta; a move touches only what the two deltas hold.
 
     Attributes:
-        place: where the model stands; None after an update that failed half-way.
+        state: what the weights are now; None after an update that failed half-way.
     """
 
-    def __init__(self, model: Classifier, deltas: ResidentDeltas, statistics: RunningStatistics) -> None:
+    def __init__(self, model: Classifier, deltas: DeltaCache, statistics: RunningStatistics) -> None:
         self._model, self._deltas, self._statistics = model, deltas, statistics
         self._touched: set[str] = set()
-        self.place: Place | None = BASE
+        self.state: ModelState | None = BASE
 
-    def move(self, pool: Pool, place: Place) -> None:
-        """Bring the model there; when the device runs out of memory, once more without what is resident beside it."""
-        place = place if place.choice is not None and place.scale else BASE
-        if place == self.place:
+    def move(self, pool: Pool, state: ModelState) -> None:
+        """Load the weights for `state`. On CUDA out-of-memory, drop the cached deltas and retry once."""
+        state = state if state.choice is not None and state.scale else BASE
+        if state == self.state:
             return
         try:
-            self._update(pool, place)
+            self._update(pool, state)
         except torch.OutOfMemoryError:
             fits = False
         else:
             fits = True
         if not fits:  # outside of the handler, which holds the tensors of the update that failed
             self._deltas.stream()
-            self._update(pool, place)
+            self._update(pool, state)
 
-    def _update(self, pool: Pool, place: Place) -> None:
-        choice, scale, exact = place
+    def _update(self, pool: Pool, state: ModelState) -> None:
+        choice, scale, exact = state
         delta = self._deltas.merged(pool, choice, exact=exact).delta if choice else {}
         statistics = self._statistics.changed_by(choice)
         # If this fails half-way, the next update restores all that it touched.
         self._touched |= delta.keys() | statistics
-        self.place = None
+        self.state = None
         base = self._deltas.base
         updated = (
             (name, subtract(base[name], delta[name].to(base[name].device), scale) if name in delta else base[name])
             for name in self._touched
         )
         self._model.load(updated, partial=True)
-        self._statistics.settle(choice, base, delta, scale)
+        self._statistics.apply_batchnorm_policy(choice, base, delta, scale)
         self._touched = delta.keys() | statistics
-        self.place = place
+        self.state = state
 
 
 RECALIBRATED_ON = 1024
@@ -85,7 +85,7 @@ _BATCH = 128
 
 
 class RunningStatistics:
-    """What becomes of a resident model's running statistics, by the choice's policy for buffers."""
+    """BatchNorm policy of a resident model: keep, merge or recalibrate its running statistics."""
 
     def __init__(self, model: Classifier, scene: Scene) -> None:
         self._model, self._scene = model, scene
@@ -114,13 +114,13 @@ class RunningStatistics:
         return buffers
 
     def changed_by(self, choice: Choice | None) -> set[str]:
-        """The names of the tensors that `settle` changes in place."""
+        """The names of the tensors that `apply_batchnorm_policy` changes in place."""
         if choice is None or choice.buffers != "recalibrate":
             return set()
         return {name for name, _ in self._model.tower.named_buffers()}
 
-    def settle(self, choice: Choice | None, base: Weights, delta: Weights, scale: float) -> None:
-        """What is left to do once the weights are placed.
+    def apply_batchnorm_policy(self, choice: Choice | None, base: Weights, delta: Weights, scale: float) -> None:
+        """Recalibrate or check the running statistics once the weights are loaded.
 
         Raises:
             NotFiniteError: if a merged variance is negative now; the message names the tensor, the scale and a remedy.

@@ -25,12 +25,12 @@ from negmerge_kit.types import Json
 from negmerge_kit.vision.scenes import open_scene
 
 if TYPE_CHECKING:
-    from negmerge_kit.lab.retrained import Retrained
+    from negmerge_kit.lab.retrained_model import RetrainedModel
 
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What is merged, and how its scale is chosen.
+    """Options of a search: candidates, rule and how the scale is chosen.
 
     Args:
         rule: one of RULES.
@@ -214,15 +214,15 @@ def _write(search: PoolSearch, out: Path, page: Path, *, by_hand: bool, audit: b
     return written
 
 
-def _nearest(bench: Workbench, choice: Choice, scales: Scales) -> tuple[Retrained, ScaleSearch]:
-    """The search, and the retrained model that it was held against: of several, the one that chooses in `compare`."""
-    from negmerge_kit.lab.retrained import ANY, Wanted
-    from negmerge_kit.lab.yardstick import Yardstick
+def _nearest(bench: Workbench, choice: Choice, scales: Scales) -> tuple[RetrainedModel, ScaleSearch]:
+    """The search by the gap and its retrained model: of several, the one that chooses in `compare`."""
+    from negmerge_kit.lab.evaluator import ClassifierEvaluator
+    from negmerge_kit.lab.retrained_model import ANY_RETRAINED, RetrainedSpec
 
-    yardstick = Yardstick(bench, chooser=ANY.other)
-    held = yardstick.require()
-    yardstick.chooser = Wanted(sha256=held.sha256)  # this one to the end, even if another is made meanwhile
-    return held, yardstick.nearest(choice, scales=scales)
+    evaluator = ClassifierEvaluator(bench, chooser=ANY_RETRAINED.other)
+    held = evaluator.require()
+    evaluator.chooser = RetrainedSpec(sha256=held.sha256)  # this one to the end, even if another is made meanwhile
+    return held, evaluator.nearest(choice, scales=scales)
 
 
 def score_json(bench: Workbench, choice: Choice, scale: float, split: str = "val") -> Json:

@@ -1,4 +1,4 @@
-"""The papers' table of random-sample forgetting on CIFAR-10: what was published, beside what is measured here."""
+"""The papers' table of random-sample forgetting on CIFAR-10: what was published, with what is measured here."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from negmerge_kit.lab.baselines import BASELINES
-from negmerge_kit.lab.comparison.classifier_contest import models_to_make
+from negmerge_kit.lab.comparison.classifier_runner import models_to_make
 from negmerge_kit.lab.comparison.comparison import Comparison
-from negmerge_kit.lab.comparison.entrants import BASE, RETRAIN, RETRAIN_AGAIN, SEARCHES, Entrant
-from negmerge_kit.lab.comparison.terms import PLAIN, Terms
+from negmerge_kit.lab.comparison.methods import BASE, RETRAIN, RETRAIN_AGAIN, SEARCHES, Method
+from negmerge_kit.lab.comparison.options import PLAIN, ComparisonOptions
 from negmerge_kit.lab.training.forecast import SUSTAINED, TRAINING, check_tflops, count_images, flops_per_image
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.merging.rules import RULES
@@ -35,7 +35,7 @@ class PublishedRows:
     """What was published of one network on one set, of which one share was forgotten; no row for anything else.
 
     Attributes:
-        rows: each with its `row`, title, source, and the numbers that were told, as fractions.
+        rows: each with its `row`, title, source, and the published numbers, as fractions.
         second_hand: the sources that were read from somebody's copy of a table, not from the paper.
         why_none: a sentence where there is no row.
 
@@ -51,7 +51,7 @@ class PublishedRows:
     why_none: str | None = None
 
     def of(self, name: str) -> list[Json]:
-        """The published rows of one entrant: several where data or source differ."""
+        """The published rows of one method: several where data or source differ."""
         return [row for row in self.rows if row["row"] == name]
 
 
@@ -60,50 +60,50 @@ def find_published_rows(network: str, data: str = "cifar10", share: float = 0.1)
 
     Args:
         data: DATA as `find_data` reads it; a local copy, as `cifar10:PATH`, is the same data.
-        share: of the training images that is forgotten.
+        share: of the training images to forget.
     """
     record = json.loads(RECORD.read_text(encoding="utf-8"))
-    told = [
+    every = [
         {"network": name, **row, "second_hand": row["source"] in record["second_hand"]}
         for name, model in record["models"].items()
         for row in model["rows"]
     ]
     asked = (network, data.partition(":")[0], share)
-    rows = [row for row in told if (row["network"], row["data"], row["share"]) == asked]
-    known = dict.fromkeys(f"{100 * row['share']:g} % of {row['data']}, {row['network']}" for row in told)
+    rows = [row for row in every if (row["network"], row["data"], row["share"]) == asked]
+    known = dict.fromkeys(f"{100 * row['share']:g} % of {row['data']}, {row['network']}" for row in every)
     why_none = None if rows else f"Nothing is published for this: published are {'; '.join(known)}."
     return PublishedRows(tuple(rows), record["sources"], tuple(record["second_hand"]), why_none)
 
 
-def beside(comparison: Comparison, published: PublishedRows) -> list[Json]:
+def with_published(comparison: Comparison, published: PublishedRows) -> list[Json]:
     """Every measured row with the published ones of its name, then what was published but is not measured here."""
     lines: list[Json] = []
     for row in comparison.rows:
         measured = None
-        if row.standing:
-            measured = {name: row.standing.scores[name] for name in (*GAP_OVER, "gap", "seconds")}
+        if row.metrics:
+            measured = {name: row.metrics.scores[name] for name in (*GAP_OVER, "gap", "seconds")}
         lines.append(
             {
-                "row": row.entrant.name,
-                "title": row.entrant.title,
+                "row": row.method.name,
+                "title": row.method.title,
                 "status": row.status,
                 "scale": row.scale,
                 "measured": measured,
-                "published": published.of(row.entrant.name),
+                "published": published.of(row.method.name),
             }
         )
     measured_names = {line["row"] for line in lines}
     for name in dict.fromkeys(row["row"] for row in published.rows):
         if name not in measured_names:
-            told = published.of(name)
+            known = published.of(name)
             lines.append(
                 {
                     "row": name,
-                    "title": told[0]["title"],
+                    "title": known[0]["title"],
                     "status": "not measured",
                     "scale": None,
                     "measured": None,
-                    "published": told,
+                    "published": known,
                 }
             )
     return lines
@@ -112,11 +112,11 @@ def beside(comparison: Comparison, published: PublishedRows) -> list[Json]:
 def forecast_rows(
     scene: ClassifierScene,
     model: Classifier,
-    entrants: Sequence[Entrant],
+    methods: Sequence[Method],
     base: Recipe,
     grid: Callable[[str, int], Sequence[Recipe]],
     *,
-    terms: Terms = PLAIN,
+    options: ComparisonOptions = PLAIN,
     scales: Scales = DEFAULT_SCALES,
     tflops: float = SUSTAINED,
 ) -> Json:
@@ -130,11 +130,11 @@ def forecast_rows(
         model: an untrained one, whose forward pass is counted; its network also says which rates baselines try.
         base: the recipe of base, retrained model and shadow models.
         grid: the candidates' recipes, by the forget set's name and size.
-        terms: by the gap, every scale and every rate that is tried takes an attack on validation.
+        options: by the gap, every scale and every rate that is tried takes an attack on validation.
 
     Raises:
         ParameterError: unless `tflops` is a finite number above 0.
-        SceneError: for data of nobody's list that are not here yet.
+        SceneError: for unregistered data that are not here yet.
     """
     check_tflops(tflops)
     source, flops = scene.forgetting.source, flops_per_image(model)
@@ -145,31 +145,33 @@ def forecast_rows(
     rows = [_trained("base", 1, [(base.epochs, sets["seen"], base.batch_size)])]
     passes = [(recipe.epochs, sets["forget"], recipe.batch_size) for recipe in recipes]
     rows.append(_trained("candidates", len(recipes), passes))
-    trained = [(entrant.name, entrant.rule) for entrant in entrants if entrant.is_baseline and entrant.rule != BASE]
-    if "val" in models_to_make(entrants, terms) and all(rule != RETRAIN_AGAIN for _, rule in trained):
+    trained = [(method.name, method.rule) for method in methods if method.is_baseline and method.rule != BASE]
+    if "val" in models_to_make(methods, options) and all(rule != RETRAIN_AGAIN for _, rule in trained):
         trained.append((RETRAIN_AGAIN, RETRAIN_AGAIN))  # no row of the table, but what chooses has to be trained
     for name, rule in trained:
         baseline = BASELINES[RETRAIN if rule == RETRAIN_AGAIN else rule]
         preset = baseline.preset_of(str(model.spec))
         tries = max(1, len(preset.rates))
-        epochs = terms.epochs or preset.epochs or base.epochs
+        epochs = options.epochs or preset.epochs or base.epochs
         size = baseline.resolve(preset.params).get("batch_size", base.batch_size)
         rows.append(_trained(name, tries, [(tries * epochs, sets[part], size) for part in baseline.reads]))
-    if terms.shadows:
+    if options.shadows:
         every = known + sets["val"] + sets["test"]
-        rows.append(_trained("shadows", terms.shadows, [(terms.shadows * base.epochs, every // 2, base.batch_size)]))
+        rows.append(
+            _trained("shadows", options.shadows, [(options.shadows * base.epochs, every // 2, base.batch_size)])
+        )
     for row in rows:
         row["hours"] = TRAINING * row["images"] * flops / (tflops * 1e12) / 3600
-    rules = {entrant.rule for entrant in entrants}
-    searches = sum(len(entrant.settings) for entrant in entrants if entrant.rule in RULES)
+    rules = {method.rule for method in methods}
+    searches = sum(len(method.settings) for method in methods if method.rule in RULES)
     searches += len(recipes) * bool(rules & SEARCHES.keys()) + (len(recipes) - 1) * ("greedy" in rules)
     looked = searches * len({0.0, *scale_grid(scales)})
     tried = sum(row["trainings"] for row in rows if row["row"] in BASELINES and row["row"] != RETRAIN)
     chosen_on = known // 2 if scene.forgetting.halved else known  # the other half reports
     reported_on = known - chosen_on if scene.forgetting.halved else known
-    answered = (looked + tried) * (chosen_on + sets["val"]) + len(entrants) * (reported_on + sets["test"])
-    attacks = {2 * sets["test"]: len(FEATURES) * len(entrants)}
-    if terms.choose == "gap":
+    answered = (looked + tried) * (chosen_on + sets["val"]) + len(methods) * (reported_on + sets["test"])
+    attacks = {2 * sets["test"]: len(FEATURES) * len(methods)}
+    if options.choose == "gap":
         attacks[2 * sets["val"]] = attacks.get(2 * sets["val"], 0) + looked + tried
     attack_hours = sum(count * ATTACK * (size / 20_000) ** 2 for size, count in attacks.items()) / 3600
     search_hours = answered * flops / (tflops * 1e12) / 3600

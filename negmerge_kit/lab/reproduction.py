@@ -29,14 +29,14 @@ ROWS = {
 """The rows of the paper's table, in its order."""
 
 AS_PUBLISHED: dict[str, dict[str, Any]] = {"ties": {"trim_over": "all"}}
-"""Dials that stand otherwise in the papers' tables than by default."""
+"""Parameters whose value in the papers' tables is not the default."""
 
 RECORD = Path(__file__).parent / "published" / "clip_negation.json"
 
 
 @dataclass(frozen=True)
 class Published:
-    """What the paper and its code tell of one architecture; empty for any other.
+    """The published numbers of one architecture; empty for any other.
 
     >>> published = find_published("ViT-B-32-quickgelu/openai")
     >>> published.row("negmerge", "cars"), published.average("ties")["forget"]
@@ -46,20 +46,20 @@ class Published:
     """
 
     sets: tuple[str, ...]
-    told: Json = field(repr=False)
+    numbers: Json = field(repr=False)
     sources: Json = field(repr=False)
 
     def row(self, row: str, name: str) -> Json | None:
         """`{"forget", "retain"}` on test of one row and data set, as far as it was published."""
         if row == "base":
-            scores = self.told.get("zero_shot", {}).get("test", {})
+            scores = self.numbers.get("zero_shot", {}).get("test", {})
             return {"forget": scores[name], "retain": scores["imagenet"]} if name in self.sets and scores else None
-        found: Json | None = self.told.get("rows", {}).get(row, {}).get(name)
+        found: Json | None = self.numbers.get("rows", {}).get(row, {}).get(name)
         return found
 
     def average(self, row: str) -> Json | None:
         """The same, averaged over all the paper's data sets."""
-        found: Json | None = self.told.get("averages", {}).get(row)
+        found: Json | None = self.numbers.get("averages", {}).get(row)
         return found
 
 
@@ -74,13 +74,13 @@ def find_published(model: str, mode: str = "standard") -> Published:
     """
     record = json.loads(RECORD.read_text(encoding="utf-8"))
     arch = model.partition("/")[0].removesuffix("-quickgelu")
-    told = record["models"].get(arch, {})
+    numbers = record["models"].get(arch, {})
     if mode == "linear":
         rows = record["linear"].get(arch, {})
-        base = {row: told["averages"][row] for row in ("base",) if rows and "averages" in told}
-        told = {name: told[name] for name in ("zero_shot",) if name in told} | rows
-        told |= {"averages": base | rows["averages"]} if rows else {}
-    return Published(tuple(record["sets"]), told, record["sources"])
+        base = {row: numbers["averages"][row] for row in ("base",) if rows and "averages" in numbers}
+        numbers = {name: numbers[name] for name in ("zero_shot",) if name in numbers} | rows
+        numbers |= {"averages": base | rows["averages"]} if rows else {}
+    return Published(tuple(record["sets"]), numbers, record["sources"])
 
 
 def measure(
@@ -95,7 +95,7 @@ def measure(
     """One data set's part of the table: every row's scale chosen on validation, scored once on test.
 
     Searches and test scores are kept in the pool's folder, so that what was measured before is not measured again:
-    "seconds" tells what a row took now.
+    "seconds" is the time that a row took in this call.
 
     Args:
         on_row: called with each row that comes next.
@@ -136,14 +136,14 @@ def measure(
 
 
 def averages(parts: Sequence[Json], published: Published) -> list[Json]:
-    """Each row's mean over the data sets that have it, beside the paper's mean over all of its.
+    """Each row's mean over the data sets that have it, with the paper's mean over all of its.
 
     >>> part = {"data": "cars", "rows": [{"row": "base", "title": "Pre-trained", "test": {
     ...     "forget": {"value": 0.5}, "retain": {"value": 0.6}}}]}
     >>> averages([part], find_published("ViT-B-32/openai"))[0]["measured"]
     {'forget': 0.5, 'retain': 0.6, 'sets': ['cars']}
     """
-    told = []
+    lines = []
     for row, title in ROWS.items():
         found = [(part["data"], line["test"]) for part in parts for line in part["rows"] if line["row"] == row]
         scored = [(name, test) for name, test in found if test]
@@ -152,7 +152,7 @@ def averages(parts: Sequence[Json], published: Published) -> list[Json]:
         mean = {
             side: fmean(test[side]["value"] for _, test in scored) if scored else None for side in ("forget", "retain")
         }
-        told.append(
+        lines.append(
             {
                 "row": row,
                 "title": title,
@@ -161,7 +161,7 @@ def averages(parts: Sequence[Json], published: Published) -> list[Json]:
                 "complete": {name for name, _ in scored} == set(published.sets),
             }
         )
-    return told
+    return lines
 
 
 def _searched(

@@ -1,4 +1,4 @@
-"""How many images are right: one class answers it by choice, scale and split, and no image is answered twice.
+"""Scorer: counts right answers by choice, scale and split, hardest images first, and scores no image twice.
 
 long because counting, stopping early, remembering and charging are one loop over the same images.
 """
@@ -69,7 +69,7 @@ class Bound:
 
 
 class ScoringBackend(Protocol):
-    """Where merged models answer: a `Workbench`, or anything that lends a model out at a scale."""
+    """Source of merged models: a `Workbench`, or anything that yields a model at a scale."""
 
     def at(self, choice: Choice | None, scale: float) -> AbstractContextManager[Any]:
         """The model with scale times the choice's delta subtracted; None is the base."""
@@ -77,7 +77,7 @@ class ScoringBackend(Protocol):
     def images(self, split: str) -> Splits:
         """The images of a split, on the model's device."""
 
-    def give_way(self) -> None:
+    def yield_to_foreground(self) -> None:
         """Between two forward passes: let others use the model for a moment."""
 
 
@@ -100,7 +100,7 @@ class Charge:
     """What the answers that a block used took, whenever they were given: a search costs the same after another one.
 
     Attributes:
-        points: images and seconds by choice, scale and split; the base's are nobody's.
+        points: images and seconds by choice, scale and split; the base's are not counted.
         fresh: what was asked in the block itself.
         elapsed: seconds of the block; `asked`: those of them in which a model answered.
         peak: most bytes held while these answers were given (see `metered`).
@@ -152,7 +152,7 @@ class Scorer:
     The order changes no count. Every answer is remembered, also one to a scale that was given up (see `AnswerMemory`).
 
     Args:
-        backend: lends models out.
+        backend: yields models at a scale.
         memory: where answers are found again; by default this scorer's alone.
 
     Raises:
@@ -170,7 +170,7 @@ class Scorer:
         self._charged = threading.local()
 
     def through(self, backend: ScoringBackend) -> Scorer:
-        """The same memory and images, asked through another door to the same models."""
+        """A scorer with the same memory and images and another backend for the same models."""
         other = Scorer(backend, self.memory)
         other._queues, other._forecasts = self._queues, self._forecasts
         return other
@@ -453,7 +453,7 @@ class Scorer:
                         "measured by them; build the pool again."
                     )
             queues = tuple(
-                ImageQueue(sets, between=self.backend.give_way) for sets in ((splits.forget,), splits.retain)
+                ImageQueue(sets, between=self.backend.yield_to_foreground) for sets in ((splits.forget,), splits.retain)
             )
             forecasts = tuple(MarginForecast(queue.sizes) for queue in queues)
             margins = self.memory.known(None, split, (len(queues[0]), len(queues[1]))).margins
@@ -466,7 +466,7 @@ class Scorer:
 
 @contextmanager
 def _naming(choice: Choice | None, scale: float) -> Iterator[None]:
-    """Say whose weights answer with NaN, and what to do about it."""
+    """Name the weights that answer with NaN, and the remedy."""
     try:
         yield
     except NotFiniteError as error:

@@ -1,4 +1,4 @@
-"""What an unlearning card claims, computed again: files hashed, weights merged bit for bit, scores counted anew."""
+"""Verify an unlearning card's claims: files hashed, weights merged bit for bit, scores counted again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from negmerge_kit.errors import NegmergeError, SceneError
 from negmerge_kit.lab.card import BY_HAND, LIMITS, OPERATION, public, versions
 from negmerge_kit.lab.evaluation import Scores, evaluate_splits
 from negmerge_kit.lab.pipeline import searched
-from negmerge_kit.lab.retrained import find_retrained
+from negmerge_kit.lab.retrained_model import find_retrained
 from negmerge_kit.lab.verified_search import check_search, nearest_to
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging.rules import find_rule
@@ -65,7 +65,7 @@ def verify_record(
 
     Args:
         record: a card's record, as `read_card` gives it.
-        weights: where the unlearned weights should lie.
+        weights: path of the unlearned weights.
         pool: the pool that it was made from (opened with `force`); None leaves most claims unchecked.
         audit: how to run the probes again; None leaves them unchecked, they take a minute.
     """
@@ -73,9 +73,12 @@ def verify_record(
     yield from _words(record, audit)
     yield from _of_pool(record, weights, pool, device, audit)
     here = {name: (made, now) for name, now in versions().items() if (made := record["versions"].get(name)) != now}
-    told = "; ".join(f"{name} {made}, here {now}" for name, (made, now) in here.items())
+    differences = "; ".join(f"{name} {made}, here {now}" for name, (made, now) in here.items())
     yield Finding(
-        "versions", None if here else True, f"made with {told}" if here else "the ones installed here", needed=False
+        "versions",
+        None if here else True,
+        f"made with {differences}" if here else "the ones installed here",
+        needed=False,
     )
     for name in NEVER:
         outer, _, inner = name.partition(".")
@@ -240,9 +243,9 @@ def _scores(bench: Workbench, choice: Choice, record: Json, weights: Path) -> It
             for side in ("forget", "retain")
         ]
         wrong = [
-            f"{what} {_percent(told.get(side))}, recomputed {_percent(getattr(scores, side).json())}"
-            for what, told, scores, side in pairs
-            if told.get(side) != getattr(scores, side).json()
+            f"{what} {_percent(claimed.get(side))}, recomputed {_percent(getattr(scores, side).json())}"
+            for what, claimed, scores, side in pairs
+            if claimed.get(side) != getattr(scores, side).json()
         ]
         says = "; ".join(wrong) or f"forget {_percent(now.forget.json())}, retain {_percent(now.retain.json())}"
         yield Finding(f"scores on {name}", not wrong, says)

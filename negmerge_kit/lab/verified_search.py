@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from negmerge_kit.lab.evaluator import ClassifierEvaluator
 from negmerge_kit.lab.live_model import NEGATIVE_VARIANCE
-from negmerge_kit.lab.retrained import Wanted, find_retrained
-from negmerge_kit.lab.yardstick import Yardstick
+from negmerge_kit.lab.retrained_model import RetrainedSpec, find_retrained
 from negmerge_kit.scoring.early_stopping import FARTHEST, NO_NUMBERS, NOT_BETTER
 from negmerge_kit.scoring.retention_floor import images_needed, reaches
 from negmerge_kit.scoring.scale_search import METHODS, Point, ScaleSearch
@@ -24,30 +24,30 @@ Says = tuple[str, bool | None, str]
 """A claim's name, whether it holds, and why."""
 
 
-def nearest_to(record: Json) -> Wanted:
-    """The retrained model that a search by the gap was held against, as the card names it."""
-    return Wanted(sha256=(record["search"].get("retrained") or {}).get("sha256"))
+def nearest_to(record: Json) -> RetrainedSpec:
+    """The retrained model that a search by the gap used, as the card names it."""
+    return RetrainedSpec(sha256=(record["search"].get("retrained") or {}).get("sha256"))
 
 
 def check_search(bench: Workbench, choice: Choice, record: Json) -> Iterator[Says]:
     """Claims about how the scale was chosen: the scale that the same search finds, and every point of its curve."""
-    told = record["search"]
-    if not told:
+    search = record["search"]
+    if not search:
         if record.get("keep") is None:
             yield "scale", True, f"{record['scale']:g}, chosen by hand"
         else:
             yield "scale", False, "the card has a floor and no search that looked for it"
         return
-    scales, by_gap = [point["scale"] for point in told["curve"]], told.get("choose") == "gap"
+    scales, by_gap = [point["scale"] for point in search["curve"]], search.get("choose") == "gap"
     if by_gap and find_retrained(bench.pool, nearest_to(record)) is None:
         missing = "the retrained model to which the scale was to be nearest is not at hand."
         yield "scale", None, missing
         yield "curve", None, missing
         return
     if by_gap:
-        found = Yardstick(bench, wanted=nearest_to(record)).nearest(choice, scales=scales)
+        found = ClassifierEvaluator(bench, wanted=nearest_to(record)).nearest(choice, scales=scales)
     else:
-        method = next((known for known in METHODS if known == told.get("method")), METHODS[0])
+        method = next((known for known in METHODS if known == search.get("method")), METHODS[0])
         found = bench.search(choice, keep=record["keep"], scales=scales, method=method)
     best = found.best
     same = best is not None and best.scale == record["scale"]
@@ -58,9 +58,9 @@ def check_search(bench: Workbench, choice: Choice, record: Json) -> Iterator[Say
 
 
 def _curve(bench: Workbench, choice: Choice, record: Json, found: ScaleSearch) -> Says:
-    told, each = record["search"]["curve"], isinstance(record["keep"], dict)
+    search, each = record["search"]["curve"], isinstance(record["keep"], dict)
     wrong = []
-    for claimed, fresh in zip(told, found.curve, strict=False):
+    for claimed, fresh in zip(search, found.curve, strict=False):
         if claimed == fresh.json(each=each):
             continue
         if found.choose == "gap" or fresh.stopped in (NO_NUMBERS, NEGATIVE_VARIANCE):
@@ -70,17 +70,20 @@ def _curve(bench: Workbench, choice: Choice, record: Json, found: ScaleSearch) -
         full = bench.score(choice, claimed["scale"], "val").point(claimed["scale"])
         if not _follows(claimed, full, found, each=each):
             wrong.append(full)
-    if len(told) != len(found.curve):
-        return "curve", False, f"{len(told)} points, recomputed {len(found.curve)}: a scale is there twice"
+    if len(search) != len(found.curve):
+        return "curve", False, f"{len(search)} points, recomputed {len(found.curve)}: a scale is there twice"
     costs = record["costs"]
-    counts = {"scales_tried": len(told), "scales_scored_in_full": sum(point.get("stopped") is None for point in told)}
+    counts = {
+        "scales_tried": len(search),
+        "scales_scored_in_full": sum(point.get("stopped") is None for point in search),
+    }
     off = [name for name, n in counts.items() if costs.get(name) not in (None, n)]
     if wrong:
         at = ", ".join(f"{point.scale:g} ({_numbers(point)})" for point in wrong[:3])
-        return "curve", False, f"{len(wrong)} of {len(told)} points differ, recomputed at scale {at}"
+        return "curve", False, f"{len(wrong)} of {len(search)} points differ, recomputed at scale {at}"
     if off:
         return "curve", False, f"costs.{off[0]} is {costs[off[0]]}, the curve has {counts[off[0]]}"
-    return "curve", True, f"all {len(told)} points"
+    return "curve", True, f"all {len(search)} points"
 
 
 def _follows(claimed: Json, full: Point, found: ScaleSearch, *, each: bool) -> bool:
@@ -100,12 +103,12 @@ def _follows(claimed: Json, full: Point, found: ScaleSearch, *, each: bool) -> b
 
 
 def _range(record: Json, found: ScaleSearch) -> Says:
-    told = record["search"]
-    ended = told.get("ended")
-    if told.get("range") not in (None, list(found.range)):
-        return "range", False, f"from {told['range']}, the curve has {list(found.range)}"
+    search = record["search"]
+    ended = search.get("ended")
+    if search.get("range") not in (None, list(found.range)):
+        return "range", False, f"from {search['range']}, the curve has {list(found.range)}"
     beyond = ended == "cap" and found.ended == "grid" and found.range[1] >= FARTHEST
-    if "ended" in told and ended != found.ended and not beyond:
+    if "ended" in search and ended != found.ended and not beyond:
         return "range", False, f"ended by {ended}, recomputed {found.ended}"
     return "range", True, f"{found.range[0]:g} to {found.range[1]:g}"
 

@@ -1,4 +1,4 @@
-"""Why signs? What a pool's sign agreement is made of, and what of it the candidates' cosines already explain."""
+"""Analysis of a pool's sign agreement: how much of it the candidates' cosines explain."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from math import comb, sqrt
 from statistics import fmean
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.directions import Direction
+from negmerge_kit.lab.step_along import Direction
 from negmerge_kit.merging.orthants import Estimate, expected_unanimity
 from negmerge_kit.merging.signs import chance
 from negmerge_kit.merging.similarity import Likeness, likeness, pooled
@@ -80,7 +80,7 @@ class Why:
     """What `why_signs` found; `directions` and `fields` are empty where a pool is not at hand.
 
     `fields` holds for every hyperparameter the share of the candidates' diversity that goes with it, or None where the
-    pool cannot tell: it never varied, or took another value for every candidate.
+    pool cannot say: it never varied, or took another value for every candidate.
     """
 
     candidates: tuple[str, ...]
@@ -97,7 +97,7 @@ class Why:
 
     @property
     def finding(self) -> str:
-        """What came of it, in a sentence."""
+        """The finding in a sentence."""
         share, expected = self.whole.share, self.whole.expected.value
         return (
             f"All {len(self.candidates)} signs agree on {100 * share:.1f} % of the moved elements; their cosines alone "

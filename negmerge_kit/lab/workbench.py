@@ -14,10 +14,10 @@ from torch import Tensor
 from negmerge_kit.checkpoints.pool import Candidate, Pool
 from negmerge_kit.errors import ParameterError, check_scale
 from negmerge_kit.lab.answer_memory import AnswerMemory
-from negmerge_kit.lab.delta_cache import Choice, Merged, ResidentDeltas, let_go
+from negmerge_kit.lab.delta_cache import Choice, DeltaCache, Merged, empty_cache
 from negmerge_kit.lab.evaluation import Scores
-from negmerge_kit.lab.fair_lock import Turns
-from negmerge_kit.lab.live_model import BASE, Place, Placing, RunningStatistics, largest_scale
+from negmerge_kit.lab.fair_lock import FairLock
+from negmerge_kit.lab.live_model import BASE, LiveModel, ModelState, RunningStatistics, largest_scale
 from negmerge_kit.lab.scorer import Scorer
 from negmerge_kit.merging import LayerAgreement, find_rule, subtract
 from negmerge_kit.progress import ProgressFn, no_progress
@@ -28,16 +28,15 @@ from negmerge_kit.vision.scene import Splits
 from negmerge_kit.vision.scenes import scene_from_json
 
 Memory: TypeAlias = Literal["disk", "read", "none"]
-"""Where a workbench finds answers of before, and whether it keeps new ones on disk."""
+"""Where a workbench finds earlier answers, and whether it keeps new ones on disk."""
 
 
 class Workbench:
     """A pool on a device, with one resident model whose weights are updated in place.
 
-    Merging is cached by `Choice`; moving the scale is one in-place update and one pass over
-    resident images. Tensors that no candidate moved are held once. All methods may be called from
-    several threads; they take turns in order of arrival, and what runs `in_background` lets others in between two
-    forward passes.
+    Merging is cached by `Choice`; moving the scale is one in-place update and one pass over resident images. Tensors
+    that no candidate moved are held once. All methods are thread-safe: callers take turns in order of arrival, and
+    work inside `background_priority` lets others in between two forward passes.
 
     Args:
         memory: "disk": answers to images are found in the pool's folder and kept there; "read": found there, new ones
@@ -53,7 +52,7 @@ class Workbench:
     """
 
     def __init__(self, pool: Pool, *, device: str = "auto", memory: Memory = "disk") -> None:
-        self._turn = Turns()
+        self._turn = FairLock()
         self.pool = pool
         self.scene = scene_from_json(pool.scene)
         self.scene.require(pool.scene)
@@ -62,22 +61,22 @@ class Workbench:
         self.model.anchor()
         self._statistics = RunningStatistics(self.model, self.scene)
         # The model's own tensors are overwritten in place; the base stays apart.
-        self._deltas = ResidentDeltas(self.model.weights())
+        self._deltas = DeltaCache(self.model.weights())
         self._splits: dict[str, Splits] = {}
-        self._placing = Placing(self.model, self._deltas, self._statistics)
+        self._live = LiveModel(self.model, self._deltas, self._statistics)
         self._images_stay = False
         kept = AnswerMemory(None if memory == "none" else pool, self.model.device, write=memory == "disk")
         self.scorer, self.sliders = Scorer(self, kept), Scorer(_Sliders(self))
 
     @property
     def given_up(self) -> str:
-        """What was given up for want of memory on the device, as a sentence for the page; empty where nothing was."""
-        told = [self._deltas.told]
+        """What was given up because the device ran out of memory, as a sentence; empty where nothing was."""
+        given_up = [self._deltas.given_up]
         if self._images_stay:
-            told.append("images stay in the machine's memory")
+            given_up.append("images stay in the machine's memory")
         if self.model.batch < BATCH[self.model.device.type]:
-            told.append(f"{self.model.batch} images are scored at a time")
-        return "; ".join(part for part in told if part)
+            given_up.append(f"{self.model.batch} images are scored at a time")
+        return "; ".join(part for part in given_up if part)
 
     @property
     def policies(self) -> tuple[str, ...]:
@@ -128,7 +127,7 @@ class Workbench:
             return self.pool
 
     def hold(self, entry: Candidate) -> None:
-        """Take in a candidate whose file is written but which is not recorded in pool.json yet; once, if told again."""
+        """Add a candidate whose file is written but not yet recorded in pool.json; idempotent."""
         with self._turn:
             entries = {other.id: other for other in self.pool.entries} | {entry.id: entry}
             self.pool = replace(self.pool, entries=tuple(entries.values()))
@@ -253,14 +252,14 @@ class Workbench:
         """
         check_scale(scale)
         with self._turn:
-            self._placing.move(self.pool, Place(choice, scale, exact))
+            self._live.move(self.pool, ModelState(choice, scale, exact))
             yield self.model
 
-    def give_way(self) -> None:
-        """Between two passes of work in the background: let others use the model, and place the weights again."""
-        place = self._placing.place
-        if self._turn.give_way():
-            self._placing.move(self.pool, place or BASE)
+    def yield_to_foreground(self) -> None:
+        """Between two passes of background work: let others use the model, then load the weights again."""
+        state = self._live.state
+        if self._turn.yield_to_foreground():
+            self._live.move(self.pool, state or BASE)
 
     def _resident(self, splits: Splits) -> Splits:
         """The images on the device, or where they are if they do not fit: each pass takes its own along."""
@@ -268,7 +267,7 @@ class Workbench:
             return splits.to(self.model.device)
         except torch.OutOfMemoryError:
             self._images_stay = True
-        let_go(self.model.device)
+        empty_cache(self.model.device)
         return splits
 
 
@@ -277,7 +276,7 @@ class _Sliders:
 
     def __init__(self, bench: Workbench) -> None:
         self._bench = bench
-        self.images, self.give_way = bench.images, bench.give_way
+        self.images, self.yield_to_foreground = bench.images, bench.yield_to_foreground
 
     def at(self, choice: Choice | None, scale: float) -> AbstractContextManager[Classifier]:
         return self._bench.at(choice, scale, exact=False)

@@ -10,14 +10,15 @@ from typing import Any
 
 from negmerge_kit.checkpoints.pool import Pool, open_pool
 from negmerge_kit.lab.comparison.comparison import compare_rules
-from negmerge_kit.lab.comparison.entrants import RETRAIN, RETRAIN_AGAIN, Entrant
-from negmerge_kit.lab.comparison.kept_rows import KeptRows
-from negmerge_kit.lab.comparison.terms import PLAIN, Terms
+from negmerge_kit.lab.comparison.methods import RETRAIN, RETRAIN_AGAIN, Method
+from negmerge_kit.lab.comparison.options import PLAIN, ComparisonOptions
+from negmerge_kit.lab.comparison.row_store import RowStore
 from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.lab.pipeline import search_json
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.progress import Progress, ProgressFn, no_progress
-from negmerge_kit.scoring.scale_search import KEEP, Method, Scales
+from negmerge_kit.scoring.scale_search import KEEP, Scales
+from negmerge_kit.scoring.scale_search import Method as SearchMethod
 from negmerge_kit.sweeps.jobs import counted, open_workbench
 from negmerge_kit.types import Json
 
@@ -35,7 +36,7 @@ class SearchJob:
     choice: Choice
     keep: float = KEEP
     scales: tuple[float, ...] | None = None
-    method: Method = "early"
+    method: SearchMethod = "early"
     test: bool = False
     device: str = "auto"
 
@@ -59,24 +60,24 @@ class SearchJob:
 class ComparisonJob:
     """Run `compare_rules` for one rule on the pool in `folder`; its value is the row, which the pool keeps too.
 
-    Once every rule's job is done, `compare_rules(bench, entrants, kept=KeptRows(...))` finds all rows there.
+    Once every rule's job is done, `compare_rules(bench, entrants, kept=RowStore(...))` finds all rows there.
     """
 
     folder: Path
-    entrant: Entrant
+    method: Method
     keep: float = KEEP
     scales: tuple[float, ...] | None = None
     device: str = "auto"
     force: bool = False
     anew: bool = False
-    terms: Terms = PLAIN
+    options: ComparisonOptions = PLAIN
     buffers: str = "keep"
     candidates: tuple[str, ...] | None = None
 
     @property
     def label(self) -> str:
         """The rule as readers know it."""
-        return self.entrant.title
+        return self.method.title
 
     def run(self, on_step: ProgressFn = no_progress) -> Json:
         """Read the kept row, or compute and keep it."""
@@ -85,21 +86,26 @@ class ComparisonJob:
         bench = Workbench(pool, device=self.device) if self.force else _fresh(self.folder, self.device)
         if self.candidates is not None:
             bench.pool = bench.pool.only(self.candidates)
-        same: dict[str, Any] = {"keep": self.keep, "scales": self.scales, "buffers": self.buffers, "terms": self.terms}
-        kept = KeptRows(bench.pool, device=bench.model.device, anew=self.anew, **same)
-        comparison = compare_rules(bench, [self.entrant], kept=kept, anew=self.anew, on_step=on_step, **same)
+        same: dict[str, Any] = {
+            "keep": self.keep,
+            "scales": self.scales,
+            "buffers": self.buffers,
+            "options": self.options,
+        }
+        kept = RowStore(bench.pool, device=bench.model.device, recompute=self.anew, **same)
+        comparison = compare_rules(bench, [self.method], kept=kept, recompute=self.anew, on_step=on_step, **same)
         return comparison.rows[0].json()
 
 
 def comparison_jobs(
     pool: Pool,
-    entrants: Iterable[Entrant],
+    methods: Iterable[Method],
     *,
     keep: float = KEEP,
     scales: Scales = None,
     device: str = "auto",
     anew: bool = False,
-    terms: Terms = PLAIN,
+    options: ComparisonOptions = PLAIN,
     buffers: str = "keep",
 ) -> list[ComparisonJob]:
     """One job a rule, on the candidates that `pool` holds as it is given.
@@ -112,17 +118,17 @@ def comparison_jobs(
     return [
         ComparisonJob(
             folder,
-            entrant,
+            method,
             keep,
             grid,
             device,
             pool.forced,
-            anew and entrant.rule not in (RETRAIN, RETRAIN_AGAIN),
-            terms,
+            anew and method.rule not in (RETRAIN, RETRAIN_AGAIN),
+            options,
             buffers,
             ids,
         )
-        for entrant in entrants
+        for method in methods
     ]
 
 

@@ -39,7 +39,7 @@ def rule_frontier(comparisons: Sequence[Comparison], resampled: Mapping[str, Res
         raise ParameterError("there is no row to draw: compare at least one rule.")
     first = comparisons[0]
     order = sorted(
-        dict.fromkeys(row.entrant.name for comparison in comparisons for row in comparison.rows),
+        dict.fromkeys(row.method.name for comparison in comparisons for row in comparison.rows),
         key=lambda name: -_middle([row.matched.test.forget.value for row in _rows(comparisons, name) if row.matched]),
     )
     with style():
@@ -51,7 +51,7 @@ def rule_frontier(comparisons: Sequence[Comparison], resampled: Mapping[str, Res
         curves = figure.add_axes((0.69, bottom, 0.3, top - bottom))
         for axes, side, colour in ((forget, "forget", FORGET), (retain, "retain", RETAIN)):
             _marks(axes, comparisons, order, side, colour)
-        forget.set_yticks(range(len(order)), [_rows(comparisons, name)[0].entrant.title for name in order])
+        forget.set_yticks(range(len(order)), [_rows(comparisons, name)[0].method.title for name in order])
         for label, name in zip(forget.get_yticklabels(), order, strict=True):
             label.set_fontweight("bold" if name == REFERENCE else "normal")
         retain.tick_params(labelleft=False)
@@ -76,12 +76,12 @@ def frontier_finding(comparisons: Sequence[Comparison], resampled: Mapping[str, 
     keep, pools = comparisons[0].keep, len(comparisons)
     matched = {
         name: [row.matched.test.forget.value for row in _rows(comparisons, name) if row.matched]
-        for name in dict.fromkeys(row.entrant.name for comparison in comparisons for row in comparison.rows)
+        for name in dict.fromkeys(row.method.name for comparison in comparisons for row in comparison.rows)
     }
     scored = {name: values for name, values in matched.items() if values}
     if REFERENCE not in scored or len(scored) < 2:
         return f"{len(scored)} rules at {percent(keep, 0)} of the base's retention"
-    title = {row.entrant.name: row.entrant.title for comparison in comparisons for row in comparison.rows}
+    title = {row.method.name: row.method.title for comparison in comparisons for row in comparison.rows}
     rank = placed(_middle(scored[REFERENCE]), [_middle(values) for values in scored.values()])
     best = min((name for name in scored if name != REFERENCE), key=lambda name: _middle(scored[name]))
     ours, theirs = (percent(_middle(scored[name])) for name in (REFERENCE, best))
@@ -148,14 +148,14 @@ def _frontiers(axes: Axes, comparison: Comparison, *, many: bool) -> None:
     live = "live" in comparison.base and any(row.frontier for row in comparison.rows)
     base, where = (comparison.base["live"], "live subset") if live else (comparison.base["val"], "validation")
     floor = comparison.keep * base.retain.value
-    for row in sorted(comparison.rows, key=lambda row: row.entrant.name in NAMED):
+    for row in sorted(comparison.rows, key=lambda row: row.method.name in NAMED):
         known = [Point(0.0, base.forget, base.retain), *(row.frontier if live else row.curve)]
         # Steps are shares of the way to the row's own floor: a short delta's are wide, and no gap.
         points = gaps(known, unit=max(point.scale for point in known) if live else 1.0)
         xs = [p.retain.value if p.retain else nan for p in points]
         ys = [p.forget.value if p.forget else nan for p in points]
-        colour, dashes = NAMED.get(row.entrant.name, (MUTED, "solid"))
-        named = row.entrant.name in NAMED
+        colour, dashes = NAMED.get(row.method.name, (MUTED, "solid"))
+        named = row.method.name in NAMED
         axes.plot(
             xs,
             ys,
@@ -165,8 +165,8 @@ def _frontiers(axes: Axes, comparison: Comparison, *, many: bool) -> None:
             alpha=1 if named else 0.4,
             marker="o",
             markersize=2.6 if named else 1.2,
-            label=row.entrant.title if named else None,
-            gid=f"frontier-{row.entrant.name}",
+            label=row.method.title if named else None,
+            gid=f"frontier-{row.method.name}",
         )
     axes.axvline(floor, color=RETAIN, linewidth=0.9, linestyle=(0, (1, 1.6)), gid="frontier-floor")
     axes.plot([base.retain.value], [base.forget.value], "s", color=INK, markersize=4)
@@ -199,7 +199,7 @@ def _frontiers(axes: Axes, comparison: Comparison, *, many: bool) -> None:
 
 
 def _rows(comparisons: Sequence[Comparison], name: str) -> list[Row]:
-    return [row for comparison in comparisons for row in comparison.rows if row.entrant.name == name]
+    return [row for comparison in comparisons for row in comparison.rows if row.method.name == name]
 
 
 def _middle(values: Sequence[float]) -> float:

@@ -17,8 +17,8 @@ MARKS = {"base": "D", "unlearned": "o", "retrained": "s", "shuffled": "v"}
 
 def audit_figure(audit: Audit) -> Figure:
     """All probes that have numbers, a row each: values with 95 % intervals, a tick for chance, how much is left."""
-    probes = [probe for probe in audit.probes if "unlearned" in probe.readings]
-    names = {who for probe in probes for who in probe.readings}
+    probes = [probe for probe in audit.probes if "unlearned" in probe.measurements]
+    names = {who for probe in probes for who in probe.measurements}
     with style():
         figure, (axes,) = sheet(audit.headline, (7.6, 1.5 + 0.3 * max(1, len(probes))))
         for row, probe in enumerate(probes):
@@ -81,7 +81,7 @@ def _row(axes: Axes, row: int, probe: Probe) -> None:
     kept = probe.name.startswith("control") or probe.name.endswith("retain")
     side = RETAIN if kept else FORGET
     for who, mark in MARKS.items():
-        reading = probe.readings.get(who)
+        reading = probe.measurements.get(who)
         if reading is None:
             continue
         colour = side if who == "unlearned" else MUTED
@@ -99,7 +99,7 @@ def _row(axes: Axes, row: int, probe: Probe) -> None:
         )
     if probe.chance is not None:
         axes.plot([probe.chance], [row], "|", color=INK, markersize=9, gid=f"chance-{row}", clip_on=False)
-    n, left = f"n = {probe.readings['unlearned'].n:,}", probe.left
+    n, left = f"n = {probe.measurements['unlearned'].n:,}", probe.left
     verdict = f"{n}; {100 * max(0.0, left.value):.0f} % of the way up" if left else n
     axes.annotate(
         verdict,
@@ -114,7 +114,7 @@ def _row(axes: Axes, row: int, probe: Probe) -> None:
 
 
 def _relearning(axes: Axes, probe: Probe) -> None:
-    goal = probe.readings["base"]
+    goal = probe.measurements["base"]
     axes.axhspan(goal.low, goal.high, color=MUTED, alpha=0.14, linewidth=0)
     axes.axhline(goal.value, color=MUTED, linewidth=1, linestyle=(0, (1, 1.6)), gid="base", label="base, 95 %")
     if probe.chance is not None:
@@ -122,7 +122,7 @@ def _relearning(axes: Axes, probe: Probe) -> None:
     for who, colour in (("unlearned", FORGET), ("retrained", MUTED), ("shuffled", MUTED)):
         if who in probe.details:
             curve = probe.details[who]["curve"]
-            reading = probe.readings[who]
+            reading = probe.measurements[who]
             axes.plot(
                 [look["step"] for look in curve],
                 [look["accuracy"] for look in curve],

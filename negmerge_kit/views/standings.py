@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.comparison.comparison import REFERENCE, Comparison
-from negmerge_kit.lab.comparison.entrants import RETRAIN, RETRAIN_AGAIN
+from negmerge_kit.lab.comparison.methods import RETRAIN, RETRAIN_AGAIN
 from negmerge_kit.types import Json
 from negmerge_kit.views.style import AGREE, FORGET, MUTED, RETAIN, placed, sheet, style
 
@@ -33,10 +33,10 @@ def standings_figure(comparisons: Sequence[Comparison]) -> Figure:
     Raises:
         ParameterError: if no row has metrics.
     """
-    order = [row.entrant.name for row in comparisons[0].rows if row.standing][::-1] if comparisons else []
+    order = [row.method.name for row in comparisons[0].rows if row.metrics][::-1] if comparisons else []
     if not order:
         raise ParameterError("no row has metrics to draw: compare on a standard classifier's pool.")
-    titles = {row.entrant.name: row.entrant.title for row in comparisons[0].rows}
+    titles = {row.method.name: row.method.title for row in comparisons[0].rows}
     with style():
         figure, panels = sheet(
             standings_finding(comparisons), (10.4, 1.7 + 0.22 * len(order)), len(PANELS), sharey=True
@@ -56,7 +56,7 @@ def standings_figure(comparisons: Sequence[Comparison]) -> Figure:
 def standings_finding(comparisons: Sequence[Comparison]) -> str:
     """Sentence on how near NegMerge comes to the retrained model, as plain about a loss as about a win."""
     gaps: dict[str, float] = {}
-    for name in (row.entrant.name for row in comparisons[0].rows if row.entrant.name not in (RETRAIN, RETRAIN_AGAIN)):
+    for name in (row.method.name for row in comparisons[0].rows if row.method.name not in (RETRAIN, RETRAIN_AGAIN)):
         values = [score["value"] for score in _scores(comparisons, name, "gap")]
         if values:
             gaps[name] = median(values)
@@ -66,7 +66,7 @@ def standings_finding(comparisons: Sequence[Comparison]) -> str:
     several = len(comparisons) > 1
     pools = f", median of {len(comparisons)} pools" if several else ""
     nearest = min(gaps, key=lambda name: gaps[name])
-    title = next(row.entrant.title for row in comparisons[0].rows if row.entrant.name == nearest)
+    title = next(row.method.title for row in comparisons[0].rows if row.method.name == nearest)
     rank = placed(ours, [ours, *gaps.values()])
     noise = [one.noise_floor for one in comparisons if one.noise_floor is not None]
     apart = f"; two retrained models are {100 * median(noise):.2f} apart" if noise else ""
@@ -79,8 +79,8 @@ def standings_finding(comparisons: Sequence[Comparison]) -> str:
 
 def _scores(comparisons: Sequence[Comparison], name: str, metric: str) -> list[Json]:
     """The row's score objects that hold a value, one a pool at most."""
-    rows = [row for comparison in comparisons for row in comparison.rows if row.entrant.name == name and row.standing]
-    scores = [row.standing.scores[metric] for row in rows if row.standing and metric in row.standing.scores]
+    rows = [row for comparison in comparisons for row in comparison.rows if row.method.name == name and row.metrics]
+    scores = [row.metrics.scores[metric] for row in rows if row.metrics and metric in row.metrics.scores]
     return [score for score in scores if score["value"] is not None]
 
 

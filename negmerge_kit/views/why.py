@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from negmerge_kit.lab.directions import Direction
+from negmerge_kit.lab.step_along import Direction
 from negmerge_kit.lab.why_signs import Why
 from negmerge_kit.views.style import AGREE, FORGET, INK, MUTED, RETAIN, headline, percent, percent_ticks, style
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.lab.delta_cache import Choice
-from negmerge_kit.lab.directions import step_along
 from negmerge_kit.lab.likeness import inner_products, outliers_of
+from negmerge_kit.lab.step_along import step_along
 from negmerge_kit.lab.training.recipe import recipe_line
 from negmerge_kit.lab.why_signs import Why, why_signs
 from negmerge_kit.merging.agreement import LayerAgreement, total

@@ -174,7 +174,7 @@ class AuditPage:
 
 def audit_html(found: Audit) -> str:
     """Finding, table and figures of an audit, with what it cannot show."""
-    retrained = any("retrained" in probe.readings for probe in found.probes)
+    retrained = any("retrained" in probe.measurements for probe in found.probes)
     figures = [("audit", svg.inline(audit_figure(found), found.headline, name="audit"))]
     if relearned := [probe for probe in found.probes if "most_steps" in probe.details]:
         figures.append(("relearning", svg.inline(relearning_figure(found), relearning_finding(relearned), name="back")))

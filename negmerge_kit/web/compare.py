@@ -13,8 +13,8 @@ import gradio as gr
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.lab.comparison.comparison import REFERENCE, Comparison, compare_rules, is_classifier
-from negmerge_kit.lab.comparison.entrants import SEARCHES, Entrant, find_entrants
-from negmerge_kit.lab.comparison.kept_rows import KeptRows
+from negmerge_kit.lab.comparison.methods import SEARCHES, Method, find_methods
+from negmerge_kit.lab.comparison.row_store import RowStore
 from negmerge_kit.lab.comparison.rows import Row
 from negmerge_kit.lab.delta_cache import Choice, Merged
 from negmerge_kit.lab.workbench import Workbench
@@ -36,7 +36,7 @@ REMEMBERED_ROWS, REMEMBERED = 512, 16
 WHICH = ("protocol", "matched")
 
 EMPTY = (
-    f"All {len(find_entrants())} rules and searches are held against each other on this pool’s candidates at the floor "
+    f"All {len(find_methods())} rules and searches are held against each other on this pool’s candidates at the floor "
     "above; on the embedded pool that takes a minute or two. What is finished is kept."
 )
 CLASSIFIER = (
@@ -71,7 +71,7 @@ class Compare:
         """Whether every row is kept from before, so that nothing long is left to do."""
         pool = self.bench.pool
         rows = _Rows(self, pool, keep, None, buffers, write=False)
-        return len(pool.distinct) > 1 and all(rows.find(entrant, pool.distinct) for entrant in find_entrants())
+        return len(pool.distinct) > 1 and all(rows.find(method, pool.distinct) for method in find_methods())
 
     def follow(self, visitor: str, keep: float, buffers: str = "keep") -> Iterator[JobProgress | Done]:
         """Compare all rules, and say which comes next; rows of before are found again.
@@ -91,7 +91,7 @@ class Compare:
                 self._done.put(key, news.result)
             yield news
 
-    def answer(self, entrants: Sequence[Entrant], keep: float, scales: Scales, buffers: str = "keep") -> Comparison:
+    def answer(self, methods: Sequence[Method], keep: float, scales: Scales, buffers: str = "keep") -> Comparison:
         """The comparison that a script asks for; nothing of it is written to the pool.
 
         Raises:
@@ -99,7 +99,7 @@ class Compare:
         """
         pool = self.bench.refresh()
         found: Comparison = self.jobs.do(
-            lambda job: self._compare(job, pool, keep, buffers, scales, entrants, write=False)
+            lambda job: self._compare(job, pool, keep, buffers, scales, methods, write=False)
         )
         return found
 
@@ -110,14 +110,14 @@ class Compare:
             ParameterError: for a row that is not there, or has no scale by that measure.
         """
         comparison = self.known(keep, buffers)
-        rows = {row.entrant.name: row for row in comparison.rows} if comparison else {}
+        rows = {row.method.name: row for row in comparison.rows} if comparison else {}
         row = rows.get(name) if isinstance(name, str) else None
         if row is None or which not in WHICH:
             raise ParameterError("that row is not there any more: press “Compare all rules” again.")
         scale = row.scale if which == "protocol" else row.matched.crossing.scale if row.matched else None
         if scale is None:
-            raise ParameterError(f"{row.entrant.title} has no scale by that measure: choose another row.")
-        rule = "uniform" if row.entrant.rule in SEARCHES else row.entrant.rule
+            raise ParameterError(f"{row.method.title} has no scale by that measure: choose another row.")
+        rule = "uniform" if row.method.rule in SEARCHES else row.method.rule
         return Loaded(row.candidates, rule, row.params, scale)
 
     def _compare(
@@ -127,20 +127,20 @@ class Compare:
         keep: float,
         buffers: str,
         scales: Scales = None,
-        entrants: Sequence[Entrant] | None = None,
+        methods: Sequence[Method] | None = None,
         *,
         write: bool = True,
     ) -> Comparison:
         rows = _Rows(self, pool, keep, scales, buffers, write=write and not self._read_only)
-        entrants = find_entrants() if entrants is None else entrants
+        methods = find_methods() if methods is None else methods
 
         def on_row(progress: Progress) -> None:
             # Of the last rule nobody knows how long it takes: rules differ too much.
             job.tell(progress.message, progress.fraction, forecast=progress.step + 1 < progress.total)
 
         stand = _Stand(self.bench, pool, job)
-        found = compare_rules(stand, entrants, keep=keep, scales=scales, buffers=buffers, kept=rows, on_row=on_row)
-        return replace(found, contest=None)  # which holds every answer to every image
+        found = compare_rules(stand, methods, keep=keep, scales=scales, buffers=buffers, kept=rows, on_row=on_row)
+        return replace(found, runner=None)  # which holds every answer to every image
 
 
 class _Stand:
@@ -161,8 +161,8 @@ class _Stand:
         self._job.tell()
         return self._bench.merged(choice)
 
-    def give_way(self) -> None:
-        self._bench.give_way()
+    def yield_to_foreground(self) -> None:
+        self._bench.yield_to_foreground()
 
     def choose(
         self,
@@ -181,28 +181,28 @@ class _Rows:
 
     def __init__(self, compare: Compare, pool: Pool, keep: float, scales: Scales, buffers: str, *, write: bool) -> None:
         self._compare, self._write = compare, write
-        self._kept = KeptRows(pool, keep=keep, scales=scales, buffers=buffers, device=compare.bench.model.device)
+        self._kept = RowStore(pool, keep=keep, scales=scales, buffers=buffers, device=compare.bench.model.device)
         hashes = tuple(entry.sha256 for entry in pool.entries)
         self._made_from = (keep, None if scales is None else tuple(scales), buffers, hashes)
 
-    def find(self, entrant: Entrant, ids: Sequence[str]) -> Row | None:
-        found = self._compare.rows.get(self._key(entrant, ids))
-        return found or self._kept.find(entrant, ids)
+    def find(self, method: Method, ids: Sequence[str]) -> Row | None:
+        found = self._compare.rows.get(self._key(method, ids))
+        return found or self._kept.find(method, ids)
 
     def keep(self, row: Row, ids: Sequence[str]) -> None:
-        self._compare.rows.put(self._key(row.entrant, ids), row)
+        self._compare.rows.put(self._key(row.method, ids), row)
         if self._write:
             self._kept.keep(row, ids)
 
-    def _key(self, entrant: Entrant, ids: Sequence[str]) -> tuple[Any, ...]:
-        return (entrant, tuple(ids), *self._made_from)
+    def _key(self, method: Method, ids: Sequence[str]) -> tuple[Any, ...]:
+        return (method, tuple(ids), *self._made_from)
 
 
 def compare_html(comparison: Comparison) -> str:
     """Finding, table and figure of a finished comparison; each scale is a button that loads its row."""
     figure = svg.inline(rule_frontier([comparison]), frontier_finding([comparison]), name="frontier", marks=True)
     # What really happened in searches whose scale alone would mislead.
-    notes = [f"{row.entrant.title}: {row.outcome}. " for row in comparison.rows if row.outcome and row.status == "ok"]
+    notes = [f"{row.method.title}: {row.outcome}. " for row in comparison.rows if row.outcome and row.status == "ok"]
     return render("compare.page", comparison, REFERENCE, figure, "".join(notes))
 
 

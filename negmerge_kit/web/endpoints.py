@@ -9,7 +9,7 @@ import gradio as gr
 
 from negmerge_kit.errors import ParameterError, PoolError
 from negmerge_kit.lab.baselines import BASELINES
-from negmerge_kit.lab.comparison.entrants import find_entrants
+from negmerge_kit.lab.comparison.methods import find_methods
 from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.lab.pipeline import score_json, search_json
 from negmerge_kit.lab.workbench import Workbench
@@ -102,11 +102,11 @@ class Endpoints:
                 "baselines train a network for minutes, which this app does for nobody: give searches "
                 "(single, greedy), or run `negmerge compare POOL --baselines all`."
             )
-        entrants = find_entrants(rules, baselines)
-        if len(entrants) > MOST_ROWS:
-            raise ParameterError(f"{len(entrants)} rows are too many for one call: name at most {MOST_ROWS}.")
+        methods = find_methods(rules, baselines)
+        if len(methods) > MOST_ROWS:
+            raise ParameterError(f"{len(methods)} rows are too many for one call: name at most {MOST_ROWS}.")
         floor, grid = _number(keep, "keep", 0.0, 1.0), _grid(scales)
-        return opened.compare.answer(entrants, floor, grid, buffers_of(buffers)).json() | {"pool": opened.id}
+        return opened.compare.answer(methods, floor, grid, buffers_of(buffers)).json() | {"pool": opened.id}
 
     def _choice(
         self, pool: object, candidates: object, rule: object, params: object, buffers: object

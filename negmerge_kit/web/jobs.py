@@ -13,7 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 from negmerge_kit.errors import NegmergeError, ParameterError
-from negmerge_kit.lab.fair_lock import in_background
+from negmerge_kit.lab.fair_lock import background_priority
 from negmerge_kit.progress import Progress
 
 POLL_SECONDS = 0.3
@@ -221,5 +221,5 @@ class Jobs:
     def _run(self) -> None:
         while True:
             job = self._queue.get()
-            with in_background():
+            with background_priority():
                 job.run()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from negmerge_kit.errors import NegmergeError
 from negmerge_kit.lab.delta_cache import Choice
-from negmerge_kit.lab.fair_lock import in_background
+from negmerge_kit.lab.fair_lock import background_priority
 from negmerge_kit.lab.pipeline import on_test
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.scale_search import Point, ScaleSearch
@@ -104,7 +104,7 @@ class Scored:
         known, limit = self.known(choice), self.bench.largest_scale(choice)
         for scale in known.live_scales():
             if scale < limit and not self.bench.sliders.found(choice, scale, "live"):
-                with in_background():
+                with background_priority():
                     self.look(choice, scale)
                 yield
 
@@ -113,7 +113,7 @@ class Scored:
         known, limit = self.known(choice), self.bench.largest_scale(choice)
         for scale in (point.scale for point in known.searches[keep].curve if 0 < point.scale <= known.end):
             if scale < limit and not self.bench.scorer.found(choice, scale):
-                with in_background():
+                with background_priority():
                     self.bench.score(choice, scale, "val")
                 yield
 

@@ -79,10 +79,10 @@ def test_agreement_takes_a_pool_and_says_why(capsys, tiny_pool, tmp_path):
 
 @pytest.mark.slow
 def test_why_of_a_pool_takes_steps_and_asks_its_hyperparameters(capsys, tiny_pool, monkeypatch):
-    from negmerge_kit.lab import directions
+    from negmerge_kit.lab import step_along
 
     monkeypatch.setattr(
-        directions.step_along, "__kwdefaults__", {**directions.step_along.__kwdefaults__, "shares": (0.5,)}
+        step_along.step_along, "__kwdefaults__", {**step_along.step_along.__kwdefaults__, "shares": (0.5,)}
     )
     code, out, _ = run(capsys, "agreement", tiny_pool, "--why")
     assert code == 0 and "expected from cosines" in out and "two halves" in out

@@ -7,8 +7,8 @@ import pytest
 
 from negmerge_kit.cli import main
 from negmerge_kit.cli.comparing_tables import differences_table, spread_table
+from negmerge_kit.lab.comparison.bootstrap import resample
 from negmerge_kit.lab.comparison.comparison import across, compare_rules
-from negmerge_kit.lab.comparison.resampling import resample
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.vision.scene import Splits
 from tests.lab.small_stand import GRID, stand

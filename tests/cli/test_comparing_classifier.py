@@ -15,13 +15,13 @@ from negmerge_kit.cli.progress import ProgressDisplay
 from negmerge_kit.lab.baselines import BASELINES
 from negmerge_kit.lab.baselines.baseline import Baseline
 from negmerge_kit.lab.comparison.comparison import across, compare_rules
-from negmerge_kit.lab.comparison.kept_rows import KeptRows
+from negmerge_kit.lab.comparison.options import ComparisonOptions
+from negmerge_kit.lab.comparison.row_store import RowStore
 from negmerge_kit.lab.comparison.rows import Row
-from negmerge_kit.lab.comparison.terms import Terms
-from negmerge_kit.lab.retrained import Wanted, find_retrained, keep_retrained
+from negmerge_kit.lab.evaluator import ClassifierEvaluator
+from negmerge_kit.lab.retrained_model import RetrainedSpec, find_retrained, keep_retrained
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.lab.yardstick import Yardstick
 from negmerge_kit.scoring.gap import GAP_OVER
 from negmerge_kit.scoring.metrics import METRICS
 from negmerge_kit.sweeps.embedded import start_pool
@@ -125,14 +125,14 @@ def test_compare_prints_the_contract_and_metrics(capsys, compared, monkeypatch, 
 def test_several_pools_tell_every_metric_with_its_range(capsys, compared):
     folder, _ = compared
     bench = Workbench(open_pool(folder), device="cpu")
-    terms = Terms("gap", 4, 0)
+    terms = ComparisonOptions("gap", 4, 0)
     scales = [0.0, 0.25, 0.5, 0.75, 1.0]
-    kept = KeptRows(bench.pool, keep=0.95, scales=scales, device=bench.model.device, terms=terms)
-    one = compare_rules(bench, ["base", "negmerge"], scales=scales, kept=kept, terms=terms)
+    kept = RowStore(bench.pool, keep=0.95, scales=scales, device=bench.model.device, options=terms)
+    one = compare_rules(bench, ["base", "negmerge"], scales=scales, kept=kept, options=terms)
     (base, negmerge) = across([one, one])
     assert set(base["metrics"]) == set(METRICS)
     gap = negmerge["metrics"]["gap"]
-    assert gap["points"] == [one.rows[1].standing.values["gap"]] * 2 and gap["interval"] is None
+    assert gap["points"] == [one.rows[1].metrics.values["gap"]] * 2 and gap["interval"] is None
 
 
 def test_search_and_unlearn_by_the_gap(capsys, compared, tmp_path):
@@ -163,12 +163,12 @@ def test_a_baseline_that_diverges_is_charged_and_shows_its_trials(compared, choo
     ascent = BASELINES["gradient-ascent"]
     far = replace(ascent, presets={name: replace(one, rates=(1e30, 1e31)) for name, one in ascent.presets.items()})
     monkeypatch.setitem(BASELINES, "gradient-ascent", far)
-    bench, terms = Workbench(open_pool(folder), device="cpu"), Terms(choose)
-    (row,) = compare_rules(bench, ["gradient-ascent"], terms=terms).rows
-    assert row.status == "diverged" and row.standing is None and "smaller ones" in row.params["why"]
+    bench, terms = Workbench(open_pool(folder), device="cpu"), ComparisonOptions(choose)
+    (row,) = compare_rules(bench, ["gradient-ascent"], options=terms).rows
+    assert row.status == "diverged" and row.metrics is None and "smaller ones" in row.params["why"]
     assert [(trial["rate"], trial["status"]) for trial in row.trials] == [(1e30, "diverged"), (1e31, "diverged")]
     assert row.cost.search == sum(trial["seconds"] for trial in row.trials) > 0 and row.cost.evaluations == 2
-    assert row.json()["trials"] == list(row.trials) and Row.from_json(row.entrant, row.json()) == row
+    assert row.json()["trials"] == list(row.trials) and Row.from_json(row.method, row.json()) == row
 
 
 def test_by_the_floor_nothing_needs_a_retrained_model(capsys, made, tmp_path):
@@ -322,10 +322,10 @@ def test_every_seed_has_a_retrained_model_of_its_own(capsys, compared, tmp_path)
         rows[seed] = json.loads(out)["rows"][1]
         assert rows[seed]["params"]["seed"] == seed and rows[seed]["metrics"]["gap"]["value"] == 0
     pool = open_pool(folder)
-    first, second = (find_retrained(pool, Wanted(seed=seed)) for seed in (0, 1))
+    first, second = (find_retrained(pool, RetrainedSpec(seed=seed)) for seed in (0, 1))
     assert first.sha256 != second.sha256 and len(list(folder.glob("retrained-*.safetensors"))) == 2
-    assert find_retrained(pool, Wanted(seed=0, epochs=2)) is None is find_retrained(pool, Wanted(seed=2))
-    assert find_retrained(pool, Wanted(sha256=second.sha256)) == second
+    assert find_retrained(pool, RetrainedSpec(seed=0, epochs=2)) is None is find_retrained(pool, RetrainedSpec(seed=2))
+    assert find_retrained(pool, RetrainedSpec(sha256=second.sha256)) == second
 
     # Who names no seed is told which one was taken, and the card says it for good.
     few = ("--choose", "gap", "--scales", "0.5:1:0.5", "--device", "cpu")
@@ -413,7 +413,7 @@ def test_what_every_row_needs_is_made_before_the_rows_are_spread(capsys, made, t
     def spread(title, jobs, options, *, last):
         assert last == "last rule"
         models.extend(path.stat().st_ino for path in folder.glob("retrained-*.safetensors"))
-        assert [job.anew for job in jobs] == [options.anew and job.entrant.rule != "retrain" for job in jobs]
+        assert [job.anew for job in jobs] == [options.anew and job.method.rule != "retrain" for job in jobs]
         there.extend(
             [
                 len(jobs),
@@ -463,13 +463,13 @@ def test_what_every_row_needs_is_made_before_the_rows_are_spread(capsys, made, t
 def test_a_reference_made_anew_is_measured_anew(made, tmp_path):
     folder = Path(shutil.copytree(made, tmp_path / "pool"))
     bench = Workbench(open_pool(folder), device="cpu")
-    yardstick = Yardstick(bench)
+    evaluator = ClassifierEvaluator(bench)
     scaled = [
         {name: tensor * factor if tensor.is_floating_point() else tensor for name, tensor in bench.pool.base.items()}
         for factor in (1.0, 0.01)
     ]
     seen = []
     for weights in scaled:
-        keep_retrained(bench.pool, weights, {"seconds": 1.0}, Wanted(seed=0, device="cpu"))
-        seen.append(yardstick.reference("val").values)
-    assert seen[0] != seen[1] and yardstick.reference("val") is yardstick.reference("val")
+        keep_retrained(bench.pool, weights, {"seconds": 1.0}, RetrainedSpec(seed=0, device="cpu"))
+        seen.append(evaluator.reference("val").values)
+    assert seen[0] != seen[1] and evaluator.reference("val") is evaluator.reference("val")

@@ -11,7 +11,7 @@ from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.cli import main
 from negmerge_kit.lab.comparison.comparison import doubts
 from negmerge_kit.lab.evaluation import evaluate
-from negmerge_kit.lab.retrained import find_retrained
+from negmerge_kit.lab.retrained_model import find_retrained
 from negmerge_kit.vision.data import find_data
 from negmerge_kit.vision.images import ImageSet
 from negmerge_kit.vision.load import load_model

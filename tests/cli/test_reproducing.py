@@ -164,8 +164,8 @@ def test_the_published_numbers_are_those_of_the_record():
     bases = [published.row("base", name)["forget"] for name in published.sets]
     assert len(bases) == 8 and sum(bases) / 8 == pytest.approx(published.average("base")["forget"], abs=5e-5)
     assert published.row("base", "cars")["retain"] == 0.6334 and published.row("base", "folder") is None
-    points = published.told["curve"]["points"]
-    kept = [(forget, scale) for scale, forget, retain in points if retain >= published.told["curve"]["floor"]]
+    points = published.numbers["curve"]["points"]
+    kept = [(forget, scale) for scale, forget, retain in points if retain >= published.numbers["curve"]["floor"]]
     assert min(kept)[1] == published.row("negmerge", "cars")["scale"] == 0.9
     assert find_published("tiny").row("negmerge", "cars") is None
 

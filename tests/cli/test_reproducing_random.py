@@ -9,9 +9,9 @@ from PIL import Image
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.cli import main
 from negmerge_kit.lab.baselines import BASELINES
-from negmerge_kit.lab.comparison.entrants import ALL, UNLEARNERS
-from negmerge_kit.lab.random_forgetting import beside, find_published_rows
-from negmerge_kit.lab.retrained import Wanted, find_retrained
+from negmerge_kit.lab.comparison.methods import ALL, UNLEARNERS
+from negmerge_kit.lab.random_forgetting import find_published_rows, with_published
+from negmerge_kit.lab.retrained_model import RetrainedSpec, find_retrained
 from negmerge_kit.lab.training.from_scratch import BaseTraining
 from negmerge_kit.scoring.gap import average_gap
 from negmerge_kit.scoring.metrics import METRICS
@@ -122,7 +122,7 @@ def test_another_seed_draws_everything_anew(words, place, capsys):
     first, second = ({recipe["seed"] for recipe in pool.recipes.values()} for pool in pools)
     assert (first, second) == ({8, 9}, {10, 11})
     assert pools[0].base_file.sha256 != pools[1].base_file.sha256
-    own = [find_retrained(pool, Wanted(seed=seed, epochs=1)) for pool, seed in zip(pools, (4, 5), strict=True)]
+    own = [find_retrained(pool, RetrainedSpec(seed=seed, epochs=1)) for pool, seed in zip(pools, (4, 5), strict=True)]
     assert [retrained.json()["seed"] for retrained in own] == [4, 5]
 
 
@@ -268,6 +268,6 @@ def test_rows_that_were_only_published_stand_at_the_end():
     class Nothing:
         rows = ()
 
-    lines = beside(Nothing(), find_published_rows("vgg16-bn"))
+    lines = with_published(Nothing(), find_published_rows("vgg16-bn"))
     assert [line["row"] for line in lines] == ["retrain", "single", "negmerge"]
     assert all(line["status"] == "not measured" and not line["measured"] for line in lines)

@@ -74,7 +74,7 @@ class SmallStand:
     def images(self, split):
         return self._images[split]
 
-    def give_way(self):
+    def yield_to_foreground(self):
         pass
 
     @contextmanager

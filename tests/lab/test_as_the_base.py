@@ -9,9 +9,9 @@ from negmerge_kit.checkpoints import atomic, result_store
 from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
 from negmerge_kit.errors import CheckpointError
-from negmerge_kit.lab.comparison.baseline_rows import retrained, yardstick_of
-from negmerge_kit.lab.comparison.terms import Terms
-from negmerge_kit.lab.retrained import KEY_OF_0_1, Wanted, find_retrained, keep_retrained, retraining
+from negmerge_kit.lab.comparison.baseline_rows import evaluator_of, retrained
+from negmerge_kit.lab.comparison.options import ComparisonOptions
+from negmerge_kit.lab.retrained_model import KEY_OF_0_1, RetrainedSpec, find_retrained, keep_retrained, retraining
 from negmerge_kit.lab.training import from_scratch
 from negmerge_kit.lab.training.seeding import derived_seed
 from negmerge_kit.lab.workbench import Workbench
@@ -52,12 +52,12 @@ def runs(monkeypatch):
 def test_all_are_trained_as_the_base(runs, tmp_path, monkeypatch):
     scene = ClassifierScene("mirrored", "classifier:tiny", Forgetting("scans"), training={"epochs": 3})
     pool, _ = start_pool(scene, tmp_path / "pool", device="cpu")
-    bench, terms = Workbench(pool, device="cpu"), Terms(shadows=4)
-    yardstick = yardstick_of(bench, terms)
-    made = retrained(yardstick, terms).made_by["made_from"]
+    bench, terms = Workbench(pool, device="cpu"), ComparisonOptions(shadows=4)
+    evaluator = evaluator_of(bench, terms)
+    made = retrained(evaluator, terms).made_by["made_from"]
     halves = {scene.parts.on("remaining", split).fingerprint() for split in ("val", "test")}
     assert len(halves) == 2 and set(made["remaining"]) == halves and made["may_mirror"] is True
-    assert yardstick.shadows is not None
+    assert evaluator.shadows is not None
     seen, remaining, shadow = 1200, 1080, (1200 + 240 + 357) / 2
     assert [(run.epochs, run.may_mirror) for run in runs] == [(3, True)] * 6
     assert [run.images for run in runs[:2]] == [seen, remaining]
@@ -69,7 +69,7 @@ def test_all_are_trained_as_the_base(runs, tmp_path, monkeypatch):
     assert made_from["may_mirror"] is True and made_from["recipe"]["epochs"] == 3
     assert result_store.made_with(bench.model.device).items() <= made_from.items()
     monkeypatch.setattr(result_store, "RESULTS_VERSION", -1)
-    assert yardstick_of(bench, terms).shadows is not None
+    assert evaluator_of(bench, terms).shadows is not None
     assert len(runs) == 10 and len(list(folder.iterdir())) == 8
 
 
@@ -78,9 +78,9 @@ def test_every_model_has_first_weights_and_an_order_of_its_own(runs, seed, tmp_p
     """The base those of the seed asked for; the retrained and the shadow models of that seed none that another has."""
     scene = ClassifierScene("seeded", "classifier:tiny", Forgetting("scans"), training={"seed": seed, "epochs": 1})
     pool, _ = start_pool(scene, tmp_path / "pool", device="cpu")
-    terms = Terms(shadows=4, seed=seed)
-    yardstick = yardstick_of(Workbench(pool, device="cpu"), terms)
-    assert retrained(yardstick, terms).json()["seed"] == seed and yardstick.shadows is not None
+    terms = ComparisonOptions(shadows=4, seed=seed)
+    evaluator = evaluator_of(Workbench(pool, device="cpu"), terms)
+    assert retrained(evaluator, terms).json()["seed"] == seed and evaluator.shadows is not None
     assert len(runs) == 6 and runs[0].seed == seed
     assert torch.equal(runs[0].weights, scene.untrained(device="cpu", seed=seed).weights()["features.0.weight"])
     assert len({run.seed for run in runs}) == len({run.weights.numpy().tobytes() for run in runs}) == 6
@@ -96,10 +96,10 @@ def test_a_retrained_model_of_an_earlier_version_is_taken_by_its_name_only(runs,
     earlier["recipe"] = {**earlier["recipe"], "seed": 0}
     path = pool.folder / "retrained-0123456789abcdef.safetensors"
     save_checkpoint(path, pool.base.items(), like=pool.base, metadata={KEY_OF_0_1: earlier, "seconds": 1.0})
-    assert find_retrained(pool) is None is find_retrained(pool, Wanted(seed=0))
-    named = find_retrained(pool, Wanted(sha256=sha256_file(path)))
+    assert find_retrained(pool) is None is find_retrained(pool, RetrainedSpec(seed=0))
+    named = find_retrained(pool, RetrainedSpec(sha256=sha256_file(path)))
     assert named.path == path and (named.json()["seed"], named.json()["epochs"]) == (0, 1)
-    keep_retrained(pool, pool.base, {"seconds": 1.0}, Wanted(seed=4, device="cpu"))
+    keep_retrained(pool, pool.base, {"seconds": 1.0}, RetrainedSpec(seed=4, device="cpu"))
     assert find_retrained(pool).json()["seed"] == 4
 
     def full(handle):
@@ -107,4 +107,4 @@ def test_a_retrained_model_of_an_earlier_version_is_taken_by_its_name_only(runs,
 
     monkeypatch.setattr(atomic.os, "fsync", full)
     with pytest.raises(CheckpointError, match=f"cannot be written into {pool.folder}: make room there"):
-        keep_retrained(pool, pool.base, {"seconds": 1.0}, Wanted(seed=5, device="cpu"))
+        keep_retrained(pool, pool.base, {"seconds": 1.0}, RetrainedSpec(seed=5, device="cpu"))

@@ -8,13 +8,12 @@ import torch
 
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import CheckpointError, MismatchError, ParameterError, SceneError
-from negmerge_kit.lab.audits.audit import PROBES, Audit, audit, build_case
-from negmerge_kit.lab.audits.case import few_of_each
+from negmerge_kit.lab.audits.audit import PROBES, Audit, audit, build_context
+from negmerge_kit.lab.audits.context import ProbedModel, SharedModel, few_of_each, shuffled
 from negmerge_kit.lab.audits.membership import membership
 from negmerge_kit.lab.audits.other_prompts import other_prompts
-from negmerge_kit.lab.audits.probe import LEFTOVER, NONE, OPEN, Probe, Reading, alarms_first, judge
+from negmerge_kit.lab.audits.probe import LEFTOVER, NONE, OPEN, Measurement, Probe, alarms_first, judge
 from negmerge_kit.lab.audits.reference import find_reference, retrained_reference
-from negmerge_kit.lab.audits.subjects import Stage, Subject, shuffled
 from negmerge_kit.lab.training.pretraining import Pretraining
 from negmerge_kit.lab.workbench import Workbench
 
@@ -53,8 +52,8 @@ def test_knowledge_that_was_only_hidden_is_found(own_bench, hidden, without, alo
     found = audit(own_bench, unlearned=hidden, retrained=None if alone else without, probes=READ_OFF)
     named = {probe.name: probe for probe in found.probes}
     answers, linear, neighbours = (named[name] for name in ("zero-shot", "linear probe", "nearest neighbours"))
-    assert answers.readings["unlearned"].value < 0.25 < 0.75 < answers.readings["base"].value
-    assert linear.readings["unlearned"] == linear.readings["base"]
+    assert answers.measurements["unlearned"].value < 0.25 < 0.75 < answers.measurements["base"].value
+    assert linear.measurements["unlearned"] == linear.measurements["base"]
     assert linear.verdict == neighbours.verdict == LEFTOVER
     assert {"linear probe", "nearest neighbours"} <= set(found.leftover) and "Knowledge is left by: " in found.finding
     assert found.probes[-1] is answers and linear.left.value == neighbours.left.value == 1
@@ -67,14 +66,18 @@ def test_a_model_trained_without_the_family_is_cleared(own_bench, without):
     assert found.leftover == []
     named = {probe.name: probe for probe in found.probes}
     answers, linear = named["zero-shot"], named["linear probe"]
-    assert answers.readings["unlearned"].value < 0.25
-    assert linear.readings["shuffled"].value < linear.readings["unlearned"].value < linear.readings["base"].value
+    assert answers.measurements["unlearned"].value < 0.25
+    assert (
+        linear.measurements["shuffled"].value
+        < linear.measurements["unlearned"].value
+        < linear.measurements["base"].value
+    )
     assert linear.verdict == OPEN and found.scale is None
     same = audit(own_bench, unlearned=without, retrained=without, probes=("linear",))
     assert same.probes[0].verdict == NONE and same.leftover == []
     assert same.headline.endswith(
-        f"at the level of the retrained model, {linear.readings['unlearned'].value:.1%}; "
-        f"the base, {linear.readings['base'].value:.1%}.".replace("%", " %")
+        f"at the level of the retrained model, {linear.measurements['unlearned'].value:.1%}; "
+        f"the base, {linear.measurements['base'].value:.1%}.".replace("%", " %")
     )
 
 
@@ -89,20 +92,20 @@ def test_the_retrained_model_is_kept_and_made_once(own_bench, without):
 
 def case_of(bench, heads=None, steps=3):
     model = bench.fresh_model()
-    stage, base = Stage(model), model.weights("cpu")
-    subjects = {
-        "base": Subject("base", base, model.heads, stage),
-        "unlearned": Subject("unlearned", base, heads or model.heads, stage),
-        "shuffled": Subject("shuffled", shuffled(base), model.heads, stage),
+    shared, base = SharedModel(model), model.weights("cpu")
+    models = {
+        "base": ProbedModel("base", base, model.heads, shared),
+        "unlearned": ProbedModel("unlearned", base, heads or model.heads, shared),
+        "shuffled": ProbedModel("shuffled", shuffled(base), model.heads, shared),
     }
-    return build_case(bench, subjects, steps=steps)
+    return build_context(bench, models, steps=steps)
 
 
 def test_a_swapped_head_is_seen_through_by_other_prompts(bench):
     heads = {name: head.roll(1, 0) if name == "digits" else head for name, head in bench.model.heads.items()}
     (probe,) = other_prompts(case_of(bench, heads))
     assert probe.verdict == LEFTOVER
-    assert probe.readings["unlearned"].value == probe.readings["base"].value > 0.7
+    assert probe.measurements["unlearned"].value == probe.measurements["base"].value > 0.7
     (honest,) = other_prompts(case_of(bench))
     assert honest.verdict == LEFTOVER  # no other head gets more, but this one names as much as the base does
     assert honest.left.value == 1 and honest.floor == ("chance", 0.1) and honest.good == "lower"
@@ -190,7 +193,7 @@ def test_without_shuffled_weights_chance_is_the_floor(unlearned, verdict):
 def test_the_headline_is_the_most_alarming_number_with_what_it_is_read_against():
     def probe(name, base, unlearned, floor, verdict, n=1000, **more):
         read = {
-            who: Reading.share(torch.arange(n) < round(share * n), "test")
+            who: Measurement.share(torch.arange(n) < round(share * n), "test")
             for who, share in (("base", base), ("unlearned", unlearned))
         }
         return Probe(name, "?", read, 0.1, verdict, floor=floor, **more)
@@ -263,18 +266,18 @@ def test_a_broken_model_is_refused(bench):
 
 
 def test_a_class_without_images_is_named(bench):
-    case = case_of(bench)
-    train = few_of_each(case.train, 3, seed=0)
+    context = case_of(bench)
+    train = few_of_each(context.train, 3, seed=0)
     some = train.labels != 7
     with pytest.raises(SceneError, match="'7' of digits has no image on split train"):
-        replace(case, train=replace(train, images=train.images[some], labels=train.labels[some]))
+        replace(context, train=replace(train, images=train.images[some], labels=train.labels[some]))
 
 
 def test_a_set_of_one_class_cannot_be_probed(bench):
-    case = case_of(bench)
-    one = replace(case.train, labels=torch.zeros_like(case.train.labels), classes=("digit",))
+    context = case_of(bench)
+    one = replace(context.train, labels=torch.zeros_like(context.train.labels), classes=("digit",))
     with pytest.raises(SceneError, match="one class"):
-        replace(case, train=one)
+        replace(context, train=one)
 
 
 def test_the_list_of_probes_is_in_the_flags_help(capsys):

@@ -161,7 +161,7 @@ def test_a_stopped_search_goes_on(tmp_path, monkeypatch):
     tries.clear()
     search(scored, [0.25], store=tmp_path)
     assert len(tries) == 1
-    search(scored, [0.25], store=tmp_path, anew=True)
+    search(scored, [0.25], store=tmp_path, recompute=True)
     assert len(tries) == 2 and len(list(tmp_path.iterdir())) == 2 + 5
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.comparison.terms import Terms
+from negmerge_kit.lab.comparison.options import ComparisonOptions
 from negmerge_kit.lab.training import batches as room
 from negmerge_kit.lab.training.batches import batches
 from negmerge_kit.lab.training.execution import Execution
@@ -102,7 +102,7 @@ def test_any_seed_of_63_bits_trains(numbered, augment):
 
 @pytest.mark.parametrize("seed", [-1, 2**63])
 def test_other_seeds_are_refused_where_they_enter(seed):
-    for made in (lambda: replace(PLAIN, seed=seed), lambda: Terms(seed=seed)):
+    for made in (lambda: replace(PLAIN, seed=seed), lambda: ComparisonOptions(seed=seed)):
         with pytest.raises(ParameterError, match=f"seed.*{seed}.* out of range"):
             made()
 

@@ -13,17 +13,17 @@ from negmerge_kit.cli.standings import standings_table
 from negmerge_kit.errors import ParameterError, SplitError
 from negmerge_kit.lab.baselines import BASELINES, choosing
 from negmerge_kit.lab.baselines.baseline import TINY, Baseline
-from negmerge_kit.lab.comparison import baseline_rows, classifier_contest
-from negmerge_kit.lab.comparison.classifier_contest import ClassifierContest
+from negmerge_kit.lab.comparison import baseline_rows, classifier_runner
+from negmerge_kit.lab.comparison.classifier_runner import ClassifierRunner
 from negmerge_kit.lab.comparison.comparison import compare_rules
-from negmerge_kit.lab.comparison.entrants import find_entrant
-from negmerge_kit.lab.comparison.kept_rows import KeptRows
-from negmerge_kit.lab.comparison.terms import Terms
-from negmerge_kit.lab.retrained import ANY, Wanted, find_retrained, keep_retrained
-from negmerge_kit.lab.standing import measure
+from negmerge_kit.lab.comparison.methods import find_method
+from negmerge_kit.lab.comparison.options import ComparisonOptions
+from negmerge_kit.lab.comparison.row_store import RowStore
+from negmerge_kit.lab.evaluator import ClassifierEvaluator
+from negmerge_kit.lab.metric_set import measure
+from negmerge_kit.lab.retrained_model import ANY_RETRAINED, RetrainedSpec, find_retrained, keep_retrained
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.lab.yardstick import Yardstick
 from negmerge_kit.scoring.gap import average_gap
 from negmerge_kit.sweeps.embedded import start_pool
 from negmerge_kit.sweeps.jobs import missing_jobs
@@ -31,7 +31,7 @@ from negmerge_kit.sweeps.local import run_sweep
 from negmerge_kit.vision.forgetting import Parts
 from negmerge_kit.vision.scenes import open_scene
 
-NEGMERGE, ASCENT, RETRAIN = (find_entrant(name) for name in ("negmerge", "gradient-ascent", "retrain"))
+NEGMERGE, ASCENT, RETRAIN = (find_method(name) for name in ("negmerge", "gradient-ascent", "retrain"))
 SCALES = [0.0, 0.5, 1.0]
 ASCENT_RATES = BASELINES["gradient-ascent"].preset(TINY).rates
 
@@ -50,7 +50,7 @@ def folder(tmp_path_factory):
         assert outcome.failure is None, outcome.failure
     for seed, size in ((0, 0.9), (1, 0.8)):  # the first judges, the other chooses
         smaller = {name: tensor * size if tensor.is_floating_point() else tensor for name, tensor in pool.base.items()}
-        keep_retrained(pool, smaller, {"seconds": 1.0}, Wanted(seed=seed, device="cpu"))
+        keep_retrained(pool, smaller, {"seconds": 1.0}, RetrainedSpec(seed=seed, device="cpu"))
     return pool.folder
 
 
@@ -60,9 +60,9 @@ def bench(folder):
 
 
 def contest_of(bench, choose):
-    contest = ClassifierContest(bench, keep=0.5, scales=SCALES, terms=Terms(choose), anew=True)
-    contest.prepare([NEGMERGE])
-    return contest
+    runner = ClassifierRunner(bench, keep=0.5, scales=SCALES, options=ComparisonOptions(choose), recompute=True)
+    runner.prepare([NEGMERGE])
+    return runner
 
 
 @pytest.mark.parametrize("choose", ["floor", "gap"])
@@ -73,59 +73,61 @@ def test_only_the_final_row_reads_test_images(bench, choose, monkeypatch):
 
     monkeypatch.setattr(Parts, "test", sealed)
     chosen = []
-    for room, name in ((baseline_rows, "choose_rate"), (classifier_contest.ClassifierContest, "search")):
+    for room, name in ((baseline_rows, "choose_rate"), (classifier_runner.ClassifierRunner, "search")):
         real = getattr(room, name)
         monkeypatch.setattr(room, name, lambda *a, real=real, **k: chosen.append(real(*a, **k)) or chosen[-1])
-    contest = contest_of(bench, choose)
-    for done, entrant in enumerate((ASCENT, NEGMERGE), start=1):
+    runner = contest_of(bench, choose)
+    for done, method in enumerate((ASCENT, NEGMERGE), start=1):
         with pytest.raises(TestWasReadError):
-            contest.row(entrant)
+            runner.row(method)
         assert len(chosen) >= done  # it was chosen before any test image was asked for
     assert len(chosen[0].trials) > 1 and len(chosen[1].found.curve) == len(SCALES)
     if choose == "floor":
-        assert contest.crossing(contest.choose(NEGMERGE, bench.pool.ids)[0]) is not None
+        assert runner.crossing(runner.choose(NEGMERGE, bench.pool.ids)[0]) is not None
 
 
 @pytest.mark.parametrize("choose", ["floor", "gap"])
 def test_what_was_read_is_told_and_test_images_are_refused_under_another_name(bench, choose, monkeypatch):
     monkeypatch.setattr(Parts, "validation", property(lambda parts: parts.test))
-    contest = ClassifierContest(bench, scales=SCALES, terms=Terms(choose), anew=True)
-    assert contest.yardstick.reference("val").split == "test"
+    runner = ClassifierRunner(bench, scales=SCALES, options=ComparisonOptions(choose), recompute=True)
+    assert runner.evaluator.reference("val").split == "test"
     with pytest.raises(SplitError):
-        contest.search(bench.choose())
+        runner.search(bench.choose())
     with pytest.raises(
         (SplitError, ParameterError),
         match="test images must not choose|splits .'test', 'val'.|asked for as val are test images",
     ):
-        contest.row(ASCENT)
+        runner.row(ASCENT)
     with pytest.raises(SplitError, match="test images must not choose"):
-        baseline_rows.retrained(Yardstick(bench, wanted=Wanted(seed=5, device="cpu")), Terms(seed=5, epochs=1))
+        baseline_rows.retrained(
+            ClassifierEvaluator(bench, wanted=RetrainedSpec(seed=5, device="cpu")), ComparisonOptions(seed=5, epochs=1)
+        )
 
 
 @pytest.mark.slow
 def test_one_retrained_model_chooses_and_another_judges(bench):
-    contest = contest_of(bench, "gap")
-    chooser, judge = (contest.yardstick.retrained(split) for split in ("val", "test"))
+    runner = contest_of(bench, "gap")
+    chooser, judge = (runner.evaluator.retrained(split) for split in ("val", "test"))
     assert (chooser.json()["seed"], judge.json()["seed"]) == (1, 0)
-    row = contest.row(NEGMERGE)
-    reference = contest.yardstick.reference("test")
-    assert row.standing.values["gap"] == pytest.approx(average_gap(row.standing.values, reference.values))
-    on_val, chosen = contest.yardstick.reference("val"), next(p for p in row.curve if p.scale == row.scale)
+    row = runner.row(NEGMERGE)
+    reference = runner.evaluator.reference("test")
+    assert row.metrics.values["gap"] == pytest.approx(average_gap(row.metrics.values, reference.values))
+    on_val, chosen = runner.evaluator.reference("val"), next(p for p in row.curve if p.scale == row.scale)
     with bench.at(bench.choose(), row.scale) as model:
-        values = measure(model, contest.yardstick.parts, split="val", features=("confidence",)).values
+        values = measure(model, runner.evaluator.parts, split="val", features=("confidence",)).values
     assert chosen.gap == pytest.approx(average_gap(values, on_val.values))
 
-    again, first = (contest.row(find_entrant(name)) for name in ("retrain-again", "retrain"))
-    assert again.entrant.title == "Retrain, another seed" and first.standing.values["gap"] == 0
+    again, first = (runner.row(find_method(name)) for name in ("retrain-again", "retrain"))
+    assert again.method.title == "Retrain, another seed" and first.metrics.values["gap"] == 0
     model = bench.fresh_model()
     model.load(chooser.weights.items())
-    expected = measure(model, contest.yardstick.parts, split="test").values
-    assert 0 < again.standing.values["gap"] == pytest.approx(average_gap(expected, reference.values))
+    expected = measure(model, runner.evaluator.parts, split="test").values
+    assert 0 < again.metrics.values["gap"] == pytest.approx(average_gap(expected, reference.values))
     assert again.cost.wall == first.cost.wall == 1.0  # its own training, as recorded
 
-    same = {"terms": Terms("gap"), "scales": SCALES}
+    same = {"options": ComparisonOptions("gap"), "scales": SCALES}
     comparison = compare_rules(bench, ["retrain", "retrain-again", "negmerge", "uniform"], **same)
-    assert comparison.noise_floor == again.standing.values["gap"] and comparison.within_noise[1] == 2
+    assert comparison.noise_floor == again.metrics.values["gap"] and comparison.within_noise[1] == 2
     assert comparison.json()["images"] == {
         "val": {"forgotten": 60, "remaining": 540, "unseen": 240},
         "test": {"forgotten": 60, "remaining": 540, "unseen": 357},
@@ -142,41 +144,41 @@ def test_one_retrained_model_chooses_and_another_judges(bench):
 
 def test_a_baselines_scoring_is_charged_as_a_rules_is(bench, monkeypatch):
     """The reference is measured before, at nobody's cost; every scale and every rate then takes an hour to score."""
-    point, clock, hours = Yardstick.point, time.perf_counter, []
+    point, clock, hours = ClassifierEvaluator.point, time.perf_counter, []
 
-    def slow(yardstick, *asked):
-        assert "val" in {split for _, split in yardstick._retrained}
+    def slow(evaluator, *asked):
+        assert "val" in {split for _, split in evaluator._retrained}
         hours.append(1)
-        return point(yardstick, *asked)
+        return point(evaluator, *asked)
 
-    monkeypatch.setattr(Yardstick, "point", slow)
+    monkeypatch.setattr(ClassifierEvaluator, "point", slow)
     for room in (time, choosing):
         monkeypatch.setattr(room, "perf_counter", lambda: clock() + 3600 * len(hours))
-    contest = contest_of(bench, "gap")
-    for entrant, scored in ((NEGMERGE, len(SCALES)), (ASCENT, len(ASCENT_RATES))):
-        row = contest.row(entrant)
-        assert round(row.cost.search / 3600) == scored and row.standing.values["seconds"] == row.cost.wall
+    runner = contest_of(bench, "gap")
+    for method, scored in ((NEGMERGE, len(SCALES)), (ASCENT, len(ASCENT_RATES))):
+        row = runner.row(method)
+        assert round(row.cost.search / 3600) == scored and row.metrics.values["seconds"] == row.cost.wall
         assert [round(trial["seconds"] / 3600) for trial in row.trials] == [1] * len(row.trials)
 
 
 def test_a_retrained_model_of_another_device_torch_or_version_is_not_mixed_in(folder, tmp_path, monkeypatch):
     bench = Workbench(open_pool(shutil.copytree(folder, tmp_path / "pool")), device="cpu")
-    here, there = (Wanted(seed=1, device=device) for device in ("cpu", "cuda"))
-    kept = KeptRows(bench.pool, keep=0.5, scales=SCALES, device=bench.model.device, terms=Terms("gap"))
+    here, there = (RetrainedSpec(seed=1, device=device) for device in ("cpu", "cuda"))
+    kept = RowStore(bench.pool, keep=0.5, scales=SCALES, device=bench.model.device, options=ComparisonOptions("gap"))
     assert find_retrained(bench.pool, there) is None and find_retrained(bench.pool, here).json()["seed"] == 1
     before = kept._key(NEGMERGE, bench.pool.ids)
     keep_retrained(bench.pool, bench.pool.base, {"seconds": 1.0}, there)
     found = [find_retrained(bench.pool, wanted).path for wanted in (here, there)]
     assert found[0] != found[1] and kept._key(NEGMERGE, bench.pool.ids) == before
-    assert baseline_rows.yardstick_of(bench, Terms("gap")).require().path == found[0]
+    assert baseline_rows.evaluator_of(bench, ComparisonOptions("gap")).require().path == found[0]
     find_retrained(bench.pool, there).path.unlink()
     for name, value in (("RESULTS_VERSION", -1), ("torch", SimpleNamespace(__version__="1"))):
         with monkeypatch.context() as patched:
             patched.setattr(result_store, name, value)
             assert kept._key(NEGMERGE, bench.pool.ids) != before
-            assert find_retrained(bench.pool, ANY.other).path == found[0] != find_retrained(bench.pool).path
+            assert find_retrained(bench.pool, ANY_RETRAINED.other).path == found[0] != find_retrained(bench.pool).path
             with pytest.raises(ParameterError, match="of seed 1 that this version trained on cpu .*--device cpu"):
-                baseline_rows.yardstick_of(bench, Terms("gap")).require()
+                baseline_rows.evaluator_of(bench, ComparisonOptions("gap")).require()
 
 
 @pytest.mark.slow
@@ -184,7 +186,7 @@ def test_anew_makes_the_retrained_model_anew_and_once(folder, tmp_path, monkeypa
     bench = Workbench(open_pool(shutil.copytree(folder, tmp_path / "pool")), device="cpu")
     unlearn, trained = Baseline.unlearn, []
     monkeypatch.setattr(Baseline, "unlearn", lambda self, *a, **k: trained.append(self.name) or unlearn(self, *a, **k))
-    same = {"terms": Terms(seed=7, epochs=1), "scales": SCALES}
+    same = {"options": ComparisonOptions(seed=7, epochs=1), "scales": SCALES}
     for anew, times in ((False, 1), (False, 1), (True, 2)):
-        row, other = compare_rules(bench, ["retrain", "uniform"], anew=anew, **same).rows
-        assert trained == ["retrain"] * times and row.standing.values["gap"] == 0 < other.standing.values["gap"]
+        row, other = compare_rules(bench, ["retrain", "uniform"], recompute=anew, **same).rows
+        assert trained == ["retrain"] * times and row.metrics.values["gap"] == 0 < other.metrics.values["gap"]

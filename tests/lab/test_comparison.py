@@ -11,16 +11,16 @@ from negmerge_kit.checkpoints import result_store
 from negmerge_kit.checkpoints.pool import MADE_FROM, open_pool
 from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
 from negmerge_kit.errors import CheckpointError, ParameterError, PoolError, SceneError, SplitError
+from negmerge_kit.lab.comparison.bootstrap import _choices, curve_of, resample
 from negmerge_kit.lab.comparison.comparison import across, compare_rules, strangers
-from negmerge_kit.lab.comparison.contest import Contest
 from negmerge_kit.lab.comparison.cost import metered
-from negmerge_kit.lab.comparison.entrants import find_entrant, find_entrants
 from negmerge_kit.lab.comparison.greedy import best_single, greedy
-from negmerge_kit.lab.comparison.kept_rows import KeptRows
-from negmerge_kit.lab.comparison.matched import first_crossing
-from negmerge_kit.lab.comparison.redraws import redraw
-from negmerge_kit.lab.comparison.resampling import _choices, curve_of, resample
+from negmerge_kit.lab.comparison.matched_retention import matched_retention_scale
+from negmerge_kit.lab.comparison.methods import find_method, find_methods
+from negmerge_kit.lab.comparison.row_store import RowStore
 from negmerge_kit.lab.comparison.rows import Row
+from negmerge_kit.lab.comparison.runner import ComparisonRunner
+from negmerge_kit.lab.comparison.subset_draws import redraw
 from negmerge_kit.lab.scorer import Scorer
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.progress import Progress
@@ -46,7 +46,7 @@ def test_the_protocol_is_select_scale_on_the_whole_curve(small):
             continue
         choice = made.choose(
             row.candidates,
-            "uniform" if row.entrant.rule in ("single", "greedy") else row.entrant.rule,
+            "uniform" if row.method.rule in ("single", "greedy") else row.method.rule,
             row.params,  # of a dial that was searched, what was chosen
         )
         points = [scorer.answers(choice, scale).accuracy() for scale in GRID]
@@ -69,14 +69,14 @@ def test_matched_rows_lie_on_the_floor(small):
         assert crossing.above[1] - crossing.below[1] == 1 or crossing.below[0] - crossing.above[0] < 0.2 / 32
         assert crossing.between(crossing.above[1], crossing.below[1]) == pytest.approx(floor)
         assert row.matched.test.forget.split == row.matched.test.retain.split == "test"
-        if row.entrant.rule not in ("single", "greedy"):
-            choice = made.choose(row.candidates, row.entrant.rule, row.params)
+        if row.method.rule not in ("single", "greedy"):
+            choice = made.choose(row.candidates, row.method.rule, row.params)
             assert scorer.retained(choice, crossing.above[0]) == crossing.above[1]
 
 
 def test_searches_over_candidates_pay_for_every_search(small):
     _, comparison = small
-    by_name = {row.entrant.name: row for row in comparison.rows}
+    by_name = {row.method.name: row for row in comparison.rows}
     one = by_name["uniform"].cost
     assert by_name["single"].cost.evaluations >= 3 * one.evaluations
     assert by_name["greedy"].cost.evaluations >= by_name["single"].cost.evaluations
@@ -87,19 +87,19 @@ def test_searches_over_candidates_pay_for_every_search(small):
 
 def test_nothing_is_asked_twice_and_hopeless_scales_are_given_up():
     made = stand()
-    contest = Contest(made, scales=GRID)
-    first = contest.row(find_entrant("uniform"))
+    runner = ComparisonRunner(made, scales=GRID)
+    first = runner.row(find_method("uniform"))
     whole = sum(len(images) for images in made.images("val"))
     assert first.cost.images < 0.8 * whole * first.cost.evaluations
     answered = made.answered
-    again = contest.row(find_entrant("uniform"))
+    again = runner.row(find_method("uniform"))
     assert made.answered == answered and again == first
 
 
 def test_rows_come_back_from_json_as_they_were(small):
     _, comparison = small
     for row in comparison.rows:
-        assert Row.from_json(row.entrant, json.loads(json.dumps(row.json(), allow_nan=False))) == row
+        assert Row.from_json(row.method, json.loads(json.dumps(row.json(), allow_nan=False))) == row
 
 
 @pytest.mark.slow
@@ -107,13 +107,13 @@ def test_bootstrap_of_the_images_as_they_are_is_the_protocol(small):
     made, comparison = small
     found = resample(comparison, replicates=60)
     for row in comparison.rows:
-        if row.status != "ok" or row.entrant.name not in found:
+        if row.status != "ok" or row.method.name not in found:
             continue
-        numbers = found[row.entrant.name].numbers
+        numbers = found[row.method.name].numbers
         assert numbers["protocol forget"].value == pytest.approx(row.test.forget.value)
         assert numbers["protocol retain"].value == pytest.approx(row.test.retain.value)
         assert found["negmerge"].differences["matched forget"].value == 0.0
-    curve = curve_of(comparison.contest, made.choose(None, "uniform"))
+    curve = curve_of(comparison.runner, made.choose(None, "uniform"))
     assert curve.capped == 11 and len(curve.forget) >= 11
 
 
@@ -147,14 +147,14 @@ def test_greedy_takes_only_what_forgets_strictly_more():
 
 def test_a_crossing_is_never_looked_for_on_test():
     with pytest.raises(SplitError, match="validation"):
-        first_crossing(lambda scale: 1, lambda scale: True, floor=1, scales=[1.0], split="test")
+        matched_retention_scale(lambda scale: 1, lambda scale: True, floor=1, scales=[1.0], split="test")
     made = stand()
     with pytest.raises(SplitError, match="validation"):
         made.scorer.search(made.choose(), scales=GRID, split="test")
 
 
 def test_retention_that_never_falls_has_no_crossing():
-    assert first_crossing(lambda scale: 100, lambda scale: True, floor=95, scales=GRID, farthest=3.0) is None
+    assert matched_retention_scale(lambda scale: 100, lambda scale: True, floor=95, scales=GRID, farthest=3.0) is None
 
 
 def test_an_infeasible_floor_is_told_by_every_row():
@@ -216,12 +216,12 @@ def test_an_empty_side_is_refused_and_an_empty_class_told():
 
 
 def test_entrants_are_checked_by_name():
-    assert len(find_entrants()) == 17 and find_entrants("none", "greedy")[0].rule == "greedy"
+    assert len(find_methods()) == 17 and find_methods("none", "greedy")[0].rule == "greedy"
     for text in ("nonsense", "ties:density=7", "single:a=1", "uniform:agreement=1"):
         with pytest.raises(ParameterError):
-            find_entrant(text)
+            find_method(text)
     with pytest.raises(ParameterError, match="nothing to compare"):
-        find_entrants("none", "none")
+        find_methods("none", "none")
 
 
 def test_a_dial_that_is_searched_is_the_best_of_its_values_and_charged_for_all():
@@ -239,7 +239,7 @@ def test_a_dial_that_is_searched_is_the_best_of_its_values_and_charged_for_all()
 
 def test_a_searched_dial_is_chosen_again_in_every_replicate():
     comparison = compare_rules(stand(), ["negmerge", "consensus-mask"], scales=(0.0, 0.5, 1.0))
-    assert len(_choices(comparison.contest, comparison.rows[1])) == 6
+    assert len(_choices(comparison.runner, comparison.rows[1])) == 6
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +247,7 @@ def embedded(tiny_pool, tmp_path_factory):
     """The quick pool compared once; its rows lie in a copy."""
     folder = shutil.copytree(tiny_pool, tmp_path_factory.mktemp("compared") / "pool")
     bench = Workbench(open_pool(folder), device="cpu")
-    kept = KeptRows(bench.pool, keep=0.9, scales=GRID[::2], device=torch.device("cpu"))
+    kept = RowStore(bench.pool, keep=0.9, scales=GRID[::2], device=torch.device("cpu"))
     return bench, compare_rules(bench, ["uniform", "negmerge"], keep=0.9, scales=GRID[::2], kept=kept)
 
 
@@ -255,7 +255,7 @@ def embedded(tiny_pool, tmp_path_factory):
 def test_on_the_embedded_scene_the_rows_are_the_workbenchs_own(embedded):
     bench, comparison = embedded
     for row in comparison.rows:
-        choice = bench.choose(rule=row.entrant.rule)
+        choice = bench.choose(rule=row.method.rule)
         found = bench.search(choice, keep=0.9, scales=GRID[::2])
         assert row.scale == found.best.scale
         assert (row.validation.forget, row.validation.retain) == (found.best.forget, found.best.retain)
@@ -267,35 +267,35 @@ def test_on_the_embedded_scene_the_rows_are_the_workbenchs_own(embedded):
 def test_finished_rows_are_found_again_and_others_are_not(embedded, monkeypatch):
     bench, comparison = embedded
     seen = []
-    kept = KeptRows(bench.pool, keep=0.9, scales=GRID[::2], device=torch.device("cpu"))
+    kept = RowStore(bench.pool, keep=0.9, scales=GRID[::2], device=torch.device("cpu"))
     before = bench.scorer.images
     again = compare_rules(bench, ["negmerge"], keep=0.9, scales=GRID[::2], kept=kept, on_row=seen.append)
     assert again.rows == comparison.rows[1:]
-    assert seen == [Progress(f"{again.rows[0].entrant.title}, last rule", step=0, total=1)]
-    assert again.contest.scorer.images == before  # not even the base is asked
-    other = KeptRows(bench.pool, keep=0.8, scales=GRID[::2], device=torch.device("cpu"))
-    assert other.find(comparison.rows[0].entrant, bench.pool.ids) is None
+    assert seen == [Progress(f"{again.rows[0].method.title}, last rule", step=0, total=1)]
+    assert again.runner.scorer.images == before  # not even the base is asked
+    other = RowStore(bench.pool, keep=0.8, scales=GRID[::2], device=torch.device("cpu"))
+    assert other.find(comparison.rows[0].method, bench.pool.ids) is None
     monkeypatch.setattr(result_store, "RESULTS_VERSION", -1)
-    other = KeptRows(bench.pool, keep=0.9, scales=GRID[::2], device=torch.device("cpu"))
-    assert other.find(comparison.rows[0].entrant, bench.pool.ids) is None
-    assert kept.find(comparison.rows[0].entrant, bench.pool.ids[:2]) is None
+    other = RowStore(bench.pool, keep=0.9, scales=GRID[::2], device=torch.device("cpu"))
+    assert other.find(comparison.rows[0].method, bench.pool.ids) is None
+    assert kept.find(comparison.rows[0].method, bench.pool.ids[:2]) is None
     monkeypatch.undo()
-    kept = KeptRows(bench.pool, keep=0.9, scales=GRID[::2], device=torch.device("cpu"))
-    assert kept.find(comparison.rows[0].entrant, bench.pool.ids) == comparison.rows[0]
+    kept = RowStore(bench.pool, keep=0.9, scales=GRID[::2], device=torch.device("cpu"))
+    assert kept.find(comparison.rows[0].method, bench.pool.ids) == comparison.rows[0]
     for damaged in ({"cost": [], "matched": [], "status": 3}, {}, [], 3, None):
         for path in (bench.pool.folder / "comparisons").iterdir():
             path.write_text(json.dumps(json.loads(path.read_text()) | {"value": damaged}))
-        assert kept.find(comparison.rows[0].entrant, bench.pool.ids) is None
+        assert kept.find(comparison.rows[0].method, bench.pool.ids) is None
 
 
 def test_a_pool_that_cannot_be_written_keeps_no_row_and_says_so_once(bench, tmp_path, caplog):
     (tmp_path / "comparisons").write_text("in the way")
     pool = replace(bench.pool, folder=tmp_path)
-    kept = KeptRows(pool, keep=0.9, scales=GRID, device=torch.device("cpu"))
+    kept = RowStore(pool, keep=0.9, scales=GRID, device=torch.device("cpu"))
     rows = compare_rules(stand(), ["uniform", "negmerge"], scales=(0.0, 0.5)).rows
     for row in rows:
         kept.keep(row, pool.ids)
-        assert kept.find(row.entrant, pool.ids) is None
+        assert kept.find(row.method, pool.ids) is None
     (said,) = caplog.messages
     assert f"{tmp_path / 'comparisons'} cannot be written" in said
 

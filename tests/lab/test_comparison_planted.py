@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from negmerge_kit.lab.comparison.bootstrap import resample
 from negmerge_kit.lab.comparison.comparison import compare_rules
-from negmerge_kit.lab.comparison.resampling import resample
 from tests.lab.small_stand import SIZE, SmallStand, small_images
 
 pytestmark = pytest.mark.slow
@@ -76,7 +76,7 @@ def noise_pool(seed=0, n=8):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_where_consensus_is_the_signal_negmerge_is_first_by_the_frontier(seed):
     comparison = compare_rules(consensus_pool(seed), ["single", "greedy", *RULES])
-    by_name = {row.entrant.name: row for row in comparison.rows}
+    by_name = {row.method.name: row for row in comparison.rows}
     ours = by_name.pop("negmerge")
     assert ours.matched is not None
     forgets = {name: row.matched.test.forget.value for name, row in by_name.items() if row.matched}

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from negmerge_kit.lab.comparison.comparison import across, compare_rules
-from negmerge_kit.lab.comparison.matched import FLOORS, AtTestRetention, at_test_retention
+from negmerge_kit.lab.comparison.matched_retention import FLOORS, AtTestRetention, at_test_retention
 from negmerge_kit.scoring import Accuracy
 from negmerge_kit.scoring.accuracy import Pair
 from tests.lab.small_stand import GRID, stand
@@ -37,9 +37,9 @@ def test_a_curve_that_never_falls_has_no_number():
 def test_every_row_is_read_at_one_retention_whatever_validation_matched():
     made = stand()
     comparison = compare_rules(made, ["uniform", "negmerge"], scales=GRID)
-    scorer, base = comparison.contest.scorer, comparison.base["test"]
+    scorer, base = comparison.runner.scorer, comparison.base["test"]
     for row in comparison.rows:
-        choice = made.choose(row.candidates, row.entrant.rule, dict(row.entrant.params))
+        choice = made.choose(row.candidates, row.method.rule, dict(row.method.params))
         points = [scorer.answers(choice, scale, "test").accuracy() for scale in row.equal.scales]
         kept = [retain.value / base.retain.value for _, retain in points]
         assert min(kept) < FLOORS[0] and max(kept) > FLOORS[-1]

@@ -60,6 +60,6 @@ def test_an_audit_probes_the_linear_model_and_a_retrained_one_around_its_own_wei
     choice = linear_bench.choose(rule="uniform")
     base = linear_bench.fresh_model().weights("cpu")
     found = audit(linear_bench, choice, 3.0, retrained=base, probes=("zero-shot",))
-    readings = {who: reading.json() for who, reading in found.probes[0].readings.items()}
-    assert readings["unlearned"] == linear_bench.score(choice, 3.0, "test").forget.json()
-    assert readings["base"] == readings["retrained"] == linear_bench.base_scores("test").forget.json()
+    measurements = {who: reading.json() for who, reading in found.probes[0].measurements.items()}
+    assert measurements["unlearned"] == linear_bench.score(choice, 3.0, "test").forget.json()
+    assert measurements["base"] == measurements["retrained"] == linear_bench.base_scores("test").forget.json()

@@ -9,7 +9,7 @@ from negmerge_kit.checkpoints import open_checkpoint, sha256_file
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import DeviceError
 from negmerge_kit.lab import delta_cache
-from negmerge_kit.lab.delta_cache import residency
+from negmerge_kit.lab.delta_cache import choose_memory_mode
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging.rules import RULES
 from negmerge_kit.vision.classifier import BATCH
@@ -58,11 +58,11 @@ def out_of_memory(times):
 )
 def test_thirty_vit_b_32_candidates_live_where_they_fit(free, expected):
     moved = 88_000_000 * 4  # the image tower
-    assert residency(30 * moved, 15 * moved, moved, free) == expected
+    assert choose_memory_mode(30 * moved, 15 * moved, moved, free) == expected
 
 
 def test_weights_stored_in_half_precision_gain_nothing_by_rounding():
-    assert residency(100, 100, 1, 110) == "streamed"
+    assert choose_memory_mode(100, 100, 1, 110) == "streamed"
 
 
 @pytest.fixture
@@ -138,8 +138,8 @@ def test_a_slider_after_a_search_goes_back_to_its_own_delta(tiny_pool, moved, mo
     choice = rounded.choose()
     before = rounded.look(choice, 0.7)[0]
     rounded.score(choice, 0.7)
-    assert rounded._placing.place == (choice, 0.7, True)
-    assert rounded.look(choice, 0.7)[0] == before and rounded._placing.place == (choice, 0.7, False)
+    assert rounded._live.state == (choice, 0.7, True)
+    assert rounded.look(choice, 0.7)[0] == before and rounded._live.state == (choice, 0.7, False)
 
 
 def test_out_of_memory_in_a_merge_reads_from_disk_and_the_numbers_stay(tiny_pool, bench, monkeypatch):

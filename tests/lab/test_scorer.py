@@ -18,7 +18,7 @@ from negmerge_kit.errors import CheckpointError, ParameterError, SceneError
 from negmerge_kit.lab import answer_memory
 from negmerge_kit.lab.answer_memory import AnswerMemory, Side
 from negmerge_kit.lab.comparison.comparison import compare_rules
-from negmerge_kit.lab.comparison.contest import Contest
+from negmerge_kit.lab.comparison.runner import ComparisonRunner
 from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.lab.evaluation import evaluate_splits
 from negmerge_kit.lab.scorer import Scorer
@@ -87,10 +87,10 @@ def test_a_comparison_after_a_search_answers_no_image_again(both_orders):
     )
     assert live and second.scorer.images == answered(second) - answered(first) + asked_live
     third = Workbench(second.pool, device="cpu")
-    contest = Contest(third)
+    runner = ComparisonRunner(third)
     for rule in RULES:
-        contest.search(third.choose(rule=rule))
-        contest.matched(third.choose(rule=rule))
+        runner.search(third.choose(rule=rule))
+        runner.matched(third.choose(rule=rule))
     assert third.scorer.images == 0
 
 
@@ -106,8 +106,8 @@ def test_a_row_costs_what_it_takes_from_nothing_whoever_asked_before(both_orders
     _, (_, late) = both_orders["search first"]
     _, (fresh, _) = both_orders["comparison first"]
     for one, other in zip(late, fresh, strict=True):
-        assert replace(one, cost=other.cost, matched=None, curve=(), standing=None) == replace(
-            other, matched=None, curve=(), standing=None
+        assert replace(one, cost=other.cost, matched=None, curve=(), metrics=None) == replace(
+            other, matched=None, curve=(), metrics=None
         )
         assert one.cost.evaluations == other.cost.evaluations >= 20
         assert one.cost.images == pytest.approx(other.cost.images, rel=0.3) and one.cost.images > 1500
@@ -256,7 +256,7 @@ class Table:
     def images(self, split):
         return self.splits
 
-    def give_way(self):
+    def yield_to_foreground(self):
         pass
 
     def features(self, images):

@@ -7,9 +7,9 @@ import pytest
 from negmerge_kit.checkpoints.filling import create_pool, record_candidate, save_candidate
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.cli import main
+from negmerge_kit.lab.comparison.bootstrap import resample
 from negmerge_kit.lab.comparison.comparison import compare_rules
-from negmerge_kit.lab.comparison.kept_rows import KeptRows
-from negmerge_kit.lab.comparison.resampling import resample
+from negmerge_kit.lab.comparison.row_store import RowStore
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.scale_search import DEFAULT_SCALES
 from tests.lab.small_stand import GRID, stand
@@ -64,8 +64,8 @@ def test_a_comparison_goes_on_too_and_says_where_it_did_not(tenth, capsys):
 def test_rows_of_a_given_grid_are_not_those_of_the_open_search(tenth):
     short, row = Workbench(open_pool(tenth), device="cpu"), None
     for scales in (DEFAULT_SCALES, None):
-        kept = KeptRows(short.pool, keep=0.95, scales=scales, device=short.model.device)
-        assert kept.find(row.entrant, short.pool.ids) is None if row else True
+        kept = RowStore(short.pool, keep=0.95, scales=scales, device=short.model.device)
+        assert kept.find(row.method, short.pool.ids) is None if row else True
         row = compare_rules(short, ["negmerge"], scales=scales, kept=kept).rows[0]
     assert row.scale > 1.5
 
@@ -76,7 +76,7 @@ def test_replicates_of_an_open_search_choose_beyond_the_grid():
     assert all(row.scale > 1 for row in comparison.rows)
     found = resample(comparison, replicates=20)
     for row in comparison.rows:
-        numbers = found[row.entrant.name].numbers
+        numbers = found[row.method.name].numbers
         assert numbers["protocol forget"].value == pytest.approx(row.test.forget.value, abs=0.02)
     capped = compare_rules(made, ["uniform", "negmerge"], scales=GRID)
     assert all(row.scale <= 1.0 and row.ended == "grid" for row in capped.rows)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from negmerge_kit.errors import NotFiniteError, ParameterError, SplitError
-from negmerge_kit.lab.shadows import halves, train_shadows
-from negmerge_kit.lab.standing import Standing, measure
+from negmerge_kit.lab.metric_set import MetricSet, measure
+from negmerge_kit.lab.shadow_models import halves, train_shadows
 from negmerge_kit.scoring.gap import GAP_OVER
 from negmerge_kit.scoring.metrics import METRICS
 from negmerge_kit.vision.classifiers import load_classifier
@@ -102,14 +102,14 @@ def test_a_planted_leak_is_found_and_retraining_leaves_none(parts, shadows, leak
 @pytest.mark.slow
 def test_a_standing_is_complete_and_comes_back_whole(parts, shadows, leaking, retrained):
     ours, reference = (measure(m, parts, split="val", shadows=shadows[1]) for m in (leaking, retrained))
-    told = ours.beside(reference, seconds=1.5)
+    told = ours.with_gap(reference, seconds=1.5)
     assert list(told.scores) == list(METRICS) == list(told.values)
     for name, score in told.json().items():
         if METRICS[name].share:
             assert score["low"] <= score["value"] <= score["high"] and score["n"] > 0
     expected = sum(abs(ours.values[name] - reference.values[name]) for name in GAP_OVER) / 4
-    assert told.values["gap"] == pytest.approx(expected) and reference.beside(reference).values["gap"] == 0
-    assert Standing.from_json("val", told.json()) == told
+    assert told.values["gap"] == pytest.approx(expected) and reference.with_gap(reference).values["gap"] == 0
+    assert MetricSet.from_json("val", told.json()) == told
     assert told.scores["unseen"]["n"] == 120 and told.scores["unseen"]["split"] == "val"
     bare = measure(leaking, parts, split="val", features=("confidence",))
     why = bare.scores["lira_auc"]["why"]
@@ -157,7 +157,7 @@ def test_what_cannot_be_measured_is_told(parts, leaking):
     on_val = measure(leaking, parts, split="val", features=("confidence",))
     on_test = measure(leaking, parts, split="test", features=("confidence",))
     with pytest.raises(SplitError, match="one split"):
-        on_val.beside(on_test)
+        on_val.with_gap(on_test)
     broken = load_classifier("classifier:tiny", classes=10, device="cpu")
     broken.tower.head.weight.data.fill_(float("nan"))
     with pytest.raises(NotFiniteError):

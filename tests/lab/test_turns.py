@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from negmerge_kit.checkpoints.pool import open_pool
-from negmerge_kit.lab.fair_lock import PATIENCE, Turns, in_background
+from negmerge_kit.lab.fair_lock import PATIENCE, FairLock, background_priority
 from negmerge_kit.lab.workbench import Workbench
 
 WAIT = 10
@@ -16,7 +16,7 @@ def begin(turns, name, order, *, background=False):
 
     def run():
         if background:
-            with in_background(), turns:
+            with background_priority(), turns:
                 order.append(name)
         else:
             with turns:
@@ -33,7 +33,7 @@ def begin(turns, name, order, *, background=False):
 
 
 def test_in_order_of_arrival_with_the_background_behind():
-    turns, order = Turns(), []
+    turns, order = FairLock(), []
     with turns:
         threads = [
             begin(turns, "job", order, background=True),
@@ -46,7 +46,7 @@ def test_in_order_of_arrival_with_the_background_behind():
 
 
 def test_the_background_is_not_starved():
-    turns, order = Turns(), []
+    turns, order = FairLock(), []
     with turns:
         threads = [begin(turns, "job", order, background=True)]
         threads += [begin(turns, str(number), order) for number in range(PATIENCE + 3)]
@@ -56,11 +56,11 @@ def test_the_background_is_not_starved():
 
 
 def test_background_work_gives_way_and_goes_on_with_its_whole_turn():
-    turns, order = Turns(), []
-    with in_background(), turns, turns:
-        assert not turns.give_way()
+    turns, order = FairLock(), []
+    with background_priority(), turns, turns:
+        assert not turns.yield_to_foreground()
         thread = begin(turns, "move", order)
-        assert turns.give_way() and order == ["move"]
+        assert turns.yield_to_foreground() and order == ["move"]
         waiting = begin(turns, "later", order)
         order.append("job")
     for each in (thread, waiting):
@@ -69,15 +69,15 @@ def test_background_work_gives_way_and_goes_on_with_its_whole_turn():
 
 
 def test_the_foreground_gives_way_to_nobody():
-    turns, order = Turns(), []
+    turns, order = FairLock(), []
     with turns:
         thread = begin(turns, "other", order)
-        assert not turns.give_way() and order == []
+        assert not turns.yield_to_foreground() and order == []
     thread.join(WAIT)
 
 
 def test_an_error_hands_the_turn_on():
-    turns, order = Turns(), []
+    turns, order = FairLock(), []
     with pytest.raises(ZeroDivisionError), turns:
         thread = begin(turns, "next", order)
         raise ZeroDivisionError
@@ -92,7 +92,7 @@ def test_a_slider_move_has_the_model_in_the_middle_of_a_job_and_both_get_their_n
     began, order, found = threading.Event(), [], {}
 
     def job():
-        with in_background(), bench.at(choice, 0.5):
+        with background_priority(), bench.at(choice, 0.5):
             began.set()
             while not bench._turn._soon:  # until the mover waits
                 threading.Event().wait(0.005)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.directions import step_along
+from negmerge_kit.lab.step_along import step_along
 from negmerge_kit.lab.why_signs import why_signs
 from negmerge_kit.merging import sign_agreement, total
 

@@ -13,8 +13,8 @@ from negmerge_kit.checkpoints.filling import writing
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.cli import main
 from negmerge_kit.errors import PoolError, SceneError
-from negmerge_kit.lab.comparison.baseline_rows import retrained, yardstick_of
-from negmerge_kit.lab.comparison.terms import Terms
+from negmerge_kit.lab.comparison.baseline_rows import evaluator_of, retrained
+from negmerge_kit.lab.comparison.options import ComparisonOptions
 from negmerge_kit.lab.training import loop
 from negmerge_kit.lab.training.resuming import StateFile
 from negmerge_kit.lab.workbench import Workbench
@@ -112,28 +112,31 @@ def test_an_unfinished_base_that_does_not_tell_its_recipe_is_refused_all_the_sam
 
 def test_a_retrained_model_goes_on_where_it_was_stopped(classifier_pool, tmp_path, computed):
     folder = shutil.copytree(classifier_pool, tmp_path / "pool")
-    yardstick, terms = yardstick_of(Workbench(open_pool(folder), device="cpu"), Terms(epochs=1)), Terms(epochs=1)
+    evaluator, terms = (
+        evaluator_of(Workbench(open_pool(folder), device="cpu"), ComparisonOptions(epochs=1)),
+        ComparisonOptions(epochs=1),
+    )
     stop = stop_at(10, told := [])
     with pytest.raises(Stopped):
-        retrained(yardstick, terms, stop)
+        retrained(evaluator, terms, stop)
     (state,) = (folder / "baselines").glob("retrain-*.unfinished.safetensors")
-    found = retrained(yardstick, terms)
+    found = retrained(evaluator, terms)
     assert len(computed) == told[-1][1] and not state.exists()
     weights = dict(found.weights.items())
     found.path.unlink()
-    again = retrained(yardstick, terms, anew=True)
+    again = retrained(evaluator, terms, recompute=True)
     assert len(computed) == 2 * told[-1][1]
     assert all(bool((weights[name] == tensor).all()) for name, tensor in again.weights.items())
 
 
 def test_the_time_before_the_stop_is_charged_too(classifier_pool, tmp_path, computed):
     folder = shutil.copytree(classifier_pool, tmp_path / "pool")
-    bench, terms = Workbench(open_pool(folder), device="cpu"), Terms(epochs=1)
+    bench, terms = Workbench(open_pool(folder), device="cpu"), ComparisonOptions(epochs=1)
     with pytest.raises(Stopped):
-        retrained(yardstick_of(bench, terms), terms, stop_at(18, []))
+        retrained(evaluator_of(bench, terms), terms, stop_at(18, []))
     (state,) = (folder / "baselines").glob("retrain-*.unfinished.safetensors")
     before = float(open_checkpoint(state).metadata["seconds"])
-    assert before > 0 and retrained(yardstick_of(bench, terms), terms).seconds > before
+    assert before > 0 and retrained(evaluator_of(bench, terms), terms).seconds > before
 
 
 def test_whoever_trains_the_base_is_waited_for_as_long_as_it_takes(scene, tmp_path, monkeypatch):

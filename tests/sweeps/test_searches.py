@@ -8,8 +8,8 @@ import pytest
 from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.cli import main
 from negmerge_kit.lab.comparison.comparison import compare_rules
-from negmerge_kit.lab.comparison.entrants import find_entrants
-from negmerge_kit.lab.comparison.kept_rows import KeptRows
+from negmerge_kit.lab.comparison.methods import find_methods
+from negmerge_kit.lab.comparison.row_store import RowStore
 from negmerge_kit.lab.pipeline import search_json
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.sweeps.local import run_sweep
@@ -36,22 +36,22 @@ def test_searches_in_processes_answer_as_the_workbench_does(bench, tiny_pool):
 
 def test_a_comparison_is_one_job_a_rule(own_pool):
     pool = open_pool(own_pool)
-    entrants = find_entrants("negmerge,uniform", "none")
-    jobs = comparison_jobs(pool, entrants, scales=SCALES, device="cpu")
-    rows = {outcome.job.entrant.name: outcome.value for outcome in run_sweep(jobs)}
+    methods = find_methods("negmerge,uniform", "none")
+    jobs = comparison_jobs(pool, methods, scales=SCALES, device="cpu")
+    rows = {outcome.job.method.name: outcome.value for outcome in run_sweep(jobs)}
     bench = Workbench(pool, device="cpu")
-    kept = KeptRows(pool, keep=0.95, scales=SCALES, device=bench.model.device)
-    found = compare_rules(bench, entrants, scales=SCALES, kept=kept)
-    assert {row.entrant.name: row.json() for row in found.rows} == rows
-    assert [job.label for job in jobs] == [row.entrant.title for row in found.rows]
+    kept = RowStore(pool, keep=0.95, scales=SCALES, device=bench.model.device)
+    found = compare_rules(bench, methods, scales=SCALES, kept=kept)
+    assert {row.method.name: row.json() for row in found.rows} == rows
+    assert [job.label for job in jobs] == [row.method.title for row in found.rows]
 
 
 def test_a_comparisons_jobs_look_at_the_pools_candidates_as_it_was_given(own_pool):
     pool = open_pool(own_pool)
     two = pool.only(pool.ids[:2])
-    (job,) = comparison_jobs(two, find_entrants("uniform", "none"), scales=SCALES, device="cpu")
+    (job,) = comparison_jobs(two, find_methods("uniform", "none"), scales=SCALES, device="cpu")
     assert job.run()["candidates"] == two.ids
-    (job,) = comparison_jobs(pool, find_entrants("uniform", "none"), scales=SCALES, device="cpu")
+    (job,) = comparison_jobs(pool, find_methods("uniform", "none"), scales=SCALES, device="cpu")
     assert job.run()["candidates"] == pool.ids
 
 

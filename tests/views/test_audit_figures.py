@@ -4,8 +4,8 @@ import pytest
 from matplotlib.colors import to_hex
 
 from negmerge_kit.lab.audits.audit import Audit
-from negmerge_kit.lab.audits.probe import LEFTOVER, NONE, OPEN, Probe, Reading
-from negmerge_kit.lab.directions import Change, Direction, Step
+from negmerge_kit.lab.audits.probe import LEFTOVER, NONE, OPEN, Measurement, Probe
+from negmerge_kit.lab.step_along import Change, Direction, Step
 from negmerge_kit.lab.why_signs import Agreement, Why, ZeroRatio
 from negmerge_kit.merging.orthants import Estimate
 from negmerge_kit.merging.subsets import Halves
@@ -16,7 +16,7 @@ from negmerge_kit.views.why import why_figure, why_finding
 
 
 def reading(value, n=200):
-    return Reading(value, value - 0.05, value + 0.04, n, "test")
+    return Measurement(value, value - 0.05, value + 0.04, n, "test")
 
 
 def relearning(images, steps):

@@ -9,8 +9,8 @@ from matplotlib.colors import to_hex
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.comparison.comparison import Comparison
 from negmerge_kit.lab.comparison.cost import Cost
-from negmerge_kit.lab.comparison.entrants import find_entrant
-from negmerge_kit.lab.comparison.matched import Crossing
+from negmerge_kit.lab.comparison.matched_retention import FloorCrossing
+from negmerge_kit.lab.comparison.methods import find_method
 from negmerge_kit.lab.comparison.rows import Matched, Row
 from negmerge_kit.scoring import Accuracy, Point
 from negmerge_kit.scoring.accuracy import Pair
@@ -24,14 +24,14 @@ def pair(forget, retain, split="test"):
 
 
 def row(name, matched, protocol):
-    crossing = Matched(Crossing(0.6, (0.55, 86), (0.65, 85)), matched / 100, pair(matched, 85), 4, 1.0)
+    crossing = Matched(FloorCrossing(0.6, (0.55, 86), (0.65, 85)), matched / 100, pair(matched, 85), 4, 1.0)
     points = tuple(
         Point(s, Accuracy(80 - int(50 * s), 100, "val"), Accuracy(90 - int(8 * s), 100, "val"))
         for s in (0.25, 0.5, 0.75)
     )
     cost = Cost(1.0, 0.1, 2.0, "cpu", None, 20, 900)
     return Row(
-        find_entrant(name),
+        find_method(name),
         ("a", "b"),
         {},
         "ok",

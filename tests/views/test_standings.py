@@ -4,9 +4,9 @@ import pytest
 
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.comparison.comparison import Comparison
-from negmerge_kit.lab.comparison.entrants import find_entrant
+from negmerge_kit.lab.comparison.methods import find_method
 from negmerge_kit.lab.comparison.rows import Row
-from negmerge_kit.lab.standing import Standing
+from negmerge_kit.lab.metric_set import MetricSet
 from negmerge_kit.views.standings import standings_figure, standings_finding
 
 
@@ -17,8 +17,8 @@ def score(value, n=None):
 
 def row(name, gap, forget=0.9):
     scores = {"forget": score(forget, 119), "unseen": score(0.8, 360), "mia": score(0.1, 119)}
-    standing = Standing("test", scores | {"gap": score(gap)})
-    return Row(find_entrant(name), (), {}, "ok", None, None, None, None, None, (), None, standing=standing)
+    metrics = MetricSet("test", scores | {"gap": score(gap)})
+    return Row(find_method(name), (), {}, "ok", None, None, None, None, None, (), None, metrics=metrics)
 
 
 def comparison(*rows):

@@ -65,16 +65,16 @@ def address(tiny_pool):
 @pytest.fixture(scope="session")
 def two():
     """Two rules, so that a comparison is quick."""
-    from negmerge_kit.lab.comparison.entrants import find_entrants
+    from negmerge_kit.lab.comparison.methods import find_methods
 
-    return find_entrants("uniform,negmerge", "none")
+    return find_methods("uniform,negmerge", "none")
 
 
 @pytest.fixture(scope="session")
 def compared(tiny_pool, two, tmp_path_factory):
     """A page's comparison of two rules on a pool of its own, with what was told on the way."""
     from negmerge_kit.checkpoints.pool import open_pool
-    from negmerge_kit.lab.comparison.entrants import find_entrants
+    from negmerge_kit.lab.comparison.methods import find_methods
     from negmerge_kit.lab.workbench import Workbench
     from negmerge_kit.web import compare as comparing
     from negmerge_kit.web.compare import Compare, follow
@@ -83,7 +83,7 @@ def compared(tiny_pool, two, tmp_path_factory):
     folder = shutil.copytree(tiny_pool, tmp_path_factory.mktemp("compared") / "pool")
     compare = Compare(Workbench(open_pool(folder), device="cpu"), Jobs())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparing, "find_entrants", lambda *texts: two if not texts else find_entrants(*texts))
+        patch.setattr(comparing, "find_entrants", lambda *texts: two if not texts else find_methods(*texts))
         assert not compare.ready(0.95)
         told = list(follow(compare, "me", 0.95))
         yield compare, told, folder

@@ -42,7 +42,7 @@ def test_each_probe_stands_beside_base_and_chance(audited, bench):
     for probe in found.probes:
         assert probe.name in html
         for who in ("unlearned", "base"):
-            assert percent(probe.readings[who].value) in html
+            assert percent(probe.measurements[who].value) in html
     assert percent(found.probes[0].chance) in html and html.count("<svg") == 1
     assert any('role="progressbar"' in text for text, _ in audited[:-1])
 

@@ -36,7 +36,7 @@ def test_progress_names_the_rules_and_the_table_holds_the_rows(compared):
     comparison = compare.known(0.95)
     assert progress == "" and html == compare_html(comparison)
     for row in comparison.rows:
-        assert row.entrant.title in html
+        assert row.method.title in html
         assert percent(row.matched.test.forget.value) in html and f"{row.matched.crossing.scale:.3f}" in html
     assert html.count("data-row=") == 4 and "n =\N{NO-BREAK SPACE}357" in html
     svg = re.search(r"<svg.*?</svg>", html, re.S)[0]
@@ -48,16 +48,16 @@ def test_progress_names_the_rules_and_the_table_holds_the_rows(compared):
 def test_the_last_rule_forecasts_no_time(compared, monkeypatch):
     compare, told, known = compared[0], [], compared[0].known(0.95)
 
-    def compare_rules(stand, entrants, *, on_row, **more):
+    def compare_rules(stand, methods, *, on_row, **more):
         for done, row in enumerate(known.rows):
-            on_row(Progress(row.entrant.title, step=done, total=len(known.rows)))
+            on_row(Progress(row.method.title, step=done, total=len(known.rows)))
         return known
 
     monkeypatch.setattr(comparing, "compare_rules", compare_rules)
     job = SimpleNamespace(tell=lambda text, share, *, forecast: told.append((text, share, forecast)))
     compare._compare(job, compare.bench.pool, 0.95, "keep")
     count = len(known.rows)
-    assert told == [(r.entrant.title, k / count, k + 1 < count) for k, r in enumerate(known.rows)]
+    assert told == [(r.method.title, k / count, k + 1 < count) for k, r in enumerate(known.rows)]
 
 
 @pytest.mark.slow
@@ -78,9 +78,9 @@ def test_a_read_only_pool_is_not_written(compared, monkeypatch, read_only):
     comparison = compare.known(0.95)
     row = dataclasses.replace(comparison.rows[0], kept_fraction=0.123)
 
-    def compared_at_once(stand, entrants, *, kept, **others):
+    def compared_at_once(stand, methods, *, kept, **others):
         kept.keep(row, stand.pool.ids)
-        return dataclasses.replace(comparison, rows=(kept.find(row.entrant, stand.pool.ids),))
+        return dataclasses.replace(comparison, rows=(kept.find(row.method, stand.pool.ids),))
 
     monkeypatch.setattr(comparing, "compare_rules", compared_at_once)
     fresh = Compare(compare.bench, Jobs(), read_only=read_only)

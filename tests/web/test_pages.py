@@ -52,7 +52,7 @@ def test_a_clicked_row_of_a_kept_comparison_stands_on_unlearn(visit, compared):
     buttons = visit.page.locator("#nm-rules button")
     expect(buttons).to_have_count(4)  # found in the pool: nobody pressed anything
     uniform = comparison.rows[0]
-    visit.page.get_by_role("button", name=f"load {uniform.entrant.title} at scale {uniform.scale:.2f}").click()
+    visit.page.get_by_role("button", name=f"load {uniform.method.title} at scale {uniform.scale:.2f}").click()
     visit.at(f"{uniform.scale:g}")
     expect(visit.page.locator("#nm-rule input")).to_have_value("Uniform average")
     tab(visit, "Compare")

@@ -1,1 +1,1 @@
-"""Probes of forgetting, one a file: what can still be got out of an unlearned model, and how."""
+"""Audit probes, one a file: each measures what an unlearned model still knows of the forget set."""

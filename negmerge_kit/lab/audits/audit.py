@@ -1,4 +1,4 @@
-"""An audit: every probe put to one unlearned model, beside the base, a floor and, if given, a retrained model."""
+"""An audit: every probe run on one unlearned model, the base, a floor and, if given, a retrained model."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ import numpy as np
 import torch
 
 from negmerge_kit.errors import MismatchError, ParameterError
-from negmerge_kit.lab.audits.case import Case, Members
 from negmerge_kit.lab.audits.confidence import confidence
+from negmerge_kit.lab.audits.context import AuditContext, Members, ProbedModel, SharedModel, shuffled
 from negmerge_kit.lab.audits.linear_probe import linear_probe
 from negmerge_kit.lab.audits.membership import membership
 from negmerge_kit.lab.audits.nearest_neighbours import nearest_neighbours
 from negmerge_kit.lab.audits.other_prompts import other_prompts
 from negmerge_kit.lab.audits.probe import FLOORS, LEFTOVER, NONE, OPEN, Probe, alarms_first
 from negmerge_kit.lab.audits.relearning import relearning
-from negmerge_kit.lab.audits.subjects import Stage, Subject, shuffled
 from negmerge_kit.lab.audits.zero_shot import control_families, nearest_wrong_class, zero_shot
 from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.lab.training.recipe import Recipe
@@ -28,7 +27,7 @@ from negmerge_kit.types import Json, Weights
 from negmerge_kit.vision.data.embedded import FAMILIES, family_images
 from negmerge_kit.vision.images import ImageSet
 
-PROBES: dict[str, Callable[[Case], Iterator[Probe]]] = {
+PROBES: dict[str, Callable[[AuditContext], Iterator[Probe]]] = {
     "zero-shot": zero_shot,
     "linear": linear_probe,
     "neighbours": nearest_neighbours,
@@ -49,7 +48,7 @@ LIMITS = (
 
 @dataclass(frozen=True)
 class Audit:
-    """The answers of all probes to one unlearned model, those first that show most of what the base knew."""
+    """Results of all probes of one unlearned model, sorted by how much of the base's knowledge is left."""
 
     scale: float | None
     probes: tuple[Probe, ...]
@@ -66,7 +65,7 @@ class Audit:
         lead = next((probe for probe in self.probes if probe.floor is not None), None)
         if lead is None or lead.floor is None:
             return "The probes that were asked describe the model; how much is left, others measure."
-        read, base, left = lead.readings["unlearned"], lead.readings["base"], lead.left
+        read, base, left = lead.measurements["unlearned"], lead.measurements["base"], lead.left
         floor, known = f"{FLOORS[lead.floor[0]]}, {_percent(lead.floor[1])}", f"the base, {_percent(base.value)}"
         number = (
             f"{lead.name[0].upper()}{lead.name[1:]}: {_percent(read.value)} (95 % interval "
@@ -86,14 +85,14 @@ class Audit:
             OPEN: "Undecided without a retrained model: {}.",
             NONE: "At the level of the floor: {}.",
         }
-        told = [self.headline]
+        sentences = [self.headline]
         for verdict, sentence in kinds.items():
             if names := [probe.name for probe in self.probes if probe.verdict == verdict]:
-                told.append(sentence.format(", ".join(names)))
-        return " ".join(told)
+                sentences.append(sentence.format(", ".join(names)))
+        return " ".join(sentences)
 
     def json(self) -> Json:
-        """`{"scale", "probes": [...]}` of the JSON contract, and what came of it."""
+        """`{"scale", "probes": [...]}` of the JSON contract, and the finding in words."""
         return {
             "scale": self.scale,
             "probes": [probe.json() for probe in self.probes],
@@ -117,7 +116,7 @@ def audit(
     seed: int = 0,
     on_probe: Callable[[Probe], None] = lambda probe: None,
 ) -> Audit:
-    """Ask what can still be got out of an unlearned model.
+    """Run the probes of forgetting on an unlearned model.
 
     Args:
         bench: the pool: base, heads, images.
@@ -151,17 +150,17 @@ def audit(
         unlearned = dict(bench.unlearned(choice, scale))
     else:
         scale = None
-    stage = Stage(model)
-    known = Subject("base", base, model.heads, stage)
-    subjects = {"base": known, "unlearned": _subject(bench, stage, "unlearned", unlearned, known, around=known)}
+    shared = SharedModel(model)
+    known = ProbedModel("base", base, model.heads, shared)
+    models = {"base": known, "unlearned": _probed(bench, shared, "unlearned", unlearned, known, around=known)}
     if retrained is not None:
-        subjects["retrained"] = _subject(bench, stage, "retrained", retrained, known)
+        models["retrained"] = _probed(bench, shared, "retrained", retrained, known)
     tower = "visual." if model.has_text else ""
-    subjects["shuffled"] = Subject("shuffled", shuffled(base, tower=tower, seed=seed), known.heads, stage)
-    case = build_case(bench, subjects, steps=steps, seed=seed)
+    models["shuffled"] = ProbedModel("shuffled", shuffled(base, tower=tower, seed=seed), known.heads, shared)
+    context = build_context(bench, models, steps=steps, seed=seed)
     answers = []
     for name in (name for name in PROBES if name in probes):
-        for probe in PROBES[name](case):
+        for probe in PROBES[name](context):
             answers.append(probe)
             on_probe(probe)
     return Audit(scale, tuple(alarms_first(answers)), time.perf_counter() - started)
@@ -172,7 +171,7 @@ def _percent(share: float) -> str:
 
 
 def check_asked(probes: Sequence[str], steps: int = 1) -> None:
-    """Refuse what cannot be asked, before anything is computed.
+    """Validate the probes' names and the steps before anything is computed.
 
     Raises:
         ParameterError: for an unknown probe, or no step of relearning.
@@ -185,14 +184,16 @@ def check_asked(probes: Sequence[str], steps: int = 1) -> None:
         raise ParameterError("there is nothing to ask: name at least one probe, and give relearning at least one step.")
 
 
-def build_case(bench: Workbench, subjects: Mapping[str, Subject], *, steps: int = 60, seed: int = 0) -> Case:
-    """The case of a pool's scene: its images, its prompts, and relearning at the median rate of its candidates."""
+def build_context(
+    bench: Workbench, models: Mapping[str, ProbedModel], *, steps: int = 60, seed: int = 0
+) -> AuditContext:
+    """The context of a pool's scene: its images, its prompts, and relearning at the median rate of its candidates."""
     test = bench.images("test")
     known = [recipe for recipe in bench.pool.recipes.values() if "lr" in recipe]  # others were fine-tuned elsewhere
     recipes = [Recipe.from_json(recipe) for recipe in known] or [Recipe(lr=1e-3, epochs=1)]
     rate = median(recipe.lr for recipe in recipes)
-    return Case(
-        subjects,
+    return AuditContext(
+        models,
         bench.scene.images("train").forget.to(bench.model.device),
         bench.images("val"),
         test,
@@ -204,28 +205,34 @@ def build_case(bench: Workbench, subjects: Mapping[str, Subject], *, steps: int 
     )
 
 
-def _subject(
-    bench: Workbench, stage: Stage, name: str, weights: Weights, base: Subject, *, around: Subject | None = None
-) -> Subject:
-    """A subject with the base's frozen heads; a model with another text tower, or retrained, has heads of its own."""
+def _probed(
+    bench: Workbench,
+    shared: SharedModel,
+    name: str,
+    weights: Weights,
+    base: ProbedModel,
+    *,
+    around: ProbedModel | None = None,
+) -> ProbedModel:
+    """A model with the base's frozen heads; new ones where its text tower differs or it was retrained."""
     known = base.weights
     if set(weights) != set(known) or any(weights[key].shape != known[key].shape for key in known):
         raise MismatchError(
             f"the {name} model does not hold the base's tensors: give a checkpoint of this pool's model."
         )
-    subject = Subject(name, weights, base.heads, stage, around=around)
+    probed = ProbedModel(name, weights, base.heads, shared, around=around)
     texts = (key for key in known if not key.startswith("visual."))
-    own = any(not torch.equal(weights[key].cpu(), known[key]) for key in texts) if stage.model.has_text else not around
+    own = any(not torch.equal(weights[key].cpu(), known[key]) for key in texts) if shared.model.has_text else not around
     if own:
-        model, scene = subject.shown(), bench.scene
+        model, scene = probed.shown(), bench.scene
         for source in scene.sources:
             if model.has_text:
                 model.add_head(source.name, source.classes, source.templates)
             else:
                 split = "train" if "train" in source.splits else "val"
                 model.add_prototypes(source.images(split, image_size=scene.transform, corrupt=scene.corrupt))
-        subject.heads = {head: weight.cpu() for head, weight in model.heads.items()}
-    return subject
+        probed.heads = {head: weight.cpu() for head, weight in model.heads.items()}
+    return probed
 
 
 def _members(bench: Workbench) -> Members | None:

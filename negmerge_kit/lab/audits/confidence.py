@@ -6,21 +6,21 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from negmerge_kit.lab.audits.case import Case
-from negmerge_kit.lab.audits.probe import LOWER, Probe, Reading
+from negmerge_kit.lab.audits.context import AuditContext
+from negmerge_kit.lab.audits.probe import LOWER, Measurement, Probe
 from negmerge_kit.scoring.calibration import BINS, Calibration, calibration, top
 from negmerge_kit.vision.images import ImageSet
 
 
-def confidence(case: Case) -> Iterator[Probe]:
+def confidence(context: AuditContext) -> Iterator[Probe]:
     """Mean highest probability and expected calibration error, on forget and on all kept test images."""
-    for side, sets in (("forget", [case.forget]), ("retain", list(case.test.retain))):
-        found = {who: _calibration(case, who, sets) for who in case.asked}
+    for side, sets in (("forget", [context.forget]), ("retain", list(context.test.retain))):
+        found = {who: _calibration(context, who, sets) for who in context.asked}
         yield Probe(
             f"confidence on {side}",
             f"How sure is the model of its answers on {side} images?",
             {
-                who: Reading(each.confidence, *each.confidence_interval, each.n, each.split)
+                who: Measurement(each.confidence, *each.confidence_interval, each.n, each.split)
                 for who, each in found.items()
             },
             chance=sum(len(images) / len(images.classes) for images in sets) / sum(map(len, sets)),
@@ -29,7 +29,7 @@ def confidence(case: Case) -> Iterator[Probe]:
         yield Probe(
             f"calibration on {side}",
             f"By how much does confidence on {side} images miss how often the model is right (ECE, {BINS} bins)?",
-            {who: Reading(each.ece, *each.ece_interval, each.n, each.split) for who, each in found.items()},
+            {who: Measurement(each.ece, *each.ece_interval, each.n, each.split) for who, each in found.items()},
             chance=found["unlearned"].floor,
             details={
                 "floor": {who: each.floor for who, each in found.items()},
@@ -40,7 +40,7 @@ def confidence(case: Case) -> Iterator[Probe]:
         )
 
 
-def _calibration(case: Case, who: str, sets: Sequence[ImageSet]) -> Calibration:
-    answers = [top(case.subjects[who].logits(images), images.labels.cpu()) for images in sets]
+def _calibration(context: AuditContext, who: str, sets: Sequence[ImageSet]) -> Calibration:
+    answers = [top(context.models[who].logits(images), images.labels.cpu()) for images in sets]
     sure, right = (torch.cat(part) for part in zip(*answers, strict=True))
-    return calibration(sure, right, split=sets[0].split, seed=case.seed)
+    return calibration(sure, right, split=sets[0].split, seed=context.seed)

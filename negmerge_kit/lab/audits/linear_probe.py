@@ -7,27 +7,26 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from negmerge_kit.lab.audits.case import Case
+from negmerge_kit.lab.audits.context import AuditContext, ProbedModel
 from negmerge_kit.lab.audits.probe import Probe
-from negmerge_kit.lab.audits.subjects import Subject
 
 SETTINGS = {"C": 1.0, "max_iter": 2000}
 """scikit-learn's LogisticRegression, on standardised features."""
 
 
-def linear_probe(case: Case) -> Iterator[Probe]:
-    """Logistic regression (Alain and Bengio 2016, https://arxiv.org/abs/1610.01644) fitted anew for every model."""
+def linear_probe(context: AuditContext) -> Iterator[Probe]:
+    """Logistic regression (Alain and Bengio 2016, https://arxiv.org/abs/1610.01644) fitted for every model."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    train = case.fit
+    train = context.fit
 
-    def hits(subject: Subject) -> Tensor:
+    def hits(probed: ProbedModel) -> Tensor:
         probe = make_pipeline(StandardScaler(), LogisticRegression(**SETTINGS))
-        probe.fit(subject.features(train).numpy(), train.labels.cpu().numpy())
-        said = torch.from_numpy(probe.predict(subject.features(case.forget).numpy()))
-        return torch.eq(said, case.forget.labels.cpu())
+        probe.fit(probed.features(train).numpy(), train.labels.cpu().numpy())
+        said = torch.from_numpy(probe.predict(probed.features(context.forget).numpy()))
+        return torch.eq(said, context.forget.labels.cpu())
 
-    asks = f"Can a linear classifier trained on the image features tell the classes of {case.forget.name} apart?"
-    yield case.answer("linear probe", asks, hits, floor=True, details={"trained_on": len(train), **SETTINGS})
+    asks = f"Can a linear classifier trained on the image features tell the classes of {context.forget.name} apart?"
+    yield context.answer("linear probe", asks, hits, floor=True, details={"trained_on": len(train), **SETTINGS})

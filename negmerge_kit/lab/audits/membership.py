@@ -1,4 +1,4 @@
-"""Membership inference: do the model's answers tell that it was trained on the images to forget?"""
+"""Membership inference: do the model's answers show that it was trained on the images to forget?"""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from negmerge_kit.lab.audits.case import Case, Members
-from negmerge_kit.lab.audits.probe import HIGHER, Probe, Reading
-from negmerge_kit.lab.audits.subjects import Subject
+from negmerge_kit.lab.audits.context import AuditContext, Members, ProbedModel
+from negmerge_kit.lab.audits.probe import HIGHER, Measurement, Probe
 from negmerge_kit.lab.audits.zero_shot import joint_labels
 from negmerge_kit.scoring.membership import attack_efficacy, threshold_efficacy
 from negmerge_kit.vision.images import ImageSet
@@ -20,7 +19,7 @@ UNDEFINED = (
 )
 
 
-def membership(case: Case) -> Iterator[Probe]:
+def membership(context: AuditContext) -> Iterator[Probe]:
     """Share of the forget set's pretraining images that each attack calls non-members; the retrained model's is ideal.
 
     The attack learns from kept images that were and were not in pretraining, answered under all heads side by side.
@@ -29,28 +28,28 @@ def membership(case: Case) -> Iterator[Probe]:
     an attack that does not know the base's own images from unseen ones measures nothing.
     """
     for name, attack in ATTACKS.items():
-        asks = f"Does an attacker take pretraining images of {case.forget.name} for images the model never saw?"
-        if case.members is None:
+        asks = f"Does an attacker take pretraining images of {context.forget.name} for images the model never saw?"
+        if context.members is None:
             yield Probe(name, asks, undefined=UNDEFINED)
             continue
-        readings, strangers = {}, {}
-        for who, subject in case.asked.items():
-            member, nonmember, target, never = _answers(case, subject, case.members)
+        measurements, strangers = {}, {}
+        for who, probed in context.asked.items():
+            member, nonmember, target, never = _answers(context, probed, context.members)
             n = len(target[1])
             called = torch.arange(n) < round(attack(member, nonmember, target) * n)
-            readings[who] = Reading.share(called, case.members.forget.split)
+            measurements[who] = Measurement.share(called, context.members.forget.split)
             strangers[who] = attack(member, nonmember, never)
-        knows = readings["base"].high < strangers["base"]
+        knows = measurements["base"].high < strangers["base"]
         # A model's share as far below the unlearned model's strangers as it is below its own.
         shift = {who: strangers["unlearned"] - share for who, share in strangers.items()}
-        value, low, high = (end + shift["base"] for end in readings["base"].span)
+        value, low, high = (end + shift["base"] for end in measurements["base"].span)
         floor = ("never seen", strangers["unlearned"])
-        if "retrained" in readings:
-            floor = ("retrained", readings["retrained"].value + shift["retrained"])
+        if "retrained" in measurements:
+            floor = ("retrained", measurements["retrained"].value + shift["retrained"])
         yield Probe(
             name,
             asks,
-            readings,
+            measurements,
             0.5,
             details={"strangers": strangers, "knows_the_base": knows},
             good=HIGHER,
@@ -59,13 +58,13 @@ def membership(case: Case) -> Iterator[Probe]:
         )
 
 
-def _answers(case: Case, subject: Subject, members: Members) -> list[tuple[Tensor, Tensor]]:
-    heads = [images.name for images in case.test]
+def _answers(context: AuditContext, probed: ProbedModel, members: Members) -> list[tuple[Tensor, Tensor]]:
+    heads = [images.name for images in context.test]
 
     def under_all(sets: Sequence[ImageSet]) -> tuple[Tensor, Tensor]:
         return (
-            torch.cat([subject.logits(images, *heads) for images in sets]),
-            torch.cat([images.labels.cpu() + joint_labels(case, images.name) for images in sets]),
+            torch.cat([probed.logits(images, *heads) for images in sets]),
+            torch.cat([images.labels.cpu() + joint_labels(context, images.name) for images in sets]),
         )
 
-    return [under_all(sets) for sets in (members.seen, members.unseen, [members.forget], [case.forget])]
+    return [under_all(sets) for sets in (members.seen, members.unseen, [members.forget], [context.forget])]

@@ -7,26 +7,25 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from negmerge_kit.lab.audits.case import Case
+from negmerge_kit.lab.audits.context import AuditContext, ProbedModel
 from negmerge_kit.lab.audits.probe import Probe
-from negmerge_kit.lab.audits.subjects import Subject
 
 NEIGHBOURS = 5
 
 
-def nearest_neighbours(case: Case) -> Iterator[Probe]:
+def nearest_neighbours(context: AuditContext) -> Iterator[Probe]:
     """Majority of the nearest training images by cosine, scikit-learn's KNeighborsClassifier."""
     from sklearn.neighbors import KNeighborsClassifier
 
-    train = case.fit
+    train = context.fit
     neighbours = min(NEIGHBOURS, len(train))
 
-    def hits(subject: Subject) -> Tensor:
+    def hits(probed: ProbedModel) -> Tensor:
         probe = KNeighborsClassifier(neighbours, metric="cosine")
-        probe.fit(subject.features(train).numpy(), train.labels.cpu().numpy())
-        said = torch.from_numpy(probe.predict(subject.features(case.forget).numpy()))
-        return torch.eq(said, case.forget.labels.cpu())
+        probe.fit(probed.features(train).numpy(), train.labels.cpu().numpy())
+        said = torch.from_numpy(probe.predict(probed.features(context.forget).numpy()))
+        return torch.eq(said, context.forget.labels.cpu())
 
-    asks = f"Do the {neighbours} most similar training images tell the class of an image of {case.forget.name}?"
+    asks = f"Do the {neighbours} most similar training images tell the class of an image of {context.forget.name}?"
     details = {"neighbours": neighbours, "metric": "cosine", "trained_on": len(train)}
-    yield case.answer("nearest neighbours", asks, hits, floor=True, details=details)
+    yield context.answer("nearest neighbours", asks, hits, floor=True, details=details)

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from negmerge_kit.lab.audits.case import Case
-from negmerge_kit.lab.audits.probe import LEFTOVER, LOWER, Probe, Reading, change, judge
-from negmerge_kit.lab.audits.subjects import Subject
+from negmerge_kit.lab.audits.context import AuditContext, ProbedModel
+from negmerge_kit.lab.audits.probe import LEFTOVER, LOWER, Measurement, Probe, change, judge
 from negmerge_kit.types import Json
 from negmerge_kit.vision.images import ImageSet
 
@@ -18,41 +17,50 @@ GENERIC = ("a photo of {}.", "an image of {}.", "a picture of a {}.", "{}")
 SPARE = "other prompts"
 
 
-def other_prompts(case: Case) -> Iterator[Probe]:
+def other_prompts(context: AuditContext) -> Iterator[Probe]:
     """Accuracy under the best head of several, chosen on validation for each model and scored once on test.
 
     Heads: the set's own templates again with the model's own text tower, each of them alone, and GENERIC ones.
     Knowledge is left where another head gets significantly more out of the unlearned model than its own does, and
     where `judge` says so of what the best head gets.
     """
-    asks = f"Does the model name images of {case.forget.name} under a head built from other prompts?"
-    if not case.subjects["base"].shown().has_text:
+    asks = f"Does the model name images of {context.forget.name} under a head built from other prompts?"
+    if not context.models["base"].shown().has_text:
         yield Probe(SPARE, asks, undefined="not defined: the model has no text tower that prompts could be put to.")
         return
-    own = case.templates[case.forget.name]
+    own = context.templates[context.forget.name]
     variants = {"own templates": own, **{text: (text,) for text in (*own, *GENERIC)}}
-    readings: dict[str, Reading] = {}
+    measurements: dict[str, Measurement] = {}
     details: Json = {}
     found: dict[str, Tensor] = {}
-    for who, subject in case.asked.items():
-        heads = {name: _head(subject, case.forget, templates) for name, templates in variants.items()}
-        on_val = {name: float(_hits(subject, case.val.forget, head).float().mean()) for name, head in heads.items()}
+    for who, probed in context.asked.items():
+        heads = {name: _head(probed, context.forget, templates) for name, templates in variants.items()}
+        on_val = {name: float(_hits(probed, context.val.forget, head).float().mean()) for name, head in heads.items()}
         best = max(on_val, key=lambda name: on_val[name])
-        found[who] = _hits(subject, case.forget, heads[best])
-        readings[who] = Reading.share(found[who], case.forget.split)
+        found[who] = _hits(probed, context.forget, heads[best])
+        measurements[who] = Measurement.share(found[who], context.forget.split)
         details[who] = {"best": best, "validation": on_val}
-    more = change(case.subjects["unlearned"].hits(case.forget), found["unlearned"])
-    verdict = LEFTOVER if more[0] > 0 else judge(found, case.chance)
+    more = change(context.models["unlearned"].hits(context.forget), found["unlearned"])
+    verdict = LEFTOVER if more[0] > 0 else judge(found, context.chance)
     details["unlearned"] |= {"more_than_own_low": more[0], "more_than_own_high": more[1]}
-    yield Probe(SPARE, asks, readings, case.chance, verdict, details=details, good=LOWER, floor=case.floor(readings))
+    yield Probe(
+        SPARE,
+        asks,
+        measurements,
+        context.chance,
+        verdict,
+        details=details,
+        good=LOWER,
+        floor=context.floor(measurements),
+    )
 
 
-def _head(subject: Subject, images: ImageSet, templates: tuple[str, ...]) -> Tensor:
-    model = subject.shown()
+def _head(probed: ProbedModel, images: ImageSet, templates: tuple[str, ...]) -> Tensor:
+    model = probed.shown()
     head = model.add_head(SPARE, images.classes, templates).cpu()
     del model.heads[SPARE], model.classes[SPARE]
     return head
 
 
-def _hits(subject: Subject, images: ImageSet, head: Tensor) -> Tensor:
-    return torch.eq((subject.features(images) @ head.T).argmax(1), images.labels.cpu())
+def _hits(probed: ProbedModel, images: ImageSet, head: Tensor) -> Tensor:
+    return torch.eq((probed.features(images) @ head.T).argmax(1), images.labels.cpu())

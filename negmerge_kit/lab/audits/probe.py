@@ -1,4 +1,4 @@
-"""What every probe answers: a question, numbers with their intervals, what they are held against, and a verdict."""
+"""Result of a probe: a question, numbers with their intervals, the floor they are compared with, and a verdict."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FLOORS = {
     "never seen": "images it never saw",
     "chance": "chance",
 }
-"""What shows no knowledge of the forget set, the best reference first, in words."""
+"""References without knowledge of the forget set, in words, the best first."""
 
 WORDS = {LEFTOVER: "knowledge is left", OPEN: "undecided without a retrained model"}
 UNPLACED = WORDS | {NONE: "at the level of the floor"}
@@ -38,10 +38,10 @@ MARGIN = 0.05
 
 
 @dataclass(frozen=True)
-class Reading:
+class Measurement:
     """One model's number on `n` images of a split, with its 95 % interval.
 
-    >>> Reading.of(Accuracy(9, 10, "test")).json()["value"]
+    >>> Measurement.of(Accuracy(9, 10, "test")).json()["value"]
     0.9
     """
 
@@ -52,12 +52,12 @@ class Reading:
     split: str
 
     @classmethod
-    def of(cls, accuracy: Accuracy) -> Reading:
+    def of(cls, accuracy: Accuracy) -> Measurement:
         """A share of images, with Wilson's interval."""
         return cls(accuracy.value, *accuracy.interval, accuracy.n, accuracy.split)
 
     @classmethod
-    def share(cls, hits: Tensor, split: str) -> Reading:
+    def share(cls, hits: Tensor, split: str) -> Measurement:
         """The share of true entries, with Wilson's interval.
 
         Raises:
@@ -79,12 +79,12 @@ class Reading:
 
 @dataclass(frozen=True)
 class Probe:
-    """One question to the models under audit and their answers.
+    """One probe and the measurement of each model under audit.
 
     Attributes:
-        name: what the probe is called, e.g. "linear probe".
+        name: of the probe, e.g. "linear probe".
         asks: the question in one sentence.
-        readings: each model's number: base, unlearned, and retrained and shuffled where they were asked.
+        measurements: each model's number: base, unlearned, and retrained and shuffled where they were asked.
         chance: what a model that knows nothing would show; None where there is no such number.
         verdict: LEFTOVER, NONE, OPEN, or None where the probe describes and does not judge.
         undefined: why there is no number, in a sentence.
@@ -92,12 +92,12 @@ class Probe:
         good: LOWER or HIGHER where one way is good.
         floor: what shows no knowledge, a key of FLOORS, and its number; None for a probe that cannot say how much is
             left.
-        known: (value, low, high) of the base beside that floor, where not its reading.
+        known: (value, low, high) of the base for that floor, where not its measurement.
     """
 
     name: str
     asks: str
-    readings: Mapping[str, Reading] = field(default_factory=dict)
+    measurements: Mapping[str, Measurement] = field(default_factory=dict)
     chance: float | None = None
     verdict: str | None = None
     undefined: str | None = None
@@ -108,28 +108,28 @@ class Probe:
 
     @property
     def left(self) -> Leftover | None:
-        """Where the unlearned model stands between the floor, 0, and the base, 1 (see `share_left`)."""
-        if self.floor is None or not {"base", "unlearned"} <= self.readings.keys():
+        """Position of the unlearned model between the floor, 0, and the base, 1 (see `share_left`)."""
+        if self.floor is None or not {"base", "unlearned"} <= self.measurements.keys():
             return None
-        known = self.known or self.readings["base"].span
-        return share_left(self.readings["unlearned"].span, floor=self.floor[1], base=known)
+        known = self.known or self.measurements["base"].span
+        return share_left(self.measurements["unlearned"].span, floor=self.floor[1], base=known)
 
     @property
     def says(self) -> str:
-        """What came of it, in words; empty where the probe only describes."""
+        """The verdict in words; empty where the probe only describes."""
         return verdict_words(self.json())
 
     def json(self) -> Json:
         """`{"name", "asks", "base", "unlearned", "chance", "retrained", …}` of the JSON contract."""
-        told = {who: found.json() for who, found in self.readings.items()}
+        numbers = {who: found.json() for who, found in self.measurements.items()}
         return {
             "name": self.name,
             "asks": self.asks,
-            "base": told.get("base"),
-            "unlearned": told.get("unlearned"),
+            "base": numbers.get("base"),
+            "unlearned": numbers.get("unlearned"),
             "chance": self.chance,
-            "retrained": told.get("retrained"),
-            "shuffled": told.get("shuffled"),
+            "retrained": numbers.get("retrained"),
+            "shuffled": numbers.get("shuffled"),
             "verdict": self.verdict,
             "undefined": self.undefined,
             "details": self.details,
@@ -150,7 +150,7 @@ def alarms_first(probes: Iterable[Probe]) -> list[Probe]:
 
     >>> from negmerge_kit.scoring.accuracy import Accuracy
     >>> def probe(name, right):
-    ...     read = {who: Reading.of(Accuracy(n, 100, "test")) for who, n in (("base", 90), ("unlearned", right))}
+    ...     read = {who: Measurement.of(Accuracy(n, 100, "test")) for who, n in (("base", 90), ("unlearned", right))}
     ...     return Probe(name, "?", read, 0.1, floor=("chance", 0.1))
     >>> [found.name for found in alarms_first([Probe("control", "?"), probe("prompts", 40), probe("linear", 70)])]
     ['linear', 'prompts', 'control']
@@ -161,7 +161,7 @@ def alarms_first(probes: Iterable[Probe]) -> list[Probe]:
 
 
 def verdict_words(probe: Json) -> str:
-    """What came of a probe, from its JSON: how far up from its floor to the base it reads, and what follows.
+    """A probe's verdict in words, from its JSON: its position between floor and base, and what follows.
 
     >>> left = {"value": 0.706, "low": 0.64, "high": 0.77, "floor": "shuffled", "at": 0.44}
     >>> verdict_words({"verdict": "open", "left": left})
@@ -184,7 +184,7 @@ def verdict_words(probe: Json) -> str:
 
 
 def judge(hits: Mapping[str, Tensor], chance: float | None = None) -> str:
-    """Whether what the probe read off the unlearned model is knowledge of the forget set, by paired intervals.
+    """Verdict of a probe by paired intervals: whether the unlearned model still knows the forget set.
 
     With a model retrained without the set, knowledge is left where the unlearned model shows more than that one.
     Without, it is left where the unlearned model falls short of the base by less than MARGIN for sure, and no more than
@@ -208,7 +208,7 @@ def judge(hits: Mapping[str, Tensor], chance: float | None = None) -> str:
         if "shuffled" in hits:
             return change(hits["shuffled"], found)[0] > 0
         assert chance is not None
-        return Reading.share(found, "test").low > chance
+        return Measurement.share(found, "test").low > chance
 
     if not beats_floor(base):
         return OPEN  # the base shows nothing here either

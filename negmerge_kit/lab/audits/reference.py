@@ -1,4 +1,4 @@
-"""The model that never saw the forget set, where it can be made: the embedded base trained anew without one family."""
+"""The model that never saw the forget set, where it can be made: the embedded base pretrained without one family."""
 
 from __future__ import annotations
 

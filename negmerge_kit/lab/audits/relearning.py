@@ -8,9 +8,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from negmerge_kit.lab.audits.case import Case, few_of_each
-from negmerge_kit.lab.audits.probe import LEFTOVER, LOWER, NONE, OPEN, Probe, Reading, change
-from negmerge_kit.lab.audits.subjects import Subject
+from negmerge_kit.lab.audits.context import AuditContext, ProbedModel, few_of_each
+from negmerge_kit.lab.audits.probe import LEFTOVER, LOWER, NONE, OPEN, Measurement, Probe, change
 from negmerge_kit.lab.training.finetuning import finetune
 from negmerge_kit.lab.training.recipe import Recipe
 from negmerge_kit.types import Json
@@ -23,7 +22,7 @@ LOOKS = (1, 2, 3, 5, 8, 12, 16, 20, 25, 30, 40, 50, 60, 80, 100, 150, 200, 300, 
 """Steps after which test accuracy is looked at, and after the last."""
 
 
-def relearning(case: Case) -> Iterator[Probe]:
+def relearning(context: AuditContext) -> Iterator[Probe]:
     """Fine-tune the unlearned model on a few forget images until the base's accuracy is back.
 
     The floor is what is learned from nothing: the retrained model, or else shuffled weights, after as many steps.
@@ -31,23 +30,23 @@ def relearning(case: Case) -> Iterator[Probe]:
     The number is test accuracy when it is back or the steps are spent; `details` hold the steps, with the steps that
     reached the lower and the upper end of the base's interval. Training is a candidate's own: same head, same rate.
     """
-    base = case.subjects["base"]
-    goal = Reading.share(base.hits(case.forget), case.forget.split)
+    base = context.models["base"]
+    goal = Measurement.share(base.hits(context.forget), context.forget.split)
     for per_class in IMAGES:
-        images = few_of_each(case.train, per_class, seed=case.seed)
-        readings, looks = {"base": goal}, {}
-        details: Json = {"images": len(images), "most_steps": case.steps, "recipe": _recipe(case, images).json()}
-        floor = "retrained" if "retrained" in case.subjects else "shuffled"
-        for who, subject in case.subjects.items():
+        images = few_of_each(context.train, per_class, seed=context.seed)
+        measurements, looks = {"base": goal}, {}
+        details: Json = {"images": len(images), "most_steps": context.steps, "recipe": _recipe(context, images).json()}
+        floor = "retrained" if "retrained" in context.models else "shuffled"
+        for who, probed in context.models.items():
             if who in ("unlearned", floor):
-                looks[who] = _relearn(case, subject, images, goal)
-                readings[who] = Reading.share(looks[who][max(looks[who])], case.forget.split)
+                looks[who] = _relearn(context, probed, images, goal)
+                measurements[who] = Measurement.share(looks[who][max(looks[who])], context.forget.split)
                 details[who] = _steps(looks[who], goal)
         yield Probe(
             f"relearning from {per_class} a class",
-            f"Does fine-tuning on {len(images)} images of {case.forget.name} bring back what the base knew?",
-            readings,
-            case.chance,
+            f"Does fine-tuning on {len(images)} images of {context.forget.name} bring back what the base knew?",
+            measurements,
+            context.chance,
             _verdict(looks["unlearned"], looks[floor], floor),
             details=details,
             good=LOWER,
@@ -55,29 +54,29 @@ def relearning(case: Case) -> Iterator[Probe]:
         )
 
 
-def _relearn(case: Case, subject: Subject, images: ImageSet, goal: Reading) -> dict[int, Tensor]:
+def _relearn(context: AuditContext, probed: ProbedModel, images: ImageSet, goal: Measurement) -> dict[int, Tensor]:
     """Which test images were right after each step that was looked at; it ends at the goal or with the steps."""
-    looks = {0: subject.hits(case.forget)}
-    model = subject.shown()
-    subject.disturbed()
+    looks = {0: probed.hits(context.forget)}
+    model = probed.shown()
+    probed.disturbed()
     # A generator: closing it gives training mode and threads back.
-    with closing(finetune(model, images, _recipe(case, images))) as steps:
+    with closing(finetune(model, images, _recipe(context, images))) as steps:
         for step in steps:
-            if step.index in LOOKS or step.index == case.steps:
+            if step.index in LOOKS or step.index == context.steps:
                 with _resting(model):
-                    said = model.logits(case.forget.images, case.forget.name).argmax(1).cpu()
-                looks[step.index] = said.eq(case.forget.labels.cpu())
-                if step.index == case.steps or _share(looks[step.index]) >= goal.high:
+                    said = model.logits(context.forget.images, context.forget.name).argmax(1).cpu()
+                looks[step.index] = said.eq(context.forget.labels.cpu())
+                if step.index == context.steps or _share(looks[step.index]) >= goal.high:
                     break
     return looks
 
 
-def _recipe(case: Case, images: ImageSet) -> Recipe:
-    per_epoch = -(-len(images) // case.recipe.batch_size)
-    return replace(case.recipe, epochs=-(-case.steps // per_epoch), seed=case.seed)
+def _recipe(context: AuditContext, images: ImageSet) -> Recipe:
+    per_epoch = -(-len(images) // context.recipe.batch_size)
+    return replace(context.recipe, epochs=-(-context.steps // per_epoch), seed=context.seed)
 
 
-def _steps(looks: Mapping[int, Tensor], goal: Reading) -> Json:
+def _steps(looks: Mapping[int, Tensor], goal: Measurement) -> Json:
     """When the base's accuracy, and both ends of its interval, were first reached; None is never."""
 
     def first(level: float) -> int | None:

@@ -1,4 +1,4 @@
-"""Every way to unlearn a standard classifier without merging, one file each; menus and tables are drawn from these."""
+"""Unlearning baselines for standard classifiers, one file each; menus and tables are made from this registry."""
 
 from __future__ import annotations
 

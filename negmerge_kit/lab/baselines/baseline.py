@@ -1,4 +1,4 @@
-"""What a baseline is: a paper's way to unlearn with its dials, described well enough to draw a menu from."""
+"""Baseline: a published unlearning method with its parameters and presets."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Preset:
 
 @dataclass(frozen=True)
 class Baseline:
-    """How a trained network is made to forget, with what a menu and a table need to present it.
+    """An unlearning method with the titles and parameters that menus and tables show.
 
     Attributes:
         reads: which sets it looks at; it never touches another one.

@@ -23,8 +23,8 @@ def shadow_row(run: Run, features: int) -> torch.nn.Parameter:
 def steps(run: Run) -> Iterator[Step]:
     """Minimise CE(θ; forget, class C) over C + 1 logits; afterwards the network has its C classes again.
 
-    The row of class C trains beside the network and is never part of it. The reference code leaves it in, so that its
-    unlearned network may answer with a class that does not exist: its accuracies are those of C + 1 classes.
+    The row of class C trains together with the network and is never part of it. The reference code leaves it in, so
+    that its unlearned network may answer with a class that does not exist: its accuracies are those of C + 1 classes.
     """
     shadow = shadow_row(run, run.model.head(run.parts.forgotten.name).shape[1] - 1)
 

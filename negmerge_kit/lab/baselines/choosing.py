@@ -1,4 +1,4 @@
-"""Which rate a baseline is used with: every one tried from the base's weights, scored on validation, and charged."""
+"""Rate search of a baseline: every rate is tried from the base's weights and scored on validation."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def choose_rate(
     may_mirror: bool = False,
     scored_by: str = "score",
     store: Path | None = None,
-    anew: bool = False,
+    recompute: bool = False,
     on_step: ProgressFn = no_progress,
 ) -> ChosenRate:
     """Try every rate on the same seed, from the base's weights; the model is left as the best one made it.
@@ -54,10 +54,10 @@ def choose_rate(
         model: holds the base's weights.
         score: of an unlearned model; smaller is better. No number, or NotFiniteError, counts as diverged.
         rates: to try; where there are none, the base recipe's.
-        scored_by: what the score is, in words; told in the log.
+        scored_by: what the score is, in words, for the log.
         store: a folder that keeps each trial as it ends, for a search that was stopped to go on from: under all that
             decides it, the base's weights, both sets, `scored_by`, results version, torch and device.
-        anew: try every rate again, whatever the folder keeps.
+        recompute: try every rate again, whatever the folder keeps.
         on_step: called with each training step among those of all rates, of which each takes as many; the best one,
             where it is made again, counts as the last.
 
@@ -85,7 +85,7 @@ def choose_rate(
     )
 
     def known(rate: float) -> Trial | None:
-        values = results.get(baseline.name, made_from | {"rate": rate}) if results and not anew else None
+        values = results.get(baseline.name, made_from | {"rate": rate}) if results and not recompute else None
         try:
             return Trial(**values) if values else None
         except TypeError:  # a record of ours that somebody edited
@@ -97,7 +97,7 @@ def choose_rate(
         begun, steps = perf_counter(), 0
         earlier = 0.0
         state = results.path(baseline.name, made_from | {"rate": rate}, f".{STATE}") if results else None
-        if anew and state:
+        if recompute and state:
             state.unlink(missing_ok=True)
         try:
             run = baseline.unlearn(

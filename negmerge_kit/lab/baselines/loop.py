@@ -1,4 +1,4 @@
-"""What a baseline is given, and how its epochs of passes go onto the training loop."""
+"""Arguments of a baseline's run, and its epochs of passes on the training loop."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SeededPass: TypeAlias = Callable[[int], Pass]
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What a baseline is given.
+    """Arguments of a baseline's run.
 
     Attributes:
         model: holds the base's weights, and the unlearned ones when the steps are over.
@@ -58,7 +58,7 @@ class Run:
     resume: Path | None = None
 
     def seed_of(self, epoch: int, place: int = 0) -> int:
-        """A seed of its own for each pass of each epoch."""
+        """The seed of a pass of an epoch."""
         return (self.seed * 100_003 + epoch * 10 + place) % SEEDS
 
     @property

@@ -14,7 +14,7 @@ from negmerge_kit.lab.training.loop import Step, View, truth
 
 
 def passes(run: Run, epoch: int) -> Sequence[SeededPass]:
-    """Of one epoch: the forget set with labels drawn anew, and then the remaining set with its own.
+    """Of one epoch: the forget set with newly drawn labels, and then the remaining set with its own.
 
     As in SalUn's code for CIFAR-10, the labels are uniform over all classes, so that one in C is the truth, and the
     two sets take turns; for CIFAR-100 and Tiny-ImageNet that code shuffles them into one pass, which this does not.

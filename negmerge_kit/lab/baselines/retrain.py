@@ -13,7 +13,7 @@ from negmerge_kit.lab.training.loop import Step
 def steps(run: Run) -> Iterator[Step]:
     """Train an untrained network on the remaining set as the base was trained on all, with the run's rate and epochs.
 
-    The base's weights and the forget set are never looked at. First weights and order come from a seed of its own (see
+    The base's weights and the forget set are never looked at. First weights and order come from a derived seed (see
     `BaseTraining.retrained`): those of the run's seed may have made the base.
     """
     training = BaseTraining(run.recipe, run.may_mirror).but(lr=run.rate, epochs=run.epochs).retrained(run.seed)

@@ -15,8 +15,8 @@ from negmerge_kit.merging.rule import Parameter
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T² KL(softmax(teacher / T) ‖ softmax(student / T)) of logits [n, C], the mean over the batch."""
-    told, learnt = log_softmax(teacher / temperature, dim=1), log_softmax(student / temperature, dim=1)
-    return kl_div(learnt, told, reduction="batchmean", log_target=True) * temperature**2
+    target, learnt = log_softmax(teacher / temperature, dim=1), log_softmax(student / temperature, dim=1)
+    return kl_div(learnt, target, reduction="batchmean", log_target=True) * temperature**2
 
 
 def decay(epoch: int) -> float:
@@ -32,7 +32,7 @@ def steps(run: Run) -> Iterator[Step]:
     """In the first `max_epochs` epochs minimise −KL(base ‖ θ) on forget; in every epoch then α KL + γ CE on remaining.
 
     As the authors' notebooks do, with the batches that these load, 512 and 256. Their scrub.py takes one max-epoch more
-    than it is told, and its optimiser holds the weights of the model, not of the copy that it trains.
+    than its option says, and its optimiser holds the weights of the model, not of the copy that it trains.
     """
     settings, parts = run.settings, run.parts
     teacher = frozen(run.model, parts.remaining.name)

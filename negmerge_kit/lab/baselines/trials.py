@@ -1,4 +1,4 @@
-"""What each try of a rate search cost and scored, and which one was chosen."""
+"""Trials of a rate search: score and cost of each, and the chosen one."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Rules held against each other: by the paper's protocol, at matched retention, with intervals and costs."""
+"""Comparison of unlearning rules: by the paper's protocol, at matched retention, with intervals and costs."""

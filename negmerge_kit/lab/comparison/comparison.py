@@ -1,4 +1,4 @@
-"""Rules compared at equal retention: the paper's protocol, and beside it the crossing of the floor."""
+"""Rules compared at equal retention: the paper's protocol, and the scale at which retention crosses its floor."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Protocol
 
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import ParameterError, PoolError
-from negmerge_kit.lab.comparison.classifier_contest import ClassifierContest
-from negmerge_kit.lab.comparison.contest import Contest, PoolStand
-from negmerge_kit.lab.comparison.entrants import BASE, RETRAIN, RETRAIN_AGAIN, Entrant, find_entrant, find_entrants
+from negmerge_kit.lab.comparison.classifier_runner import ClassifierRunner
+from negmerge_kit.lab.comparison.methods import BASE, RETRAIN, RETRAIN_AGAIN, Method, find_method, find_methods
+from negmerge_kit.lab.comparison.options import PLAIN, ComparisonOptions
 from negmerge_kit.lab.comparison.rows import Row
-from negmerge_kit.lab.comparison.terms import PLAIN, Terms
+from negmerge_kit.lab.comparison.runner import ComparisonRunner, PoolBackend
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.scoring.accuracy import Pair
@@ -23,7 +23,7 @@ from negmerge_kit.scoring.scale_search import KEEP, Scales
 from negmerge_kit.types import Json
 
 REFERENCE = "negmerge"
-"""The rule that the others are held against."""
+"""The rule that the others are compared with."""
 
 
 MERGED_STATISTICS = (
@@ -33,14 +33,14 @@ MERGED_STATISTICS = (
 """What bounds the scales where running statistics are merged."""
 
 
-class Keeper(Protocol):
-    """Where finished rows are found again, such as `KeptRows`."""
+class FinishedRows(Protocol):
+    """Cache of finished rows, such as `RowStore`."""
 
-    def find(self, entrant: Entrant, ids: Sequence[str]) -> Row | None:
+    def find(self, method: Method, ids: Sequence[str]) -> Row | None:
         """The row if it was finished before."""
 
     def keep(self, row: Row, ids: Sequence[str]) -> None:
-        """Take in a finished row."""
+        """Store a finished row."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Comparison:
         base: the base's scores by split, `val`, `test` and `live`, the subset of validation that frontiers are on.
         warnings: what to know before believing the rows.
         forced: candidates that were let in although they were made from another base.
-        terms: of a standard classifier's pool; else None.
+        options: of a standard classifier's pool; else None.
         buffers: what became of running statistics in the rows that merge.
         beyond: whether the searches went on beyond `scales` where a rule had not met the floor at their end.
         images: of a standard classifier's pool, how many images of each part choose on "val" and report on "test", and
@@ -67,8 +67,8 @@ class Comparison:
     rows: tuple[Row, ...]
     warnings: tuple[str, ...] = ()
     forced: tuple[str, ...] = ()
-    contest: Contest | None = field(default=None, repr=False, compare=False)
-    terms: Terms | None = None
+    runner: ComparisonRunner | None = field(default=None, repr=False, compare=False)
+    options: ComparisonOptions | None = None
     buffers: str = "keep"
     beyond: bool = False
     images: Json | None = None
@@ -76,7 +76,7 @@ class Comparison:
     @property
     def noise_floor(self) -> float | None:
         """The gap between two retrained models, below which a gap says nothing; None where there are no two."""
-        rows = [row.standing.values for row in self.rows if row.entrant.rule == RETRAIN_AGAIN and row.standing]
+        rows = [row.metrics.values for row in self.rows if row.method.rule == RETRAIN_AGAIN and row.metrics]
         return rows[0].get("gap") if rows else None
 
     @property
@@ -87,8 +87,8 @@ class Comparison:
         floor = self.noise_floor
         if floor is None:
             return None
-        others = [row for row in self.rows if row.entrant.rule not in (BASE, RETRAIN, RETRAIN_AGAIN) and row.standing]
-        gaps = [row.standing.values["gap"] for row in others if row.standing]
+        others = [row for row in self.rows if row.method.rule not in (BASE, RETRAIN, RETRAIN_AGAIN) and row.metrics]
+        gaps = [row.metrics.values["gap"] for row in others if row.metrics]
         return sum(gap <= floor for gap in gaps), len(gaps)
 
     @property
@@ -98,13 +98,13 @@ class Comparison:
 
     @property
     def statistics(self) -> str:
-        """For headlines, what became of running statistics where that is not what it always is."""
+        """Suffix for headlines: the policy for running statistics where it is not "keep", else empty."""
         return "" if self.buffers == "keep" else f"; running statistics: {self.buffers}"
 
     @property
     def feasible(self) -> bool:
         """Whether any row has a scale above the floor."""
-        return any(row.status == "ok" and row.entrant.rule != BASE for row in self.rows)
+        return any(row.status == "ok" and row.method.rule != BASE for row in self.rows)
 
     def json(self) -> Json:
         """The object of `compare --json` for one pool."""
@@ -120,46 +120,46 @@ class Comparison:
             "rows": [row.json() for row in self.rows],
             "warnings": list(self.warnings),
             "forced": list(self.forced),
-            **(self.terms.json() | {"noise_floor": self.noise_floor, "images": self.images} if self.terms else {}),
+            **(self.options.json() | {"noise_floor": self.noise_floor, "images": self.images} if self.options else {}),
         }
 
 
 def compare_rules(
-    workbench: PoolStand,
-    rules: Sequence[Entrant | str] | None = None,
+    workbench: PoolBackend,
+    rules: Sequence[Method | str] | None = None,
     *,
     keep: float = KEEP,
     scales: Scales = None,
     buffers: str = "keep",
-    kept: Keeper | None = None,
-    terms: Terms = PLAIN,
+    kept: FinishedRows | None = None,
+    options: ComparisonOptions = PLAIN,
     on_row: ProgressFn = no_progress,
     on_step: ProgressFn = no_progress,
-    anew: bool = False,
+    recompute: bool = False,
 ) -> Comparison:
-    """Hold rules against each other on one pool.
+    """Compare unlearning rules on one pool at equal retention.
 
     Every rule's scale is chosen on validation by the paper's protocol (the scale that forgets most with at least
-    keep times the base's retention, arXiv:2410.05583) and scored once on test. Beside it stands forgetting at matched
+    keep times the base's retention, arXiv:2410.05583) and scored once on test. Each row also has forgetting at matched
     retention: the scale, on no grid and without a cap, where retention first falls below that floor on validation
-    (`first_crossing`), with test forget and test retain there. All rules share one scorer: images stay resident, one
-    model is updated in place, scales that cannot win are given up early, and nothing is asked twice.
+    (`matched_retention_scale`), with test forget and test retain there. All rules share one scorer: images stay
+    resident, one model is updated in place, scales that cannot win are dropped early, and nothing is scored twice.
 
     On a standard classifier's pool the rows are also baselines, and each has every metric of METRICS on test.
 
     Args:
         workbench: the pool on its device.
-        rules: entrants, or names as `find_entrant` reads them; by default all rules, both searches and, on a
+        rules: methods, or names as `find_method` reads them; by default all rules, both searches and, on a
             classifier's pool, all baselines.
         keep: share of the base's retention to keep, in (0, 1].
         scales: the protocol's scales and no others; None for the paper's grid, and on beyond it where a rule has not
             met the floor at its end (see `search_scale`).
         buffers: what becomes of running statistics in every row that merges: keep, merge or recalibrate.
-        kept: where finished rows are found again and new ones go, e.g. `KeptRows(pool, ...)`.
-        terms: on a classifier's pool, by what scales and rates are chosen, and how hard the attacks try.
+        kept: where finished rows are found again and new ones go, e.g. `RowStore(pool, ...)`.
+        options: on a classifier's pool, by what scales and rates are chosen, and how hard the attacks try.
         on_row: called with each row that comes next: its step is the rows that are done.
         on_step: called with each training step of a baseline: its rate, and how far the search of all its rates is.
-        anew: whether baselines try every rate again, and the retrained model, where it is a row, is made again,
+        recompute: whether baselines try every rate again, and the retrained model, where it is a row, is made again,
             whatever the pool keeps.
 
     Raises:
@@ -170,7 +170,7 @@ def compare_rules(
         CheckpointError: if a model answers with NaN, or a finished row cannot be written.
     """
     pool = workbench.pool
-    entrants = _entrants(rules, pool)
+    methods = _methods(rules, pool)
     if not 0.0 < keep <= 1.0:
         raise ParameterError(f"keep is {keep}: give the share of retention to keep, above 0 and at most 1.")
     grid = tuple(scale_grid(scales))
@@ -183,19 +183,19 @@ def compare_rules(
             f"{pool.folder} has {len(ids)} candidate: with one, every rule is that candidate. Add others first."
         )
     workbench.choose(buffers=buffers)  # refused before the work
-    contest = _contest(workbench, keep, scales, buffers, terms, entrants, on_step, anew)
-    base = {split: contest.base(split) for split in ("val", "test", "live")}
+    runner = _runner(workbench, keep, scales, buffers, options, methods, on_step, recompute)
+    base = {split: runner.base(split) for split in ("val", "test", "live")}
     rows = []
-    for index, entrant in enumerate(entrants):
-        on_row(Progress(_rule_of(entrant.title, index, len(entrants)), step=index, total=len(entrants)))
-        row = kept.find(entrant, ids) if kept else None
-        if row is None or not contest.finished(row):
-            row = contest.row(entrant)
+    for index, method in enumerate(methods):
+        on_row(Progress(_rule_of(method.title, index, len(methods)), step=index, total=len(methods)))
+        row = kept.find(method, ids) if kept else None
+        if row is None or not runner.finished(row):
+            row = runner.row(method)
             if kept:
                 kept.keep(row, ids)
         rows.append(row)
     warnings = (*doubts(workbench), *([MERGED_STATISTICS] if buffers == "merge" else []))
-    told = terms if isinstance(contest, ClassifierContest) else None
+    used = options if isinstance(runner, ClassifierRunner) else None
     return Comparison(
         str(pool.folder),
         ids,
@@ -205,16 +205,16 @@ def compare_rules(
         tuple(rows),
         warnings,
         forced,
-        contest,
-        told,
+        runner,
+        used,
         buffers,
         beyond=scales is None,
-        images=parts_used(pool.scene) if told else None,
+        images=parts_used(pool.scene) if used else None,
     )
 
 
 def _rule_of(title: str, done: int, total: int) -> str:
-    """Which rule is under way, of how many; the last one says so.
+    """Progress text: the rule being compared and its number, or "last rule".
 
     >>> _rule_of("TIES-Merging", 0, 2), _rule_of("MagMax", 1, 2)
     ('TIES-Merging, 1 of 2', 'MagMax, last rule')
@@ -222,28 +222,28 @@ def _rule_of(title: str, done: int, total: int) -> str:
     return f"{title}, last rule" if done + 1 == total else f"{title}, {done + 1} of {total}"
 
 
-def _contest(
-    stand: PoolStand,
+def _runner(
+    backend: PoolBackend,
     keep: float,
     scales: Scales,
     buffers: str,
-    terms: Terms,
-    entrants: Sequence[Entrant],
+    options: ComparisonOptions,
+    methods: Sequence[Method],
     on_step: ProgressFn,
-    anew: bool,
-) -> Contest:
-    if isinstance(stand, Workbench) and is_classifier(stand.pool):
-        contest = ClassifierContest(
-            stand, keep=keep, scales=scales, buffers=buffers, terms=terms, on_step=on_step, anew=anew
+    recompute: bool,
+) -> ComparisonRunner:
+    if isinstance(backend, Workbench) and is_classifier(backend.pool):
+        runner = ClassifierRunner(
+            backend, keep=keep, scales=scales, buffers=buffers, options=options, on_step=on_step, recompute=recompute
         )
-        contest.prepare(entrants)
-        return contest
-    if terms != PLAIN:
+        runner.prepare(methods)
+        return runner
+    if options != PLAIN:
         raise ParameterError(
-            f"{stand.pool.folder} is no standard classifier's pool: scales are chosen by the floor there; leave "
+            f"{backend.pool.folder} is no standard classifier's pool: scales are chosen by the floor there; leave "
             "--choose, --shadows and --epochs out."
         )
-    return Contest(stand, keep=keep, scales=scales, buffers=buffers)
+    return ComparisonRunner(backend, keep=keep, scales=scales, buffers=buffers)
 
 
 def is_classifier(pool: Pool) -> bool:
@@ -281,54 +281,54 @@ def strangers(pool: Pool) -> tuple[str, ...]:
     return found
 
 
-def doubts(stand: PoolStand) -> list[str]:
+def doubts(backend: PoolBackend) -> list[str]:
     """What makes a comparison on this pool mean less: equal candidates, classes without images.
 
-    Where a class is forgotten whole, its images are the forget set and no retain set has any: that is no doubt.
+    Where a class is forgotten whole, its images are the forget set and no retain set has any: no warning then.
     """
-    told, whole = [*stand.pool.repeats], (stand.pool.scene.get("forgetting") or {}).get("of_class")
+    warnings, whole = [*backend.pool.repeats], (backend.pool.scene.get("forgetting") or {}).get("of_class")
     for split in ("val", "test"):
-        for images in stand.images(split):
+        for images in backend.images(split):
             present = set(images.labels.tolist())
             absent = [name for label, name in enumerate(images.classes) if label not in present]
             if whole is not None:
                 absent = [name for name in absent if (name == whole) == (images.name == "forgotten")]
             if absent:
-                told.append(
+                warnings.append(
                     f"{images.name} has no {split} image of {', '.join(absent[:3])}"
                     f"{' and others' if len(absent) > 3 else ''}: its numbers say nothing about that."
                 )
-    return told
+    return warnings
 
 
 def across(comparisons: Sequence[Comparison], *, independent: bool = True) -> list[Json]:
     """Each row's numbers on test over several pools, in their order: points and range; an interval from 8 pools on.
 
     Rows that are missing, infeasible or never crossed in a pool leave no point there: `pools` says how many are there.
-    Of standard classifiers every metric on test is told, too.
+    For standard classifiers every metric on test is included.
     Subsets of one pool are not `independent`, however many: they never get an interval.
     """
-    names = list(dict.fromkeys(row.entrant.name for comparison in comparisons for row in comparison.rows))
+    names = list(dict.fromkeys(row.method.name for comparison in comparisons for row in comparison.rows))
     result = []
     for name in names:
-        rows = [row for comparison in comparisons for row in comparison.rows if row.entrant.name == name]
+        rows = [row for comparison in comparisons for row in comparison.rows if row.method.name == name]
         protocol = [row.test for row in rows if row.test]
         matched = [row.matched for row in rows if row.matched]
-        standings = [row.standing.values for row in rows if row.standing]
+        measured = [row.metrics.values for row in rows if row.metrics]
         metrics = {
-            metric: _spread([values[metric] for values in standings], independent)
+            metric: _spread([values[metric] for values in measured], independent)
             for metric in METRICS
-            if standings and all(metric in values for values in standings)
+            if measured and all(metric in values for values in measured)
         }
         result.append(
             {
                 "name": name,
-                "title": rows[0].entrant.title,
+                "title": rows[0].method.title,
                 "protocol": _sides(protocol, independent),
                 "matched": _sides([item.test for item in matched], independent)
                 | {"validation_forget": _spread([item.forget for item in matched], independent)},
                 "at_test_retention": _spread([row.equal.value for row in rows if row.equal], independent),
-                **({"metrics": metrics} if standings else {}),
+                **({"metrics": metrics} if measured else {}),
             }
         )
     return result
@@ -345,14 +345,14 @@ def _sides(pairs: Sequence[Pair], independent: bool) -> Json:
 def _spread(values: Sequence[float], independent: bool) -> Json | None:
     if not values:
         return None
-    told = Spread(tuple(values)).json()
-    return told if independent else told | {"interval": None}
+    spread = Spread(tuple(values)).json()
+    return spread if independent else spread | {"interval": None}
 
 
-def _entrants(rules: Sequence[Entrant | str] | None, pool: Pool) -> tuple[Entrant, ...]:
+def _methods(rules: Sequence[Method | str] | None, pool: Pool) -> tuple[Method, ...]:
     if rules is None:
-        return find_entrants(classifier=is_classifier(pool))
-    entrants = tuple(rule if isinstance(rule, Entrant) else find_entrant(rule) for rule in rules)
-    if not entrants:
+        return find_methods(classifier=is_classifier(pool))
+    methods = tuple(rule if isinstance(rule, Method) else find_method(rule) for rule in rules)
+    if not methods:
         raise ParameterError("nothing to compare: name at least one rule or search.")
-    return entrants
+    return methods

@@ -1,4 +1,4 @@
-"""What a row of a comparison costs: seconds and peak memory, measured where the work is done."""
+"""Cost of a row of a comparison: seconds, peak memory, evaluations and images."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Cost:
 
     Attributes:
         search: everything that choosing on validation takes: of a rule the scoring of every scale, of a baseline the
-            training and the scoring of every rate; the final row on test is nobody's.
+            training and the scoring of every rate; the final scoring on test is not counted.
         train: what the pool records for the candidates that the row needs, also those that it then leaves out.
         peak_memory: on CUDA the most that torch held; elsewhere the most that the whole process held, base, images and
-            libraries included; None where the system does not tell.
+            libraries included; None where the system does not report it.
         evaluations: scales looked at on validation, in full or in part; `images` answered for them.
     """
 
@@ -56,7 +56,7 @@ class Meter:
 
 @contextmanager
 def metered(device: torch.device) -> Iterator[Meter]:
-    """Measure the block's wall time and, where the system tells, its peak memory.
+    """Measure the block's wall time and, where the system reports it, its peak memory.
 
     >>> with metered(torch.device("cpu")) as meter:
     ...     _ = torch.zeros(10)
@@ -77,7 +77,7 @@ def metered(device: torch.device) -> Iterator[Meter]:
 
 
 def _forget_peak() -> None:
-    """Start the process's high-water mark anew; only Linux can (proc(5), clear_refs 5)."""
+    """Reset the process's high-water mark; only Linux can (proc(5), clear_refs 5)."""
     try:
         _RESET.write_text("5")
     except OSError:

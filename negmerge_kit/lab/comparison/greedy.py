@@ -21,7 +21,7 @@ def best_single(ids: Sequence[str], search: Callable[[tuple[str, ...]], ScaleSea
     """The candidate that forgets most at its own best scale on validation; the earlier one among equals.
 
     This is task negation with the hyperparameters chosen on validation (arXiv:2212.04089, section 3), which NegMerge is
-    meant to spare: every candidate is searched. If none keeps enough at any scale, the first one stands for all.
+    meant to spare: every candidate is searched. If none keeps enough at any scale, the first one is taken.
     """
     order = ranked(ids, search)
     return Selection((order[0],), search((order[0],)), len(ids))

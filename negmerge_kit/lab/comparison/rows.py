@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from negmerge_kit.lab.comparison.cost import Cost
-from negmerge_kit.lab.comparison.entrants import Entrant
-from negmerge_kit.lab.comparison.matched import AtTestRetention, Crossing
-from negmerge_kit.lab.standing import Standing
+from negmerge_kit.lab.comparison.matched_retention import AtTestRetention, FloorCrossing
+from negmerge_kit.lab.comparison.methods import Method
+from negmerge_kit.lab.metric_set import MetricSet
 from negmerge_kit.scoring.accuracy import Accuracy, Pair
 from negmerge_kit.scoring.scale_search import Ended, Point
 from negmerge_kit.types import Json
@@ -26,7 +26,7 @@ class Matched:
         evaluations, seconds: what finding it took beyond the protocol.
     """
 
-    crossing: Crossing
+    crossing: FloorCrossing
     forget: float
     test: Pair
     evaluations: int
@@ -46,7 +46,7 @@ class Matched:
 
 @dataclass(frozen=True)
 class Row:
-    """What one entrant did.
+    """Result of one method.
 
     Attributes:
         candidates: the ids that it merged.
@@ -60,7 +60,7 @@ class Row:
         matched: None when retention never falls below the floor, or nothing is left.
         kept_fraction: None where nothing is merged.
         curve: what is known in full on validation, at any scale.
-        standing: of a classifier, its metrics on test.
+        metrics: of a classifier, its metrics on test.
         trials: of a baseline, the rates that were tried on validation and what each cost.
         reach: the smallest and the largest scale that the protocol's search looked at; None where there was none.
         ended: what ended that range upwards (see `ScaleSearch`).
@@ -69,7 +69,7 @@ class Row:
         equal: forgetting at equal retention on test, which describes and chooses nothing.
     """
 
-    entrant: Entrant
+    method: Method
     candidates: tuple[str, ...]
     params: dict[str, Any]
     status: str
@@ -80,7 +80,7 @@ class Row:
     kept_fraction: float | None
     curve: tuple[Point, ...]
     cost: Cost
-    standing: Standing | None = None
+    metrics: MetricSet | None = None
     trials: tuple[Json, ...] = ()
     reach: tuple[float, float] | None = None
     ended: Ended | None = None
@@ -89,19 +89,19 @@ class Row:
     equal: AtTestRetention | None = None
 
     def json(self) -> Json:
-        """The entry of `rows` in the JSON contract, and beyond it name, title, note, candidates, cost and curve.
+        """The entry of `rows` in the JSON contract, and in addition name, title, note, candidates, cost and curve.
 
         Of a classifier also `metrics` on test, and of a baseline `trials`.
         """
-        more: Json = {"metrics": self.standing.json()} if self.standing else {}
+        more: Json = {"metrics": self.metrics.json()} if self.metrics else {}
         if self.trials:
             more["trials"] = list(self.trials)
         return {
-            "name": self.entrant.name,
-            "title": self.entrant.title,
-            "rule": self.entrant.rule,
+            "name": self.method.name,
+            "title": self.method.title,
+            "rule": self.method.rule,
             "params": self.params,
-            "note": self.entrant.note,
+            "note": self.method.note,
             "candidates": list(self.candidates),
             "status": self.status,
             "scale": self.scale,
@@ -123,12 +123,12 @@ class Row:
         }
 
     @classmethod
-    def from_json(cls, entrant: Entrant, values: Json) -> Row:
+    def from_json(cls, method: Method, values: Json) -> Row:
         """The row back from what `json` gave."""
         cost = {name: value for name, value in values["cost"].items() if name != "wall"}
         matched = values["matched"]
         return cls(
-            entrant,
+            method,
             tuple(values["candidates"]),
             values["params"],
             values["status"],
@@ -137,7 +137,7 @@ class Row:
             values["test"] and _pair(values["test"]),
             matched
             and Matched(
-                Crossing(matched["scale"], *(_end(matched["bracket"][name]) for name in ("above", "below"))),
+                FloorCrossing(matched["scale"], *(_end(matched["bracket"][name]) for name in ("above", "below"))),
                 matched["validation_forget"],
                 _pair(matched),
                 matched["evaluations"],
@@ -146,7 +146,7 @@ class Row:
             values["kept_fraction"],
             _points(values["curve"]),
             Cost(**cost),
-            Standing.from_json("test", values["metrics"]) if "metrics" in values else None,
+            MetricSet.from_json("test", values["metrics"]) if "metrics" in values else None,
             tuple(values.get("trials", ())),
             values["range"] and (values["range"][0], values["range"][1]),
             values["ended"],

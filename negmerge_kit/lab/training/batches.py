@@ -25,7 +25,7 @@ class Batch:
     """One step's images.
 
     Attributes:
-        pixels: uint8 [n, 3, H, W]; on the model's device, or pinned beside it.
+        pixels: uint8 [n, 3, H, W]; on the model's device, or pinned in the host's memory.
         labels: int64 [n], likewise.
         order: the generator's state before this epoch was drawn: with the step's number all that resuming needs.
     """
@@ -114,7 +114,7 @@ def _plan(
     """(step, places in the data set, generator's state before the epoch) from step `done` on."""
     sizes = _sizes(n, recipe, least)
     per_epoch = len(sizes)
-    # The generator stands before the epoch of the last step done, which may have been that epoch's last.
+    # The generator is before the epoch of the last step done, which may have been that epoch's last.
     for epoch in range(max(0, done - 1) // per_epoch, recipe.epochs):
         if recipe.order == "fixed":
             generator.manual_seed(COMMON_ORDER)

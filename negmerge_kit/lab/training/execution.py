@@ -1,4 +1,4 @@
-"""How a fine-tuning run is computed, as opposed to what it computes: nothing here changes a candidate's id."""
+"""Execution options of a training run, such as micro-batches; none changes a candidate's id."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Execution:
     channels_last: bool | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be done, naming every fault at once."""
+        """Validate the values; the message names every fault at once."""
         rules = {
             "micro_batch": self.micro_batch is None or self.micro_batch >= 1,
             "ahead": self.ahead >= 1,
@@ -58,7 +58,7 @@ class Execution:
             raise ParameterError(f"training cannot be run so: {', '.join(wrong)} is out of range.")
 
     def check(self, model: Classifier, recipe: Recipe) -> None:
-        """Refuse what a model, a device or a recipe does not allow.
+        """Check that the model, the device and the recipe allow these options.
 
         Raises:
             ParameterError: half precision without CUDA, a compiled linear model, or parts of a batch under batch

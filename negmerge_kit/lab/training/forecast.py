@@ -1,4 +1,4 @@
-"""What a reproduction, or a grid, would cost before anything is fetched: downloads, computing time and disk."""
+"""Forecast of a reproduction or a grid before anything is fetched: downloads, computing time and disk."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def count_images(source: DataSource, split: str, transform: Transform) -> int:
     """How many images a split has: from the registry for named data, else by listing; nothing is decoded or fetched.
 
     Raises:
-        SceneError: for data of nobody's list that is not here yet; prepare it first.
+        SceneError: for unregistered data that is not here yet; prepare it first.
 
     >>> from negmerge_kit.vision.data import find_data
     >>> count_images(find_data("cars"), "train", Transform(224, 224))

@@ -55,9 +55,9 @@ def base_recipe(scene: Scene) -> Recipe:
     'sgd'
     """
     name = find_model(scene.model).arch.removeprefix(CLASSIFIER)
-    told: dict[str, Any] = BASES.get(name, PUBLISHED).json() | (getattr(scene, "training", None) or {})
+    settings: dict[str, Any] = BASES.get(name, PUBLISHED).json() | (getattr(scene, "training", None) or {})
     try:
-        return Recipe.from_json(told)
+        return Recipe.from_json(settings)
     except ParameterError as error:
         raise ParameterError(f"training of scene {scene.name}: {error}") from None
 
@@ -88,7 +88,7 @@ class BaseTraining:
         return replace(self, recipe=replace(self.recipe, **changed))
 
     def retrained(self, seed: int) -> BaseTraining:
-        """The same for the retrained model of a seed: by a seed of its own, which is no base's, and no shadow model's.
+        """The same for the retrained model of a seed: with a derived seed that no base and no shadow model has.
 
         >>> base = BaseTraining(BASES["tiny"], may_mirror=False)
         >>> base.recipe.seed, base.retrained(0).recipe.seed != 0

@@ -8,8 +8,8 @@
     [vary]            lists of settings, of which every combination is a candidate; `epochs_times` multiplies epochs
     [[runs]]          single candidates, as settings over [recipe]
 
-Every candidate gets a `seed` of its own, numbered from 0 on, unless the file says `seed` itself. Of images, each sees
-an order of its own, too, unless [recipe] says `order = "shared"` or, as the authors' code trains, `order = "fixed"`.
+Every candidate gets its own `seed`, numbered from 0 on, unless the file says `seed` itself. Each sees the images in
+its own order, too, unless [recipe] says `order = "shared"` or, as the authors' code trains, `order = "fixed"`.
 """
 
 from __future__ import annotations

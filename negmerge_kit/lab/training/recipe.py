@@ -82,7 +82,7 @@ class Recipe:
     order: str = "own"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained, naming every fault at once."""
+        """Validate the values; the message names every fault at once."""
         kinds = {"float": (int, float), "int": (int,), "str": (str,)}
         for item in fields(self):
             if item.type == "float" and type(getattr(self, item.name)) is int:  # 1 and 1.0 are one recipe, one id
@@ -130,8 +130,8 @@ class Recipe:
             parts.append(f"smoothing {self.label_smoothing:g}")
         if self.augment != "none":
             parts.append(self.augment.partition("-mstd")[0])
-        told = ("trainable", "optimizer", "schedule", "precision")
-        parts += [getattr(self, name) for name in told if getattr(self, name) != _LATER[name]]
+        shown = ("trainable", "optimizer", "schedule", "precision")
+        parts += [getattr(self, name) for name in shown if getattr(self, name) != _LATER[name]]
         parts += [f"{self.order} order"] * (self.order != "own")
         return " · ".join(parts)
 
@@ -142,7 +142,7 @@ class Recipe:
     def json(self) -> Json:
         """Plain values for pool.json; the same values give the same candidate id.
 
-        Settings added since the first pools were written are told where they differ from their defaults, which will
+        Settings added since the first pools were written are included where they differ from their defaults, which will
         therefore never change: old candidates keep their ids.
         """
         return {name: value for name, value in asdict(self).items() if name not in _LATER or value != _LATER[name]}
@@ -166,7 +166,7 @@ class Recipe:
 
 
 def recipe_line(recipe: Json) -> str:
-    """A pool's recipe in a line; a candidate that was fine-tuned elsewhere is told by its file.
+    """A pool's recipe in a line; a candidate that was fine-tuned elsewhere is named by its file.
 
     >>> recipe_line({"lr": 1e-3, "epochs": 4}), recipe_line({"file": "cars.safetensors"})
     ('lr 1e-3 · 4 epochs · wd 0.1', 'cars.safetensors')
@@ -184,7 +184,7 @@ _LATER = {
 def grid(
     name_or_file: str | Path, *, data: str | None = None, images: int | None = None, mode: str | None = None
 ) -> tuple[Recipe, ...]:
-    """The recipes of a preset, or of a TOML file in the form that `grid_files` tells.
+    """The recipes of a preset, or of a TOML file in the form that `grid_files` describes.
 
     Args:
         name_or_file: "tiny", "paper-randaugment", "paper-randaugment-linear", "lr-wd-epochs", "tiny-classifier",

@@ -23,7 +23,7 @@ from negmerge_kit.vision.images import ImageSet
 
 @dataclass
 class Training:
-    """What changes while a model trains.
+    """State of a training run.
 
     Attributes:
         network: its running statistics, and those of its parameters that the optimiser holds, are part of the state.
@@ -70,8 +70,8 @@ class StateFile:
 
     Args:
         path: a safetensors file, there or not.
-        run: what the run is, as `describe_run` tells it: a file of another run is refused.
-        recipe: the run's own, which tells people what a file of another run is.
+        run: what the run is, as `describe_run` gives it: a file of another run is refused.
+        recipe: the run's own, which names the run of a file that is refused.
         every: least seconds between two saves; 0 saves whenever asked.
     """
 
@@ -136,7 +136,7 @@ class StateFile:
 
 
 def recipe_of(path: Path) -> Recipe | None:
-    """The recipe of an unfinished run, from its state; None where that tells none or is damaged."""
+    """The recipe of an unfinished run, from its state; None where it has none or is damaged."""
     try:
         return _recipe_in(open_checkpoint(path).metadata)
     except CheckpointError:
@@ -151,7 +151,7 @@ def _recipe_in(record: Json) -> Recipe | None:
 
 
 def _difference(theirs: Recipe | None, ours: Recipe) -> str:
-    """What makes the run of a file another one than ours, as far as the file tells."""
+    """What makes the run of a file another one than ours, as far as the file says."""
     if theirs is None or theirs == ours:
         return f"other {'recipe, ' if theirs is None else ''}network, images, base or kit version"
     wanted = asdict(ours)
@@ -170,5 +170,5 @@ def describe_run(model: Classifier, images: ImageSet, recipe: Recipe, mirror: bo
 
 
 def _placed(value: Tensor, key: str, parameter: Tensor) -> Any:
-    """Moments lie beside their parameter, step counts on the CPU; never a view of the file."""
+    """Moments go to their parameter's device, step counts to the CPU; never a view of the file."""
     return value.clone() if key == "step" else value.to(parameter.device, copy=True)

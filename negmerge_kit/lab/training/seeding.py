@@ -1,4 +1,4 @@
-"""A seed of its own for each use of one that was asked for, and what a network draws itself while it trains."""
+"""Seeds derived from one seed for each use of it, and seeded dropout while a network trains."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def derived_seed(seed: int, *use: str | int) -> int:
 
 @contextmanager
 def seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """What torch draws inside, such as dropout masks, comes from the seed; afterwards its generators stand as before.
+    """What torch draws inside, such as dropout masks, comes from the seed; afterwards its generators are restored.
 
     A block holds no `yield` to a caller, whose own draws would come from the seed too. Only the generators of the CPU
     and of this device are touched: `torch.manual_seed` would reseed every other GPU for good.

@@ -1,4 +1,4 @@
-"""How long a grid takes on this device: a few of its own steps are taken and timed, not assumed."""
+"""How long a grid takes on this device: a few of its steps are run and timed."""
 
 from __future__ import annotations
 

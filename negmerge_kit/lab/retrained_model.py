@@ -1,4 +1,4 @@
-"""The models retrained without the images to forget, which others are held against: one for each seed and length.
+"""Models retrained without the images to forget, the reference of all others: one for each seed and length.
 
 POOL/retrained-<digest>.safetensors        under base, remaining images, network, recipe with its epochs and seed, and
                                            what trained it: results version, torch, the kind of device
@@ -27,15 +27,15 @@ KEY_OF_0_1 = "retraining"
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which of a pool's retrained models is meant.
+class RetrainedSpec:
+    """Selects one of a pool's retrained models.
 
     Attributes:
         seed: of its training; None takes any model: one trained as the base was before others, of these the smallest
             seed.
-        epochs: of its training, where not the base's own; counts only beside a seed.
+        epochs: of its training, where not the base's own; used only with a seed.
         device: kind of device that trained it, with this torch and under this version of our results: what another one
-            trained is not held against what is trained here. None takes any; counts only beside a seed.
+            trained is not held against what is trained here. None takes any; used only with a seed.
         sha256: of its file, before all others.
         another: where no seed is named, the one after the first of those trained as the base was, if there are two.
     """
@@ -47,18 +47,18 @@ class Wanted:
     another: bool = False
 
     @property
-    def other(self) -> Wanted:
+    def other(self) -> RetrainedSpec:
         """The retrained model that chooses where this one judges: of the next seed."""
         if self.seed is None:
             return replace(self, another=True)
         return replace(self, seed=(self.seed + 1) % SEEDS)
 
 
-ANY = Wanted()
+ANY_RETRAINED = RetrainedSpec()
 
 
 @dataclass(frozen=True)
-class Retrained:
+class RetrainedModel:
     """A retrained model of a pool.
 
     Attributes:
@@ -78,8 +78,8 @@ class Retrained:
     def json(self) -> Json:
         """Which one it is, as a search or a card names it."""
         made = _made_from(self.made_by)
-        told = {"file": self.path.name, "sha256": self.sha256}
-        return told | {"seed": made.get("seed", made["recipe"]["seed"]), "epochs": made["recipe"]["epochs"]}
+        named = {"file": self.path.name, "sha256": self.sha256}
+        return named | {"seed": made.get("seed", made["recipe"]["seed"]), "epochs": made["recipe"]["epochs"]}
 
 
 def retraining(pool: Pool, seed: int, epochs: int | None = None) -> Json:
@@ -99,7 +99,7 @@ def retraining(pool: Pool, seed: int, epochs: int | None = None) -> Json:
     }
 
 
-def find_retrained(pool: Pool, wanted: Wanted = ANY) -> Retrained | None:
+def find_retrained(pool: Pool, wanted: RetrainedSpec = ANY_RETRAINED) -> RetrainedModel | None:
     """The wanted retrained model as it is on disk; None if there is none yet.
 
     Raises:
@@ -115,7 +115,7 @@ def find_retrained(pool: Pool, wanted: Wanted = ANY) -> Retrained | None:
         if any(made.get(name) != ours[name] for name in ("base", "remaining", "model")):
             continue
         if "seed" not in made and wanted.sha256 is None:
-            continue  # of an earlier version, perhaps of the base's own first weights: only who names the file takes it
+            continue  # of an earlier version, perhaps with the base's first weights: used only if its file is named
         if wanted.sha256 is None and wanted.seed is not None:
             needed = ours | (here if wanted.device else {})
             if any(made.get(name) != needed[name] for name in needed):
@@ -133,8 +133,8 @@ def find_retrained(pool: Pool, wanted: Wanted = ANY) -> Retrained | None:
     return None
 
 
-def require_retrained(pool: Pool, wanted: Wanted = ANY) -> Retrained:
-    """The wanted retrained model, for those who look for the smallest gap to it.
+def require_retrained(pool: Pool, wanted: RetrainedSpec = ANY_RETRAINED) -> RetrainedModel:
+    """The wanted retrained model, for a search by the smallest gap to it.
 
     Raises:
         ParameterError: if there is none.
@@ -154,7 +154,7 @@ def require_retrained(pool: Pool, wanted: Wanted = ANY) -> Retrained:
     return found
 
 
-def keep_retrained(pool: Pool, weights: Weights, made_by: Json, wanted: Wanted) -> None:
+def keep_retrained(pool: Pool, weights: Weights, made_by: Json, wanted: RetrainedSpec) -> None:
     """Write a retrained model of that seed, trained now on that kind of device, into the pool's folder.
 
     Raises:
@@ -179,6 +179,6 @@ def _but_seed(made: Json) -> Json:
     return {**made, "seed": None, "recipe": {**made["recipe"], "seed": None}}
 
 
-def _read(path: Path) -> Retrained:
+def _read(path: Path) -> RetrainedModel:
     weights = open_checkpoint(path)
-    return Retrained(weights, path, sha256_file(path), dict(weights.metadata))
+    return RetrainedModel(weights, path, sha256_file(path), dict(weights.metadata))

@@ -1,4 +1,4 @@
-"""What the models of one classifier's pool are measured with: the parted images, the retrained model, shadow models."""
+"""Evaluate models of one classifier's pool: partition, retrained model and shadow models are loaded once."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from functools import cached_property
 
 from negmerge_kit.checkpoints.result_store import made_with
 from negmerge_kit.lab.delta_cache import Choice
-from negmerge_kit.lab.retrained import ANY, Retrained, Wanted, find_retrained, require_retrained
-from negmerge_kit.lab.shadows import Shadows, train_shadows
-from negmerge_kit.lab.standing import Standing, measure
+from negmerge_kit.lab.metric_set import MetricSet, measure
+from negmerge_kit.lab.retrained_model import (
+    ANY_RETRAINED,
+    RetrainedModel,
+    RetrainedSpec,
+    find_retrained,
+    require_retrained,
+)
+from negmerge_kit.lab.shadow_models import Shadows, train_shadows
 from negmerge_kit.lab.training.from_scratch import BaseTraining
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.progress import ProgressFn, no_progress
@@ -22,14 +28,14 @@ from negmerge_kit.vision.classifier import Classifier
 from negmerge_kit.vision.images import ImageSet
 
 
-class Yardstick:
-    """Measures any model of one scene alike; what it needs is made once.
+class ClassifierEvaluator:
+    """Computes the same metrics for every model of one scene; what they need is made once.
 
     Args:
         bench: a pool of a standard classifier.
         shadows: how many shadow models; 0 leaves the likelihood ratio attack out.
         seed: of the shadow models.
-        wanted: which retrained model of the pool judges: all are held against it on test.
+        wanted: which retrained model of the pool is the reference on test.
         chooser: which one chooses scales and rates, on validation; by default the one that judges.
 
     Attributes:
@@ -45,15 +51,15 @@ class Yardstick:
         *,
         shadows: int = 0,
         seed: int = 0,
-        wanted: Wanted = ANY,
-        chooser: Wanted | None = None,
+        wanted: RetrainedSpec = ANY_RETRAINED,
+        chooser: RetrainedSpec | None = None,
         on_shadow: ProgressFn = no_progress,
     ) -> None:
         self.bench = bench
         self.parts = bench.scene.parts
         self._count, self._seed, self._on_shadow = shadows, seed, on_shadow
         self.wanted, self.chooser = wanted, chooser or wanted
-        self._retrained: dict[tuple[str, str], Standing] = {}
+        self._retrained: dict[tuple[str, str], MetricSet] = {}
         self.evaluations = self.images = 0
 
     @cached_property
@@ -81,12 +87,12 @@ class Yardstick:
             on_shadow=self._on_shadow,
         )
 
-    def retrained(self, split: str) -> Retrained | None:
-        """The retrained model that counts on a split, as it is on disk now: one chooses on val, another judges."""
+    def retrained(self, split: str) -> RetrainedModel | None:
+        """The reference model of a split as it is on disk now: one chooses on val, another is compared with on test."""
         return find_retrained(self.bench.pool, self.chooser if split == "val" else self.wanted)
 
-    def reference(self, split: str) -> Standing | None:
-        """Where that model stands, in what the gap is made of; None if there is none."""
+    def reference(self, split: str) -> MetricSet | None:
+        """The retrained model's metrics that the gap is made of; None if there is no such model."""
         found = self.retrained(split)
         if found is None:
             return None
@@ -97,25 +103,25 @@ class Yardstick:
             self._retrained[key] = measure(model, self.parts, split=split, features=("confidence",))
         return self._retrained[key]
 
-    def require(self) -> Retrained:
-        """The retrained model that chooses, for those who look for the smallest gap to it.
+    def require(self) -> RetrainedModel:
+        """The retrained model that chooses scales and rates by the gap.
 
         Raises:
             ParameterError: if the pool has no retrained model.
         """
         return require_retrained(self.bench.pool, self.chooser)
 
-    def standing(self, model: Classifier, split: str, seconds: float | None = None) -> Standing:
+    def metrics(self, model: Classifier, split: str, seconds: float | None = None) -> MetricSet:
         """Every metric of a model, the gap and the time included."""
         found = measure(model, self.parts, split=split, shadows=self.shadows)
-        return found.beside(self.reference(split), seconds)
+        return found.with_gap(self.reference(split), seconds)
 
     def point(self, model: Classifier, scale: float = 0.0) -> Point:
         """Forget and retain accuracy on validation, with the gap.
 
         Raises:
             ParameterError: if the pool has no retrained model.
-            SplitError: if what answers as validation images are test images.
+            SplitError: if the validation images are test images.
         """
         self.require()
         found, reference = measure(model, self.parts, split="val", features=("confidence",)), self.reference("val")

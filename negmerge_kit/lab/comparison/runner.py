@@ -11,9 +11,14 @@ import torch
 
 from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.lab.comparison.cost import Cost
-from negmerge_kit.lab.comparison.entrants import SEARCHES, Entrant
 from negmerge_kit.lab.comparison.greedy import best_single, greedy, left_over
-from negmerge_kit.lab.comparison.matched import AtTestRetention, Crossing, at_test_retention, first_crossing
+from negmerge_kit.lab.comparison.matched_retention import (
+    AtTestRetention,
+    FloorCrossing,
+    at_test_retention,
+    matched_retention_scale,
+)
+from negmerge_kit.lab.comparison.methods import SEARCHES, Method
 from negmerge_kit.lab.comparison.rows import Matched, Row
 from negmerge_kit.lab.delta_cache import Choice, Merged
 from negmerge_kit.lab.live_model import largest_scale
@@ -26,7 +31,7 @@ FRONTIER = 10
 """Scales of a row on the live subset, an eighth of the way to its floor apart."""
 
 
-class PoolStand(ScoringBackend, Protocol):
+class PoolBackend(ScoringBackend, Protocol):
     """A backend that has a pool to choose from, and the scorer that remembers its answers: a `Workbench`."""
 
     pool: Pool
@@ -55,8 +60,8 @@ class _Searched:
     charge: Charge
 
 
-class Contest:
-    """Compares rules on one stand, at one floor.
+class ComparisonRunner:
+    """Compares rules on one backend, at one retention floor.
 
     Args:
         keep: share of the base's retention to keep.
@@ -65,13 +70,15 @@ class Contest:
         buffers: what becomes of running statistics in every row that merges.
     """
 
-    def __init__(self, stand: PoolStand, *, keep: float = KEEP, scales: Scales = None, buffers: str = "keep") -> None:
-        self.stand = stand
+    def __init__(
+        self, backend: PoolBackend, *, keep: float = KEEP, scales: Scales = None, buffers: str = "keep"
+    ) -> None:
+        self.backend = backend
         self.keep = keep
         self.scales = scales
         self.grid = tuple(scale_grid(scales))
         self.buffers = buffers
-        self.scorer = stand.scorer
+        self.scorer = backend.scorer
         self._searched: dict[Choice, _Searched] = {}
         self._crossed: dict[Choice, Matched | None] = {}
 
@@ -84,20 +91,20 @@ class Contest:
         """Retain images of validation to keep; need not be whole."""
         return self.keep * self.base("val").retain.correct
 
-    def row(self, entrant: Entrant, ids: Sequence[str] | None = None) -> Row:
+    def row(self, method: Method, ids: Sequence[str] | None = None) -> Row:
         """Search on validation, score once on test, find the crossing: one row."""
-        ids = tuple(self.stand.pool.distinct if ids is None else ids)
-        choice, used = self.choose(entrant, ids)
-        merged = self.stand.merged(choice)
+        ids = tuple(self.backend.pool.distinct if ids is None else ids)
+        choice, used = self.choose(method, ids)
+        merged = self.backend.merged(choice)
         found = self.search(choice).found
         best = found.best
         empty = merged.counts.kept == 0
         crossing = None if empty else self.matched(choice)
         good = best is not None and not empty
         return Row(
-            entrant,
+            method,
             choice.candidates,
-            {} if entrant.rule in SEARCHES else dict(choice.params),
+            {} if method.rule in SEARCHES else dict(choice.params),
             "empty" if empty else found.status,
             best.scale if best and good else None,
             Pair(best.forget, best.retain) if good and best and best.forget and best.retain else None,
@@ -140,13 +147,13 @@ class Contest:
         return at_test_retention(measure, self.base("test"), matched.crossing.scale, limit=limit)
 
     def finished(self, row: Row) -> bool:
-        """Whether a row that was kept has all that this contest gives."""
+        """Whether a row that was kept has all that this runner gives."""
         return True
 
-    def choose(self, entrant: Entrant, ids: Sequence[str]) -> tuple[Choice, list[Choice]]:
-        """What the entrant subtracts, and every choice that it searched to find it."""
-        if entrant.rule not in SEARCHES:
-            tried = [self.subtracted(ids, entrant.rule, params) for params in entrant.settings]
+    def choose(self, method: Method, ids: Sequence[str]) -> tuple[Choice, list[Choice]]:
+        """What the method subtracts, and every choice that it searched to find it."""
+        if method.rule not in SEARCHES:
+            tried = [self.subtracted(ids, method.rule, params) for params in method.settings]
             if len(tried) == 1:
                 return tried[0], tried
             return min(tried, key=lambda choice: left_over(self.search(choice).found)), tried
@@ -157,25 +164,25 @@ class Contest:
             used[choice] = None
             return self.search(choice).found
 
-        selection = (best_single if entrant.rule == "single" else greedy)(ids, search)
+        selection = (best_single if method.rule == "single" else greedy)(ids, search)
         return self.subtracted(selection.candidates, "uniform"), list(used)
 
     def subtracted(self, ids: Sequence[str], rule: str, params: Mapping[str, Any] | None = None) -> Choice:
-        """The choice with this contest's policy for running statistics."""
-        return self.stand.choose(ids, rule, params, buffers=self.buffers)
+        """The choice with this runner's policy for running statistics."""
+        return self.backend.choose(ids, rule, params, buffers=self.buffers)
 
     def limit(self, choice: Choice) -> float:
         """The scale from which on nothing can be scored, because a merged running variance would be negative."""
         if choice.buffers != "merge":
             return inf
-        return largest_scale(self.stand.pool.base, self.stand.merged(choice).delta)
+        return largest_scale(self.backend.pool.base, self.backend.merged(choice).delta)
 
     def search(self, choice: Choice) -> _Searched:
         """The protocol's scale search of a choice, run once."""
         if choice not in self._searched:
-            self.base("val")  # measured once for all, at nobody's cost
+            self.base("val")  # measured once, charged to no row
             with self.scorer.charge() as charge:
-                merged = self.stand.merged(choice)
+                merged = self.backend.merged(choice)
                 charge.restart()
                 found = self.find_scale(choice, charge)
             self._searched[choice] = _Searched(found, merged.seconds, charge)
@@ -185,7 +192,7 @@ class Contest:
         """The protocol's scale for a choice, searched on validation; what no scorer answers adds itself to `charge`."""
         return self.scorer.search(choice, scales=self.scales, keep=self.keep, limit=self.limit(choice))
 
-    def crossing(self, choice: Choice) -> Crossing | None:
+    def crossing(self, choice: Choice) -> FloorCrossing | None:
         """Where the choice's retention first falls below the floor on validation, at any scale.
 
         Every fourth scale of the grid is tried, and those in between where the protocol's search has been.
@@ -194,7 +201,7 @@ class Contest:
         least = -int(-(floor - 1e-9) // 1)  # the smallest whole count that reaches it
         farthest = min(FARTHEST, 0.999 * self.limit(choice))
         scales = [scale for scale in self.grid[::-4] if scale <= farthest]
-        return first_crossing(
+        return matched_retention_scale(
             lambda scale: scorer.retained(choice, scale),
             lambda scale: scorer.keeps(choice, scale, least),
             floor=least if abs(least - floor) < 1e-9 else floor,
@@ -205,7 +212,7 @@ class Contest:
 
     @property
     def _device(self) -> torch.device:
-        return self.stand.images("val").forget.images.device
+        return self.backend.images("val").forget.images.device
 
     def matched(self, choice: Choice) -> Matched | None:
         """The choice where retention meets the floor, found once; None if it never falls below."""
@@ -231,7 +238,7 @@ class Contest:
         runs = [self._searched[choice] for choice in used]
         peaks = [run.charge.peak for run in runs if run.charge.peak is not None]
         return Cost(
-            train=sum(self.stand.pool.entry(id).seconds for id in ids),
+            train=sum(self.backend.pool.entry(id).seconds for id in ids),
             merge=sum(run.merge for run in runs),
             search=sum(run.charge.seconds for run in runs),
             device=str(self._device),

@@ -1,4 +1,4 @@
-"""The same comparison on other draws from the pool: how much a rule owes to which candidates there happen to be."""
+"""The same comparison on random subsets of the candidates: how much a result depends on which there are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from math import comb
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.lab.comparison.comparison import Comparison, Keeper
+from negmerge_kit.lab.comparison.comparison import Comparison, FinishedRows
 from negmerge_kit.lab.comparison.rows import Row
 from negmerge_kit.progress import Progress, ProgressFn, no_progress
 
@@ -50,32 +50,32 @@ def redraw(
     *,
     size: int | None = None,
     seed: int = 0,
-    kept: Keeper | None = None,
+    kept: FinishedRows | None = None,
     on_row: ProgressFn = no_progress,
 ) -> tuple[Comparison, ...]:
     """Compare the same rules on `count` subsets of the candidates, half of them at a time unless `size` says otherwise.
 
-    Subsets overlap, so their spread is no confidence interval: `across` is told so.
+    Subsets overlap, so their spread is no confidence interval: pass `independent=False` to `across`.
 
     Raises:
         ParameterError: if the subsets do not exist, or the comparison holds no models any more.
     """
-    contest = comparison.contest
-    if contest is None:
+    runner = comparison.runner
+    if runner is None:
         raise ParameterError("this comparison holds no models any more: compare anew, then redraw.")
-    ids = contest.stand.pool.distinct
+    ids = runner.backend.pool.distinct
     subsets = draw_subsets(ids, count, half(ids) if size is None else size, seed=seed)
     drawn, total = [], len(subsets) * len(comparison.rows)
     for number, subset in enumerate(subsets):
         rows: list[Row] = []
         for row in comparison.rows:
             done = number * len(comparison.rows) + len(rows)
-            on_row(Progress(row.entrant.title, step=done, total=total))
-            found = kept.find(row.entrant, subset) if kept else None
+            on_row(Progress(row.method.title, step=done, total=total))
+            found = kept.find(row.method, subset) if kept else None
             if found is None:
-                found = contest.row(row.entrant, subset)
+                found = runner.row(row.method, subset)
                 if kept:
                     kept.keep(found, subset)
             rows.append(found)
-        drawn.append(replace(comparison, candidates=subset, rows=tuple(rows), contest=None))
+        drawn.append(replace(comparison, candidates=subset, rows=tuple(rows), runner=None))
     return tuple(drawn)

@@ -1,4 +1,4 @@
-"""The rows of a comparison resampled: which differences outlive another draw of images."""
+"""Paired bootstrap of a comparison's rows over images."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.lab.comparison.comparison import REFERENCE, Comparison
-from negmerge_kit.lab.comparison.contest import Contest
 from negmerge_kit.lab.comparison.rows import Row
+from negmerge_kit.lab.comparison.runner import ComparisonRunner
 from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.scoring.early_stopping import onwards, unscorable
@@ -33,7 +33,7 @@ def resample(
     selection is not, only its scale is: its set was chosen on the images as they are.
 
     Args:
-        reference: the name of the row that the others are held against.
+        reference: the name of the row that the others are compared with.
         on_row: called with each row that comes next: its step is the rows that are done.
 
     Raises:
@@ -42,36 +42,36 @@ def resample(
     Returns:
         By row name, without rows that leave nothing to subtract.
     """
-    contest = comparison.contest
-    if contest is None:
+    runner = comparison.runner
+    if runner is None:
         raise ParameterError("this comparison holds no models any more: compare anew, then resample.")
     rows = [row for row in comparison.rows if row.status != "empty"]
-    if reference not in {row.entrant.name for row in rows}:
+    if reference not in {row.method.name for row in rows}:
         raise ParameterError(f"{reference} is not among the compared rules: add it, or name another reference.")
     curves: dict[str, Sequence[Curve]] = {}
     for index, row in enumerate(rows):
-        on_row(Progress(row.entrant.title, step=index, total=len(rows)))
-        curves[row.entrant.name] = [curve_of(contest, choice) for choice in _choices(contest, row)]
+        on_row(Progress(row.method.title, step=index, total=len(rows)))
+        curves[row.method.name] = [curve_of(runner, choice) for choice in _choices(runner, row)]
     return bootstrap(
         curves, reference=reference, keep=comparison.keep, replicates=replicates, seed=seed, confidence=confidence
     )
 
 
-def curve_of(contest: Contest, choice: Choice) -> Curve:
+def curve_of(runner: ComparisonRunner, choice: Choice) -> Curve:
     """A choice's answers at the protocol's grid, and beyond it until retention is clearly below the floor.
 
     Clearly: by four standard deviations of a count that loses the share which the floor allows.
     """
-    scorer, total = contest.scorer, contest.base("val").retain.n
-    enough = contest.floor - 4 * sqrt(total * (1 - contest.keep) + 1)
-    scales, above = [0.0], [scale for scale in contest.grid if scale > 0]
-    for scale in onwards(contest.grid):
+    scorer, total = runner.scorer, runner.base("val").retain.n
+    enough = runner.floor - 4 * sqrt(total * (1 - runner.keep) + 1)
+    scales, above = [0.0], [scale for scale in runner.grid if scale > 0]
+    for scale in onwards(runner.grid):
         if scale > above[-1] and scorer.retained(choice, scales[-1]) < enough:
             break
         scales.append(scale)
     capped: int | None = 1 + len(above)
-    if contest.scales is None:  # the search goes on: a replicate chooses among all of these, and what the search saw
-        searched = contest.search(choice).found.curve
+    if runner.scales is None:  # the search goes on: a replicate chooses among all of these, and what the search saw
+        searched = runner.search(choice).found.curve
         scales, capped = sorted({*scales, *(point.scale for point in searched if not unscorable(point))}), None
     sides = []
     for split in ("val", "test"):
@@ -84,9 +84,9 @@ def curve_of(contest: Contest, choice: Choice) -> Curve:
     return Curve(forget, retain, test_forget, test_retain, capped=capped)
 
 
-def _choices(contest: Contest, row: Row) -> list[Choice]:
-    if row.entrant.rule == "single":
-        return [contest.subtracted([id], "uniform") for id in contest.stand.pool.distinct]
-    if row.entrant.rule == "greedy":
-        return [contest.subtracted(row.candidates, "uniform")]
-    return [contest.subtracted(row.candidates, row.entrant.rule, params) for params in row.entrant.settings]
+def _choices(runner: ComparisonRunner, row: Row) -> list[Choice]:
+    if row.method.rule == "single":
+        return [runner.subtracted([id], "uniform") for id in runner.backend.pool.distinct]
+    if row.method.rule == "greedy":
+        return [runner.subtracted(row.candidates, "uniform")]
+    return [runner.subtracted(row.candidates, row.method.rule, params) for params in row.method.settings]

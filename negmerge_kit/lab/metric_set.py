@@ -1,4 +1,4 @@
-"""Where one classifier stands: every metric of METRICS on one split, with n and an interval where it is a share."""
+"""Metrics of one classifier: every one of METRICS on one split, with n and an interval where it is a share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from negmerge_kit.scoring.metrics import METRICS
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
-    from negmerge_kit.lab.shadows import Shadows
+    from negmerge_kit.lab.shadow_models import Shadows
     from negmerge_kit.vision.classifier import Classifier
     from negmerge_kit.vision.forgetting import Parts
     from negmerge_kit.vision.images import ImageSet
@@ -29,7 +29,7 @@ NOT_TIMED = "this model was given, not made here."
 
 
 @dataclass(frozen=True)
-class Standing:
+class MetricSet:
     """The metrics of one model on one split, by name, in the order of METRICS.
 
     Every one is a score object of the JSON contract; where a metric was not measured its value is None and `why` says
@@ -44,11 +44,11 @@ class Standing:
         """What was measured, as plain numbers."""
         return {name: score["value"] for name, score in self.scores.items() if score["value"] is not None}
 
-    def beside(self, retrained: Standing | None, seconds: float | None = None) -> Standing:
+    def with_gap(self, retrained: MetricSet | None, seconds: float | None = None) -> MetricSet:
         """The same with the gap to the retrained model and the time that making this one took.
 
         Raises:
-            SplitError: if the retrained model stands on another split.
+            SplitError: if the retrained model was measured on another split.
         """
         if retrained is not None and retrained.split != self.split:
             raise SplitError(
@@ -59,15 +59,15 @@ class Standing:
             added["gap"] = _plain(average_gap(self.values, retrained.values), self.split)
         if seconds is not None:
             added["seconds"] = _plain(seconds, self.split)
-        return Standing(self.split, {**self.scores, **added})
+        return MetricSet(self.split, {**self.scores, **added})
 
     def json(self) -> Json:
         """Every metric's score object."""
         return dict(self.scores)
 
     @classmethod
-    def from_json(cls, split: str, scores: Json) -> Standing:
-        """The standing back from what `json` gave.
+    def from_json(cls, split: str, scores: Json) -> MetricSet:
+        """The metrics back from what `json` gave.
 
         Raises:
             KeyError: for a record that lacks a metric, or holds one that this version does not know.
@@ -84,8 +84,8 @@ def measure(
     split: str,
     shadows: Shadows | None = None,
     features: Sequence[str] = tuple(FEATURES),
-) -> Standing:
-    """Every metric of one model; `gap` and `seconds` come with `Standing.beside`.
+) -> MetricSet:
+    """Every metric of one model; `gap` and `seconds` come with `MetricSet.with_gap`.
 
     Forgotten and remaining images are those of the split: one half of each chooses, the other reports (see
     `Parts.half`). Members are as many of the remaining images, from the first, as there are unseen ones; non-members
@@ -93,14 +93,14 @@ def measure(
     intervals of the attacks are over the images to forget; they take what the attacker learned as given.
 
     Args:
-        features: what the membership attack looks at; each trains a classifier of its own.
+        features: what the membership attack looks at; one classifier is trained for each.
 
     Raises:
         SplitError: for a split that is neither `val` nor `test`.
         NotFiniteError: if the model answers with NaN or infinity.
     """
     unseen = unseen_of(parts, split)
-    split = unseen.split  # what was read, whatever was asked for
+    split = unseen.split  # the split that was read
     known = (parts.on(name, split) for name in ("remaining", "forgotten"))
     remaining, forgotten, never = (_answers(model, images) for images in (*known, unseen))
     member = tuple(side[: len(never[1])] for side in remaining)
@@ -124,7 +124,7 @@ def measure(
         found = separation(ours, theirs)
         scores["lira_auc"] = {"value": found.value, "n": n, "low": found.low, "high": found.high, "split": split}
     why = {"lira_members": NO_SHADOWS, "lira_auc": NO_SHADOWS, "gap": NO_RETRAINED, "seconds": NOT_TIMED}
-    return Standing(
+    return MetricSet(
         split, {name: scores.get(name) or _absent(why.get(name, "it was not asked for."), split) for name in METRICS}
     )
 

@@ -1,4 +1,4 @@
-"""On what terms a classifier's table is made: by what scales and rates are chosen, and how hard the attacks try."""
+"""Options of a comparison of classifiers: how scales and rates are chosen, and how many shadow models attack."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ CHOOSE = ("floor", "gap")
 
 
 @dataclass(frozen=True)
-class Terms:
-    """What a comparison on a classifier's pool needs beyond its floor and its scales.
+class ComparisonOptions:
+    """Options of a comparison on a classifier's pool, in addition to its floor and its scales.
 
     Attributes:
         choose: one of CHOOSE, for the scales of rules and the rates of baselines alike, on validation.
@@ -49,5 +49,5 @@ class Terms:
         return asdict(self)
 
 
-PLAIN = Terms()
+PLAIN = ComparisonOptions()
 """Chosen by the floor, without shadow models."""

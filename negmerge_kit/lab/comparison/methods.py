@@ -1,4 +1,4 @@
-"""What enters a comparison: merge rules with their dials, and the searches and baselines they are held against."""
+"""Methods of a comparison: merge rules with their parameters, searches and baselines."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from negmerge_kit.merging.rule import Parameter
 from negmerge_kit.merging.rules import RULES, find_rule
 
 SEARCHES = {"single": "Best single candidate", "greedy": "Greedy selection"}
-"""Entrants that look for candidates as well as for a scale, and pay for it."""
+"""Methods that look for candidates as well as for a scale, and pay for it."""
 
 BASE, RETRAIN, RETRAIN_AGAIN = "base", "retrain", "retrain-again"
-"""The entrant that nothing is done to, the first row of a classifier's table; the one all are held against; and the
+"""The unchanged base, the first row of a classifier's table; the reference that all are compared with; and the
 same from another seed: its gap to the other is the noise floor of all gaps."""
 
 UNLEARNERS = (RETRAIN, RETRAIN_AGAIN, *(name for name in BASELINES if name != RETRAIN))
@@ -34,7 +34,7 @@ ALL = (
 
 
 @dataclass(frozen=True)
-class Entrant:
+class Method:
     """One row of a comparison.
 
     Attributes:
@@ -51,7 +51,7 @@ class Entrant:
     def title(self) -> str:
         """The row's name for readers.
 
-        >>> find_entrant("negmerge:agreement=0.75").title
+        >>> find_method("negmerge:agreement=0.75").title
         'NegMerge, agreement 0.75'
         """
         if self.rule == BASE:
@@ -68,9 +68,9 @@ class Entrant:
     def settings(self) -> tuple[dict[str, Any], ...]:
         """What a row of a rule tries on validation, as parameters: several where a dial has `tries` and none is given.
 
-        >>> [tried["lam"] for tried in find_entrant("consensus-mask").settings]
+        >>> [tried["lam"] for tried in find_method("consensus-mask").settings]
         [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
-        >>> find_entrant("consensus-mask:lam=0.4").settings, find_entrant("ties").settings
+        >>> find_method("consensus-mask:lam=0.4").settings, find_method("ties").settings
         (({'lam': 0.4},), ({},))
         """
         given = dict(self.params)
@@ -82,7 +82,7 @@ class Entrant:
     def note(self) -> str:
         """What to know before believing the row: what was searched for it, and what its defaults were made for.
 
-        >>> find_entrant("ties").note
+        >>> find_method("ties").note
         'Density 0.2 was chosen for adding different tasks, not for negating one.'
         """
         given = dict(self.params)
@@ -109,19 +109,19 @@ class Entrant:
         return self.rule in RULES and RULES[self.rule].control
 
 
-def find_entrant(text: str) -> Entrant:
+def find_method(text: str) -> Method:
     """`RULE` or `RULE:NAME=VALUE:NAME=VALUE`, the search `single` or `greedy`, or a baseline of BASELINES.
 
     Raises:
         ParameterError: for a rule or parameter that does not exist, or a value out of range.
 
-    >>> find_entrant("ties:density=0.1").params
+    >>> find_method("ties:density=0.1").params
     (('density', 0.1),)
     """
     rule, *dials = text.strip().split(":")
     plain = rule in SEARCHES or rule in BASELINES or rule in (BASE, RETRAIN_AGAIN)
     if plain and not dials:
-        return Entrant(rule, rule)
+        return Method(rule, rule)
     if plain or rule not in RULES:
         raise ParameterError(
             f"there is no rule {text.strip()!r}: choose among {', '.join([*SEARCHES, *RULES])}, "
@@ -129,10 +129,10 @@ def find_entrant(text: str) -> Entrant:
         )
     given = {name: value for name, _, value in (dial.partition("=") for dial in dials)}
     resolved = find_rule(rule).resolve(given)
-    return Entrant(text.strip(), rule, tuple((name, resolved[name]) for name in given))
+    return Method(text.strip(), rule, tuple((name, resolved[name]) for name in given))
 
 
-def find_entrants(rules: str = "all", searches: str = "all", *, classifier: bool = False) -> tuple[Entrant, ...]:
+def find_methods(rules: str = "all", searches: str = "all", *, classifier: bool = False) -> tuple[Method, ...]:
     """The rows of a comparison: searches first; `all` and `none` are understood, repeats are dropped.
 
     Args:
@@ -141,20 +141,20 @@ def find_entrants(rules: str = "all", searches: str = "all", *, classifier: bool
     Raises:
         ParameterError: for an unknown name, a baseline where there is no classifier, or if nothing is left to compare.
 
-    >>> [entrant.name for entrant in find_entrants("negmerge,uniform", "single")]
+    >>> [method.name for method in find_methods("negmerge,uniform", "single")]
     ['single', 'negmerge', 'uniform']
     """
     every = (*UNLEARNERS, *SEARCHES) if classifier else tuple(SEARCHES)
     names = _names(searches, every) + _names(rules, ALL)
-    entrants = tuple(find_entrant(name) for name in dict.fromkeys(names))
-    if not classifier and (wrong := next((entrant for entrant in entrants if entrant.is_baseline), None)):
+    methods = tuple(find_method(name) for name in dict.fromkeys(names))
+    if not classifier and (wrong := next((method for method in methods if method.is_baseline), None)):
         raise ParameterError(
             f"{wrong.name} unlearns a standard classifier, and this pool's model is none: name "
             f"{' or '.join(SEARCHES)}, or compare a pool such as tiny-classifier."
         )
-    if not entrants:
+    if not methods:
         raise ParameterError("nothing to compare: name at least one rule or search.")
-    return (find_entrant(BASE), *entrants) if classifier else entrants
+    return (find_method(BASE), *methods) if classifier else methods
 
 
 def _names(text: str, every: tuple[str, ...]) -> list[str]:

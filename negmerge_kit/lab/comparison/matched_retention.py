@@ -20,7 +20,7 @@ NARROWEST = 1 / 128
 
 
 @dataclass(frozen=True)
-class Crossing:
+class FloorCrossing:
     """The scale where retention meets the floor, between the last scale above it and the first one below.
 
     Attributes:
@@ -40,7 +40,7 @@ class Crossing:
     def between(self, above: float, below: float) -> float:
         """A number known at both ends, at the crossing.
 
-        >>> Crossing(0.75, (0.5, 92), (1.0, 88)).between(40.0, 30.0)
+        >>> FloorCrossing(0.75, (0.5, 92), (1.0, 88)).between(40.0, 30.0)
         35.0
         """
         return above + self.part * (below - above)
@@ -51,7 +51,7 @@ class Crossing:
         return {"scale": self.scale} | {name: {"scale": at, "retain": n} for name, (at, n) in ends.items()}
 
 
-def first_crossing(
+def matched_retention_scale(
     retained: Callable[[float], int],
     keeps: Callable[[float], bool],
     *,
@@ -60,7 +60,7 @@ def first_crossing(
     known: Sequence[float] = (),
     split: str = "val",
     farthest: float = FARTHEST,
-) -> Crossing | None:
+) -> FloorCrossing | None:
     """Find where retention first falls below `floor`, at any scale; None if it never does.
 
     The scales are tried upwards, and beyond their end in steps that grow by half. Between the first one below the
@@ -81,7 +81,7 @@ def first_crossing(
         ParameterError: if no scale above 0 is given.
 
     >>> right = lambda scale: 100 - int(20 * scale)
-    >>> round(first_crossing(right, lambda s: right(s) >= 94.5, floor=94.5, scales=[0.0, 0.2, 0.4]).scale, 3)
+    >>> round(matched_retention_scale(right, lambda s: right(s) >= 94.5, floor=94.5, scales=[0.0, 0.2, 0.4]).scale, 3)
     0.275
     """
     if split == "test":
@@ -101,7 +101,7 @@ def _between(
     low: float,
     high: float,
     known: Sequence[float],
-) -> Crossing:
+) -> FloorCrossing:
     """Halve the bracket; what lies below the floor is counted in full only where it may be the bracket's end."""
     narrow = (high - low) * NARROWEST
     for scale in sorted(scale for scale in known if low < scale < high):
@@ -116,7 +116,7 @@ def _between(
         else:
             high = middle
     above, below = retained(low), retained(high)
-    return Crossing(low + (high - low) * (above - floor) / (above - below), (low, above), (high, below))
+    return FloorCrossing(low + (high - low) * (above - floor) / (above - below), (low, above), (high, below))
 
 
 FLOORS = (0.93, 0.94, 0.95, 0.96, 0.97)

@@ -1,4 +1,4 @@
-"""Shadow models: trained on random halves of all images, so that each image's mark on a model can be told.
+"""Shadow models: trained on random halves of all images, for the likelihood ratio attack (LiRA).
 
 POOL/shadows/shadow-<digest>.safetensors        what one shadow model answered
 """
@@ -33,7 +33,7 @@ SETS = ("forgotten", "remaining", "validation", "test")
 
 @dataclass(frozen=True, eq=False)
 class Shadows:
-    """What K shadow models answered to all images.
+    """Answers of K shadow models to all images.
 
     Attributes:
         confidence: logit-scaled confidences, float32 [K, n].

@@ -1,4 +1,4 @@
-"""What a step along a part of the merged delta does: forget and retain lost per unit of distance in weight space."""
+"""Effect of a step along a part of the merged delta: accuracy lost per unit of distance in weight space."""
 
 from __future__ import annotations
 
