@@ -83,7 +83,7 @@ def compared(tiny_pool, two, tmp_path_factory):
     folder = shutil.copytree(tiny_pool, tmp_path_factory.mktemp("compared") / "pool")
     compare = Compare(Workbench(open_pool(folder), device="cpu"), Jobs())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparing, "find_entrants", lambda *texts: two if not texts else find_methods(*texts))
+        patch.setattr(comparing, "find_methods", lambda *texts: two if not texts else find_methods(*texts))
         assert not compare.ready(0.95)
         told = list(follow(compare, "me", 0.95))
         yield compare, told, folder
