@@ -151,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
 def published_methods(rules: str, baselines: str) -> tuple[Method, ...]:
     """Methods in the table's rows; a rule named without parameters takes those of the papers' tables.
 
-    >>> [dict(entrant.params) for entrant in published_entrants("ties,ties:density=0.1", "none")]
+    >>> [dict(method.params) for method in published_methods("ties,ties:density=0.1", "none")]
     [{}, {'trim_over': 'all'}, {'density': 0.1}]
     """
     from negmerge_kit.lab.comparison.methods import find_methods
