@@ -37,6 +37,7 @@ class Digests:
 
     def __init__(self) -> None:
         self._found: dict[Path, Future[str]] = {}
+        self._read: dict[Path, tuple[int, ...]] = {}
         self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
         self._ended = False
 
@@ -60,10 +61,20 @@ class Digests:
         """The file's digest in hex, as soon as it is known.
 
         Raises:
-            CheckpointError: if it cannot be read.
+            CheckpointError: if it cannot be read, or is another file by now than the one that was hashed.
         """
         self.begin([path])
-        return self._found[path.resolve()].result()
+        digest = self._found[path.resolve()].result()
+        try:
+            now = _identity(path.stat())
+        except OSError as error:
+            raise _unreadable(path, error) from None
+        # What reads the file by name later would get other bytes than were hashed.
+        if now != self._read[path.resolve()]:
+            raise CheckpointError(
+                f"{path} changed while it was read: nothing is known of what it held. Run this again."
+            )
+        return digest
 
     def _open(self, path: Path, found: Future[str]) -> None:
         try:
@@ -71,6 +82,7 @@ class Digests:
         except OSError as error:
             found.set_exception(_unreadable(path, error))
         else:
+            self._read[path.resolve()] = _identity(os.fstat(file.fileno()))
             self._go_on(path, file, hashlib.sha256(), bytearray(BLOCK), found)
 
     def _go_on(self, path: Path, file: FileIO, digest: hashlib._Hash, room: bytearray, found: Future[str]) -> None:
@@ -90,6 +102,10 @@ class Digests:
             return
         with suppress(RuntimeError):  # the block was left
             self._threads.submit(self._go_on, path, file, digest, room, found)
+
+
+def _identity(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _unreadable(path: Path, error: OSError) -> CheckpointError:

@@ -4,7 +4,7 @@
     FOLDER/<kind>-<digest of key>.safetensors      named tensors; the metadata have made_from
 
 A key is a mapping of plain JSON values with all that decides the result: file hashes, settings, and
-`lab.provenance.made_with(device)` where a model has answered. Order of its entries does not matter; 1 and 1.0 differ.
+`made_with(device)` where a model has answered. Order of its entries does not matter; 1 and 1.0 differ.
 
     store = ResultStore(pool.folder / "searches")
     points = store.get("points", key)              # the value, or None

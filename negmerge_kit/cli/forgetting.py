@@ -57,6 +57,7 @@ def forget(arguments: list[str]) -> int:
         reading=reading_of(options),
         card=options.card,
         audit=options.audit,
+        force=options.force,
         device=options.device,
         steps=ForgetSteps(prepare_scene, begin, sweep),
     )

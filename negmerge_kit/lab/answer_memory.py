@@ -62,7 +62,8 @@ class Side:
 
     def json(self) -> Json:
         """Plain values."""
-        return {"right": _text(self.right), "asked": None if self.asked is None else _text(self.asked)}
+        asked = self.asked  # before `right`, which another thread writes first
+        return {"right": _text(self.right), "asked": None if asked is None else _text(asked)}
 
     @classmethod
     def from_json(cls, values: Any, n: int) -> Side:

@@ -97,7 +97,10 @@ class Answers:
 
 @dataclass(eq=False)
 class Charge:
-    """What the answers that a block used took, whenever they were given: a search costs the same after another one.
+    """What the answers took that are known at the scales a block looked at, whenever they were given.
+
+    So a search costs nothing less because another one ran before; after one that asked more images at the same scales,
+    such as an exhaustive one, it costs what these took.
 
     Attributes:
         points: images and seconds by choice, scale and split; the base's are not counted.

@@ -74,17 +74,15 @@ class Merge(Iterator[Item]):
             for part, *counts in side_by_side(self._fold, parts, self._sources.threads, ahead=AHEAD):
                 part.whole.add(*counts)
                 if part.last:
-                    yield part.whole.name, self._finished(part.whole)
+                    yield part.whole.name, self._finished(part.whole, moved=part.piece is not None)
 
     def _parts(self, name: str, survey: Any) -> Iterator[_Part]:
-        shape, dtype = self._sources.layout[name]
-        with torch.inference_mode(False):  # threads write into it, and the caller's mode does not apply to them
-            merged = torch.empty(math.prod(shape), dtype=dtype, device=self._sources.device)
-        whole = _Whole(name, merged, survey, merged.numel())
-        del merged
+        shape, _ = self._sources.layout[name]
+        whole = _Whole(name, NOTHING, survey, math.prod(shape))
         if not self._sources.takes_part(name) or self._sources.unmoved(name) or not whole.elements:
-            yield _Part(whole, None)
+            yield _Part(whole, None)  # its zeros are made when it is handed on: many of these are asked ahead
             return
+        whole.merged = self._room_of(name)
         if self.rule.measure is not None:
             whole.survey = self.rule.measure(self._sources.stream(name), self.settings)
         for piece in self._sources.pieces(name, self._sources.chunk):
@@ -94,7 +92,6 @@ class Merge(Iterator[Item]):
         """Merge one chunk into its place: how many elements moved, how many are kept, and the rule's quota."""
         whole, piece = part
         if piece is None:
-            whole.merged.zero_()
             if self._refuse and self._sources.takes_part(whole.name):
                 self._check_unmoved(whole.name)
             return part, 0, 0, 0
@@ -112,7 +109,14 @@ class Merge(Iterator[Item]):
             for deltas in self._sources.chunks(name):
                 check_finite(deltas, self._sources)
 
-    def _finished(self, whole: _Whole) -> Tensor:
+    def _room_of(self, name: str) -> Tensor:
+        shape, dtype = self._sources.layout[name]
+        with torch.inference_mode(False):  # threads write into it, and the caller's mode does not apply to them
+            return torch.empty(math.prod(shape), dtype=dtype, device=self._sources.device)
+
+    def _finished(self, whole: _Whole, *, moved: bool) -> Tensor:
+        if not moved:
+            whole.merged = self._room_of(whole.name).zero_()
         # Keep no reference while the caller has the tensor: its memory is free once the caller drops it.
         merged, whole.merged = whole.merged, NOTHING
         if self.rule.finish is not None:

@@ -182,11 +182,14 @@ def search_scale(
         probe = climb.measure if method == "exhaustive" else climb.look
         grid = sorted({*grid, *climb.beyond(grid[-1], probe, chance)})
     above = [scale for scale in grid if scale > 0.0]
+    no_numbers_above = False
     for scale in reversed(above):
         if method == "exhaustive":
             climb.measure(scale)
         else:
-            climb.look(scale, most=climb.to_beat(scale))
+            # Where no larger scale can be scored, whether this one keeps enough says what ended the range.
+            point = climb.look(scale, most=None if no_numbers_above else climb.to_beat(scale))
+            no_numbers_above = unscorable(point)
     if 0.0 in grid:
         climb.take(base)
     best = climb.best

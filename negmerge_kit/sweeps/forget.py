@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from negmerge_kit.checkpoints.outputs import make_folder
-from negmerge_kit.checkpoints.pool import Pool
-from negmerge_kit.errors import NegmergeError
+from negmerge_kit.checkpoints.pool import Pool, open_pool
+from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.lab.base_knowledge import require_known
 from negmerge_kit.lab.live_model import RunningStatistics
 from negmerge_kit.lab.pipeline import DEFAULTS, SearchOptions, Unlearned, check_outputs, unlearn_pool
@@ -25,25 +25,6 @@ UNLEARNED = "unlearned.safetensors"
 """The checkpoint's name in the folder; its card is next to it, the candidates are in its folder `pool`."""
 
 
-def prepare_quietly(scene: Scene) -> None:
-    """Fetch and decode the images that a scene needs."""
-    for source, splits in scene.needs():
-        source.prepare(splits, image_size=scene.transform, corrupt=scene.corrupt)
-
-
-def sweep_quietly(pool: Pool, recipes: Sequence[Recipe]) -> list[str]:
-    """Fine-tune the candidates that a pool lacks, one after another; return why some failed.
-
-    Raises:
-        UnknownSetError: if the base does not know what it should forget.
-    """
-    jobs = missing_jobs(pool, recipes)
-    if jobs:
-        require_known(pool)
-    outcomes = run_sweep(jobs, store=pool, order=pool_order(pool, recipes))
-    return [outcome.failure for outcome in outcomes if outcome.failure]
-
-
 @dataclass(frozen=True)
 class ForgetSteps:
     """How the long parts of `forget` run; whoever shows their progress, or spreads them, gives other functions.
@@ -54,13 +35,29 @@ class ForgetSteps:
         sweep: fine-tunes the candidates that a pool lacks, and returns why some failed.
     """
 
-    prepare: Callable[[Scene], None] = prepare_quietly
-    begin: Callable[[Scene, Path], Pool] = lambda scene, folder: start_pool(scene, folder)[0]
-    sweep: Callable[[Pool, Sequence[Recipe]], Sequence[str]] = sweep_quietly
+    prepare: Callable[[Scene], None]
+    begin: Callable[[Scene, Path], Pool]
+    sweep: Callable[[Pool, Sequence[Recipe]], Sequence[str]]
 
 
-QUIETLY = ForgetSteps()
-"""Here, one after another, without a word."""
+def quiet_steps(device: str = "auto") -> ForgetSteps:
+    """Return steps that run here, one after another, and print nothing."""
+
+    def prepare(scene: Scene) -> None:
+        for source, splits in scene.needs():
+            source.prepare(splits, image_size=scene.transform, corrupt=scene.corrupt)
+
+    def begin(scene: Scene, folder: Path) -> Pool:
+        return start_pool(scene, folder, device=device)[0]
+
+    def sweep(pool: Pool, recipes: Sequence[Recipe]) -> list[str]:
+        jobs = missing_jobs(pool, recipes, device=device)
+        if jobs:
+            require_known(pool, device=device)
+        outcomes = run_sweep(jobs, store=pool, order=pool_order(pool, recipes))
+        return [outcome.failure for outcome in outcomes if outcome.failure]
+
+    return ForgetSteps(prepare, begin, sweep)
 
 
 def forget(
@@ -76,8 +73,9 @@ def forget(
     reading: dict[str, str] | None = None,
     card: str | Path | None = None,
     audit: bool = False,
+    force: bool = False,
     device: str = "auto",
-    steps: ForgetSteps = QUIETLY,
+    steps: ForgetSteps | None = None,
 ) -> Unlearned:
     """Fine-tune candidates on what is to be forgotten, search the scale, and write the unlearned checkpoint.
 
@@ -94,12 +92,19 @@ def forget(
         reading: how images are read, where not as by default: corrupt, orientation, transparency (see `Scene`).
         card: where the card goes; None for next to the checkpoint.
         audit: probe what is left of the forget set and record it in the card.
+        force: merge candidates of another base in the folder's pool, too.
+        steps: how the long parts run; None for `quiet_steps`.
 
     Raises:
+        ParameterError: if the scale should be chosen by the gap to a retrained model, which only classifiers have.
         NegmergeError: if no candidate could be fine-tuned, or as `search_pool` and `unlearn_pool`.
         UnknownSetError: if the base does not know what it should forget.
     """
-    out = Path(out)
+    if options.choose == "gap":
+        raise ParameterError(
+            "only a standard classifier's pool has a retrained model to be nearest to: choose by the floor."
+        )
+    steps, out = steps or quiet_steps(device), Path(out)
     name = f"{find_data(forget).name} from {model['arch'] if isinstance(model, dict) else model}"
     kept = (retain,) if isinstance(retain, str) else tuple(retain)
     scene = ZeroShotScene(name, model, forget, kept, mode, **(reading or {}))
@@ -117,10 +122,12 @@ def forget(
         # Candidates of another grid in the same folder take no part.
         ids = pool.reload().only(pool_order(pool, recipes)).distinct
         if not ids:
-            raise NegmergeError(f"no candidate could be fine-tuned: {failures[0].strip().splitlines()[-1]}")
+            why = failures[0].strip().splitlines()[-1] if failures else f"grid {grid} gave none"
+            raise NegmergeError(f"no candidate could be fine-tuned: {why}")
         if options.candidates is None:
             options = replace(options, candidates=ids)
-        return unlearn_pool(pool.folder, out / UNLEARNED, options, card=card, audit=audit, device=device)
+        pool = open_pool(pool.folder, force=force)
+        return unlearn_pool(pool, out / UNLEARNED, options, card=card, audit=audit, device=device)
     except BaseException:
         if made:
             with suppress(OSError):

@@ -56,14 +56,18 @@ class Processes:
                 for future in done:
                     worker, job, tries = running.pop(future)
                     idle.append(worker)
-                    try:
-                        outcome = replace(future.result(), job=job, attempts=tries)
-                    except BrokenProcessPool:
+                    error = future.exception()
+                    if error is None:
+                        yield replace(future.result(), job=job, attempts=tries)
+                    elif not isinstance(error, BrokenProcessPool):
+                        # A value that cannot be sent, or a job that asks its process to exit: the others go on.
+                        yield Outcome(job, failure=f"{type(error).__name__}: {error}", is_bug=True, attempts=tries)
+                    else:
                         outcome = lost(job, tries, worker.replace())
                         if tries < TRIES:
                             waiting.appendleft((job, tries + 1))
-                            continue
-                    yield outcome
+                        else:
+                            yield outcome
         finally:
             for worker in workers:
                 worker.pipe.close()

@@ -21,13 +21,14 @@ def package(tmp_path):
         "lab/training/finetuning.py",
         "lab/training/grids/tiny.toml",
         "vision/towers.py",
-        "vision/data/drawn.py",
+        "vision/data/embedded.py",
         "vision/data/tiny_clip.safetensors",
         "checkpoints/writer.py",
         "sweeps/embedded.py",
     ],
 )
 def test_another_file_of_training_makes_another_pool(package, name):
+    assert (package / name).is_file()
     before = key(RECIPES, "tiny:digits", package)
     assert before == key(RECIPES, "tiny:digits")
     with (package / name).open("ab") as file:

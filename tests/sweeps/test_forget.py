@@ -1,12 +1,14 @@
 """The whole of `negmerge forget` as a function: candidates, scale, checkpoint, card."""
 
+from dataclasses import replace
+
 import pytest
 from PIL import Image
 
 from negmerge_kit import Recipe, SearchOptions, forget
-from negmerge_kit.errors import CheckpointError, NegmergeError
+from negmerge_kit.errors import CheckpointError, NegmergeError, ParameterError
 from negmerge_kit.lab.card_files import read_card
-from negmerge_kit.sweeps.forget import UNLEARNED, ForgetSteps
+from negmerge_kit.sweeps.forget import UNLEARNED, quiet_steps
 from negmerge_kit.vision.data.embedded import family_images
 
 GRID = "[recipe]\nlr = 2e-3\nepochs = 1\n[vary]\nweight_decay = [0.1, 0.2]\n"
@@ -37,7 +39,7 @@ def test_a_folder_is_forgotten_in_one_call_and_the_second_one_trains_nothing(dig
 
 def test_nothing_is_left_of_a_call_from_which_nothing_came(tmp_path):
     with pytest.raises(NegmergeError, match="no candidate could be fine-tuned: out of luck"):
-        steps = ForgetSteps(sweep=lambda pool, recipes: ["a traceback\nout of luck"])
+        steps = replace(quiet_steps("cpu"), sweep=lambda pool, recipes: ["a traceback\nout of luck"])
         forget("tiny", "digits", "shapes", "tiny", tmp_path / "out", steps=steps, device="cpu")
     assert (tmp_path / "out" / "pool").is_dir()  # the base is there for the next call
     with pytest.raises(CheckpointError, match="neither a file nor"):
@@ -53,6 +55,28 @@ def test_recipes_are_those_of_the_grid_for_this_forget_set(tmp_path):
         return ["none"]
 
     with pytest.raises(NegmergeError):
-        forget("tiny", "digits", "shapes", "tiny", tmp_path / "o", precision="bfloat16", steps=ForgetSteps(sweep=sweep))
+        forget(
+            "tiny",
+            "digits",
+            "shapes",
+            "tiny",
+            tmp_path / "o",
+            precision="bfloat16",
+            steps=replace(quiet_steps("cpu"), sweep=sweep),
+        )
     assert len(seen) == 8 and {recipe.precision for recipe in seen} == {"bfloat16"}
     assert all(isinstance(recipe, Recipe) for recipe in seen)
+
+
+def test_the_gap_is_refused_before_anything_is_trained(tmp_path):
+    with pytest.raises(ParameterError, match="only a standard classifier"):
+        forget("tiny", "digits", "shapes", "tiny", tmp_path / "out", SearchOptions(choose="gap"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_candidates_train_where_they_were_asked_to(tmp_path, monkeypatch):
+    devices = []
+    monkeypatch.setattr("negmerge_kit.sweeps.forget.run_sweep", lambda jobs, **named: devices.extend(jobs) or ())
+    with pytest.raises(NegmergeError, match="grid tiny gave none"):
+        forget("tiny", "digits", "shapes", "tiny", tmp_path / "out", device="cpu")
+    assert devices and {job.device for job in devices} == {"cpu"}
