@@ -223,7 +223,8 @@ def test_what_a_block_took_is_counted_whoever_asked_before():
         charges.append(charge)
     first, again = charges
     assert first.asked > 0 == again.asked and first.images == again.images > 100
-    assert first.evaluations == again.evaluations == 3 and again.seconds > 0.5 * first.asked
+    assert first.evaluations == again.evaluations == 3
+    assert again.seconds >= sum(seconds for _, seconds in first.points.values()) > 0
     with made.scorer.charge() as other:
         made.scorer.retained(choice, 0.45)
     assert other.beyond(first)[0] == 1 and again.beyond(first)[0] == 0
