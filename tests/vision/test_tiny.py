@@ -170,7 +170,8 @@ def test_shipping_gives_the_same_bytes_and_the_same_weights(tmp_path):
 @pytest.mark.slow
 def test_the_room_opens_without_open_clip():
     code = (
-        "import sys\nfrom negmerge_kit.vision import clip, families, layers, prompts, scene, tiny\n"
+        "import sys\nfrom negmerge_kit.vision import clip, layers, prompts, scene, tiny\n"
+        "from negmerge_kit.vision.data import embedded\n"
         "sys.exit('open_clip' in sys.modules or 'torchvision' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
