@@ -58,3 +58,14 @@ def test_hashing_begins_before_torch_and_only_on_what_is_read(tmp_path):
     assert found == [base, one]
     for words in ([base, one], [base, one, "--out", out, "--help"], [base, "--executor", "process", f"--out={out}"]):
         assert list(_inputs(words)) == []
+
+
+def test_a_file_that_was_replaced_since_it_was_hashed_is_refused(tmp_path):
+    file, other = tmp_path / "a", tmp_path / "b"
+    file.write_bytes(b"abc")
+    other.write_bytes(b"abd")
+    with Digests() as digests:
+        assert digests.of(file).startswith("ba7816bf")
+        other.replace(file)
+        with pytest.raises(CheckpointError, match="changed while it was read"):
+            digests.of(file)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from negmerge_kit.errors import ParameterError, SplitError
 from negmerge_kit.scoring import Accuracy, Point, parse_scales, search_scale, select_scale
-from negmerge_kit.scoring.early_stopping import BELOW_FLOOR, NOT_BETTER, out_of_reach
+from negmerge_kit.scoring.early_stopping import BELOW_FLOOR, NO_NUMBERS, NOT_BETTER, out_of_reach
 from negmerge_kit.scoring.retention_floor import parse_keep
 from negmerge_kit.scoring.scale_search import METHODS
 
@@ -231,3 +231,19 @@ def test_unreadable_scales(text):
 def test_lengths_must_agree():
     with pytest.raises(ParameterError, match="as many"):
         select_scale([0.0], [0.5, 0.4], [0.9], 0.8)
+
+
+@pytest.mark.parametrize("method", ["early", "exhaustive"])
+def test_what_ended_a_range_whose_largest_scales_cannot_be_scored(method):
+    """Below them a scale that forgets no more than a smaller one may still keep enough."""
+
+    def score(scale, *, forget_at_most=None, retain_at_least=None):
+        if scale > 1:
+            return Point(scale, None, None, NO_NUMBERS)
+        right = 80 if scale < 0.5 else 40
+        if forget_at_most is not None and right > forget_at_most:
+            return Point(scale, None, None, NOT_BETTER)
+        return Point(scale, Accuracy(right, 100, "val"), Accuracy(90, 100, "val"))
+
+    found = search_scale(score, scales=[0.0, 0.5, 1.0, 1.5], method=method)
+    assert (found.best.scale, found.ended) == (0.5, "limit")

@@ -31,6 +31,10 @@ class Count:
             raise RuntimeError("a bug of its own")
         if self.fault == "refuse":
             raise ParameterError("too small: give a larger number.")
+        if self.fault == "exit":
+            sys.exit(4)
+        if self.fault == "unsendable":
+            return lambda: None
         if self.fault == "die" or (self.fault == "die once" and first):
             os.kill(os.getpid(), signal.SIGKILL)
         for k in range(self.steps):

@@ -32,7 +32,7 @@ ONE, TWO = Processes(workers=1, device="cpu"), Processes(workers=2, device="cpu"
 
 @pytest.mark.slow
 def test_a_lost_worker_is_replaced_and_failures_are_outcomes(tmp_path):
-    jobs = [Count(tmp_path, name, fault=name) for name in ("die", "die once", "raise", "refuse")]
+    jobs = [Count(tmp_path, name, fault=name) for name in ("die", "die once", "raise", "refuse", "exit", "unsendable")]
     jobs += [Count(tmp_path, "fine"), Count(tmp_path, "also fine")]
     steps = []
     found = {o.job.label: o for o in run_sweep(jobs, executor=TWO, on_step=lambda job, p: steps.append((job, p)))}
@@ -43,10 +43,11 @@ def test_a_lost_worker_is_replaced_and_failures_are_outcomes(tmp_path):
     assert "lost 3 times (signal 9)" in found["die"].failure and not found["die"].is_bug
     assert "RuntimeError: a bug of its own" in found["raise"].failure and found["raise"].is_bug
     assert found["refuse"].failure == "too small: give a larger number." and not found["refuse"].is_bug
+    assert "SystemExit: 4" in found["exit"].failure and found["unsendable"].is_bug
     for name in ("fine", "also fine"):
         assert found[name].failure is None and found[name].attempts == 1
         assert str(found[name].value["pid"]) in found[name].worker and found[name].value["pid"] != os.getpid()
-    assert (jobs[4], 1) in [(job, progress.step) for job, progress in steps]
+    assert (jobs[6], 1) in [(job, progress.step) for job, progress in steps]
     assert wait_for(lambda: not any(alive(pid) for job in jobs for pid in job.pids()), 10)
     assert {path.suffix for path in tmp_path.iterdir()} == {".started"}
 
