@@ -27,7 +27,7 @@ UNLEARNED = "unlearned.safetensors"
 
 @dataclass(frozen=True)
 class ForgetSteps:
-    """How the long parts of `forget` run; whoever shows their progress, or spreads them, gives other functions.
+    """How the long parts of `forget` run; give other functions to show their progress or to spread them.
 
     Attributes:
         prepare: fetches and decodes a scene's images.

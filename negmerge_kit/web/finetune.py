@@ -28,7 +28,7 @@ OWN, FAMILY = "images of your own", "an embedded family"
 
 
 class FinetunePage:
-    """The page's handlers; all of them refuse in a public app, whoever calls."""
+    """The page's handlers; in a public app each of them refuses every call."""
 
     def __init__(self, tunes: FinetuneRuns) -> None:
         self.tunes = tunes

@@ -117,7 +117,7 @@ class Uploads:
         Args:
             files: what the page's upload holds.
             names: each file's path in its folder, where a folder was chosen; gradio sends the last part only.
-            report: told which image is being checked, and the share that is done. What it raises ends the upload.
+            report: called with the image that is checked and the share that is done. What it raises ends the upload.
 
         Raises:
             ParameterError, SceneError: a sentence for the first thing that is wrong; nothing is left behind.
