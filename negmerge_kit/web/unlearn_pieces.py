@@ -84,7 +84,7 @@ def result(search: ScaleSearch, test: Json | None, chance: float, note: str = ""
 
 
 class Gallery:
-    """Real images with the model's answer before and after: six to forget, six to keep, all named correctly by the base.
+    """Real images with the model's answer before and after: six to forget, six to keep, which the base gets right.
 
     They are drawn at random from the validation images that a slider scores, so they cost no pass, and nobody steers by
     test images. Those come first whose answer goes wrong at the smallest scale that was measured. The pictures travel
