@@ -15,7 +15,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from negmerge_kit.checkpoints.atomic import atomic_file
-from negmerge_kit.checkpoints.pool import MADE_FROM, RECORD, SCHEMA, TRAINED_ON, Candidate, Pool, StoredFile
+from negmerge_kit.checkpoints.header import MADE_FROM
+from negmerge_kit.checkpoints.pool import RECORD, SCHEMA, TRAINED_ON, Candidate, Pool, StoredFile
 from negmerge_kit.checkpoints.result_store import digest
 from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
 from negmerge_kit.errors import PoolBusyError, PoolError

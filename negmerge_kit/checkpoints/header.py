@@ -38,6 +38,8 @@ LONGEST_HEADER = 100_000_000
 """Bytes that a header may have; the reference reader refuses longer ones too."""
 MOST_SIDES = 64
 """Dimensions that a tensor may have; NumPy's are as many."""
+MADE_FROM = "base_sha256"
+"""Metadata entry of the files of candidates and heads: the SHA-256 of the base that they were made from."""
 OUR_KEY = "negmerge"
 """The one metadata key that holds what this package records, as a JSON string."""
 

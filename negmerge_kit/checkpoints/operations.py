@@ -13,10 +13,10 @@ from pathlib import Path
 from negmerge_kit.checkpoints.adapters import Adapter, is_adapter
 from negmerge_kit.checkpoints.digests import Digests
 from negmerge_kit.checkpoints.folders import Output, plan_output
+from negmerge_kit.checkpoints.header import MADE_FROM
 from negmerge_kit.checkpoints.hub import fetch, is_hub_id
 from negmerge_kit.checkpoints.normalise import fit, format_notes
 from negmerge_kit.checkpoints.outputs import check_outputs, files_of
-from negmerge_kit.checkpoints.pool import MADE_FROM
 from negmerge_kit.checkpoints.reader import Checkpoint, open_checkpoint
 from negmerge_kit.checkpoints.sparse import DeltaWriter, open_delta, undo_delta
 from negmerge_kit.checkpoints.writer import sha256_file

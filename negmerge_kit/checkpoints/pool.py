@@ -14,6 +14,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from negmerge_kit.checkpoints.header import MADE_FROM
 from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.checkpoints.writer import sha256_file
 from negmerge_kit.errors import PoolError
@@ -22,8 +23,6 @@ from negmerge_kit.types import Json, Weights
 
 SCHEMA = 1
 RECORD = "pool.json"
-MADE_FROM = "base_sha256"
-"""Under this name the files of candidates and heads say which base they were made from."""
 TRAINED_ON = "forget_sha256"
 """Under this name a candidate's file says which images it was trained on, by their fingerprint."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from negmerge_kit.checkpoints.writer import sha256_file
 from negmerge_kit.errors import CardError
 from negmerge_kit.outside import NUMBER, wrong_entry
+from negmerge_kit.scoring.retention_floor import keep_text
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
@@ -267,3 +268,16 @@ def _unknown(found: Any, kind: Any, name: str) -> str | None:
     else:
         return None
     return next((unknown for item in inside if (unknown := _unknown(*item))), None)
+
+
+def searched(result: Json) -> str:
+    """How a search chose its scale, in words; by the gap it keeps no floor, and `keep` is 0.
+
+    >>> searched({"curve": [{"scale": 0.0}, {"scale": 0.5}, {"scale": 1.0}], "keep": 0.95})
+    "search over 3 scales from 0 to 1 on validation, keeping at least 0.95 of the base's retention"
+    """
+    scales = [point["scale"] for point in result["curve"]]
+    over = f"search over {len(scales)} scales from {scales[0]:g} to {scales[-1]:g} on validation"
+    if result.get("choose") == "gap":
+        return f"{over}, nearest to the retrained model"
+    return f"{over}, keeping at least {keep_text(result['keep'])}"

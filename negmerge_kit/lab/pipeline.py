@@ -13,13 +13,13 @@ from negmerge_kit.checkpoints.pool import RECORD, Pool, open_pool
 from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.checkpoints.writer import save_checkpoint
 from negmerge_kit.errors import ParameterError, SceneError
-from negmerge_kit.lab.card import BY_HAND, card, with_file
+from negmerge_kit.lab.card import BY_HAND, card, searched, with_file
 from negmerge_kit.lab.card_files import card_files, card_path, check_card, run_from
 from negmerge_kit.lab.delta_cache import Choice
 from negmerge_kit.lab.evaluation import Scores, evaluate_splits
 from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.scoring.early_stopping import Scales
-from negmerge_kit.scoring.retention_floor import KEEP, Keep, keep_text
+from negmerge_kit.scoring.retention_floor import KEEP, Keep
 from negmerge_kit.scoring.scale_search import Method, ScaleSearch, outcome, remedy
 from negmerge_kit.types import Json
 from negmerge_kit.vision.scenes import open_scene
@@ -281,19 +281,6 @@ def search_json(bench: Workbench, choice: Choice, found: ScaleSearch, *, test: b
 def on_test(bench: Workbench, choice: Choice, scale: float) -> Json:
     """`{"base", "forget", "retain"}` on the test split, for a scale that was chosen without it."""
     return {"base": _pair(bench.base_scores("test")), **_pair(bench.score(choice, scale, "test"))}
-
-
-def searched(result: Json) -> str:
-    """How a search chose its scale, in words; by the gap it keeps no floor, and `keep` is 0.
-
-    >>> searched({"curve": [{"scale": 0.0}, {"scale": 0.5}, {"scale": 1.0}], "keep": 0.95})
-    "search over 3 scales from 0 to 1 on validation, keeping at least 0.95 of the base's retention"
-    """
-    scales = [point["scale"] for point in result["curve"]]
-    over = f"search over {len(scales)} scales from {scales[0]:g} to {scales[-1]:g} on validation"
-    if result.get("choose") == "gap":
-        return f"{over}, nearest to the retrained model"
-    return f"{over}, keeping at least {keep_text(result['keep'])}"
 
 
 def _pair(scores: Scores) -> Json:

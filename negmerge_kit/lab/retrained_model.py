@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from negmerge_kit.checkpoints.pool import MADE_FROM, Pool
+from negmerge_kit.checkpoints.header import MADE_FROM
+from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.checkpoints.result_store import KEY, ResultStore, made_with
 from negmerge_kit.checkpoints.writer import sha256_file

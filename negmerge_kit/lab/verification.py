@@ -15,9 +15,8 @@ from negmerge_kit.checkpoints.pool import Candidate, Pool, StoredFile
 from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.checkpoints.writer import sha256_file
 from negmerge_kit.errors import NegmergeError, SceneError
-from negmerge_kit.lab.card import BY_HAND, LIMITS, OPERATION, public, versions
+from negmerge_kit.lab.card import BY_HAND, LIMITS, OPERATION, public, searched, versions
 from negmerge_kit.lab.evaluation import Scores, evaluate_splits
-from negmerge_kit.lab.pipeline import searched
 from negmerge_kit.lab.retrained_model import find_retrained
 from negmerge_kit.lab.verified_search import check_search, nearest_to
 from negmerge_kit.lab.workbench import Workbench

@@ -13,10 +13,10 @@ from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.result_store import digest
 from negmerge_kit.checkpoints.writer import save_checkpoint
 from negmerge_kit.lab.audits.audit import Audit
-from negmerge_kit.lab.card import BY_HAND, card, with_file
+from negmerge_kit.lab.card import BY_HAND, card, searched, with_file
 from negmerge_kit.lab.card_files import card_files
 from negmerge_kit.lab.delta_cache import Choice
-from negmerge_kit.lab.pipeline import search_json, searched
+from negmerge_kit.lab.pipeline import search_json
 from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.scoring.scale_search import ScaleSearch
 from negmerge_kit.types import Items, Json

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from negmerge_kit.checkpoints import open_checkpoint, save_checkpoint, sha256_file
-from negmerge_kit.checkpoints.pool import MADE_FROM
+from negmerge_kit.checkpoints.header import MADE_FROM
 from negmerge_kit.cli import main
 from negmerge_kit.merging import merge, unlearn
 from tests.checkpoints.files import sharded, write_raw

@@ -8,7 +8,8 @@ import shutil
 import pytest
 from huggingface_hub import ModelCard, errors
 
-from negmerge_kit.checkpoints.pool import MADE_FROM, open_pool
+from negmerge_kit.checkpoints.header import MADE_FROM
+from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
 from negmerge_kit.cli import main

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from negmerge_kit.checkpoints.pool import MADE_FROM, open_pool
+from negmerge_kit.checkpoints.header import MADE_FROM
+from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.checkpoints.writer import save_checkpoint
 from negmerge_kit.cli import comparing, main
 from negmerge_kit.cli.progress import ProgressDisplay

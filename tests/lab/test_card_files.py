@@ -8,10 +8,10 @@ import pytest
 from huggingface_hub import ModelCard
 
 from negmerge_kit.errors import CardError
-from negmerge_kit.lab.card import LIMITS, card, checked_record, public, with_file
+from negmerge_kit.lab.card import LIMITS, card, checked_record, public, searched, with_file
 from negmerge_kit.lab.card_files import card_files, card_path, page_agrees, read_card, weights_of
 from negmerge_kit.lab.card_markdown import card_markdown
-from negmerge_kit.lab.pipeline import search_json, searched
+from negmerge_kit.lab.pipeline import search_json
 
 PROBE = {
     "name": "linear probe",

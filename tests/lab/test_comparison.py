@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from negmerge_kit.checkpoints import result_store
-from negmerge_kit.checkpoints.pool import MADE_FROM, open_pool
+from negmerge_kit.checkpoints.header import MADE_FROM
+from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
 from negmerge_kit.errors import CheckpointError, ParameterError, PoolError, SceneError, SplitError
 from negmerge_kit.lab.comparison.bootstrap import _choices, curve_of, resample
