@@ -16,10 +16,10 @@ from pathlib import Path
 
 from benchmarks.table import table
 from negmerge_kit.cli.options import Parser, print_json
-from negmerge_kit.cli.stopping import exit_code, heeding
+from negmerge_kit.cli.signals import exit_code, heeding
 from negmerge_kit.cli.terminal import plain_terminal
 from negmerge_kit.errors import NegmergeError, ParameterError
-from negmerge_kit.sweeps.memory import keep_freed_memory
+from negmerge_kit.sweeps.malloc import keep_freed_memory
 from negmerge_kit.types import Json
 
 PROGRAM = "python -m benchmarks"

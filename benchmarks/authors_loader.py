@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from negmerge_kit.vision.images import ImageSet
+from negmerge_kit.image_set import ImageSet
 
 
 def published_loader(

@@ -12,11 +12,11 @@ import torch
 from benchmarks.authors_loader import plain_loader
 from benchmarks.bench_finetune import second_epoch
 from benchmarks.bench_merge import spent
-from negmerge_kit.lab.training.finetuning import MOMENTUM
-from negmerge_kit.lab.training.recipe import Recipe
+from negmerge_kit.image_set import ImageSet
+from negmerge_kit.models.standard_classifier import StandardClassifier, load_classifier
+from negmerge_kit.training.finetuning import MOMENTUM
+from negmerge_kit.training.recipe import Recipe
 from negmerge_kit.types import Json
-from negmerge_kit.vision.classifiers import StandardClassifier, load_classifier
-from negmerge_kit.vision.images import ImageSet
 
 CLASSES = 10
 RECIPE = Recipe(

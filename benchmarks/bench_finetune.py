@@ -15,15 +15,15 @@ import torch
 
 from benchmarks.authors_loader import decode_once, published_loader, write_jpegs
 from benchmarks.bench_merge import spent
+from negmerge_kit.data.augment import augment
 from negmerge_kit.devices import pick_device
-from negmerge_kit.lab.training.finetuning import finetune
-from negmerge_kit.lab.training.recipe import Recipe
+from negmerge_kit.image_set import ImageSet
+from negmerge_kit.models.classifier import Classifier
+from negmerge_kit.models.load import load_model, untrained
+from negmerge_kit.models.parameters import trained_parameters
+from negmerge_kit.training.finetuning import finetune
+from negmerge_kit.training.recipe import Recipe
 from negmerge_kit.types import Json
-from negmerge_kit.vision.classifier import Classifier
-from negmerge_kit.vision.data.augment import augment
-from negmerge_kit.vision.images import ImageSet
-from negmerge_kit.vision.load import load_model, untrained
-from negmerge_kit.vision.parameters import trained_parameters
 
 CLASSES = 8
 RECIPE = Recipe(

@@ -178,7 +178,7 @@ def drained_by(tree: Path, files: Sequence[Path]) -> float:
     """Seconds that another version's `merge` takes in another process, imports left out."""
     code = (
         "import sys, time\n"
-        "from negmerge_kit.sweeps.memory import keep_freed_memory\n"
+        "from negmerge_kit.sweeps.malloc import keep_freed_memory\n"
         "keep_freed_memory()\n"
         "from negmerge_kit import merge, open_checkpoint\n"
         "def drain():\n"

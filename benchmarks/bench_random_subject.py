@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import torch
 
+from negmerge_kit.image_set import ImageSet
 from negmerge_kit.merging.negation import subtract
+from negmerge_kit.models.classifier import Classifier
+from negmerge_kit.models.load import untrained
+from negmerge_kit.scenes.scene import Splits
 from negmerge_kit.types import Weights
-from negmerge_kit.vision.classifier import Classifier
-from negmerge_kit.vision.images import ImageSet
-from negmerge_kit.vision.load import untrained
-from negmerge_kit.vision.scene import Splits
 
 CLASSES = 8
 FORGET_SHARE = 7

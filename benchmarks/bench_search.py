@@ -16,22 +16,22 @@ import torch
 
 from benchmarks.authors_loader import published_validation, read_set, write_set
 from benchmarks.bench_random_subject import random_scene
-from negmerge_kit.checkpoints.pool import open_pool
+from negmerge_kit.data.transform import Transform
 from negmerge_kit.errors import PoolError
-from negmerge_kit.lab.delta_cache import Choice
-from negmerge_kit.lab.evaluation import Scores
-from negmerge_kit.lab.scorer import Scorer
-from negmerge_kit.lab.training.forecast import flops_per_image
-from negmerge_kit.lab.workbench import Workbench
 from negmerge_kit.merging.negation import apply_delta, subtract
+from negmerge_kit.models.classifier import Classifier
+from negmerge_kit.pools.pool import open_pool
+from negmerge_kit.scenes.scene import Splits
 from negmerge_kit.scoring import Accuracy, Point, ScaleSearch, select_scale
 from negmerge_kit.scoring.accuracy import pool_accuracies
 from negmerge_kit.scoring.scale_search import DEFAULT_SCALES, KEEP, METHODS, Method
-from negmerge_kit.sweeps.embedded import start_pool
+from negmerge_kit.sweeps.pool_setup import start_pool
+from negmerge_kit.training.forecast import flops_per_image
 from negmerge_kit.types import Json, Weights
-from negmerge_kit.vision.classifier import Classifier
-from negmerge_kit.vision.data.transform import Transform
-from negmerge_kit.vision.scene import Splits
+from negmerge_kit.unlearning.delta_cache import Choice
+from negmerge_kit.unlearning.evaluation import Scores
+from negmerge_kit.unlearning.scorer import Scorer
+from negmerge_kit.unlearning.workbench import Workbench
 
 AUTHORS_BATCH = 128
 

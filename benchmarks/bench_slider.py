@@ -15,16 +15,16 @@ import torch
 
 from benchmarks.bench_random_subject import random_scene
 from benchmarks.bench_served import served
-from negmerge_kit.checkpoints.pool import Candidate, Pool, StoredFile, open_pool
 from negmerge_kit.errors import ParameterError, PoolError
-from negmerge_kit.lab.delta_cache import Choice, DeltaCache
-from negmerge_kit.lab.evaluation import ImageQueue
-from negmerge_kit.lab.live_model import LiveModel, ModelState, RunningStatistics
-from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.sweeps.embedded import start_pool
+from negmerge_kit.image_set import ImageSet
+from negmerge_kit.pools.pool import Candidate, Pool, StoredFile, open_pool
+from negmerge_kit.scenes.find import open_scene
+from negmerge_kit.sweeps.pool_setup import start_pool
 from negmerge_kit.types import Json, Weights
-from negmerge_kit.vision.images import ImageSet
-from negmerge_kit.vision.scenes import open_scene
+from negmerge_kit.unlearning.delta_cache import Choice, DeltaCache
+from negmerge_kit.unlearning.evaluation import ImageQueue
+from negmerge_kit.unlearning.live_model import LiveModel, ModelState, RunningStatistics
+from negmerge_kit.unlearning.workbench import Workbench
 
 LIMIT_MS = 300.0
 """Limit of the 95th percentile on two cores, and for a scale moved on random weights on a GPU."""

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from negmerge_kit.errors import NegmergeError
 from negmerge_kit.progress import Progress, ProgressFn, no_progress
-from negmerge_kit.sweeps.local import find_executor, run_sweep
-from negmerge_kit.sweeps.protocol import Job
+from negmerge_kit.sweeps.job import Job
+from negmerge_kit.sweeps.run import find_executor, run_sweep
 from negmerge_kit.types import Json
 
 LIMIT = 0.25

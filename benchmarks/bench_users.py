@@ -19,9 +19,9 @@ import httpx
 
 from benchmarks.bench_served import Served, served
 from benchmarks.bench_visitor import Move, VisitError, Visitor
-from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import PoolError
-from negmerge_kit.sweeps.embedded import start_pool
+from negmerge_kit.pools.pool import open_pool
+from negmerge_kit.sweeps.pool_setup import start_pool
 from negmerge_kit.types import Json
 
 LIMIT_RATIO, LIMIT_GROWTH = 15.0, 0.05

@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # a script sees its own fold
 from benchmarks.bench_served import served
 from benchmarks.bench_slider import summary
 from benchmarks.table import table
-from negmerge_kit.checkpoints.pool import open_pool
-from negmerge_kit.sweeps.embedded import start_pool
+from negmerge_kit.pools.pool import open_pool
+from negmerge_kit.sweeps.pool_setup import start_pool
 from negmerge_kit.types import Json
 
 SLIDER = "#nm-scale input[type=range]"

@@ -18,17 +18,17 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from negmerge_kit.checkpoints.pool import Pool, open_pool
-from negmerge_kit.lab.comparison.comparison import Comparison, compare_rules
-from negmerge_kit.lab.comparison.options import CHOOSE, ComparisonOptions
-from negmerge_kit.lab.comparison.row_store import RowStore
-from negmerge_kit.lab.training.recipe import grid, reseeded
-from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.comparison.compare import Comparison, compare_rules
+from negmerge_kit.comparison.options import CHOOSE, ComparisonOptions
+from negmerge_kit.comparison.row_store import RowStore
+from negmerge_kit.pools.pool import Pool, open_pool
+from negmerge_kit.scenes.find import open_scene
 from negmerge_kit.scoring.scale_search import DEFAULT_SCALES, KEEP
-from negmerge_kit.sweeps.embedded import start_pool
-from negmerge_kit.sweeps.jobs import missing_jobs
-from negmerge_kit.sweeps.local import run_sweep
-from negmerge_kit.vision.scenes import open_scene
+from negmerge_kit.sweeps.finetune_job import missing_jobs
+from negmerge_kit.sweeps.pool_setup import start_pool
+from negmerge_kit.sweeps.run import run_sweep
+from negmerge_kit.training.recipe import grid, reseeded
+from negmerge_kit.unlearning.workbench import Workbench
 
 README = Path(__file__).parents[1] / "README.md"
 SCENE = "tiny-classifier"

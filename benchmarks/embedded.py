@@ -16,19 +16,19 @@ import sys
 from pathlib import Path
 from statistics import correlation, median
 
-from negmerge_kit.checkpoints.pool import Pool, open_pool
-from negmerge_kit.lab.comparison.comparison import Comparison, compare_rules
-from negmerge_kit.lab.comparison.row_store import RowStore
-from negmerge_kit.lab.comparison.rows import Pair
-from negmerge_kit.lab.training.recipe import Recipe, grid, reseeded
-from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.comparison.compare import Comparison, compare_rules
+from negmerge_kit.comparison.row import Pair
+from negmerge_kit.comparison.row_store import RowStore
 from negmerge_kit.merging import chance, total
+from negmerge_kit.plots.style import placed
+from negmerge_kit.pools.pool import Pool, open_pool
 from negmerge_kit.scoring import paired_difference
 from negmerge_kit.scoring.scale_search import DEFAULT_SCALES, KEEP
-from negmerge_kit.sweeps.embedded import start_pool
-from negmerge_kit.sweeps.jobs import missing_jobs
-from negmerge_kit.sweeps.local import run_sweep
-from negmerge_kit.views.style import placed
+from negmerge_kit.sweeps.finetune_job import missing_jobs
+from negmerge_kit.sweeps.pool_setup import start_pool
+from negmerge_kit.sweeps.run import run_sweep
+from negmerge_kit.training.recipe import Recipe, grid, reseeded
+from negmerge_kit.unlearning.workbench import Workbench
 
 README = Path(__file__).parents[1] / "README.md"
 SCENE = "tiny:digits"
@@ -185,8 +185,8 @@ def main() -> None:
     say_of_all(comparisons)
     say_of_the_first(benches[0], comparisons[0])
     if options.plot:
-        from negmerge_kit.views.frontier import rule_frontier
-        from negmerge_kit.views.save import save_figure
+        from negmerge_kit.plots.frontier import rule_frontier
+        from negmerge_kit.plots.save import save_figure
 
         save_figure(rule_frontier(comparisons), options.plot)
     if options.write:

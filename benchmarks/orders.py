@@ -11,12 +11,12 @@ from dataclasses import replace
 from itertools import combinations
 from statistics import fmean
 
-from negmerge_kit.checkpoints.pool import Pool
-from negmerge_kit.lab.training.recipe import ORDERS, grid
 from negmerge_kit.merging import chance, check_pool
-from negmerge_kit.sweeps.embedded import start_pool
-from negmerge_kit.sweeps.jobs import missing_jobs
-from negmerge_kit.sweeps.local import run_sweep
+from negmerge_kit.pools.pool import Pool
+from negmerge_kit.sweeps.finetune_job import missing_jobs
+from negmerge_kit.sweeps.pool_setup import start_pool
+from negmerge_kit.sweeps.run import run_sweep
+from negmerge_kit.training.recipe import ORDERS, grid
 
 SCENE = "tiny:digits"
 

@@ -40,7 +40,7 @@ ENTRIES = (
         "scale-curve",
         "What does each scale forget, and what does it cost?",
         """\
-from negmerge_kit.views.plots import scale_curve
+from negmerge_kit.plots.scale_curve import scale_curve
 
 found = bench.search(choice, keep=0.95, method="exhaustive")
 points = [point for point in found.curve if point.scale]
@@ -58,7 +58,7 @@ scale_curve(points, base=found.base, keep=0.95, here=points[9])
         "before-after",
         "What does the model say now?",
         """\
-from negmerge_kit.views.pictures import answered, before_after
+from negmerge_kit.plots.before_after import answered, before_after
 
 before_after(*answered(bench, choice, found.best.scale))
 """,
@@ -67,8 +67,8 @@ before_after(*answered(bench, choice, found.best.scale))
         "candidate-spread",
         "How far do the candidates lie apart, and what do merges make of it?",
         """\
-from negmerge_kit.lab.training.recipe import Recipe
-from negmerge_kit.views.candidates import candidate_spread
+from negmerge_kit.training.recipe import Recipe
+from negmerge_kit.plots.candidates import candidate_spread
 
 recipes = {entry.id: Recipe.from_json(entry.recipe) for entry in bench.pool.entries}
 own = {entry.id: entry.scores["scale"] for entry in bench.pool.entries if entry.scores["status"] == "ok"}
@@ -85,7 +85,7 @@ candidate_spread({recipes[id].label: scores for id, scores in alone.items()}, ba
         "sensitivity",
         "Figure 1 of the paper, living: the same pool in the plane (more pools, more panels).",
         """\
-from negmerge_kit.views.sensitivity import Negated, Spread, sensitivity
+from negmerge_kit.plots.sensitivity import Negated, Spread, sensitivity
 
 family = Spread(base, tuple(Negated(recipes[id], scores) for id, scores in alone.items()), merged)
 sensitivity({"digits": family}, keep=0.95)
@@ -95,7 +95,7 @@ sensitivity({"digits": family}, keep=0.95)
         "sensitivity-by-setting",
         "Does one hyperparameter explain it?",
         """\
-from negmerge_kit.views.sensitivity import sensitivity_by_setting
+from negmerge_kit.plots.sensitivity import sensitivity_by_setting
 
 sensitivity_by_setting({"digits": family}, ["lr", "epochs", "weight_decay"])
 """,
@@ -105,7 +105,7 @@ sensitivity_by_setting({"digits": family}, ["lr", "epochs", "weight_decay"])
         "How do the signs vote, and how would coins?",
         """\
 from negmerge_kit.merging import chance, total
-from negmerge_kit.views.votes import vote_histogram
+from negmerge_kit.plots.votes import vote_histogram
 
 layers = bench.agreement()
 vote_histogram(total(layers), votes=n)
@@ -115,7 +115,7 @@ vote_histogram(total(layers), votes=n)
         "shares",
         "A share of what?",
         """\
-from negmerge_kit.views.votes import shares_of_what
+from negmerge_kit.plots.votes import shares_of_what
 
 whole = sum(tensor.numel() for tensor in bench.pool.base.values() if tensor.is_floating_point())
 shares_of_what([layer for layer in layers if layer.moved], whole=whole)
@@ -125,7 +125,7 @@ shares_of_what([layer for layer in layers if layer.moved], whole=whole)
         "agreement-by-layer",
         "Where do the candidates agree?",
         """\
-from negmerge_kit.views.plots import agreement_by_layer
+from negmerge_kit.plots.scale_curve import agreement_by_layer
 
 agreement_by_layer(layers, votes=n, chance=chance(n))
 """,
@@ -134,7 +134,7 @@ agreement_by_layer(layers, votes=n, chance=chance(n))
         "agreement-map",
         "The same by block and kind.",
         """\
-from negmerge_kit.views.blocks import agreement_map
+from negmerge_kit.plots.agreement_map import agreement_map
 
 agreement_map(layers, votes=n, chance=chance(n))
 """,
@@ -143,9 +143,9 @@ agreement_map(layers, votes=n, chance=chance(n))
         "zeros-by-count",
         "How fast does the consensus shrink as candidates join?",
         """\
-from negmerge_kit.lab.step_along import step_along
-from negmerge_kit.lab.why_signs import why_signs
-from negmerge_kit.views.votes import consensus_by_count
+from negmerge_kit.analysis.step_along import step_along
+from negmerge_kit.analysis.why_signs import why_signs
+from negmerge_kit.plots.votes import consensus_by_count
 
 pool = bench.pool
 settings = [pool.recipes[id] for id in pool.ids]
@@ -157,7 +157,7 @@ consensus_by_count(why.zero_ratio)
         "why-signs",
         "Why signs? Agreement beside what cosines predict, and steps of equal length.",
         """\
-from negmerge_kit.views.why import why_figure
+from negmerge_kit.plots.why_signs import why_figure
 
 why_figure(why)
 """,
@@ -167,7 +167,7 @@ why_figure(why)
         "Validation beside test.",
         """\
 from negmerge_kit.scoring.scale_search import Point
-from negmerge_kit.views.panels import Curve, curve_panels
+from negmerge_kit.plots.curve_panels import Curve, curve_panels
 
 scored = {scale: bench.score(choice, scale, "test") for scale in (0.2, 0.4, 0.6, 0.7, found.best.scale, 1.0)}
 test = {scale: Point(scale, scores.forget, scores.retain) for scale, scores in scored.items()}
@@ -182,7 +182,7 @@ curve_panels(curves, keep=0.95, finding="The scale is chosen on validation and s
         "grids",
         "What does the grid decide?",
         """\
-from negmerge_kit.views.grids import grid_ranking
+from negmerge_kit.plots.grid_ranking import grid_ranking
 
 grids = {"0 … 1\\nstep 0.25": 4, "0 … 1\\nstep 0.05": 20}
 chosen = {
@@ -199,8 +199,8 @@ grid_ranking(chosen, finding="A coarse step parts rules that tie on a fine one; 
         "frontier",
         "Who forgets more at equal retention?",
         """\
-from negmerge_kit.lab.comparison.comparison import compare_rules
-from negmerge_kit.views.frontier import rule_frontier
+from negmerge_kit.comparison.compare import compare_rules
+from negmerge_kit.plots.frontier import rule_frontier
 
 rule_frontier([compare_rules(bench, ["negmerge", "uniform", "ties", "random-mask"], keep=0.95)])
 """,
@@ -209,8 +209,8 @@ rule_frontier([compare_rules(bench, ["negmerge", "uniform", "ties", "random-mask
         "audit",
         "Is it gone?",
         """\
-from negmerge_kit.lab.audits.audit import audit
-from negmerge_kit.views.probes import audit_figure
+from negmerge_kit.audits.audit import audit
+from negmerge_kit.plots.probes import audit_figure
 
 answers = audit(bench, choice, found.best.scale, steps=40)
 audit_figure(answers)
@@ -220,7 +220,7 @@ audit_figure(answers)
         "relearning",
         "How fast does it come back?",
         """\
-from negmerge_kit.views.probes import relearning_figure
+from negmerge_kit.plots.probes import relearning_figure
 
 relearning_figure(answers)
 """,
@@ -229,7 +229,7 @@ relearning_figure(answers)
         "loss-curves",
         "How did the candidates train?",
         """\
-from negmerge_kit.views.losses import LossCurve, loss_curves
+from negmerge_kit.plots.loss_curves import LossCurve, loss_curves
 
 loss_curves([LossCurve(recipes[entry.id].label, entry.losses, len(entry.losses)) for entry in pool.entries])
 """,
@@ -238,8 +238,8 @@ loss_curves([LossCurve(recipes[entry.id].label, entry.losses, len(entry.losses))
         "standings",
         "Which rule or baseline comes nearest to a retrained classifier?",
         """\
-from negmerge_kit.lab.comparison.options import ComparisonOptions
-from negmerge_kit.views.standings import standings_figure
+from negmerge_kit.comparison.options import ComparisonOptions
+from negmerge_kit.plots.classifier_comparison import standings_figure
 
 networks = Workbench(ready_pool("tiny-classifier"))
 rows = ["retrain", "gradient-ascent", "salun", "uniform", "negmerge", "conflict"]
@@ -258,8 +258,8 @@ def page() -> str:
         "say what was found; intervals are Wilson's at 95 % unless a figure says otherwise. The pictures are of one "
         "pool of the embedded scene, the last of one of the embedded classifier. `python docs/figures.py` writes this "
         "page.",
-        "`negmerge_kit.views.save.save_figure(figure, path)` writes PNG, SVG or PDF; in a notebook "
-        "`negmerge_kit.views.widgets.show(figure)` displays one.",
+        "`negmerge_kit.plots.save.save_figure(figure, path)` writes PNG, SVG or PDF; in a notebook "
+        "`negmerge_kit.notebook.show(figure)` displays one.",
         f"All calls run after this start, in the order of the page:\n\n```python\n{START}```",
     ]
     for entry in ENTRIES:

@@ -35,7 +35,7 @@ def trained(request, tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_pool(trained) -> Path:
     """A pool of the tiny scene with three quickly trained candidates; read it, do not change it."""
-    from negmerge_kit.lab.training.recipe import Recipe
+    from negmerge_kit.training.recipe import Recipe
 
     return trained("quick", [Recipe(lr=lr, epochs=epochs, weight_decay=decay) for lr, epochs, decay in QUICK])
 
@@ -49,7 +49,7 @@ def own_pool(tiny_pool, tmp_path) -> Path:
 @pytest.fixture(scope="session")
 def whole_pool(trained) -> Path:
     """The embedded scene with its whole grid, as `negmerge pool build tiny` makes it."""
-    from negmerge_kit.lab.training.recipe import grid
+    from negmerge_kit.training.recipe import grid
 
     return trained("whole", grid("tiny"))
 
@@ -57,7 +57,7 @@ def whole_pool(trained) -> Path:
 @pytest.fixture(scope="session")
 def classifier_pool(trained) -> Path:
     """A pool of the embedded classifier with two of its grid's shorter candidates; read it, do not change it."""
-    from negmerge_kit.lab.training.recipe import grid
+    from negmerge_kit.training.recipe import grid
 
     recipes = [recipe for recipe in grid("tiny-classifier") if recipe.epochs == 10][:2]
     return trained("classifier", recipes, "tiny-classifier")
@@ -66,7 +66,7 @@ def classifier_pool(trained) -> Path:
 @pytest.fixture(scope="session")
 def bench(tiny_pool):
     """A workbench on the quick pool, shared: every method leaves it as it was, but for the answers it remembers."""
-    from negmerge_kit.checkpoints.pool import open_pool
-    from negmerge_kit.lab.workbench import Workbench
+    from negmerge_kit.pools.pool import open_pool
+    from negmerge_kit.unlearning.workbench import Workbench
 
     return Workbench(open_pool(tiny_pool), device="cpu", memory="none")

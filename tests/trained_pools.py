@@ -11,7 +11,20 @@ from filelock import FileLock
 import negmerge_kit
 
 PACKAGE = Path(negmerge_kit.__file__).parent
-DECIDES = ("vision", "checkpoints", "lab", "merging", "scoring", "sweeps", "outside.py")
+DECIDES = (
+    "checkpoints",
+    "data",
+    "image_set.py",
+    "merging",
+    "models",
+    "pools",
+    "safe_json.py",
+    "scenes",
+    "scoring",
+    "sweeps",
+    "training",
+    "unlearning",
+)
 """What decides a pool's weights, its files and its candidates' own scores."""
 
 
@@ -35,9 +48,9 @@ def key(recipes, scene: str, package: Path = PACKAGE) -> str:
 
 def train(folder: Path, recipes, scene: str) -> None:
     """Make the pool in a new folder."""
-    from negmerge_kit.sweeps.embedded import start_pool
-    from negmerge_kit.sweeps.jobs import missing_jobs
-    from negmerge_kit.sweeps.local import run_sweep
+    from negmerge_kit.sweeps.finetune_job import missing_jobs
+    from negmerge_kit.sweeps.pool_setup import start_pool
+    from negmerge_kit.sweeps.run import run_sweep
 
     pool, _ = start_pool(scene, folder)
     for outcome in run_sweep(missing_jobs(pool, recipes, device="cpu"), store=pool):

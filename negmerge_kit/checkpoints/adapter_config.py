@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from negmerge_kit.errors import CheckpointError
 from negmerge_kit.merging.lora import low_rank_scale
-from negmerge_kit.outside import read_json
+from negmerge_kit.safe_json import read_json
 
 CONFIG = "adapter_config.json"
 DIFFUSERS_KEY = "lora_adapter_metadata"

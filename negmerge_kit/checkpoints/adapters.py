@@ -15,10 +15,10 @@ from negmerge_kit.checkpoints.adapter_config import CONFIG, DIFFUSERS_KEY, Scali
 from negmerge_kit.checkpoints.header import read_header
 from negmerge_kit.checkpoints.reader import Checkpoint, open_checkpoint
 from negmerge_kit.errors import CheckpointError
-from negmerge_kit.merging.alike import layout_of, peek
 from negmerge_kit.merging.deltas import compute_dtype
+from negmerge_kit.merging.layout import layout_of, peek
 from negmerge_kit.merging.lora import low_rank_delta
-from negmerge_kit.outside import parse_json
+from negmerge_kit.safe_json import parse_json
 from negmerge_kit.types import Weights
 
 PEFT_FILE, DIFFUSERS_FILE = "adapter_model.safetensors", "pytorch_lora_weights.safetensors"

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from negmerge_kit.errors import CheckpointError
-from negmerge_kit.outside import check_regular
+from negmerge_kit.safe_json import check_regular
 
 BLOCK = 1 << 20
 """Bytes read together."""

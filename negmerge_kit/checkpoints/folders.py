@@ -10,12 +10,12 @@ from pathlib import Path
 
 from negmerge_kit.checkpoints.atomic import atomic_file, atomic_folder
 from negmerge_kit.checkpoints.hub import fetch_companions, is_hub_id
-from negmerge_kit.checkpoints.outputs import check_outputs
+from negmerge_kit.checkpoints.overwrite_guard import check_outputs
 from negmerge_kit.checkpoints.reader import Checkpoint, open_checkpoint
 from negmerge_kit.checkpoints.shard_index import INDEX
 from negmerge_kit.checkpoints.writer import output_files, save_checkpoint
 from negmerge_kit.errors import CheckpointError, NegmergeError
-from negmerge_kit.outside import LARGEST, is_plain_file
+from negmerge_kit.safe_json import LARGEST, is_plain_file
 from negmerge_kit.types import Items, Json
 
 CONFIGS = ("config.json", "open_clip_config.json")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from negmerge_kit.errors import CheckpointError
-from negmerge_kit.outside import UNSPEAKABLE, check_regular, parse_json, shortened
+from negmerge_kit.safe_json import UNSPEAKABLE, check_regular, parse_json, shortened
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,

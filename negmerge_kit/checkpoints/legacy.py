@@ -13,11 +13,11 @@ from negmerge_kit.checkpoints.attention import fuse_attention
 from negmerge_kit.checkpoints.header import check_name
 from negmerge_kit.checkpoints.normalise import unwrapped
 from negmerge_kit.checkpoints.old_files import TENSORS, OldFile, Stored, errors_named, tensor_of
-from negmerge_kit.checkpoints.outputs import check_outputs, make_folder
+from negmerge_kit.checkpoints.overwrite_guard import check_outputs, make_folder
 from negmerge_kit.checkpoints.pickles import Made, Name, Table
 from negmerge_kit.checkpoints.writer import save_checkpoint
 from negmerge_kit.errors import CheckpointError
-from negmerge_kit.outside import shortened
+from negmerge_kit.safe_json import shortened
 from negmerge_kit.types import Json
 
 SCRIPTED = "__torch__."

@@ -14,7 +14,7 @@ import torch
 
 from negmerge_kit.checkpoints.reader import Checkpoint
 from negmerge_kit.errors import MismatchError, ParameterError
-from negmerge_kit.merging.alike import SHOWN, label_of, layout_of, matches, merges, peek
+from negmerge_kit.merging.layout import SHOWN, label_of, layout_of, matches, merges, peek
 from negmerge_kit.types import Weights
 
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")

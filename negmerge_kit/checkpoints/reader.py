@@ -15,7 +15,7 @@ from negmerge_kit.checkpoints.header import OUR_KEY, Entry, read_header
 from negmerge_kit.checkpoints.hub import fetch, is_hub_id
 from negmerge_kit.checkpoints.shard_index import INDEX, shard_names, weight_map
 from negmerge_kit.errors import CheckpointError
-from negmerge_kit.outside import check_regular, parse_json
+from negmerge_kit.safe_json import check_regular, parse_json
 
 
 class Checkpoint(Mapping[str, Tensor]):

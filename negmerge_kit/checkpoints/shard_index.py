@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from negmerge_kit.errors import CheckpointError
-from negmerge_kit.outside import read_json
+from negmerge_kit.safe_json import read_json
 
 INDEX = ".safetensors.index.json"
 

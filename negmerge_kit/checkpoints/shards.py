@@ -12,14 +12,14 @@ from typing import Any
 from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.digests import Digests
 from negmerge_kit.checkpoints.folders import plan_output
-from negmerge_kit.checkpoints.operations import Inputs, open_all
-from negmerge_kit.checkpoints.outputs import check_outputs, files_of
+from negmerge_kit.checkpoints.merge_files import Inputs, open_all
+from negmerge_kit.checkpoints.overwrite_guard import check_outputs, files_of
 from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.checkpoints.writer import index_for, output_files, save_checkpoint
 from negmerge_kit.errors import CheckpointError, ParameterError, check_scale
-from negmerge_kit.merging.alike import check_alike
 from negmerge_kit.merging.fold import Merge
 from negmerge_kit.merging.half_steps import warn_of_half
+from negmerge_kit.merging.layout import check_alike
 from negmerge_kit.merging.negation import negate
 from negmerge_kit.merging.rules import find_rule
 from negmerge_kit.merging.sources import Sources

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from negmerge_kit.checkpoints.atomic import atomic_file
 from negmerge_kit.checkpoints.header import NAMES, OUR_KEY, check_name, format_header
-from negmerge_kit.checkpoints.outputs import files_of, refuse_inputs
+from negmerge_kit.checkpoints.overwrite_guard import files_of, refuse_inputs
 from negmerge_kit.checkpoints.reader import Checkpoint
 from negmerge_kit.checkpoints.shard_index import INDEX
 from negmerge_kit.errors import CheckpointError, MismatchError
-from negmerge_kit.merging.alike import layout_of
-from negmerge_kit.outside import check_regular
+from negmerge_kit.merging.layout import layout_of
+from negmerge_kit.safe_json import check_regular
 from negmerge_kit.types import Items, Json, Weights
 
 FLUSH = 1 << 26

@@ -11,30 +11,30 @@ from io import TextIOWrapper
 from typing import NoReturn
 
 from negmerge_kit.cli import clock  # first: it counts from its import on
-from negmerge_kit.cli.stopping import Ending, exit_code, heeding
+from negmerge_kit.cli.signals import Ending, exit_code, heeding
 from negmerge_kit.cli.terminal import plain_terminal
-from negmerge_kit.sweeps.memory import keep_freed_memory
+from negmerge_kit.sweeps.malloc import keep_freed_memory
 
 # verb -> (module with a function of the verb's name, one line for the list)
 VERBS = {
-    "demo": ("serving", "serve the app on the embedded scene, or on your pool"),
-    "pool": ("pools", "build | show | verify a pool of fine-tuned candidates"),
-    "sweep": ("sweeping", "fine-tune a grid of candidates of any scene, here or on a cluster"),
-    "search": ("unlearning", "find the scale that forgets most while retention stays at its floor"),
-    "unlearn": ("unlearning", "search, merge and write the unlearned checkpoint"),
-    "compare": ("comparing", "hold merge rules against each other at equal retention"),
-    "audit": ("auditing", "probe an unlearned model for what is left of the forget set"),
-    "evaluate": ("unlearning", "score a checkpoint on a scene"),
+    "demo": ("demo", "serve the app on the embedded scene, or on your pool"),
+    "pool": ("pool", "build | show | verify a pool of fine-tuned candidates"),
+    "sweep": ("sweep", "fine-tune a grid of candidates of any scene, here or on a cluster"),
+    "search": ("unlearn", "find the scale that forgets most while retention stays at its floor"),
+    "unlearn": ("unlearn", "search, merge and write the unlearned checkpoint"),
+    "compare": ("compare", "hold merge rules against each other at equal retention"),
+    "audit": ("audit", "probe an unlearned model for what is left of the forget set"),
+    "evaluate": ("unlearn", "score a checkpoint on a scene"),
     "data": ("data", "list | prepare | verify image data, named or your own"),
-    "forget": ("forgetting", "all of it for data of your own: sweep, search, unlearn, card"),
+    "forget": ("forget", "all of it for data of your own: sweep, search, unlearn, card"),
     "merge": ("merge", "merge candidates' deltas and write an unlearned checkpoint"),
-    "agreement": ("agreements", "on how many elements the candidates' signs agree"),
-    "apply": ("files", "subtract a merged delta from the base, at any scale"),
-    "undo": ("files", "give the base back, bit for bit"),
-    "convert": ("files", "turn old pickled checkpoints into safetensors, executing nothing"),
-    "verify": ("cards", "recompute what an unlearning card claims"),
-    "push": ("cards", "send unlearned weights and their card to the Hub"),
-    "reproduce": ("reproducing", "the paper's table, measured beside the published one"),
+    "agreement": ("agreement", "on how many elements the candidates' signs agree"),
+    "apply": ("weight_files", "subtract a merged delta from the base, at any scale"),
+    "undo": ("weight_files", "give the base back, bit for bit"),
+    "convert": ("weight_files", "turn old pickled checkpoints into safetensors, executing nothing"),
+    "verify": ("card", "recompute what an unlearning card claims"),
+    "push": ("card", "send unlearned weights and their card to the Hub"),
+    "reproduce": ("reproduce", "the paper's table, measured beside the published one"),
 }
 
 # verb that is gone -> what to type instead
@@ -125,7 +125,7 @@ def _main(words: list[str], ending: Ending | None) -> int:
 
 def _unusable(error: OSError | RuntimeError) -> str | None:
     """Sentence about the path that an error names; None for an error of another kind, which is a bug."""
-    from negmerge_kit.outside import shortened
+    from negmerge_kit.safe_json import shortened
 
     if isinstance(error, OSError):
         return f"{shortened(str(error.filename))} cannot be used: {error.strerror}" if error.filename else None

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TextIO
 
-from negmerge_kit.cli.last_lines import Words, print_end, same_flags
+from negmerge_kit.cli.next_command import Words, print_end, same_flags
 from negmerge_kit.cli.options import Parser, add_corrupt_flag, add_pixel_flags, print_json
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
-    from negmerge_kit.vision.data import DataSource, Transform
-    from negmerge_kit.vision.scene import Scene
+    from negmerge_kit.data import DataSource, Transform
+    from negmerge_kit.scenes.scene import Scene
 
 
 def data(arguments: list[str]) -> int:
@@ -36,9 +36,9 @@ def list_data(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
 
-    from negmerge_kit.vision.data import DATASETS, find_data
-    from negmerge_kit.vision.data.embedded import FAMILIES
-    from negmerge_kit.vision.data.scans import SCANS
+    from negmerge_kit.data import DATASETS, find_data
+    from negmerge_kit.data.embedded import FAMILIES
+    from negmerge_kit.data.sklearn_digits import SCANS
 
     sources = [find_data(name) for name in (*DATASETS, *FAMILIES, SCANS)]
     if options.json:
@@ -58,7 +58,7 @@ def prepare(arguments: list[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="print size, licence and destination, do nothing")
     options = parser.parse_args(arguments)
 
-    from negmerge_kit.vision.data import find_data
+    from negmerge_kit.data import find_data
 
     transform = _transform(options)
     sources = [find_data(text) for text in options.data]
@@ -87,9 +87,9 @@ def prepare(arguments: list[str]) -> int:
 def _next(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Words:
     """Next command: forget the first data set and keep the others; --help where a model or those are missing."""
     from negmerge_kit.cli.options import forget_parser
-    from negmerge_kit.vision.data import find_data
-    from negmerge_kit.vision.model_spec import find_model
-    from negmerge_kit.vision.tiny import TINY
+    from negmerge_kit.data import find_data
+    from negmerge_kit.models.model_spec import find_model
+    from negmerge_kit.models.tiny_clip import TINY
 
     first, *others = options.data
     if options.model and options.model.startswith("classifier:"):
@@ -116,8 +116,8 @@ def verify(arguments: list[str]) -> int:
     parser = _parser("verify", "Check the decoded images of data sets against their fingerprints.")
     options = parser.parse_args(arguments)
 
-    from negmerge_kit.vision.data import find_data
-    from negmerge_kit.vision.data.source import EncodedSource
+    from negmerge_kit.data import find_data
+    from negmerge_kit.data.source import EncodedSource
 
     transform, results, problems = _transform(options), [], []
     for text in options.data:
@@ -156,8 +156,8 @@ def _parser(verb: str, about: str) -> argparse.ArgumentParser:
 
 
 def _transform(options: argparse.Namespace) -> Transform:
-    from negmerge_kit.vision.data.transform import as_transform
-    from negmerge_kit.vision.preprocessing import transform_of
+    from negmerge_kit.data.transform import as_transform
+    from negmerge_kit.models.preprocessing import transform_of
 
     transform = transform_of(options.model) if options.model else as_transform(options.size)
     return replace(transform, orientation=options.orientation, transparency=options.transparency)
@@ -180,8 +180,8 @@ def _announce(
     source: DataSource, splits: Sequence[str], transform: Transform, *, quiet: bool, to: TextIO | None = None
 ) -> Json:
     """Print what is about to be fetched, under which licence, and where it goes; returns the facts."""
-    from negmerge_kit.vision.data.decoded_cache import cache_folder
-    from negmerge_kit.vision.data.hub import HubSource
+    from negmerge_kit.data.decoded_cache import cache_folder
+    from negmerge_kit.data.hub import HubSource
 
     facts = {**_facts(source), "data": source.text, "cache": str(cache_folder() / "images")}
     lines = [f"{source.title}", f"  licence      {source.licence}"]
@@ -208,7 +208,7 @@ def _announce(
 
 def prepare_scene(scene: Scene) -> None:
     """Fetch and decode what a scene needs; of what is fetched, size, licence and destination are printed first."""
-    from negmerge_kit.vision.data.hub import HubSource
+    from negmerge_kit.data.hub import HubSource
 
     for source, splits in scene.needs():
         if not source.is_ready(splits, image_size=scene.transform):
@@ -238,7 +238,7 @@ def _decode(
 
 def _say_left_out(source: DataSource, split: str, transform: Transform, corrupt: str) -> dict[str, int]:
     """Print what was noticed in the images and not used; returns the counts."""
-    from negmerge_kit.vision.data.transform import left_out
+    from negmerge_kit.data.transform import left_out
 
     noticed = source.noticed(split, image_size=transform, corrupt=corrupt)
     for sentence in left_out(noticed, transform.orientation, transform.transparency):

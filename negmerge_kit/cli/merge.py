@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from negmerge_kit.checkpoints.digests import Digests
-from negmerge_kit.outside import is_plain_file
+from negmerge_kit.safe_json import is_plain_file
 
 OUTPUTS = ("--out", "--delta-out")
 
@@ -16,9 +16,9 @@ def merge(arguments: list[str]) -> int:
     with Digests() as digests:
         digests.begin(_inputs(arguments))
 
-        from negmerge_kit.cli import files
+        from negmerge_kit.cli import weight_files
 
-        return files.merge(arguments, digests)
+        return weight_files.merge(arguments, digests)
 
 
 def _inputs(words: list[str]) -> Iterator[Path]:

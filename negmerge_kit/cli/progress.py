@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from negmerge_kit.progress import Progress
     from negmerge_kit.sweeps.background import BackgroundSweep, SweepStatus
-    from negmerge_kit.sweeps.protocol import Job, Outcome
+    from negmerge_kit.sweeps.job import Job, Outcome
 
 REDRAW = 0.2
 """Seconds between two drawings on a terminal."""
@@ -195,7 +195,7 @@ def outcome_line(outcome: Outcome) -> str:
     """Format an outcome as one line; a bug's traceback follows on lines below.
 
     >>> from types import SimpleNamespace
-    >>> from negmerge_kit.sweeps.protocol import Outcome
+    >>> from negmerge_kit.sweeps.job import Outcome
     >>> outcome_line(Outcome(SimpleNamespace(label="lr 1e-3"), value={}, seconds=12.0))
     'lr 1e-3: 12 s'
     """

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from negmerge_kit.merging.agreement import LayerAgreement, sign_agreement, total
-from negmerge_kit.merging.alike import check_alike
 from negmerge_kit.merging.fold import Merge, MergeCounts
+from negmerge_kit.merging.layout import check_alike
 from negmerge_kit.merging.negation import apply_delta, merge, subtract, unlearn
 from negmerge_kit.merging.rule import Parameter, Rule
 from negmerge_kit.merging.rules import RULES, find_rule

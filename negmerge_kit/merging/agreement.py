@@ -9,9 +9,9 @@ from math import prod
 import torch
 from torch import Tensor
 
-from negmerge_kit.merging.alike import check_alike, check_buffers, check_voters
 from negmerge_kit.merging.cpu_threads import side_by_side
 from negmerge_kit.merging.deltas import Deltas, Rooms
+from negmerge_kit.merging.layout import check_alike, check_buffers, check_voters
 from negmerge_kit.merging.sources import AHEAD, Sources
 from negmerge_kit.merging.staging import Piece
 from negmerge_kit.types import Weights

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from negmerge_kit.errors import NotFiniteError
-from negmerge_kit.merging.alike import label_of, peek
 from negmerge_kit.merging.cpu_threads import side_by_side
 from negmerge_kit.merging.deltas import Deltas, Rooms
+from negmerge_kit.merging.layout import label_of, peek
 from negmerge_kit.merging.rule import Rule, Settings
 from negmerge_kit.merging.sources import AHEAD, Sources
 from negmerge_kit.merging.staging import Piece

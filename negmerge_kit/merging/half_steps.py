@@ -6,7 +6,7 @@ import warnings
 
 import torch
 
-from negmerge_kit.merging.alike import layout_of
+from negmerge_kit.merging.layout import layout_of
 from negmerge_kit.merging.sources import Sources
 
 HALF = (torch.float16, torch.bfloat16)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from negmerge_kit.merging.agreement import LayerAgreement, majority_votes, total
-from negmerge_kit.merging.alike import check_alike, check_buffers
 from negmerge_kit.merging.deltas import Deltas
+from negmerge_kit.merging.layout import check_alike, check_buffers
 from negmerge_kit.merging.outliers import outliers
 from negmerge_kit.merging.signs import chance
 from negmerge_kit.merging.sources import Sources

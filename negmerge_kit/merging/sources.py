@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from negmerge_kit.devices import pick_merge_device
-from negmerge_kit.merging.alike import counted, layout_of, matches, merges, peek
 from negmerge_kit.merging.deltas import Deltas, Room, compute_dtype
+from negmerge_kit.merging.layout import counted, layout_of, matches, merges, peek
 from negmerge_kit.merging.rule import Stream
 from negmerge_kit.merging.staging import Piece, staged
 from negmerge_kit.types import Weights

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.merging.alike import check_alike
 from negmerge_kit.merging.deltas import divided
+from negmerge_kit.merging.layout import check_alike
 from negmerge_kit.merging.sources import SURVEY_CHUNK, Sources
 from negmerge_kit.types import Weights
 

@@ -8,14 +8,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from negmerge_kit.checkpoints.filling import candidate_id, set_aside_damaged, writing
-from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import NegmergeError, PoolBusyError
-from negmerge_kit.lab.training.recipe import Recipe
+from negmerge_kit.pools.pool import Pool
+from negmerge_kit.pools.pool_writer import candidate_id, set_aside_damaged, writing
 from negmerge_kit.progress import Progress
-from negmerge_kit.sweeps.jobs import missing_jobs, pool_order
-from negmerge_kit.sweeps.local import run_sweep
-from negmerge_kit.sweeps.protocol import Job, SweepStopped
+from negmerge_kit.sweeps.finetune_job import missing_jobs, pool_order
+from negmerge_kit.sweeps.job import Job, SweepStopped
+from negmerge_kit.sweeps.run import run_sweep
+from negmerge_kit.training.recipe import Recipe
 
 POLL_SECONDS = 1.0
 

@@ -7,19 +7,19 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from negmerge_kit.checkpoints.outputs import make_folder
-from negmerge_kit.checkpoints.pool import Pool, open_pool
+from negmerge_kit.checkpoints.overwrite_guard import make_folder
+from negmerge_kit.data import find_data
 from negmerge_kit.errors import NegmergeError, ParameterError
-from negmerge_kit.lab.base_knowledge import require_known
-from negmerge_kit.lab.live_model import RunningStatistics
-from negmerge_kit.lab.pipeline import DEFAULTS, SearchOptions, Unlearned, check_outputs, unlearn_pool
-from negmerge_kit.lab.training.recipe import Recipe, grid_of
-from negmerge_kit.sweeps.embedded import start_pool
-from negmerge_kit.sweeps.jobs import missing_jobs, pool_order
-from negmerge_kit.sweeps.local import run_sweep
-from negmerge_kit.vision.data import find_data
-from negmerge_kit.vision.scene import Scene
-from negmerge_kit.vision.zero_shot import ZeroShotScene
+from negmerge_kit.pipeline import DEFAULTS, SearchOptions, Unlearned, check_outputs, unlearn_pool
+from negmerge_kit.pools.pool import Pool, open_pool
+from negmerge_kit.scenes.scene import Scene
+from negmerge_kit.scenes.zero_shot import ZeroShotScene
+from negmerge_kit.sweeps.finetune_job import missing_jobs, pool_order
+from negmerge_kit.sweeps.pool_setup import start_pool
+from negmerge_kit.sweeps.run import run_sweep
+from negmerge_kit.training.recipe import Recipe, grid_of
+from negmerge_kit.unlearning.base_knowledge import require_known
+from negmerge_kit.unlearning.live_model import RunningStatistics
 
 UNLEARNED = "unlearned.safetensors"
 """The checkpoint's name in the folder; its card is next to it, the candidates are in its folder `pool`."""

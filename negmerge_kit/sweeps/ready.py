@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from negmerge_kit.checkpoints.pool import Pool
 from negmerge_kit.errors import PoolBusyError, PoolError
-from negmerge_kit.lab.training.recipe import Recipe, grid
-from negmerge_kit.sweeps.embedded import default_folder, default_grid, start_pool
-from negmerge_kit.sweeps.jobs import missing_jobs, pool_order
-from negmerge_kit.sweeps.local import run_sweep
-from negmerge_kit.vision.scenes import open_scene
+from negmerge_kit.pools.pool import Pool
+from negmerge_kit.scenes.find import open_scene
+from negmerge_kit.sweeps.finetune_job import missing_jobs, pool_order
+from negmerge_kit.sweeps.pool_setup import default_folder, default_grid, start_pool
+from negmerge_kit.sweeps.run import run_sweep
+from negmerge_kit.training.recipe import Recipe, grid
 
 POLL_SECONDS = 1.0
 

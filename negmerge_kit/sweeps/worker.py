@@ -12,11 +12,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from negmerge_kit.sweeps.memory import keep_freed_memory
+from negmerge_kit.sweeps.malloc import keep_freed_memory
 
 if TYPE_CHECKING:
     from negmerge_kit.progress import Progress
-    from negmerge_kit.sweeps.protocol import Job, Outcome
+    from negmerge_kit.sweeps.job import Job, Outcome
 
 GRACE = 2.0
 """Seconds that a job gets for its tidy-up once the driver has hung up; a process that has to stop has four in all."""
@@ -71,7 +71,7 @@ def begin(driver: Connection, place: Place) -> None:
 
 def run_job(job: Job, digests: Mapping[Path, str | None]) -> Outcome:
     """Run a job in a worker, reporting now and then through its pipe."""
-    from negmerge_kit.sweeps.protocol import SweepStopped, attempt
+    from negmerge_kit.sweeps.job import SweepStopped, attempt
 
     chosen = NowAndThen()
 

@@ -4,8 +4,8 @@ import torch
 
 from benchmarks.authors_loader import plain_loader
 from benchmarks.bench_classifier import CLASSES, RECIPE, bench, plain_step
-from negmerge_kit.vision.classifiers import load_classifier
-from negmerge_kit.vision.images import ImageSet
+from negmerge_kit.image_set import ImageSet
+from negmerge_kit.models.standard_classifier import load_classifier
 
 
 def test_it_measures_both_ways_in_one_run():

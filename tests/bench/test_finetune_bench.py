@@ -4,9 +4,9 @@ import torch
 
 from benchmarks.authors_loader import decode_once, published_loader, write_jpegs
 from benchmarks.bench_finetune import RECIPE, authors_step, bench
-from negmerge_kit.lab.training.recipe import grid
-from negmerge_kit.vision.load import load_model
-from negmerge_kit.vision.parameters import trained_parameters
+from negmerge_kit.models.load import load_model
+from negmerge_kit.models.parameters import trained_parameters
+from negmerge_kit.training.recipe import grid
 
 
 def test_it_measures_every_way_in_one_run():

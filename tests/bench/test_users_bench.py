@@ -48,7 +48,7 @@ def visit(address, stay):
 
 @pytest.fixture(scope="module")
 def address(tiny_pool):
-    from negmerge_kit.web import serve
+    from negmerge_kit.app import serve
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from negmerge_kit.checkpoints.adapters import Adapter, is_adapter
-from negmerge_kit.checkpoints.operations import merge_files, open_candidate
+from negmerge_kit.checkpoints.merge_files import merge_files, open_candidate
 from negmerge_kit.errors import CheckpointError
 from negmerge_kit.merging import RULES, merge, sign_agreement, total
 from tests.merging.test_kinds_of_mappings import Lazy, unaligned

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from negmerge_kit.checkpoints import folders, open_checkpoint
-from negmerge_kit.checkpoints.operations import apply_file, merge_files, undo_file
+from negmerge_kit.checkpoints.merge_files import apply_file, merge_files, undo_file
 from negmerge_kit.cli import main
 from negmerge_kit.errors import CheckpointError, NegmergeError
 from negmerge_kit.merging import unlearn

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import save_file
 
 from negmerge_kit.checkpoints import open_checkpoint
-from negmerge_kit.checkpoints.operations import agreement_files, merge_files
+from negmerge_kit.checkpoints.merge_files import agreement_files, merge_files
 from negmerge_kit.cli import main
 from negmerge_kit.errors import MismatchError, NegmergeError, NotFiniteError, ParameterError
 from negmerge_kit.merging import merge, unlearn
-from negmerge_kit.merging.alike import MERGING
-from negmerge_kit.sweeps.shards import merge_sharded
+from negmerge_kit.merging.layout import MERGING
+from negmerge_kit.sweeps.merge_job import merge_sharded
 from tests.checkpoints.files import sharded
 from tests.merging.models import make
 

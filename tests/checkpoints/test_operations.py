@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from negmerge_kit.checkpoints import open_checkpoint, save_checkpoint, sha256_file
-from negmerge_kit.checkpoints.operations import agreement_files, apply_file, merge_files, undo_file
-from negmerge_kit.checkpoints.sparse import open_delta
+from negmerge_kit.checkpoints.delta_file import open_delta
+from negmerge_kit.checkpoints.merge_files import agreement_files, apply_file, merge_files, undo_file
 from negmerge_kit.cli import main
 from negmerge_kit.errors import CheckpointError, NegmergeError, ParameterError
 from negmerge_kit.merging import RULES, merge, unlearn

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from negmerge_kit.checkpoints import open_checkpoint, save_checkpoint, sha256_file
-from negmerge_kit.checkpoints.sparse import open_delta, save_delta, undo_delta
+from negmerge_kit.checkpoints.delta_file import open_delta, save_delta, undo_delta
 from negmerge_kit.errors import CheckpointError, MismatchError, ParameterError
 from negmerge_kit.merging import apply_delta, merge
 from tests.merging.models import make

@@ -24,18 +24,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from negmerge_kit.cards.files import read_card, weights_of
+from negmerge_kit.cards.markdown import card_markdown
 from negmerge_kit.checkpoints import save_checkpoint, sha256_file
-from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.cli import main
+from negmerge_kit.data.checking import checked_image
+from negmerge_kit.data.decoded_cache import decode_image
+from negmerge_kit.data.transform import Transform
 from negmerge_kit.errors import NegmergeError
-from negmerge_kit.lab.card_files import read_card, weights_of
-from negmerge_kit.lab.card_markdown import card_markdown
-from negmerge_kit.lab.training.recipe import grid
-from negmerge_kit.vision.data.checking import checked_image
-from negmerge_kit.vision.data.decoded_cache import decode_image
-from negmerge_kit.vision.data.transform import Transform
-from negmerge_kit.vision.scene_file import read_indices
-from negmerge_kit.vision.scenes import open_scene, scene_from_json
+from negmerge_kit.pools.pool import open_pool
+from negmerge_kit.scenes.find import open_scene, scene_from_json
+from negmerge_kit.scenes.scene_file import read_indices
+from negmerge_kit.training.recipe import grid
 
 NASTY: list[Any] = [
     None,

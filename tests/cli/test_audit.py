@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.checkpoints.writer import save_checkpoint
 from negmerge_kit.cli import main
+from negmerge_kit.pools.pool import open_pool
 
 
 def run(capsys, *words):
@@ -79,7 +79,7 @@ def test_agreement_takes_a_pool_and_says_why(capsys, tiny_pool, tmp_path):
 
 @pytest.mark.slow
 def test_why_of_a_pool_takes_steps_and_asks_its_hyperparameters(capsys, tiny_pool, monkeypatch):
-    from negmerge_kit.lab import step_along
+    from negmerge_kit.analysis import step_along
 
     monkeypatch.setattr(
         step_along.step_along, "__kwdefaults__", {**step_along.step_along.__kwdefaults__, "shares": (0.5,)}

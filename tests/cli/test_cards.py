@@ -8,14 +8,14 @@ import shutil
 import pytest
 from huggingface_hub import ModelCard, errors
 
+from negmerge_kit.cards.card import with_file
+from negmerge_kit.cards.files import card_files, read_card
 from negmerge_kit.checkpoints.header import MADE_FROM
-from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.checkpoints.writer import save_checkpoint, sha256_file
 from negmerge_kit.cli import main
 from negmerge_kit.errors import CardError, SceneError
-from negmerge_kit.lab.card import with_file
-from negmerge_kit.lab.card_files import card_files, read_card
+from negmerge_kit.pools.pool import open_pool
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +268,7 @@ def test_compare_audit_and_card_tell_the_same_numbers(capsys, made, own_pool):
 
 
 def test_images_that_differ_fail_and_images_that_are_not_here_are_not_checked(capsys, folder, tiny_pool, monkeypatch):
-    from negmerge_kit.vision.scene import Scene
+    from negmerge_kit.scenes.scene import Scene
 
     real = Scene.describe
     monkeypatch.setattr(Scene, "describe", lambda self: real(self) | {"sets": []})

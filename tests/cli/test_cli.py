@@ -6,7 +6,7 @@ import open_clip
 import pytest
 
 from negmerge_kit.cli import VERBS, main
-from negmerge_kit.vision.tiny import register
+from negmerge_kit.models.tiny_clip import register
 
 
 def run(capsys, *words):
@@ -131,8 +131,8 @@ def test_a_search_that_forgets_nothing_writes_nothing(capsys, tiny_pool, tmp_pat
 
 
 def test_a_file_of_another_text_tower_is_refused(capsys, tiny_pool, tmp_path):
-    from negmerge_kit.checkpoints.pool import open_pool
     from negmerge_kit.checkpoints.writer import save_checkpoint
+    from negmerge_kit.pools.pool import open_pool
 
     base = dict(open_pool(tiny_pool).base)
     base["ln_final.weight"] = base["ln_final.weight"] + 1

@@ -6,12 +6,12 @@ import shutil
 import pytest
 
 from negmerge_kit.cli import main
-from negmerge_kit.cli.comparing_tables import differences_table, spread_table
-from negmerge_kit.lab.comparison.bootstrap import resample
-from negmerge_kit.lab.comparison.comparison import across, compare_rules
-from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.vision.scene import Splits
-from tests.lab.small_stand import GRID, stand
+from negmerge_kit.cli.compare_tables import differences_table, spread_table
+from negmerge_kit.comparison.bootstrap import resample
+from negmerge_kit.comparison.compare import across, compare_rules
+from negmerge_kit.scenes.scene import Splits
+from negmerge_kit.unlearning.workbench import Workbench
+from tests.comparison.small_workbench import GRID, stand
 
 SCORE = {"value", "n", "low", "high", "split"}
 QUICK = ("--rules", "negmerge,uniform,random-mask", "--baselines", "none", "--keep", "0.9", "--scales", "0:1:0.25")

@@ -8,26 +8,26 @@ from pathlib import Path
 
 import pytest
 
+from negmerge_kit.baselines import BASELINES
+from negmerge_kit.baselines.baseline import Baseline
 from negmerge_kit.checkpoints.header import MADE_FROM
-from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.checkpoints.writer import save_checkpoint
-from negmerge_kit.cli import comparing, main
+from negmerge_kit.classifier_eval.evaluator import ClassifierEvaluator
+from negmerge_kit.classifier_eval.retrained_model import RetrainedSpec, find_retrained, keep_retrained
+from negmerge_kit.cli import compare, main
 from negmerge_kit.cli.progress import ProgressDisplay
-from negmerge_kit.lab.baselines import BASELINES
-from negmerge_kit.lab.baselines.baseline import Baseline
-from negmerge_kit.lab.comparison.comparison import across, compare_rules
-from negmerge_kit.lab.comparison.options import ComparisonOptions
-from negmerge_kit.lab.comparison.row_store import RowStore
-from negmerge_kit.lab.comparison.rows import Row
-from negmerge_kit.lab.evaluator import ClassifierEvaluator
-from negmerge_kit.lab.retrained_model import RetrainedSpec, find_retrained, keep_retrained
-from negmerge_kit.lab.training.recipe import Recipe
-from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.comparison.compare import across, compare_rules
+from negmerge_kit.comparison.options import ComparisonOptions
+from negmerge_kit.comparison.row import Row
+from negmerge_kit.comparison.row_store import RowStore
+from negmerge_kit.pools.pool import open_pool
 from negmerge_kit.scoring.gap import GAP_OVER
 from negmerge_kit.scoring.metrics import METRICS
-from negmerge_kit.sweeps.embedded import start_pool
-from negmerge_kit.sweeps.jobs import missing_jobs
-from negmerge_kit.sweeps.local import run_sweep
+from negmerge_kit.sweeps.finetune_job import missing_jobs
+from negmerge_kit.sweeps.pool_setup import start_pool
+from negmerge_kit.sweeps.run import run_sweep
+from negmerge_kit.training.recipe import Recipe
+from negmerge_kit.unlearning.workbench import Workbench
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +46,7 @@ def run(capsys, *words):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """The embedded classifier, trained for a few epochs, with three quick candidates."""
-    from negmerge_kit.vision.scenes import open_scene
+    from negmerge_kit.scenes.find import open_scene
 
     scene = replace(open_scene("tiny-classifier"), training=TRAINING)
     pool, _ = start_pool(scene, tmp_path_factory.mktemp("classifier") / "pool")
@@ -423,7 +423,7 @@ def test_what_every_row_needs_is_made_before_the_rows_are_spread(capsys, made, t
             ]
         )
 
-    monkeypatch.setattr(comparing, "spread", spread)
+    monkeypatch.setattr(compare, "spread", spread)
     code, _, err = run(
         capsys,
         "compare",

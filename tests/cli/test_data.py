@@ -5,9 +5,9 @@ import json
 import pytest
 
 from negmerge_kit.cli import main
-from negmerge_kit.vision.data import DATASETS
-from negmerge_kit.vision.data.embedded import FAMILIES
-from tests.vision.pictures import COMMIT, hub_repository, write_folder, write_parquet
+from negmerge_kit.data import DATASETS
+from negmerge_kit.data.embedded import FAMILIES
+from tests.data.pictures import COMMIT, hub_repository, write_folder, write_parquet
 
 
 @pytest.fixture

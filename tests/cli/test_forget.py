@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from negmerge_kit.checkpoints import open_checkpoint, save_checkpoint
-from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.cli import main
-from negmerge_kit.vision.data.embedded import FAMILIES, family_images
-from negmerge_kit.vision.tiny import TINY, register, tiny_weights
+from negmerge_kit.data.embedded import FAMILIES, family_images
+from negmerge_kit.models.tiny_clip import TINY, register, tiny_weights
+from negmerge_kit.pools.pool import open_pool
 
 GRID = "[recipe]\nlr = 1e-3\nepochs = 2\n[vary]\nweight_decay = [0.1, 0.2]\n"
 

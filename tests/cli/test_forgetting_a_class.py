@@ -7,15 +7,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from negmerge_kit.checkpoints.pool import open_pool
+from negmerge_kit.classifier_eval.retrained_model import find_retrained
 from negmerge_kit.cli import main
-from negmerge_kit.lab.comparison.comparison import doubts
-from negmerge_kit.lab.evaluation import evaluate
-from negmerge_kit.lab.retrained_model import find_retrained
-from negmerge_kit.vision.data import find_data
-from negmerge_kit.vision.images import ImageSet
-from negmerge_kit.vision.load import load_model
-from negmerge_kit.vision.scenes import scene_from_json
+from negmerge_kit.comparison.compare import doubts
+from negmerge_kit.data import find_data
+from negmerge_kit.image_set import ImageSet
+from negmerge_kit.models.load import load_model
+from negmerge_kit.pools.pool import open_pool
+from negmerge_kit.scenes.find import scene_from_json
+from negmerge_kit.unlearning.evaluation import evaluate
 
 SCENE = 'model = "classifier:tiny"\ndata = "scans"\nforget = {class = "7"}\ntraining = {epochs = 5}\n'
 GRID = "[recipe]\nlr = 1e-3\nepochs = 4\nbatch_size = 30\nwarmup = 0\nweight_decay = 0.0\n[vary]\nlr = [1e-3, 2e-3]\n"

@@ -15,15 +15,15 @@ import pytest
 import torch
 
 from negmerge_kit.checkpoints import save_checkpoint
-from negmerge_kit.checkpoints.pool import Candidate, open_pool
-from negmerge_kit.checkpoints.unfinished import find_written
 from negmerge_kit.cli import main
+from negmerge_kit.data.find import find_data
 from negmerge_kit.errors import CheckpointError, NegmergeError, ParameterError, SceneError
-from negmerge_kit.lab.training.recipe import grid
-from negmerge_kit.outside import checked, parse_json, read_json, read_toml
-from negmerge_kit.vision.data.find import find_data
-from negmerge_kit.vision.scene_file import read_indices
-from negmerge_kit.vision.scenes import open_scene
+from negmerge_kit.pools.pool import Candidate, open_pool
+from negmerge_kit.pools.unfinished import find_written
+from negmerge_kit.safe_json import checked, parse_json, read_json, read_toml
+from negmerge_kit.scenes.find import open_scene
+from negmerge_kit.scenes.scene_file import read_indices
+from negmerge_kit.training.recipe import grid
 from tests.cli.hostile import KINDS, Stand, tried
 
 CASES = Path(__file__).parents[1] / "cases"
@@ -45,7 +45,7 @@ def test_no_hostile_file_is_a_traceback(stand, kind):
 
 def test_the_fuzz_notices_a_reader_that_trusts(tmp_path, monkeypatch):
     """Its own test: with a reader that looks nothing up, faults are found."""
-    monkeypatch.setattr("negmerge_kit.checkpoints.pool.checked", lambda found, kind: found)
+    monkeypatch.setattr("negmerge_kit.pools.pool.checked", lambda found, kind: found)
     trusting = Stand(tmp_path)
     assert tried(trusting, 60, only="pool.json")[1]
 
@@ -284,7 +284,7 @@ def test_own_images_pass_over_pipes_and_links_that_lead_back(tmp_path):
     os.mkfifo(tmp_path / "d" / "train" / "cat" / "2.png")
     (tmp_path / "d" / "train" / "dog" / "back").symlink_to(tmp_path / "d" / "train")
     source = find_data(f"folder:{tmp_path / 'd'}")
-    from negmerge_kit.vision.data.folder import list_images
+    from negmerge_kit.data.folder import list_images
 
     rows = list_images(tmp_path / "d" / "train", ("cat", "dog"), complete=True)
     assert [Path(file).name for file in rows.files].count("1.png") >= 2 and len(rows.files) < 5

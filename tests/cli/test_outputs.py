@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from negmerge_kit.checkpoints import save_checkpoint, sha256_file
-from negmerge_kit.checkpoints.outputs import CHECKPOINT, check_output, make_folder
-from negmerge_kit.checkpoints.pool import open_pool
+from negmerge_kit.checkpoints.overwrite_guard import CHECKPOINT, check_output, make_folder
 from negmerge_kit.cli import main
 from negmerge_kit.errors import CheckpointError
-from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.views.save import save_figure
+from negmerge_kit.plots.save import save_figure
+from negmerge_kit.pools.pool import open_pool
+from negmerge_kit.unlearning.workbench import Workbench
 from tests.merging.models import make
 
 NOTES = b"# The only copy of a week's work\n"

@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
-from negmerge_kit.checkpoints.pool import open_pool
+from negmerge_kit.app.pages.candidates import best
 from negmerge_kit.cli import main
-from negmerge_kit.views.widgets.picker import CandidatePicker, best_alone
-from negmerge_kit.web.candidates import best
+from negmerge_kit.notebook.picker import CandidatePicker, best_alone
+from negmerge_kit.pools.pool import open_pool
 
 
 def run(capsys, *words):

@@ -10,12 +10,12 @@ import time
 import httpx
 import pytest
 
-from negmerge_kit.checkpoints.pool import open_pool
-from negmerge_kit.cli import main, pools
-from negmerge_kit.cli.stopping import GRACE
-from negmerge_kit.web import templates
-from negmerge_kit.web.jobs import CLOSED
-from tests.web.conftest import free_port
+from negmerge_kit.app import templates
+from negmerge_kit.app.jobs import CLOSED
+from negmerge_kit.cli import main, pool
+from negmerge_kit.cli.signals import GRACE
+from negmerge_kit.pools.pool import open_pool
+from tests.app.conftest import free_port
 
 
 def begun(*words, code=None, environment=None):
@@ -39,7 +39,7 @@ def test_a_verb_that_is_stopped_says_so_and_signals_are_as_before(monkeypatch, c
 
     before = {signal.SIGINT: signal.default_int_handler}.get(number, signal.SIG_DFL)
     found = signal.signal(number, before)  # a shell's background jobs start with Ctrl-C ignored
-    monkeypatch.setattr(pools, "pool", long_work)
+    monkeypatch.setattr(pool, "pool", long_work)
     assert main(["pool"]) == code
     assert capsys.readouterr().err == "negmerge pool: stopped; what was finished is kept.\n"
     assert signal.signal(number, found) is before
@@ -59,13 +59,13 @@ def test_a_forked_worker_ends_by_the_signal_itself(monkeypatch):
         os.kill(child, signal.SIGTERM)
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
-    monkeypatch.setattr(pools, "pool", work)
+    monkeypatch.setattr(pool, "pool", work)
     assert main(["pool"]) == -signal.SIGTERM
 
 
 # What each does tells on stdout when it is at it. The last two would go on for ever.
 IN_TRAINING = """
-from negmerge_kit.lab.training import loop
+from negmerge_kit.training import loop
 steps, gradient = [], loop._gradient
 def told(*given):
     steps.append(1)
@@ -84,7 +84,7 @@ def hang(words):
             time.sleep(3600)
         except KeyboardInterrupt:
             pass
-pools.pool = hang
+pool.pool = hang
 """
 IN_ONE_LONG_CALL = """
 import ctypes
@@ -95,7 +95,7 @@ def hang(words):
     system.pthread_mutex_lock(lock)
     print("at work", flush=True)
     system.pthread_mutex_lock(lock)  # no signal ends this call, and Python's own handlers wait until it returns
-pools.pool = hang
+pool.pool = hang
 """
 
 
@@ -150,7 +150,7 @@ def test_the_app_ends_at_once_and_leaves_no_folder(tiny_pool, tmp_path, number, 
 
 COMPARING = """
 import time
-from negmerge_kit.web import compare
+from negmerge_kit.app import compare
 def compare_rules(stand, *given, **named):
     print("at work", flush=True)
     while True:

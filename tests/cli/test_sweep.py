@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.cli import main
 from negmerge_kit.cli import progress as shown_progress
 from negmerge_kit.cli.progress import ProgressDisplay
+from negmerge_kit.pools.pool import open_pool
 from negmerge_kit.progress import Progress
-from negmerge_kit.sweeps.protocol import Outcome
+from negmerge_kit.sweeps.job import Outcome
 
 COLOUR = re.compile(r"\x1b\[(3[0-8]|9[0-7])[0-9;]*m")
 GRID = "[recipe]\nlr = 2e-3\nepochs = 1\n[vary]\nweight_decay = [0.1, 0.2]\n"

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from negmerge_kit.cli import main, pools
+from negmerge_kit.cli import main, pool
 from negmerge_kit.cli.terminal import Plain, plain_terminal, raw
 from negmerge_kit.errors import ParameterError
-from negmerge_kit.sweeps import memory
+from negmerge_kit.sweeps import malloc
 
 EVIL = "a\x1b]0;owned\x07\x1b[2J\x9b1A\u202e\ud800\x00b"
 CONTROLS = ["\x1b", "\x07", "\x9b", "\u202e", "\ud800", "\x00"]
@@ -28,7 +28,7 @@ def test_errors_tables_logs_and_warnings_are_escaped_wherever_they_are_printed(m
         print(warnings.formatwarning(UserWarning(EVIL), UserWarning, "x", 1), file=sys.stderr)
         raise ParameterError(EVIL)
 
-    monkeypatch.setattr(pools, "pool", verb)
+    monkeypatch.setattr(pool, "pool", verb)
     before = sys.stdout
     assert main(["pool"]) == 2 and sys.stdout is before
     out, err = capsys.readouterr()
@@ -72,23 +72,23 @@ def test_freed_memory_is_kept_in_our_own_processes_and_not_on_import():
         int(
             subprocess.run([sys.executable, "-c", work.format(line)], capture_output=True, text=True, check=True).stdout
         )
-        for line in ("import negmerge_kit", "from negmerge_kit.sweeps.memory import keep_freed_memory as k; assert k()")
+        for line in ("import negmerge_kit", "from negmerge_kit.sweeps.malloc import keep_freed_memory as k; assert k()")
     ]
     assert faults[1] < 100 < faults[0] / 10, faults
 
 
 def test_elsewhere_the_allocator_is_left_alone(monkeypatch):
-    monkeypatch.setattr(memory.sys, "platform", "darwin")
-    assert memory.keep_freed_memory() is False
+    monkeypatch.setattr(malloc.sys, "platform", "darwin")
+    assert malloc.keep_freed_memory() is False
 
 
 @pytest.mark.slow
 def test_who_waits_for_a_pool_is_told_by_which_process_and_a_pool_of_nothing_leaves_no_folder(tmp_path):
-    from negmerge_kit.checkpoints.filling import writing
     from negmerge_kit.errors import PoolBusyError
+    from negmerge_kit.pools.pool_writer import writing
 
     hold = (
-        "import sys; from negmerge_kit.checkpoints.filling import writing\n"
+        "import sys; from negmerge_kit.pools.pool_writer import writing\n"
         f"with writing({str(tmp_path / 'pool')!r}): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

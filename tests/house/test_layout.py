@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from negmerge_kit.lab.baselines import BASELINES
+from negmerge_kit.baselines import BASELINES
 
 ROOT = Path(__file__).parents[2]
 TOP = {
@@ -60,7 +60,7 @@ def test_a_long_module_says_why():
 
 def test_a_baseline_is_a_short_file():
     for name in BASELINES:
-        path = ROOT / "negmerge_kit" / "lab" / "baselines" / f"{name.replace('-', '_')}.py"
+        path = ROOT / "negmerge_kit" / "baselines" / f"{name.replace('-', '_')}.py"
         assert 15 <= len(path.read_text(encoding="utf-8").splitlines()) <= 100, path.name
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from negmerge_kit.cli import main
-from negmerge_kit.vision.data.embedded import family_images
+from negmerge_kit.data.embedded import family_images
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -38,7 +38,7 @@ def test_readme_names_the_two_commands():
 def test_python_blocks_run(tiny_pool, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "POOL").symlink_to(tiny_pool)
-    # The one that asks a running app is run in tests/web/test_endpoints.py.
+    # The one that asks a running app is run in tests/app/test_endpoints.py.
     blocks = [body for language, body in BLOCKS if language == "python" and "gradio_client" not in body]
     assert blocks
     session: dict = {}

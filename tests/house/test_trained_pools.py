@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from negmerge_kit.lab.training.recipe import Recipe
+from negmerge_kit.training.recipe import Recipe
 from tests.trained_pools import PACKAGE, copy_of, key
 
 RECIPES = [Recipe(lr=1e-3, epochs=2)]
@@ -18,13 +18,13 @@ def package(tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
-        "lab/training/finetuning.py",
-        "lab/training/grids/tiny.toml",
-        "vision/towers.py",
-        "vision/data/embedded.py",
-        "vision/data/tiny_clip.safetensors",
+        "training/finetuning.py",
+        "training/presets/tiny.toml",
+        "models/builders.py",
+        "data/embedded.py",
+        "models/tiny_clip.safetensors",
         "checkpoints/writer.py",
-        "sweeps/embedded.py",
+        "sweeps/pool_setup.py",
     ],
 )
 def test_another_file_of_training_makes_another_pool(package, name):
@@ -38,7 +38,7 @@ def test_another_file_of_training_makes_another_pool(package, name):
 
 def test_a_file_that_decides_no_weights_keeps_the_pools(package):
     before = key(RECIPES, "tiny:digits", package)
-    (package / "web" / "page.js").write_text("")
+    (package / "app" / "page.js").write_text("")
     assert key(RECIPES, "tiny:digits", package) == before
 
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from negmerge_kit.checkpoints import open_checkpoint, save_checkpoint
-from negmerge_kit.checkpoints.operations import agreement_files, merge_files
+from negmerge_kit.checkpoints.merge_files import agreement_files, merge_files
 from negmerge_kit.merging import RULES, merge, sign_agreement, unlearn
 from negmerge_kit.merging.similarity import likeness
 from negmerge_kit.merging.sources import Sources
 from negmerge_kit.merging.subsets import agreement_along
-from negmerge_kit.sweeps.shards import merge_sharded
-from negmerge_kit.vision.layers import split_attention
+from negmerge_kit.models.layers import split_attention
+from negmerge_kit.sweeps.merge_job import merge_sharded
 from tests.checkpoints.files import sharded
 from tests.merging.models import SHAPES, in_chunks, make
 

@@ -22,7 +22,7 @@ import negmerge_kit
 import torch
 from benchmarks.bench_merge import peak_memory
 from benchmarks.bench_sparse import write_holes
-from negmerge_kit.checkpoints.operations import merge_files
+from negmerge_kit.checkpoints.merge_files import merge_files
 folder, candidates = Path(sys.argv[1]), int(sys.argv[2])
 paths = [write_holes(folder / str(k), shards=2, tensors=2, elements=4_000_000) for k in range(candidates + 1)]
 # A candidate of zeros is the base itself, and refused: one element of each is set.

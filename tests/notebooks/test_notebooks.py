@@ -45,7 +45,7 @@ PROBES = {
         for votes in (5, 8):
             explorer.controls["votes"].value = votes
             beneath = [bar.get_height() for bar in explorer.drawn.beneath.axes[0].patches]
-            from negmerge_kit.views.plots import agreement_shares
+            from negmerge_kit.plots.scale_curve import agreement_shares
             assert beneath == list(agreement_shares(layers, votes).values())
         place = next(value for text, value in explorer.controls["where"].options if text.endswith("block 3"))
         explorer.controls["where"].value = place
@@ -65,9 +65,9 @@ PROBES = {
 @pytest.fixture(scope="module")
 def cache(whole_pool, tmp_path_factory):
     """A user's cache folder that already holds the embedded pool; the rest is made anew in it."""
-    from negmerge_kit.checkpoints.pool import open_pool
-    from negmerge_kit.sweeps.embedded import default_folder
-    from negmerge_kit.vision.data.decoded_cache import PLACE
+    from negmerge_kit.data.decoded_cache import PLACE
+    from negmerge_kit.pools.pool import open_pool
+    from negmerge_kit.sweeps.pool_setup import default_folder
 
     home = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:

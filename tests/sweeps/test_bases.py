@@ -9,19 +9,19 @@ from types import SimpleNamespace
 import pytest
 
 from negmerge_kit.checkpoints import open_checkpoint, save_checkpoint
-from negmerge_kit.checkpoints.filling import writing
-from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.cli import main
+from negmerge_kit.comparison.baseline_rows import evaluator_of, retrained
+from negmerge_kit.comparison.options import ComparisonOptions
 from negmerge_kit.errors import PoolError, SceneError
-from negmerge_kit.lab.comparison.baseline_rows import evaluator_of, retrained
-from negmerge_kit.lab.comparison.options import ComparisonOptions
-from negmerge_kit.lab.training import loop
-from negmerge_kit.lab.training.resuming import StateFile
-from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.sweeps import embedded
-from negmerge_kit.sweeps.embedded import STATE, _with_training, start_pool
-from negmerge_kit.vision.classifier_scene import ClassifierScene
-from negmerge_kit.vision.forgetting import Forgetting
+from negmerge_kit.pools.pool import open_pool
+from negmerge_kit.pools.pool_writer import writing
+from negmerge_kit.scenes.classifier_scene import ClassifierScene
+from negmerge_kit.scenes.forget_set import Forgetting
+from negmerge_kit.sweeps import pool_setup
+from negmerge_kit.sweeps.pool_setup import STATE, _with_training, start_pool
+from negmerge_kit.training import loop
+from negmerge_kit.training.resume import StateFile
+from negmerge_kit.unlearning.workbench import Workbench
 
 
 class Stopped(Exception):
@@ -149,7 +149,7 @@ def test_whoever_trains_the_base_is_waited_for_as_long_as_it_takes(scene, tmp_pa
             other.close()  # it was killed before it had written the base
 
     hours = SimpleNamespace(sleep=sleep, monotonic=count(0, 3600).__next__)
-    monkeypatch.setattr(embedded, "time", hours)
+    monkeypatch.setattr(pool_setup, "time", hours)
     pool, _ = start_pool(scene, tmp_path / "pool", device="cpu", on_wait=told.append)
     assert len(waits) == 3 and told == [tmp_path / "pool"] and pool.verify() == []
 
@@ -160,13 +160,13 @@ def test_every_seed_has_a_pool_of_its_own(scene, tmp_path):
     seeded = replace(scene, training={"epochs": 1, "seed": 1})
     with pytest.raises(SceneError, match="differs from what this version makes in how its base is trained"):
         start_pool(seeded, tmp_path / "pool", device="cpu")
-    folders = {embedded.default_folder(_with_training(one).describe()) for one in (scene, seeded)}
+    folders = {pool_setup.default_folder(_with_training(one).describe()) for one in (scene, seeded)}
     assert len(folders) == 2
 
 
 def test_a_lost_base_is_told_before_anything_is_trained(scene, tmp_path, monkeypatch):
     pool, _ = start_pool(scene, tmp_path / "pool", device="cpu")
-    monkeypatch.setattr(embedded, "trained_base", lambda *given, **named: pytest.fail("trained in vain"))
+    monkeypatch.setattr(pool_setup, "trained_base", lambda *given, **named: pytest.fail("trained in vain"))
     (pool.folder / "heads.safetensors").unlink()
     assert "heads.safetensors is missing" in start_pool(scene, pool.folder)[1][0]
     base = pool.folder / "base.safetensors"
@@ -197,7 +197,7 @@ def test_the_base_is_trained_on_the_device_that_was_named(words, tmp_path, monke
         devices.append(named.get("device"))
         raise PoolError("enough.")
 
-    monkeypatch.setattr(embedded, "start_pool", start)
+    monkeypatch.setattr(pool_setup, "start_pool", start)
     assert main([*words, "--out", str(tmp_path / "out"), "--device", "cpu"]) == 2
     assert devices == ["cpu"], capsys.readouterr().err
 

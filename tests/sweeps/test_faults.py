@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from negmerge_kit.checkpoints import atomic, open_checkpoint, save_checkpoint, sha256_file
-from negmerge_kit.checkpoints.filling import candidate_id, record_candidate
-from negmerge_kit.checkpoints.pool import RECORD, open_pool
-from negmerge_kit.checkpoints.unfinished import note_written
 from negmerge_kit.errors import PoolError, SceneError
-from negmerge_kit.lab.training.execution import Execution
-from negmerge_kit.lab.training.recipe import Recipe
-from negmerge_kit.lab.workbench import Workbench
-from negmerge_kit.sweeps import jobs as sweep_jobs
-from negmerge_kit.sweeps.embedded import start_pool
-from negmerge_kit.sweeps.jobs import FinetuneJob, missing_jobs, pool_order
-from negmerge_kit.sweeps.local import run_sweep
-from negmerge_kit.sweeps.protocol import SweepStopped, attempt
+from negmerge_kit.pools.pool import RECORD, open_pool
+from negmerge_kit.pools.pool_writer import candidate_id, record_candidate
+from negmerge_kit.pools.unfinished import note_written
+from negmerge_kit.sweeps import finetune_job as sweep_jobs
+from negmerge_kit.sweeps.finetune_job import FinetuneJob, missing_jobs, pool_order
+from negmerge_kit.sweeps.job import SweepStopped, attempt
+from negmerge_kit.sweeps.pool_setup import start_pool
+from negmerge_kit.sweeps.run import run_sweep
+from negmerge_kit.training.execution import Execution
+from negmerge_kit.training.recipe import Recipe
+from negmerge_kit.unlearning.workbench import Workbench
 
 FAST = Recipe(lr=2e-3, epochs=1, seed=7)
 OTHER = Recipe(lr=1e-3, epochs=1, seed=8)

@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 
 from negmerge_kit import Recipe, SearchOptions, forget
+from negmerge_kit.cards.files import read_card
+from negmerge_kit.data.embedded import family_images
 from negmerge_kit.errors import CheckpointError, NegmergeError, ParameterError
-from negmerge_kit.lab.card_files import read_card
 from negmerge_kit.sweeps.forget import UNLEARNED, quiet_steps
-from negmerge_kit.vision.data.embedded import family_images
 
 GRID = "[recipe]\nlr = 2e-3\nepochs = 1\n[vary]\nweight_decay = [0.1, 0.2]\n"
 
@@ -33,7 +33,9 @@ def test_a_folder_is_forgotten_in_one_call_and_the_second_one_trains_nothing(dig
     assert unlearned.weights == tmp_path / "out" / UNLEARNED and unlearned.card.is_file()
     assert len(read_card(unlearned.card)["candidates"]) == 2
     unlearned.weights.unlink()
-    monkeypatch.setattr("negmerge_kit.sweeps.jobs.finetune", lambda *given, **named: pytest.fail("trained again"))
+    monkeypatch.setattr(
+        "negmerge_kit.sweeps.finetune_job.finetune", lambda *given, **named: pytest.fail("trained again")
+    )
     assert forget("tiny", digits, ["shapes", "arrows"], **asked, device="cpu").result["scale"] == 0.2
 
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from negmerge_kit.checkpoints.pool import open_pool
+from negmerge_kit.data.decoded_cache import PLACE
 from negmerge_kit.errors import ParameterError, PoolBusyError, PoolError
-from negmerge_kit.lab.training.recipe import Recipe
+from negmerge_kit.pools.pool import open_pool
 from negmerge_kit.sweeps import ready
 from negmerge_kit.sweeps.ready import ready_pool
-from negmerge_kit.vision.data.decoded_cache import PLACE
+from negmerge_kit.training.recipe import Recipe
 
 
 def recipes_of(folder):

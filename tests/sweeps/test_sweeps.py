@@ -10,16 +10,16 @@ from dataclasses import replace
 
 import pytest
 
-from negmerge_kit.checkpoints.filling import writing
-from negmerge_kit.checkpoints.pool import open_pool
 from negmerge_kit.errors import ParameterError, PoolError, SceneError
-from negmerge_kit.lab.training.recipe import Recipe
-from negmerge_kit.lab.workbench import Workbench
+from negmerge_kit.pools.pool import open_pool
+from negmerge_kit.pools.pool_writer import writing
 from negmerge_kit.sweeps.background import BackgroundSweep
-from negmerge_kit.sweeps.embedded import default_folder, start_pool
-from negmerge_kit.sweeps.jobs import FinetuneJob, missing_jobs, own_scores
-from negmerge_kit.sweeps.local import run_sweep
-from negmerge_kit.sweeps.protocol import SweepStopped
+from negmerge_kit.sweeps.finetune_job import FinetuneJob, missing_jobs, own_scores
+from negmerge_kit.sweeps.job import SweepStopped
+from negmerge_kit.sweeps.pool_setup import default_folder, start_pool
+from negmerge_kit.sweeps.run import run_sweep
+from negmerge_kit.training.recipe import Recipe
+from negmerge_kit.unlearning.workbench import Workbench
 
 FAST = Recipe(lr=2e-3, epochs=1, seed=7)
 
@@ -154,7 +154,7 @@ def test_an_interrupted_build_keeps_what_is_finished(tmp_path):
 
 
 def _tiny_grid():
-    from negmerge_kit.lab.training.recipe import grid
+    from negmerge_kit.training.recipe import grid
 
     return grid("tiny")
 
@@ -205,7 +205,7 @@ def test_another_scenes_folder_is_refused_while_it_is_being_filled(own_pool):
 
 
 def test_from_scratch_keeps_out_of_the_cache_and_goes_on_where_it_was(tmp_path, monkeypatch):
-    from negmerge_kit.vision.tiny import tiny_weights
+    from negmerge_kit.models.tiny_clip import tiny_weights
 
     calls = []
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from negmerge_kit.merging.deltas import Deltas, divided
+from negmerge_kit.merging.kth_value import code_bits, kth_smallest, magnitude_codes, magnitude_of
 from negmerge_kit.merging.rule import Parameter, Rule, Settings, Stream
 from negmerge_kit.merging.rules.ties import TRIM_OVER, trimmed_from
-from negmerge_kit.merging.selection import code_bits, kth_smallest, magnitude_codes, magnitude_of
 
 
 def measure(stream: Stream, settings: Settings) -> list[tuple[float, float]]:

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from negmerge_kit.merging.deltas import Deltas
 from negmerge_kit.merging.hashing import random_codes
+from negmerge_kit.merging.kth_value import code_bits, kth_smallest, magnitude_codes
 from negmerge_kit.merging.rule import Rule, Settings
 from negmerge_kit.merging.rules.dare import SEED
 from negmerge_kit.merging.rules.negmerge import AGREEMENT, consensus
-from negmerge_kit.merging.selection import code_bits, kth_smallest, magnitude_codes
 
 STEP = 1 << 20
 """Elements that a pass over a finished tensor looks at together."""

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from negmerge_kit.merging.deltas import Deltas
+from negmerge_kit.merging.kth_value import code_bits, kth_smallest, magnitude_codes, magnitude_of
 from negmerge_kit.merging.rule import Parameter, Rule, Settings, Stream
-from negmerge_kit.merging.selection import code_bits, kth_smallest, magnitude_codes, magnitude_of
 
 TRIM_OVER = Parameter(
     "trim_over",

@@ -1,0 +1,1 @@
+"""Analyses of task vectors: why signs disagree, a step along the merge, inner products."""

@@ -1,0 +1,1 @@
+"""Pages of the app: NAME.py answers, NAME_layout.py places the components and connects them."""

@@ -1,0 +1,1 @@
+"""Evaluation of unlearned classifiers: metrics, membership attacks and the gap to a retrained model."""

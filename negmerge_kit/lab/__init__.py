@@ -1,1 +1,0 @@
-"""Experiments: fine-tune candidates, score them, merge them live on a workbench, compare and audit."""

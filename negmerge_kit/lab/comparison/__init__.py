@@ -1,1 +1,0 @@
-"""Comparison of unlearning rules: by the paper's protocol, at matched retention, with intervals and costs."""

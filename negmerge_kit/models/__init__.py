@@ -1,0 +1,1 @@
+"""Models: open_clip and timm networks behind one Classifier."""

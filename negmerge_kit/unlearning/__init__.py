@@ -1,0 +1,1 @@
+"""One live model over a pool: merged deltas, scales, and how many images are right."""

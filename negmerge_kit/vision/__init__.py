@@ -1,1 +1,0 @@
-"""Vision: the embedded scenes, and open_clip models behind one Classifier."""

@@ -1,0 +1,226 @@
+"""Baselines on a network with batch normalisation: what may move, what may be read, what is the same twice."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from negmerge_kit.baselines import BASELINES, find_baseline
+from negmerge_kit.baselines.baseline import PAPER, TINY
+from negmerge_kit.baselines.salun import mask_of, saliency
+from negmerge_kit.baselines.steps import Run, slope
+from negmerge_kit.errors import DivergedError, ParameterError
+from negmerge_kit.image_set import ImageSet
+from negmerge_kit.models.standard_classifier import load_classifier
+from negmerge_kit.training.finetuning import finetune
+from negmerge_kit.training.recipe import Recipe
+from negmerge_kit.training.seeding import derived_seed
+from tests.baselines.two_weights import parted
+
+RECIPE = Recipe(lr=0.05, epochs=1)
+
+
+def model(seed=0):
+    return load_classifier("classifier:tiny", classes=10, device="cpu", seed=seed)
+
+
+def fresh(seed):
+    return model(seed)
+
+
+def noise(name, n, seed):
+    draw = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (n, 3, 8, 8), generator=draw, dtype=torch.uint8)
+    labels = torch.randint(0, 10, (n,), generator=draw)
+    return ImageSet(name, pixels, labels, tuple("0123456789"), "train")
+
+
+FORGET, REMAINING = noise("forgotten", 33, 1), noise("remaining", 70, 2)
+FEW = {"batch_size": 32, "samples": 12, "forget_batch_size": 32}
+
+
+def unlearn(name, *, seed=0, epochs=2, rate=0.01, forgotten=FORGET, remaining=REMAINING, recipe=RECIPE, **params):
+    baseline, network = BASELINES[name], model()
+    known = {parameter.name for parameter in baseline.parameters}
+    parts = parted(
+        forgotten=forgotten if "forget" in baseline.reads else None,
+        remaining=remaining if "remaining" in baseline.reads else None,
+    )
+    steps = list(
+        baseline.unlearn(
+            network,
+            parts,
+            rate=rate,
+            epochs=epochs,
+            seed=seed,
+            fresh=fresh,
+            recipe=recipe,
+            params={key: value for key, value in FEW.items() if key in known} | params,
+        )
+    )
+    return network, steps
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_one_seed_one_network(name):
+    """Whatever torch's own generator holds; only the sets that the entry names are read (see `parted`)."""
+    first, steps = unlearn(name, seed=3)
+    torch.rand(5)
+    state = torch.get_rng_state()
+    second, again = unlearn(name, seed=3)
+    assert torch.equal(state, torch.get_rng_state())
+    assert steps == again and [step.index for step in steps] == list(range(1, steps[0].total + 1))
+    base, one, two, other = model().weights(), first.weights(), second.weights(), unlearn(name, seed=4)[0].weights()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert any(not torch.equal(one[key], base[key]) for key in one)
+    assert any(not torch.equal(one[key], other[key]) for key in one)
+    assert not any(module.training for module in first.network.modules())
+    assert not any(weight.requires_grad for weight in first.network.parameters())
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_an_entry_tells_all(name):
+    baseline = find_baseline(name)
+    assert baseline.name == name and baseline.title and baseline.explains.endswith(".")
+    assert baseline.paper.startswith("https://arxiv.org/abs/")
+    for preset in (baseline.preset(PAPER), baseline.preset(TINY)):
+        assert list(preset.rates) == sorted(set(preset.rates)) and preset.source
+        baseline.resolve(preset.params)
+    assert not baseline.preset(PAPER).params
+
+
+def test_retraining_starts_anew_and_is_the_bases_own_training():
+    """Neither the base's weights nor a forget image decide anything; `parted` lets no forget image be read."""
+    recipe = Recipe(lr=0.05, epochs=3, optimizer="sgd", batch_size=32, warmup=0)
+    found, steps = unlearn("retrain", rate=recipe.lr, epochs=3, seed=5, recipe=recipe)
+    own = derived_seed(5, "retrained model")
+    wanted = fresh(own)
+    assert steps == list(finetune(wanted, REMAINING, replace(recipe, seed=own)))
+    wanted = wanted.weights()
+    assert all(torch.equal(value, wanted[key]) for key, value in found.weights().items())
+
+
+def test_no_untrained_network_has_the_first_weights_of_another(monkeypatch):
+    """Of any seed that may have made the base, of the retrained model, and of bad teaching's teacher."""
+    seeds = []
+    monkeypatch.setitem(globals(), "fresh", lambda seed: seeds.append(seed) or model(seed))
+    for seed in (0, 1):
+        unlearn("retrain", seed=seed, epochs=1)
+        unlearn("bad-teacher", seed=seed, epochs=1)
+    assert len({0, 1, *seeds}) == 6
+
+
+@pytest.mark.parametrize("optimiser", [{"momentum": 0.9, "weight_decay": 0.1}, {"momentum": 0.0}])
+def test_salun_leaves_the_rest_alone(optimiser):
+    """Bit for bit outside the mask, momentum and weight decay notwithstanding; inside, weights moved."""
+    params = BASELINES["salun"].resolve({"batch_size": 32, "share": 0.3})
+    base = model()
+    run = Run(base, parted(forgotten=FORGET), 0.05, 1, 0, params, fresh, RECIPE)
+    mask = mask_of(saliency(run), 0.3)
+    total = sum(part.numel() for part in mask.values())
+    assert sum(int(part.sum()) for part in mask.values()) == int(total * 0.3)
+    after, _ = unlearn("salun", rate=0.05, epochs=3, share=0.3, **optimiser)
+    before, after = base.weights(), after.weights()
+    for name, part in mask.items():
+        assert torch.equal(after[name][~part], before[name][~part])
+    moved = torch.cat([(after[name] != before[name])[part] for name, part in mask.items()])
+    assert float(moved.float().mean()) > 0.95
+
+
+def test_salience_is_measured_in_eval_mode():
+    network = model()
+    before = network.weights()
+    salience = saliency(Run(network, parted(forgotten=FORGET), 1.0, 1, 0, {"batch_size": 16}, fresh, RECIPE))
+    assert all(torch.equal(value, before[key]) for key, value in network.weights().items())
+    for weight in network.tower.parameters():
+        weight.requires_grad_(True)
+    total = None
+    for chosen in (slice(0, 16), slice(16, 32), slice(32, 33)):
+        logits = network.tower(network.pixels(FORGET.images[chosen]))
+        loss = torch.nn.functional.cross_entropy(logits, FORGET.labels[chosen])
+        slopes = torch.autograd.grad(loss, list(network.tower.parameters()))
+        total = slopes if total is None else [a + b for a, b in zip(total, slopes, strict=True)]
+    for found, wanted in zip(salience.values(), total, strict=True):
+        torch.testing.assert_close(found, wanted.abs(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "gradient",
+    [
+        lambda run: torch.cat([part.flatten() for part in saliency(run).values()]),
+        lambda run: slope(run, FORGET, slice(0, 8)),
+    ],
+)
+def test_gradients_without_a_scaler_do_not_vanish_in_float16(gradient):
+    """Below a head of small weights gradients are smaller than float16's smallest number, as on a GPU."""
+    found = []
+    for precision in ("float32", "float16"):
+        network = model()
+        with torch.no_grad():
+            network.tower.head.weight *= 1e-7
+        recipe = replace(RECIPE, precision=precision)
+        found.append(gradient(Run(network, parted(forgotten=FORGET), 1.0, 1, 0, {"batch_size": 16}, fresh, recipe)))
+    assert bool((found[0] != 0).float().mean() > 0.5) and torch.equal(*found)
+
+
+def test_boundary_expanding_ends_with_the_classes_it_began_with():
+    network, _ = unlearn("boundary-expand")
+    assert network.head("any").shape == model().head("any").shape
+    assert set(network.weights()) == set(model().weights())
+
+
+def test_an_image_is_never_alone_under_batch_normalisation():
+    """33 images in batches of 32 are one batch; one image in all is refused."""
+    _, steps = unlearn("gradient-ascent", epochs=2)
+    assert len(steps) == 2
+    with pytest.raises(ParameterError, match="forgotten has one image, and batch normalisation"):
+        unlearn("gradient-ascent", forgotten=FORGET.take(1))
+
+
+def test_running_statistics_move_as_in_training_but_not_under_influence():
+    for name, moves in {"fine-tune": True, "influence": False}.items():
+        after, before = unlearn(name)[0].weights(), model().weights()
+        keys = [key for key in before if key.endswith("running_mean")]
+        assert keys and all(torch.equal(after[key], before[key]) != moves for key in keys)
+
+
+@pytest.mark.parametrize(("name", "rate"), [("gradient-ascent", 1e38), ("influence", 1e45)])
+def test_a_rate_that_is_far_too_large(name, rate):
+    with pytest.raises(DivergedError, match="give a smaller rate"):
+        unlearn(name, rate=rate, epochs=5)
+
+
+def test_weights_that_the_last_step_broke_are_named():
+    """Every loss was a number, and so is the only one of this run."""
+    with pytest.raises(DivergedError, match="at step 1, the last, with rate 1e\\+30: give a smaller rate"):
+        unlearn("gradient-ascent", rate=1e30, epochs=1, weight_decay=1e10)
+
+
+def test_half_precision_and_augmentation_are_the_recipes():
+    plain, _ = unlearn("fine-tune")
+    half, _ = unlearn("fine-tune", recipe=Recipe(lr=0.05, epochs=1, precision="bfloat16"))
+    augmented, _ = unlearn("fine-tune", recipe=Recipe(lr=0.05, epochs=1, augment="rand-m3-n1-mstd0.5"))
+    key = "features.0.weight" if "features.0.weight" in plain.weights() else next(iter(plain.weights()))
+    assert not torch.equal(plain.weights()[key], augmented.weights()[key])
+    assert torch.isfinite(half.weights()[key]).all() and half.weights()[key].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"rate": 0.0}, "learning rate of scrub is 0.0"),
+        ({"epochs": 0}, "for 0 epochs"),
+        ({"temperature": 0}, "temperature is 0"),
+        ({"beta": 1}, "scrub has no parameter 'beta'"),
+    ],
+)
+def test_what_cannot_be(settings, told):
+    with pytest.raises(ParameterError, match=told):
+        unlearn("scrub", **settings)
+
+
+def test_names_that_are_not_there():
+    with pytest.raises(ParameterError, match="there is no baseline 'amnesia': choose one of"):
+        find_baseline("amnesia")
+    with pytest.raises(ParameterError, match="scrub has no preset 'svhn': choose one of paper-cifar, tiny-classifier"):
+        find_baseline("scrub").preset("svhn")
