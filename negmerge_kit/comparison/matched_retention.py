@@ -74,7 +74,7 @@ def matched_retention_scale(
         keeps: whether at least `floor` are; may stop early.
         floor: retain images to keep, need not be whole.
         scales: the first scales to try.
-        known: scales where `keeps` costs nothing, because a search has been there.
+        known: scales that a search has decided: tried in a bracket before it is halved.
 
     Raises:
         SplitError: for the test split: scales are chosen on validation.

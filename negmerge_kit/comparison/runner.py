@@ -20,7 +20,7 @@ from negmerge_kit.comparison.methods import SEARCHES, Method
 from negmerge_kit.comparison.row import Matched, Row
 from negmerge_kit.pools.pool import Pool
 from negmerge_kit.scoring.accuracy import Pair
-from negmerge_kit.scoring.early_stopping import FARTHEST, scale_grid
+from negmerge_kit.scoring.early_stopping import FARTHEST, scale_grid, unscorable
 from negmerge_kit.scoring.scale_search import KEEP, Point, Scales, ScaleSearch, outcome
 from negmerge_kit.unlearning.cost import Cost
 from negmerge_kit.unlearning.delta_cache import Choice, Merged
@@ -195,7 +195,8 @@ class ComparisonRunner:
     def crossing(self, choice: Choice) -> FloorCrossing | None:
         """Where the choice's retention first falls below the floor on validation, at any scale.
 
-        Every fourth scale of the grid is tried, and those in between where the protocol's search has been.
+        Every fourth scale of the grid is tried, and in between the best one of the protocol's search with the next one
+        if that keeps too little. What else is answered already does not matter: a row is the same whenever it is made.
         """
         scorer, floor = self.scorer, self.floor
         least = -int(-(floor - 1e-9) // 1)  # the smallest whole count that reaches it
@@ -206,9 +207,18 @@ class ComparisonRunner:
             lambda scale: scorer.keeps(choice, scale, least),
             floor=least if abs(least - floor) < 1e-9 else floor,
             scales=scales if any(scales) else [farthest],
-            known=scorer.decided(choice, least),
+            known=self._decided(choice, least),
             farthest=farthest,
         )
+
+    def _decided(self, choice: Choice, least: int) -> list[float]:
+        found = self.search(choice).found
+        if found.choose == "gap":
+            return [point.scale for point in found.curve]
+        best = found.best.scale if found.best else 0.0
+        above = [point for point in found.curve if point.scale > best][:1]
+        tried = [point.scale for point in above if not unscorable(point)]
+        return [best, *(scale for scale in tried if not self.scorer.keeps(choice, scale, least))]
 
     @property
     def _device(self) -> torch.device:

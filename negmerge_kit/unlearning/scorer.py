@@ -233,15 +233,6 @@ class Scorer:
         _, stopped = self._ask(choice, scale, split, RETAIN, Bound.at_least(least))
         return stopped is None
 
-    def decided(self, choice: Choice, least: int, split: str = "val") -> list[float]:
-        """The scales above 0 at which `keeps` needs to ask nothing, upwards."""
-        found = []
-        for scale, point in self._known(choice, split).points.copy().items():
-            right, asked = point.retain.bits()
-            if scale and (point.retain.asked is None or int((right | ~asked).sum()) < least):
-                found.append(scale)
-        return sorted(found)
-
     def point(
         self,
         choice: Choice | None,

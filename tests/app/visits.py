@@ -4,11 +4,14 @@ import re
 import shutil
 
 from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
 
 from negmerge_kit.app.score_cache import LIVE_SCALES
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SLOW = 30_000
+
+expect.set_options(timeout=SLOW)  # the machine may be busy with another worker's tests
 
 
 class Visit:

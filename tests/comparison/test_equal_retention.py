@@ -52,3 +52,13 @@ def test_every_row_is_read_at_one_retention_whatever_validation_matched():
         assert row.frontier[-1].scale > row.matched.crossing.scale and row.frontier[0].forget.split == "live"
     first = across([comparison, comparison])[0]
     assert first["at_test_retention"]["points"] == [comparison.rows[0].equal.value] * 2
+
+
+def test_a_row_is_the_same_whatever_was_answered_before():
+    fresh, asked = stand(), stand()
+    choice = asked.choose(rule="uniform")
+    for scale in (0.013, 0.37, 0.501, 0.777, 1.3):
+        asked.scorer.answers(choice, scale)
+    first, second = (compare_rules(made, ["uniform"], scales=GRID).rows[0] for made in (fresh, asked))
+    assert second.matched.crossing == first.matched.crossing and second.equal == first.equal
+    assert [p.scale for p in second.frontier] == [p.scale for p in first.frontier]

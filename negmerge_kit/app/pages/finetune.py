@@ -131,9 +131,10 @@ class FinetunePage:
         run = self.tunes.run
         if run is None:
             return offer(self.tunes.plans.unfinished()), gr.skip(), "", False
+        more_to_come = not run.ended  # asked first: what ends meanwhile is shown by the next look
         now = version(run)
         figure = gr.skip() if now == drawn else losses(run)
-        return status(run), figure, now, not run.ended
+        return status(run), figure, now, more_to_come
 
     def begun(self) -> list[tuple[str, str]]:
         """(line, id) of all that this page has begun."""
