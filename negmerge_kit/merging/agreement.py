@@ -9,11 +9,9 @@ from math import prod
 import torch
 from torch import Tensor
 
-from negmerge_kit.merging.cpu_threads import side_by_side
-from negmerge_kit.merging.deltas import Deltas, Rooms
+from negmerge_kit.merging.deltas import Deltas
 from negmerge_kit.merging.layout import check_alike, check_buffers, check_voters
-from negmerge_kit.merging.sources import AHEAD, Sources
-from negmerge_kit.merging.staging import Piece
+from negmerge_kit.merging.sources import Sources
 from negmerge_kit.types import Weights
 
 
@@ -104,15 +102,10 @@ def majority_votes(deltas: Deltas) -> Tensor:
 
 
 def _layer(sources: Sources, name: str) -> LayerAgreement:
-    n, rooms = len(sources.candidates), Rooms()
-
-    def votes(piece: Piece) -> Tensor:
-        majority = majority_votes(sources.deltas(piece, rooms.room))
-        return torch.bincount(majority.to(torch.int64), minlength=n + 1).cpu()
-
+    n = len(sources.candidates)
     histogram = torch.zeros(n + 1, dtype=torch.int64)
-    for found in side_by_side(votes, sources.pieces(name, sources.chunk), sources.threads, ahead=AHEAD):
-        histogram += found
+    for deltas in sources.chunks(name, sources.chunk):
+        histogram += torch.bincount(majority_votes(deltas).to(torch.int64), minlength=n + 1).cpu()
     histogram[0] = 0  # what did not move has no majority
     counts = tuple(int(count) for count in histogram)
     return LayerAgreement(name, prod(sources.layout[name][0]), sum(counts), counts)

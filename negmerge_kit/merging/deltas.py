@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from threading import local
 
 import torch
 from torch import Tensor
+
+SHORT_CHUNK = 1 << 15
+"""Elements that torch works on without sharing them between its threads."""
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -40,13 +42,6 @@ class Room:
         if held is None or held.numel() < count or held.dtype != like.dtype or held.device != like.device:
             held = self._held[use] = torch.empty(count, dtype=like.dtype, device=like.device)
         return held[:count].view(shape)
-
-
-class Rooms(local):
-    """One `room` per thread."""
-
-    def __init__(self) -> None:
-        self.room = Room()
 
 
 class Deltas:
@@ -138,7 +133,7 @@ class Deltas:
 
     def mean(self) -> Tensor:
         """Σk τk / N, divided once."""
-        return divided(self.total, len(self))
+        return divided(self.total, len(self), out=self.take("mean"))
 
     def unanimous(self) -> Tensor:
         """1 where all candidates moved the same way, 0 elsewhere."""
@@ -155,7 +150,7 @@ class Deltas:
 
 
 def masked(values: Tensor, mask: Tensor) -> Tensor:
-    """`values` where the mask is 1, and 0 where it is 0, whatever the value there.
+    """`values` where the mask is 1, and 0 where it is 0, whatever the value there; both are written over.
 
     As `torch.where`, which on a CPU branches at every element: where candidates disagree nobody predicts the branch,
     and that takes ten times as long as multiplying the values' bits by 0 or 1.
@@ -164,12 +159,14 @@ def masked(values: Tensor, mask: Tensor) -> Tensor:
     tensor([-1.5000,  0.0000,  0.0000])
     """
     whole = torch.int64 if values.dtype is torch.float64 else torch.int32
-    return (values.view(whole) * mask.to(whole)).view(values.dtype)
+    one = mask.view(whole).bitwise_right_shift_(8 * mask.itemsize - 3)  # the first bits of 1.0 are 001
+    values.view(whole).mul_(one)
+    return values
 
 
-def divided(total: Tensor, n: int) -> Tensor:
+def divided(total: Tensor, n: int, out: Tensor | None = None) -> Tensor:
     """`total / n`, rounded alike on every device.
 
     CUDA multiplies by the reciprocal when the divisor is a plain number, so the divisor travels as a tensor.
     """
-    return total / torch.full((), n, dtype=total.dtype, device=total.device)
+    return torch.div(total, torch.full((), n, dtype=total.dtype, device=total.device), out=out)

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from negmerge_kit.devices import pick_merge_device
-from negmerge_kit.merging.deltas import Deltas, Room, compute_dtype
+from negmerge_kit.merging.deltas import SHORT_CHUNK, Deltas, Room, compute_dtype
 from negmerge_kit.merging.layout import counted, layout_of, matches, merges, peek
 from negmerge_kit.merging.rule import Stream
 from negmerge_kit.merging.staging import Piece, staged
 from negmerge_kit.types import Weights
 
-CHUNK = 1 << 16
-"""Elements a chunk of up to eight candidates: few enough that their differences stay in the cache, enough that the work
-outweighs the calls."""
-SHORT_CHUNK = 1 << 15
-"""Elements that torch works on without sharing them between its threads."""
-MUCH = 1 << 22
-"""Elements times candidates from which several Python threads pay."""
-AHEAD = 64
-"""Chunks computed in advance: the cores work while a caller writes."""
+CHUNK = 3 << 16
+"""Elements a chunk of up to eight candidates: few enough that their differences stay in the processor's cache, enough
+that the work outweighs torch's calls and the wait of its threads for each other."""
 GPU_CHUNK = 1 << 22
 """Elements a chunk on a GPU: enough to keep it busy, few enough that thirty candidates' buffers fit."""
 SURVEY_CHUNK = 1 << 18
@@ -81,23 +74,8 @@ class Sources:
         return [name for name, (_, dtype) in self.layout.items() if merges(dtype)]
 
     @property
-    def in_place(self) -> bool:
-        """Whether base and candidates hold their tensors in memory or mapped: none is made on access."""
-        return not any(self.given) and all(
-            isinstance(weights, dict) or hasattr(weights, "view") for weights in (self.base, *self.candidates)
-        )
-
-    @cached_property
-    def threads(self) -> int:
-        """Chunks worth computing side by side: one a core, unless there is little to do, or a GPU does it."""
-        work = len(self.candidates) * sum(math.prod(self.layout[name][0]) for name in self.counted())
-        return torch.get_num_threads() if self.device.type == "cpu" and work >= MUCH else 1
-
-    @cached_property
     def chunk(self) -> int:
-        """Elements of a chunk of the fold on a CPU: its differences stay in the cache of the core that makes them."""
-        if self.threads < torch.get_num_threads():
-            return SHORT_CHUNK
+        """Elements of a chunk of the fold on a CPU."""
         return max(SHORT_CHUNK, CHUNK * 8 // max(len(self.candidates), 8))
 
     def chunks(self, name: str, size: int | None = None, room: Room | None = None) -> Iterator[Deltas]:

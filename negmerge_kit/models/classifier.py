@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from negmerge_kit.errors import DeviceError, MismatchError, SceneError
 from negmerge_kit.image_set import ImageSet
-from negmerge_kit.merging.cpu_threads import side_by_side
 from negmerge_kit.models.builders import OPENAI_MEAN, OPENAI_STD
-from negmerge_kit.models.cpu_threads import lanes_of
+from negmerge_kit.models.cpu_threads import lanes_of, side_by_side
 from negmerge_kit.models.model_spec import ModelSpec
 from negmerge_kit.types import Items
 

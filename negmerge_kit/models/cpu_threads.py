@@ -6,11 +6,20 @@ pass's hundreds of operations. Whole passes share nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
+from threading import Barrier
+from typing import TypeVar
 
 import torch
 from torch import nn
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 SMALL = 5_000_000
 """Weights below which a network's operations are too short to be shared between threads."""
@@ -43,3 +52,42 @@ def short_operations(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def side_by_side(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+    """Apply `work` to the items on so many threads with single-threaded torch operations; yield results in order.
+
+    Gradient and other modes of the calling thread do not apply there. An exception is raised at its item's place.
+
+    >>> list(side_by_side(abs, [-1, 2], 2))
+    [1, 2]
+    """
+    if threads == 1:
+        yield from map(work, items)
+        return
+    pool = _threads(os.getpid(), threads)
+    waiting: deque[Future[R]] = deque(pool.submit(work, item) for item in items)
+    try:
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+@cache
+def _threads(process: int, count: int) -> ThreadPoolExecutor:
+    """Thread pool of a process, kept for reuse; keyed by process id, because a fork loses its parent's threads."""
+    shared, there = torch.get_num_threads(), Barrier(count + 1)
+
+    def begin() -> None:
+        torch.get_num_threads()  # the first query initialises the thread's count, so it comes before
+        torch.set_num_threads(1)
+        there.wait()
+
+    threads = ThreadPoolExecutor(count, "side by side", initializer=begin)
+    for _ in range(count):
+        threads.submit(int)
+    there.wait()
+    torch.set_num_threads(shared)  # a thread's setting is also the default of threads started later
+    return threads

@@ -141,7 +141,7 @@ def test_a_photo_is_no_figure_of_ours(capsys, folder, own_pool, nothing_loads, v
 
 
 def test_forget_says_so_before_it_trains(capsys, folder, monkeypatch):
-    monkeypatch.setattr("negmerge_kit.cli.data.prepare_scene", lambda scene: pytest.fail("the long work began"))
+    monkeypatch.setattr("negmerge_kit.cli.forget.prepare_scene", lambda scene: pytest.fail("the long work began"))
     Path("FACES").mkdir()
     Path("FACES/unlearned.safetensors").write_bytes(NOTES)
     words = "forget --model tiny --forget digits --retain shapes --grid tiny --out FACES"

@@ -54,10 +54,8 @@ def as_array(tensor: torch.Tensor) -> np.ndarray:
     return tensor.to(torch.float64).numpy()
 
 
-def in_chunks(monkeypatch, size, *, threads=None):
-    """Merge in chunks of so many elements (None: as usual), and small models on so many threads, too."""
+def in_chunks(monkeypatch, size):
+    """Merge in chunks of so many elements; None: as usual."""
     if size is not None:
         monkeypatch.setattr(sources, "CHUNK", size)
         monkeypatch.setattr(sources, "SHORT_CHUNK", size)
-    if threads is not None:
-        monkeypatch.setattr(sources.Sources, "threads", threads)

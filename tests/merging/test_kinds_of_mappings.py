@@ -123,11 +123,11 @@ def test_every_rule_gives_the_same_bits_for_every_kind(tmp_path, rule):
         assert all(torch.equal(bits(result[name]), bits(gone[name])) for name in gone), kind
 
 
-def test_threads_give_the_same_bits_for_every_kind(tmp_path, monkeypatch):
+def test_chunks_give_the_same_bits_for_every_kind(tmp_path, monkeypatch):
     base, candidates = make(3, seed=3, shapes={**SHAPES, "large": (60, 61)}, common=0.5)
     expected = merge(base, candidates)
     deltas = dict(expected)
-    in_chunks(monkeypatch, 1000, threads=3)
+    in_chunks(monkeypatch, 1000)
     for kind, (first, *rest) in every_kind(tmp_path, (base, *candidates)):
         found = merge(first, rest)
         items = dict(found)

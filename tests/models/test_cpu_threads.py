@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from negmerge_kit.data.embedded import family_images
-from negmerge_kit.merging import cpu_threads
-from negmerge_kit.merging.cpu_threads import side_by_side
+from negmerge_kit.models import cpu_threads
 from negmerge_kit.models.classifier import BATCH
-from negmerge_kit.models.cpu_threads import MOST_LANES, lanes_of, short_operations
+from negmerge_kit.models.cpu_threads import MOST_LANES, lanes_of, short_operations, side_by_side
 from negmerge_kit.models.linearized import linearize
 from negmerge_kit.models.load import load_model
 

@@ -30,8 +30,8 @@ def test_every_picture_is_there_and_small(gallery):
 
 
 def figures_of_the_kit():
-    """Names of the public functions in views that return a Figure and take results."""
-    for path in (ROOT / "negmerge_kit" / "views").glob("*.py"):
+    """Names of the public functions in plots that return a Figure and take results."""
+    for path in (ROOT / "negmerge_kit" / "plots").glob("*.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef) and node.returns is not None and not node.name.startswith("_"):
                 if ast.unparse(node.returns) == "Figure":

@@ -230,4 +230,4 @@ def test_only_one_module_imports_ray():
     importing = [
         path.name for path in package.rglob("*.py") if re.search(r"^\s*(import|from) ray\b", path.read_text(), re.M)
     ]
-    assert importing == ["on_ray.py"]
+    assert importing == ["ray_pool.py"]
