@@ -94,7 +94,7 @@ def bench(
         ("answers unlike a single visitor's", result["compared"] - result["equal"], 0),
         ("stale input events dropped", result["dropped"], None),
         *(
-            (f"p95 of {kind} beside a single visitor's", ratio, LIMIT_RATIO if kind == ALL else None)
+            (f"p95 of {kind} against a single visitor's", ratio, LIMIT_RATIO if kind == ALL else None)
             for kind, ratio in ratios.items()
         ),
         ("growth of memory", growth, LIMIT_GROWTH),
@@ -143,7 +143,7 @@ async def _measure(
         "seconds": seconds,
         "rows": [
             row
-            for who, moves in (("alone", alone), (f"{users} at once", made), ("alone, beside a job", during_job))
+            for who, moves in (("alone", alone), (f"{users} at once", made), ("alone, during a job", during_job))
             for row in _rows(who, moves)
         ],
         "errors": errors,

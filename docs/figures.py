@@ -155,7 +155,7 @@ consensus_by_count(why.zero_ratio)
     ),
     Entry(
         "why-signs",
-        "Why signs? Agreement beside what cosines predict, and steps of equal length.",
+        "Why signs? Agreement and what cosines predict, and steps of equal length.",
         """\
 from negmerge_kit.plots.why_signs import why_figure
 
@@ -164,7 +164,7 @@ why_figure(why)
     ),
     Entry(
         "panels",
-        "Validation beside test.",
+        "Validation and test.",
         """\
 from negmerge_kit.scoring.scale_search import Point
 from negmerge_kit.plots.curve_panels import Curve, curve_panels

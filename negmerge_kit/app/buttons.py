@@ -164,6 +164,6 @@ def lay_out_files(labels: Mapping[str, str], page: str) -> FileButtons:
     with gr.Row(elem_classes="nm-buttons"):
         buttons = {kind: gr.Button(label, size="sm") for kind, label in labels.items()}
         stop = gr.Button("Cancel", size="sm", visible=False, elem_id=f"nm-{page}-stop")
-    message = gr.HTML("", elem_id=f"nm-{page}-told", elem_classes="nm-told")
+    message = gr.HTML("", elem_id=f"nm-{page}-message", elem_classes="nm-message")
     files = {kind: gr.DownloadButton(kind, visible="hidden", elem_id=f"nm-file-{kind}") for kind in labels}
     return FileButtons(page, buttons, files, stop, message)

@@ -108,8 +108,8 @@ class Job:
             self.future.set_exception(error)
         except BaseException as error:
             log.exception("a job failed")
-            told = JobFailedError(f"this job stopped unexpectedly ({type(error).__name__}): the terminal says where.")
-            self.future.set_exception(told)
+            failed = JobFailedError(f"this job stopped unexpectedly ({type(error).__name__}): the terminal says where.")
+            self.future.set_exception(failed)
 
 
 class Jobs:

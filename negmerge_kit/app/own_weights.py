@@ -132,8 +132,8 @@ def opened(plan: Plan, sent: Sent, report: ProgressFn) -> Plan:
                 pool = record_candidate(pool, replace(entry, scores=own_scores(bench, entry.id)))
         whole = True
     except NegmergeError as error:
-        told = str(error).replace(str(plan.folder / BASE), "your base").replace(str(plan.folder), "its pool")
-        raise type(error)(told) from None
+        message = str(error).replace(str(plan.folder / BASE), "your base").replace(str(plan.folder), "its pool")
+        raise type(error)(message) from None
     finally:
         if not whole:
             shutil.rmtree(plan.folder, ignore_errors=True)

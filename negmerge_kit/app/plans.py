@@ -94,7 +94,7 @@ class Plan:
 
     def write(self) -> None:
         """Put it into its folder, whole or not at all."""
-        told = {
+        values = {
             "schema": SCHEMA,
             "scene": {
                 "name": self.scene.name,
@@ -107,7 +107,7 @@ class Plan:
             "recipes": [recipe.json() for recipe in self.recipes],
         }
         with atomic_file(self.folder / PLAN) as file:
-            file.write(json.dumps(told, indent=1).encode())
+            file.write(json.dumps(values, indent=1).encode())
 
 
 class Plans:
@@ -131,14 +131,14 @@ class Plans:
             raise ParameterError(f"there is nothing called {shown(id)} here: choose what should be forgotten first.")
         folder = self.home / id
         try:
-            told: Json = read_json((folder / PLAN), dict)
-            if told["schema"] != SCHEMA:
-                raise ValueError(f"schema {told['schema']}")
-            scene = ZeroShotScene(**{**told["scene"], "retain": tuple(told["scene"]["retain"])})
-            return Plan(folder, scene, int(told["images"]), tuple(map(Recipe.from_json, told["recipes"])))
+            values: Json = read_json((folder / PLAN), dict)
+            if values["schema"] != SCHEMA:
+                raise ValueError(f"schema {values['schema']}")
+            scene = ZeroShotScene(**{**values["scene"], "retain": tuple(values["scene"]["retain"])})
+            return Plan(folder, scene, int(values["images"]), tuple(map(Recipe.from_json, values["recipes"])))
         except (OSError, ValueError, KeyError, TypeError, NegmergeError) as error:
             raise ParameterError(
-                f"{folder / PLAN} cannot be read ({str(error)[:100]}): delete the folder and begin anew."
+                f"{folder / PLAN} cannot be read ({str(error)[:100]}): delete the folder and begin again."
             ) from None
 
     def of_family(self, family: object, base: OwnBase | None = None) -> Plan:

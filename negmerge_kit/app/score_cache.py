@@ -85,7 +85,7 @@ class Scored:
     def look(self, choice: Choice | None, scale: float) -> tuple[Point, list[list[int]], dict[str, Lost]]:
         """The live point at this scale, the class indices at the watched places, and what is lost of what was right.
 
-        The slider's steps are kept, for whoever comes back to one; any other number, which only scripts send, is not.
+        The slider's steps are kept for the next visit; any other number, which only scripts send, is not.
         """
         known = self.known(choice)
         if (kept := known.said.get(scale)) is not None:

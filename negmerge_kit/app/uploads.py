@@ -75,7 +75,7 @@ class Uploads:
     Args:
         arrived: the only folder that files are read from: gradio's own cache, where its upload route puts them.
         private: a folder of this user alone; it is empty again after every upload.
-        allowed: False refuses every upload, whoever calls: a public app.
+        allowed: False refuses every upload, from any caller: a public app.
     """
 
     def __init__(self, arrived: Path, private: Path, *, allowed: bool = True) -> None:
@@ -329,7 +329,7 @@ def _unpacking(name: str) -> Iterator[None]:
         yield
     except _BROKEN as error:
         why = str(error)[:120] or type(error).__name__
-        raise ParameterError(f"{name} cannot be unpacked ({why}): zip the folder anew.") from None
+        raise ParameterError(f"{name} cannot be unpacked ({why}): zip the folder again.") from None
 
 
 def _check_ends(path: Path, name: str) -> None:
@@ -347,7 +347,7 @@ def _check_ends(path: Path, name: str) -> None:
     plain = mark == b"PK\5\6" and not (disk or first_disk or comment) and here == entries
     if not plain or start + length != size - _LAST_RECORD.size:
         raise ParameterError(
-            f"{name} holds something before or behind its files, or more than a plain zip can: zip the folder anew."
+            f"{name} holds something before or behind its files, or more than a plain zip can: zip the folder again."
         )
     if length > MOST_FILES * 2 * LONGEST_NAME:
         raise ParameterError(f"{name} lists more than the {MOST_FILES:,} files that may be sent: send fewer.")

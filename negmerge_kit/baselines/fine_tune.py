@@ -26,7 +26,7 @@ FINE_TUNE = Baseline(
             (1e-4, 1e-3, 1e-2, 4e-2, 1e-1),
             10,
             "github.com/OPTML-Group/Unlearn-WorstCase issue 1: 10 "
-            "epochs, 1e-4 to 1e-1, how densely is not told; with 4e-2 of Unlearn-Sparse issue 8.",
+            "epochs, 1e-4 to 1e-1, how densely is not stated; with 4e-2 of Unlearn-Sparse issue 8.",
         ),
         TINY: Preset((5e-2, 0.1, 0.2, 0.4), 10, EMBEDDED, {"batch_size": 64}),
     },

@@ -45,7 +45,7 @@ RANDOM_LABELS = Baseline(
             (1e-4, 1e-3, 1e-2, 1.3e-2, 1e-1),
             10,
             "github.com/OPTML-Group/Unlearn-WorstCase issue 1: 10 "
-            "epochs, 1e-4 to 1e-1; with SalUn's 0.013. How densely they searched is not told.",
+            "epochs, 1e-4 to 1e-1; with SalUn's 0.013. How densely they searched is not stated.",
         ),
         TINY: Preset((1e-4, 3e-4, 5e-4, 1e-3), 10, EMBEDDED, {"batch_size": 64}),
     },

@@ -95,7 +95,7 @@ def weights_of(card: Path, record: Json) -> Path:
     """
     name = str((record.get("file") or {}).get("name"))
     if not name.endswith((".safetensors", ".json")) or Path(name).name != name:
-        raise CardError(f"{card} names no weights beside it: give them with --file FILE.")
+        raise CardError(f"{card} names no weights that are next to it: give them with --file FILE.")
     return card.with_name(name)
 
 

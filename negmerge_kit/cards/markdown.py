@@ -57,7 +57,7 @@ def card_markdown(record: Json, *, licence: str | None = None) -> str:
         "## Use it",
         _usage(record),
         "## Check it",
-        "`negmerge verify CARD --pool POOL` hashes the files, merges anew and compares every bit, and scores again.",
+        "`negmerge verify CARD --pool POOL` hashes the files, merges again and compares every bit, and scores again.",
         f"<details><summary>The record of this card</summary>\n\n{FENCE}{dumped(record)}\n```\n\n</details>\n",
     ]
     return "\n\n".join(parts)

@@ -41,6 +41,6 @@ def fuse_attention(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             names = [f"{stem}{other}.{kind}" for other in "QKVO"]
             missing = [other for other in names if other not in weights]
             if missing:
-                raise CheckpointError(f"{name} has no {missing[0]} beside it: the attention is not whole.")
+                raise CheckpointError(f"{name} comes without {missing[0]}: the attention is not whole.")
             fused[f"{stem}in_proj_{kind}"] = torch.cat([weights[other] for other in names[:3]])
     return fused

@@ -14,9 +14,9 @@ from types import TracebackType
 from negmerge_kit.errors import CheckpointError
 from negmerge_kit.safe_json import check_regular
 
-BLOCK = 1 << 20
-"""Bytes read together."""
-TURN = 16
+BLOCK = 1 << 22
+"""Bytes read together: long enough that a thread seldom waits for the interpreter, which imports hold."""
+TURN = 4
 """Blocks of one file before the next one's turn."""
 
 

@@ -36,5 +36,5 @@ def weight_map(index: Path) -> dict[str, str]:
         raise CheckpointError(f"{index} has no weight_map: it is no index of shards. Download it again.")
     for name in shards.values():
         if Path(name).name != name or not name.endswith(".safetensors"):
-            raise CheckpointError(f"{index} names a shard {name!r}: a shard is a .safetensors file beside its index.")
+            raise CheckpointError(f"{index} names a shard {name!r}: name .safetensors files in its own folder.")
     return shards

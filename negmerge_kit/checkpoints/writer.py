@@ -174,7 +174,7 @@ def output_files(path: str | Path, like: Weights) -> list[Path]:
     if path.suffix != ".safetensors":
         raise CheckpointError(
             f"{path} has no .safetensors ending: name the output FILE.safetensors, "
-            "its shards get their numbers beside it."
+            "its shards are numbered and written next to it."
         )
     count = len(like.files)
     shards = [path.with_name(f"{path.stem}-{k:05d}-of-{count:05d}.safetensors") for k in range(1, count + 1)]

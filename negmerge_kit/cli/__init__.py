@@ -34,7 +34,7 @@ VERBS = {
     "convert": ("weight_files", "turn old pickled checkpoints into safetensors, executing nothing"),
     "verify": ("card", "recompute what an unlearning card claims"),
     "push": ("card", "send unlearned weights and their card to the Hub"),
-    "reproduce": ("reproduce", "the paper's table, measured beside the published one"),
+    "reproduce": ("reproduce", "the paper's table, measured next to the published one"),
 }
 
 # verb that is gone -> what to type instead
@@ -46,7 +46,7 @@ def usage() -> str:
     lines = [f"  {verb:10} {text}" for verb, (_, text) in VERBS.items()]
     return "\n".join(
         [
-            "usage: negmerge VERB [OPTIONS]      negmerge VERB --help tells a verb's options",
+            "usage: negmerge VERB [OPTIONS]      negmerge VERB --help lists a verb's options",
             "",
             *lines,
             "",

@@ -27,7 +27,7 @@ def agreement(arguments: list[str]) -> int:
     parser.add_argument(
         "--why",
         action="store_true",
-        help="beside what cosines predict, along subsets and halves; of a pool also by hyperparameter, and what "
+        help="with what cosines predict, along subsets and halves; of a pool also by hyperparameter, and what "
         "steps along consensus and conflict do (half a minute)",
     )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="figure as PNG, SVG or PDF")
@@ -90,7 +90,7 @@ def format_why(why: Why) -> str:
         lines += ["", "share of the candidates' diversity of direction that goes with a hyperparameter:"]
     for name, found in why.fields.items():
         lines.append(
-            f"  {name:18}cannot be told: another value for every candidate, or all alike"
+            f"  {name:18}cannot be known: another value for every candidate, or all alike"
             if found is None
             else f"  {name:18}{100 * found.share:.1f} % ({found.groups} values; at random {100 * found.chance:.1f} %, "
             f"p = {found.p:.3f})"

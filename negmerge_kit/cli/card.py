@@ -18,7 +18,7 @@ def verify(arguments: list[str]) -> int:
     """Recompute what a card claims and say, line by line, what holds; exit code 2 unless everything does."""
     parser = Parser("verify", "Recompute what an unlearning card claims: hashes, the merge bit for bit, the scores.")
     parser.add_argument("card", type=Path, metavar="CARD", help="the .json or .md that `negmerge unlearn` wrote")
-    parser.add_argument("--file", type=Path, metavar="FILE", help="the weights (default: as named, beside the card)")
+    parser.add_argument("--file", type=Path, metavar="FILE", help="the weights (default: as named, next to the card)")
     parser.add_argument("--pool", type=Path, metavar="POOL", help="the pool (default: where the card was written from)")
     parser.add_argument("--probes", action="store_true", help="run the card's probes of forgetting again, too")
     parser.add_argument(
@@ -75,7 +75,7 @@ def push(arguments: list[str]) -> int:
     parser = Parser("push", "Send unlearned weights to the Hub; their card becomes the repository's model card.")
     parser.add_argument("file", type=Path, metavar="FILE", help="weights that `negmerge unlearn` wrote")
     parser.add_argument("--repo", required=True, metavar="ID", help="OWNER/NAME on the Hub; made where it is not yet")
-    parser.add_argument("--card", type=Path, metavar="CARD", help="its card (default: beside FILE)")
+    parser.add_argument("--card", type=Path, metavar="CARD", help="its card (default: next to FILE)")
     parser.add_argument("--licence", metavar="ID", help="the weights' licence, as the Hub names it, such as mit")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--dry-run", action="store_true", help="send nothing; tell what would be sent")

@@ -16,6 +16,7 @@ from negmerge_kit.cli.options import (
     Parser,
     add_buffers_flag,
     add_executor_flags,
+    add_gone_flag,
     candidate_ids,
     print_json,
     unlearn_parser,
@@ -161,10 +162,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="seed of --resample and --subsets, of baselines and shadow models")
     add("--plot", type=Path, metavar="FILE", help="the rules and their frontier, as PNG, SVG or PDF")
     add(
-        "--anew",
+        "--recompute",
         action="store_true",
         help="compute again what is kept in the pool: rows, trials, and the retrained model where it is a row",
     )
+    add_gone_flag(parser, "--anew", "use --recompute.")
     add("--force", action="store_true", help="let candidates of another base in; the result names them")
     add("--device", default="auto", help="auto, cpu, cuda or mps")
     add("--json", action="store_true", help="print JSON")
@@ -236,7 +238,7 @@ def compare_pool(
     from negmerge_kit.comparison.row_store import RowStore
     from negmerge_kit.unlearning.workbench import Workbench
 
-    scales, recompute = parse_scales(options.scales), options.anew
+    scales, recompute = parse_scales(options.scales), options.recompute
     if options.executor != "serial":
         from negmerge_kit.sweeps.comparison_job import comparison_jobs
 
@@ -247,7 +249,7 @@ def compare_pool(
             keep=options.keep,
             scales=scales,
             device=options.device,
-            anew=recompute,
+            recompute=recompute,
             options=terms,
             buffers=options.buffers,
         )

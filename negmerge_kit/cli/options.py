@@ -154,7 +154,7 @@ def search_parser(verb: str, about: str) -> argparse.ArgumentParser:
 def unlearn_parser(verb: str, about: str) -> argparse.ArgumentParser:
     """Parser with the options of every verb that writes an unlearned checkpoint from a pool."""
     parser = search_parser(verb, about)
-    parser.add_argument("--card", type=Path, metavar="FILE", help="its card, JSON and Markdown (default: beside FILE)")
+    parser.add_argument("--card", type=Path, metavar="FILE", help="its card, JSON and Markdown (default: next to FILE)")
     parser.add_argument("--audit", action="store_true", help="probe what is left, and tell it in the card (a minute)")
     parser.add_argument("--scale", default="auto", help="auto, or a number to use instead of searching")
     return parser

@@ -39,7 +39,7 @@ def build(arguments: list[str]) -> int:
     parser.add_argument("--forget", metavar="FAMILY", help="tiny: the image family to forget (default digits)")
     parser.add_argument("--grid", metavar="GRID", help="named grid of recipes (default: the scene's own)")
     parser.add_argument(
-        "--from-scratch", action="store_true", help="pretrain the base anew instead of the shipped weights"
+        "--from-scratch", action="store_true", help="pretrain the base instead of taking the shipped weights"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -36,7 +36,7 @@ def reproduce(arguments: list[str]) -> int:
     """Fine-tune, search and score every row of a published table; goes on where it was stopped."""
     if TABLE in arguments:
         return reproduce_random([word for word in arguments if word != TABLE])
-    parser = Parser("reproduce", "Measure a table of the paper beside the published one; goes on where it was stopped.")
+    parser = Parser("reproduce", "Measure a published table again; goes on where it was stopped.")
     parser.add_argument(
         "table",
         choices=TABLES,

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.classifier_tables import SHOWN, standings_table
 from negmerge_kit.cli.compare import compare_pool
-from negmerge_kit.cli.options import Parser, add_buffers_flag, add_executor_flags, add_training_flags, print_json
+from negmerge_kit.cli.options import (
+    Parser,
+    add_buffers_flag,
+    add_executor_flags,
+    add_gone_flag,
+    add_training_flags,
+    print_json,
+)
 from negmerge_kit.cli.sweep import begin_pool, executor_of, fill
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
@@ -26,7 +33,7 @@ GRIDS = {"resnet18": "paper-cifar", "vgg16-bn": "paper-cifar-vgg16", "swin-t": "
 """The published pool of each network; of Swin-T none is known here, and the grid is the kit's own."""
 ABOUT = (
     "Train a classifier, retrain it without a random tenth of its images, unlearn that tenth by every rule and "
-    "baseline, and put the published rows beside the measured ones; goes on where it was stopped."
+    "baseline, and put the published rows next to the measured ones; goes on where it was stopped."
 )
 
 
@@ -136,11 +143,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, default=Path("reproduction"), metavar="DIR", help="pool and result")
     add("--device", default="auto", help="auto, cpu, cuda or mps")
     add(
-        "--anew",
+        "--recompute",
         action="store_true",
         help="compute again what is kept in the pool: rows, trials and the retrained model",
     )
-    add("--dry-run", action="store_true", help="tell steps, time and bytes; do nothing")
+    add_gone_flag(parser, "--anew", "use --recompute.")
+    add("--dry-run", action="store_true", help="count steps, time and bytes; do nothing")
     add("--tflops", type=float, default=None, metavar="X", help="what the device sustains, for --dry-run")
     add("--json", action="store_true", help="print JSON")
     add_executor_flags(parser)

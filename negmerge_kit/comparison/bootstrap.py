@@ -44,7 +44,7 @@ def resample(
     """
     runner = comparison.runner
     if runner is None:
-        raise ParameterError("this comparison holds no models any more: compare anew, then resample.")
+        raise ParameterError("this comparison holds no models any more: compare again, then resample.")
     rows = [row for row in comparison.rows if row.status != "empty"]
     if reference not in {row.method.name for row in rows}:
         raise ParameterError(f"{reference} is not among the compared rules: add it, or name another reference.")

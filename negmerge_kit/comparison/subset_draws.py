@@ -62,7 +62,7 @@ def redraw(
     """
     runner = comparison.runner
     if runner is None:
-        raise ParameterError("this comparison holds no models any more: compare anew, then redraw.")
+        raise ParameterError("this comparison holds no models any more: compare again, then redraw.")
     ids = runner.backend.pool.distinct
     subsets = draw_subsets(ids, count, half(ids) if size is None else size, seed=seed)
     drawn, total = [], len(subsets) * len(comparison.rows)

@@ -129,8 +129,7 @@ class Classifier(ABC):
             # Here the error is gone, and with it the activations of the pass that failed.
             if self.batch == 1:
                 raise DeviceError(
-                    f"not even one image fits on {self.device} beside the model: free its memory, or "
-                    "choose --device cpu."
+                    f"not even one image fits on {self.device} with the model: free its memory, or choose --device cpu."
                 )
             self.batch //= 2
             if self.device.type == "cuda":

@@ -90,7 +90,7 @@ def frontier_finding(comparisons: Sequence[Comparison], resampled: Mapping[str, 
     text = f"{where}, NegMerge forgets to {ours}, {rank}; {rest}"
     if resampled and best in resampled and REFERENCE in resampled:
         effect = resampled[best].differences["matched forget"]
-        apart = "apart" if effect.low > 0 or effect.high < 0 else "not told apart"
+        apart = "apart" if effect.low > 0 or effect.high < 0 else "not distinguishable"
         return f"{text} ({apart}: {100 * effect.low:+.1f} to {100 * effect.high:+.1f} points)"
     (low, high), (other_low, other_high) = (_reach(comparisons, name) for name in (REFERENCE, best))
     meet = "overlap" if low <= other_high and other_low <= high else "do not overlap"

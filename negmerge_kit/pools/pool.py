@@ -255,7 +255,7 @@ class Pool:
         if stored == self.heads_file and (other := self.stranger(self.heads_file)):
             raise PoolError(
                 f"the heads of {self.folder} were built for another model (base SHA-256 {other[:12]}…, this pool's is "
-                f"{self.base_file.sha256[:12]}…): build the pool anew in another folder."
+                f"{self.base_file.sha256[:12]}…): build the pool again in another folder."
             )
         return self._open(stored)
 

@@ -66,7 +66,7 @@ def restore_base(pool: Pool, base: Weights, heads: Weights) -> list[str]:
         if sha256_file(path) != stored.sha256:
             path.unlink()
             raise PoolError(
-                f"{path} is missing or changed and cannot be made again: delete {pool.folder} and build the pool anew."
+                f"{path} is missing or changed and cannot be made again: delete {pool.folder} and build the pool again."
             )
         problems.append(problem)
     return problems

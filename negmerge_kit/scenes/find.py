@@ -64,11 +64,11 @@ def scene_from_json(described: Json) -> Scene:
             if described["mode"] != "standard" or [described["forget"], *described["retain"]] != [*PARTS]:
                 raise SceneError(
                     f"scene {name} forgets a part of its training images, so its sets are {', '.join(PARTS)} and its "
-                    'mode is "standard": build the pool anew.'
+                    'mode is "standard": build the pool again.'
                 )
             forgetting = Forgetting.from_json(stored)
             return ClassifierScene(name, model, forgetting, described.get("training"), **reading)
         forget, retain, mode = described["forget"], tuple(described["retain"]), described["mode"]
         return ZeroShotScene(name, model, forget, retain, mode, **reading)
     except (KeyError, TypeError) as error:
-        raise SceneError(f"the description of a scene lacks {error}: build the pool anew.") from error
+        raise SceneError(f"the description of a scene lacks {error}: build the pool again.") from error

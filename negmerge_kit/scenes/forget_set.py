@@ -72,7 +72,7 @@ class Forgetting:
         if not ways:
             object.__setattr__(self, "share", SHARE)
         if len(ways) > 1:
-            raise SceneError("what to forget is told in more than one way: give one of a share, a class or indices.")
+            raise SceneError("what to forget is given in more than one way: give one of a share, a class or indices.")
         if self.share is not None and not 0 < self.share < 1:
             raise SceneError(
                 f"a share of {self.share} forgets {'nothing' if self.share <= 0 else 'everything'}: give "
@@ -134,11 +134,11 @@ class Forgetting:
         try:
             read = cls(**values, indices=None if indices is None else tuple(map(int, str(indices).split())))
         except (TypeError, ValueError) as error:
-            raise SceneError(f"what is forgotten cannot be read ({error}): build the pool anew.") from error
+            raise SceneError(f"what is forgotten cannot be read ({error}): build the pool again.") from error
         if read.numbered and numbering != SOURCE:
             raise SceneError(
                 "what this pool forgets is numbered in the kit's own order, as earlier versions did it: "
-                "number the images as their source does and build the pool anew."
+                "number the images as their source does and build the pool again."
             )
         return read
 

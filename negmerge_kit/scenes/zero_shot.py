@@ -115,7 +115,7 @@ class ZeroShotScene(Scene):
                 raise SceneError(
                     f"the head {source.name!r} is {found}, but {len(source.classes)} classes and {width} features of "
                     f"{model.spec} need [{len(source.classes)}, {width}]: it was built for another model or data set; "
-                    "build the pool anew."
+                    "build the pool again."
                 )
         model.heads = {name: head.to(model.device) for name, head in heads.items()}
         model.classes |= {source.name: source.classes for source in self.sources}

@@ -58,7 +58,7 @@ def nearest_scale(
     for scale in grid:
         point = score(scale) if scale else base
         if point.gap is None:
-            raise ParameterError("a scale was scored without its gap: measure it beside the retrained model.")
+            raise ParameterError("a scale was scored without its gap: measure it with the retrained model.")
         curve.append(point)
         if on_point:
             on_point(point)

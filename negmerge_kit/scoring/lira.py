@@ -96,7 +96,7 @@ def separation(positive: Tensor, negative: Tensor, confidence: float = 0.95) -> 
         ParameterError: if a side is empty.
     """
     if not len(positive) or not len(negative):
-        raise ParameterError("one side has no image: nothing can be told apart; give both some.")
+        raise ParameterError("one side has no image: there is nothing to compare; give both some.")
     values = torch.cat([positive, negative]).double()
     _, place, counts = values.unique(return_inverse=True, return_counts=True)
     ends = counts.cumsum(0).double()

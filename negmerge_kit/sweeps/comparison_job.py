@@ -69,7 +69,7 @@ class ComparisonJob:
     scales: tuple[float, ...] | None = None
     device: str = "auto"
     force: bool = False
-    anew: bool = False
+    recompute: bool = False
     options: ComparisonOptions = PLAIN
     buffers: str = "keep"
     candidates: tuple[str, ...] | None = None
@@ -92,8 +92,8 @@ class ComparisonJob:
             "buffers": self.buffers,
             "options": self.options,
         }
-        kept = RowStore(bench.pool, device=bench.model.device, recompute=self.anew, **same)
-        comparison = compare_rules(bench, [self.method], kept=kept, recompute=self.anew, on_step=on_step, **same)
+        kept = RowStore(bench.pool, device=bench.model.device, recompute=self.recompute, **same)
+        comparison = compare_rules(bench, [self.method], kept=kept, recompute=self.recompute, on_step=on_step, **same)
         return comparison.rows[0].json()
 
 
@@ -104,13 +104,13 @@ def comparison_jobs(
     keep: float = KEEP,
     scales: Scales = None,
     device: str = "auto",
-    anew: bool = False,
+    recompute: bool = False,
     options: ComparisonOptions = PLAIN,
     buffers: str = "keep",
 ) -> list[ComparisonJob]:
     """One job a rule, on the candidates that `pool` holds as it is given.
 
-    Rules whose rows the pool keeps cost nothing, unless `anew`. The retrained models, of which one chooses and one
+    Rules whose rows the pool keeps cost nothing, unless `recompute`. The retrained models, of which one chooses and one
     judges, are never made again here: the caller makes them first.
     """
     folder, ids = pool.folder.resolve(), pool.distinct
@@ -123,7 +123,7 @@ def comparison_jobs(
             grid,
             device,
             pool.forced,
-            anew and method.rule not in (RETRAIN, RETRAIN_AGAIN),
+            recompute and method.rule not in (RETRAIN, RETRAIN_AGAIN),
             options,
             buffers,
             ids,

@@ -133,7 +133,7 @@ def _restored(pool: Pool, scene: Scene, place: Path | None, made: Callable[[], W
         if lost:
             raise PoolError(
                 f"{pool.folder / pool.base_file.file} is missing or changed, and training does not give the same bytes "
-                f"again: delete {pool.folder} and build the pool anew."
+                f"again: delete {pool.folder} and build the pool again."
             )
         return restore_base(pool, pool.base, {})
     return restore_base(pool, *_weights(scene, place, made, but=pool.folder))

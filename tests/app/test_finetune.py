@@ -217,9 +217,9 @@ def test_a_plan_that_cannot_be_read_is_left_out_and_told(home, caplog):
     for text in ("{", "[]", json.dumps({"schema": 9}), json.dumps({"schema": 1, "scene": {}, "images": 1})):
         (plan.folder / "app.json").write_text(text)
         assert plans.unfinished() == []
-        with pytest.raises(ParameterError, match="begin anew"):
+        with pytest.raises(ParameterError, match="begin again"):
             plans.read(plan.id)
-    assert "begin anew" in caplog.text
+    assert "begin again" in caplog.text
 
 
 @pytest.mark.parametrize("id", ["../x", "/etc", "", None, 7, [], {}, "app-x", "app-x\0", "x" * 9999])

@@ -128,7 +128,7 @@ def bugs(log):
         ending = next(
             (line for line in reversed(trace.splitlines()) if re.match(r"[\w.]+(Error|Exception)\b", line)), ""
         )
-        ours = re.search(r"negmerge_kit/(?!web/(told|job_buttons)\.py)", trace)
+        ours = re.search(r"negmerge_kit/(?!app/(errors|buttons)\.py)", trace)
         if ours and not ending.startswith(("gradio.exceptions.Error", "gradio_client")):
             yield trace[-3000:]
 

@@ -127,7 +127,7 @@ def test_an_address_restores_the_state_and_follows_it(browser, pages, tiny_pool,
 
 def test_a_link_that_cannot_be_says_what_was_left_out(browser, pages):
     visit = Visit(browser, f"{pages}?pool=../etc&scale=99")
-    expect(visit.page.locator("#nm-told")).to_contain_text("pool '../etc'; scale '99'")
+    expect(visit.page.locator("#nm-message")).to_contain_text("pool '../etc'; scale '99'")
     expect(visit.page.locator("#nm-notice")).to_contain_text("Find the best scale")
     visit.page.close()
     assert visit.errors == []

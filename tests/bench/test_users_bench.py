@@ -18,13 +18,13 @@ def test_three_visitors_for_five_seconds(tiny_pool):
     assert told["errors"] == [] and told["equal"] == told["compared"] >= 3
     rows = {(row["who"], row["move"]): row for row in told["rows"]}
     assert list(rows) == [
-        (who, kind) for who in ("alone", "3 at once", "alone, beside a job") for kind in ("all moves", "steps", "drags")
+        (who, kind) for who in ("alone", "3 at once", "alone, during a job") for kind in ("all moves", "steps", "drags")
     ]
     assert [rows["alone", kind]["moves"] for kind in ("all moves", "steps", "drags")] == [10, 9, 1]
     assert 0 < rows["alone", "steps"]["median_ms"] <= rows["alone", "all moves"]["slowest_ms"]
     checks = {check["what"]: check for check in told["checks"]}
     assert checks["errors"]["measured"] == checks["traces in the log"]["measured"] == 0
-    assert checks["p95 of all moves beside a single visitor's"]["measured"] == told["ratios"]["all moves"] > 0
+    assert checks["p95 of all moves against a single visitor's"]["measured"] == told["ratios"]["all moves"] > 0
     assert told["ratios"]["drags"] is None  # of one drag there is no percentile
     json.dumps(told, allow_nan=True)
 

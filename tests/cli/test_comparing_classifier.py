@@ -402,7 +402,7 @@ def test_anew_tries_every_rate_again(capsys, made, tmp_path, monkeypatch):
     assert sorted(json.loads(file.read_text())["value"]["rate"] for file in kept) == rates
     before = [file.stat().st_mtime_ns for file in kept]
     tried.clear()
-    assert run(capsys, *words, "--anew")[0] == 0
+    assert run(capsys, *words, "--recompute")[0] == 0
     assert tried == rates and sorted((folder / "baselines").iterdir()) == kept
     assert max(before) < min(file.stat().st_mtime_ns for file in kept)
 
@@ -450,7 +450,7 @@ def test_what_every_row_needs_is_made_before_the_rows_are_spread(capsys, made, t
         "none",
         "--baselines",
         "retrain",
-        "--anew",
+        "--recompute",
         "--executor",
         "process",
         "--device",

@@ -282,7 +282,7 @@ def test_pools_of_the_kits_own_numbering_are_refused_and_shares_are_what_they_we
     published = ClassifierScene("mine", "classifier:tiny", Forgetting("scans", seed=2, as_published=True)).describe()
     for told in (chosen, published):
         del told["forgetting"]["numbering"]
-        with pytest.raises(SceneError, match="numbered in the kit's own order, .* build the pool anew"):
+        with pytest.raises(SceneError, match="numbered in the kit's own order, .* build the pool again"):
             scene_from_json(told)
     share = open_scene("tiny-classifier").describe()
     trained = next(images for images in share["sets"] if images["split"] == "train")

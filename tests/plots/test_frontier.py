@@ -124,7 +124,9 @@ def test_the_finding_is_plain_about_a_loss_and_a_win():
     assert frontier_finding([comparison(row("uniform", 44, 46))]).startswith("1 rules at")
 
 
-@pytest.mark.parametrize(("low", "high", "says"), [(-0.02, 0.03, "not told apart (-2.0 to +3.0"), (0.01, 0.2, "apart")])
+@pytest.mark.parametrize(
+    ("low", "high", "says"), [(-0.02, 0.03, "not distinguishable (-2.0 to +3.0"), (0.01, 0.2, "apart")]
+)
 def test_the_finding_says_whether_images_tell_them_apart(low, high, says):
     effect = Resampled({}, {"matched forget": Effect(0.04, low, high)}, 0.0, 0.0)
     told = frontier_finding([ONE], {"greedy": effect, "negmerge": effect})

@@ -172,7 +172,7 @@ def test_a_lost_base_is_told_before_anything_is_trained(scene, tmp_path, monkeyp
     base = pool.folder / "base.safetensors"
     whole = base.read_bytes()
     base.write_bytes(whole[:-4] + b"\1\2\3\4")
-    with pytest.raises(PoolError, match=r"delete .*pool and build the pool anew"):
+    with pytest.raises(PoolError, match=r"delete .*pool and build the pool again"):
         start_pool(scene, pool.folder)
     assert base.read_bytes()[:-4] == whole[:-4]
     base.unlink()

@@ -30,13 +30,13 @@ def lay_out(events: AgreementEvents, controls: Controls, tab: gr.Tab, number: gr
         with gr.Column(elem_classes="nm-card"):
             gr.HTML(
                 "<h2>Why signs agree, and what that is good for</h2>"
-                '<p class="nm-fine">Zeros as candidates join, agreement beside what cosines alone predict, and '
+                '<p class="nm-fine">Zeros as candidates join, agreement and what cosines alone predict, and '
                 "steps of equal length along consensus and along conflict. Half a minute on the embedded pool.</p>"
             )
             with gr.Row(elem_classes="nm-buttons"):
                 start = gr.Button("Explain this choice", variant="primary", elem_id="nm-explain")
                 stop = gr.Button("Cancel", size="sm", interactive=False, elem_id="nm-explain-stop")
-            progress = gr.HTML("", elem_id="nm-explain-progress", elem_classes="nm-told")
+            progress = gr.HTML("", elem_id="nm-explain-progress", elem_classes="nm-message")
             why = gr.HTML("", elem_id="nm-why")
     named = gr.State([])
     tab.select(

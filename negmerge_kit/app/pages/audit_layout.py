@@ -35,7 +35,7 @@ def lay_out(events: AuditEvents, writing: Jobs, controls: Controls, tab: gr.Tab,
                 "scored, with the audit in it once there is one; all is weights, card and audit.</p>"
             )
             files = lay_out_files({"page": f"card: {PAGE}", "everything": f"all: {EVERYTHING}"}, "audit-files")
-        progress = gr.HTML("", elem_id="nm-audit-progress", elem_classes="nm-told")
+        progress = gr.HTML("", elem_id="nm-audit-progress", elem_classes="nm-message")
         content = gr.HTML("", elem_id="nm-audit-content")
     named = gr.State([])
     tab.select(

@@ -40,7 +40,7 @@ def lay_out(events: CompareEvents, controls: Controls, tabs: gr.Tabs, tab: gr.Ta
             with gr.Row(elem_classes="nm-buttons"):
                 start = gr.Button("Compare all rules", variant="primary", elem_id="nm-compare")
                 stop = gr.Button("Cancel", size="sm", interactive=False, elem_id="nm-compare-stop")
-        progress = gr.HTML("", elem_id="nm-compare-progress", elem_classes="nm-told")
+        progress = gr.HTML("", elem_id="nm-compare-progress", elem_classes="nm-message")
         content = gr.HTML("", elem_id="nm-compare-content", js_on_load=LOAD)
     asked = [number, keep, controls.pool, controls.buffers]
     numbered = {"inputs": asked, "js": numbers(len(asked) - 1), **LIGHT}

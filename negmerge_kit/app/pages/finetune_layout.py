@@ -98,7 +98,7 @@ def lay_out(page: FinetunePage, tab: gr.Tab) -> None:
                 with gr.Row(elem_classes="nm-buttons"):
                     start = gr.Button("Fine-tune", variant="primary", elem_id="nm-finetune")
                     stop = gr.Button("Stop", size="sm", interactive=False, elem_id="nm-finetune-stop")
-        progress = gr.HTML("", elem_id="nm-finetune-progress", elem_classes="nm-told")
+        progress = gr.HTML("", elem_id="nm-finetune-progress", elem_classes="nm-message")
         losses = gr.HTML("", elem_id="nm-losses")
         with gr.Column(elem_classes="nm-card", elem_id="nm-begun"):
             gr.HTML("<h2>Begun here <small>kept in your cache, also when the app ends</small></h2>")
@@ -192,7 +192,7 @@ def _step_scene() -> dict[str, Any]:
         with gr.Row(elem_classes="nm-buttons"):
             scene["use"] = gr.Button("Use this", variant="primary", elem_id="nm-use")
             scene["cancel"] = gr.Button("Cancel", size="sm", interactive=False, elem_id="nm-use-stop")
-        scene["summary"] = gr.HTML("", elem_id="nm-scene-told")
+        scene["summary"] = gr.HTML("", elem_id="nm-scene-message")
         scene["paths"] = gr.JSON([], visible="hidden", label="paths")
     return scene
 

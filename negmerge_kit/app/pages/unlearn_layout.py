@@ -92,8 +92,8 @@ def lay_out_head(ids: Sequence[str], device: str) -> Head:
             min_width=220,
         )
         chip = gr.HTML(device, elem_id="nm-device")
-    message = gr.HTML("", elem_id="nm-told")
-    return pool, chip, message, gr.Button("Cancel", size="sm", visible=False, elem_id="nm-told-stop")
+    message = gr.HTML("", elem_id="nm-message")
+    return pool, chip, message, gr.Button("Cancel", size="sm", visible=False, elem_id="nm-message-stop")
 
 
 def lay_out(page: Unlearn, head: Head, *, growing: bool) -> tuple[Controls, Shown]:
