@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from negmerge_kit.scoring.membership import AT_ONCE, FEATURES, attack_efficacy, every_efficacy
+from negmerge_kit.scoring.membership_attacks import AT_ONCE, FEATURES, attack_efficacy, every_efficacy
 
 
 def answers(n, margin, seed):

@@ -9,7 +9,7 @@ import gradio as gr
 
 from negmerge_kit.app.errors import as_gradio_error
 from negmerge_kit.app.jobs import Job
-from negmerge_kit.app.pages.dials import buffers_of
+from negmerge_kit.app.pages.rule_dials import buffers_of
 from negmerge_kit.app.pools import Pools
 from negmerge_kit.app.templates import short
 from negmerge_kit.baselines import BASELINES

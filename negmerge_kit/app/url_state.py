@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
-from negmerge_kit.app.pages.dials import DIALS
+from negmerge_kit.app.pages.rule_dials import DIALS
 from negmerge_kit.errors import NegmergeError
 from negmerge_kit.merging.layout import BUFFERS
 from negmerge_kit.merging.rules import RULES

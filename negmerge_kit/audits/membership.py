@@ -11,7 +11,7 @@ from negmerge_kit.audits.context import AuditContext, Members, ProbedModel
 from negmerge_kit.audits.probe import HIGHER, Measurement, Probe
 from negmerge_kit.audits.zero_shot import joint_labels
 from negmerge_kit.image_set import ImageSet
-from negmerge_kit.scoring.membership import attack_efficacy, threshold_efficacy
+from negmerge_kit.scoring.membership_attacks import attack_efficacy, threshold_efficacy
 
 ATTACKS = {"membership SVC": attack_efficacy, "membership threshold": threshold_efficacy}
 UNDEFINED = (

@@ -12,7 +12,7 @@ from negmerge_kit.errors import ParameterError, SplitError
 from negmerge_kit.scoring.accuracy import Accuracy
 from negmerge_kit.scoring.gap import average_gap
 from negmerge_kit.scoring.lira import log_ratios, scaled_confidence, separation
-from negmerge_kit.scoring.membership import FEATURES, every_efficacy, threshold_efficacy
+from negmerge_kit.scoring.membership_attacks import FEATURES, every_efficacy, threshold_efficacy
 from negmerge_kit.scoring.metrics import METRICS
 from negmerge_kit.types import Json
 from negmerge_kit.unlearning.evaluation import logits_of

@@ -186,7 +186,7 @@ def _only(pool: Pool, ids: Sequence[str]) -> Pool:
 def _refuse(options: argparse.Namespace, methods: Sequence[Method], pools: Sequence[Pool]) -> None:
     """Raise ParameterError for flags that cannot work, before the long work begins."""
     from negmerge_kit.classifier_eval.retrained_model import RetrainedSpec, require_retrained
-    from negmerge_kit.comparison.classifier_runner import models_to_make
+    from negmerge_kit.comparison.classifier_rule_rows import models_to_make
     from negmerge_kit.comparison.compare import is_classifier
     from negmerge_kit.comparison.options import ComparisonOptions
     from negmerge_kit.devices import pick_device
@@ -287,7 +287,7 @@ def _make_reference(
     """Retrain, and train the shadow models, before rows are worked out elsewhere: all of them need these models."""
     from negmerge_kit.cli.progress import ProgressDisplay, now
     from negmerge_kit.comparison.baseline_rows import evaluator_of, retrained
-    from negmerge_kit.comparison.classifier_runner import models_to_make
+    from negmerge_kit.comparison.classifier_rule_rows import models_to_make
     from negmerge_kit.comparison.compare import is_classifier
     from negmerge_kit.unlearning.workbench import Workbench
 

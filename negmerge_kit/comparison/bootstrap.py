@@ -9,7 +9,7 @@ import numpy as np
 
 from negmerge_kit.comparison.compare import REFERENCE, Comparison
 from negmerge_kit.comparison.row import Row
-from negmerge_kit.comparison.runner import ComparisonRunner
+from negmerge_kit.comparison.rule_rows import ComparisonRunner
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.scoring.early_stopping import onwards, unscorable

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from negmerge_kit.comparison.classifier_runner import ClassifierRunner
+from negmerge_kit.comparison.classifier_rule_rows import ClassifierRunner
 from negmerge_kit.comparison.methods import BASE, RETRAIN, RETRAIN_AGAIN, Method, find_method, find_methods
 from negmerge_kit.comparison.options import PLAIN, ComparisonOptions
 from negmerge_kit.comparison.row import Row
-from negmerge_kit.comparison.runner import ComparisonRunner, PoolBackend
+from negmerge_kit.comparison.rule_rows import ComparisonRunner, PoolBackend
 from negmerge_kit.errors import ParameterError, PoolError
 from negmerge_kit.pools.pool import Pool
 from negmerge_kit.progress import Progress, ProgressFn, no_progress

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from negmerge_kit.baselines import BASELINES
-from negmerge_kit.comparison.classifier_runner import models_to_make
+from negmerge_kit.comparison.classifier_rule_rows import models_to_make
 from negmerge_kit.comparison.compare import Comparison
 from negmerge_kit.comparison.methods import BASE, RETRAIN, RETRAIN_AGAIN, SEARCHES, Method
 from negmerge_kit.comparison.options import PLAIN, ComparisonOptions
@@ -18,7 +18,7 @@ from negmerge_kit.scenes.classifier_scene import ClassifierScene
 from negmerge_kit.scenes.forget_set import Forgetting
 from negmerge_kit.scoring.early_stopping import DEFAULT_SCALES, Scales, scale_grid
 from negmerge_kit.scoring.gap import GAP_OVER
-from negmerge_kit.scoring.membership import FEATURES
+from negmerge_kit.scoring.membership_attacks import FEATURES
 from negmerge_kit.training.forecast import SUSTAINED, TRAINING, check_tflops, count_images, flops_per_image
 from negmerge_kit.training.recipe import Recipe
 from negmerge_kit.types import Json

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from negmerge_kit.checkpoints.merge_files import merged_json
-from negmerge_kit.checkpoints.shards import finish_shards, merge_shard, plan_shards
+from negmerge_kit.checkpoints.merge_shards import finish_shards, merge_shard, plan_shards
 from negmerge_kit.errors import NegmergeError
 from negmerge_kit.merging.fold import MergeCounts
 from negmerge_kit.progress import ProgressFn, no_progress

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from negmerge_kit.app.pages.dials import DIALS
+from negmerge_kit.app.pages.rule_dials import DIALS
 from negmerge_kit.app.url_state import Address, restored
 from negmerge_kit.merging.rules import RULES
 from negmerge_kit.scoring.scale_search import KEEP

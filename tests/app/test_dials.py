@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from negmerge_kit.app.pages.dials import DIALS, dial
+from negmerge_kit.app.pages.rule_dials import DIALS, dial
 from negmerge_kit.merging.rules import RULES
 
 ALL = [(rule, parameter) for rule in RULES.values() for parameter in rule.parameters]

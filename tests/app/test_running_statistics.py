@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 from negmerge_kit.app import serve
 from negmerge_kit.app.api import Endpoints
 from negmerge_kit.app.pages.compare import shown_first
-from negmerge_kit.app.pages.dials import params_of, statistics_dial
+from negmerge_kit.app.pages.rule_dials import params_of, statistics_dial
 from negmerge_kit.app.pages.unlearn import AIM, AIM_OF_CLASS, Unlearn
 from negmerge_kit.app.pools import Pools
 from negmerge_kit.app.templates import notice

@@ -13,8 +13,8 @@ from negmerge_kit.classifier_eval.evaluator import ClassifierEvaluator
 from negmerge_kit.classifier_eval.metric_set import measure
 from negmerge_kit.classifier_eval.retrained_model import ANY_RETRAINED, RetrainedSpec, find_retrained, keep_retrained
 from negmerge_kit.cli.classifier_tables import standings_table
-from negmerge_kit.comparison import baseline_rows, classifier_runner
-from negmerge_kit.comparison.classifier_runner import ClassifierRunner
+from negmerge_kit.comparison import baseline_rows, classifier_rule_rows
+from negmerge_kit.comparison.classifier_rule_rows import ClassifierRunner
 from negmerge_kit.comparison.compare import compare_rules
 from negmerge_kit.comparison.methods import find_method
 from negmerge_kit.comparison.options import ComparisonOptions
@@ -73,7 +73,7 @@ def test_only_the_final_row_reads_test_images(bench, choose, monkeypatch):
 
     monkeypatch.setattr(Parts, "test", sealed)
     chosen = []
-    for room, name in ((baseline_rows, "choose_rate"), (classifier_runner.ClassifierRunner, "search")):
+    for room, name in ((baseline_rows, "choose_rate"), (classifier_rule_rows.ClassifierRunner, "search")):
         real = getattr(room, name)
         monkeypatch.setattr(room, name, lambda *a, real=real, **k: chosen.append(real(*a, **k)) or chosen[-1])
     runner = contest_of(bench, choose)

@@ -17,7 +17,7 @@ from negmerge_kit.comparison.matched_retention import matched_retention_scale
 from negmerge_kit.comparison.methods import find_method, find_methods
 from negmerge_kit.comparison.row import Row
 from negmerge_kit.comparison.row_store import RowStore
-from negmerge_kit.comparison.runner import ComparisonRunner
+from negmerge_kit.comparison.rule_rows import ComparisonRunner
 from negmerge_kit.comparison.subset_draws import redraw
 from negmerge_kit.errors import CheckpointError, ParameterError, PoolError, SceneError, SplitError
 from negmerge_kit.pools import result_store

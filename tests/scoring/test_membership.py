@@ -9,7 +9,7 @@ import torch
 
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.scoring.calibration import calibration, top
-from negmerge_kit.scoring.membership import FEATURES, attack_efficacy, threshold_efficacy
+from negmerge_kit.scoring.membership_attacks import FEATURES, attack_efficacy, threshold_efficacy
 
 CASE = json.loads((Path(__file__).parents[1] / "golden" / "mia_case.json").read_text())
 SETS = [(CASE["logits"][name], CASE["labels"][name]) for name in ("retain_train", "test", "forget")]

@@ -8,7 +8,7 @@ from huggingface_hub import save_torch_state_dict
 
 from negmerge_kit.checkpoints import open_checkpoint
 from negmerge_kit.checkpoints.merge_files import merge_files
-from negmerge_kit.checkpoints.shards import finish_shards
+from negmerge_kit.checkpoints.merge_shards import finish_shards
 from negmerge_kit.cli import main
 from negmerge_kit.errors import CheckpointError, MismatchError, NegmergeError
 from negmerge_kit.merging.rules import RULES

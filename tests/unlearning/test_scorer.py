@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from negmerge_kit.comparison.compare import compare_rules
-from negmerge_kit.comparison.runner import ComparisonRunner
+from negmerge_kit.comparison.rule_rows import ComparisonRunner
 from negmerge_kit.errors import CheckpointError, ParameterError, SceneError
 from negmerge_kit.image_set import ImageSet
 from negmerge_kit.pools import result_store

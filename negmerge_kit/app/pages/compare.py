@@ -12,7 +12,7 @@ import gradio as gr
 
 from negmerge_kit.app.buttons import JobButtons, contents_of
 from negmerge_kit.app.jobs import Done, Job, JobProgress, Jobs
-from negmerge_kit.app.pages.dials import DIALS, buffers_of
+from negmerge_kit.app.pages.rule_dials import DIALS, buffers_of
 from negmerge_kit.app.recent import Recent
 from negmerge_kit.app.requests import PageSubject, RequestTracker, session
 from negmerge_kit.app.templates import notice, render

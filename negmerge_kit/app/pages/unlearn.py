@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from negmerge_kit.analysis.inner_products import inner_products, known_products, outliers_of
 from negmerge_kit.app.pages import unlearn_pieces
-from negmerge_kit.app.pages.dials import buffers_of, params_of
+from negmerge_kit.app.pages.rule_dials import buffers_of, params_of
 from negmerge_kit.app.requests import RequestTracker
 from negmerge_kit.app.score_cache import Scored
 from negmerge_kit.app.templates import notice, progress, render

@@ -11,7 +11,7 @@ from negmerge_kit.app.buttons import LIGHT
 from negmerge_kit.app.errors import as_gradio_error, as_gradio_errors
 from negmerge_kit.app.jobs import JobProgress
 from negmerge_kit.app.pages import candidates
-from negmerge_kit.app.pages.dials import DIALS, explanation, statistics_dial
+from negmerge_kit.app.pages.rule_dials import DIALS, explanation, statistics_dial
 from negmerge_kit.app.pages.unlearn import Moved
 from negmerge_kit.app.pages.unlearn_layout import Controls, Shown
 from negmerge_kit.app.pools import OpenPool, Pools

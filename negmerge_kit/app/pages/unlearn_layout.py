@@ -11,7 +11,7 @@ import gradio as gr
 from negmerge_kit.app.buttons import FileButtons, lay_out_files
 from negmerge_kit.app.downloads import RECORD, WEIGHTS
 from negmerge_kit.app.pages import candidates
-from negmerge_kit.app.pages.dials import dial, explanation, statistics_dial
+from negmerge_kit.app.pages.rule_dials import dial, explanation, statistics_dial
 from negmerge_kit.app.pages.unlearn import Chosen, Unlearn
 from negmerge_kit.app.templates import render
 from negmerge_kit.app.url_state import LOWEST_KEEP, RULE

@@ -9,7 +9,7 @@ from negmerge_kit.comparison.baseline_rows import base_row, baseline_row, evalua
 from negmerge_kit.comparison.methods import BASE, RETRAIN, RETRAIN_AGAIN, Method
 from negmerge_kit.comparison.options import PLAIN, ComparisonOptions
 from negmerge_kit.comparison.row import Matched, Row
-from negmerge_kit.comparison.runner import ComparisonRunner
+from negmerge_kit.comparison.rule_rows import ComparisonRunner
 from negmerge_kit.progress import ProgressFn, no_progress
 from negmerge_kit.scoring.scale_search import KEEP, Point, Scales, ScaleSearch
 from negmerge_kit.unlearning.delta_cache import Choice
