@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from negmerge_kit.audits.probe import ARROWS, verdict_words
-from negmerge_kit.models.model_card import base_on_hub, licence_of_base
+from negmerge_kit.models.model_spec import base_on_hub, licence_of_base
 from negmerge_kit.types import Json
 
 FENCE = "```json\n"

@@ -23,13 +23,12 @@ from negmerge_kit.checkpoints.writer import sha256_file
 from negmerge_kit.errors import MismatchError, ParameterError, check_scale
 from negmerge_kit.merging.agreement import total
 from negmerge_kit.merging.fold import MergeCounts
-from negmerge_kit.merging.half_steps import warn_of_half
 from negmerge_kit.merging.layout import check_buffers, matches
 from negmerge_kit.merging.negation import apply_delta, merge, negate
 from negmerge_kit.merging.outliers import outliers
 from negmerge_kit.merging.signs import chance
 from negmerge_kit.merging.similarity import likeness, pooled
-from negmerge_kit.merging.sources import Sources
+from negmerge_kit.merging.sources import Sources, warn_of_half
 from negmerge_kit.types import Item, Items, Json, Weights
 
 

@@ -18,11 +18,10 @@ from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.checkpoints.writer import index_for, output_files, save_checkpoint
 from negmerge_kit.errors import CheckpointError, ParameterError, check_scale
 from negmerge_kit.merging.fold import Merge
-from negmerge_kit.merging.half_steps import warn_of_half
 from negmerge_kit.merging.layout import check_alike
 from negmerge_kit.merging.negation import negate
 from negmerge_kit.merging.rules import find_rule
-from negmerge_kit.merging.sources import Sources
+from negmerge_kit.merging.sources import Sources, warn_of_half
 from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.types import Items, Json
 

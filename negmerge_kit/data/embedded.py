@@ -13,17 +13,33 @@ from numpy.typing import NDArray
 
 from negmerge_kit.data.drawing.figures import (
     ARROWS,
+    DIGITS,
     LETTERS,
     SHAPES,
     SYMBOLS,
     arrow_fields,
+    digit_rows,
+    handwriting_fields,
     letter_fields,
+    scans,
     shape_fields,
     symbol_fields,
 )
-from negmerge_kit.data.drawing.handwriting import DIGITS, digit_rows, handwriting_fields, scans
-from negmerge_kit.data.drawing.inks import COLOURS, TEXTURES, blot_ink, paints, texture_ink
-from negmerge_kit.data.drawing.render import Floats, Pen, Pixels, Pose, bright, coverage, dark, paint
+from negmerge_kit.data.drawing.render import (
+    COLOURS,
+    TEXTURES,
+    Floats,
+    Pen,
+    Pixels,
+    Pose,
+    blot_ink,
+    bright,
+    coverage,
+    dark,
+    paint,
+    paints,
+    texture_ink,
+)
 from negmerge_kit.data.source import InMemorySource
 from negmerge_kit.errors import SceneError
 from negmerge_kit.image_set import ImageSet

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 
-from negmerge_kit.data.drawing.handwriting import DIGITS, digit_rows, scans
+from negmerge_kit.data.drawing.figures import DIGITS, digit_rows, scans
 from negmerge_kit.data.source import InMemorySource
 from negmerge_kit.data.splits import Numbering
 from negmerge_kit.data.transform import ImageSize

@@ -11,7 +11,6 @@ from negmerge_kit.devices import pick_merge_device
 from negmerge_kit.errors import CheckpointError, MismatchError, ParameterError, check_scale
 from negmerge_kit.merging.deltas import compute_dtype
 from negmerge_kit.merging.fold import Merge
-from negmerge_kit.merging.half_steps import warn_of_half
 from negmerge_kit.merging.layout import (
     SHOWN,
     check_alike,
@@ -24,7 +23,7 @@ from negmerge_kit.merging.layout import (
     peek,
 )
 from negmerge_kit.merging.rules import find_rule
-from negmerge_kit.merging.sources import Sources
+from negmerge_kit.merging.sources import Sources, warn_of_half
 from negmerge_kit.types import Item, Items, Weights
 
 NONFINITE = ("refuse", "pass")

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from negmerge_kit.errors import DeviceError, MismatchError, SceneError
 from negmerge_kit.image_set import ImageSet
-from negmerge_kit.models.builders import OPENAI_MEAN, OPENAI_STD
 from negmerge_kit.models.cpu_threads import lanes_of, side_by_side
 from negmerge_kit.models.model_spec import ModelSpec
 from negmerge_kit.types import Items
@@ -18,6 +17,11 @@ from negmerge_kit.types import Items
 BATCH = {"cpu": 60, "cuda": 480, "mps": 480}
 """Images per forward pass, always: the last pass is filled up with copies, because matrix kernels round differently for
 different shapes. So a feature never depends on how a caller groups its images."""
+
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+"""Statistics of CLIP's training images, which the embedded model uses too."""
 
 
 def normalise(images: Tensor, mean: Sequence[float] = OPENAI_MEAN, std: Sequence[float] = OPENAI_STD) -> Tensor:

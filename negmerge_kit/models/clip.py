@@ -1,18 +1,254 @@
-"""An open_clip model, or a timm tower alone, with frozen heads of class names or of class means."""
+"""CLIP models and timm towers: built with their weights or refused, with frozen heads of classes or class means."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from negmerge_kit.errors import SceneError
+from negmerge_kit.checkpoints.normalise import as_a_model
+from negmerge_kit.checkpoints.reader import open_checkpoint
+from negmerge_kit.errors import CheckpointError, SceneError
 from negmerge_kit.image_set import ImageSet
-from negmerge_kit.models.builders import Built
-from negmerge_kit.models.classifier import Classifier
-from negmerge_kit.models.model_spec import ModelSpec
-from negmerge_kit.models.prompts import build_head, build_prototypes
+from negmerge_kit.models.classifier import OPENAI_MEAN, OPENAI_STD, Classifier
+from negmerge_kit.models.model_spec import TIMM, ModelSpec
+from negmerge_kit.types import Weights
+
+TIMM_TEMPERATURE = 100.0
+"""Logits of a timm tower are this many cosines: CLIP's own factor, so that one learning rate suits both."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A model on its device with what its images have to look like; no tokenizer means no text tower."""
+
+    clip: Any
+    tokenizer: Callable[[Sequence[str]], Tensor] | None
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class TimmTower(nn.Module):
+    """A timm model without its classifier, met as an open_clip model without a text tower.
+
+    Its state dict has timm's own names, so `timm.create_model(NAME, num_classes=0, checkpoint_path=FILE)` loads what
+    the kit writes.
+    """
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.visual = tower
+        self.register_buffer("logit_scale", torch.tensor(TIMM_TEMPERATURE).log())
+
+    def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor:
+        """Pooled features of normalised images, [n, D]."""
+        features: Tensor = self.visual(images)
+        return nn.functional.normalize(features, dim=-1) if normalize else features
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The tower's own state dict."""
+        return self.visual.state_dict(*args, **kwargs)
+
+
+def build_model(found: ModelSpec, device: torch.device) -> Built:
+    """The model that a spec names, in float32 on a device.
+
+    Raises:
+        CheckpointError: weights that cannot be had or do not fit: a random model is never used.
+    """
+    if found.arch.startswith(TIMM):
+        return _timm(found, device)
+    return _described(_embedded(device) if found.is_embedded else _open_clip(found, device), found.arch)
+
+
+def build_untrained(arch: str, device: torch.device) -> Built:
+    """An open_clip architecture as it is initialised from torch's generator."""
+    import open_clip
+
+    from negmerge_kit.models.tiny_clip import register
+
+    register()
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # it says that the weights are random, as is wanted here
+    try:
+        return _described(open_clip.create_model(arch, pretrained=None, device=device), arch)
+    finally:
+        logging.disable(before)
+
+
+def _described(clip: nn.Module, arch: str) -> Built:
+    """An open_clip model with its tokenizer and what its own configuration says of its images."""
+    import open_clip
+
+    preprocess: dict[str, Any] = open_clip.get_model_preprocess_cfg(clip)
+    size = clip.visual.image_size  # type: ignore[union-attr]
+    return Built(
+        clip,
+        _tokenizer(arch),
+        (size, size) if isinstance(size, int) else tuple(size),  # type: ignore[arg-type]
+        tuple(preprocess.get("mean") or OPENAI_MEAN),
+        tuple(preprocess.get("std") or OPENAI_STD),
+    )
+
+
+def _embedded(device: torch.device) -> nn.Module:
+    from negmerge_kit.models.tiny_clip import fresh_clip, tiny_weights
+
+    clip = fresh_clip()
+    clip.load_state_dict(tiny_weights())
+    placed: nn.Module = clip.to(device)
+    return placed
+
+
+def _open_clip(found: ModelSpec, device: torch.device) -> nn.Module:
+    import open_clip
+
+    with warnings.catch_warnings(), refusing(str(found)):
+        warnings.simplefilter("ignore", UserWarning)  # the activation was checked by find_model
+        if (file := Path(str(found.pretrained))).suffix == ".safetensors" and file.is_file():
+            stored = open_checkpoint(file)
+            plain = as_a_model(stored)
+            if {*plain} != {*stored}:  # open_clip takes off `module.` alone
+                filled: nn.Module = build_untrained(found.arch, device).clip
+                filled.load_state_dict(dict(plain.items()))
+                return filled
+        clip: nn.Module = open_clip.create_model(
+            found.arch, pretrained=found.pretrained, device=device, require_pretrained=True
+        )
+        return clip
+
+
+def _timm(found: ModelSpec, device: torch.device) -> Built:
+    import timm
+    from timm.data.config import resolve_model_data_config
+
+    name, weights = found.arch.removeprefix(TIMM), str(found.pretrained)
+    with refusing(str(found)):
+        if Path(weights).is_file():
+            tower = timm.create_model(name, num_classes=0)
+            _fill(tower, as_a_model(open_checkpoint(weights), tower.state_dict()), found)
+        else:
+            tower = timm.create_model(f"{name}.{weights}", pretrained=True, num_classes=0)
+    wanted = resolve_model_data_config(tower)
+    _, height, width = wanted["input_size"]
+    return Built(TimmTower(tower).to(device), None, (height, width), tuple(wanted["mean"]), tuple(wanted["std"]))
+
+
+def _fill(tower: nn.Module, weights: Weights, found: ModelSpec) -> None:
+    """Load a file whole: timm itself only logs what is missing. Its classifier is left out, as we build none."""
+    classifier = getattr(tower, "pretrained_cfg", {}).get("classifier") or ()
+    ends = tuple(f"{part}." for part in ([classifier] if isinstance(classifier, str) else classifier))
+    found_here = {key for key in weights if not (ends and key.startswith(ends)) or key in tower.state_dict()}
+    if differing := sorted(found_here ^ tower.state_dict().keys()):
+        raise CheckpointError(
+            f"{found} does not fit: {len(differing)} tensors are in one of file and architecture "
+            f"only, {differing[0]!r} first; give a file of this architecture."
+        )
+    tower.load_state_dict({key: weights[key] for key in found_here})
+
+
+def _tokenizer(arch: str) -> Callable[[Sequence[str]], Tensor]:
+    """The architecture's tokenizer, fetched when the first head is built: some live on the Hub."""
+
+    def tokenize(texts: Sequence[str]) -> Tensor:
+        try:
+            tokens: Tensor = _open_tokenizer(arch)(texts)
+        except (OSError, ImportError, RuntimeError, ValueError) as error:
+            raise SceneError(
+                f"the tokenizer of {arch} could not be had ({_first_line(error)}): check the network, or "
+                "fetch it into the Hub's cache beforehand."
+            ) from error
+        return tokens
+
+    return tokenize
+
+
+@lru_cache(maxsize=4)
+def _open_tokenizer(arch: str) -> Callable[[Sequence[str]], Tensor]:
+    """Read once: unpacking its vocabulary takes longer than all prompts of a head."""
+    import open_clip
+
+    tokenizer: Callable[[Sequence[str]], Tensor] = open_clip.get_tokenizer(arch)
+    return tokenizer
+
+
+@contextmanager
+def refusing(found: str) -> Iterator[None]:
+    """Turn whatever goes wrong with weights into one sentence."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    # open_clip asserts that a file's widths are the architecture's.
+    except (
+        AssertionError,
+        RuntimeError,
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        UnpicklingError,
+        SafetensorError,
+    ) as error:
+        raise CheckpointError(
+            f"{found} could not be loaded ({_first_line(error)}): check the tag and the network, or "
+            "give a local file of this architecture."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".: ")
+
+
+def build_head(
+    clip: nn.Module, tokenizer: Callable[[Sequence[str]], Tensor], classes: Sequence[str], templates: Sequence[str]
+) -> Tensor:
+    """Class weights W such that `features @ W.T` are the CLIP logits: float32 [C, D] on the model's device.
+
+    W_c = exp(logit_scale) * normalise(mean over templates of normalise(encode_text(template(c)))), built by open_clip's
+    own zero-shot builder (Radford et al. 2021, https://arxiv.org/abs/2103.00020).
+    """
+    from open_clip import build_zero_shot_classifier
+
+    model: Any = clip
+    device = model.logit_scale.device
+    weights = build_zero_shot_classifier(model, tokenizer, list(classes), list(templates), device=device)
+    scaled: Tensor = (weights.T * model.logit_scale.detach().exp()).float().contiguous()
+    return scaled
+
+
+def build_prototypes(features: Tensor, images: ImageSet, logit_scale: Tensor) -> Tensor:
+    """Class weights from labelled images' unit features [n, D]: float32 [C, D] on the features' device.
+
+    W_c = exp(logit_scale) * normalise(mean of the features of class c): the nearest class mean by cosine, as in
+    prototypical networks (Snell et al. 2017, https://arxiv.org/abs/1703.05175).
+
+    Raises:
+        SceneError: a class without an image; the message names it.
+    """
+    import torch
+
+    labels = images.labels.to(features.device)
+    count = torch.bincount(labels, minlength=len(images.classes))
+    if not bool(count.all()):
+        missing = images.classes[int((count == 0).nonzero()[0])]
+        raise SceneError(
+            f"{images.name} has no {images.split} image of class {missing!r}, which a head built from "
+            "images needs: give at least one image a class."
+        )
+    total = features.new_zeros(len(count), features.shape[1]).index_add_(0, labels, features)
+    prototypes: Tensor = torch.nn.functional.normalize(total / count[:, None], dim=1) * logit_scale.detach().exp()
+    return prototypes.float()
 
 
 class ClipClassifier(Classifier):

@@ -8,9 +8,8 @@ import torch
 
 from negmerge_kit.devices import pick_device
 from negmerge_kit.errors import CheckpointError
-from negmerge_kit.models.builders import build_model, build_untrained
 from negmerge_kit.models.classifier import Classifier
-from negmerge_kit.models.clip import ClipClassifier
+from negmerge_kit.models.clip import ClipClassifier, build_model, build_untrained
 from negmerge_kit.models.model_spec import ModelSpec, find_model
 from negmerge_kit.models.standard_classifier import load_classifier
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from negmerge_kit.errors import CheckpointError
-from negmerge_kit.models.builders import refusing
+from negmerge_kit.models.clip import refusing
 from negmerge_kit.types import Weights
 
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from negmerge_kit.checkpoints import open_checkpoint
 from negmerge_kit.checkpoints.normalise import as_a_model
+from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.devices import pick_device
 from negmerge_kit.errors import CheckpointError, SceneError
 from negmerge_kit.image_set import ImageSet

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from negmerge_kit.checkpoints import open_checkpoint, save_checkpoint
+from negmerge_kit.checkpoints.reader import open_checkpoint
+from negmerge_kit.checkpoints.writer import save_checkpoint
 from negmerge_kit.errors import CheckpointError, NegmergeError, OtherRunError
 from negmerge_kit.image_set import ImageSet
 from negmerge_kit.models.classifier import Classifier

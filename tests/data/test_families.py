@@ -5,8 +5,7 @@ import itertools
 import pytest
 import torch
 
-from negmerge_kit.data.drawing.figures import letter_fields, symbol_fields
-from negmerge_kit.data.drawing.handwriting import digit_rows, scans
+from negmerge_kit.data.drawing.figures import digit_rows, letter_fields, scans, symbol_fields
 from negmerge_kit.data.embedded import FAMILIES, SPLITS, draw_images, family_images
 from negmerge_kit.errors import SceneError
 from negmerge_kit.image_set import ImageSet

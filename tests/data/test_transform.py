@@ -10,7 +10,7 @@ from PIL import Image
 from negmerge_kit.data.augment import augment, check_augment
 from negmerge_kit.data.transform import Transform, as_transform
 from negmerge_kit.errors import ParameterError, SceneError
-from negmerge_kit.models.builders import OPENAI_MEAN
+from negmerge_kit.models.classifier import OPENAI_MEAN
 from negmerge_kit.models.preprocessing import transform_of
 
 

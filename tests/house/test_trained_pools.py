@@ -20,7 +20,7 @@ def package(tmp_path):
     [
         "training/finetuning.py",
         "training/presets/tiny.toml",
-        "models/builders.py",
+        "models/clip.py",
         "data/embedded.py",
         "models/tiny_clip.safetensors",
         "checkpoints/writer.py",

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from negmerge_kit.data.embedded import FAMILIES, family_images
 from negmerge_kit.devices import pick_device, pick_merge_device
 from negmerge_kit.errors import DeviceError, MismatchError, SceneError
-from negmerge_kit.models.builders import OPENAI_MEAN, OPENAI_STD
+from negmerge_kit.models.classifier import OPENAI_MEAN, OPENAI_STD
 from negmerge_kit.models.load import load_model
 
 
