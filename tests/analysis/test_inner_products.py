@@ -150,6 +150,7 @@ def test_pool_show_still_shows_a_pool_whose_file_is_gone(odd_pool, capfd):
     assert "the candidates cannot be compared" in said.err and pool.ids[0] in said.out
 
 
+@pytest.mark.slow
 def test_the_page_names_them_where_they_are_chosen(odd_pool):
     pool = open_pool(odd_pool)
     page = Unlearn(Scored(Workbench(pool, device="cpu"), Jobs()))

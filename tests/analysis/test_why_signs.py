@@ -40,6 +40,7 @@ def drawn(n, *, common=1.0, seed=0, kinds=None):
     return base, candidates
 
 
+@pytest.mark.slow
 def test_gaussian_candidates_agree_as_expected_and_groups_add_up():
     base, candidates = drawn(5)
     found = why_signs(base, candidates)
@@ -66,6 +67,7 @@ def test_pure_noise_is_at_chance():
     assert found.whole.expected.value == pytest.approx(found.chance, abs=0.01)
 
 
+@pytest.mark.slow
 def test_the_hyperparameter_that_makes_the_pool_diverse_is_found():
     kinds = ["low", "high"] * 4
     recipes = [

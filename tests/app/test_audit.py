@@ -56,6 +56,7 @@ def test_an_audit_is_found_again_for_this_model_only(audits, audited, bench):
     assert "scale 0 is the base" in audits.show(ids, "negmerge", 0.95, 0, *DIALS)[1]
 
 
+@pytest.mark.slow
 def test_card_and_all_hold_the_audit(audits, audited, bench):
     ids = bench.pool.ids
     page = Path(audits.write("page", no_progress, ids, *MODEL, *DIALS))
@@ -70,6 +71,7 @@ def test_card_and_all_hold_the_audit(audits, audited, bench):
     assert record["file"]["sha256"] == sha256_file(page.with_name("unlearned.safetensors"))
 
 
+@pytest.mark.slow
 def test_without_an_audit_the_card_says_so(audits, bench):
     page = Path(audits.write("page", no_progress, bench.pool.ids, "negmerge", 0.95, 0.45, *DIALS))
     assert "No audit was run" in page.read_text()
@@ -98,6 +100,7 @@ def test_a_cancelled_audit_says_so(audits, bench):
     assert "Cancelled" in list(news)[-1][0]
 
 
+@pytest.mark.slow
 def test_a_retrained_model_is_made_first_and_is_a_column(audits, bench, monkeypatch):
     told = []
 

@@ -41,6 +41,7 @@ def test_the_readme_asks_this_app_and_is_answered(address, capsys):
     session["app"].close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["val", "test", "live"])
 def test_score_agrees_with_the_workbench_to_the_last_digit(client, name, bench, split):
     told = client.predict(name, bench.pool.ids[:2], "negmerge", 0.4, {"agreement": 0.6}, split, api_name="/score")
@@ -105,6 +106,7 @@ def test_wrong_arguments_of_search_are_one_sentence(client, name, arguments, say
     assert says in str(error.value)
 
 
+@pytest.mark.slow
 def test_candidates_added_since_are_seen_without_a_page(own_pool):
     from negmerge_kit.app.api import Endpoints
     from negmerge_kit.app.pools import Pools

@@ -102,6 +102,7 @@ def test_photographs_held_sideways_are_turned_unless_they_shall_be_as_stored(hom
     assert plan_of_drawings(tunes, home).scene.reading == {}
 
 
+@pytest.mark.slow
 def test_the_cost_is_of_what_the_pool_lacks(home):
     tunes = tunes_in(home)
     plan = tunes.plans.of_family("colours")
@@ -175,6 +176,7 @@ def test_a_stopped_run_is_found_by_the_next_process_and_gone_on_with(home):
     ended(again)
 
 
+@pytest.mark.slow
 def test_a_bug_or_a_failure_is_a_sentence_and_the_app_goes_on(home, monkeypatch):
     tunes = tunes_in(home)
     plan = tunes.plans.of_family("colours")

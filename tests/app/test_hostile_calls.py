@@ -184,6 +184,7 @@ def test_a_handler_that_is_not_there(app, number):
     assert http.get("/").status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"data": 5}', b"\xff\xfe", b'{"data":' + b"[" * 3000])
 def test_a_body_that_is_none(app, body):
     _, http, _ = app
@@ -205,6 +206,7 @@ def posted(router):
             yield re.sub(r"\{[^}]*\}", "x", route.path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("origin", [EVIL, "null", "http://127.0.0.1:1", "http://localhost.evil.example"])
 def test_pages_of_other_sites_are_refused_everywhere(app, origin):
     blocks, http, _ = app

@@ -81,6 +81,7 @@ def skipped(answer):
 # --- Unlearn ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("then", ["candidates", "floor", "pool", "cancel", "nothing"])
 def test_a_search_that_ends_after_something_else_was_chosen_moves_no_slider(app, monkeypatch, then):
     scored = app.pools.open("first").unlearn.scored
@@ -114,6 +115,7 @@ def test_a_search_that_waited_in_line_while_another_choice_arrived_does_not_begi
     assert app.pools.visitors.is_at(app.me, None) is False  # and the curve of that choice goes on
 
 
+@pytest.mark.slow
 def test_a_search_that_an_example_has_overtaken_leaves_it_the_buttons(app, monkeypatch):
     scored = app.pools.open("first").unlearn.scored
     find, choose, ids = app.by_me(app.unlearn.find), app.by_me(app.unlearn.choose), app.ids[:1]

@@ -38,6 +38,7 @@ def test_a_pool_that_forget_made_is_called_by_the_folder_it_lies_in(tiny_pool, t
     assert pools.ids == ["faces", "other", "cars", "faces-2"]
 
 
+@pytest.mark.slow
 def test_pools_are_opened_when_asked_for_and_the_longest_unused_is_closed(folders, tmp_path):
     pools = Pools(find_pools(folders), made=tmp_path, device="cpu", memory=0)
     assert pools.ids == ["a", "b"] and pools.opened == []
@@ -50,6 +51,7 @@ def test_pools_are_opened_when_asked_for_and_the_longest_unused_is_closed(folder
     assert roomy.opened == ["b", "a"]
 
 
+@pytest.mark.slow
 def test_pools_of_the_same_candidates_never_share_a_job(tiny_pool, tmp_path, monkeypatch):
     """Ids come from base, forget set and recipe, so two pools may hold the very same ids and keep other images."""
     for name in ("a", "b"):

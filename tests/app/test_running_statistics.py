@@ -107,6 +107,7 @@ def test_audit_and_compare_point_to_what_there_is_instead(opened, bench):
         assert "negmerge compare POOL --baselines all" in told and "nm-hint" in told
 
 
+@pytest.mark.slow
 def test_endpoints_take_the_policy(pools, opened):
     endpoints, bench = Endpoints(pools), opened.bench
     told = endpoints.score("scans", None, "uniform", 1.3, None, "live", "recalibrate")

@@ -188,6 +188,7 @@ def test_without_the_password_nothing_is_answered_and_with_it_all_is(guarded, so
     assert '"auth_required":true' in door.text and not any(id in door.text for id in ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("user", "password"),
     [("ann", "1"), ("ann", "secret"), ("bob", "secret:with colon"), ("bob", ""), ("eve", "1"), ("", "")],

@@ -57,6 +57,7 @@ def test_another_scale_changes_what_the_model_says(page, ids):
     assert before != after and "✗" in after
 
 
+@pytest.mark.slow
 def test_pictures_are_what_the_base_gets_right_with_the_count_of_what_is_lost(bench, ids):
     page = Unlearn(Scored(bench))
     live, choice = bench.images("live"), bench.choose()
@@ -141,6 +142,7 @@ def test_the_curve_fills_in_scale_by_scale(bench):
     assert list(page.fill("s", bench.pool.ids, RULE, KEEP, *DIALS)) == []  # nothing is scored twice
 
 
+@pytest.mark.slow
 def test_a_newer_choice_ends_the_filling_of_the_older(bench):
     page = Unlearn(Scored(bench))
     page.chosen("s", bench.pool.ids[:2], RULE, KEEP, 0.5, *DIALS)
@@ -152,6 +154,7 @@ def test_a_newer_choice_ends_the_filling_of_the_older(bench):
     assert next(filling, None) is None
 
 
+@pytest.mark.slow
 def test_an_older_choice_that_arrives_late_does_not_end_the_filling_of_the_newer(bench):
     page = Unlearn(Scored(bench))
     page.chosen("s", bench.pool.ids[:2], RULE, KEEP, 0.5, *DIALS, number=2)
@@ -208,6 +211,7 @@ def test_a_notice_sets_commands_as_code_and_nothing_else_as_markup():
     assert "Say <code>rm &lt;x&gt;</code>, &lt;b&gt;not&lt;/b&gt; ` alone" in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("growing", [True, False])
 def test_a_pool_without_candidates_shows_the_base(tmp_path, growing):
     from negmerge_kit.sweeps.pool_setup import start_pool
@@ -220,6 +224,7 @@ def test_a_pool_without_candidates_shows_the_base(tmp_path, growing):
     assert "<svg" in shown.curve and shown.gallery.count("<figure>") == 12
 
 
+@pytest.mark.slow
 def test_a_damaged_candidate_is_one_sentence(own_pool):
     pool = open_pool(own_pool)
     page = Unlearn(Scored(Workbench(pool, device="cpu")))
@@ -231,6 +236,7 @@ def test_a_damaged_candidate_is_one_sentence(own_pool):
         list(page.find("s", pool.ids, RULE, KEEP, *DIALS))
 
 
+@pytest.mark.slow
 def test_what_one_takes_away_is_the_model_on_the_page(page, ids, tmp_path):
     from negmerge_kit.checkpoints.reader import open_checkpoint
     from negmerge_kit.checkpoints.writer import sha256_file
@@ -272,6 +278,7 @@ def test_a_floor_that_means_nothing_is_said_on_the_page(page, ids, keep):
         next(page.find("visitor", ids, RULE, keep, *DIALS))
 
 
+@pytest.mark.slow
 def test_only_the_newest_downloads_are_kept(page, ids, tmp_path, monkeypatch):
     takeaway = Downloads(page.scored, tmp_path)
     told = takeaway._card(page.choice(ids, RULE, DIALS), 0.1, None)

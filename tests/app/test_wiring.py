@@ -91,6 +91,7 @@ def test_an_answer_that_a_later_request_has_overtaken_is_left_out(page, bench):
     assert all(choose(14, ids[:1])) and not any(choose(13, ids[:2])) and all(move(15, ids[:1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [None, 0, -3, 1e300])
 def test_a_script_that_counts_nothing_is_always_answered(page, bench, number):
     move, choose = page

@@ -101,6 +101,7 @@ def case_of(bench, heads=None, steps=3):
     return build_context(bench, models, steps=steps)
 
 
+@pytest.mark.slow
 def test_a_swapped_head_is_seen_through_by_other_prompts(bench):
     heads = {name: head.roll(1, 0) if name == "digits" else head for name, head in bench.model.heads.items()}
     (probe,) = other_prompts(case_of(bench, heads))
@@ -258,6 +259,7 @@ def test_wrong_input(bench, change, error, says):
         audit(bench, **{"choice": bench.choose(), "scale": 0.5, "probes": ("zero-shot",), **change})
 
 
+@pytest.mark.slow
 def test_a_broken_model_is_refused(bench):
     base = bench.fresh_model().weights("cpu")
     broken = {**base, "visual.proj": torch.full_like(base["visual.proj"], float("nan"))}

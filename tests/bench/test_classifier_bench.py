@@ -1,5 +1,6 @@
 """The classifier benchmark: both ways train the same network on the same images, and the ratio is theirs."""
 
+import pytest
 import torch
 
 from benchmarks.authors_loader import plain_loader
@@ -8,6 +9,7 @@ from negmerge_kit.image_set import ImageSet
 from negmerge_kit.models.standard_classifier import load_classifier
 
 
+@pytest.mark.slow
 def test_it_measures_both_ways_in_one_run():
     result = bench(device="cpu", images=4, repeats=1, workers=0)
     rates = {row["way"]: row["images_per_s"] for row in result["rows"]}

@@ -6,6 +6,7 @@ from benchmarks.bench_slider import RandomPool, bench, random_slider
 from negmerge_kit.errors import ParameterError
 
 
+@pytest.mark.slow
 def test_scale_moves_and_other_candidates_are_timed_apart(monkeypatch):
     asked = []
     candidate = RandomPool.candidate

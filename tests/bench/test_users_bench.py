@@ -79,6 +79,7 @@ def test_a_slider_that_sends_every_move_is_noticed(address):
         visit(address, stay)
 
 
+@pytest.mark.slow
 def test_another_choice_has_other_numbers(address, bench):
     async def stay(visitor):
         every = await visitor.drag([0.6])

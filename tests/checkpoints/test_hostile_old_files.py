@@ -150,6 +150,7 @@ print(json.dumps(seen))
 """
 
 
+@pytest.mark.slow
 def test_no_small_file_takes_long_or_much(tmp_path):
     """Neither the cases of the collection nor attacks of every kind: 10 s and 1 GB would be too much for 4 KB."""
     files = {name: CASES / f"{name}.pt" for name in SAYS}
@@ -172,6 +173,7 @@ def test_the_cases_say_what_is_wrong(name):
         load_legacy(CASES / f"{name}.pt")
 
 
+@pytest.mark.slow
 def test_a_pickle_of_pops_is_not_inflated(tmp_path):
     """255 MB of instructions in 260 KB: a compressed member is refused by its entry, before a byte of it is read."""
     with zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -181,6 +183,7 @@ def test_a_pickle_of_pops_is_not_inflated(tmp_path):
         load_legacy(tmp_path / "a.pt")
 
 
+@pytest.mark.slow
 def test_instructions_are_counted():
     with pytest.raises(pickle.UnpicklingError, match="instructions"):
         Tree(b"N" + b"20" * (MOST_STEPS // 2) + b".")
@@ -189,6 +192,7 @@ def test_instructions_are_counted():
         Tree(pairs + b"h\x00h\x01\x85R0" * 5000 + b"N.")
 
 
+@pytest.mark.slow
 def test_deep_nests_come_and_go():
     depth = 100_000
     for step, end in ((b"]", b"a"), (b"}N", b"s"), (b"(", b"t"), (b"ca\nb\n)R}N", b"sb")):

@@ -176,6 +176,7 @@ def test_an_attack_beside_real_weights_is_dropped_by_name(tmp_path):
     assert any("system" in name for name in found.named)
 
 
+@pytest.mark.slow
 def test_nothing_named_in_a_file_is_imported(tmp_path):
     (tmp_path / "trap.py").write_text("raise SystemExit('imported')")
     attack = zipped(b"ctrap\nThing\n)R.")

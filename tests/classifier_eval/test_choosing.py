@@ -65,6 +65,7 @@ def contest_of(bench, choose):
     return runner
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choose", ["floor", "gap"])
 def test_only_the_final_row_reads_test_images(bench, choose, monkeypatch):
     @property
@@ -142,6 +143,7 @@ def test_one_retrained_model_chooses_and_another_judges(bench):
     assert alone.noise_floor is None and "noise floor" not in standings_table(alone)
 
 
+@pytest.mark.slow
 def test_a_baselines_scoring_is_charged_as_a_rules_is(bench, monkeypatch):
     """The reference is measured before, at nobody's cost; every scale and every rate then takes an hour to score."""
     point, clock, hours = ClassifierEvaluator.point, time.perf_counter, []

@@ -15,6 +15,7 @@ def run(capsys, *words):
     return code, shown.out, shown.err
 
 
+@pytest.mark.slow
 def test_an_audit_prints_what_the_contract_says(capsys, tiny_pool, tmp_path):
     figure = tmp_path / "probes.svg"
     code, out, _ = run(
@@ -41,6 +42,7 @@ def test_a_file_is_audited_in_place_of_a_merge(capsys, tiny_pool, tmp_path):
     assert "of test images, which none of them saw" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -64,6 +66,7 @@ def test_wrong_input_is_one_clear_line(capsys, tiny_pool, tmp_path, monkeypatch,
     assert code == 2 and not out and len(lines) == 1 and says in lines[0], said
 
 
+@pytest.mark.slow
 def test_agreement_takes_a_pool_and_says_why(capsys, tiny_pool, tmp_path):
     pool = open_pool(tiny_pool)
     files = [tiny_pool / entry.file for entry in pool.entries]

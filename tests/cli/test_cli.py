@@ -97,6 +97,7 @@ def test_rule_flags_reach_the_merge(capsys, tiny_pool):
     assert kept("--candidates", one) > kept()
 
 
+@pytest.mark.slow
 def test_an_infeasible_floor_writes_nothing_and_exits_2(capsys, tiny_pool, tmp_path):
     out = tmp_path / "u.safetensors"
     code, shown, _ = run(capsys, "unlearn", tiny_pool, "--out", out, "--scales", "3,4", "--keep", "1", "--json")
@@ -124,6 +125,7 @@ def test_weights_and_card_come_together_or_not_at_all(capsys, tiny_pool, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_search_that_forgets_nothing_writes_nothing(capsys, tiny_pool, tmp_path):
     out = tmp_path / "u.safetensors"
     code, _, said = run(capsys, "unlearn", tiny_pool, "--out", out, "--scales", "0,0.0000001")
@@ -141,6 +143,7 @@ def test_a_file_of_another_text_tower_is_refused(capsys, tiny_pool, tmp_path):
     assert code == 2 and "text tower" in said
 
 
+@pytest.mark.slow
 def test_pool_show_and_verify(capsys, tiny_pool, own_pool):
     shown = json.loads(run(capsys, "pool", "show", tiny_pool, "--json")[1])
     assert len(shown["candidates"]) == 3 and shown["scene"]["name"] == "tiny:digits"

@@ -35,6 +35,7 @@ def stand(tmp_path_factory):
     return Stand(tmp_path_factory.mktemp("stand"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_hostile_file_is_a_traceback(stand, kind):
     """Of each of the twelve kinds: read or refused, in ten seconds each, and no lock or half file is left."""

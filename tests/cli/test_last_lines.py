@@ -96,6 +96,7 @@ def test_several_pools_have_a_file_each_and_nothing_follows_where_nothing_was_fo
     assert "next" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_files_go_on_to_where_they_can_be_scored(capsys, pool):
     base, candidates = pool / "base.safetensors", sorted((pool / "candidates").glob("*.safetensors"))
     files = shlex.join(map(str, [base, *candidates]))

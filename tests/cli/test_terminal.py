@@ -58,6 +58,7 @@ def test_a_strangers_tensor_name_is_written_out(tmp_path, capfd):
     assert "\x1b" not in said and r"\x1b[2J" in said
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's setting")
 def test_freed_memory_is_kept_in_our_own_processes_and_not_on_import():
     work = (

@@ -119,6 +119,7 @@ def test_bootstrap_of_the_images_as_they_are_is_the_protocol(small):
     assert curve.capped == 11 and len(curve.forget) >= 11
 
 
+@pytest.mark.slow
 def test_subsets_show_points_and_never_an_interval(small):
     made, _ = small
     comparison = compare_rules(made, ["uniform", "negmerge"], scales=GRID)
@@ -177,6 +178,7 @@ def test_a_pool_of_one_is_refused():
         compare_rules(stand(n=1), ["uniform"])
 
 
+@pytest.mark.slow
 def test_copies_of_a_candidate_are_left_out_and_named():
     made = stand(n=3)
     first = made.pool.entries[0]
@@ -226,6 +228,7 @@ def test_entrants_are_checked_by_name():
         find_methods("none", "none")
 
 
+@pytest.mark.slow
 def test_a_dial_that_is_searched_is_the_best_of_its_values_and_charged_for_all():
     made = stand()
     searched, *given = compare_rules(

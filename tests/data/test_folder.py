@@ -156,6 +156,7 @@ def test_a_local_copy_has_the_names_of_the_set_and_its_order(tmp_path):
         find_data(f"cars:{tmp_path}").images("val", image_size=8)
 
 
+@pytest.mark.slow
 def test_imagenet_is_a_control_with_the_authors_splits(tmp_path):
     synsets = class_names("imagenet").labels[0]
     small = encoded(0, size=(3, 3))

@@ -67,6 +67,7 @@ def test_parquet_gives_the_pixels_labels_and_splits_of_its_rows(hub):
     assert source.described("val", image_size=8)["data"] == {"hub": "owner/pets", "config": "", "revision": COMMIT}
 
 
+@pytest.mark.slow
 def test_image_folders_in_the_hubs_layout(hub):
     def tree(folder):
         write_folder(folder / "train", (10, 10, 10))
@@ -135,6 +136,7 @@ def test_every_named_set_loads_from_its_own_layout(hub, name):
     assert source.flips == (name not in ("mnist", "svhn", "gtsrb"))
 
 
+@pytest.mark.slow
 def test_imagenet_and_its_small_control_share_a_repository(hub):
     lemmas = class_names("imagenet").labels[1]  # two of them are called "crane", which the Hub's columns cannot be
     named(hub, "imagenet", [name if name not in lemmas[:i] else f"{name} ({i})" for i, name in enumerate(lemmas)])

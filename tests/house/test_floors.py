@@ -80,6 +80,7 @@ def test_imports_go_down(path):
             assert here in allowed, f"{path}:{line}: {parts[0]} belongs to {allowed}"
 
 
+@pytest.mark.slow
 def test_the_package_knows_nothing_of_its_benchmarks():
     """They measure it from outside, in a checkout; the wheel does not hold them."""
     for path in modules():
@@ -129,6 +130,7 @@ def test_no_file_imports_itself_in_a_circle():
         pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
 
 
+@pytest.mark.slow
 def test_every_import_of_ours_exists():
     """mypy ignores imports that are missing (other packages have no types), so it does not see a file that moved."""
     root = PACKAGE.parent

@@ -64,6 +64,7 @@ def test_a_baseline_is_a_short_file():
         assert 15 <= len(path.read_text(encoding="utf-8").splitlines()) <= 100, path.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.name)
 def test_notebooks_hold_no_outputs(path):
     check = subprocess.run([sys.executable, "-m", "nbstripout", "--verify", str(path)], capture_output=True, text=True)

@@ -35,6 +35,7 @@ def test_readme_names_the_two_commands():
     assert "make demo" in text and "make test" in text
 
 
+@pytest.mark.slow
 def test_python_blocks_run(tiny_pool, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "POOL").symlink_to(tiny_pool)

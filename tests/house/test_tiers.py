@@ -22,6 +22,7 @@ def _unit_tests(path):
     return [test.name for test in tests if not _marks(test.decorator_list)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", sorted(path.parent.name for path in (ROOT / "negmerge_kit").glob("*/__init__.py")))
 def test_every_room_has_unit_tests(room):
     assert sum(len(_unit_tests(path)) for path in (ROOT / "tests" / room).glob("test_*.py")) >= 5

@@ -28,6 +28,7 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.shape == b.shape and torch.equal(a.reshape(-1).view(torch.int32), b.reshape(-1).view(torch.int32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", CHUNKS)
 def test_negmerge_is_bit_identical_to_the_authors(files, chunk, monkeypatch):
     in_chunks(monkeypatch, chunk)
@@ -61,6 +62,7 @@ def test_the_written_delta_is_the_authors(files, tmp_path):
     assert all(same_bits(written[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", CHUNKS)
 def test_magmax_is_bit_identical_to_the_authors(files, chunk, monkeypatch):
     in_chunks(monkeypatch, chunk)

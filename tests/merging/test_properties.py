@@ -190,6 +190,7 @@ def test_pieces_pass_the_stage_in_order_and_unmixed():
         assert torch.equal(came.candidates[0], sent.candidates[0])
 
 
+@pytest.mark.slow
 def test_merging_opens_no_file_and_knows_no_model():
     code = (
         "import sys; before = set(sys.modules); import torch\n"

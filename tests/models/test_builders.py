@@ -31,6 +31,7 @@ def _images(classes=3, n=9, size=160):
     return ImageSet("toys", pixels, torch.arange(n) % classes, tuple("abcdefg"[:classes]), "train")
 
 
+@pytest.mark.slow
 def test_a_timm_tower_gives_timms_features_at_unit_length(vit):
     import timm
 
@@ -83,6 +84,7 @@ def test_timm_weights_are_named_or_refused(vit):
         load_model(f"timm:test_resnet/{vit}", device="cpu")  # timm itself goes on with random weights
 
 
+@pytest.mark.slow
 def test_a_clip_whose_image_tower_is_timms(tmp_path):
     """open_clip's own configs for such models, at toy size: CustomTextCLIP, saved and loaded again."""
     import open_clip

@@ -24,6 +24,7 @@ def noise(model, n=3):
     return torch.randint(0, 256, (n, 3, *model.image_size), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*SIZES, "timm/test_resnet"])
 def test_features_and_head_give_the_networks_own_logits(name):
     model = load_classifier(f"classifier:{name}", classes=10, device="cpu")

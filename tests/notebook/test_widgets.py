@@ -141,6 +141,7 @@ def test_one_candidate_alone(bench):
     assert here(alone.figure)["forget"] == (0.6, scores.forget.value)
 
 
+@pytest.mark.slow
 def test_agreement_by_place_and_votes(bench):
     explorer = notebook.agreement_explorer(bench)
     layers = bench.agreement()
@@ -190,6 +191,7 @@ def test_the_gallery_shows_what_the_base_gets_right_and_counts_what_is_lost(benc
     assert all("✓" in text.get_text() for axes in gallery.figure.axes for text in axes.texts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [

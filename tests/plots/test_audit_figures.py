@@ -63,6 +63,7 @@ def marks(figure, gid):
     return found[0]
 
 
+@pytest.mark.slow
 def test_every_probe_with_numbers_has_a_row_with_base_and_chance():
     figure = audit_figure(AUDIT)
     (axes,) = figure.axes

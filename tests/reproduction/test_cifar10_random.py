@@ -110,6 +110,7 @@ def test_the_same_seed_gives_the_same_table(words, place, capsys):
     assert one["never_seen"] > 0 and "published" in one["forgetting"]
 
 
+@pytest.mark.slow
 def test_another_seed_draws_everything_anew(words, place, capsys):
     """Base, retrained model and candidates; the share to forget follows the seed too."""
     few = [*words, *("--model", "tiny", "--scales", "0:1:1", "--rules", "uniform", "--baselines", "retrain")]
@@ -151,6 +152,7 @@ def test_resnet18_by_every_rule_and_baseline_beside_the_published_rows(words, pl
     assert tuple(names["conv1.weight"].shape) == (64, 3, 3, 3)
 
 
+@pytest.mark.slow
 def test_another_grid_shares_the_base_but_no_candidate(words, place, capsys):
     (place / "other.toml").write_text(GRID.replace("0.1", "0.2"))
     few = [*words, *("--model", "tiny", "--seed", "3", "--scales", "0,1", "--rules", "uniform")]
@@ -166,6 +168,7 @@ def test_another_grid_shares_the_base_but_no_candidate(words, place, capsys):
     assert len({json.dumps(lasting(told)[0]) for told in (one, two)}) == 1  # of one base and one retrained model
 
 
+@pytest.mark.slow
 def test_published_rows_stand_beside_their_own_data_and_share_only(words, capsys):
     for data, share in (("cifar10", 0.1), ("cifar10:/copy", 0.1)):
         assert len(find_published_rows("resnet18", data, share).rows) == 17
@@ -187,6 +190,7 @@ def test_each_network_has_its_published_grid(words, place, capsys):
         assert code == 0 and (told["grid"], told["candidates"]) == (name, 27)
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_steps_time_and_bytes(words, place, capsys):
     code, told = run([*words, "--dry-run"], capsys)
     assert code == 0 and told["steps"] > 0 and told["disk_bytes"] > 4 * told["model_bytes"]

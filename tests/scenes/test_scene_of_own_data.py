@@ -65,6 +65,7 @@ def test_a_scene_of_folders_has_the_drawn_pixels(toml):
     assert [len(images) for images in live] == [60, 48, 192]  # sets to keep in proportion to their 60 and 240 images
 
 
+@pytest.mark.slow
 def test_its_pool_is_described_opened_and_scored_like_any_other(toml):
     scene = open_scene(toml)
     model = scene.load(device="cpu")
@@ -79,6 +80,7 @@ def test_its_pool_is_described_opened_and_scored_like_any_other(toml):
     assert len(told["indices"].split()) == told["n"] == 60 and len(told["fingerprint"]) == 64
 
 
+@pytest.mark.slow
 def test_changed_images_and_foreign_heads_are_refused(toml):
     scene = open_scene(toml)
     described = scene.describe()

@@ -119,6 +119,7 @@ def picked(found):
     return found.best.scale if found.best else None
 
 
+@pytest.mark.slow
 @given(models(), st.sampled_from(["early", "exhaustive"]))
 @settings(max_examples=150, deadline=None)
 def test_stopping_early_never_changes_the_answer(drawn, method):
@@ -134,6 +135,7 @@ def test_stopping_early_never_changes_the_answer(drawn, method):
     assert method == "early" or all(point.stopped is None for point in found.curve)
 
 
+@pytest.mark.slow
 @given(models(falling=True), st.booleans())
 @settings(max_examples=150, deadline=None)
 def test_a_falling_curve_needs_no_scorer_that_stops(drawn, heedless):

@@ -51,6 +51,7 @@ def stop_at(number, told):
     return on_step
 
 
+@pytest.mark.slow
 def test_a_base_goes_on_where_it_was_stopped(scene, tmp_path, computed):
     whole, _ = start_pool(scene, tmp_path / "whole", device="cpu")
     steps, told = len(computed), []
@@ -64,6 +65,7 @@ def test_a_base_goes_on_where_it_was_stopped(scene, tmp_path, computed):
     assert not (tmp_path / "pool" / STATE).exists() and not (tmp_path / "whole" / STATE).exists()
 
 
+@pytest.mark.slow
 def test_an_unfinished_base_of_another_recipe_is_named_and_kept(scene, tmp_path, computed, capsys):
     whole, _ = start_pool(scene, tmp_path / "whole", device="cpu")
     pool, state = tmp_path / "pool", tmp_path / "pool" / STATE
@@ -110,6 +112,7 @@ def test_an_unfinished_base_that_does_not_tell_its_recipe_is_refused_all_the_sam
     start_pool(scene, pool, device="cpu")
 
 
+@pytest.mark.slow
 def test_a_retrained_model_goes_on_where_it_was_stopped(classifier_pool, tmp_path, computed):
     folder = shutil.copytree(classifier_pool, tmp_path / "pool")
     evaluator, terms = (

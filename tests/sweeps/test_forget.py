@@ -26,6 +26,7 @@ def digits(tmp_path):
     return f"folder:{tmp_path / 'digits'}"
 
 
+@pytest.mark.slow
 def test_a_folder_is_forgotten_in_one_call_and_the_second_one_trains_nothing(digits, tmp_path, monkeypatch):
     (tmp_path / "grid.toml").write_text(GRID)
     asked = {"grid": tmp_path / "grid.toml", "out": tmp_path / "out", "options": SearchOptions(scale=0.2)}

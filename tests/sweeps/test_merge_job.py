@@ -118,6 +118,7 @@ def test_records_hold_the_inputs(models, tmp_path):
     assert json.dumps(record)
 
 
+@pytest.mark.slow
 def test_the_merge_verb_spreads_shards_over_workers(models, tmp_path, capsys):
     words = ["merge", *map(str, models), "--json", "--out"]
     assert main([*words, str(tmp_path / "a.safetensors"), "--executor", "process", "--workers", "1"]) == 0

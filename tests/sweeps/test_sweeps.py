@@ -41,6 +41,7 @@ def test_a_list_that_is_out_of_date_trains_nothing_again(own_pool):
     assert (own_pool / "pool.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_own_scores_are_those_of_a_search_over_one_candidate(bench):
     for entry in bench.pool.entries:
         assert entry.scores == own_scores(bench, entry.id)
@@ -51,6 +52,7 @@ def test_own_scores_are_those_of_a_search_over_one_candidate(bench):
         assert len(entry.losses) > 10 and entry.losses[-1] < entry.losses[0]
 
 
+@pytest.mark.slow
 def test_a_candidates_own_search_tells_its_scales(own_pool):
     pool = open_pool(own_pool)
     steps = []
@@ -75,6 +77,7 @@ def test_a_failing_job_is_an_outcome_and_the_rest_go_on(own_pool):
     assert open_pool(own_pool).ids == [*pool.ids, outcomes[1].candidate.id]
 
 
+@pytest.mark.slow
 def test_stopping_drops_the_running_job_only(own_pool):
     pool = open_pool(own_pool)
 
@@ -111,6 +114,7 @@ def test_two_starts_on_one_folder_share_it(own_pool):
     assert sweep.wait(60).done == 4 and open_pool(own_pool).verify() == []
 
 
+@pytest.mark.slow
 def test_a_stopped_background_sweep_ends_soon(own_pool):
     pool = open_pool(own_pool)
     sweep = BackgroundSweep(pool, [Recipe(lr=1e-3, epochs=500)], device="cpu").start()
@@ -226,6 +230,7 @@ def test_from_scratch_keeps_out_of_the_cache_and_goes_on_where_it_was(tmp_path, 
     assert shipped.base_file != first.base_file
 
 
+@pytest.mark.slow
 def test_a_folder_that_fails_stops_the_sweep_with_one_sentence(own_pool):
     shutil.rmtree(own_pool / "candidates")
     (own_pool / "candidates").write_text("")

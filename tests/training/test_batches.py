@@ -139,6 +139,7 @@ def test_images_are_mirrored_where_it_is_safe_or_published(monkeypatch, flips, m
     assert seen == [("rand-m3-n2-mstd0.5", mirrored)]
 
 
+@pytest.mark.slow
 def test_an_augmented_run_that_was_stopped_ends_bit_for_bit_alike(tmp_path):
     images, state = family_images("digits", "train").take(21), tmp_path / "state.safetensors"
 

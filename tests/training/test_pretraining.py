@@ -43,6 +43,7 @@ def test_the_same_seed_gives_the_same_weights(short):
     assert not torch.equal(first["visual.proj"], other["visual.proj"])
 
 
+@pytest.mark.slow
 def test_images_of_an_epoch_cover_every_class_of_every_family():
     images, labels = pretraining_images(0)
     classes = sum(len(family.classes) for family in FAMILIES.values())

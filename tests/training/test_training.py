@@ -19,6 +19,7 @@ def _trained(recipe, n=192):
     return model, steps
 
 
+@pytest.mark.slow
 def test_loss_falls_and_only_the_image_tower_moves():
     base = load_model("tiny", device="cpu").weights()
     model, steps = _trained(Recipe(lr=2e-3, epochs=6))
@@ -31,6 +32,7 @@ def test_loss_falls_and_only_the_image_tower_moves():
     assert not any(p.requires_grad for p in model.network.parameters()) and not model.network.training
 
 
+@pytest.mark.slow
 def test_the_rate_warms_up_and_falls_to_zero():
     _, steps = _trained(Recipe(lr=1e-3, epochs=10, warmup=3))
     rates = [step.lr for step in steps]
@@ -38,6 +40,7 @@ def test_the_rate_warms_up_and_falls_to_zero():
     assert rates[-1] < 1e-5 and rates[3:] == sorted(rates[3:], reverse=True)
 
 
+@pytest.mark.slow
 def test_the_same_recipe_gives_the_same_weights_and_another_seed_does_not():
     def weights(seed):
         return _trained(Recipe(lr=1e-3, epochs=1, seed=seed))[0].weights()["visual.proj"]

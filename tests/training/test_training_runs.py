@@ -61,6 +61,7 @@ def whole(digits):
     return model.weights(), steps
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_give_the_whole_batchs_gradient(digits):
     """Also where the last part, 64 = 24 + 24 + 16, or the last batch, 2, is smaller."""
     gradients = {}
@@ -174,6 +175,7 @@ def test_scaled_gradients_of_float16_train_alike_and_resume(digits, whole, tmp_p
     assert again == steps and _same(other.weights(), model.weights())
 
 
+@pytest.mark.slow
 def test_a_linear_model_trains_and_its_loss_falls(digits, base):
     recipe = Recipe(lr=1e-3, epochs=4, trainable="no-attention")
     linear, steps = _trained(digits, recipe, model=linearize(base))
@@ -185,6 +187,7 @@ def test_a_linear_model_trains_and_its_loss_falls(digits, base):
         _trained(digits, recipe, model=linear, execution=Execution(compile=True))
 
 
+@pytest.mark.slow
 def test_a_compiled_tower_trains_alike(digits, whole, monkeypatch):
     """With the tracing of torch.compile but without the code generator, which takes a minute."""
     compiled, real = [], torch.compile

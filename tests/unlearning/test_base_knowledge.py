@@ -92,6 +92,7 @@ def test_the_command_line_says_so_before_training_and_goes_on_if_asked(verb, sce
     assert len(open_pool(pool).ids) == 1
 
 
+@pytest.mark.slow
 def test_a_trained_classifier_says_what_it_scores_on_seen_and_unseen_images(classifier_pool, tmp_path, capfd):
     fit = fit_of(open_pool(classifier_pool), device="cpu")
     assert fit.seen.n == 1200 and fit.unseen.n == 240 and fit.seen.split == "train"

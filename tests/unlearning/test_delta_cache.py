@@ -70,6 +70,7 @@ def moved(bench):
     return sum(tensor.nbytes for tensor in bench.merged(bench.choose()).delta.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", list(RULES))
 def test_streamed_candidates_give_the_same_bits_by_every_rule(tiny_pool, bench, monkeypatch, rule):
     streamed = workbench(tiny_pool, monkeypatch, free=0)
@@ -100,6 +101,7 @@ def test_a_pool_of_files_that_are_not_aligned_gives_the_same_bits_by_every_rule(
         assert other.agreement() == bench.agreement()
 
 
+@pytest.mark.slow
 def test_a_candidate_that_was_made_again_is_read_again(own_pool):
     made = Workbench(open_pool(own_pool), device="cpu")
     before = made.choose(made.pool.ids[:2])
@@ -116,6 +118,7 @@ def test_a_candidate_that_was_made_again_is_read_again(own_pool):
     assert made.score(after, 0.7) == made.score(expected, 0.7) != scores
 
 
+@pytest.mark.slow
 def test_rounded_changes_keep_every_sign_and_serve_sliders_only(tiny_pool, bench, moved, monkeypatch):
     rounded = workbench(tiny_pool, monkeypatch, free=6 * moved)
     choice = bench.choose()
@@ -133,6 +136,7 @@ def test_rounded_changes_keep_every_sign_and_serve_sliders_only(tiny_pool, bench
     assert "bfloat16" in rounded.given_up and "float32, read from disk" in rounded.given_up
 
 
+@pytest.mark.slow
 def test_a_slider_after_a_search_goes_back_to_its_own_delta(tiny_pool, moved, monkeypatch):
     rounded = workbench(tiny_pool, monkeypatch, free=6 * moved)
     choice = rounded.choose()
@@ -142,6 +146,7 @@ def test_a_slider_after_a_search_goes_back_to_its_own_delta(tiny_pool, moved, mo
     assert rounded.look(choice, 0.7)[0] == before and rounded._live.state == (choice, 0.7, False)
 
 
+@pytest.mark.slow
 def test_out_of_memory_in_a_merge_reads_from_disk_and_the_numbers_stay(tiny_pool, bench, monkeypatch):
     poor = workbench(tiny_pool, monkeypatch)
     choice = bench.choose()
@@ -162,6 +167,7 @@ def test_out_of_memory_in_an_update_restores_the_base_first(tiny_pool, bench, mo
     assert poor.base_scores() == bench.base_scores()
 
 
+@pytest.mark.slow
 def test_out_of_memory_in_a_pass_halves_the_batch(tiny_pool, bench, monkeypatch):
     poor = workbench(tiny_pool, monkeypatch)
     fits = poor.model.encode
@@ -181,6 +187,7 @@ def test_a_model_beside_which_no_image_fits_is_one_sentence(tiny_pool, monkeypat
         poor.base_scores()
 
 
+@pytest.mark.slow
 def test_images_that_do_not_fit_travel_with_each_pass(tiny_pool, bench, monkeypatch):
     poor = workbench(tiny_pool, monkeypatch)
     monkeypatch.setattr(ImageSet, "to", out_of_memory(1)(ImageSet.to))
@@ -188,6 +195,7 @@ def test_images_that_do_not_fit_travel_with_each_pass(tiny_pool, bench, monkeypa
     assert "images stay" in poor.given_up
 
 
+@pytest.mark.slow
 def test_merged_deltas_are_kept_up_to_a_budget_of_bytes(tiny_pool, bench, moved, monkeypatch):
     monkeypatch.setattr(delta_cache, "CACHE_BYTES", 0)
     bounded = workbench(tiny_pool, monkeypatch)

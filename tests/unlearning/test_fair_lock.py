@@ -85,6 +85,7 @@ def test_an_error_hands_the_turn_on():
     assert order == ["next"]
 
 
+@pytest.mark.slow
 def test_a_slider_move_has_the_model_in_the_middle_of_a_job_and_both_get_their_numbers(tiny_pool):
     other, bench = (Workbench(open_pool(tiny_pool), device="cpu", memory="none") for _ in range(2))
     choice = bench.choose()

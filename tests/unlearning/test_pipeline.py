@@ -17,6 +17,7 @@ def without_seconds(result):
     return {key: value for key, value in result.items() if key != "seconds"}
 
 
+@pytest.mark.slow
 def test_search_pool_is_the_command(capsys, tiny_pool):
     found = search_pool(tiny_pool, SearchOptions(rule="uniform", scales=GRID), test=True, device="cpu")
     assert main(["search", str(tiny_pool), "--rule", "uniform", "--scales", "0:0.3:0.1", "--test", "--json"]) == 0
@@ -25,6 +26,7 @@ def test_search_pool_is_the_command(capsys, tiny_pool):
     assert found.result["scale"] == found.found.best.scale > 0
 
 
+@pytest.mark.slow
 def test_unlearn_pool_writes_a_checkpoint_whose_card_says_what_it_scores(tiny_pool, tmp_path):
     unlearned = unlearn_pool(tiny_pool, tmp_path / "u.safetensors", SearchOptions(scales=GRID), device="cpu")
     assert unlearned.weights == tmp_path / "u.safetensors" and unlearned.card == tmp_path / "u.card.json"
@@ -36,6 +38,7 @@ def test_unlearn_pool_writes_a_checkpoint_whose_card_says_what_it_scores(tiny_po
     )
 
 
+@pytest.mark.slow
 def test_a_scale_by_hand_needs_no_search(tiny_pool, tmp_path):
     unlearned = unlearn_pool(tiny_pool, tmp_path / "u.safetensors", SearchOptions(scale=0.2), device="cpu")
     assert unlearned.result["scale"] == 0.2 and unlearned.result["keep"] is None

@@ -269,6 +269,7 @@ class Table:
         return torch.eye(2)
 
 
+@pytest.mark.slow
 @given(models(), st.lists(st.tuples(st.floats(0.01, 1.0), st.sampled_from(["early", "exhaustive"])), max_size=2))
 @settings(max_examples=100, deadline=None)
 def test_any_curve_is_searched_exactly_whatever_was_asked_before(drawn, more):

@@ -65,6 +65,7 @@ def test_scale_zero_is_the_base_and_sliding_back_leaves_no_trace(bench):
     assert bench.score(choice, 0.0, "live") == before
 
 
+@pytest.mark.slow
 def test_a_fresh_bench_answers_alike_in_any_order(bench, tiny_pool):
     fresh = Workbench(open_pool(tiny_pool), device="cpu")
     choice = fresh.choose(rule="uniform")
