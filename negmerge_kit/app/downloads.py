@@ -93,7 +93,7 @@ class Downloads:
         return card(bench, choice, made, chosen=BY_HAND[1], probes=probes)
 
     def _place(self, choice: Choice, scale: float, keep: float | None, audit: Audit | None) -> Path:
-        made_of = [choice.json(), scale, keep, audit and audit.json()]
+        made_of = [choice.json(), choice.files, scale, keep, audit and audit.json()]
         place = self._folder / digest(made_of)[:16]
         place.mkdir(parents=True, exist_ok=True)
         place.touch()

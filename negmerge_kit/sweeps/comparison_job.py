@@ -1,8 +1,7 @@
-"""Searches on a pool as jobs: search the scale of a choice, or score one rule by the comparison's protocol."""
+"""A comparison as jobs: each scores one method by the comparison's protocol."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,48 +11,12 @@ from negmerge_kit.comparison.compare import compare_rules
 from negmerge_kit.comparison.methods import RETRAIN, RETRAIN_AGAIN, Method
 from negmerge_kit.comparison.options import PLAIN, ComparisonOptions
 from negmerge_kit.comparison.row_store import RowStore
-from negmerge_kit.pipeline import search_json
 from negmerge_kit.pools.pool import Pool, open_pool
 from negmerge_kit.progress import Progress, ProgressFn, no_progress
 from negmerge_kit.scoring.scale_search import KEEP, Scales
-from negmerge_kit.scoring.scale_search import Method as SearchMethod
-from negmerge_kit.sweeps.finetune_job import counted, open_workbench
+from negmerge_kit.sweeps.finetune_job import open_workbench
 from negmerge_kit.types import Json
-from negmerge_kit.unlearning.delta_cache import Choice
 from negmerge_kit.unlearning.workbench import Workbench
-
-
-@dataclass(frozen=True)
-class SearchJob:
-    """Search the scale of one choice on the pool in `folder`; its value is the object of `search --json`.
-
-    Args:
-        choice: what `Workbench.choose` gives: candidates, rule, parameters.
-        test: score the chosen scale once on the test split.
-    """
-
-    folder: Path
-    choice: Choice
-    keep: float = KEEP
-    scales: tuple[float, ...] | None = None
-    method: SearchMethod = "early"
-    test: bool = False
-    device: str = "auto"
-
-    @property
-    def label(self) -> str:
-        """Rule, parameters and number of candidates."""
-        params = "".join(f", {name} {value}" for name, value in self.choice.params)
-        return f"{self.choice.rule}{params} of {len(self.choice.candidates)}"
-
-    def run(self, on_step: ProgressFn = no_progress) -> Json:
-        """Search, and report each scale."""
-        started = time.perf_counter()
-        bench = _fresh(self.folder, self.device)
-        found = bench.search(
-            self.choice, keep=self.keep, scales=self.scales, method=self.method, on_point=counted(on_step, self.scales)
-        )
-        return search_json(bench, self.choice, found, test=self.test, started=started)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from negmerge_kit.pools.pool import Candidate, Pool, open_pool
 from negmerge_kit.pools.pool_writer import candidate_id, save_candidate
 from negmerge_kit.pools.unfinished import drop_written, find_written, note_written, state_file
 from negmerge_kit.progress import Progress, ProgressFn, no_progress
-from negmerge_kit.scoring.early_stopping import DEFAULT_SCALES, Point, looks, scale_grid
+from negmerge_kit.scoring.early_stopping import DEFAULT_SCALES, Point, looks
 from negmerge_kit.scoring.scale_search import KEEP
 from negmerge_kit.training.execution import Execution
 from negmerge_kit.training.finetuning import finetune
@@ -142,7 +142,7 @@ def own_scores(bench: Workbench, id: str, keep: float = KEEP, on_step: ProgressF
     Returns `{"status", "keep", "scale", "forget", "retain", "kept"}`; `kept` is retention as a share of
     the base's, and everything but status and keep is None where no scale above 0 keeps enough. Each scale is a step.
     """
-    search = bench.search(bench.choose([id]), keep=keep, on_point=counted(on_step))
+    search = bench.search(bench.choose([id]), keep=keep, on_point=_counted(on_step))
     best, base = search.best, search.base
     if best is None or best.forget is None or best.retain is None or base.retain is None:
         return {"status": "infeasible", "keep": keep, "scale": None, "forget": None, "retain": None, "kept": None}
@@ -156,15 +156,14 @@ def own_scores(bench: Workbench, id: str, keep: float = KEEP, on_step: ProgressF
     }
 
 
-def counted(on_step: ProgressFn, scales: Sequence[float] | None = None) -> Callable[[Point], None]:
+def _counted(on_step: ProgressFn) -> Callable[[Point], None]:
     """Callback that reports each scale a search has looked at, and of how many; beyond scale 1 that number grows."""
     tried, farthest = 0, 0.0
 
     def on_point(point: Point) -> None:
         nonlocal tried, farthest
         tried, farthest = tried + 1, max(farthest, point.scale)
-        expected = looks(farthest) if scales is None else len(scale_grid(scales))
-        on_step(Progress("scoring", step=tried, total=max(tried, expected)))
+        on_step(Progress("scoring", step=tried, total=max(tried, looks(farthest))))
 
     return on_point
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -171,7 +172,7 @@ class AnswerMemory:
         self._unsaved: set[tuple[Choice | None, str]] = set()
         self._written = time.monotonic()
         self._turn = threading.RLock()
-        self._with = made_with(device) if device is not None else {}
+        self._with = made_with(device) | _networks() if device is not None else {}
 
     def known(self, choice: Choice | None, split: str, sizes: tuple[int, int]) -> Known:
         """Answers of a choice, None for the base, on a split with the given numbers of images a side."""
@@ -235,3 +236,8 @@ def _bits(packed: bytes, n: int) -> Tensor:
 
 def _text(raw: bytes) -> str:
     return base64.b64encode(raw).decode("ascii")
+
+
+def _networks() -> Json:
+    """Versions of the libraries that build the networks: another one may answer otherwise."""
+    return {name: version(name) for name in ("open_clip_torch", "timm")}

@@ -116,13 +116,16 @@ class DeltaCache:
         Where changes are held in bfloat16 an `exact` delta is merged from disk in float32, any other from them.
 
         Raises:
-            PoolError: if a candidate's file is missing, changed or of another model.
+            PoolError: if a candidate's file is missing, changed or of another model, or was made again since it was
+                chosen.
         """
         if self.mode != "bfloat16":
             exact = True
         if (choice, exact) in self._merged:
             self._merged.move_to_end((choice, exact))
             return self._merged[choice, exact]
+        if choice.files and choice.files != tuple(pool.entry(id).sha256 for id in choice.candidates):
+            raise PoolError("a candidate was made again since it was chosen: choose the candidates again.")
         found = self._stepping_down(lambda device: self._merge(pool, choice, device, exact=exact))
         # What is resident is decided when the first candidate is loaded, and again when memory runs out.
         self._merged[choice, exact or self.mode != "bfloat16"] = found

@@ -9,29 +9,14 @@ from negmerge_kit.cli import main
 from negmerge_kit.comparison.compare import compare_rules
 from negmerge_kit.comparison.methods import find_methods
 from negmerge_kit.comparison.row_store import RowStore
-from negmerge_kit.pipeline import search_json
 from negmerge_kit.pools.pool import open_pool
-from negmerge_kit.sweeps.comparison_job import SearchJob, comparison_jobs
-from negmerge_kit.sweeps.process_pool import Processes
+from negmerge_kit.sweeps.comparison_job import comparison_jobs
 from negmerge_kit.sweeps.run import run_sweep
 from negmerge_kit.unlearning.workbench import Workbench
 
 pytestmark = pytest.mark.slow
 
 SCALES = (0.0, 0.3, 0.6)
-
-
-def test_searches_in_processes_answer_as_the_workbench_does(bench, tiny_pool):
-    choices = [bench.choose(), bench.choose(rule="uniform"), bench.choose(bench.pool.ids[:1])]
-    jobs = [SearchJob(tiny_pool, choice, scales=SCALES, test=True, device="cpu") for choice in choices]
-    steps = []
-    outcomes = list(run_sweep(jobs, executor=Processes(1, "cpu"), on_step=lambda job, step: steps.append(job)))
-    assert [outcome.failure for outcome in outcomes] == [None] * 3 and set(steps) == set(jobs)
-    for job, outcome in zip(jobs, outcomes, strict=True):
-        expected = search_json(bench, job.choice, bench.search(job.choice, scales=SCALES), test=True, started=0.0)
-        assert {**outcome.value, "seconds": 0} == {**expected, "seconds": 0}
-        # What travels is small: weights are in files.
-        assert len(pickle.dumps(job)) + len(pickle.dumps(outcome)) < 20_000
 
 
 def test_a_comparison_is_one_job_a_rule(own_pool):
@@ -44,6 +29,7 @@ def test_a_comparison_is_one_job_a_rule(own_pool):
     found = compare_rules(bench, methods, scales=SCALES, kept=kept)
     assert {row.method.name: row.json() for row in found.rows} == rows
     assert [job.label for job in jobs] == [row.method.title for row in found.rows]
+    assert max(len(pickle.dumps(job)) for job in jobs) < 20_000  # what travels is small: weights are in files
 
 
 def test_a_comparisons_jobs_look_at_the_pools_candidates_as_it_was_given(own_pool):

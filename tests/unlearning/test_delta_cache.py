@@ -1,12 +1,13 @@
 """What does not fit on a device: candidates rounded or read from disk, passes halved, the same numbers, no crash."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from negmerge_kit.checkpoints import open_checkpoint, sha256_file
-from negmerge_kit.errors import DeviceError
+from negmerge_kit.errors import DeviceError, PoolError
 from negmerge_kit.image_set import ImageSet
 from negmerge_kit.merging.rules import RULES
 from negmerge_kit.models.classifier import BATCH
@@ -116,6 +117,9 @@ def test_a_candidate_that_was_made_again_is_read_again(own_pool):
     assert after != before and not all(made.merged(after).delta[name].equal(t) for name, t in stale.delta.items())
     assert all(made.merged(after).delta[name].equal(tensor) for name, tensor in made.merged(expected).delta.items())
     assert made.score(after, 0.7) == made.score(expected, 0.7) != scores
+    assert made.merged(before) is stale  # what is at hand serves on
+    with pytest.raises(PoolError, match="made again since it was chosen"):
+        made.merged(replace(before, rule="uniform", params=()))
 
 
 @pytest.mark.slow
