@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
+from threading import local
 from types import TracebackType
 
 from negmerge_kit.errors import CheckpointError
@@ -39,6 +40,7 @@ class Digests:
         self._found: dict[Path, Future[str]] = {}
         self._read: dict[Path, tuple[int, ...]] = {}
         self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+        self._room = _Room()
         self._ended = False
 
     def __enter__(self) -> Digests:
@@ -83,9 +85,10 @@ class Digests:
             found.set_exception(_unreadable(path, error))
         else:
             self._read[path.resolve()] = _identity(os.fstat(file.fileno()))
-            self._go_on(path, file, hashlib.sha256(), bytearray(BLOCK), found)
+            self._go_on(path, file, hashlib.sha256(), found)
 
-    def _go_on(self, path: Path, file: FileIO, digest: hashlib._Hash, room: bytearray, found: Future[str]) -> None:
+    def _go_on(self, path: Path, file: FileIO, digest: hashlib._Hash, found: Future[str]) -> None:
+        room = self._room.block
         try:
             for _ in range(TURN):
                 if self._ended:
@@ -101,7 +104,14 @@ class Digests:
             found.set_exception(_unreadable(path, error))
             return
         with suppress(RuntimeError):  # the block was left
-            self._threads.submit(self._go_on, path, file, digest, room, found)
+            self._threads.submit(self._go_on, path, file, digest, found)
+
+
+class _Room(local):
+    """Memory that one thread reads into, whatever the file."""
+
+    def __init__(self) -> None:
+        self.block = bytearray(BLOCK)
 
 
 def _identity(found: os.stat_result) -> tuple[int, ...]:

@@ -228,7 +228,7 @@ def test_a_kill_leaves_the_former_folder_or_none(models):
     before = content("former")
     killed = (
         "import os, signal\n"
-        "from negmerge_kit.checkpoints import folders, operations\n"
+        "from negmerge_kit.checkpoints import folders, merge_files\n"
         "save = folders.save_checkpoint\n"
         "def kill(*words, **options):\n"
         "    save(*words, **options)\n"
@@ -237,7 +237,7 @@ def test_a_kill_leaves_the_former_folder_or_none(models):
         "for out in ('former', 'new'):\n"
         "    child = os.fork()\n"
         "    if not child:\n"
-        "        operations.merge_files('base', ['a', 'b'], out=out)\n"
+        "        merge_files.merge_files('base', ['a', 'b'], out=out)\n"
         "    assert os.waitpid(child, 0)[1] == signal.SIGKILL\n"
     )
     place = {"PYTHONPATH": str(Path(folders.__file__).parents[2]), "OMP_NUM_THREADS": "1"}

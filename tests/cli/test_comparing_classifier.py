@@ -414,7 +414,7 @@ def test_what_every_row_needs_is_made_before_the_rows_are_spread(capsys, made, t
     def spread(title, jobs, options, *, last):
         assert last == "last rule"
         models.extend(path.stat().st_ino for path in folder.glob("retrained-*.safetensors"))
-        assert [job.anew for job in jobs] == [options.anew and job.method.rule != "retrain" for job in jobs]
+        assert [job.recompute for job in jobs] == [options.recompute and job.method.rule != "retrain" for job in jobs]
         there.extend(
             [
                 len(jobs),

@@ -76,7 +76,7 @@ loop._gradient = told
 """
 DEAF = """
 import time
-from negmerge_kit.cli import pools
+from negmerge_kit.cli import pool
 def hang(words):
     print("at work", flush=True)
     while True:
@@ -88,7 +88,7 @@ pool.pool = hang
 """
 IN_ONE_LONG_CALL = """
 import ctypes
-from negmerge_kit.cli import pools
+from negmerge_kit.cli import pool
 def hang(words):
     lock, system = ctypes.create_string_buffer(256), ctypes.CDLL(None)
     system.pthread_mutex_init(lock, None)
@@ -150,7 +150,7 @@ def test_the_app_ends_at_once_and_leaves_no_folder(tiny_pool, tmp_path, number, 
 
 COMPARING = """
 import time
-from negmerge_kit.app import compare
+from negmerge_kit.app.pages import compare
 def compare_rules(stand, *given, **named):
     print("at work", flush=True)
     while True:

@@ -175,7 +175,7 @@ def test_shipping_gives_the_same_bytes_and_the_same_weights(tmp_path):
 @pytest.mark.slow
 def test_the_room_opens_without_open_clip():
     code = (
-        "import sys\nfrom negmerge_kit.models import clip, layers, prompts, scene, tiny\n"
+        "import sys\nfrom negmerge_kit.models import clip, layers, tiny_clip\nfrom negmerge_kit.scenes import scene\n"
         "from negmerge_kit.data import embedded\n"
         "sys.exit('open_clip' in sys.modules or 'torchvision' in sys.modules)"
     )
