@@ -21,6 +21,7 @@ from benchmarks.authors_merge import authors_loop
 from negmerge_kit.checkpoints import open_checkpoint, save_checkpoint
 from negmerge_kit.errors import ParameterError
 from negmerge_kit.merging import merge, unlearn
+from negmerge_kit.sweeps.malloc import KEPT, LARGEST_MMAP_THRESHOLD
 from negmerge_kit.types import Item, Json
 
 SIZES = (50_000_000, 113_000_000)
@@ -178,8 +179,6 @@ def drained_by(tree: Path, files: Sequence[Path]) -> float:
     """Seconds that another version's `merge` takes in another process, imports left out."""
     code = (
         "import sys, time\n"
-        "from negmerge_kit.sweeps.malloc import keep_freed_memory\n"
-        "keep_freed_memory()\n"
         "from negmerge_kit import merge, open_checkpoint\n"
         "def drain():\n"
         "    base, *candidates = map(open_checkpoint, sys.argv[1:])\n"
@@ -193,13 +192,15 @@ def drained_by(tree: Path, files: Sequence[Path]) -> float:
         "print(min(times))\n"
     )
     command = [sys.executable, "-c", code, *(str(file.resolve()) for file in files)]
-    return float(subprocess.run(command, cwd=tree, check=True, capture_output=True, text=True).stdout)
+    kept = {"MALLOC_MMAP_THRESHOLD_": str(LARGEST_MMAP_THRESHOLD), "MALLOC_TRIM_THRESHOLD_": str(KEPT)}  # as here
+    done = subprocess.run(command, cwd=tree, env=os.environ | kept, check=True, capture_output=True, text=True)
+    return float(done.stdout)
 
 
 def run(command: Sequence[str]) -> tuple[float, float]:
     """Seconds from start to exit of a process as one types it, and those that it kept a core busy."""
     # Importing the kit here has set how OpenMP's threads wait, and children would inherit it.
-    typed = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    typed = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(command, check=True, capture_output=True, env=typed)
     wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -81,8 +81,10 @@ def test(arguments: list[str]) -> int:
     for tool in (["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."], ["-m", "mypy"]):
         if code := run(*tool):
             return code
-    # More than four workers would each import torch for little: the longest file decides.
-    return run("-m", "pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", *arguments)
+    # One worker more than cores: tests wait for browsers and processes half of their time. More than four would each
+    # import torch for little: the longest file decides.
+    workers = min(4, 1 + (os.cpu_count() or 1))
+    return run("-m", "pytest", "-n", str(workers), "--dist", "loadfile", *arguments)
 
 
 def lab(arguments: list[str]) -> int:

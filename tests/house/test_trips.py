@@ -46,4 +46,4 @@ def test_forget_enters_no_more_files_than_it_did(tmp_path):
     recipe = tmp_path / "one.toml"
     recipe.write_text("[[runs]]\nlr = 1e-3\nepochs = 1\n\n[[runs]]\nlr = 2e-3\nepochs = 1\n")
     what = ["--model", "tiny", "--forget", "digits", "--retain", "shapes", "--grid", recipe, "--scales", "0,0.3"]
-    assert entered("forget", *what, "--keep", "0.5", "--out", tmp_path / "out", "--device", "cpu") <= 84
+    assert entered("forget", *what, "--keep", "0.5", "--out", tmp_path / "out", "--device", "cpu") <= 85
