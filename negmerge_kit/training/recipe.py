@@ -23,6 +23,9 @@ ORDERS = ("own", "shared", "fixed")
 SEEDS = 2**63
 """Seeds are whole numbers from 0 to this one, which is left out; those that are derived from a seed wrap around."""
 
+LARGEST_RATE = 3.4e38
+"""Above it a rate is infinite in float32, in which weights move."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -100,7 +103,7 @@ class Recipe:
                 + " is of the wrong type."
             )
         rules = {
-            "lr": isfinite(self.lr) and self.lr > 0,
+            "lr": 0 < self.lr <= LARGEST_RATE,
             "epochs": self.epochs >= 1,
             "weight_decay": isfinite(self.weight_decay) and self.weight_decay >= 0,
             "batch_size": self.batch_size >= 1,
