@@ -9,8 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 @contextmanager
-def small_hub(repo, folder, commit, *, stop_after=None):
-    """Serve the files of `folder` as `repo`; after `stop_after` downloads all break off, until /heal is asked."""
+def small_hub(repo, folder, commit, *, stop_after=None, written=lambda: True):
+    """Serve the files of `folder` as `repo`; after `stop_after` downloads all break off, until /heal is asked.
+
+    They break off once `written` says that the client has written what it was served whole.
+    """
     files = {
         str(path.relative_to(folder).as_posix()): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -73,7 +76,9 @@ def small_hub(repo, folder, commit, *, stop_after=None):
                 self.send_header("Content-Length", str(len(files[name])))
                 self.end_headers()
                 self.wfile.write(files[name][:100])
-                time.sleep(1)  # what was served whole beside it has been written by then
+                deadline = time.monotonic() + 60
+                while not written() and time.monotonic() < deadline:
+                    time.sleep(0.05)
                 self.close_connection = True
                 return None
             return self.answer(files[name], ETag=etag, X_Repo_Commit=commit, Accept_Ranges="bytes")

@@ -329,7 +329,11 @@ def test_what_the_hub_serves_is_fetched_once_and_a_cut_download_goes_on(tmp_path
         negmerge("hf:owner/pets")
         negmerge("hf:owner/none")
     """
-    with small_hub("owner/pets", tmp_path / "served", COMMIT, stop_after=1) as (endpoint, asked):
+
+    def one_is_whole():
+        return any(tmp_path.rglob("snapshots/*/data/*.parquet"))
+
+    with small_hub("owner/pets", tmp_path / "served", COMMIT, stop_after=1, written=one_is_whole) as (endpoint, asked):
         cut, whole, again, none = (json.loads(line) for line in run(code, tmp_path, endpoint))
     assert cut[0] == 2 and COMMIT in cut[1] and "the Hub cannot be reached for owner/pets" in cut[2] and not cut[3]
     assert whole[0] == 0 and "54 images, 3 classes" in whole[1]
