@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from negmerge_kit.data.arrays import ArrayRows, holds_arrays, open_arrays
 from negmerge_kit.data.labels import check_order, class_names, display_name
 from negmerge_kit.data.registry import DATASETS
 from negmerge_kit.data.source import SPLITS, EncodedSource
@@ -19,6 +20,8 @@ from negmerge_kit.types import Json
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"})
 """torchvision's ImageFolder's own, and GIF."""
+
+ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
 
 TEST_FOLDERS = ("test", "val_in_folder", "val", "validation")
 """Where a local copy of a named data set has its test images: ImageNet, DTD and SUN397 come with `val` only."""
@@ -75,13 +78,15 @@ class FolderSource(EncodedSource):
         self.bytes = total
         return {"folder": self.name, "files": sha.hexdigest()}
 
-    def encoded(self, place: str) -> FolderRows:
+    def encoded(self, place: str) -> FolderRows | ArrayRows:
         """The images of a folder."""
         return self._rows[place]
 
     def count(self, splits: Sequence[str]) -> int:
         """All the files that these splits, and what is drawn from the same folders, are taken from."""
-        return sum(len(self._rows[folder].files) for folder, taken in self.layout.items() if set(taken) & set(splits))
+        return sum(
+            len(self.encoded(folder).labels) for folder, taken in self.layout.items() if set(taken) & set(splits)
+        )
 
     @cached_property
     def _rows(self) -> dict[str, FolderRows]:
@@ -97,8 +102,7 @@ class FolderSource(EncodedSource):
     @cached_property
     def layout(self) -> dict[str, tuple[str, ...]]:
         """As the folders' names say; without any, all splits are taken from the folder itself."""
-        if not self.path.is_dir():
-            raise SceneError(f"{self.path} is not a folder: give one with a sub-folder of images for each class.")
+        check_folder(self.path)
         given = [split for split in SPLITS if (self.path / split).is_dir()]
         if not given:
             return {".": SPLITS}
@@ -135,11 +139,22 @@ class LocalSource(FolderSource):
 
     @cached_property
     def identity(self) -> Json:
-        """By path only: such sets do not change, and a million files are not asked for their size."""
+        """Files by path: such sets do not change, and a million are not asked for their size. Arrays by content."""
         sha = hashlib.sha256()
-        for folder, rows in self._rows.items():
+        for folder in self.layout:
+            rows = self.encoded(folder)
             sha.update(f"{folder}\0{len(rows.files)}\0".encode() + "\0".join(rows.files).encode())
+            if isinstance(rows, ArrayRows):
+                sha.update(bytes(rows.labels) + rows.pixels.tobytes())
         return {"local": self.name, "files": sha.hexdigest()}
+
+    @cached_property
+    def _arrays(self) -> dict[str, ArrayRows] | None:
+        return open_arrays(self.name, self.path, len(self.classes))
+
+    def encoded(self, place: str) -> FolderRows | ArrayRows:
+        """The images of a folder, or of the set's own files."""
+        return self._arrays[place] if self._arrays else super().encoded(place)
 
     @cached_property
     def _labels(self) -> tuple[str, ...]:
@@ -150,6 +165,9 @@ class LocalSource(FolderSource):
     @cached_property
     def layout(self) -> dict[str, tuple[str, ...]]:
         """Validation is drawn from train; a small control takes all from its test images."""
+        check_folder(self.path)
+        if self._arrays:
+            return {"train": ("train", "val"), "test": ("test",)}
         test = next((name for name in TEST_FOLDERS if (self.path / name).is_dir()), None)
         if test is None or (self._entry.train and not (self.path / "train").is_dir()):
             raise SceneError(
@@ -157,6 +175,19 @@ class LocalSource(FolderSource):
                 "and in each a sub-folder of images for each class."
             )
         return {"train": ("train", "val"), test: ("test",)} if self._entry.train else {test: SPLITS}
+
+
+def check_folder(path: Path) -> None:
+    """Refuse what is no folder, and say how to unpack an archive.
+
+    Raises:
+        SceneError: naming what is there instead.
+    """
+    if path.is_file() and path.name.endswith(ARCHIVES):
+        how = f"unzip {path.name}" if path.suffix == ".zip" else f"tar -xf {path.name}"
+        raise SceneError(f"{path} is an archive: unpack it (`{how}`) and give the folder.")
+    if not path.is_dir():
+        raise SceneError(f"{path} is not a folder: give one with a sub-folder of images for each class.")
 
 
 def list_images(root: Path, labels: Sequence[str], *, complete: bool) -> FolderRows:
@@ -188,6 +219,8 @@ def list_images(root: Path, labels: Sequence[str], *, complete: bool) -> FolderR
 
 def _class_folders(root: Path) -> tuple[str, ...]:
     found = tuple(sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")))
+    if not found and holds_arrays(root):
+        raise SceneError(f"{root} holds a set's own files: name the set, such as mnist:{root} or cifar10:{root}.")
     if not found:
         raise SceneError(f"{root} has no sub-folders: put the images of each class into a folder of its name.")
     return found

@@ -91,6 +91,16 @@ DATASETS: dict[str, Entry] = {
         test="mnist/test-*",
         flips=False,
     ),
+    "fashion-mnist": Entry(
+        "Fashion-MNIST articles of clothing",
+        "zalando-datasets/fashion_mnist",
+        "MIT",
+        "https://github.com/zalandoresearch/fashion-mnist",
+        31_000_000,
+        (60000, 10000),
+        train="fashion_mnist/train-*",
+        test="fashion_mnist/test-*",
+    ),
     "resisc45": Entry(
         "RESISC45 satellite scenes",
         "tanganke/resisc45",
