@@ -21,6 +21,8 @@ CLASSIFIER = "classifier:"
 
 NETWORKS = {
     "tiny": "three convolutions with batch normalisation, 57 thousand parameters, for scans of 8 x 8",
+    "resnet20": "ResNet-20 as He et al. made it for CIFAR: 0.27 million parameters, for a laptop",
+    "resnet9": "ResNet-9 as the field trains it in minutes: 6.6 million parameters, eight convolutions",
     "resnet18": "ResNet-18 with CIFAR's stem: a first convolution of 3 x 3 without stride, no pooling behind it",
     "vgg16-bn": "VGG-16 with batch normalisation, mean pooling and one linear layer, as the field trains it on CIFAR",
     "swin-t": "Swin-T for 32 x 32, with patches of 2 x 2 and windows of 4 x 4",

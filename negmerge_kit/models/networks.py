@@ -65,6 +65,22 @@ class Pooled(nn.Module):
         return self.head
 
 
+class Residual(nn.Module):
+    """A body whose input is added to its output; where that is smaller or has more channels, every k-th pixel of the
+    input and channels of zeros, which takes no weights (option A of He et al., arXiv:1512.03385)."""
+
+    def __init__(self, *body: nn.Module) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*body)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The body's output plus its input."""
+        found: Tensor = self.body(images)
+        step = images.shape[-1] // found.shape[-1]
+        wider = found.shape[1] - images.shape[1]
+        return found + nn.functional.pad(images[..., ::step, ::step], (0, 0, 0, 0, 0, wider))
+
+
 def build_network(name: str, classes: int | None, *, seed: int = 0) -> Network:
     """An untrained network for so many classes, initialised from the seed whatever torch's generator holds.
 
@@ -104,7 +120,12 @@ def _build(name: str, classes: int | None) -> Network:
             SCANS_MEAN,
             SCANS_STD,
         )
-    if name == "resnet18":
+    if name in ("resnet20", "resnet9"):
+        module = _resnet20(classes) if name == "resnet20" else _resnet9(classes)
+        for layer in module.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    elif name == "resnet18":
         module = timm.create_model("resnet18", num_classes=classes)
         module.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(module.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -133,6 +154,29 @@ def _of_timm(name: str, classes: int | None) -> Network:
 def _stage(inside: int, outside: int, stride: int) -> tuple[nn.Module, ...]:
     convolution = nn.Conv2d(inside, outside, 3, stride=stride, padding=1, bias=False)
     return convolution, nn.BatchNorm2d(outside), nn.ReLU(inplace=True)
+
+
+def _resnet20(classes: int) -> Pooled:
+    layers, inside = [*_stage(3, 16, 1)], 16
+    for outside in (16, 32, 64):
+        for _ in range(3):
+            body = (*_stage(inside, outside, outside // inside), *_stage(outside, outside, 1)[:-1])
+            layers += [Residual(*body), nn.ReLU(inplace=True)]
+            inside = outside
+    return Pooled(nn.Sequential(*layers), 64, classes)
+
+
+def _resnet9(classes: int) -> Pooled:
+    """As D. Page trained it for speed (https://github.com/davidcpage/cifar10-fast), with mean pooling at the end."""
+
+    def halved(inside: int, outside: int) -> tuple[nn.Module, ...]:
+        return (*_stage(inside, outside, 1), nn.MaxPool2d(2))
+
+    def added(width: int) -> Residual:
+        return Residual(*_stage(width, width, 1), *_stage(width, width, 1))
+
+    layers = (*_stage(3, 64, 1), *halved(64, 128), added(128), *halved(128, 256), *halved(256, 512), added(512))
+    return Pooled(nn.Sequential(*layers), 512, classes)
 
 
 def head_of(weights: Weights, network: Network) -> tuple[int, int] | None:

@@ -35,13 +35,16 @@ rate after 91 and 136 of them, which are 50 % and 75 %."""
 
 BASES: dict[str, Recipe] = {
     "tiny": Recipe(lr=0.05, epochs=15, weight_decay=5e-4, batch_size=60, warmup=20, clip_norm=0.0, optimizer="sgd"),
+    "resnet20": replace(PUBLISHED, epochs=164, batch_size=128, weight_decay=1e-4),
+    "resnet9": replace(PUBLISHED, epochs=24, batch_size=128, schedule="cosine"),
     "resnet18": PUBLISHED,
     "vgg16-bn": PUBLISHED,
     "swin-t": Recipe(
         lr=5e-4, epochs=100, weight_decay=0.05, batch_size=128, warmup=2000, clip_norm=1.0, augment="crop-4"
     ),
 }
-"""How each network is trained where a scene does not say; `timm/NAME` as published; Swin-T's is the kit's own."""
+"""How each network is trained where a scene does not say; `timm/NAME` as published, ResNet-20 as its authors
+did; ResNet-9's and Swin-T's are the kit's own."""
 
 
 def base_recipe(scene: Scene) -> Recipe:

@@ -14,6 +14,8 @@ from negmerge_kit.scenes.find import open_scene
 
 SIZES = {
     "tiny": (57_130, 8, True),
+    "resnet20": (269_722, 32, True),
+    "resnet9": (6_573_130, 32, True),
     "resnet18": (11_173_962, 32, True),
     "vgg16-bn": (14_728_266, 32, True),
     "swin-t": (27_505_108, 32, False),
@@ -83,7 +85,7 @@ def test_weights_come_back_from_a_file_with_as_many_classes_as_its_head(tmp_path
     "spec, error, says",
     [
         ("classifier:tiny", SceneError, "untrained, so it needs a number of classes"),
-        ("classifier:resnet81", CheckpointError, "choose one of tiny, resnet18"),
+        ("classifier:resnet81", CheckpointError, "choose one of tiny, resnet20"),
         ("classifier:tiny/nowhere.safetensors", CheckpointError, "is not a file"),
         ("classifier:timm/no_such_net", CheckpointError, "not known to timm"),
         ("classifier:timm/resnet18/no-such-tag", CheckpointError, "neither a file nor a tag"),
