@@ -26,7 +26,10 @@ IDX_STARTS = {"train": "train", "test": "t10k"}
 IDX_FOLDERS = {"mnist": ("", "raw", "MNIST/raw"), "fashion-mnist": ("", "raw", "FashionMNIST/raw")}
 """Where a set's idx files may be below the folder that is named: as they are unpacked, and as torchvision has them."""
 BATCHES: dict[str, dict[str, tuple[str, ...]]] = {
-    "cifar10": {"train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)), "test": ("test_batch.bin",)},
+    "cifar10": {
+        "train": ("data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"),
+        "test": ("test_batch.bin",),
+    },
     "cifar100": {"train": ("train.bin",), "test": ("test.bin",)},
 }
 BATCH_FOLDERS = {"cifar10": ("", "cifar-10-batches-bin"), "cifar100": ("", "cifar-100-binary")}
