@@ -222,7 +222,7 @@ FIELDS: Json = {
     "limits": str,
     "pool?": str,
 }
-"""The card's schema, in the kinds of `outside`."""
+"""The card's schema, in the kinds of `safe_json`."""
 
 
 def checked_record(record: Any) -> Json:

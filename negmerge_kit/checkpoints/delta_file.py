@@ -25,7 +25,7 @@ from negmerge_kit.types import Item, Items, Json, Weights
 FORMAT = "negmerge-sparse-delta-1"
 MASK, VALUES, BASE = "#mask", "#values", "#base"
 RECORD = {"scale?": NUMBER, "shapes": {...: [lambda side: type(side) is int and side >= 0]}}
-"""What the file's metadata hold, in the kinds of `outside`."""
+"""What the file's metadata hold, in the kinds of `safe_json`."""
 
 
 def save_delta(

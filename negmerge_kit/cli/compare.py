@@ -16,7 +16,7 @@ from negmerge_kit.cli.options import (
     Parser,
     add_buffers_flag,
     add_executor_flags,
-    add_gone_flag,
+    add_recompute_flag,
     candidate_ids,
     print_json,
     unlearn_parser,
@@ -161,12 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--subset-size", type=int, metavar="N", help="candidates of a subset (default: half)")
     add("--seed", type=int, default=0, help="seed of --resample and --subsets, of baselines and shadow models")
     add("--plot", type=Path, metavar="FILE", help="the rules and their frontier, as PNG, SVG or PDF")
-    add(
-        "--recompute",
-        action="store_true",
-        help="compute again what is kept in the pool: rows, trials, and the retrained model where it is a row",
-    )
-    add_gone_flag(parser, "--anew", "use --recompute.")
+    add_recompute_flag(parser)
     add("--force", action="store_true", help="let candidates of another base in; the result names them")
     add("--device", default="auto", help="auto, cpu, cuda or mps")
     add("--json", action="store_true", help="print JSON")

@@ -51,6 +51,16 @@ def add_gone_flag(parser: argparse._ActionsContainer, flag: str, instead: str) -
     parser.add_argument(flag, action=_Gone, nargs="?", const=instead, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
+def add_recompute_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --recompute, for verbs whose rows the pool keeps."""
+    parser.add_argument(
+        "--recompute",
+        action="store_true",
+        help="compute again what is kept in the pool: rows, trials, and the retrained model where it is a row",
+    )
+    add_gone_flag(parser, "--anew", "use --recompute.")
+
+
 def add_rule_flags(parser: argparse.ArgumentParser) -> None:
     """Add --rule and one flag for each parameter of any rule in RULES."""
     cautions = " ".join(f"{name}: {rule.caution}" for name, rule in RULES.items() if rule.caution)

@@ -14,7 +14,7 @@ from negmerge_kit.cli.options import (
     Parser,
     add_buffers_flag,
     add_executor_flags,
-    add_gone_flag,
+    add_recompute_flag,
     add_training_flags,
     print_json,
 )
@@ -142,12 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--out", type=Path, default=Path("reproduction"), metavar="DIR", help="pool and result")
     add("--device", default="auto", help="auto, cpu, cuda or mps")
-    add(
-        "--recompute",
-        action="store_true",
-        help="compute again what is kept in the pool: rows, trials and the retrained model",
-    )
-    add_gone_flag(parser, "--anew", "use --recompute.")
+    add_recompute_flag(parser)
     add("--dry-run", action="store_true", help="count steps, time and bytes; do nothing")
     add("--tflops", type=float, default=None, metavar="X", help="what the device sustains, for --dry-run")
     add("--json", action="store_true", help="print JSON")

@@ -24,7 +24,7 @@ class MergeCounts:
 
     `elements` are those that take part, `moved` left the base in at least one candidate, `kept` are non-zero in the
     merged delta. `below_half_step` counts the moves, over all candidates, below half a rounding step of their
-    narrower dtype (see `half_steps`); it is known before the merge begins.
+    narrower dtype (see `below_half_step`); it is known before the merge begins.
 
     >>> MergeCounts(elements=200, moved=100, kept=40).kept_of_moved
     0.4

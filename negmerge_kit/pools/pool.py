@@ -3,7 +3,7 @@
     POOL/pool.json                 schema, scene, base, candidates (id, file, sha256, recipe, scores, seconds, status)
     POOL/base.safetensors          POOL/heads.safetensors          POOL/candidates/<id>.safetensors
 
-Here pools are read; `filling` makes them and adds to them.
+Here pools are read; `pool_writer` makes them and adds to them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ENTRY: Json = {
     "losses": [NUMBER],
     "rates?": [NUMBER],
 }
-"""A candidate in pool.json, in the kinds of `outside`."""
+"""A candidate in pool.json, in the kinds of `safe_json`."""
 _FILE = {"file": str, "sha256": str}
 _IMAGES = {"name": str, "split": str, "fingerprint": str, "n?": int, "seed?": int, "indices?": str}
 FIELDS: Json = {

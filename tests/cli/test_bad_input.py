@@ -171,6 +171,8 @@ def test_no_candidate_the_base_among_them_and_outputs_on_inputs(capsys, folder):
         (["merge", base, first, "--out", out, "--scale", "-1"], "scale"),
         (["merge", base, first, "--out", out, "--device", "tpu9"], "device"),
         (["merge", base, first, "--out", out, "--engine", "plain"], "--engine is gone: leave it out"),
+        (["compare", "POOL", "--anew"], "--anew is gone: use --recompute"),
+        (["reproduce", "cifar10-random", "--anew"], "--anew is gone: use --recompute"),
         (["merge", base, first, "--out", out, "--rule", "ties", "--agreement", "0.9"], "agreement"),
         (["merge", base, first, "--out", out, "--rule", "task-arithmetic", "--candidate", "2"], "candidate is 2"),
         (["agreement", base], "CANDIDATE"),
