@@ -220,7 +220,10 @@ def list_images(root: Path, labels: Sequence[str], *, complete: bool) -> FolderR
 def _class_folders(root: Path) -> tuple[str, ...]:
     found = tuple(sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")))
     if not found and holds_arrays(root):
-        raise SceneError(f"{root} holds a set's own files: name the set, such as mnist:{root} or cifar10:{root}.")
+        raise SceneError(
+            f"{root} holds a set's own files: name the set, as mnist:PATH, fashion-mnist:PATH, cifar10:PATH or "
+            "cifar100:PATH."
+        )
     if not found:
         raise SceneError(f"{root} has no sub-folders: put the images of each class into a folder of its name.")
     return found

@@ -171,5 +171,5 @@ def test_pickled_batches_archives_and_nameless_files_say_what_to_give(tmp_path):
         with pytest.raises(SceneError, match=r"cars\.tar\.gz is an archive: unpack it \(`tar -xf cars\.tar\.gz`\)"):
             find_data(f"{name}:{tmp_path / 'cars.tar.gz'}").images("test", image_size=32)
     write_idx(tmp_path / "own")
-    with pytest.raises(SceneError, match="holds a set's own files: name the set, such as mnist:"):
+    with pytest.raises(SceneError, match="holds a set's own files: name the set, as mnist:PATH"):
         find_data(f"folder:{tmp_path / 'own'}").images("test", image_size=28)
