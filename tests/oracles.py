@@ -66,6 +66,20 @@ def uniform(deltas: Deltas):
     return apply(deltas, ordered_mean)
 
 
+def median(deltas: Deltas):
+    return apply(deltas, lambda stack: np.median(stack, 0).astype(stack.dtype))
+
+
+def normalised(deltas: Deltas):
+    lengths = np.array([np.sqrt(sum((v.astype(np.float64) ** 2).sum() for v in delta.values())) for delta in deltas])
+    middle = np.median(lengths[lengths > 0]) if (lengths > 0).any() else 1.0
+    factors = [middle / length if length else 1.0 for length in lengths]
+    return apply(
+        deltas,
+        lambda stack: sum(f * row.astype(np.float64) for f, row in zip(factors, stack, strict=True)) / len(stack),
+    )
+
+
 def task_arithmetic(deltas: Deltas, candidate=1):
     return deltas[candidate - 1]
 

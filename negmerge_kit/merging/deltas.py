@@ -149,6 +149,15 @@ class Deltas:
         return torch.neg(self.low, out=self.take("fall"))
 
 
+def sum_in_parts(values: Tensor) -> Tensor:
+    """The sum in float64, in parts too short for torch to share between threads: the same on any number of them.
+
+    >>> sum_in_parts(torch.ones(100_000))
+    tensor(100000., dtype=torch.float64)
+    """
+    return torch.stack([part.sum(dtype=torch.float64) for part in values.split(SHORT_CHUNK)]).sum()
+
+
 def masked(values: Tensor, mask: Tensor) -> Tensor:
     """`values` where the mask is 1, and 0 where it is 0, whatever the value there; both are written over.
 

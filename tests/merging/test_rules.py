@@ -25,6 +25,8 @@ CASES = [
     ("uniform", {}),
     ("task-arithmetic", {}),
     ("magmax", {}),
+    ("median", {}),
+    ("normalised", {}),
     *[("ties", {"density": density, "trim_over": over}) for density in (0.01, 0.2, 0.7, 1.0) for over in OVER],
     *[
         ("breadcrumbs", {"density": d, "gamma": gamma, "trim_over": over})
@@ -40,7 +42,7 @@ CASES = [
     *[("dare", {"drop": drop, "seed": seed}) for drop, seed in ((0.5, 0), (0.3, 7), (0.0, 1), (0.99, 2))],
     *[("random-mask", {"agreement": r, "seed": seed}) for r, seed in ((1.0, 0), (1.0, 9), (0.7, 3))],
 ]
-ROUNDED = {"ties", "emr"}  # their sums are float64 in the oracle
+ROUNDED = {"ties", "emr", "normalised"}  # their sums are float64 in the oracle
 
 
 def run(base, candidates, rule, params, **options):

@@ -10,7 +10,9 @@ from negmerge_kit.merging.rules.controls import CONFLICT, RANDOM_MASK, TOP_MAGNI
 from negmerge_kit.merging.rules.dare import DARE
 from negmerge_kit.merging.rules.emr import EMR
 from negmerge_kit.merging.rules.magmax import MAGMAX
+from negmerge_kit.merging.rules.median import MEDIAN
 from negmerge_kit.merging.rules.negmerge import NEGMERGE
+from negmerge_kit.merging.rules.normalised import NORMALISED
 from negmerge_kit.merging.rules.task_arithmetic import TASK_ARITHMETIC
 from negmerge_kit.merging.rules.ties import TIES
 from negmerge_kit.merging.rules.uniform import UNIFORM
@@ -26,6 +28,8 @@ RULES: dict[str, Rule] = {
     "consensus-mask": CONSENSUS_MASK,
     "emr": EMR,
     "conflict": CONFLICT,
+    "median": MEDIAN,
+    "normalised": NORMALISED,
     "random-mask": RANDOM_MASK,
     "top-magnitude": TOP_MAGNITUDE,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from negmerge_kit.merging.deltas import SHORT_CHUNK, Deltas
+from negmerge_kit.merging.deltas import Deltas, sum_in_parts
 from negmerge_kit.merging.rule import Rule, Settings, Stream
 
 
@@ -20,9 +20,9 @@ def survey(stream: Stream, settings: Settings) -> float:
     sizes: dict[str, int] = {}
     for deltas in stream():
         unified = unify(deltas)
-        mine = torch.stack([_length(delta) for delta in deltas]).cpu()
+        mine = torch.stack([sum_in_parts(delta.abs()) for delta in deltas]).cpu()
         masks = (torch.where(delta * unified > 0, unified, torch.zeros_like(unified)) for delta in deltas)
-        theirs = torch.stack([_length(masked) for masked in masks]).cpu()
+        theirs = torch.stack([sum_in_parts(masked.abs()) for masked in masks]).cpu()
         own[deltas.name] = own.get(deltas.name, 0) + mine
         unified_sums[deltas.name] = unified_sums.get(deltas.name, 0) + theirs
         sizes[deltas.name] = sizes.get(deltas.name, 0) + deltas.base.numel()
@@ -31,11 +31,6 @@ def survey(stream: Stream, settings: Settings) -> float:
     above = torch.stack([own[name] / size for name, size in sizes.items()]).sum(0)
     below = torch.stack([unified_sums[name] / size for name, size in sizes.items()]).sum(0)
     return float(torch.where(below > 0, above / below, torch.ones_like(above)).mean())
-
-
-def _length(delta: Tensor) -> Tensor:
-    """Σ|τ| in float64, in parts too short for torch to share between threads: the same on any number of them."""
-    return torch.stack([part.abs().sum(dtype=torch.float64) for part in delta.split(SHORT_CHUNK)]).sum()
 
 
 def unify(deltas: Deltas) -> Tensor:
