@@ -220,7 +220,7 @@ def test_an_empty_side_is_refused_and_an_empty_class_told():
 
 
 def test_entrants_are_checked_by_name():
-    assert len(find_methods()) == 17 and find_methods("none", "greedy")[0].rule == "greedy"
+    assert len(find_methods()) == 19 and find_methods("none", "greedy")[0].rule == "greedy"
     for text in ("nonsense", "ties:density=7", "single:a=1", "uniform:agreement=1"):
         with pytest.raises(ParameterError):
             find_method(text)
