@@ -91,6 +91,15 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("its tables are nested without end") from None
 
 
+def finite(number: float) -> float | None:
+    """The number, or None where it is NaN or infinite, which JSON does not have.
+
+    >>> finite(0.5), finite(math.nan)
+    (0.5, None)
+    """
+    return number if math.isfinite(number) else None
+
+
 def plain(values: Any) -> Any:
     """The values themselves, if they nest and are no larger than ours do.
 

@@ -222,3 +222,14 @@ def random_mask(deltas: Deltas, agreement=1.0, seed=0):
         kept[chosen] = mean[chosen]
         out[name] = kept.reshape(stack.shape[1:])
     return out
+
+
+def agreement_by_length(deltas: Deltas) -> dict[str, float]:
+    """Unanimous elements' share of the plain average's squared length, by tensor and over "all"; 0 of nothing."""
+    squares = {}
+    for name in deltas[0]:
+        signs, mean = np.sign([delta[name] for delta in deltas]), np.mean([delta[name] for delta in deltas], axis=0)
+        kept = np.abs(signs.sum(0)) == len(deltas)
+        squares[name] = np.array([np.linalg.norm(mean[kept]) ** 2, np.linalg.norm(mean) ** 2], dtype=np.float64)
+    squares["all"] = sum(squares.values())
+    return {name: float(part / whole) if whole else 0.0 for name, (part, whole) in squares.items()}

@@ -29,6 +29,7 @@ from negmerge_kit.merging.outliers import outliers
 from negmerge_kit.merging.signs import chance
 from negmerge_kit.merging.similarity import likeness, pooled
 from negmerge_kit.merging.sources import Sources, warn_of_half
+from negmerge_kit.safe_json import finite
 from negmerge_kit.types import Item, Items, Json, Weights
 
 
@@ -216,6 +217,7 @@ def agreement_files(
 ) -> Json:
     """Count the elements on which candidates' signs agree, in all and by tensor, with the chance level.
 
+    `unanimous_of_length` is their share of the plain average's squared length, None where a candidate holds NaN.
     `outliers` names the candidates that do not belong with the others. Raises as `sign_agreement` does.
     """
     found = open_all(base, candidates, prefix=prefix, renames=renames, ignore=ignore)
@@ -232,6 +234,7 @@ def agreement_files(
         "unanimous": everything.unanimous,
         "unanimous_fraction": everything.unanimous_fraction,
         "unanimous_of_moved": everything.unanimous_of_moved,
+        "unanimous_of_length": finite(everything.unanimous_of_length),
         "chance": chance(len(candidates)),
         "histogram": list(everything.histogram),
         "tensors": [
@@ -240,6 +243,7 @@ def agreement_files(
                 "elements": layer.elements,
                 "moved": layer.moved,
                 "unanimous_fraction": layer.unanimous_fraction,
+                "unanimous_of_length": finite(layer.unanimous_of_length),
             }
             for layer in layers
         ],

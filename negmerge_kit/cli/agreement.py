@@ -58,6 +58,12 @@ def agreement(arguments: list[str]) -> int:
         f"({100 * result['unanimous_of_moved']:.1f} %, by chance {100 * result['chance']:.2f} %; "
         f"{100 * result['unanimous_fraction']:.1f} % of all {result['elements']:,})"
     )
+    length = result["unanimous_of_length"]
+    print(
+        "of the plain average's length nothing can be said: a candidate holds values that are not finite"
+        if length is None
+        else f"unanimous elements hold {100 * length:.1f} % of the plain average's squared length"
+    )
     for outlier in result["outliers"]:
         print(f"warning: {outlier['why']}")
     if why is not None:

@@ -155,6 +155,8 @@ def sum_in_parts(values: Tensor) -> Tensor:
     >>> sum_in_parts(torch.ones(100_000))
     tensor(100000., dtype=torch.float64)
     """
+    if values.device.type == "mps":  # Apple's GPUs have no float64
+        values = values.cpu()
     return torch.stack([part.sum(dtype=torch.float64) for part in values.split(SHORT_CHUNK)]).sum()
 
 

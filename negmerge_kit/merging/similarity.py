@@ -9,7 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from negmerge_kit.merging.agreement import LayerAgreement, majority_votes, total
+from negmerge_kit.merging.agreement import LayerAgreement, VoteCounter, total
 from negmerge_kit.merging.deltas import Deltas
 from negmerge_kit.merging.layout import check_alike, check_buffers
 from negmerge_kit.merging.outliers import outliers
@@ -160,19 +160,13 @@ def _layer(sources: Sources, name: str) -> Likeness:
     n = len(sources.candidates)
     gram = torch.zeros(n, n, dtype=torch.float64)
     moves = torch.zeros(n, dtype=torch.int64)
-    histogram = torch.zeros(n + 1, dtype=torch.int64)
-    elements = 0
+    counter = VoteCounter(name, n)
     for deltas in _chunks(sources, name):
-        rows = deltas.rows
-        gram += _gram(rows)
-        moves += (rows != 0).sum(1).cpu()
-        histogram += torch.bincount(majority_votes(deltas).to(torch.int64), minlength=n + 1).cpu()
-        elements += deltas.base.numel()
-    histogram[0] = 0  # what did not move has no majority
-    counts = tuple(histogram.tolist())
-    return Likeness(
-        LayerAgreement(name, elements, sum(counts), counts), tuple(map(tuple, gram.tolist())), tuple(moves.tolist())
-    )
+        gram += _gram(deltas.rows)
+        moves += (deltas.rows != 0).sum(1).cpu()
+        counter.add(deltas)
+    agreement = counter.layer(prod(sources.layout[name][0]))
+    return Likeness(agreement, tuple(map(tuple, gram.tolist())), tuple(moves.tolist()))
 
 
 def _doubts(names: Sequence[str], found: Likeness, base_hashes: Sequence[str]) -> list[str]:

@@ -33,6 +33,8 @@ def test_the_choice_on_unlearn_is_shown_with_chance_and_tensors(pages, bench):
     assert f"chance is {percent(0.25)}" in heat and why == ""
     for layer in layers:
         assert f"<code>{layer.name}</code><td>{layer.elements:,}<td>{layer.moved:,}" in table
+        assert f"{percent(layer.unanimous_fraction)}<td>{percent(layer.unanimous_of_length)}</tr>" in table
+    assert f"hold {percent(all_.unanimous_of_length)} of the plain average" in notice.replace("&#39;", "'")
     assert "<b>block 1</b>" in table and "outside the blocks" in table
     for text in (histogram, heat):
         assert ElementTree.fromstring(re.search(r"<svg.*</svg>", text, re.S)[0]).get("role") == "img"

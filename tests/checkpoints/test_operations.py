@@ -15,7 +15,8 @@ from negmerge_kit.cli import main
 from negmerge_kit.errors import CheckpointError, NegmergeError, ParameterError
 from negmerge_kit.merging import RULES, merge, unlearn
 from tests.checkpoints.files import sharded
-from tests.merging.models import make
+from tests.merging.models import arrays, make
+from tests.oracles import agreement_by_length
 
 
 @pytest.fixture
@@ -85,19 +86,39 @@ def test_base_and_candidates_may_be_cut_into_different_shards(models, tmp_path):
 def test_agreement_prints_the_contract(models):
     _, _, (first, *rest) = models
     result = agreement_files(first, rest)
-    assert list(result)[:9] == [
+    assert list(result)[:10] == [
         "candidates",
         "elements",
         "moved",
         "unanimous",
         "unanimous_fraction",
         "unanimous_of_moved",
+        "unanimous_of_length",
         "chance",
         "histogram",
         "tensors",
     ]
     assert result["chance"] == 0.25 and sum(result["histogram"]) == result["moved"]
-    assert set(result["tensors"][0]) == {"name", "elements", "moved", "unanimous_fraction"}
+    assert set(result["tensors"][0]) == {"name", "elements", "moved", "unanimous_fraction", "unanimous_of_length"}
+
+
+def test_lengths_in_json_are_the_oracles_and_null_where_a_candidate_holds_nan(models, tmp_path, capsys):
+    base, candidates, (first, *rest) = models
+    told = agreement_files(first, rest)
+    expected = agreement_by_length(arrays(base, candidates))
+    assert told["unanimous_of_length"] == pytest.approx(expected.pop("all"))
+    shares = {tensor["name"]: tensor["unanimous_of_length"] for tensor in told["tensors"]}
+    assert {name: share for name, share in shares.items() if share} == pytest.approx(
+        {name: share for name, share in expected.items() if share}
+    )
+    damaged = candidates[1] | {"f": torch.full((128,), float("nan"))}
+    save_checkpoint(tmp_path / "b.safetensors", damaged.items(), like=damaged)
+    assert main(["agreement", first, *rest, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    again = {tensor["name"]: tensor["unanimous_of_length"] for tensor in told["tensors"]}
+    assert told["unanimous_of_length"] is None and again == {**shares, "f": None}
+    assert main(["agreement", first, *rest]) == 0
+    assert "not finite" in capsys.readouterr().out
 
 
 def test_outputs_never_fall_on_inputs(models, tmp_path):

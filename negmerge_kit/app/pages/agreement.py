@@ -24,6 +24,7 @@ from negmerge_kit.models.layers import block_and_kind, layer_of, reading_order
 from negmerge_kit.plots import svg
 from negmerge_kit.plots.agreement_map import agreement_map, map_finding
 from negmerge_kit.plots.scale_curve import agreement_finding, agreement_shares
+from negmerge_kit.plots.style import percent
 from negmerge_kit.plots.votes import consensus_by_count, vote_finding, vote_histogram
 from negmerge_kit.plots.why_signs import why_figure, why_finding
 from negmerge_kit.progress import Progress, ProgressFn, no_progress
@@ -68,7 +69,8 @@ class AgreementPage:
         except NegmergeError as error:
             return Shown(notice(str(error)), gr.skip())
         what = f"{plural(len(choice.candidates), 'candidate')} as chosen on Unlearn. "
-        what += f"{agreement_finding(layers, votes=votes, chance=line)}."
+        what += f"{agreement_finding(layers, votes=votes, chance=line)}. Unanimous elements hold "
+        what += f"{percent(total(layers).unanimous_of_length)} of the plain average's squared length."
         odd = "".join(notice(sentence, "hint") for sentence in self._odd(choice))
         map_ = agreement_map(layers, votes=votes, chance=line)
         drawn = svg.inline(map_, map_finding(agreement_shares(layers, votes), line), name="map")
