@@ -143,13 +143,15 @@ agreement_map(layers, votes=n, chance=chance(n))
         "zeros-by-count",
         "How fast does the consensus shrink as candidates join?",
         """\
+from negmerge_kit.analysis.decay import known_shift
 from negmerge_kit.analysis.step_along import step_along
 from negmerge_kit.analysis.why_signs import why_signs
 from negmerge_kit.plots.votes import consensus_by_count
 
 pool = bench.pool
-settings = [pool.recipes[id] for id in pool.ids]
-why = why_signs(pool.base, pool.candidates, names=pool.ids, recipes=settings, directions=step_along(bench))
+settings, shifts = [entry.recipe for entry in pool.entries], [known_shift(entry) for entry in pool.entries]
+steps = step_along(bench)
+why = why_signs(pool.base, pool.candidates, names=pool.ids, recipes=settings, shifts=shifts, directions=steps)
 consensus_by_count(why.zero_ratio)
 """,
     ),

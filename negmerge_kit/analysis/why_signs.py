@@ -9,8 +9,10 @@ from itertools import combinations
 from math import comb, sqrt
 from statistics import fmean
 
+from negmerge_kit.analysis.decay import Decayed, Shift, decay_alone
 from negmerge_kit.analysis.step_along import Direction
 from negmerge_kit.errors import ParameterError
+from negmerge_kit.merging.agreement import LayerAgreement
 from negmerge_kit.merging.orthants import Estimate, expected_unanimity
 from negmerge_kit.merging.signs import chance
 from negmerge_kit.merging.similarity import Likeness, likeness, pooled
@@ -29,7 +31,8 @@ SIMULATED = 3
 class Agreement:
     """Sign agreement of a group of tensors over what moved in it: measured, by chance, and from cosines alone.
 
-    `expected` is the mean of its tensors' Gaussian orthant probabilities, weighed by their moved elements.
+    `expected` is the mean of its tensors' Gaussian orthant probabilities, weighed by their moved elements. `decayed`
+    counts the unanimous elements that weight decay alone moved, None where that is not known.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Agreement:
     moved: int
     unanimous: int
     expected: Estimate
+    decayed: int | None = None
 
     @property
     def share(self) -> float:
@@ -53,6 +57,36 @@ class Agreement:
             "unanimous_of_moved": self.share,
             "expected": self.expected.value,
             "expected_error": self.expected.error,
+            "decay_alone": self.decayed,
+        }
+
+
+@dataclass(frozen=True)
+class DecayPart:
+    """Weight decay's part of the unanimous elements: how many it moved alone, and the plain average's |m|² on them."""
+
+    elements: int
+    unanimous: int
+    square: float
+    unanimous_square: float
+
+    @property
+    def of_count(self) -> float:
+        """elements / unanimous, 0 of none."""
+        return self.elements / self.unanimous if self.unanimous else 0.0
+
+    @property
+    def of_length(self) -> float:
+        """square / unanimous_square, 0 of none."""
+        return self.square / self.unanimous_square if self.unanimous_square else 0.0
+
+    def json(self) -> Json:
+        """Plain values."""
+        return {
+            "elements": self.elements,
+            "unanimous": self.unanimous,
+            "of_unanimous": self.of_count,
+            "of_length": self.of_length,
         }
 
 
@@ -77,7 +111,8 @@ class ZeroRatio:
 
 @dataclass(frozen=True)
 class Why:
-    """What `why_signs` found; `directions` and `fields` are empty where a pool is not at hand.
+    """What `why_signs` found; `directions` and `fields` are empty where a pool is not at hand, and `decay` None where
+    it is not known.
 
     `fields` holds for every hyperparameter the share of the candidates' diversity that goes with it, or None where the
     pool cannot say: it never varied, or took another value for every candidate.
@@ -94,6 +129,7 @@ class Why:
     halves: tuple[Halves, ...]
     fields: Mapping[str, Explained | None]
     directions: tuple[Direction, ...] = ()
+    decay: DecayPart | None = None
 
     @property
     def finding(self) -> str:
@@ -104,12 +140,29 @@ class Why:
             f"predict {100 * expected:.1f} %, chance {100 * self.chance:.2g} %."
         )
 
+    @property
+    def decay_finding(self) -> str:
+        """What weight decay alone moved, in a sentence."""
+        part = self.decay
+        if part is None:
+            return (
+                "What weight decay alone moved is not known: that takes recipes with AdamW and their steps, and moves "
+                "that rounding does not hide."
+            )
+        if not part.elements:
+            return f"Weight decay alone moved none of the {part.unanimous:,} unanimous elements."
+        return (
+            f"Weight decay alone moved {part.elements:,} of {part.unanimous:,} unanimous elements "
+            f"({100 * part.of_count:.1f} %), which hold {100 * part.of_length:.2g} % of their squared length."
+        )
+
     def json(self) -> Json:
         """Plain values, as `negmerge agreement --why --json` prints them under "why"."""
         return {
             "finding": self.finding,
             "chance": self.chance,
             "whole": self.whole.json(),
+            "decay": None if self.decay is None else self.decay.json(),
             **{
                 name: [row.json() for row in getattr(self, name)]
                 for name in ("tensors", "layers", "kinds", "blocks", "zero_ratio", "directions")
@@ -148,20 +201,22 @@ def why_signs(
     *,
     names: Sequence[str] = (),
     recipes: Sequence[Json] = (),
+    shifts: Sequence[Shift | None] = (),
     directions: Sequence[Direction] = (),
     subsets: int = SUBSETS,
     seed: int = 0,
 ) -> Why:
-    """Take a pool's sign agreement apart: three streamed passes over the files.
+    """Take a pool's sign agreement apart: three streamed passes over the files, a fourth for weight decay's part.
 
     Args:
         names: the candidates' names, for the record.
         recipes: the candidates' hyperparameters, for the analysis of variance over their task vectors' directions.
+        shifts: how far decay alone moves a weight, by candidate (see `known_shift`).
         directions: what `step_along` found, to go with the rest.
         subsets: random orders and halvings to look at.
 
     Raises:
-        ParameterError: for no candidates, candidates that did not move, or recipes that do not fit them.
+        ParameterError: for no candidates, candidates that did not move, or recipes or shifts that do not fit them.
         MismatchError: for candidates that do not hold the base's tensors.
 
     >>> import torch
@@ -171,13 +226,16 @@ def why_signs(
     (0.5, 0.648)
     """
     n = len(candidates)
-    if recipes and len(recipes) != n:
-        raise ParameterError(f"there are {len(recipes)} recipes for {n} candidates: give one of each.")
+    for what, given in (("recipes", recipes), ("shifts", shifts)):
+        if given and len(given) != n:
+            raise ParameterError(f"there are {len(given)} {what} for {n} candidates: give one of each.")
     split, parts = split_attention(base), [split_attention(candidate) for candidate in candidates]
     found = {layer.agreement.name: layer for layer in likeness(split, parts) if layer.agreement.moved}
     if not found:
         raise ParameterError("the candidates did not move from the base: there is no sign to look at.")
-    tensors = [_agreement(name, found[name], seed) for name in reading_order(found)]
+    decayed = decay_alone(split, parts, shifts)
+    alone = {part.name: part.elements for part in decayed or ()}
+    tensors = [_agreement(name, found[name], seed, alone.get(name)) for name in reading_order(found)]
     orders, halvings = _orders(n, subsets, seed), _halvings(n, subsets, seed)
     chains = agreement_along(split, parts, orders)
     sizes = [sorted(1 - chain.shares[size] for chain in chains) for size in range(n)]
@@ -198,20 +256,32 @@ def why_signs(
         halves=tuple(compare_halves(split, parts, halvings)) if halvings else (),
         fields=_fields(whole, recipes, seed),
         directions=tuple(directions),
+        decay=None if decayed is None else _decay_part(whole.agreement, decayed),
     )
 
 
-def _agreement(name: str, layer: Likeness, seed: int) -> Agreement:
-    votes = layer.agreement
-    return Agreement(name, votes.elements, votes.moved, votes.unanimous, expected_unanimity(layer.cosines, seed=seed))
+def _agreement(name: str, layer: Likeness, seed: int, decayed: int | None) -> Agreement:
+    votes, expected = layer.agreement, expected_unanimity(layer.cosines, seed=seed)
+    return Agreement(name, votes.elements, votes.moved, votes.unanimous, expected, decayed)
+
+
+def _decay_part(votes: LayerAgreement, decayed: Sequence[Decayed]) -> DecayPart:
+    elements, square = sum(part.elements for part in decayed), sum(part.square for part in decayed)
+    return DecayPart(elements, votes.unanimous, square, votes.unanimous_square)
 
 
 def _sum(name: str, rows: Sequence[Agreement]) -> Agreement:
     moved = sum(row.moved for row in rows)
     value = sum(row.moved * row.expected.value for row in rows) / moved
     error = sqrt(sum((row.moved * row.expected.error) ** 2 for row in rows)) / moved
+    decayed = [row.decayed for row in rows if row.decayed is not None]
     return Agreement(
-        name, sum(row.elements for row in rows), moved, sum(row.unanimous for row in rows), Estimate(value, error)
+        name,
+        sum(row.elements for row in rows),
+        moved,
+        sum(row.unanimous for row in rows),
+        Estimate(value, error),
+        sum(decayed) if len(decayed) == len(rows) else None,
     )
 
 

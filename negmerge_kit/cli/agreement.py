@@ -75,9 +75,14 @@ def agreement(arguments: list[str]) -> int:
 
 def format_why(why: Why) -> str:
     """Format the explanation as a few short tables."""
-    lines = ["", why.finding, "", f"{'':20}{'moved':>10}{'agree':>9}{'expected from cosines':>24}"]
+    decays = why.decay is not None and why.decay.elements > 0
+    heads = f"{'':20}{'moved':>10}{'agree':>9}{'by decay alone' if decays else '':>{16 * decays}}"
+    lines = ["", why.finding, why.decay_finding, "", f"{heads}{'expected from cosines':>24}"]
     for row in (*why.blocks, *why.kinds):
-        lines.append(f"{row.name:20}{row.moved:>10,}{100 * row.share:>7.1f} %{100 * row.expected.value:>22.1f} %")
+        alone = f"{100 * (row.decayed or 0) / row.moved:>14.1f} %" if decays else ""
+        lines.append(
+            f"{row.name:20}{row.moved:>10,}{100 * row.share:>7.1f} %{alone}{100 * row.expected.value:>22.1f} %"
+        )
     lines += ["", f"{'candidates':20}{'zeros':>9}{'of random subsets':>22}{'by chance':>12}"]
     for size in why.zero_ratio:
         spread = f"{100 * size.least:.1f} to {100 * size.most:.1f} %"
@@ -126,6 +131,7 @@ def _pool(options: argparse.Namespace, parser: Parser) -> Pool | None:
 
 
 def _why(pool: Pool | None, base: str | Path, files: list[str | Path], device: str, names: Json) -> Why:
+    from negmerge_kit.analysis.decay import known_shift
     from negmerge_kit.analysis.why_signs import why_signs
 
     weights, candidates = merge_files.open_all(base, files, **names).compared()
@@ -133,7 +139,12 @@ def _why(pool: Pool | None, base: str | Path, files: list[str | Path], device: s
         return why_signs(weights, candidates, names=[str(path) for path in files])
     steps = _steps(pool, device)
     return why_signs(
-        weights, candidates, names=pool.ids, recipes=[entry.recipe for entry in pool.entries], directions=steps
+        weights,
+        candidates,
+        names=pool.ids,
+        recipes=[entry.recipe for entry in pool.entries],
+        shifts=[known_shift(entry) for entry in pool.entries],
+        directions=steps,
     )
 
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from negmerge_kit.analysis.step_along import Direction
 from negmerge_kit.analysis.why_signs import Why
-from negmerge_kit.plots.style import AGREE, FORGET, INK, MUTED, RETAIN, headline, percent, percent_ticks, style
+from negmerge_kit.plots.style import AGREE, FORGET, INK, MUTED, RETAIN, RULE, headline, percent, percent_ticks, style
 
 MARKERS = {"consensus": "o", "conflict": "s", "mean": "D", "random mask": "x"}
 """One marker for each part, filled or not, so that nothing hangs on colour alone."""
@@ -49,6 +49,9 @@ def _by_group(axes: Axes, why: Why) -> None:
     rows = [*why.blocks, *why.kinds]
     names = [row.name.replace("outside the blocks", "outside").replace(" ", "\n", 1) for row in rows]
     axes.bar(range(len(rows)), [row.share for row in rows], color=AGREE, width=0.7, gid="agreement", label="measured")
+    if any(row.decayed for row in rows):
+        alone = [(row.decayed or 0) / row.moved for row in rows]
+        axes.bar(range(len(rows)), alone, color=RULE, width=0.7, gid="decay", label="by decay alone")
     axes.plot(
         range(len(rows)),
         [row.expected.value for row in rows],
@@ -56,14 +59,14 @@ def _by_group(axes: Axes, why: Why) -> None:
         color=INK,
         markersize=4.5,
         gid="expected",
-        label="expected from cosines",
+        label="from cosines",
     )
     axes.axhline(why.chance, **_coins(f"independent signs {percent(why.chance)}"))
     axes.axvline(len(why.blocks) - 0.5, color=MUTED, linewidth=0.8)
     axes.set_xticks(range(len(rows)), names)
-    axes.set(title="Agreement by block and by kind of tensor", ylabel="share of moved elements", ylim=(0, None))
+    axes.set(title="Agreement by block and kind", ylabel="share of moved elements", ylim=(0, None))
     axes.yaxis.set_major_formatter(percent_ticks())
-    axes.legend(loc="upper right", ncols=3, bbox_to_anchor=(1, 1.14), borderaxespad=0)
+    axes.legend(loc="upper right", ncols=4, columnspacing=1.2, bbox_to_anchor=(1, 1.14), borderaxespad=0)
 
 
 def _zeros(axes: Axes, why: Why) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 from torch import Tensor
 
+from negmerge_kit.analysis.decay import known_shift
 from negmerge_kit.analysis.inner_products import inner_products, outliers_of
 from negmerge_kit.analysis.step_along import step_along
 from negmerge_kit.analysis.why_signs import Why, why_signs
@@ -180,9 +181,8 @@ class AgreementPage:
         if (why := self._whys.get(choice.voters)) is None:
             return ""
         zeros = svg.inline(consensus_by_count(why.zero_ratio), why.finding, name="zeros")
-        return render(
-            "agreement.explained", why.finding, zeros, svg.inline(why_figure(why), why_finding(why), name="why")
-        )
+        whole = svg.inline(why_figure(why), why_finding(why), name="why")
+        return render("agreement.explained", [why.finding, why.decay_finding], zeros, whole)
 
     def _explain(self, job: Job, choice: Choice) -> Why:
         pool = self.bench.pool
@@ -199,6 +199,7 @@ class AgreementPage:
             tuned,
             names=choice.candidates,
             recipes=[entry.recipe for entry in entries],
+            shifts=[known_shift(entry) for entry in entries],
             directions=steps,
         )
 
