@@ -101,6 +101,17 @@ sensitivity_by_setting({"digits": family}, ["lr", "epochs", "weight_decay"])
 """,
     ),
     Entry(
+        "pool-health",
+        "Does every candidate belong with the others?",
+        """\
+from negmerge_kit.analysis.inner_products import health_of, inner_products
+from negmerge_kit.plots.pool_health import pool_health
+
+health = health_of(bench.pool, inner_products(bench.pool))
+pool_health([recipes[id].label for id in health], list(health.values()))
+""",
+    ),
+    Entry(
         "votes",
         "How do the signs vote, and how would coins?",
         """\

@@ -10,7 +10,7 @@ from itertools import chain
 from math import isfinite
 
 from negmerge_kit.merging import similarity
-from negmerge_kit.merging.outliers import Outlier, outliers
+from negmerge_kit.merging.health import Health, health
 from negmerge_kit.pools.pool import Pool
 from negmerge_kit.pools.result_store import RESULTS_VERSION, ResultStore
 from negmerge_kit.types import Json
@@ -48,11 +48,11 @@ def known_products(pool: Pool) -> Products | None:
     return products if [len(row) for row in products] == [n] * n else None
 
 
-def outliers_of(pool: Pool, products: Products, ids: Sequence[str] | None = None) -> list[tuple[str, Outlier]]:
-    """The candidates among `ids` (default: all but copies) that do not belong with the rest (see `outliers`)."""
+def health_of(pool: Pool, products: Products, ids: Sequence[str] | None = None) -> dict[str, Health]:
+    """The health of the candidates `ids` (default: all but copies), each held against the others of them."""
     chosen = [pool.ids.index(id) for id in (pool.distinct if ids is None else ids)]
     part = [[products[i][j] for j in chosen] for i in chosen]
-    return [(pool.ids[chosen[found.index]], found) for found in outliers(part)]
+    return dict(zip((pool.ids[i] for i in chosen), health(part), strict=True))
 
 
 def _store(pool: Pool) -> ResultStore:

@@ -23,9 +23,9 @@ from negmerge_kit.checkpoints.writer import sha256_file
 from negmerge_kit.errors import MismatchError, ParameterError, check_scale
 from negmerge_kit.merging.agreement import total
 from negmerge_kit.merging.fold import MergeCounts
+from negmerge_kit.merging.health import health, suggestion
 from negmerge_kit.merging.layout import check_buffers, matches
 from negmerge_kit.merging.negation import apply_delta, merge, negate
-from negmerge_kit.merging.outliers import outliers
 from negmerge_kit.merging.signs import chance
 from negmerge_kit.merging.similarity import likeness, pooled
 from negmerge_kit.merging.sources import Sources, warn_of_half
@@ -218,7 +218,7 @@ def agreement_files(
     """Count the elements on which candidates' signs agree, in all and by tensor, with the chance level.
 
     `unanimous_of_length` is their share of the plain average's squared length, None where a candidate holds NaN.
-    `outliers` names the candidates that do not belong with the others. Raises as `sign_agreement` does.
+    `health` has a row for each candidate and says which do not belong with the others. Raises as `sign_agreement`.
     """
     found = open_all(base, candidates, prefix=prefix, renames=renames, ignore=ignore)
     opened, others = found.compared()
@@ -226,7 +226,7 @@ def agreement_files(
     alike = list(likeness(opened, others, device=device, buffers=buffers))
     layers = [layer.agreement for layer in alike]
     everything = total(layers)
-    odd = outliers(pooled(alike).products) if alike else []
+    rows = health(pooled(alike).products)  # none where no tensor counts
     return {
         "candidates": [str(path) for path in candidates],
         "elements": everything.elements,
@@ -247,7 +247,8 @@ def agreement_files(
             }
             for layer in layers
         ],
-        "outliers": [outlier.json(Path(candidates[outlier.index]).name) for outlier in odd],
+        "health": [row.json(Path(path).name) for row, path in zip(rows, candidates, strict=False)],
+        "suggestion": suggestion(rows),
         "below_half_step": small,
         "notes": list(found.notes),
     }

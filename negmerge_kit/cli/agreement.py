@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from negmerge_kit.checkpoints import merge_files
 from negmerge_kit.checkpoints.normalise import read_map
 from negmerge_kit.cli.options import Parser, print_json
+from negmerge_kit.cli.pool_health import EXPLAINED, HEADS, health_cells, print_warnings
 from negmerge_kit.cli.weight_files import add_name_flags
 from negmerge_kit.pools.pool import RECORD, Pool, open_pool
 from negmerge_kit.types import Json
@@ -64,8 +65,12 @@ def agreement(arguments: list[str]) -> int:
         if length is None
         else f"unanimous elements hold {100 * length:.1f} % of the plain average's squared length"
     )
-    for outlier in result["outliers"]:
-        print(f"warning: {outlier['why']}")
+    wide = max((16, *(len(row["candidate"]) + 2 for row in result["health"])))
+    print(f"\n{'candidate':{wide}}{HEADS}".rstrip())
+    for row in result["health"]:
+        print(f"{row['candidate']:{wide}}{health_cells(row)}".rstrip())
+    print(EXPLAINED)
+    print_warnings(result["health"], result["suggestion"])
     if why is not None:
         print(format_why(why))
     if options.plot:

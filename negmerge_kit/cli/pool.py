@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.options import Parser, add_executor_flags, add_training_flags, print_json
+from negmerge_kit.cli.pool_health import EXPLAINED, HEADS, health_cells, print_warnings
 from negmerge_kit.cli.sweep import begin_pool, executor_of, fill, print_sweep
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.types import Json
@@ -84,22 +85,25 @@ def show(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
 
-    from negmerge_kit.analysis.inner_products import inner_products, outliers_of
+    from negmerge_kit.analysis.inner_products import health_of, inner_products
+    from negmerge_kit.merging.health import suggestion
     from negmerge_kit.pools.pool import open_pool
     from negmerge_kit.training.recipe import recipe_line
 
     store = open_pool(options.pool)
     try:
-        odd = outliers_of(store, inner_products(store))
+        health = health_of(store, inner_products(store))
     except NegmergeError as error:  # the table is worth showing all the same
         print(f"negmerge pool show: the candidates cannot be compared: {error}", file=sys.stderr)
-        odd = []
+        health = {}
+    rows = {id: row.json(id) for id, row in health.items()}
     if options.json:
         print_json(
             {
                 "pool": str(store.folder),
                 "copies": store.copies,
-                "outliers": [outlier.json(id) for id, outlier in odd],
+                "health": list(rows.values()),
+                "suggestion": suggestion(list(health.values())),
                 "scene": store.scene,
                 "candidates": [
                     {
@@ -122,14 +126,15 @@ def show(arguments: list[str]) -> int:
     print(f"{store.folder}\nscene {name}: forget {scene['forget']}, retain {', '.join(scene['retain'])}")
     labels = {item.id: recipe_line(item.recipe) for item in store.entries}
     wide = max((34, *(len(label) + 2 for label in labels.values())))
-    print(f"\n{'candidate':14}{'recipe':{wide}}{'scale':>6}{'forget':>9}{'kept':>9}{'trained':>10}")
+    print(f"\n{'candidate':14}{'recipe':{wide}}{'scale':>6}{'forget':>9}{'kept':>9}{HEADS}{'trained':>10}")
     for item in store.entries:
-        print(f"{item.id:14}{labels[item.id]:{wide}}{_own(item.scores)}{item.seconds:>8.1f} s")
+        columns = _own(item.scores) + health_cells(rows.get(item.id))
+        print(f"{item.id:14}{labels[item.id]:{wide}}{columns}{item.seconds:>8.1f} s")
     print("\nforget, kept: the candidate negated alone at its own best scale, on validation, keeping 95 % of the base")
+    print(EXPLAINED)
     for repeat in store.repeats:
         print(f"warning: {repeat}")
-    for id, outlier in odd:
-        print(f"warning: {outlier.sentence(id)}")
+    print_warnings(list(rows.values()), suggestion(list(health.values())))
     return 0
 
 

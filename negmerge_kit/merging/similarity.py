@@ -11,8 +11,8 @@ from torch import Tensor
 
 from negmerge_kit.merging.agreement import LayerAgreement, VoteCounter, total
 from negmerge_kit.merging.deltas import Deltas
+from negmerge_kit.merging.health import health
 from negmerge_kit.merging.layout import check_alike, check_buffers
-from negmerge_kit.merging.outliers import outliers
 from negmerge_kit.merging.signs import chance
 from negmerge_kit.merging.sources import Sources
 from negmerge_kit.types import Json, Weights
@@ -126,9 +126,9 @@ def check_pool(
 ) -> PoolCheck:
     """Check candidates before they are merged: one streamed pass, sums in float64.
 
-    Warns of near-duplicates, of candidates that did not move, of `outliers`, of a merge that would be zero in more than
-    95 % of the moved elements, and, when each candidate's record of its base is given as `base_hashes`, of candidates
-    of different bases. Raises as `sign_agreement` does.
+    Warns of near-duplicates, of odd candidates (see `health`), of a merge that would be zero in more than 95 % of the
+    moved elements, and, when each candidate's record of its base is given as `base_hashes`, of candidates of different
+    bases. Raises as `sign_agreement` does.
 
     >>> base = {"w": torch.zeros(4)}
     >>> tuned = [{"w": torch.tensor([1.0, 2.0, 0.0, 1.0])}, {"w": torch.tensor([2.0, 4.0, 0.0, 2.0])}]
@@ -174,17 +174,12 @@ def _doubts(names: Sequence[str], found: Likeness, base_hashes: Sequence[str]) -
     if len(set(base_hashes)) > 1:
         doubts.append("candidates were fine-tuned from different bases: merge only those of one base.")
     doubts += [
-        f"{name} did not move from its base: leave it out."
-        for name, moves in zip(names, found.moves, strict=True)
-        if not moves
-    ]
-    doubts += [
         f"{names[i]} and {names[j]} are near-duplicates (cosine {cosines[i][j]:.4f}): vary their hyperparameters more."
         for i in range(len(names))
         for j in range(i + 1, len(names))
         if cosines[i][j] > DUPLICATE
     ]
-    doubts += [odd.sentence(names[odd.index]) for odd in outliers(found.products)]
+    doubts += [row.sentence(name) for name, row in zip(names, health(found.products), strict=True) if row.is_odd]
     zeros = 1 - agreement.unanimous_of_moved
     if agreement.moved and zeros > MOSTLY_ZERO:
         doubts.append(

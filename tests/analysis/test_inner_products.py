@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from negmerge_kit.analysis.inner_products import inner_products, known_products, outliers_of
+from negmerge_kit.analysis.inner_products import health_of, inner_products, known_products
 from negmerge_kit.app.jobs import Jobs
 from negmerge_kit.app.pages.unlearn import Unlearn
 from negmerge_kit.app.score_cache import Scored
 from negmerge_kit.cli import main
-from negmerge_kit.merging.outliers import outliers
+from negmerge_kit.merging.health import health, suggestion
 from negmerge_kit.pools.pool import open_pool
 from negmerge_kit.pools.pool_writer import record_candidate, save_candidate, writing
 from negmerge_kit.unlearning.workbench import Workbench
@@ -41,7 +41,9 @@ def test_what_is_named_is_what_numpy_names(change):
     rows = vectors()
     for place, factor in change.items():
         rows[place] *= factor
-    found = {odd.index: (odd.times_median, odd.cosine) for odd in outliers((rows @ rows.T).tolist())}
+    table = health((rows @ rows.T).tolist())
+    assert [row.norm for row in table] == pytest.approx(np.linalg.norm(rows, axis=1))
+    found = {place: (row.times_median, row.cosine) for place, row in enumerate(table) if row.is_odd}
     expected = by_hand(rows)
     assert found.keys() == expected.keys()
     for place, numbers in expected.items():
@@ -53,16 +55,44 @@ def test_what_is_named_is_what_numpy_names(change):
 def test_short_ones_are_not_named_and_one_of_its_own_direction_is():
     rows = vectors()
     rows[3] *= 0.01
-    assert outliers((rows @ rows.T).tolist()) == []
+    assert not any(row.is_odd for row in health((rows @ rows.T).tolist()))
     rows[3] = np.random.RandomState(9).randn(rows.shape[1]) * 1.4
-    (odd,) = outliers((rows @ rows.T).tolist())
-    assert odd.index == 3 and odd.cosine < 0.2 and odd.times_median < 1.2
+    table = health((rows @ rows.T).tolist())
+    odd = table[3]
+    assert (
+        [row.is_odd for row in table] == [place == 3 for place in range(6)]
+        and odd.cosine < 0.2
+        and odd.times_median < 1.2
+    )
     assert "points elsewhere" in odd.sentence("x") and "as far" not in odd.sentence("x")
 
 
 @pytest.mark.parametrize("products", [[], [[4.0]], [[0.0, 0.0], [0.0, 5.0]]])
-def test_of_one_that_moved_there_is_nothing_to_say(products):
-    assert outliers(products) == []
+def test_one_that_moved_has_nothing_to_be_compared_with(products):
+    for row in health(products):
+        assert row.times_median is row.cosine is None and row.is_odd == (row.norm == 0)
+
+
+def test_one_of_nan_and_one_that_did_not_move_are_odd_and_leave_the_others_alone():
+    rows = vectors()
+    alone = health((rows @ rows.T).tolist())
+    more = np.vstack([rows, 0 * rows[0], np.nan * rows[0]])
+    table = health((more @ more.T).tolist())
+    for row, expected in zip(table, alone, strict=False):
+        assert (row.times_median, row.cosine) == pytest.approx((expected.times_median, expected.cosine))
+    assert "did not move" in table[6].sentence("a") and "not finite" in table[7].sentence("b")
+    told = [row.json("x") for row in table]
+    json.dumps(told, allow_nan=False)
+    assert [row["odd"] for row in told] == [False] * 6 + [True] * 2 and told[7]["norm"] is None is told[0]["why"]
+
+
+def test_the_suggestion_counts_those_that_are_too_long():
+    rows = vectors(10)
+    assert suggestion(health((rows @ rows.T).tolist())) == ""
+    rows[:2] *= 6 * np.median(np.linalg.norm(rows, axis=1)) / np.linalg.norm(rows[:2], axis=1)[:, None]
+    times = [row.times_median for row in health((rows @ rows.T).tolist())][:2]
+    said = suggestion(health((rows @ rows.T).tolist()))
+    assert said.startswith("2 of 10 candidates move") and f"{max(times):.2g} times as far as the median" in said
 
 
 @pytest.fixture
@@ -81,8 +111,12 @@ def odd_pool(own_pool):
     return own_pool
 
 
+def odd_of(pool, ids=None):
+    return {id: row for id, row in health_of(pool, inner_products(pool), ids).items() if row.is_odd}
+
+
 def named(pool):
-    return {pool.entry(id).recipe.get("file", "?"): odd for id, odd in outliers_of(pool, inner_products(pool))}
+    return {pool.entry(id).recipe.get("file", "?"): odd for id, odd in odd_of(pool).items()}
 
 
 def test_a_pool_s_candidates_are_compared_once(odd_pool, monkeypatch):
@@ -99,7 +133,7 @@ def test_a_pool_s_candidates_are_compared_once(odd_pool, monkeypatch):
     monkeypatch.setattr("negmerge_kit.merging.similarity.inner_products", asked_again)
     assert named(open_pool(odd_pool)) == odd
     # Without the two, and as far as the first three are asked alone, nothing is odd.
-    assert outliers_of(pool, inner_products(pool), pool.ids[:3]) == []
+    assert odd_of(pool, pool.ids[:3]) == {}
     (file,) = (odd_pool / "likeness").iterdir()
     record = json.loads(file.read_text())
     for damaged in ({}, record | {"value": [[1.0]]}, record | {"value": [3]}, record | {"value": [["a"]]}):
@@ -131,9 +165,11 @@ def test_pool_show_and_agreement_name_them(odd_pool, tiny_pool, capfd):
     assert "points elsewhere than the others (cosine -" in shown
     assert main(["pool", "show", str(odd_pool), "--json"]) == 0
     ids = open_pool(odd_pool).ids
-    assert [odd["candidate"] for odd in json.loads(capfd.readouterr().out)["outliers"]] == ids[3:]
+    assert [row["candidate"] for row in json.loads(capfd.readouterr().out)["health"] if row["odd"]] == ids[3:]
     assert main(["agreement", str(odd_pool), "--json"]) == 0
-    told = json.loads(capfd.readouterr().out)["outliers"]
+    told = json.loads(capfd.readouterr().out)
+    assert len(told["health"]) == len(ids) and "times as far as the median" in told["suggestion"]
+    told = [row for row in told["health"] if row["odd"]]
     assert [odd["candidate"] for odd in told] == [f"{id}.safetensors" for id in ids[3:]]
     assert told[0]["times_median"] > 3 and told[1]["cosine"] < 0.2
     assert main(["agreement", str(odd_pool)]) == 0

@@ -9,7 +9,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 
 from negmerge_kit.merging.agreement import LayerAgreement
+from negmerge_kit.merging.health import Health
 from negmerge_kit.plots import scale_curve
+from negmerge_kit.plots.pool_health import health_finding, pool_health
 from negmerge_kit.plots.style import AGREE, FORGET, RETAIN
 from negmerge_kit.scoring import Accuracy, Point
 
@@ -158,3 +160,14 @@ def test_drawing_leaves_matplotlib_as_it_was():
     scale_curve.scale_curve(CURVE, base=BASE, keep=0.95)
     scale_curve.agreement_by_layer(LAYERS, votes=3, chance=0.25)
     assert dict(rcParams) == before
+
+
+def test_the_health_of_a_pool_names_the_odd_ones():
+    rows = [Health(1.0, 1.0, 0.7), Health(6.0, 6.0, 0.6), Health(0.9, 0.9, -0.4), Health(0.0, None, None)]
+    axes = pool_health(["a", "b", "c", "d"], rows).axes[0]
+    drawn = {line.get_gid(): list(zip(*line.get_data(), strict=True)) for line in axes.lines}
+    assert drawn["candidates"] == [(1.0, 0.7)] and drawn["odd"] == [(6.0, 0.6), (0.9, -0.4)]
+    assert [text.get_text() for text in axes.texts] == ["1", "2"]
+    for line in ("1  b moved 6.0 times", "2  c points elsewhere", "3  d did not move"):
+        assert line in axes.get_xlabel()
+    assert health_finding(rows) == "3 of 4 candidates are odd"

@@ -9,7 +9,7 @@ import gradio as gr
 from torch import Tensor
 
 from negmerge_kit.analysis.decay import known_shift
-from negmerge_kit.analysis.inner_products import inner_products, outliers_of
+from negmerge_kit.analysis.inner_products import health_of, inner_products
 from negmerge_kit.analysis.step_along import step_along
 from negmerge_kit.analysis.why_signs import Why, why_signs
 from negmerge_kit.app.buttons import JobButtons, contents_of, progress_of
@@ -20,6 +20,7 @@ from negmerge_kit.app.requests import PageSubject, RequestTracker, session
 from negmerge_kit.app.templates import notice, plural, render
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.merging.agreement import LayerAgreement, total
+from negmerge_kit.merging.health import suggestion
 from negmerge_kit.merging.signs import chance, votes_needed
 from negmerge_kit.models.layers import block_and_kind, layer_of, reading_order
 from negmerge_kit.plots import svg
@@ -157,10 +158,11 @@ class AgreementPage:
             yield news
 
     def _odd(self, choice: Choice) -> list[str]:
-        """A sentence for each chosen candidate that does not belong with the others."""
+        """A sentence for each chosen candidate that does not belong with the others, and what that means."""
         pool = self.bench.pool
-        found = outliers_of(pool, inner_products(pool), choice.candidates)
-        return [odd.sentence(recipe_line(pool.entry(id).recipe)) for id, odd in found]
+        found = health_of(pool, inner_products(pool), choice.candidates)
+        odd = [row.sentence(recipe_line(pool.entry(id).recipe)) for id, row in found.items() if row.is_odd]
+        return [*odd, *filter(None, [suggestion(list(found.values()))])]
 
     def _histogram(self, choice: Choice, of: object) -> str:
         """The votes of the whole model or of one layer, against chance.

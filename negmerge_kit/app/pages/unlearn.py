@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from negmerge_kit.analysis.inner_products import inner_products, known_products, outliers_of
+from negmerge_kit.analysis.inner_products import health_of, inner_products, known_products
 from negmerge_kit.app.pages import unlearn_pieces
 from negmerge_kit.app.pages.rule_dials import buffers_of, params_of
 from negmerge_kit.app.requests import RequestTracker
@@ -248,7 +248,7 @@ class Unlearn:
             return ""
         labels = dict(zip(pool.ids, (recipe_line(entry.recipe) for entry in pool.entries), strict=True))
         return "".join(
-            notice(odd.sentence(labels[id]), "hint") for id, odd in outliers_of(pool, products, choice.candidates)
+            notice(row.sentence(labels[id]), "hint") for id, row in health_of(pool, products, choice.candidates).items()
         )
 
     def curve(self, choice: Choice | None, keep: float) -> str:
