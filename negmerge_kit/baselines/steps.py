@@ -142,6 +142,26 @@ def slope(run: Run, images: ImageSet, chosen: slice | Tensor) -> Tensor:
     return torch.cat([part.flatten() for part in parts])
 
 
+CHUNK = 256
+"""Images a pass where a whole set's gradient is summed; the result does not depend on it."""
+
+
+def whole_slope(run: Run, images: ImageSet) -> Tensor:
+    """The sum of the gradients of every image, [d]."""
+    starts = range(0, len(images), CHUNK)
+    return sum(
+        (slope(run, images, slice(start, start + CHUNK)) * min(CHUNK, len(images) - start) for start in starts),
+        start=torch.zeros((), device=run.model.device),
+    )
+
+
+def by_name(model: Classifier, flat: Tensor) -> dict[str, Tensor]:
+    """A vector over every parameter, [d], as one tensor for each parameter of the tower, by its name."""
+    weights = dict(model.tower.named_parameters())
+    parts = flat.split([weight.numel() for weight in weights.values()])
+    return {name: part.view_as(weight) for (name, weight), part in zip(weights.items(), parts, strict=True)}
+
+
 def frozen(model: Classifier, head: str) -> Callable[[Tensor], Tensor]:
     """A copy of the model as it is now, in eval mode: uint8 images to logits [n, C], without gradients."""
     teacher = deepcopy(model)

@@ -144,6 +144,26 @@ def test_salience_is_measured_in_eval_mode():
         torch.testing.assert_close(found, wanted.abs(), rtol=1e-4, atol=1e-6)
 
 
+def test_ssd_shrinks_what_matters_to_the_forget_set_only():
+    """One batch of each set: some weights are left alone, some shrunk, none grows, and no statistic moves."""
+    base, squares = model(), []
+    names, weights = zip(*base.tower.named_parameters(), strict=True)
+    for images in (FORGET, REMAINING):
+        for weight in weights:
+            weight.requires_grad_(True)
+        loss = torch.nn.functional.cross_entropy(base.tower(base.pixels(images.images)), images.labels)
+        squares.append([g.double() ** 2 for g in torch.autograd.grad(loss, weights)])
+    found, steps = unlearn("ssd", rate=1.5, epochs=1, batch_size=128, dampening=0.7)
+    found, before, chosen = found.weights(), model().weights(), []
+    for name, forget, remaining in zip(names, *squares, strict=True):
+        ratio = 0.7 * (forget + remaining) / 2 / forget
+        chosen.append((forget > 1.5 * (forget + remaining) / 2).flatten())
+        factor = torch.where(chosen[-1].view_as(forget), ratio.clamp(max=1), 1.0)
+        torch.testing.assert_close(found.pop(name).double(), before.pop(name) * factor, rtol=1e-3, atol=1e-6)
+    assert 0.05 < float(torch.cat(chosen).double().mean()) < 0.95 and len(steps) == 2
+    assert all(torch.equal(value, before[key]) for key, value in found.items())
+
+
 @pytest.mark.parametrize(
     "gradient",
     [
@@ -184,7 +204,7 @@ def test_running_statistics_move_as_in_training_but_not_under_influence():
         assert keys and all(torch.equal(after[key], before[key]) != moves for key in keys)
 
 
-@pytest.mark.parametrize(("name", "rate"), [("gradient-ascent", 1e38), ("influence", 1e45)])
+@pytest.mark.parametrize(("name", "rate"), [("gradient-ascent", 1e38), ("influence", 1e45), ("neggrad-plus", 1e38)])
 def test_a_rate_that_is_far_too_large(name, rate):
     with pytest.raises(DivergedError, match="give a smaller rate"):
         unlearn(name, rate=rate, epochs=5)
