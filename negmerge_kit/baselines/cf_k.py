@@ -52,9 +52,9 @@ def train_last(run: Run, only: list[torch.nn.Module]) -> Iterator[Step]:
 def steps(run: Run) -> Iterator[Step]:
     """θ_last ← θ_last − η ∇ CE(θ; remaining) for the last k layers; every other bit stays the base's.
 
-    So do the running statistics of BatchNorm before these layers, which normalise as they do in the base: in the
-    authors' code they move with the images. The rate follows half a cosine over the epochs, where the code restarts it
-    four times, and the gradient is not clipped.
+    That holds for running statistics too: the first layers stay in eval mode, so that they answer as the base's do; in
+    the authors' code their statistics move. The rate follows half a cosine over the epochs, which the code restarts
+    after 1, 3, 7 … of them, and the gradient is not clipped.
     """
     return train_last(run, last_layers(run))
 
@@ -70,10 +70,10 @@ CF_K = Baseline(
         PAPER: Preset(
             (1e-2, 1e-1),
             30,
-            "the authors' scripts: 30 epochs from 0.1; 0.01 is SCRUB's and Deep Unlearn's. Six layers are the last "
-            "stage and the head of a ResNet-18, as these two take; the authors' ResNet-20 has 1 to 7.",
+            "the authors' scripts: 30 epochs from 0.1; 0.01 is that of Deep Unlearn's code (arXiv:2410.01276), whose "
+            "choice are six layers, the last stage and the head of ResNet-18. The authors' ResNet-20 has 1 to 7.",
         ),
-        TINY: Preset((5e-2, 0.1, 0.2, 0.4), 10, EMBEDDED, {"batch_size": 64, "layers": 2}),
+        TINY: Preset((0.4, 1.6, 3.2, 6.4), 10, EMBEDDED, {"batch_size": 64, "layers": 3}),
     },
     steps=steps,
 )

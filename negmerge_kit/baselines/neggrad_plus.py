@@ -58,7 +58,7 @@ NEGGRAD_PLUS = Baseline(
             "Deep Unlearn's code (arXiv:2410.01276), as the authors' small experiments: 10 epochs at 0.01, β = 0.95; "
             "it searches 1e-5 to 0.1. The authors' large ones have β = 0.9999 and 5 epochs.",
         ),
-        TINY: Preset((1e-3, 1e-2, 1e-1), 10, EMBEDDED, {"batch_size": 64}),
+        TINY: Preset((1e-2, 2e-2, 3e-2, 0.1, 0.2), 10, EMBEDDED, {"batch_size": 64}),
     },
     steps=steps,
 )

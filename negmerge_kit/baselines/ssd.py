@@ -14,7 +14,7 @@ from negmerge_kit.training.loop import Step, check_finite, gradients
 
 
 def factors(full: Tensor, forget: Tensor, alpha: float, dampening: float) -> Tensor:
-    """min(λ I / I_f, 1) where I_f > α I, else 1: what each weight is multiplied with; equation 6 of the paper.
+    """min(λ I / I_f, 1) where I_f > α I, else 1: what each weight is multiplied with.
 
     >>> full, forget = torch.tensor([1.0, 1.0, 1.0, 0.0]), torch.tensor([2.0, 4.0, 0.5, 0.0])
     >>> factors(full, forget, alpha=2.0, dampening=1.0), factors(full, forget, alpha=1.0, dampening=3.0)
@@ -75,7 +75,7 @@ SSD = Baseline(
             1,
             "the authors' code for ResNet-18: α = 10, 50 for another data set, λ = 1; the smaller ones are this kit's.",
         ),
-        TINY: Preset((1.0, 2.0, 5.0, 10.0), 1, EMBEDDED, {"batch_size": 64}),
+        TINY: Preset((2.0, 2.5, 3.0, 3.5, 5.0), 1, EMBEDDED, {"batch_size": 64}),
     },
     steps=steps,
     dial="alpha",

@@ -107,10 +107,10 @@ def test_the_table_does_not_grow_with_the_kit(words, capsys):
     published = {row["row"] for network in ("resnet18", "vgg16-bn") for row in find_published_rows(network).rows}
     assert published <= {*PROTOCOL, "single", "uniform", "negmerge"}
     words = [*words, "--model", "tiny", "--dry-run"]
-    code, told = run([*words, "--rules", "none"], capsys)
-    assert code == 0 and {row["row"] for row in told["rows"]} == {"base", "candidates", *PROTOCOL}
-    code, told = run([*words, "--rules", "none", "--baselines", ",".join(newer)], capsys)
-    assert code == 0 and newer < {row["row"] for row in told["rows"]}
+    code, forecast = run([*words, "--rules", "none"], capsys)
+    assert code == 0 and {row["row"] for row in forecast["rows"]} == {"base", "candidates", *PROTOCOL}
+    code, forecast = run([*words, "--rules", "none", "--baselines", ",".join(newer)], capsys)
+    assert code == 0 and newer < {row["row"] for row in forecast["rows"]}
 
 
 @pytest.mark.slow
