@@ -167,6 +167,7 @@ def test_as_many_layers_as_there_are_is_no_last():
             unlearn(name, layers=4)
 
 
+@pytest.mark.slow
 def test_layers_are_counted_from_the_head_in_every_network():
     """Six of ResNet-18 are its last stage and the head, of ResNet-20 the last two blocks and a half."""
     for network, layers, begins in (
