@@ -5,26 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
 from negmerge_kit.baselines.baseline import EMBEDDED, PAPER, TINY, Baseline, Preset
-from negmerge_kit.baselines.steps import Run, slope
+from negmerge_kit.baselines.steps import Run, by_name, slope, whole_slope
 from negmerge_kit.baselines.woodfisher import AsPublished, Exact
-from negmerge_kit.image_set import ImageSet
 from negmerge_kit.merging.rule import Parameter
 from negmerge_kit.training.loop import Step, check_finite, gradients
-
-CHUNK = 256
-"""Images a pass where a whole set's gradient is summed; the result does not depend on it."""
-
-
-def whole_slope(run: Run, images: ImageSet) -> Tensor:
-    """The sum of the gradients of every image, [d]."""
-    starts = range(0, len(images), CHUNK)
-    return sum(
-        (slope(run, images, slice(start, start + CHUNK)) * min(CHUNK, len(images) - start) for start in starts),
-        start=torch.zeros((), device=run.model.device),
-    )
 
 
 def steps(run: Run) -> Iterator[Step]:
@@ -36,7 +22,7 @@ def steps(run: Run) -> Iterator[Step]:
     """
     forgotten, remaining = run.parts.forgotten, run.parts.remaining
     order = torch.randperm(len(remaining), generator=torch.Generator().manual_seed(run.seed))
-    chosen, weights = order[: run.settings["samples"]], list(run.model.tower.parameters())
+    chosen, weights = order[: run.settings["samples"]], dict(run.model.tower.named_parameters())
     with gradients(run.model, train=False):
         n_f, n_r = len(forgotten), len(remaining)
         v = whole_slope(run, forgotten) / (n_f + n_r) - whole_slope(run, remaining) * (n_f / ((n_f + n_r) * n_r))
@@ -45,10 +31,9 @@ def steps(run: Run) -> Iterator[Step]:
             inverse.see(slope(run, remaining, place.to(remaining.images.device)))
             if index == len(chosen):
                 with torch.no_grad():
-                    sizes = [weight.numel() for weight in weights]
-                    for weight, move in zip(weights, inverse.product.split(sizes), strict=True):
-                        weight.add_(run.rate * move.view_as(weight))
-                check_finite(weights, index, run.hint)
+                    for name, move in by_name(run.model, inverse.product).items():
+                        weights[name].add_(run.rate * move)
+                check_finite(weights.values(), index, run.hint)
             yield Step(index, len(chosen), float(inverse.product.norm()), run.rate)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from negmerge_kit.baselines.baseline import EMBEDDED, PAPER, SGD, TINY, Baseline, Preset
 from negmerge_kit.baselines.random_labels import passes
-from negmerge_kit.baselines.steps import Run, slope, train_epochs
+from negmerge_kit.baselines.steps import Run, by_name, slope, train_epochs
 from negmerge_kit.merging.rule import Parameter
 from negmerge_kit.training.loop import Step, gradients
 
@@ -17,14 +17,12 @@ from negmerge_kit.training.loop import Step, gradients
 def saliency(run: Run) -> dict[str, Tensor]:
     """|Σ over batches of ∇ CE(θ; forget)| of each parameter at the base: eval mode, float32, images as they are."""
     forgotten, size = run.parts.forgotten, run.settings["batch_size"]
-    names, weights = zip(*run.model.tower.named_parameters(), strict=True)
     with gradients(run.model, train=False):
         total = sum(
             (slope(run, forgotten, slice(start, start + size)) for start in range(0, len(forgotten), size)),
             start=torch.zeros((), device=run.model.device),
         )
-    parts = total.abs().split([weight.numel() for weight in weights])
-    return {name: part.view_as(weight) for name, weight, part in zip(names, weights, parts, strict=True)}
+    return by_name(run.model, total.abs())
 
 
 def mask_of(salience: dict[str, Tensor], share: float) -> dict[str, Tensor]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from math import cos, pi
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -87,12 +88,22 @@ def sgd(run: Run, weights: Sequence[torch.nn.Parameter]) -> Optimizer:
     )
 
 
+def half_cosine(epoch: int, epochs: int) -> float:
+    """(1 + cos(π t / T)) / 2 in epoch t of T counted from 0: the decay of PyTorch's CosineAnnealingLR.
+
+    >>> [round(half_cosine(epoch, 4), 3) for epoch in range(4)]
+    [1.0, 0.854, 0.5, 0.146]
+    """
+    return (1 + cos(pi * epoch / epochs)) / 2
+
+
 def train_epochs(
     run: Run,
     passes: Callable[[int], Sequence[SeededPass]],
     *,
     optimizer: Callable[[Run, Sequence[torch.nn.Parameter]], Optimizer] = sgd,
     extra: Sequence[torch.nn.Parameter] = (),
+    only: Collection[torch.nn.Module] | None = None,
     after: Callable[[], None] | None = None,
     decay: Callable[[int], float] = lambda epoch: 1.0,
 ) -> Generator[Step]:
@@ -104,6 +115,7 @@ def train_epochs(
     Args:
         passes: of an epoch counted from 0.
         extra: parameters trained together with the network's.
+        only: the modules whose own parameters train; all others stay in eval mode, running statistics included.
         after: called after each step.
         decay: what the rate is multiplied with in an epoch counted from 0.
 
@@ -118,11 +130,14 @@ def train_epochs(
     ]
     rates = [rate for rate, one in plan for _ in range(one.steps)]
     network = run.model.tower
-    with gradients(run.model, train=True):
+    trained = [weight for module in only or () for weight in module.parameters(recurse=False)]
+    with gradients(run.model, None if only is None else trained, train=True):
+        for module in network.modules():
+            module.training = only is None or module in only
         yield from train(
             network,
             [one for _, one in plan],
-            optimizer(run, [*network.parameters(), *extra]),
+            optimizer(run, [*(network.parameters() if only is None else trained), *extra]),
             rates.__getitem__,
             seed=lambda index: derived_seed(run.seed, "dropout", index),
             hint=run.hint,
@@ -140,6 +155,40 @@ def slope(run: Run, images: ImageSet, chosen: slice | Tensor) -> Tensor:
         loss = truth(view(run.model, images.name, images.images[chosen], images.labels[chosen]))
         parts = torch.autograd.grad(loss, list(run.model.tower.parameters()))
     return torch.cat([part.flatten() for part in parts])
+
+
+CHUNK = 256
+"""Images a pass where a whole set's gradient is summed; the result does not depend on it."""
+
+
+def whole_slope(run: Run, images: ImageSet) -> Tensor:
+    """The sum of the gradients of every image, [d]."""
+    starts = range(0, len(images), CHUNK)
+    return sum(
+        (slope(run, images, slice(start, start + CHUNK)) * min(CHUNK, len(images) - start) for start in starts),
+        start=torch.zeros((), device=run.model.device),
+    )
+
+
+def by_name(model: Classifier, flat: Tensor) -> dict[str, Tensor]:
+    """A vector over every parameter, [d], as one tensor for each parameter of the tower, by its name."""
+    weights = dict(model.tower.named_parameters())
+    parts = flat.split([weight.numel() for weight in weights.values()])
+    return {name: part.view_as(weight) for (name, weight), part in zip(weights.items(), parts, strict=True)}
+
+
+def convolutions(run: Run) -> dict[str, torch.nn.Conv2d]:
+    """Every two-dimensional convolution of the network, by its name.
+
+    Raises:
+        ParameterError: for a network that has none.
+    """
+    found = {name: one for name, one in run.model.tower.named_modules() if isinstance(one, torch.nn.Conv2d)}
+    if not found:
+        raise ParameterError(
+            f"{run.model.spec} has no convolutions, and this baseline changes nothing else: choose another one."
+        )
+    return found
 
 
 def frozen(model: Classifier, head: str) -> Callable[[Tensor], Tensor]:

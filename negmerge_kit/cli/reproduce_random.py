@@ -127,7 +127,12 @@ def _parser() -> argparse.ArgumentParser:
         + "; paper-cifar for others",
     )
     add("--rules", default="all", metavar="RULE,RULE", help="as for compare")
-    add("--baselines", default="all", metavar="NAME,NAME", help="as for compare")
+    add(
+        "--baselines",
+        default="all",
+        metavar="NAME,NAME",
+        help="as for compare, but all means those of the table's protocol: newer ones, such as ssd, are taken by name",
+    )
     add("--choose", default="gap", metavar="floor|gap", help="as for compare (default %(default)s)")
     add("--keep", type=float, default=0.95, help="share of the base's retention to keep, with --choose floor")
     add("--scales", default="0:1:0.05", metavar="A:B:STEP", help="scales to try")
@@ -154,12 +159,18 @@ def _parser() -> argparse.ArgumentParser:
 def published_methods(rules: str, baselines: str) -> tuple[Method, ...]:
     """Methods in the table's rows; a rule named without parameters takes those of the papers' tables.
 
+    `all` baselines are those of the reference protocol and the searches; newer ones have no published row here and are
+    taken by name.
+
     >>> [dict(method.params) for method in published_methods("ties,ties:density=0.1", "none")]
     [{}, {'trim_over': 'all'}, {'density': 0.1}]
     """
-    from negmerge_kit.comparison.methods import find_methods
+    from negmerge_kit.comparison.methods import SEARCHES, find_methods
+    from negmerge_kit.reproduction.cifar10_random import PROTOCOL
     from negmerge_kit.reproduction.clip_negation import AS_PUBLISHED
 
+    if baselines.strip() == "all":
+        baselines = ",".join([*PROTOCOL, *SEARCHES])
     return tuple(
         replace(method, params=tuple(AS_PUBLISHED.get(method.name, dict(method.params)).items()))
         for method in find_methods(rules, baselines, classifier=True)

@@ -27,6 +27,22 @@ ATTACK = 11.0
 """Seconds of one core for one membership attack on 20,000 answers (benchmarks/membership.py), taken on busy cores; the
 time grows with their square."""
 
+PROTOCOL = (
+    RETRAIN,
+    RETRAIN_AGAIN,
+    "fine-tune",
+    "gradient-ascent",
+    "random-labels",
+    "influence",
+    "l1-sparse",
+    "boundary-shrink",
+    "boundary-expand",
+    "salun",
+    "scrub",
+    "bad-teacher",
+)
+"""What `all` baselines are here: the table's own and two of its time, so that it does not grow when the kit does."""
+
 RECORD = Path(__file__).parent / "published" / "cifar10_random.json"
 
 
@@ -122,9 +138,9 @@ def forecast_rows(
 ) -> Json:
     """Trainings, steps, computing time and disk of the table as asked for, before anything is fetched or trained.
 
-    Images are counted by the sets that each row reads; a search as if no scale were ever given up early and greedy
-    selection tried every candidate. What a pool may keep from before, and the way to the crossing of the floor, are
-    left out.
+    Images are counted by the sets that each row reads, each once an epoch (NegGrad+ begins the forget set again within
+    one); a search as if no scale were ever given up early and greedy selection tried every candidate. What a pool may
+    keep from before, and the way to the crossing of the floor, are left out.
 
     Args:
         model: an untrained one, whose forward pass is counted; its network also says which rates baselines try.

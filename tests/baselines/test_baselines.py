@@ -1,6 +1,6 @@
 """Baselines against steps computed by hand on a network of two weights."""
 
-from itertools import permutations
+from itertools import combinations, permutations, product
 
 import numpy as np
 import pytest
@@ -184,6 +184,54 @@ def test_bad_teacher_by_two_adam_steps():
         m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
         w = w - 0.05 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
     assert unlearned("bad-teacher", epochs=2, rate=0.05, share=1.0) == pytest.approx(w, abs=1e-5)
+
+
+def test_neggrad_plus_climbs_and_descends_in_one_step():
+    rest, w = of(REMAINING), np.array(BASE)
+    for _ in range(2):
+        w = down(w, 0.9 * slope(w, *rest) - 0.1 * slope(w, *of(FORGET)))
+    assert unlearned("neggrad-plus", epochs=2, beta=0.9) == pytest.approx(w, abs=1e-6)
+    for beta, name in {1.0: "fine-tune", 0.0: "gradient-ascent"}.items():
+        assert unlearned("neggrad-plus", beta=beta) == pytest.approx(unlearned(name), abs=1e-7)
+
+
+def test_neggrad_plus_begins_the_forget_set_again():
+    """Four steps of two remaining images are two turns over four images to forget, each in an order of its own."""
+    forget, rest = images_of("forgotten", [20, 90, 160, 240], [0, 1, 0, 1]), images_of("remaining", [200] * 8, [0] * 8)
+    (x_f, l_f), (x_r, l_r) = of(forget), of(rest)
+    ends = []
+    for firsts in product(combinations(range(4), 2), repeat=2):
+        w = np.array(BASE)
+        for first in firsts:
+            for pair in (list(first), [k for k in range(4) if k not in first]):
+                w = down(w, 0.8 * slope(w, x_r[:2], l_r[:2]) - 0.2 * slope(w, x_f[pair], l_f[pair]))
+        ends.append(w)
+    for seed in range(3):
+        found = unlearned("neggrad-plus", forgotten=forget, remaining=rest, beta=0.8, batch_size=2, seed=seed)
+        assert min(np.abs(found - end).max() for end in ends) < 1e-6
+
+
+@pytest.mark.parametrize(("alpha", "dampening"), [(0.3, 0.2), (0.9, 0.5), (0.3, 2.0), (1.0, 0.2)])
+def test_ssd_with_the_gradient_of_each_image(alpha, dampening):
+    """Both gradients of two logits are opposite, so both weights have one importance and one factor."""
+    squares = [
+        slope(BASE, x[k : k + 1], labels[k : k + 1]) ** 2
+        for x, labels in (of(FORGET), of(REMAINING))
+        for k in range(len(x))
+    ]
+    forget, full = np.mean(squares[:2], axis=0), np.mean(squares, axis=0)
+    factor = np.where(forget > alpha * full, np.minimum(dampening * full / forget, 1), 1)
+    assert (factor < 1).all() == (alpha < 0.97 and dampening < 0.97)
+    found = unlearned("ssd", rate=alpha, dampening=dampening, batch_size=1)
+    assert found == pytest.approx(np.array(BASE) * factor, abs=1e-6)
+
+
+def test_ssd_squares_the_gradient_of_a_batch():
+    forget, full = slope(BASE, *of(FORGET)) ** 2, slope(BASE, *of(REMAINING)) ** 2
+    full = (forget + full) / 2
+    factor = np.where(forget > 0.1 * full, np.minimum(full / forget, 1), 1)
+    assert unlearned("ssd", rate=0.1) == pytest.approx(np.array(BASE) * factor, abs=1e-6)
+    assert unlearned("ssd", rate=0.1, dampening=0.0) == pytest.approx([0, 0])
 
 
 def influence_parts():

@@ -7,11 +7,16 @@ import torch
 
 from negmerge_kit.baselines import BASELINES, find_baseline
 from negmerge_kit.baselines.baseline import PAPER, TINY
+from negmerge_kit.baselines.cf_k import last_layers
+from negmerge_kit.baselines.ct import transpose
+from negmerge_kit.baselines.msg import masks, reset
 from negmerge_kit.baselines.salun import mask_of, saliency
 from negmerge_kit.baselines.steps import Run, slope
 from negmerge_kit.errors import DivergedError, ParameterError
 from negmerge_kit.image_set import ImageSet
-from negmerge_kit.models.standard_classifier import load_classifier
+from negmerge_kit.models.model_spec import find_model
+from negmerge_kit.models.networks import Network, Pooled
+from negmerge_kit.models.standard_classifier import StandardClassifier, load_classifier
 from negmerge_kit.training.finetuning import finetune
 from negmerge_kit.training.recipe import Recipe
 from negmerge_kit.training.seeding import derived_seed
@@ -36,7 +41,7 @@ def noise(name, n, seed):
 
 
 FORGET, REMAINING = noise("forgotten", 33, 1), noise("remaining", 70, 2)
-FEW = {"batch_size": 32, "samples": 12, "forget_batch_size": 32}
+FEW = {"batch_size": 32, "samples": 12, "forget_batch_size": 32, "layers": 2}
 
 
 def unlearn(name, *, seed=0, epochs=2, rate=0.01, forgotten=FORGET, remaining=REMAINING, recipe=RECIPE, **params):
@@ -101,13 +106,14 @@ def test_retraining_starts_anew_and_is_the_bases_own_training():
 
 
 def test_no_untrained_network_has_the_first_weights_of_another(monkeypatch):
-    """Of any seed that may have made the base, of the retrained model, and of bad teaching's teacher."""
+    """Of any seed that may have made the base, of the retrained model, bad teaching's teacher and EU-k."""
     seeds = []
     monkeypatch.setitem(globals(), "fresh", lambda seed: seeds.append(seed) or model(seed))
     for seed in (0, 1):
         unlearn("retrain", seed=seed, epochs=1)
         unlearn("bad-teacher", seed=seed, epochs=1)
-    assert len({0, 1, *seeds}) == 6
+        unlearn("eu-k", seed=seed, epochs=1)
+    assert len({0, 1, *seeds}) == 8
 
 
 @pytest.mark.parametrize("optimiser", [{"momentum": 0.9, "weight_decay": 0.1}, {"momentum": 0.0}])
@@ -127,6 +133,174 @@ def test_salun_leaves_the_rest_alone(optimiser):
     assert float(moved.float().mean()) > 0.95
 
 
+@pytest.mark.parametrize("name", ["cf-k", "eu-k"])
+@pytest.mark.parametrize(("layers", "same"), [(1, 9), (2, 6), (3, 3)])
+def test_only_the_last_layers_change(name, layers, same):
+    """Three convolutions, each with its norm, and the head: the first modules keep every bit, statistics included."""
+    base, after = model().weights(), unlearn(name, layers=layers, rate=0.1)[0].weights()
+    first = tuple(f"features.{place}." for place in range(same))
+    for key, value in after.items():
+        assert torch.equal(value, base[key]) == key.startswith(first), key
+    assert any(key.startswith(first) and key.endswith("running_mean") for key in base)
+
+
+@pytest.mark.parametrize("name", ["cf-k", "eu-k"])
+def test_the_last_layers_train_behind_the_frozen_first(name):
+    """One step by hand: what the first two convolutions answer in eval mode, the rest trains on as a small network."""
+    base, start = model(), fresh(derived_seed(0, "EU-k")) if name == "eu-k" else model()
+    with torch.no_grad():
+        seen = base.tower.features[:6](base.pixels(REMAINING.images))
+    rest = torch.nn.Sequential(*start.tower.features[6:], torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    rest.append(start.tower.head).train().requires_grad_(True)
+    torch.nn.functional.cross_entropy(rest(seen), REMAINING.labels).backward()
+    wanted = [(w - 0.2 * (w.grad + 0.01 * w)).detach() for w in rest.parameters()]
+    found, _ = unlearn(name, layers=2, rate=0.2, epochs=1, batch_size=128, weight_decay=0.01)
+    last = [*found.tower.features[6:].parameters(), *found.tower.head.parameters()]
+    for value, by_hand in zip(last, wanted, strict=True):
+        torch.testing.assert_close(value, by_hand, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found.tower.features[7].running_mean, rest[1].running_mean, rtol=1e-4, atol=1e-6)
+
+
+def test_as_many_layers_as_there_are_is_no_last():
+    for name in ("cf-k", "eu-k"):
+        with pytest.raises(ParameterError, match="classifier:tiny has 4 layers, so 4 cannot be its last ones only"):
+            unlearn(name, layers=4)
+
+
+@pytest.mark.slow
+def test_layers_are_counted_from_the_head_in_every_network():
+    """Six of ResNet-18 are its last stage and the head, of ResNet-20 the last two blocks and a half."""
+    for network, layers, begins in (
+        ("resnet18", 6, "layer4.0.conv1"),
+        ("resnet20", 6, "features.15.body.3"),
+        ("vgg16-bn", 2, "features.40"),
+    ):
+        whole = load_classifier(f"classifier:{network}", classes=10, device="cpu")
+        names = {module: name for name, module in whole.tower.named_modules()}
+        found = [names[one] for one in last_layers(Run(whole, None, 1.0, 1, 0, {"layers": layers}, None, RECIPE))]
+        assert found[0] == begins and names[whole.layer] == found[-1], network
+
+
+def test_transposing_is_its_own_inverse():
+    network = model()
+    network.tower.features[3] = torch.nn.Conv2d(32, 64, (1, 3), stride=2, padding=(0, 1), bias=False)
+    before = network.weights()
+    run = Run(network, None, 1.0, 1, 0, {}, None, RECIPE)
+    transpose(run)
+    once = network.weights()
+    for key, value in before.items():
+        turned = value.numpy().swapaxes(2, 3) if key in ("features.0.weight", "features.6.weight") else value.numpy()
+        assert (once[key].numpy() == turned).all(), key
+    assert not torch.equal(once["features.0.weight"], before["features.0.weight"])
+    transpose(run)
+    assert all(torch.equal(value, before[key]) for key, value in network.weights().items())
+
+
+def one_step(network, rate, decay, factors=None):
+    """The tower after one step of SGD on all remaining images, in train mode, by torch alone."""
+    network.tower.train().requires_grad_(True)
+    torch.nn.functional.cross_entropy(network.tower(network.pixels(REMAINING.images)), REMAINING.labels).backward()
+    with torch.no_grad():
+        for name, weight in network.tower.named_parameters():
+            weight -= rate * (weight.grad * (factors or {}).get(name, 1.0) + decay * weight)
+    return network.weights()
+
+
+def close(found, wanted):
+    for key, value in wanted.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-6, msg=key)
+
+
+def test_ct_fine_tunes_the_transposed_network():
+    turned = model()
+    with torch.no_grad():
+        for place in (0, 3, 6):
+            weight = turned.tower.features[place].weight
+            weight.copy_(torch.from_numpy(weight.numpy().swapaxes(2, 3).copy()))
+    found, _ = unlearn("ct", rate=0.2, epochs=1, batch_size=128, weight_decay=0.01)
+    close(found.weights(), one_step(turned, 0.2, 0.01))
+
+
+def test_msg_resets_the_smallest_differences_of_each_convolution():
+    """Elsewhere the weights are the base's, and the gradients of convolutions there count a tenth."""
+    size, share = len(FORGET), 0.3
+    params = BASELINES["msg"].resolve({"share": share})
+    base = model()
+    run = Run(base, parted(forgotten=FORGET, remaining=REMAINING), 0.2, 1, 5, params, fresh, RECIPE)
+    chosen = masks(run)
+    drawn = torch.randperm(len(REMAINING), generator=torch.Generator().manual_seed(5))[:size]
+    base.tower.requires_grad_(True)
+    for images, sign in ((REMAINING.at(drawn), 1), (FORGET, -1)):
+        logits = base.tower(base.pixels(images.images))
+        (sign * torch.nn.functional.cross_entropy(logits, images.labels, reduction="sum")).backward()
+    weights = dict(base.tower.named_parameters())
+    assert set(chosen) == {f"features.{place}.weight" for place in (0, 3, 6)}
+    for name, mask in chosen.items():
+        size = weights[name].grad.abs()
+        assert (
+            int(mask.sum()) == int(share * mask.numel()) and float(size[mask].max()) <= float(size[~mask].min()) * 1.001
+        )
+    start = model()
+    reset(replace(run, model=start), chosen)
+    for key, value in start.weights().items():
+        kept = ~chosen[key] if key in chosen else torch.ones_like(value, dtype=torch.bool)
+        assert torch.equal(value[kept], model().weights()[key][kept])
+    last = start.weights()["features.6.weight"][chosen["features.6.weight"]]
+    assert float(last.std()) == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05) and abs(float(last.mean())) < 0.003
+    factors = {name: torch.where(mask, 1.0, 0.1) for name, mask in chosen.items()}
+    found, _ = unlearn("msg", rate=0.2, seed=5, epochs=1, batch_size=128, weight_decay=0.01, share=share)
+    close(found.weights(), one_step(start, 0.2, 0.01, factors))
+
+
+@pytest.mark.parametrize(("name", "says"), [("ct", "has no convolutions"), ("msg", "has no convolutions")])
+def test_a_network_without_convolutions_is_refused(name, says):
+    linear = Network(Pooled(torch.nn.Identity(), 3, 10), (8, 8), (0.5,) * 3, (0.5,) * 3)
+    network = StandardClassifier(linear, find_model("classifier:tiny"), torch.device("cpu"))
+    with pytest.raises(ParameterError, match=says):
+        BASELINES[name].unlearn(network, parted(FORGET, REMAINING), rate=0.1, epochs=1, fresh=fresh, recipe=RECIPE)
+
+
+def test_kernels_of_one_pixel_cannot_be_transposed():
+    flat = Network(Pooled(torch.nn.Conv2d(3, 8, 1), 8, 10), (8, 8), (0.5,) * 3, (0.5,) * 3)
+    network = StandardClassifier(flat, find_model("classifier:tiny"), torch.device("cpu"))
+    with pytest.raises(ParameterError, match="no square kernels over 1 × 1"):
+        transpose(Run(network, None, 1.0, 1, 0, {}, None, RECIPE))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "network", ["resnet20", "resnet9", "resnet18", "timm/tf_efficientnet_lite0", "timm/vit_tiny_patch16_224"]
+)
+@pytest.mark.parametrize("name", ["ssd", "neggrad-plus", "eu-k", "cf-k", "msg", "ct"])
+def test_rivals_take_every_kind_of_network(name, network):
+    def untrained(seed):
+        return load_classifier(f"classifier:{network}", classes=10, device="cpu", seed=seed)
+
+    found = untrained(0)
+    before, size = found.weights(), found.image_size
+    draw = torch.Generator().manual_seed(0)
+    sets = [
+        ImageSet(
+            name,
+            torch.randint(0, 256, (n, 3, *size), generator=draw, dtype=torch.uint8),
+            torch.arange(n),
+            tuple("0123456789"),
+            "train",
+        )
+        for name, n in (("forgotten", 2), ("remaining", 4))
+    ]
+    params = {"batch_size": 2}
+    steps = list(
+        BASELINES[name].unlearn(
+            found, parted(*sets), rate=0.01, epochs=1, fresh=untrained, recipe=RECIPE, params=params
+        )
+    )
+    assert len(steps) == (3 if name == "ssd" else 2) and all(
+        torch.isfinite(value).all() for value in found.weights().values()
+    )
+    assert any(not torch.equal(value, before[key]) for key, value in found.weights().items())
+
+
 def test_salience_is_measured_in_eval_mode():
     network = model()
     before = network.weights()
@@ -142,6 +316,26 @@ def test_salience_is_measured_in_eval_mode():
         total = slopes if total is None else [a + b for a, b in zip(total, slopes, strict=True)]
     for found, wanted in zip(salience.values(), total, strict=True):
         torch.testing.assert_close(found, wanted.abs(), rtol=1e-4, atol=1e-6)
+
+
+def test_ssd_shrinks_what_matters_to_the_forget_set_only():
+    """One batch of each set: some weights are left alone, some shrunk, none grows, and no statistic moves."""
+    base, squares = model(), []
+    names, weights = zip(*base.tower.named_parameters(), strict=True)
+    for images in (FORGET, REMAINING):
+        for weight in weights:
+            weight.requires_grad_(True)
+        loss = torch.nn.functional.cross_entropy(base.tower(base.pixels(images.images)), images.labels)
+        squares.append([g.double() ** 2 for g in torch.autograd.grad(loss, weights)])
+    found, steps = unlearn("ssd", rate=1.5, epochs=1, batch_size=128, dampening=0.7)
+    found, before, chosen = found.weights(), model().weights(), []
+    for name, forget, remaining in zip(names, *squares, strict=True):
+        ratio = 0.7 * (forget + remaining) / 2 / forget
+        chosen.append((forget > 1.5 * (forget + remaining) / 2).flatten())
+        factor = torch.where(chosen[-1].view_as(forget), ratio.clamp(max=1), 1.0)
+        torch.testing.assert_close(found.pop(name).double(), before.pop(name) * factor, rtol=1e-3, atol=1e-6)
+    assert 0.05 < float(torch.cat(chosen).double().mean()) < 0.95 and len(steps) == 2
+    assert all(torch.equal(value, before[key]) for key, value in found.items())
 
 
 @pytest.mark.parametrize(
@@ -184,7 +378,7 @@ def test_running_statistics_move_as_in_training_but_not_under_influence():
         assert keys and all(torch.equal(after[key], before[key]) != moves for key in keys)
 
 
-@pytest.mark.parametrize(("name", "rate"), [("gradient-ascent", 1e38), ("influence", 1e45)])
+@pytest.mark.parametrize(("name", "rate"), [("gradient-ascent", 1e38), ("influence", 1e45), ("neggrad-plus", 1e38)])
 def test_a_rate_that_is_far_too_large(name, rate):
     with pytest.raises(DivergedError, match="give a smaller rate"):
         unlearn(name, rate=rate, epochs=5)
