@@ -1,4 +1,4 @@
-"""`negmerge data list | prepare | verify`."""
+"""`negmerge data list | check | prepare | verify`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ if TYPE_CHECKING:
 
 
 def data(arguments: list[str]) -> int:
-    """Dispatch to `list`, `prepare` or `verify`."""
-    actions = {"list": list_data, "prepare": prepare, "verify": verify}
+    """Dispatch to `list`, `check`, `prepare` or `verify`."""
+    from negmerge_kit.cli.data_check import check
+
+    actions = {"list": list_data, "check": check, "prepare": prepare, "verify": verify}
     if not arguments or arguments[0] not in actions:
         if arguments and arguments[0] in ("-h", "--help"):
-            print("usage: negmerge data list [--json] | prepare DATA... [OPTIONS] | verify DATA... [OPTIONS]")
+            print("usage: negmerge data list [--json] | check | prepare | verify DATA... [OPTIONS]")
             return 0
         given = f"there is no `negmerge data {arguments[0]}`: " if arguments else ""
-        raise ParameterError(f"{given}say what to do with data: list, prepare or verify.")
+        raise ParameterError(f"{given}say what to do with data: list, check, prepare or verify.")
     return actions[arguments[0]](arguments[1:])
 
 
@@ -52,7 +54,7 @@ def list_data(arguments: list[str]) -> int:
 
 def prepare(arguments: list[str]) -> int:
     """Fetch data sets and decode their images once; goes on where it was stopped."""
-    parser = _parser("prepare", "Fetch data and decode their images once; goes on where it was stopped.")
+    parser = data_parser("prepare", "Fetch data and decode their images once; goes on where it was stopped.")
     parser.add_argument("--splits", metavar="SPLIT,SPLIT", help="only these splits (default: all that the data have)")
     add_corrupt_flag(parser)
     parser.add_argument("--dry-run", action="store_true", help="print size, licence and destination, do nothing")
@@ -60,7 +62,7 @@ def prepare(arguments: list[str]) -> int:
 
     from negmerge_kit.data import find_data
 
-    transform = _transform(options)
+    transform = transform_from(options)
     sources = [find_data(text) for text in options.data]
     wanted = [word.strip() for word in options.splits.split(",")] if options.splits else None
     for source in sources:
@@ -71,7 +73,7 @@ def prepare(arguments: list[str]) -> int:
     if not options.dry_run:
         for source, facts in zip(sources, all_facts, strict=True):
             splits = wanted or source.splits
-            _decode(source, splits, transform, options.corrupt)
+            decode(source, splits, transform, options.corrupt)
             facts["data"] = source.text
             facts["decoded"] = _made(source, splits, transform, options.corrupt, quiet=options.json)
     if options.json:
@@ -113,13 +115,13 @@ def _next(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Words
 
 def verify(arguments: list[str]) -> int:
     """Check every decoded pixel against its fingerprint."""
-    parser = _parser("verify", "Check the decoded images of data sets against their fingerprints.")
+    parser = data_parser("verify", "Check the decoded images of data sets against their fingerprints.")
     options = parser.parse_args(arguments)
 
     from negmerge_kit.data import find_data
     from negmerge_kit.data.source import EncodedSource
 
-    transform, results, problems = _transform(options), [], []
+    transform, results, problems = transform_from(options), [], []
     for text in options.data:
         source = find_data(text)
         if not isinstance(source, EncodedSource):
@@ -144,18 +146,22 @@ def verify(arguments: list[str]) -> int:
     return 0
 
 
-def _parser(verb: str, about: str) -> argparse.ArgumentParser:
+def data_parser(verb: str, about: str, *, size: int = 224) -> argparse.ArgumentParser:
+    """Parser of a verb that reads data sets at one size."""
     parser = Parser(f"data {verb}", about)
     parser.add_argument("data", nargs="+", metavar="DATA", help="a name, folder:PATH, hf:OWNER/NAME or NAME:PATH")
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--model", metavar="MODEL", help="at the size and by the preprocessing of this model")
-    size.add_argument("--size", type=int, default=224, metavar="PIXELS", help="by CLIP's, at this size (default 224)")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--model", metavar="MODEL", help="at the size and by the preprocessing of this model")
+    sizes.add_argument(
+        "--size", type=int, default=size, metavar="PIXELS", help=f"by CLIP's, at this size (default {size})"
+    )
     add_pixel_flags(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
-def _transform(options: argparse.Namespace) -> Transform:
+def transform_from(options: argparse.Namespace) -> Transform:
+    """Preprocessing that the flags of `data_parser` ask for."""
     from negmerge_kit.data.transform import as_transform
     from negmerge_kit.models.preprocessing import transform_of
 
@@ -214,14 +220,15 @@ def prepare_scene(scene: Scene) -> None:
         if not source.is_ready(splits, image_size=scene.transform):
             if isinstance(source, HubSource):
                 _announce(source, splits, scene.transform, quiet=False, to=sys.stderr)
-            _decode(source, splits, scene.transform, scene.corrupt, leave=False)
+            decode(source, splits, scene.transform, scene.corrupt, leave=False)
         for split in splits:
             _say_left_out(source, split, scene.transform, scene.corrupt)
 
 
-def _decode(
+def decode(
     source: DataSource, splits: Sequence[str], transform: Transform, corrupt: str, *, leave: bool = True
 ) -> None:
+    """Decode splits of a source, with a bar; `leave` keeps the bar on the screen."""
     from negmerge_kit.cli.progress import ProgressDisplay
 
     for split in splits:
