@@ -213,8 +213,12 @@ def _announce(
 
 
 def prepare_scene(scene: Scene) -> None:
-    """Fetch and decode what a scene needs; of what is fetched, size, licence and destination are printed first."""
+    """Fetch and decode what a scene needs; of what is fetched, size, licence and destination are printed first.
+
+    Twins of the images to forget are named at the end.
+    """
     from negmerge_kit.data.hub import HubSource
+    from negmerge_kit.data.source import EncodedSource
 
     for source, splits in scene.needs():
         if not source.is_ready(splits, image_size=scene.transform):
@@ -223,6 +227,11 @@ def prepare_scene(scene: Scene) -> None:
             decode(source, splits, scene.transform, scene.corrupt, leave=False)
         for split in splits:
             _say_left_out(source, split, scene.transform, scene.corrupt)
+    if any(isinstance(source, EncodedSource) for source, _ in scene.needs()):  # drawn sets share no image
+        from negmerge_kit.scenes.overlap import find_overlaps
+
+        for sentence in find_overlaps(scene):
+            print(f"{scene.name}: {sentence}", file=sys.stderr)
 
 
 def decode(
