@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 def data(arguments: list[str]) -> int:
     """Dispatch to `list`, `check`, `prepare` or `verify`."""
-    from negmerge_kit.cli.data_check import check
-
     actions = {"list": list_data, "check": check, "prepare": prepare, "verify": verify}
     if not arguments or arguments[0] not in actions:
         if arguments and arguments[0] in ("-h", "--help"):
@@ -54,7 +52,7 @@ def list_data(arguments: list[str]) -> int:
 
 def prepare(arguments: list[str]) -> int:
     """Fetch data sets and decode their images once; goes on where it was stopped."""
-    parser = data_parser("prepare", "Fetch data and decode their images once; goes on where it was stopped.")
+    parser = _parser("prepare", "Fetch data and decode their images once; goes on where it was stopped.")
     parser.add_argument("--splits", metavar="SPLIT,SPLIT", help="only these splits (default: all that the data have)")
     add_corrupt_flag(parser)
     parser.add_argument("--dry-run", action="store_true", help="print size, licence and destination, do nothing")
@@ -62,7 +60,7 @@ def prepare(arguments: list[str]) -> int:
 
     from negmerge_kit.data import find_data
 
-    transform = transform_from(options)
+    transform = _transform(options)
     sources = [find_data(text) for text in options.data]
     wanted = [word.strip() for word in options.splits.split(",")] if options.splits else None
     for source in sources:
@@ -73,7 +71,7 @@ def prepare(arguments: list[str]) -> int:
     if not options.dry_run:
         for source, facts in zip(sources, all_facts, strict=True):
             splits = wanted or source.splits
-            decode(source, splits, transform, options.corrupt)
+            _decode(source, splits, transform, options.corrupt)
             facts["data"] = source.text
             facts["decoded"] = _made(source, splits, transform, options.corrupt, quiet=options.json)
     if options.json:
@@ -113,15 +111,32 @@ def _next(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Words
     ]
 
 
+def check(arguments: list[str]) -> int:
+    """Report classes, twins and odd files of data sets, of all their splits; decodes what is not decoded."""
+    about = "Report classes without images, long tails, twins and odd files; trains nothing."
+    parser = _parser("check", about, size=32)
+    options = parser.parse_args(arguments)
+
+    from negmerge_kit.cli.data_check import gather, print_report
+    from negmerge_kit.data import find_data
+
+    transform, sources = _transform(options), [find_data(text) for text in options.data]
+    for source in sources:
+        _decode(source, source.splits, transform, "skip", leave=False)
+    report = gather(sources, transform)
+    print_json(report) if options.json else print_report(report)
+    return 0
+
+
 def verify(arguments: list[str]) -> int:
     """Check every decoded pixel against its fingerprint."""
-    parser = data_parser("verify", "Check the decoded images of data sets against their fingerprints.")
+    parser = _parser("verify", "Check the decoded images of data sets against their fingerprints.")
     options = parser.parse_args(arguments)
 
     from negmerge_kit.data import find_data
     from negmerge_kit.data.source import EncodedSource
 
-    transform, results, problems = transform_from(options), [], []
+    transform, results, problems = _transform(options), [], []
     for text in options.data:
         source = find_data(text)
         if not isinstance(source, EncodedSource):
@@ -146,8 +161,7 @@ def verify(arguments: list[str]) -> int:
     return 0
 
 
-def data_parser(verb: str, about: str, *, size: int = 224) -> argparse.ArgumentParser:
-    """Parser of a verb that reads data sets at one size."""
+def _parser(verb: str, about: str, *, size: int = 224) -> argparse.ArgumentParser:
     parser = Parser(f"data {verb}", about)
     parser.add_argument("data", nargs="+", metavar="DATA", help="a name, folder:PATH, hf:OWNER/NAME or NAME:PATH")
     sizes = parser.add_mutually_exclusive_group()
@@ -160,8 +174,7 @@ def data_parser(verb: str, about: str, *, size: int = 224) -> argparse.ArgumentP
     return parser
 
 
-def transform_from(options: argparse.Namespace) -> Transform:
-    """Preprocessing that the flags of `data_parser` ask for."""
+def _transform(options: argparse.Namespace) -> Transform:
     from negmerge_kit.data.transform import as_transform
     from negmerge_kit.models.preprocessing import transform_of
 
@@ -224,7 +237,7 @@ def prepare_scene(scene: Scene) -> None:
         if not source.is_ready(splits, image_size=scene.transform):
             if isinstance(source, HubSource):
                 _announce(source, splits, scene.transform, quiet=False, to=sys.stderr)
-            decode(source, splits, scene.transform, scene.corrupt, leave=False)
+            _decode(source, splits, scene.transform, scene.corrupt, leave=False)
         for split in splits:
             _say_left_out(source, split, scene.transform, scene.corrupt)
     if any(isinstance(source, EncodedSource) for source, _ in scene.needs()):  # drawn sets share no image
@@ -234,10 +247,9 @@ def prepare_scene(scene: Scene) -> None:
             print(f"{scene.name}: {sentence}", file=sys.stderr)
 
 
-def decode(
+def _decode(
     source: DataSource, splits: Sequence[str], transform: Transform, corrupt: str, *, leave: bool = True
 ) -> None:
-    """Decode splits of a source, with a bar; `leave` keeps the bar on the screen."""
     from negmerge_kit.cli.progress import ProgressDisplay
 
     for split in splits:

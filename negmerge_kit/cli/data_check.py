@@ -1,10 +1,10 @@
-"""`negmerge data check`: what to know of images before anything is trained on them."""
+"""The report of `negmerge data check`: what to know of images before anything is trained on them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from negmerge_kit.cli.options import print_json
 from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
@@ -14,21 +14,13 @@ EXAMPLES = 3
 """Examples shown of each finding; --json has them all."""
 
 
-def check(arguments: list[str]) -> int:
-    """Report classes, twins and odd files of data sets, of all their splits; decodes what is not decoded."""
-    from negmerge_kit.cli.data import data_parser, decode, transform_from
-    from negmerge_kit.data import find_data
+def gather(sources: Sequence[DataSource], transform: Transform) -> Json:
+    """Counts of classes, twins by the names of their images, and modes and oddities of files, of all splits."""
     from negmerge_kit.data.report import class_counts, file_modes, twins_of
     from negmerge_kit.data.source import EncodedSource
 
-    parser = data_parser(
-        "check", "Report classes without images, long tails, twins and odd files; trains nothing.", size=32
-    )
-    options = parser.parse_args(arguments)
-
-    transform, sets, places, files = transform_from(options), [], [], []
-    for source in map(find_data, options.data):
-        decode(source, source.splits, transform, "skip", leave=False)
+    sets, places, files = [], [], []
+    for source in sources:
         for split in source.splits:
             sets.append(source.images(split, image_size=transform, corrupt="skip"))
             places.append(_names(source, split, transform))
@@ -58,9 +50,7 @@ def check(arguments: list[str]) -> int:
         }
         for pair in twins_of(sets)
     ]
-    report = {"sets": [class_counts(images) for images in sets], "twins": twins, "files": files}
-    print_json(report) if options.json else _print(report)
-    return 0
+    return {"sets": [class_counts(images) for images in sets], "twins": twins, "files": files}
 
 
 def _names(source: DataSource, split: str, transform: Transform) -> list[str]:
@@ -77,7 +67,8 @@ def _names(source: DataSource, split: str, transform: Transform) -> list[str]:
     return [f"image {row}" for row in record.indices]
 
 
-def _print(report: Json) -> None:
+def print_report(report: Json) -> None:
+    """Print one screen: counts and a few examples of every finding."""
     from negmerge_kit.data.report import LONG_TAIL
     from negmerge_kit.data.twins import NEAR
 
