@@ -1,4 +1,4 @@
-"""`negmerge data list | prepare | verify`."""
+"""`negmerge data list | check | prepare | verify`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def data(arguments: list[str]) -> int:
-    """Dispatch to `list`, `prepare` or `verify`."""
-    actions = {"list": list_data, "prepare": prepare, "verify": verify}
+    """Dispatch to `list`, `check`, `prepare` or `verify`."""
+    actions = {"list": list_data, "check": check, "prepare": prepare, "verify": verify}
     if not arguments or arguments[0] not in actions:
         if arguments and arguments[0] in ("-h", "--help"):
-            print("usage: negmerge data list [--json] | prepare DATA... [OPTIONS] | verify DATA... [OPTIONS]")
+            print("usage: negmerge data list [--json] | check | prepare | verify DATA... [OPTIONS]")
             return 0
         given = f"there is no `negmerge data {arguments[0]}`: " if arguments else ""
-        raise ParameterError(f"{given}say what to do with data: list, prepare or verify.")
+        raise ParameterError(f"{given}say what to do with data: list, check, prepare or verify.")
     return actions[arguments[0]](arguments[1:])
 
 
@@ -111,6 +111,23 @@ def _next(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Words
     ]
 
 
+def check(arguments: list[str]) -> int:
+    """Report classes, twins and odd files of data sets, of all their splits; decodes what is not decoded."""
+    about = "Report classes without images, long tails, twins and odd files; trains nothing."
+    parser = _parser("check", about, size=32)
+    options = parser.parse_args(arguments)
+
+    from negmerge_kit.cli.data_check import gather, print_report
+    from negmerge_kit.data import find_data
+
+    transform, sources = _transform(options), [find_data(text) for text in options.data]
+    for source in sources:
+        _decode(source, source.splits, transform, "skip", leave=False)
+    report = gather(sources, transform)
+    print_json(report) if options.json else print_report(report)
+    return 0
+
+
 def verify(arguments: list[str]) -> int:
     """Check every decoded pixel against its fingerprint."""
     parser = _parser("verify", "Check the decoded images of data sets against their fingerprints.")
@@ -144,12 +161,14 @@ def verify(arguments: list[str]) -> int:
     return 0
 
 
-def _parser(verb: str, about: str) -> argparse.ArgumentParser:
+def _parser(verb: str, about: str, *, size: int = 224) -> argparse.ArgumentParser:
     parser = Parser(f"data {verb}", about)
     parser.add_argument("data", nargs="+", metavar="DATA", help="a name, folder:PATH, hf:OWNER/NAME or NAME:PATH")
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--model", metavar="MODEL", help="at the size and by the preprocessing of this model")
-    size.add_argument("--size", type=int, default=224, metavar="PIXELS", help="by CLIP's, at this size (default 224)")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--model", metavar="MODEL", help="at the size and by the preprocessing of this model")
+    sizes.add_argument(
+        "--size", type=int, default=size, metavar="PIXELS", help=f"by CLIP's, at this size (default {size})"
+    )
     add_pixel_flags(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
@@ -207,8 +226,12 @@ def _announce(
 
 
 def prepare_scene(scene: Scene) -> None:
-    """Fetch and decode what a scene needs; of what is fetched, size, licence and destination are printed first."""
+    """Fetch and decode what a scene needs; of what is fetched, size, licence and destination are printed first.
+
+    Twins of the images to forget are named at the end.
+    """
     from negmerge_kit.data.hub import HubSource
+    from negmerge_kit.data.source import EncodedSource
 
     for source, splits in scene.needs():
         if not source.is_ready(splits, image_size=scene.transform):
@@ -217,6 +240,11 @@ def prepare_scene(scene: Scene) -> None:
             _decode(source, splits, scene.transform, scene.corrupt, leave=False)
         for split in splits:
             _say_left_out(source, split, scene.transform, scene.corrupt)
+    if any(isinstance(source, EncodedSource) for source, _ in scene.needs()):  # drawn sets share no image
+        from negmerge_kit.scenes.overlap import find_overlaps
+
+        for sentence in find_overlaps(scene):
+            print(f"{scene.name}: {sentence}", file=sys.stderr)
 
 
 def _decode(

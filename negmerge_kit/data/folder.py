@@ -91,7 +91,7 @@ class FolderSource(EncodedSource):
     @cached_property
     def _rows(self) -> dict[str, FolderRows]:
         return {
-            folder: list_images(self.path / folder, self._labels, complete="train" in splits)
+            folder: list_images(self.path / folder, self._labels, complete=splits != ("val",))
             for folder, splits in self.layout.items()
         }
 
@@ -213,7 +213,7 @@ def list_images(root: Path, labels: Sequence[str], *, complete: bool) -> FolderR
             f"{root} has no images: put {', '.join(sorted(EXTENSIONS)[:4])} … files into a sub-folder for each class."
         )
     if complete and (empty := next((label for number, label in enumerate(labels) if not counts[number]), None)):
-        raise SceneError(f"class {empty!r} in {root} has no image: add some, or remove the folder.")
+        raise SceneError(f"class {empty!r} in {root} has no image: add some, or remove the class from every folder.")
     return FolderRows(root, tuple(files), tuple(numbers))
 
 

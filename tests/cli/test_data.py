@@ -88,7 +88,7 @@ def test_a_hub_set_tells_commit_and_destination_first(capsys, pets, tmp_path, mo
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ((), "say what to do with data: list, prepare or verify"),
+        ((), "say what to do with data: list, check, prepare or verify"),
         (("fetch",), "say what to do with data"),
         (("prepare", "numbers"), "data 'numbers' is not known: choose one of cars, dtd"),
         (("prepare", "digits", "--splits", "pretrain"), "choose one of train, val, test"),
@@ -100,3 +100,27 @@ def test_a_hub_set_tells_commit_and_destination_first(capsys, pets, tmp_path, mo
 def test_wrong_input_is_one_line(capsys, words, told):
     code, _, err = run(capsys, *words)
     assert code == 2 and told in err and err.count("\n") == 1
+
+
+def test_check_names_twins_and_odd_files(capsys, pets):
+    from PIL import Image
+
+    (pets / "dog" / "copy.png").write_bytes((pets / "cat" / "0.png").read_bytes())
+    (pets / "eel" / "broken.png").write_bytes(b"no image")
+    Image.new("CMYK", (8, 8)).save(pets / "eel" / "print.jpg")
+    code, out, _ = run(capsys, "check", f"folder:{pets}", "--json")
+    report = json.loads(out)
+    exact = {name for pair in report["twins"] for two in pair["exact"] for name in two}
+    assert code == 0 and exact == {"cat/0.png", "dog/copy.png"}
+    assert report["files"][0]["modes"] == {".": {"RGB": 31, "CMYK": 1, "unreadable": 1}}
+    assert sum(each["n"] for each in report["sets"]) == 32
+    code, out, _ = run(capsys, "check", f"folder:{pets}")
+    assert code == 0 and "copy.png" in out and "1 cannot be decoded" in out and "1 CMYK" in out
+
+
+def test_a_test_folder_without_a_class_is_refused(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("NEGMERGE_CACHE", str(tmp_path / "cache"))
+    write_folder(tmp_path / "pets" / "train", (10, 10, 10))
+    write_folder(tmp_path / "pets" / "test", (2, 0, 2))
+    code, _, err = run(capsys, "check", f"folder:{tmp_path / 'pets'}")
+    assert code == 2 and "class 'dog' in" in err and "has no image: add some" in err
