@@ -147,9 +147,8 @@ def verify(arguments: list[str]) -> int:
 def _parser(verb: str, about: str) -> argparse.ArgumentParser:
     parser = Parser(f"data {verb}", about)
     parser.add_argument("data", nargs="+", metavar="DATA", help="a name, folder:PATH, hf:OWNER/NAME or NAME:PATH")
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--model", metavar="MODEL", help="at the size and by the preprocessing of this model")
-    size.add_argument("--size", type=int, default=224, metavar="PIXELS", help="by CLIP's, at this size (default 224)")
+    parser.add_argument("--model", metavar="MODEL", help="at the size and by the preprocessing of this model")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="pixels a side (default: the model's, or 224)")
     add_pixel_flags(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
@@ -157,9 +156,13 @@ def _parser(verb: str, about: str) -> argparse.ArgumentParser:
 
 def _transform(options: argparse.Namespace) -> Transform:
     from negmerge_kit.data.transform import as_transform
+    from negmerge_kit.models.model_spec import sized
     from negmerge_kit.models.preprocessing import transform_of
 
-    transform = transform_of(options.model) if options.model else as_transform(options.size)
+    if options.model:
+        transform = transform_of(sized(options.model, options.size))
+    else:
+        transform = as_transform(224 if options.size is None else options.size)
     return replace(transform, orientation=options.orientation, transparency=options.transparency)
 
 
