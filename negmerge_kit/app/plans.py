@@ -45,7 +45,7 @@ class OwnBase:
     path: Path
     sha256: str
 
-    def model(self, folder: Path) -> dict[str, str | None]:
+    def model(self, folder: Path) -> Json:
         """The model spec of the scene whose pool lies in `folder`: the pool's own base."""
         return {"arch": self.arch, "pretrained": str(folder / BASE)}
 

@@ -106,7 +106,9 @@ def _title(record: Json) -> str:
 
 def _model(scene: Json) -> str:
     model = scene.get("model", "model")
-    return str(model.get("arch")) if isinstance(model, dict) else str(model)
+    if not isinstance(model, dict):
+        return str(model)
+    return f"{model.get('arch')} at {model['size']} pixels" if "size" in model else str(model.get("arch"))
 
 
 def _how(record: Json) -> str:

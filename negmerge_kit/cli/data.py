@@ -120,7 +120,7 @@ def check(arguments: list[str]) -> int:
     from negmerge_kit.cli.data_check import gather, print_report
     from negmerge_kit.data import find_data
 
-    transform, sources = _transform(options), [find_data(text) for text in options.data]
+    transform, sources = _transform(options, size=32), [find_data(text) for text in options.data]
     for source in sources:
         _decode(source, source.splits, transform, "skip", leave=False)
     report = gather(sources, transform)
@@ -164,21 +164,22 @@ def verify(arguments: list[str]) -> int:
 def _parser(verb: str, about: str, *, size: int = 224) -> argparse.ArgumentParser:
     parser = Parser(f"data {verb}", about)
     parser.add_argument("data", nargs="+", metavar="DATA", help="a name, folder:PATH, hf:OWNER/NAME or NAME:PATH")
-    sizes = parser.add_mutually_exclusive_group()
-    sizes.add_argument("--model", metavar="MODEL", help="at the size and by the preprocessing of this model")
-    sizes.add_argument(
-        "--size", type=int, default=size, metavar="PIXELS", help=f"by CLIP's, at this size (default {size})"
-    )
+    parser.add_argument("--model", metavar="MODEL", help="at the size and by the preprocessing of this model")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help=f"pixels a side (default: the model's, or {size})")
     add_pixel_flags(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
-def _transform(options: argparse.Namespace) -> Transform:
+def _transform(options: argparse.Namespace, *, size: int = 224) -> Transform:
     from negmerge_kit.data.transform import as_transform
+    from negmerge_kit.models.model_spec import sized
     from negmerge_kit.models.preprocessing import transform_of
 
-    transform = transform_of(options.model) if options.model else as_transform(options.size)
+    if options.model:
+        transform = transform_of(sized(options.model, options.size))
+    else:
+        transform = as_transform(size if options.size is None else options.size)
     return replace(transform, orientation=options.orientation, transparency=options.transparency)
 
 

@@ -11,6 +11,7 @@ from negmerge_kit.cli.data import prepare_scene
 from negmerge_kit.cli.options import forget_parser, reading_of
 from negmerge_kit.cli.sweep import begin_pool, executor_of, fill
 from negmerge_kit.cli.unlearn import print_unlearned, search_options
+from negmerge_kit.types import Json
 
 if TYPE_CHECKING:
     from negmerge_kit.pools.pool import Pool
@@ -25,6 +26,7 @@ def forget(arguments: list[str]) -> int:
     """
     options = forget_parser().parse_args(arguments)
 
+    from negmerge_kit.models.model_spec import sized
     from negmerge_kit.sweeps.forget import ForgetSteps
     from negmerge_kit.sweeps.forget import forget as run_forget
     from negmerge_kit.training.recipe import grid
@@ -45,8 +47,13 @@ def forget(arguments: list[str]) -> int:
             print(f"{len(failed)} candidates failed; going on with {len(recipes) - len(failed)}", file=sys.stderr)
         return failed
 
+    model: str | Json = options.model
+    if options.pretrained:
+        model = {"arch": options.model, "pretrained": options.pretrained}
+    if options.size is not None:
+        model = sized(model, options.size).as_json()
     unlearned = run_forget(
-        {"arch": options.model, "pretrained": options.pretrained} if options.pretrained else options.model,
+        model,
         options.forget,
         options.retain,
         options.grid,

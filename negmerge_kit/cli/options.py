@@ -175,6 +175,7 @@ def forget_parser() -> argparse.ArgumentParser:
     parser = unlearn_parser("forget", "Make a model forget data of your own; goes on where it was stopped.")
     parser.add_argument("--model", required=True, metavar="NAME", help="open_clip architecture, timm:NAME, or tiny")
     parser.add_argument("--pretrained", metavar="TAG", help="its weights: a tag, or a file")
+    add_size_flag(parser)
     parser.add_argument("--forget", required=True, metavar="DATA", help="a data set's name, folder:PATH or hf:NAME")
     parser.add_argument("--retain", required=True, action="append", metavar="DATA", help="what to keep; repeatable")
     parser.add_argument("--grid", required=True, metavar="GRID", help="a preset's name, or FILE.toml")
@@ -217,6 +218,11 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
         "--processes",
         "candidates train one a GPU with --executor process, or on a cluster with --executor ray.",
     )
+
+
+def add_size_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --size, for images of another size than the model's own."""
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="pixels a side of its images (default: the model's)")
 
 
 def add_corrupt_flag(parser: argparse.ArgumentParser) -> None:

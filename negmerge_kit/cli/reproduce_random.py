@@ -102,7 +102,7 @@ def reproduce_random(arguments: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(f"reproduce {TABLE}", ABOUT)
     add = parser.add_argument
-    add("--model", default="resnet18", metavar="NETWORK", help="resnet18, vgg16-bn, swin-t or tiny (default resnet18)")
+    add("--model", default="resnet18", metavar="NETWORK", help="of the kit, or timm/NAME (default resnet18)")
     add("--data", default="cifar10", metavar="DATA", help="or cifar10:PATH for a local copy (default %(default)s)")
     add("--share", type=float, default=0.1, help="share of the training images to forget (default %(default)s)")
     add(
@@ -178,23 +178,25 @@ def published_methods(rules: str, baselines: str) -> tuple[Method, ...]:
 
 
 def _scene(options: argparse.Namespace) -> ClassifierScene:
-    from negmerge_kit.models.model_spec import NETWORKS
+    from negmerge_kit.models.model_spec import CLASSIFIER, find_model
     from negmerge_kit.scenes.classifier_scene import ClassifierScene
     from negmerge_kit.scenes.forget_set import Forgetting
 
-    if options.model not in NETWORKS:
-        raise ParameterError(f"there is no network {options.model!r}: choose one of {', '.join(NETWORKS)}.")
+    if find_model(f"{CLASSIFIER}{options.model}").pretrained is not None:
+        raise ParameterError(
+            f"--model {options.model} names weights, and this table trains its base from scratch: leave them out."
+        )
     training: Json = {"seed": options.seed} | ({"epochs": options.epochs} if options.epochs else {})
     if options.precision:
         training["precision"] = options.precision
     forgetting = Forgetting(options.data, share=options.share, seed=options.seed, as_published=options.as_published)
     name = f"random {100 * options.share:g} % of {forgetting.source.name}, {options.model}"
-    return ClassifierScene(name, f"classifier:{options.model}", forgetting, training=training)
+    return ClassifierScene(name, f"{CLASSIFIER}{options.model}", forgetting, training=training)
 
 
 def _folder(options: argparse.Namespace) -> str:
     """Folder name of the pool: one for each split and base, shared by candidates of several grids."""
-    parts = [TABLE, options.model, f"seed{options.seed}"]
+    parts = [TABLE, options.model.replace("/", "-"), f"seed{options.seed}"]
     parts += ["as-published"] * options.as_published + [f"{options.epochs}-epochs"] * bool(options.epochs)
     return "-".join(parts)
 

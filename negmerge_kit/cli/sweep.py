@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from negmerge_kit.cli.next_command import print_end, same_flags
-from negmerge_kit.cli.options import Parser, add_executor_flags, add_training_flags, print_json, seconds
+from negmerge_kit.cli.options import Parser, add_executor_flags, add_size_flag, add_training_flags, print_json, seconds
 from negmerge_kit.errors import NegmergeError, ParameterError
 from negmerge_kit.progress import Progress
 from negmerge_kit.scenes.find import scene_from_json
@@ -37,6 +37,7 @@ def sweep(arguments: list[str]) -> int:
         help="tiny:FAMILY, tiny-classifier, a pool folder, or FILE.toml; "
         "indices to forget in it count the data's own training images, of cifar10 as torchvision does",
     )
+    add_size_flag(parser)
     parser.add_argument("--grid", required=True, metavar="GRID", help="a preset's name, or FILE.toml")
     parser.add_argument("--out", type=Path, required=True, metavar="POOL", help="folder of the pool")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
@@ -55,10 +56,13 @@ def sweep(arguments: list[str]) -> int:
         parser.error("--tflops is for --dry-run: what runs is measured, not assumed")
 
     from negmerge_kit.cli.data import prepare_scene
+    from negmerge_kit.models.model_spec import sized
     from negmerge_kit.scenes.find import open_scene
     from negmerge_kit.training.recipe import grid, grid_of
 
     executor, scene = executor_of(options), open_scene(options.scene)
+    if options.size is not None:
+        scene = replace(scene, model=sized(scene.model, options.size).as_json())
     grid(options.grid, mode=scene.mode)  # a misspelt grid raises here, before anything is made
     if options.dry_run:
         return _dry_run(scene, options, parser)
@@ -103,7 +107,8 @@ def _dry_run(scene: Scene, options: argparse.Namespace, parser: argparse.Argumen
     else:
         n = count_images(scene.sources[0], "train", scene.transform)
         runs, scored = recipes(n), sum(count_images(source, "val", scene.transform) for source in scene.sources)
-        model = untrained(find_model(scene.model).arch, device="cpu")
+        spec = find_model(scene.model)
+        model = untrained(spec.arch, size=spec.size, device="cpu")
         cost = assumed_seconds(model, n, runs, scored=scored, tflops=tflops)
     cost = {
         "scene": scene.name,

@@ -20,6 +20,7 @@ from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.errors import CheckpointError, SceneError
 from negmerge_kit.image_set import ImageSet
 from negmerge_kit.models.classifier import OPENAI_MEAN, OPENAI_STD, Classifier
+from negmerge_kit.models.image_size import at_size, sized_as
 from negmerge_kit.models.model_spec import TIMM, ModelSpec
 from negmerge_kit.types import Weights
 
@@ -68,11 +69,11 @@ def build_model(found: ModelSpec, device: torch.device) -> Built:
     """
     if found.arch.startswith(TIMM):
         return _timm(found, device)
-    return _described(_embedded(device) if found.is_embedded else _open_clip(found, device), found.arch)
+    return _described(_embedded(found, device) if found.is_embedded else _open_clip(found, device), found.arch)
 
 
-def build_untrained(arch: str, device: torch.device) -> Built:
-    """An open_clip architecture as it is initialised from torch's generator."""
+def build_untrained(arch: str, device: torch.device, size: int | None = None) -> Built:
+    """An open_clip architecture as it is initialised from torch's generator, for images of its own or another size."""
     import open_clip
 
     from negmerge_kit.models.tiny_clip import register
@@ -81,7 +82,7 @@ def build_untrained(arch: str, device: torch.device) -> Built:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # it says that the weights are random, as is wanted here
     try:
-        return _described(open_clip.create_model(arch, pretrained=None, device=device), arch)
+        return _described(open_clip.create_model(arch, pretrained=None, device=device, force_image_size=size), arch)
     finally:
         logging.disable(before)
 
@@ -101,13 +102,22 @@ def _described(clip: nn.Module, arch: str) -> Built:
     )
 
 
-def _embedded(device: torch.device) -> nn.Module:
+def _embedded(found: ModelSpec, device: torch.device) -> nn.Module:
     from negmerge_kit.models.tiny_clip import fresh_clip, tiny_weights
 
-    clip = fresh_clip()
-    clip.load_state_dict(tiny_weights())
+    clip = fresh_clip() if found.size is None else build_untrained(found.arch, torch.device("cpu"), found.size).clip
+    _fill_clip(clip, tiny_weights())
     placed: nn.Module = clip.to(device)
     return placed
+
+
+def _fill_clip(clip: nn.Module, weights: Weights) -> None:
+    """Load weights whole; positions that were learned at another size are interpolated as open_clip does."""
+    from open_clip.model import resize_pos_embed
+
+    state = dict(weights.items())
+    resize_pos_embed(state, clip)
+    clip.load_state_dict(state)
 
 
 def _open_clip(found: ModelSpec, device: torch.device) -> nn.Module:
@@ -119,11 +129,11 @@ def _open_clip(found: ModelSpec, device: torch.device) -> nn.Module:
             stored = open_checkpoint(file)
             plain = as_a_model(stored)
             if {*plain} != {*stored}:  # open_clip takes off `module.` alone
-                filled: nn.Module = build_untrained(found.arch, device).clip
-                filled.load_state_dict(dict(plain.items()))
+                filled: nn.Module = build_untrained(found.arch, device, found.size).clip
+                _fill_clip(filled, plain)
                 return filled
         clip: nn.Module = open_clip.create_model(
-            found.arch, pretrained=found.pretrained, device=device, require_pretrained=True
+            found.arch, pretrained=found.pretrained, device=device, require_pretrained=True, force_image_size=found.size
         )
         return clip
 
@@ -135,12 +145,12 @@ def _timm(found: ModelSpec, device: torch.device) -> Built:
     name, weights = found.arch.removeprefix(TIMM), str(found.pretrained)
     with refusing(str(found)):
         if Path(weights).is_file():
-            tower = timm.create_model(name, num_classes=0)
+            tower = timm.create_model(name, num_classes=0, **sized_as(name, found.size))
             _fill(tower, as_a_model(open_checkpoint(weights), tower.state_dict()), found)
         else:
-            tower = timm.create_model(f"{name}.{weights}", pretrained=True, num_classes=0)
+            tower = timm.create_model(f"{name}.{weights}", pretrained=True, num_classes=0, **sized_as(name, found.size))
     wanted = resolve_model_data_config(tower)
-    _, height, width = wanted["input_size"]
+    _, height, width = wanted["input_size"] if found.size is None else (3, found.size, found.size)
     return Built(TimmTower(tower).to(device), None, (height, width), tuple(wanted["mean"]), tuple(wanted["std"]))
 
 
@@ -154,7 +164,8 @@ def _fill(tower: nn.Module, weights: Weights, found: ModelSpec) -> None:
             f"{found} does not fit: {len(differing)} tensors are in one of file and architecture "
             f"only, {differing[0]!r} first; give a file of this architecture."
         )
-    tower.load_state_dict({key: weights[key] for key in found_here})
+    held = {key: weights[key] for key in found_here}
+    tower.load_state_dict(dict((held if found.size is None else at_size(tower, held)).items()))
 
 
 def _tokenizer(arch: str) -> Callable[[Sequence[str]], Tensor]:

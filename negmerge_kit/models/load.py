@@ -12,16 +12,17 @@ from negmerge_kit.models.classifier import Classifier
 from negmerge_kit.models.clip import ClipClassifier, build_model, build_untrained
 from negmerge_kit.models.model_spec import ModelSpec, find_model
 from negmerge_kit.models.standard_classifier import load_classifier
+from negmerge_kit.types import Json
 
 
-def load_model(spec: str | Path | dict[str, str | None], *, device: str = "auto") -> Classifier:
+def load_model(spec: str | Path | Json, *, device: str = "auto") -> Classifier:
     """Build a model with its weights and, for the embedded one, its heads.
 
     Args:
         spec: "tiny"; "ARCH/TAG" or "ARCH/FILE" as open_clip names them; "timm:NAME/TAG" or "timm:NAME/FILE" for an
             image tower alone; "classifier:NAME/FILE" (see `load_classifier`); a weight file of the embedded model (or
             of a model that its metadata names as "arch");
-            or {"arch": ..., "pretrained": TAG or FILE}.
+            or {"arch": ..., "pretrained": TAG or FILE, "size": pixels a side, where not its own}.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
 
     Raises:
@@ -43,13 +44,13 @@ def load_model(spec: str | Path | dict[str, str | None], *, device: str = "auto"
     return classifier
 
 
-def untrained(arch: str, *, device: str = "auto") -> Classifier:
+def untrained(arch: str, *, size: int | None = None, device: str = "auto") -> Classifier:
     """An open_clip architecture with random weights and no heads: for measuring speed, and for nothing else.
 
     >>> untrained("negmerge-tiny", device="cpu").spec
-    ModelSpec(arch='negmerge-tiny', pretrained='random')
+    ModelSpec(arch='negmerge-tiny', pretrained='random', size=None)
     """
-    return ClipClassifier(build_untrained(arch, pick_device(device)), ModelSpec(arch, "random"))
+    return ClipClassifier(build_untrained(arch, pick_device(device), size), ModelSpec(arch, "random", size))
 
 
 def _check_that_it_looks(classifier: Classifier) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from negmerge_kit.checkpoints.reader import open_checkpoint
 from negmerge_kit.data.embedded import FAMILIES
 from negmerge_kit.errors import CheckpointError
 from negmerge_kit.models.tiny_clip import SHIPPED, TINY, TOKEN_EMBEDDING, register
+from negmerge_kit.types import Json
 
 TIMM = "timm:"
 """Prefix of a timm architecture: an image tower without a text tower."""
@@ -31,7 +32,7 @@ NETWORKS = {
 
 _SPECS = (
     'give "tiny", ARCH/TAG as open_clip names them, timm:NAME/TAG, classifier:NAME, a weight file, or '
-    '{"arch": ..., "pretrained": ...}'
+    '{"arch": ..., "pretrained": ..., "size": ...}'
 )
 
 
@@ -39,16 +40,21 @@ _SPECS = (
 class ModelSpec:
     """An open_clip, "timm:" or "classifier:" architecture and where its weights come from.
 
-    None means the weights that ship with the package or, for a classifier, that it starts untrained.
+    Attributes:
+        pretrained: a tag or a file; None means the weights that ship with the package or, for a classifier, that it
+            starts untrained.
+        size: pixels a side of its images, where not the architecture's own.
     """
 
     arch: str
     pretrained: str | None
+    size: int | None = None
 
     def __str__(self) -> str:
-        if self.pretrained is None:
-            return "tiny" if self.is_embedded else self.arch
-        return f"{self.arch}/{self.pretrained}"
+        name = self.arch if self.pretrained is None else f"{self.arch}/{self.pretrained}"
+        if self.is_embedded:
+            name = "tiny"
+        return name if self.size is None else f"{name} at {self.size} pixels"
 
     @property
     def is_embedded(self) -> bool:
@@ -66,12 +72,14 @@ class ModelSpec:
             for name, family in FAMILIES.items():
                 yield name, (family.classes, family.templates)
 
-    def as_json(self) -> str | dict[str, str | None]:
-        """Plain values that `find_model` reads back."""
-        return "tiny" if self.is_embedded else {"arch": self.arch, "pretrained": self.pretrained}
+    def as_json(self) -> str | Json:
+        """Plain values that `find_model` reads back; the size only where it is not the architecture's own."""
+        if self.is_embedded and self.size is None:
+            return "tiny"
+        return {"arch": self.arch, "pretrained": self.pretrained} | ({} if self.size is None else {"size": self.size})
 
 
-def find_model(spec: str | Path | ModelSpec | dict[str, str | None]) -> ModelSpec:
+def find_model(spec: str | Path | ModelSpec | Json) -> ModelSpec:
     """Resolve a model spec, offline.
 
     A tag whose weights were trained with QuickGELU selects the architecture's "-quickgelu" variant: open_clip itself
@@ -82,19 +90,18 @@ def find_model(spec: str | Path | ModelSpec | dict[str, str | None]) -> ModelSpe
             which open_clip has no variant.
 
     >>> find_model("tiny")
-    ModelSpec(arch='negmerge-tiny', pretrained=None)
+    ModelSpec(arch='negmerge-tiny', pretrained=None, size=None)
     >>> find_model("ViT-B-32/openai")
-    ModelSpec(arch='ViT-B-32-quickgelu', pretrained='openai')
+    ModelSpec(arch='ViT-B-32-quickgelu', pretrained='openai', size=None)
     """
     if isinstance(spec, ModelSpec):
         return spec
     if isinstance(spec, dict):
-        arch, pretrained = spec.get("arch"), spec.get("pretrained")
-        if arch is None or set(spec) - {"arch", "pretrained"}:
+        arch, pretrained, size = spec.get("arch"), spec.get("pretrained"), spec.get("size")
+        if arch is None or set(spec) - {"arch", "pretrained", "size"} or type(size) not in (int, type(None)):
             raise CheckpointError(f"model spec {spec!r} is not understood: {_SPECS}.")
-        if pretrained is None and arch in (TINY, "tiny"):
-            return ModelSpec(TINY, None)
-        return _checked(arch, pretrained)
+        embedded = pretrained is None and arch in (TINY, "tiny")
+        return sized(ModelSpec(TINY, None) if embedded else _checked(arch, pretrained), size)
     text = str(spec)
     if text == "tiny":
         return ModelSpec(TINY, None)
@@ -108,6 +115,23 @@ def find_model(spec: str | Path | ModelSpec | dict[str, str | None]) -> ModelSpe
     if not slash or arch not in _architectures():
         raise CheckpointError(f"model {text!r} is neither a file nor an open_clip architecture: {_SPECS}.")
     return _checked(arch, pretrained)
+
+
+def sized(spec: str | Path | ModelSpec | Json, size: int | None) -> ModelSpec:
+    """The spec with images of another size; None leaves its own.
+
+    Raises:
+        CheckpointError: for a size below 1.
+
+    >>> str(sized("classifier:resnet20", 64)), sized("classifier:resnet20", 64).as_json()["size"]
+    ('classifier:resnet20 at 64 pixels', 64)
+    """
+    found = find_model(spec)
+    if size is None:
+        return found
+    if size < 1:
+        raise CheckpointError(f"size is {size}: give the pixels a side, such as 64.")
+    return replace(found, size=size)
 
 
 def _architectures() -> list[str]:

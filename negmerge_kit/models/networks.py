@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from negmerge_kit.errors import CheckpointError
 from negmerge_kit.models.clip import refusing
+from negmerge_kit.models.image_size import sized_as
 from negmerge_kit.types import Weights
 
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
@@ -81,12 +82,13 @@ class Residual(nn.Module):
         return found + nn.functional.pad(images[..., ::step, ::step], (0, 0, 0, 0, 0, wider))
 
 
-def build_network(name: str, classes: int | None, *, seed: int = 0) -> Network:
+def build_network(name: str, classes: int | None, *, seed: int = 0, size: int | None = None) -> Network:
     """An untrained network for so many classes, initialised from the seed whatever torch's generator holds.
 
     Args:
         name: one of `model_spec.NETWORKS`, or "timm/NAME"; "timm/NAME.TAG" comes with timm's weights.
         classes: how many; None for those of timm's weights.
+        size: pixels a side of its images, where not its own.
 
     Raises:
         CheckpointError: a timm model whose head is not one linear layer.
@@ -97,7 +99,7 @@ def build_network(name: str, classes: int | None, *, seed: int = 0) -> Network:
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every GPU for good
-        network = _build(name, classes)
+        network = _build(name, classes, size)
     if not isinstance(network.head, torch.nn.Linear):
         raise CheckpointError(
             f"the head of classifier:{name} is a {type(network.head).__name__}, and only one linear "
@@ -106,12 +108,17 @@ def build_network(name: str, classes: int | None, *, seed: int = 0) -> Network:
     return network
 
 
-def _build(name: str, classes: int | None) -> Network:
+def _build(name: str, classes: int | None, size: int | None) -> Network:
+    network = _at_own_size(name, classes, size)
+    return network if size is None else replace(network, image_size=(size, size))
+
+
+def _at_own_size(name: str, classes: int | None, size: int | None) -> Network:
     import timm
 
     module: Any
     if name.startswith("timm/"):
-        return _of_timm(name.removeprefix("timm/"), classes)
+        return _of_timm(name.removeprefix("timm/"), classes, size)
     assert classes is not None
     if name == "tiny":
         return Network(
@@ -135,17 +142,17 @@ def _build(name: str, classes: int | None) -> Network:
         module = Pooled(vgg.features, 512, classes)
     else:
         module = timm.create_model(
-            "swin_tiny_patch4_window7_224", img_size=32, patch_size=2, window_size=4, num_classes=classes
+            "swin_tiny_patch4_window7_224", img_size=size or 32, patch_size=2, window_size=4, num_classes=classes
         )
     return Network(module, (32, 32), CIFAR_MEAN, CIFAR_STD)
 
 
-def _of_timm(name: str, classes: int | None) -> Network:
+def _of_timm(name: str, classes: int | None, size: int | None) -> Network:
     import timm
     from timm.data.config import resolve_model_data_config
 
     with refusing(f"classifier:timm/{name}"):
-        module = timm.create_model(name, pretrained=classes is None, num_classes=classes)
+        module = timm.create_model(name, pretrained=classes is None, num_classes=classes, **sized_as(name, size))
     wanted = resolve_model_data_config(module)
     _, height, width = wanted["input_size"]
     return Network(module, (height, width), tuple(wanted["mean"]), tuple(wanted["std"]))

@@ -15,8 +15,10 @@ from negmerge_kit.devices import pick_device
 from negmerge_kit.errors import CheckpointError, SceneError
 from negmerge_kit.image_set import ImageSet
 from negmerge_kit.models.classifier import Classifier
+from negmerge_kit.models.image_size import at_size
 from negmerge_kit.models.model_spec import CLASSIFIER, ModelSpec, find_model
 from negmerge_kit.models.networks import Network, build_network, head_of
+from negmerge_kit.types import Json, Weights
 
 
 class StandardClassifier(Classifier):
@@ -70,7 +72,7 @@ class StandardClassifier(Classifier):
 
 
 def load_classifier(
-    spec: str | ModelSpec | dict[str, str | None], *, classes: int | None = None, device: str = "auto", seed: int = 0
+    spec: str | ModelSpec | Json, *, classes: int | None = None, device: str = "auto", seed: int = 0
 ) -> StandardClassifier:
     """A standard classifier with the weights that its spec names or, where it names none, as the seed initialises it.
 
@@ -91,14 +93,14 @@ def load_classifier(
     found = find_model(spec)
     name, place = found.arch.removeprefix(CLASSIFIER), pick_device(device)
     if found.pretrained is not None and not Path(found.pretrained).is_file():
-        network = build_network(f"{name}.{found.pretrained}", None, seed=seed)
+        network = build_network(f"{name}.{found.pretrained}", None, seed=seed, size=found.size)
         held: int | None = network.head.out_features
     elif found.pretrained is not None:
         network, held = _from_file(found, name)
     elif classes is None:
         raise SceneError(f"{found} is untrained, so it needs a number of classes: open it through its scene.")
     else:
-        network, held = build_network(name, classes, seed=seed), classes
+        network, held = build_network(name, classes, seed=seed, size=found.size), classes
     if classes is not None and held != classes:
         raise SceneError(
             f"the data have {classes} classes, but the head of {found} has {held}: give weights that were "
@@ -109,12 +111,14 @@ def load_classifier(
 
 def _from_file(found: ModelSpec, name: str) -> tuple[Network, int]:
     """The network that a file's head makes, filled from the file."""
-    small = build_network(name, 2)
-    weights = as_a_model(open_checkpoint(str(found.pretrained)), small.module.state_dict())
+    small = build_network(name, 2, size=found.size)
+    weights: Weights = as_a_model(open_checkpoint(str(found.pretrained)), small.module.state_dict())
     shape = head_of(weights, small)
     if shape is None:
         raise CheckpointError(f"{found} holds no head of this architecture: give the whole network's weights.")
-    network = build_network(name, shape[0])
+    network = build_network(name, shape[0], size=found.size)
+    if found.size is not None:
+        weights = at_size(network.module, weights)
     wanted = network.module.state_dict()
     wrong = sorted({*wanted} ^ {*weights}) or sorted(key for key in wanted if wanted[key].shape != weights[key].shape)
     if wrong:

@@ -43,6 +43,7 @@ ENTRY: Json = {
 }
 """A candidate in pool.json, in the kinds of `safe_json`."""
 _FILE = {"file": str, "sha256": str}
+_MODEL = {"arch": str, "pretrained?": str, "size?": int}
 _IMAGES = {"name": str, "split": str, "fingerprint": str, "n?": int, "seed?": int, "indices?": str}
 FIELDS: Json = {
     "scene": {
@@ -51,7 +52,7 @@ FIELDS: Json = {
         "forget": str,
         "retain": [str],
         "sets": [_IMAGES],
-        "model": lambda found: isinstance(found, str) or wrong_entry(found, {"arch": str, "pretrained?": str}) is None,
+        "model": lambda found: isinstance(found, str) or wrong_entry(found, _MODEL) is None,
         "forgetting?": dict,
         "training?": dict,
         "corrupt?": str,

@@ -73,9 +73,11 @@ def restore_base(pool: Pool, base: Weights, heads: Weights) -> list[str]:
 
 
 def candidate_id(pool: Pool, recipe: Json) -> str:
-    """Digest of base, forget data and recipe: a changed recipe never picks up a stale file."""
+    """Digest of base, size of images, forget data and recipe: a changed recipe never picks up a stale file."""
+    model = pool.scene.get("model")
+    size = [model["size"]] if isinstance(model, dict) and "size" in model else []
     trained_on = [images["fingerprint"] for images in pool.scene["sets"] if images["split"] == "train"]
-    return digest([pool.base_file.sha256, pool.scene["mode"], trained_on, recipe])[:12]
+    return digest([pool.base_file.sha256, pool.scene["mode"], trained_on, recipe, *size])[:12]
 
 
 def candidate_file(id: str) -> str:

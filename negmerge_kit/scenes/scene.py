@@ -80,7 +80,7 @@ class Scene(ABC):
     own_head: ClassVar[bool]
 
     name: str
-    model: str | dict[str, str | None]
+    model: str | Json
     forget: str
     retain: tuple[str, ...]
     mode: str = "standard"
@@ -225,7 +225,7 @@ class Scene(ABC):
             )
 
 
-def _findable(model: str | dict[str, str | None]) -> str | dict[str, str | None]:
+def _findable(model: str | Json) -> str | Json:
     """The model's spec with a weight file by its whole path, so that a pool opens from any folder."""
     spec = find_model(model)
     if spec.pretrained is not None and Path(spec.pretrained).is_file():
@@ -233,7 +233,7 @@ def _findable(model: str | dict[str, str | None]) -> str | dict[str, str | None]
     return spec.as_json()
 
 
-def arch_of(model: str | dict[str, str | None]) -> str:
+def arch_of(model: str | Json) -> str:
     """The architecture that a model spec begins with, without a look at its weights.
 
     >>> arch_of("classifier:tiny"), arch_of({"arch": "ViT-B-32", "pretrained": "openai"})

@@ -3,6 +3,7 @@
     model = "ViT-B-32/openai"               # or {arch = "ViT-B-32-quickgelu", pretrained = "file.safetensors"}
     forget = "folder:faces"                 # folders are looked up from the file's own folder
     retain = ["imagenet-small", "dtd"]
+    size = 64                               # pixels a side of its images, where not the model's own
     mode = "standard"                       # or "linear"
     corrupt = "refuse"                      # or "skip"
     orientation = "stored"                  # or "exif": photographs turned as their EXIF tag says
@@ -29,11 +30,12 @@ from pathlib import Path
 from typing import Any
 
 from negmerge_kit.errors import SceneError
+from negmerge_kit.models.model_spec import sized
 from negmerge_kit.safe_json import check_regular, is_plain_file, parse_json, read_toml, shortened, wrong_entry
 from negmerge_kit.scenes.forget_set import Forgetting
 from negmerge_kit.scenes.scene import READING
 
-KEYS = ("name", "model", "forget", "retain", "mode", *READING)
+KEYS = ("name", "model", "forget", "retain", "mode", "size", *READING)
 NEEDED = ("model", "forget", "retain")
 FORGET: dict[str, Any] = {"share": float, "class": str, "indices": str, "seed": int, "as_published": bool}
 PUBLISHED_SEED = 2
@@ -67,14 +69,15 @@ def read_scene(path: Path) -> dict[str, Any]:
         raise SceneError(f"scene {path} says {', '.join(strange)}, which scenes do not have: use {', '.join(KEYS)}.")
     retain = [values["retain"]] if isinstance(values["retain"], str) else values["retain"]
     texts = [values["forget"], *(retain if isinstance(retain, list) else [None])]
-    texts += [values[key] for key in KEYS if key in values and key not in NEEDED]
+    texts += [values[key] for key in KEYS if key in values and key not in (*NEEDED, "size")]
     if not all(isinstance(text, str) for text in texts) or not isinstance(values["model"], str | dict):
         raise SceneError(
             f"scene {path} names its model or its data by something else than text: write "
             'forget = "DATA" and retain = ["DATA", "DATA"].'
         )
     forget, *kept = (_from_here(text, path.parent) for text in texts[: 1 + len(retain)])
-    model = _model_from_here(values["model"], path.parent)
+    model = _model_of(values, path)
+    values = {key: value for key, value in values.items() if key != "size"}
     return {"name": path.stem, **values, "model": model, "forget": forget, "retain": tuple(kept)}
 
 
@@ -87,6 +90,7 @@ def _classifier_arguments(values: dict[str, Any], path: Path) -> dict[str, Any]:
         "data": str,
         "forget": dict,
         "training": dict,
+        "size": int,
         **dict.fromkeys(READING, str),
     }
     if strange := sorted(set(values) - set(kinds)):
@@ -113,18 +117,23 @@ def _classifier_arguments(values: dict[str, Any], path: Path) -> dict[str, Any]:
         published,
     )
     rest: dict[str, Any] = {key: values[key] for key in (*READING, "training") if key in values}
-    return {
-        "name": values.get("name", path.stem),
-        "model": _model_from_here(values["model"], path.parent),
-        "forgetting": forgetting,
-        **rest,
-    }
+    return {"name": values.get("name", path.stem), "model": _model_of(values, path), "forgetting": forgetting, **rest}
+
+
+def _model_of(values: dict[str, Any], path: Path) -> Any:
+    """The scene's model, at the size of images that the scene says."""
+    model, size = _model_from_here(values["model"], path.parent), values.get("size")
+    if size is None:
+        return model
+    if type(size) is not int:
+        raise SceneError(f"scene {path} has size = {shortened(size)}: write the pixels a side, such as size = 64.")
+    return sized(model, size).as_json()
 
 
 def _model_from_here(model: Any, folder: Path) -> Any:
     """Resolve a model's weight file against the scene file's folder, to its whole path."""
     if isinstance(model, dict):
-        if wrong := wrong_entry(model, {"arch": str, "pretrained?": str}):
+        if wrong := wrong_entry(model, {"arch": str, "pretrained?": str, "size?": int}):
             raise SceneError(
                 f'a scene\'s model has {wrong[0]} = {wrong[1]!r}: write {{arch = "NAME", pretrained = "TAG or FILE"}}.'
             )

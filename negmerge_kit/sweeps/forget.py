@@ -18,6 +18,7 @@ from negmerge_kit.sweeps.finetune_job import missing_jobs, pool_order
 from negmerge_kit.sweeps.pool_setup import start_pool
 from negmerge_kit.sweeps.run import run_sweep
 from negmerge_kit.training.recipe import Recipe, grid_of
+from negmerge_kit.types import Json
 from negmerge_kit.unlearning.base_knowledge import require_known
 from negmerge_kit.unlearning.live_model import RunningStatistics
 
@@ -61,7 +62,7 @@ def quiet_steps(device: str = "auto") -> ForgetSteps:
 
 
 def forget(
-    model: str | dict[str, str | None],
+    model: str | Json,
     forget: str,
     retain: str | Sequence[str],
     grid: str,
@@ -111,7 +112,7 @@ def forget(
     made = not out.exists()
     make_folder(out)
     try:
-        weights = Path(str(model.get("pretrained"))) if isinstance(model, dict) else None
+        weights = Path(model["pretrained"]) if isinstance(model, dict) and model.get("pretrained") else None
         check_outputs(out / UNLEARNED, None if card is None else Path(card), [weights] if weights else [])
         steps.prepare(scene)
         if options.buffers != "keep":

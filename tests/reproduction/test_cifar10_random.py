@@ -204,6 +204,17 @@ def test_each_network_has_its_published_grid(words, place, capsys):
 
 
 @pytest.mark.slow
+def test_any_network_of_timm_is_trained_and_unlearned(words, place, capsys):
+    few = [*words, "--model", "timm/test_resnet", "--scales", "0:1:1", "--rules", "uniform", "--baselines", "retrain"]
+    code, told = run(few, capsys)
+    assert code == 0, told
+    assert {row["row"] for row in told["rows"] if row["measured"]} >= {"base", "uniform", "retrain"}
+    assert "Nothing is published for this" in told["published"]["why_none"]
+    scene = open_pool(place / "out" / "cifar10-random-timm-test_resnet-seed2-1-epochs").scene
+    assert scene["model"] == {"arch": "classifier:timm/test_resnet", "pretrained": None}
+
+
+@pytest.mark.slow
 def test_a_dry_run_tells_steps_time_and_bytes(words, place, capsys):
     code, told = run([*words, "--dry-run"], capsys)
     assert code == 0 and told["steps"] > 0 and told["disk_bytes"] > 4 * told["model_bytes"]
@@ -252,6 +263,8 @@ def test_a_dry_run_counts_what_is_then_trained(words, place, capsys, monkeypatch
     ("change", "says"),
     [
         (["--model", "nope"], "choose one of tiny"),
+        (["--model", "timm/nope"], "not known to timm"),
+        (["--model", "timm/resnet18.a1_in1k"], "from scratch: leave them out"),
         (["--choose", "test"], "floor or gap"),
         (["--shadows", "3"], "halved"),
         (["--share", "0"], "nothing"),
