@@ -192,7 +192,9 @@ chosen = {
     }
     for name, parts in grids.items()
 }
-grid_ranking(chosen, finding="A coarse step and a fine one rank the rules differently; the cap holds the random mask back")
+grid_ranking(
+    chosen, finding="A coarse step and a fine one rank the rules differently; the cap holds the random mask back"
+)
 """,
     ),
     Entry(
@@ -202,7 +204,8 @@ grid_ranking(chosen, finding="A coarse step and a fine one rank the rules differ
 from negmerge_kit.comparison.compare import compare_rules
 from negmerge_kit.plots.frontier import rule_frontier
 
-rule_frontier([compare_rules(bench, ["negmerge", "uniform", "median", "ties", "random-mask"], keep=0.95)])
+rules = ["negmerge", "uniform", "median", "ties", "random-mask"]
+rule_frontier([compare_rules(bench, rules, keep=0.95)])
 """,
     ),
     Entry(
