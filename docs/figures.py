@@ -97,7 +97,7 @@ sensitivity({"digits": family}, keep=0.95)
         """\
 from negmerge_kit.plots.sensitivity import sensitivity_by_setting
 
-sensitivity_by_setting({"digits": family}, ["lr", "epochs", "weight_decay"])
+sensitivity_by_setting({"digits": family}, ["lr", "epochs"])
 """,
     ),
     Entry(
@@ -205,7 +205,9 @@ chosen = {
     }
     for name, parts in grids.items()
 }
-grid_ranking(chosen, finding="A coarse step parts rules that tie on a fine one; the cap holds the random mask back")
+grid_ranking(
+    chosen, finding="A coarse step and a fine one rank the rules differently; the cap holds the random mask back"
+)
 """,
     ),
     Entry(
@@ -215,7 +217,8 @@ grid_ranking(chosen, finding="A coarse step parts rules that tie on a fine one; 
 from negmerge_kit.comparison.compare import compare_rules
 from negmerge_kit.plots.frontier import rule_frontier
 
-rule_frontier([compare_rules(bench, ["negmerge", "uniform", "ties", "random-mask"], keep=0.95)])
+rules = ["negmerge", "uniform", "median", "ties", "random-mask"]
+rule_frontier([compare_rules(bench, rules, keep=0.95)])
 """,
     ),
     Entry(

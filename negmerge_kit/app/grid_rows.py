@@ -16,7 +16,12 @@ MOST_EPOCHS = 10_000
 DIGITS = 700
 """Training images of the scene that the embedded grid is made for."""
 
-PRESETS = {"two runs, to see how it goes": 2, "the embedded grid’s eight runs": 8}
+PRESETS = {
+    "two runs, to see how it goes": ("tiny-even", 2),
+    "eight runs that all learn well": ("tiny-even", 8),
+    "eight uneven runs, as in a real search": ("tiny", 8),
+}
+"""The page's presets: a grid, and how many of its recipes, from the first on."""
 
 _NAMES = ("lr", "epochs", "weight_decay", "label_smoothing", "augment", "order", "seed")
 _WHOLE = ("epochs", "seed")
@@ -35,7 +40,8 @@ def preset_rows(preset: object, images: int) -> list[list[Any]]:
     """
     if not isinstance(preset, str) or preset not in PRESETS:
         raise ParameterError(f"there is no such preset: choose among {', '.join(PRESETS)}.")
-    recipes = grid("tiny")[: PRESETS[preset]]
+    name, count = PRESETS[preset]
+    recipes = grid(name)[:count]
     batch = recipes[0].batch_size
     longer = math.ceil(DIGITS / batch) / math.ceil(max(1, images) / batch)
     return rows_of([replace(recipe, epochs=max(1, round(recipe.epochs * longer))) for recipe in recipes])

@@ -22,17 +22,18 @@ from negmerge_kit.scenes.find import TINY_CLASSIFIER, open_scene
 from negmerge_kit.scenes.scene import Scene
 from negmerge_kit.training.from_scratch import BaseTraining, base_recipe
 from negmerge_kit.training.pretraining import pretrain_tiny
+from negmerge_kit.training.recipe import grid
 from negmerge_kit.training.resume import recipe_of
 from negmerge_kit.types import Json, Weights
 
 
 def default_folder(scene: Json) -> Path:
-    """The user's cache folder for a scene; other images or other shipped weights get another folder.
+    """The user's cache folder for a scene; other images, other shipped weights or another default grid get another one.
 
     >>> default_folder({"name": "tiny:digits"}).name.startswith("tiny-digits-")
     True
     """
-    made_from = digest([scene, sha256_file(SHIPPED)])[:8]
+    made_from = digest([scene, sha256_file(SHIPPED), [recipe.json() for recipe in grid(default_grid(scene))]])[:8]
     return cache_folder() / "pools" / f"{scene['name'].replace(':', '-')}-{made_from}"
 
 

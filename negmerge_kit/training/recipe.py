@@ -190,8 +190,8 @@ def grid(
     """The recipes of a preset, or of a TOML file in the form that `grid_files` describes.
 
     Args:
-        name_or_file: "tiny", "paper-randaugment", "paper-randaugment-linear", "lr-wd-epochs", "tiny-classifier",
-            "paper-cifar", "paper-cifar-vgg16", "cifar-swin", "cifar-small", or a path.
+        name_or_file: "tiny", "tiny-even", "paper-randaugment", "paper-randaugment-linear", "lr-wd-epochs",
+            "tiny-classifier", "paper-cifar", "paper-cifar-vgg16", "cifar-swin", "cifar-small", or a path.
         data: name of the forget set: the published presets train each of theirs for as many epochs as the authors.
         images: its number of training images: any other data set trains for as many steps.
         mode: of the models that will be trained, "standard" or "linear"; None: not known yet.

@@ -43,7 +43,7 @@ def test_a_recipe_of_the_first_version_is_of_its_own_order_and_digests_the_same(
     recipe = Recipe.from_json({"lr": 1e-3, "epochs": 4})
     assert recipe.order == "own" and "order" not in recipe.json()
     assert Recipe(lr=1e-3, epochs=4, order="fixed").json()["order"] == "fixed"
-    assert {recipe.order for recipe in grid("tiny")} == {"own"}
+    assert {recipe.order for name in ("tiny", "tiny-even") for recipe in grid(name)} == {"own"}
 
 
 def test_the_published_rate_is_the_authors():
@@ -116,6 +116,7 @@ def test_unknown_grids_list_the_presets():
         grid("large")
     assert set(PRESETS) == {
         "tiny",
+        "tiny-even",
         "paper-randaugment",
         "paper-randaugment-linear",
         "lr-wd-epochs",
