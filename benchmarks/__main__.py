@@ -29,7 +29,7 @@ SUBJECTS = {
     "sparse": "merging a base of 20 GB in shards, made of holes on disk: the memory it needs",
     "search": "the scale search: ours and the authors' way, which decodes and builds again at every scale",
     "finetune": "fine-tuning: ours and the authors' loop of workers that decode at every sight",
-    "classifier": "training ResNet-18 on images of 32 x 32: ours and a plain torchvision loader",
+    "classifier": "training ResNet-20, on a GPU ResNet-18, on images of 32 x 32: ours and a plain torchvision loader",
     "sweep": "what an executor costs: 16 jobs of 5 s one after another, in processes and on Ray",
     "users": "visitors at once over HTTP: errors, waiting, everyone's own numbers, memory afterwards",
     "slider": "a slider move: weights updated and images scored, and /score of a served app",

@@ -12,6 +12,7 @@ import torch
 from benchmarks.authors_loader import plain_loader
 from benchmarks.bench_finetune import second_epoch
 from benchmarks.bench_merge import spent
+from negmerge_kit.devices import pick_device
 from negmerge_kit.image_set import ImageSet
 from negmerge_kit.models.standard_classifier import StandardClassifier, load_classifier
 from negmerge_kit.training.finetuning import MOMENTUM
@@ -33,16 +34,18 @@ def bench(
     repeats: int = 3,
     workers: int | None = None,
 ) -> Json:
-    """Training images a second of ResNet-18 on random 32 x 32 images; what `python -m benchmarks classifier` prints.
+    """Training images a second on random 32 x 32 images; what `python -m benchmarks classifier` prints.
 
+    The network is ResNet-18 on a GPU and ResNet-20, which a laptop trains, elsewhere.
     `plain loader` is a torchvision pipeline: every image cropped and mirrored by Pillow in `workers` processes, then a
     float32 step with SGD. `ours` trains the same recipe with images, crops and mirrors on the device, in float32 and,
     on a GPU, in bfloat16 by channels last. Each number is one epoch after one to warm up, the median of `repeats`; the
     ways take turns. `pool` is not used.
     """
-    model = load_classifier("classifier:resnet18", classes=CLASSES, device=device)
+    gpu = pick_device(device).type == "cuda"
+    model = load_classifier(f"classifier:{'resnet18' if gpu else 'resnet20'}", classes=CLASSES, device=device)
     kind = model.device.type
-    count = images or (51_200 if kind == "cuda" else 512)
+    count = images or (51_200 if gpu else 2_560)
     workers = min(16, os.cpu_count() or 1) if workers is None else workers
     recipe = replace(RECIPE, batch_size=min(RECIPE.batch_size, count))
     pixels = torch.randint(0, 256, (count, 3, *model.image_size), generator=torch.Generator().manual_seed(0))

@@ -15,7 +15,7 @@ def test_it_measures_both_ways_in_one_run():
     rates = {row["way"]: row["images_per_s"] for row in result["rows"]}
     assert list(rates) == ["plain loader", "ours, float32"] and all(0 < rate < 1e6 for rate in rates.values())
     assert result["ratio"] == rates["ours, float32"] / rates["plain loader"]
-    assert (result["model"], result["images"], result["batch"]) == ("classifier:resnet18", 4, 4)
+    assert (result["model"], result["images"], result["batch"]) == ("classifier:resnet20", 4, 4)
 
 
 def test_the_plain_loader_crops_anew_at_every_sight_and_its_step_trains_everything():
