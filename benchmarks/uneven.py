@@ -331,7 +331,7 @@ def main() -> None:
         found[outcome.job.seed] = outcome.value
     options.record.parent.mkdir(exist_ok=True)
     values = summary([found[seed] for seed in sorted(found)])
-    options.record.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    options.record.write_text(json.dumps(values, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ def forest(record: Record) -> Figure:
 def by_share(record: Record) -> Figure:
     """Forget accuracy by the share of candidates that were trained too hard."""
     with style():
-        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+        figure = Figure(figsize=(7.6, 3.6), layout="constrained")
         axes = figure.subplots()
         drawn: Mapping[str, tuple[str, str]] = {REFERENCE: (INK, "v"), **DRAWN}
         for number, (rule, (colour, marker)) in enumerate(drawn.items()):
@@ -144,7 +144,7 @@ def by_share(record: Record) -> Figure:
         axes.set_xticks([100 * share for share in SHARES.values()])
         axes.set_xlabel("candidates trained too hard, % of 8 to 10")
         axes.set_ylabel("% of the forget set still right")
-        axes.legend()
+        figure.legend(loc="outside right center")
         n, pools = record.values["n"], record.values["pools"]
         headline(figure, f"Left at equal test retention, {pools} pools, n = {n['forget']} and {n['retain']:,}")
         return figure
@@ -152,7 +152,7 @@ def by_share(record: Record) -> Figure:
 
 def page(record: Record) -> str:
     """The page's text."""
-    return TEXT.format(
+    return TEMPLATE.read_text(encoding="utf-8").format(
         pools=record.values["pools"],
         forget=record.values["n"]["forget"],
         retain=f"{record.values['n']['retain']:,}",
@@ -160,12 +160,38 @@ def page(record: Record) -> str:
         kinds=record.kinds(),
         by_sign=record.table(BY_SIGN),
         others=record.table(OTHERS),
-        **{name: record.difference(cell, rule) for name, (cell, rule) in QUOTED.items()},
+        **{name: record.difference(cell, rule).strip("*") for name, (cell, rule) in QUOTED.items()},
     )
 
 
-QUOTED: Mapping[str, tuple[str, str]] = {}
-TEXT = """"""
+QUOTED: Mapping[str, tuple[str, str]] = {
+    "clean_neg": ("8 clean", "negmerge"),
+    "clean_median": ("8 clean", "median"),
+    "clean30_neg": ("30 clean", "negmerge"),
+    "clean_mask": ("8 clean", "random-mask"),
+    "hard_neg": ("8 + 2 reckless", "negmerge"),
+    "hard_vote": ("8 + 2 reckless", "negmerge:agreement=0.75"),
+    "hard_vote_min": ("8 + 2 reckless", "negmerge:agreement=0.75:average=min"),
+    "hard_median": ("8 + 2 reckless", "median"),
+    "hard_normalised": ("8 + 2 reckless", "normalised"),
+    "hard_single": ("8 + 2 reckless", "single"),
+    "hard_ties": ("8 + 2 reckless", "ties"),
+    "hard_mask": ("8 + 2 reckless", "random-mask"),
+    "many_neg": ("24 + 6 reckless", "negmerge"),
+    "many_median": ("24 + 6 reckless", "median"),
+    "wrong_neg": ("8 + 2 wrong", "negmerge"),
+    "wrong_median": ("8 + 2 wrong", "median"),
+    "wrong_vote": ("8 + 2 wrong", "negmerge:agreement=0.75"),
+    "search_neg": ("4 + 2 reckless + 2 timid", "negmerge"),
+    "search_median": ("4 + 2 reckless + 2 timid", "median"),
+    "search_single": ("4 + 2 reckless + 2 timid", "single"),
+    "fixed_neg": ("8 + 2 reckless, fixed order", "negmerge"),
+    "fixed_vote": ("8 + 2 reckless, fixed order", "negmerge:agreement=0.75"),
+    "fixed_median": ("8 + 2 reckless, fixed order", "median"),
+}
+"""Differences that the text quotes."""
+
+TEMPLATE = Path(__file__).parent / "when.template.md"
 
 
 def main() -> None:
