@@ -22,7 +22,7 @@ from negmerge_kit.plots.style import AGREE, FORGET, INK, MUTED, RETAIN, headline
 from negmerge_kit.types import Json
 
 ROOT = Path(__file__).parents[1]
-PAGE, FIGURES = ROOT / "docs" / "when.md", ROOT / "docs" / "figures"
+PAGE, FIGURES = ROOT / "docs" / "when.md", ROOT / "docs" / "when"
 
 BY_SIGN = ("negmerge", "negmerge:average=min", "negmerge:agreement=0.75", "negmerge:agreement=0.75:average=min")
 OTHERS = ("median", "normalised", "ties", "random-mask", "single")
@@ -160,6 +160,8 @@ def page(record: Record) -> str:
         kinds=record.kinds(),
         by_sign=record.table(BY_SIGN),
         others=record.table(OTHERS),
+        clean_left=record.accuracy("8 clean", REFERENCE),
+        median_left=record.accuracy("8 + 2 reckless", "median"),
         **{name: record.difference(cell, rule).strip("*") for name, (cell, rule) in QUOTED.items()},
     )
 
@@ -167,8 +169,9 @@ def page(record: Record) -> str:
 QUOTED: Mapping[str, tuple[str, str]] = {
     "clean_neg": ("8 clean", "negmerge"),
     "clean_median": ("8 clean", "median"),
+    "clean16_neg": ("16 clean", "negmerge"),
     "clean30_neg": ("30 clean", "negmerge"),
-    "clean_mask": ("8 clean", "random-mask"),
+    "clean_single": ("8 clean", "single"),
     "hard_neg": ("8 + 2 reckless", "negmerge"),
     "hard_vote": ("8 + 2 reckless", "negmerge:agreement=0.75"),
     "hard_vote_min": ("8 + 2 reckless", "negmerge:agreement=0.75:average=min"),
@@ -182,6 +185,11 @@ QUOTED: Mapping[str, tuple[str, str]] = {
     "wrong_neg": ("8 + 2 wrong", "negmerge"),
     "wrong_median": ("8 + 2 wrong", "median"),
     "wrong_vote": ("8 + 2 wrong", "negmerge:agreement=0.75"),
+    "wrong4_neg": ("6 + 4 wrong", "negmerge"),
+    "wrong4_vote": ("6 + 4 wrong", "negmerge:agreement=0.75"),
+    "wrong4_median": ("6 + 4 wrong", "median"),
+    "timid_vote_min": ("4 + 4 timid", "negmerge:agreement=0.75:average=min"),
+    "fixed_single": ("8 + 2 reckless, fixed order", "single"),
     "search_neg": ("4 + 2 reckless + 2 timid", "negmerge"),
     "search_median": ("4 + 2 reckless + 2 timid", "median"),
     "search_single": ("4 + 2 reckless + 2 timid", "single"),
@@ -199,8 +207,8 @@ def main() -> None:
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else RECORD
     record = Record(json.loads(path.read_text(encoding="utf-8")))
     PAGE.write_text(page(record), encoding="utf-8")
-    save_figure(forest(record), FIGURES / "when-by-cell.png")
-    save_figure(by_share(record), FIGURES / "when-by-share.png")
+    save_figure(forest(record), FIGURES / "by-cell.png")
+    save_figure(by_share(record), FIGURES / "by-share.png")
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ COARSE, FINE = 8, 32
 NEAR = 0.95
 """Least correlation of near duplicates at both sides.
 
-Set on CIFAR-10 for few false hits: of 60 pairs drawn from those of test and train above it, about 4 showed two scenes;
-of those from 0.90 to 0.95 about a third did, and many true twins lie there.
+Set for few false hits by one look at 60 pairs of CIFAR-10's test and train above it, of which about 4 showed two
+scenes, and at pairs from 0.90 to 0.95, of which about a third did: no other data confirm it, and true twins lie below.
 """
 FLAT = 4.0
 """Least standard deviation of a thumbnail that can be compared, in levels of 255; others are nearly one colour."""

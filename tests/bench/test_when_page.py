@@ -39,7 +39,10 @@ def test_what_the_page_says_in_words(record):
     assert value(record, hard, "median") < value(record, hard, "negmerge") < 0
     assert record.row("8 + 2 wrong", "negmerge")["difference"]["low"] > 0
     fixed = "8 + 2 reckless, fixed order"
-    assert value(record, fixed, "negmerge") < value(record, fixed, "median")
+    for rule in ("negmerge", "negmerge:agreement=0.75", "median"):  # "come before it"
+        assert value(record, fixed, rule) < value(record, fixed, "single")
+    plain = [record.row(f"{pool} reckless", "uniform")["forget"]["value"] for pool in ("4 + 1", "8 + 2", "24 + 6")]
+    assert plain == sorted(plain, reverse=True)  # "the plain mean gains more from further candidates"
 
 
 def test_the_advice_names_the_records_numbers(record):

@@ -46,7 +46,10 @@ def folder(tmp_path, monkeypatch):
             "still.safetensors has no running statistics to merge: leave --buffers out.",
         ),
         ("pool nosuch", "there is no `negmerge pool nosuch`: say what to do with the pool: build, show or verify."),
-        ("data nosuch", "there is no `negmerge data nosuch`: say what to do with data: list, prepare or verify."),
+        (
+            "data nosuch",
+            "there is no `negmerge data nosuch`: say what to do with data: list, check, prepare or verify.",
+        ),
         (
             "merge base.safetensors a.safetensors --out no/u.safetensors",
             "cannot write no/u.safetensors: there is no folder no. Make it first.",

@@ -227,7 +227,8 @@ def test_a_sweep_in_processes_that_is_ended_goes_on_where_it_was(tmp_path, how):
     made = open_pool(pool)
     assert 1 <= len(made.ids) < 3 and made.verify() == []
     if how != signal.SIGKILL:
-        assert driver.returncode == 128 + how and said.endswith("stopped; what was finished is kept.\n")
+        # On a busy machine Python's own resource tracker may have the last word.
+        assert driver.returncode == 128 + how and "stopped; what was finished is kept.\n" in said
         assert "Traceback" not in said and not list(pool.rglob("*.part"))
         return
     assert driver.returncode == -signal.SIGKILL

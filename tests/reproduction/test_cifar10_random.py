@@ -37,7 +37,7 @@ def place(tmp_path_factory):
     """A small CIFAR-10, a smaller one, and a grid of two."""
     folder = tmp_path_factory.mktemp("cifar")
     write_cifar(folder / "cifar10", train=120, test=30)
-    write_cifar(folder / "few", train=17, test=4)
+    write_cifar(folder / "few", train=17, test=10)
     (folder / "grid.toml").write_text(GRID)
     return folder
 
