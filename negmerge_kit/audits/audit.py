@@ -17,6 +17,7 @@ from negmerge_kit.audits.membership import membership
 from negmerge_kit.audits.nearest_neighbours import nearest_neighbours
 from negmerge_kit.audits.other_prompts import other_prompts
 from negmerge_kit.audits.probe import FLOORS, LEFTOVER, NONE, OPEN, Probe, alarms_first
+from negmerge_kit.audits.quantisation import quantisation
 from negmerge_kit.audits.relearning import relearning
 from negmerge_kit.audits.zero_shot import control_families, nearest_wrong_class, zero_shot
 from negmerge_kit.data.embedded import FAMILIES, family_images
@@ -36,6 +37,7 @@ PROBES: dict[str, Callable[[AuditContext], Iterator[Probe]]] = {
     "confidence": confidence,
     "membership": membership,
     "controls": control_families,
+    "quantisation": quantisation,
     "relearning": relearning,
 }
 """What an audit asks, in order, by the names that `--probes` takes."""

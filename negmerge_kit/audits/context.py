@@ -70,6 +70,10 @@ class ProbedModel:
             self._shared.shown = self
         return self._shared.model
 
+    def with_weights(self, name: str, weights: Weights) -> ProbedModel:
+        """The same model, heads and all, with other weights; a linear one stays linearised around what it was."""
+        return ProbedModel(name, weights, self.heads, self._shared, around=self._around or self)
+
     def disturbed(self) -> None:
         """Mark the resident model's weights as changed."""
         self._shared.shown = None

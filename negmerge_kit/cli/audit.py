@@ -137,6 +137,12 @@ def _context_lines(probe: Probe) -> list[str]:
     if strangers := probe.details.get("strangers"):
         said = ", ".join(f"{who} {100 * share:.1f} %" for who, share in strangers.items())
         lines.append(f"  of test images, which none of them saw, it says so of: {said}")
+    if moved := probe.details.get("by_rounding"):
+        said = ", ".join(
+            f"{who} {100 * by['value']:+.1f} ({100 * by['low']:+.1f} to {100 * by['high']:+.1f})"
+            for who, by in moved.items()
+        )
+        lines.append(f"  rounding alone changes it by points, 95 % interval: {said}")
     for who in ("unlearned", "retrained", "shuffled"):
         if "curve" in probe.details.get(who, {}):
             steps, most = probe.details[who]["steps"], probe.details["most_steps"]

@@ -30,6 +30,21 @@ def test_an_audit_prints_what_the_contract_says(capsys, tiny_pool, tmp_path):
 
 
 @pytest.mark.slow
+def test_what_rounding_changes_is_said_below_its_numbers(capsys, tiny_pool):
+    asked = ("audit", tiny_pool, "--scale", "0.5", "--probes", "quantisation")
+    code, out, _ = run(capsys, *asked, "--json")
+    assert code == 0
+    by = {probe["name"]: probe["details"]["by_rounding"] for probe in json.loads(out)["probes"]}["INT4 on forget"]
+    said = [
+        f"{who} {100 * by[who]['value']:+.1f} ({100 * by[who]['low']:+.1f} to {100 * by[who]['high']:+.1f})"
+        for who in ("base", "unlearned")
+    ]
+    code, out, _ = run(capsys, *asked)
+    assert code == 0 and f"  rounding alone changes it by points, 95 % interval: {', '.join(said)}\n" in out
+    assert "INT4 on forget (lower is better): " in out and "INT8 on retain (higher is better): " in out
+
+
+@pytest.mark.slow
 def test_a_file_is_audited_in_place_of_a_merge(capsys, tiny_pool, tmp_path):
     pool = open_pool(tiny_pool)
     same = save_checkpoint(tmp_path / "same.safetensors", pool.base.items(), like=pool.base)
